@@ -1,0 +1,187 @@
+"""One configuration tree, checked as a whole before anything starts.
+
+Unknown keys are errors. A value that contradicts another is an error that names both.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from grpo_core.errors import ConfigError
+from grpo_core.home import check_name
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Section):
+    """Which weights, where, and which adapter on them."""
+
+    name: str = "tiny"
+    """A preset (``tiny``, ``small``), a local folder, or a hub id."""
+    device: str = "auto"
+    """``auto`` takes the GPU when there is one; else any torch device."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the base weights. The adapter is always float32."""
+    lora_rank: int = Field(default=16, ge=1, le=512)
+    lora_alpha: float = Field(default=32.0, gt=0)
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj", "up_proj", "down_proj")
+    """Names of the linear modules that carry the adapter."""
+
+
+class EnvironmentConfig(_Section):
+    """What the policy plays."""
+
+    name: str = "arithmetic"
+    """``arithmetic``, ``diplomacy``, or ``package.module:factory`` for one of your own."""
+    horizon: int = Field(default=1, ge=1)
+    """Length of an episode: years in Diplomacy, turns elsewhere."""
+    compact_prompts: bool = False
+    """Short prompts with the same information in abbreviations."""
+    use_state_cache: bool = False
+    """Start from cached mid-game positions, so that the opening is not played again."""
+    opening_years: int | None = Field(default=None, ge=0, le=20)
+    """Years that the policy plays before an episode starts. Default: 1 with the state cache, else 0."""
+    max_operand: int = Field(default=4, ge=1, le=99)
+    """Largest number in an ``arithmetic`` question."""
+
+    @property
+    def effective_opening_years(self) -> int:
+        if self.opening_years is not None:
+            return self.opening_years
+        return 1 if self.use_state_cache else 0
+
+
+class RolloutConfig(_Section):
+    """How a batch is sampled."""
+
+    num_groups: int = Field(default=16, ge=1)
+    """Starting states per batch. In Diplomacy each gives one group per power."""
+    group_size: int = Field(default=8, ge=1)
+    """Sibling episodes per starting state (``num_generations`` elsewhere)."""
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_completion_tokens: int = Field(default=256, ge=1)
+    max_batch_sequences: int = Field(default=256, ge=1)
+    """Most sequences that decode together."""
+    seed: int = Field(default=0, ge=0)
+
+
+class TrainingConfig(_Section):
+    """One GRPO update."""
+
+    learning_rate: float = Field(default=2e-3, ge=0)
+    advantages: Literal["group_std", "batch_std", "mean_only"] = "group_std"
+    """Scale of the group-relative advantages."""
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    clip_high: float = Field(default=0.2, gt=0)
+    kl_coefficient: float = Field(default=0.0, ge=0)
+    """Weight of the k3 estimate of KL to the base model."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    micro_batch_tokens: int = Field(default=8192, ge=1)
+    """Packed tokens per forward pass. One prompt with its completions is never split."""
+    packing: Literal["shared_prefix", "padded"] = "shared_prefix"
+    """``padded`` is the plain path: one row per sequence."""
+
+
+class ScheduleConfig(_Section):
+    """How rollouts and training overlap."""
+
+    num_steps: int = Field(default=10, ge=1)
+    buffer_depth: int = Field(default=1, ge=1)
+    """Finished batches that wait when a step takes one. At max_policy_lag_steps + 1 it settles at one less."""
+    max_policy_lag_steps: int = Field(default=1, ge=0)
+    """Most steps by which the policy that sampled may be older than the one that trains. 0 is strictly on-policy."""
+    checkpoint_every_steps: int = Field(default=50, ge=1)
+    torch_threads: int | None = Field(default=None, ge=1)
+    """CPU threads for rollouts and for training, each. Default: half of the cores when they overlap, else all."""
+
+    @model_validator(mode="after")
+    def _depth_is_reachable(self) -> ScheduleConfig:
+        if self.buffer_depth > self.max_policy_lag_steps + 1:
+            raise ValueError(
+                f"buffer_depth {self.buffer_depth} cannot be reached with max_policy_lag_steps "
+                f"{self.max_policy_lag_steps}: at most max_policy_lag_steps + 1 batches can wait without growing too "
+                "old; lower the one or raise the other"
+            )
+        return self
+
+
+class TelemetryConfig(_Section):
+    """Where events go besides the JSONL file, which is always written."""
+
+    wandb: Literal["auto", "offline", "off"] = "auto"
+    """``auto`` logs online when ``WANDB_API_KEY`` is set, else not at all; ``WANDB_MODE`` overrides it."""
+    axiom: Literal["auto", "off"] = "auto"
+    """``auto`` sends when ``AXIOM_TOKEN`` and ``AXIOM_DATASET`` are set."""
+    gpu_stats_interval_s: float = Field(default=1.0, gt=0)
+
+
+class GrpoConfig(_Section):
+    """The whole run."""
+
+    run: str = "run"
+    """Names the adapters, events and checkpoints of this run."""
+    model: ModelConfig = ModelConfig()
+    environment: EnvironmentConfig = EnvironmentConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    training: TrainingConfig = TrainingConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+
+    @model_validator(mode="after")
+    def _groups_have_siblings(self) -> GrpoConfig:
+        if self.rollout.group_size == 1 and self.training.advantages != "mean_only":
+            raise ValueError(
+                f"rollout.group_size 1 has no spread to divide by (training.advantages {self.training.advantages!r}); "
+                "use a group_size of at least 2, or training.advantages 'mean_only'"
+            )
+        return self
+
+
+def build_config(values: Mapping[str, Any]) -> GrpoConfig:
+    """The checked configuration for nested ``values``.
+
+    Raises:
+        ConfigError: one line that names every bad key with what is allowed there.
+    """
+    try:
+        config = GrpoConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(detail) for detail in error.errors())) from None
+    check_name(config.run, "run")
+    return config
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The nested values of a TOML file, unchecked.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path}: {error}; give the path of a readable TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"config {path}: not TOML ({error}); mend that line") from error
+
+
+def _explain(detail: Any) -> str:
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        section: Any = GrpoConfig
+        for part in detail["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        allowed = ", ".join(section.model_fields)
+        return f"{where}: unknown key; allowed here: {allowed}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{where}: {message}" if where else message
+    return f"{where}: {detail['input']!r} is not allowed: {message}"

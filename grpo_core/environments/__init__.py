@@ -1,0 +1,83 @@
+"""Environments by name: ``arithmetic``, ``diplomacy``, or one of your own."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+
+from grpo_core.config import EnvironmentConfig
+from grpo_core.environments.arithmetic import ArithmeticEnvironment
+from grpo_core.environments.diplomacy.game import DiplomacyEnvironment, missing_engine
+from grpo_core.environments.protocol import Environment, EnvironmentFactory
+from grpo_core.errors import ConfigError
+
+__all__ = ["ConfiguredFactory", "Environment", "EnvironmentFactory", "make_environment_factory"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredFactory:
+    """Calls ``make`` with ``config``."""
+
+    config: EnvironmentConfig
+    key: str
+    make: Callable[[EnvironmentConfig], Environment]
+
+    def __call__(self) -> Environment:
+        return self.make(self.config)
+
+
+def make_environment_factory(config: EnvironmentConfig) -> EnvironmentFactory:
+    """The factory of the environment that ``config.name`` names.
+
+    Raises:
+        ConfigError: no such environment, or a factory that cannot be imported.
+        MissingPackageError: the environment needs a package that is not installed.
+    """
+    if config.name == "arithmetic":
+        return ConfiguredFactory(config, f"arithmetic max_operand={config.max_operand}", _make_arithmetic)
+    if config.name == "diplomacy":
+        return ConfiguredFactory(config, _diplomacy_key(config), _make_diplomacy)
+    if ":" in config.name:
+        return ConfiguredFactory(config, f"custom {config.model_dump_json()}", _import_factory(config.name))
+    raise ConfigError(
+        f"environment.name {config.name!r} is not known; allowed: arithmetic, diplomacy, or package.module:factory"
+    )
+
+
+def _make_arithmetic(config: EnvironmentConfig) -> Environment:
+    return ArithmeticEnvironment(max_operand=config.max_operand)
+
+
+def _make_diplomacy(config: EnvironmentConfig) -> Environment:
+    return DiplomacyEnvironment(
+        horizon=config.horizon,
+        opening_years=config.effective_opening_years,
+        compact_prompts=config.compact_prompts,
+    )
+
+
+def _diplomacy_key(config: EnvironmentConfig) -> str:
+    if find_spec("diplomacy") is None:
+        raise missing_engine()
+    prompts = "compact" if config.compact_prompts else "full"  # what the policy read while it played the opening
+    return f"diplomacy engine={version('diplomacy')} opening_years={config.effective_opening_years} prompts={prompts}"
+
+
+def _import_factory(name: str) -> Callable[[EnvironmentConfig], Environment]:
+    module_name, _, attribute = name.partition(":")
+    try:
+        make: Callable[[EnvironmentConfig], Environment] = importlib.import_module(module_name).__dict__[attribute]
+    except (ImportError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"environment.name {name!r}: cannot import {attribute!r} from {module_name!r} ({error!r}); "
+            "give package.module:factory, of a module on the Python path"
+        ) from error
+    if not callable(make):
+        raise ConfigError(
+            f"environment.name {name!r} is a {type(make).__name__}, which cannot be called; "
+            "name a function that takes the EnvironmentConfig and returns an Environment"
+        )
+    return make

@@ -1,0 +1,1 @@
+"""Diplomacy: seven powers, the standard map, orders as text."""

@@ -1,0 +1,64 @@
+"""What an environment is: episodes of several turns, in which several agents may act at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from grpo_core.types import Observation
+
+
+class Environment(Protocol):
+    """One episode at a time. The same seed always starts the same episode.
+
+    The collector calls ``reset``, then ``observe`` and ``step`` in turn until ``done``. While ``in_opening`` is true
+    the turns only lead to the starting state: they are played but not trained on, and ``snapshot`` of the state
+    reached can be cached and restored.
+    """
+
+    @property
+    def in_opening(self) -> bool: ...
+
+    @property
+    def done(self) -> bool: ...
+
+    def reset(self, seed: int) -> None:
+        """Start the episode of ``seed``, at its opening when it has one."""
+        ...
+
+    def observe(self) -> tuple[Observation, ...]:
+        """One observation per agent that must act now. Empty only when ``done``."""
+        ...
+
+    def step(self, actions: Mapping[str, str]) -> None:
+        """Play the answers of all observed agents, by agent name, as the policy wrote them.
+
+        Raises:
+            InvalidActionError: an observed agent has no answer.
+        """
+        ...
+
+    def rewards(self) -> Mapping[str, float]:
+        """What each agent has earned since the opening ended. Agents keep their names throughout."""
+        ...
+
+    def snapshot(self) -> dict[str, Any]:
+        """The state as JSON, enough for ``restore`` to continue alike."""
+        ...
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Continue from ``snapshot``, taken by an environment of the same configuration.
+
+        Raises:
+            InvalidActionError: the snapshot is not one of this environment's.
+        """
+        ...
+
+
+class EnvironmentFactory(Protocol):
+    """Makes environments of one configuration. ``key`` tells what their openings depend on, for the state cache."""
+
+    @property
+    def key(self) -> str: ...
+
+    def __call__(self) -> Environment: ...

@@ -1,0 +1,90 @@
+"""What can go wrong for a user, each a one-line message that names the input, what is allowed and what to do.
+
+GrpoError (ValueError)
+├── ConfigError           a key, a value or two values that contradict each other
+├── InvalidNameError      a name from outside that could leave its folder
+├── HomeError             GRPO_HOME cannot be written
+├── MissingPackageError   an optional package is not installed
+├── CredentialsError      a service was asked for without its credentials
+├── ModelError            a preset, folder or hub id that gives no usable model
+├── PromptError           an empty prompt, or one that does not fit the model's context
+├── ConstraintError       a constraint that allows nothing, or was broken
+├── InvalidActionError    an action or a position that an environment cannot accept
+├── AdapterError
+│   ├── AdapterNotFoundError
+│   └── AdapterCorruptError
+├── BatchError            trajectories that cannot be trained on
+├── StoredBatchError      a stored batch that cannot be read
+├── SnapshotError         a stored profile snapshot that cannot be read
+└── CheckpointError       a checkpoint that cannot be read or does not fit
+"""
+
+from __future__ import annotations
+
+
+class GrpoError(ValueError):
+    """Base of every error that a user can cause and mend."""
+
+
+class ConfigError(GrpoError):
+    pass
+
+
+class InvalidNameError(GrpoError):
+    pass
+
+
+class HomeError(GrpoError):
+    pass
+
+
+class MissingPackageError(GrpoError):
+    pass
+
+
+class CredentialsError(GrpoError):
+    pass
+
+
+class ModelError(GrpoError):
+    pass
+
+
+class PromptError(GrpoError):
+    pass
+
+
+class ConstraintError(GrpoError):
+    pass
+
+
+class InvalidActionError(GrpoError):
+    pass
+
+
+class AdapterError(GrpoError):
+    pass
+
+
+class AdapterNotFoundError(AdapterError):
+    pass
+
+
+class AdapterCorruptError(AdapterError):
+    pass
+
+
+class BatchError(GrpoError):
+    pass
+
+
+class StoredBatchError(GrpoError):
+    pass
+
+
+class SnapshotError(GrpoError):
+    pass
+
+
+class CheckpointError(GrpoError):
+    pass

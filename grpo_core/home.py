@@ -1,0 +1,119 @@
+"""GRPO_HOME: where everything on disk lives, and the only way that files get there.
+
+Every write is atomic: a temporary file beside the target, fsync, rename. A reader sees the old file or the new
+one, never half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpo_core.errors import HomeError, InvalidNameError
+
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folders of one installation. ``data`` and ``traces`` are volumes of their own on Modal."""
+
+    data: Path
+    traces: Path
+
+    @classmethod
+    def from_environment(cls) -> Home:
+        """``$GRPO_HOME``, or ``.grpo`` in the working folder."""
+        root = Path(os.environ.get("GRPO_HOME") or ".grpo").resolve()
+        return cls(data=root / "data", traces=root / "traces")
+
+    @property
+    def benchmarks(self) -> Path:
+        return self.data / "benchmarks"
+
+    @property
+    def adapters(self) -> Path:
+        return self.data / "adapters"
+
+    @property
+    def buffer(self) -> Path:
+        return self.data / "buffer"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.data / "checkpoints"
+
+    @property
+    def events(self) -> Path:
+        return self.data / "events"
+
+    @property
+    def states(self) -> Path:
+        return self.data / "states"
+
+
+def check_name(name: str, what: str) -> str:
+    """Return ``name`` if it is safe as one path component.
+
+    Raises:
+        InvalidNameError: it is empty, ``.``, ``..`` or has other characters than letters, digits, ``.``, ``_``, ``-``.
+    """
+    if not _NAME.fullmatch(name) or name in {".", ".."}:
+        raise InvalidNameError(
+            f"{what} {name!r}: only letters, digits, '.', '_' and '-' are allowed; choose a name like 'local-profile'"
+        )
+    return name
+
+
+def make_folder(folder: Path) -> Path:
+    """Create ``folder`` and its parents.
+
+    Raises:
+        HomeError: it cannot be created or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HomeError(_unwritable(folder, error)) from error
+    if not os.access(folder, os.W_OK):
+        raise HomeError(_unwritable(folder, "permission denied"))
+    return folder
+
+
+def write_atomic(target: Path, content: bytes) -> Path:
+    """Write ``content`` to ``target`` so that a reader sees all of it or none of it.
+
+    Raises:
+        HomeError: the folder cannot be written.
+    """
+    folder = make_folder(target.parent)
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise HomeError(_unwritable(target, error)) from error
+    return target
+
+
+def write_json(target: Path, content: Mapping[str, Any]) -> Path:
+    """``write_atomic`` of ``content`` as indented JSON with sorted keys."""
+    return write_atomic(target, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _unwritable(path: Path, why: object) -> str:
+    reason = why.strerror if isinstance(why, OSError) else why
+    return f"cannot write {path}: {reason}; set GRPO_HOME to a folder that you can write"

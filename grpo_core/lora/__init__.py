@@ -1,0 +1,1 @@
+"""Adapters at rest (``store``) and in memory (``cache``)."""

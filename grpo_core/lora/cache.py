@@ -1,0 +1,170 @@
+"""Adapters kept in memory, least recently used out first, so that a version is read from disk once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from threading import Lock
+
+from grpo_core.lora.store import AdapterStore
+from grpo_core.types import Adapter, PolicyVersion
+
+logger = logging.getLogger("grpo_core.lora")
+
+
+@dataclass(frozen=True, slots=True)
+class CacheResult:
+    """One answer of the cache. ``load_ms`` is the wall time of the call, whatever it had to do."""
+
+    adapter: Adapter
+    hit: bool  # it was in memory already
+    load_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCounters:
+    """Exact totals since the cache was built. Every request is a hit, a miss or joined."""
+
+    hits: int = 0
+    misses: int = 0
+    joined: int = 0  # waited for a load that another thread had begun
+    evictions: int = 0
+
+
+@dataclass(slots=True)
+class _Entry:
+    adapter: Adapter
+    num_pins: int = 0
+
+
+class LoRACache:
+    """At most ``max_adapters`` adapters of at most ``max_bytes`` together. Thread-safe.
+
+    Pinned adapters stay even over these limits. An adapter that does not fit beside them is served but not kept.
+    """
+
+    def __init__(self, store: AdapterStore, max_bytes: int, max_adapters: int) -> None:
+        assert max_bytes >= 0
+        assert max_adapters >= 0
+        self._store = store
+        self._max_bytes = max_bytes
+        self._max_adapters = max_adapters
+        self._entries: OrderedDict[PolicyVersion, _Entry] = OrderedDict()
+        self._loading: dict[PolicyVersion, Future[Adapter]] = {}
+        self._counters = CacheCounters()
+        self._lock = Lock()
+
+    @property
+    def counters(self) -> CacheCounters:
+        return self._counters
+
+    @property
+    def num_adapters(self) -> int:
+        """Adapters in memory now."""
+        return len(self._entries)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the adapters in memory now."""
+        with self._lock:
+            return sum(entry.adapter.num_bytes for entry in self._entries.values())
+
+    def get(self, version: PolicyVersion) -> CacheResult:
+        """The adapter of ``version``, from memory or else from the store. Concurrent calls share one load.
+
+        Raises:
+            AdapterNotFoundError, AdapterCorruptError: as ``AdapterStore.load``, for every caller that waited for that
+                load. The failure is not cached.
+        """
+        return self._acquire(version, num_pins=0)
+
+    @contextmanager
+    def pinned(self, version: PolicyVersion) -> Iterator[Adapter]:
+        """The adapter of ``version``, kept in memory for the length of the ``with`` block. Raises as ``get``."""
+        adapter = self._acquire(version, num_pins=1).adapter
+        try:
+            yield adapter
+        finally:
+            with self._lock:
+                self._entries[version].num_pins -= 1
+                self._evict()
+
+    def _acquire(self, version: PolicyVersion, num_pins: int) -> CacheResult:
+        start = time.perf_counter()
+        with self._lock:
+            entry = self._entries.get(version)
+            pending = self._loading.get(version)
+            if entry is not None:
+                self._count(hits=1)
+                entry.num_pins += num_pins
+                self._entries.move_to_end(version)
+            elif pending is not None:
+                self._count(joined=1)
+            else:
+                self._count(misses=1)
+                self._loading[version] = Future()
+        if entry is not None:
+            logger.info("Adapter already cached locally: %s", version.name)
+            adapter = entry.adapter
+        elif pending is not None:
+            adapter = pending.result()
+            with self._lock:
+                adapter = self._keep(adapter, num_pins)
+        else:
+            adapter = self._load(version, num_pins)
+        return CacheResult(adapter, entry is not None, (time.perf_counter() - start) * 1e3)
+
+    def _load(self, version: PolicyVersion, num_pins: int) -> Adapter:
+        try:
+            adapter = self._store.load(version)
+        except BaseException as error:  # whatever it is, also an interrupt, the waiting threads must not hang
+            with self._lock:
+                pending = self._loading.pop(version)
+            pending.set_exception(error)
+            raise
+        with self._lock:
+            adapter = self._keep(adapter, num_pins)
+            pending = self._loading.pop(version)
+        pending.set_result(adapter)
+        return adapter
+
+    def _keep(self, adapter: Adapter, num_pins: int) -> Adapter:
+        """The adapter to use: one that was kept, evicted and loaded again meanwhile comes before ``adapter``."""
+        entry = self._entries.get(adapter.version)
+        if entry is None:
+            if num_pins == 0 and not self._fits_beside_pinned(adapter):
+                return adapter
+            entry = self._entries[adapter.version] = _Entry(adapter)
+        entry.num_pins += num_pins
+        self._entries.move_to_end(adapter.version)
+        self._evict()
+        return entry.adapter
+
+    def _fits_beside_pinned(self, adapter: Adapter) -> bool:
+        pinned = [entry.adapter.num_bytes for entry in self._entries.values() if entry.num_pins > 0]
+        return sum(pinned) + adapter.num_bytes <= self._max_bytes and len(pinned) + 1 <= self._max_adapters
+
+    def _evict(self) -> None:
+        num_bytes = sum(entry.adapter.num_bytes for entry in self._entries.values())
+        for version, entry in list(self._entries.items()):
+            if num_bytes <= self._max_bytes and len(self._entries) <= self._max_adapters:
+                return
+            if entry.num_pins == 0:
+                num_bytes -= entry.adapter.num_bytes
+                del self._entries[version]
+                self._count(evictions=1)
+
+    def _count(self, hits: int = 0, misses: int = 0, joined: int = 0, evictions: int = 0) -> None:
+        old = self._counters
+        self._counters = replace(
+            old,
+            hits=old.hits + hits,
+            misses=old.misses + misses,
+            joined=old.joined + joined,
+            evictions=old.evictions + evictions,
+        )

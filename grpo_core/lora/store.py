@@ -1,0 +1,302 @@
+"""The adapter store: content-addressed objects that PEFT can load, and small references that name them.
+
+    objects/<sha256>/adapter_model.safetensors, adapter_config.json
+    runs/<run>/v000003.json
+    .lock                           held by the one process that publishes or prunes
+
+An object is complete before it gets its name, and a reference is written after its object. So a version is there as a
+whole or not at all. The address covers the files' checksums and every field of the reference that describes the
+adapter, so that a damaged reference is noticed too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock
+
+from grpo_core.errors import AdapterCorruptError, AdapterError, AdapterNotFoundError, HomeError
+from grpo_core.home import check_name, make_folder, write_atomic, write_json
+from grpo_core.types import Adapter, PolicyVersion
+
+_MODEL_FILE = "adapter_model.safetensors"
+_CONFIG_FILE = "adapter_config.json"
+_PEFT_PREFIX = "base_model.model."
+_REFERENCE_NAME = re.compile(r"v(\d{6,})\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """What a version is. Two versions with equal references are the same object."""
+
+    base_fingerprint: str
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    files: dict[str, str]  # name -> sha256
+
+    @property
+    def address(self) -> str:
+        return _sha256(json.dumps(asdict(self), sort_keys=True).encode())
+
+
+class AdapterStore:
+    """Published adapters under ``folder``, by run and version. Safe across threads and processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._objects = folder / "objects"
+        self._lock = FileLock(folder / ".lock")
+
+    def publish(self, adapter: Adapter) -> Path:
+        """Store ``adapter`` under its version and return its folder, which PEFT can load.
+
+        Publishing the same content again changes nothing, except that it repairs a damaged object.
+
+        Raises:
+            AdapterError: the version is already published with other content.
+            HomeError: the store cannot be written.
+        """
+        contents = {_MODEL_FILE: _model_bytes(adapter), _CONFIG_FILE: _config_bytes(adapter)}
+        reference = _Reference(
+            base_fingerprint=adapter.base_fingerprint,
+            rank=adapter.rank,
+            alpha=float(adapter.alpha),
+            target_modules=adapter.target_modules,
+            files={name: _sha256(content) for name, content in contents.items()},
+        )
+        path = self._reference_path(adapter.version)
+        make_folder(self._folder)
+        with self._lock:
+            is_published = path.exists()
+            if is_published and self._read_reference(adapter.version) != reference:
+                raise AdapterError(
+                    f"adapter {adapter.version.name}: already published with other content; publish under another "
+                    "run name or version, or discard the old version first"
+                )
+            folder = self._write_object(reference.address, contents)
+            if not is_published:
+                described = asdict(reference) | {
+                    "object": reference.address,
+                    "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                }
+                write_json(path, described)
+                _sync_folder(path.parent)
+        return folder
+
+    def load(self, version: PolicyVersion) -> Adapter:
+        """The adapter of ``version``, on the CPU, checked against its checksums.
+
+        Raises:
+            AdapterNotFoundError: it was never published, or was pruned.
+            AdapterCorruptError: a file is missing, cut off or changed.
+        """
+        import safetensors.torch
+
+        reference = self._read_reference(version)
+        contents = self._read_object(version, reference)
+        tensors = safetensors.torch.load(contents[_MODEL_FILE])
+        return Adapter(
+            version=version,
+            base_fingerprint=reference.base_fingerprint,
+            rank=reference.rank,
+            alpha=reference.alpha,
+            target_modules=reference.target_modules,
+            tensors={name.removeprefix(_PEFT_PREFIX): tensor for name, tensor in tensors.items()},
+        )
+
+    def folder_of(self, version: PolicyVersion) -> Path:
+        """The folder of ``version``, checked like ``load``, for an engine that reads PEFT's files itself.
+
+        Raises:
+            AdapterNotFoundError, AdapterCorruptError: as ``load``.
+        """
+        reference = self._read_reference(version)
+        self._read_object(version, reference)
+        return self._objects / reference.address
+
+    def versions(self, run: str) -> list[PolicyVersion]:
+        """Published versions of ``run``, oldest first.
+
+        Raises:
+            InvalidNameError: ``run`` is not a safe name.
+        """
+        folder = self._run_folder(run)
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        matches = [match for match in map(_REFERENCE_NAME.fullmatch, names) if match]
+        return [PolicyVersion(run, number) for number in sorted(int(match[1]) for match in matches)]
+
+    def latest(self, run: str) -> PolicyVersion | None:
+        """The newest published version of ``run``."""
+        return max(self.versions(run), key=lambda version: version.number, default=None)
+
+    def prune(self, run: str, keep_last: int) -> None:
+        """Remove all but the newest ``keep_last`` versions of ``run``, and every object that no version needs."""
+        assert keep_last >= 0
+        make_folder(self._folder)
+        with self._lock:
+            versions = self.versions(run)
+            self._forget(versions[: max(0, len(versions) - keep_last)])
+
+    def discard_after(self, run: str, number: int) -> None:
+        """Remove the versions of ``run`` newer than ``number`` (-1: all), before training starts again from there."""
+        make_folder(self._folder)
+        with self._lock:
+            self._forget([version for version in self.versions(run) if version.number > number])
+
+    def _forget(self, versions: list[PolicyVersion]) -> None:
+        for version in versions:
+            self._reference_path(version).unlink(missing_ok=True)
+        needed = set()
+        for path in self._folder.glob("runs/*/v*.json"):
+            if not _REFERENCE_NAME.fullmatch(path.name):
+                continue
+            try:
+                needed.add(_parse_reference(path.read_bytes()).address)
+            except ValueError:
+                return  # cannot know what it needs: keep every object
+        for folder in self._objects.iterdir() if self._objects.is_dir() else []:
+            if folder.name not in needed:  # also the remains of a publication that was killed
+                shutil.rmtree(folder)
+
+    def _write_object(self, address: str, contents: dict[str, bytes]) -> Path:
+        target = self._objects / address
+        if all(_read_or_none(target / name) == content for name, content in contents.items()):
+            return target
+        make_folder(self._objects)
+        try:
+            temporary = Path(tempfile.mkdtemp(dir=self._objects, prefix=f".{address}."))
+            try:
+                for name, content in contents.items():
+                    write_atomic(temporary / name, content)
+                temporary.chmod(0o755)
+                _sync_folder(temporary)
+                if target.exists():  # damaged
+                    shutil.rmtree(target)
+                os.replace(temporary, target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            _sync_folder(self._objects)
+        except OSError as error:
+            raise HomeError(
+                f"cannot write {target}: {error.strerror}; set GRPO_HOME to a folder that you can write"
+            ) from error
+        return target
+
+    def _read_reference(self, version: PolicyVersion) -> _Reference:
+        path = self._reference_path(version)
+        content = _read_or_none(path)
+        if content is None:
+            raise self._not_found(version)
+        try:
+            return _parse_reference(content)
+        except ValueError:
+            raise AdapterCorruptError(
+                f"adapter {version.name}: {path} is damaged; delete that file and publish the version again"
+            ) from None
+
+    def _read_object(self, version: PolicyVersion, reference: _Reference) -> dict[str, bytes]:
+        contents = {}
+        for name, expected in reference.files.items():
+            path = self._objects / reference.address / name
+            content = _read_or_none(path)
+            if content is not None and _sha256(content) == expected:
+                contents[name] = content
+                continue
+            if not self._reference_path(version).exists():  # pruned while we read
+                raise self._not_found(version)
+            damage = "is missing or unreadable" if content is None else "does not match its sha256"
+            raise AdapterCorruptError(
+                f"adapter {version.name}: {path} {damage}; publish the version again to repair it, or use another one"
+            )
+        return contents
+
+    def _not_found(self, version: PolicyVersion) -> AdapterNotFoundError:
+        numbers = [str(other.number) for other in self.versions(version.run)]
+        shown = ("..., " if len(numbers) > 10 else "") + ", ".join(numbers[-10:])
+        return AdapterNotFoundError(
+            f"adapter {version.name}: not published, or pruned; published versions of run {version.run!r}: "
+            f"{shown or 'none'}; choose one of these or train the run first"
+        )
+
+    def _run_folder(self, run: str) -> Path:
+        return self._folder / "runs" / check_name(run, "run")
+
+    def _reference_path(self, version: PolicyVersion) -> Path:
+        return self._run_folder(version.run) / f"v{version.number:06d}.json"
+
+
+def _model_bytes(adapter: Adapter) -> bytes:
+    import safetensors.torch
+
+    for name, tensor in adapter.tensors.items():
+        assert name.endswith((".lora_A.weight", ".lora_B.weight")), name
+        assert not name.startswith(_PEFT_PREFIX), name
+        assert tensor.shape[0 if name.endswith(".lora_A.weight") else 1] == adapter.rank, (name, tensor.shape)
+    # A copy of each: the trainer may keep them as views of one buffer, which safetensors refuses.
+    tensors = {
+        _PEFT_PREFIX + name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in adapter.tensors.items()
+    }
+    return safetensors.torch.save(tensors, metadata={"format": "pt"})
+
+
+def _config_bytes(adapter: Adapter) -> bytes:
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": list(adapter.target_modules),
+    }
+    return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _parse_reference(content: bytes) -> _Reference:
+    """Raises ValueError unless the content is a reference whose fields match its address."""
+    try:
+        fields = json.loads(content)
+        reference = _Reference(
+            base_fingerprint=fields["base_fingerprint"],
+            rank=fields["rank"],
+            alpha=fields["alpha"],
+            target_modules=tuple(fields["target_modules"]),
+            files=fields["files"],
+        )
+        is_intact = reference.address == fields["object"]
+    except (KeyError, TypeError) as error:
+        raise ValueError("not a reference") from error
+    if not is_intact:
+        raise ValueError("address does not match")
+    return reference
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_or_none(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,209 @@
+"""The policy: base model and tokenizer from a preset, a folder or a hub id, and the adapter on it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from grpo_core.attention import ATTENTION_NAME
+from grpo_core.config import ModelConfig
+from grpo_core.errors import ModelError
+from grpo_core.presets import PRESETS, preset_folder
+from grpo_core.types import Int32
+
+SUPPORTED_MODEL_TYPES = ("llama", "qwen2", "qwen3")
+
+
+class Tokenizer:
+    """Text to ids and back, counting its calls per thread so that a trainer can prove that it makes none."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        assert isinstance(tokenizer.eos_token_id, int)
+        self.stop_id: int = tokenizer.eos_token_id
+
+    def encode(self, text: str) -> Int32:
+        """Ids [T] of ``text``, without special tokens."""
+        _calls.count += 1
+        return np.asarray(self._tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)
+
+    def decode(self, ids: Sequence[int] | Int32) -> str:
+        """Text of ``ids`` without special tokens."""
+        _calls.count += 1
+        text = self._tokenizer.decode([int(token) for token in ids], skip_special_tokens=True)
+        assert isinstance(text, str)
+        return text
+
+
+class _CallCount(threading.local):
+    count = 0
+
+
+_calls = _CallCount()
+
+
+def num_tokenizer_calls() -> int:
+    """Calls of any ``Tokenizer`` in the current thread so far."""
+    return _calls.count
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One copy of the base weights, ready to run with a ``plan`` (see ``grpo_core.attention``)."""
+
+    model: nn.Module  # a transformers causal language model
+    decoder: nn.Module  # its layers without the head: ids -> hidden states
+    head: nn.Module  # hidden states -> logits [.., V]
+    num_layers: int
+    vocab_size: int
+    max_context_tokens: int
+    fingerprint: str
+    device: torch.device
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device of a config's ``model.device``.
+
+    Raises:
+        ModelError: there is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"model.device {device!r}: {str(error).splitlines()[0]}; use 'auto', 'cpu' or 'cuda'"
+        ) from None
+    return resolved
+
+
+def locate_model(name: str) -> str:
+    """The folder of a preset or a local model, else ``name`` as a hub id.
+
+    Raises:
+        ModelError: ``name`` is neither a preset, nor a folder with a model, nor looks like a hub id.
+    """
+    if name in PRESETS:
+        return str(preset_folder(name))
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model {name!r}: the folder has no config.json; give a folder that transformers can load")
+        return name
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise ModelError(
+            f"model {name!r}: no such preset or folder; allowed: {', '.join(PRESETS)}, a model folder, "
+            "or a hub id such as 'Qwen/Qwen2.5-0.5B'"
+        )
+    return name
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a preset, folder or hub id.
+
+    Raises:
+        ModelError: there is none, or it has no end-of-sequence token.
+    """
+    where = locate_model(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {name!r}: no tokenizer ({_first_line(error)}); add its tokenizer files") from error
+    if not isinstance(tokenizer.eos_token_id, int):
+        raise ModelError(f"model {name!r}: its tokenizer has no eos_token; set one in tokenizer_config.json")
+    return Tokenizer(tokenizer)
+
+
+def load_policy(config: ModelConfig) -> Policy:
+    """The base model of ``config`` on its device, frozen and in evaluation mode.
+
+    Raises:
+        ModelError: it cannot be found or loaded, or is of an architecture whose attention this code does not drive.
+    """
+    where = locate_model(config.name)
+    device = resolve_device(config.device)
+    try:
+        model_config = AutoConfig.from_pretrained(where)
+        if model_config.model_type not in SUPPORTED_MODEL_TYPES:
+            raise ModelError(
+                f"model {config.name!r}: architecture {model_config.model_type!r} is not supported; "
+                f"allowed: {', '.join(SUPPORTED_MODEL_TYPES)}"
+            )
+        model = AutoModelForCausalLM.from_pretrained(
+            where, dtype=getattr(torch, config.dtype), attn_implementation=ATTENTION_NAME
+        )
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"model {config.name!r}: cannot be loaded ({_first_line(error)}); check its files") from error
+    if model_config.model_type != "llama" and set(model_config.layer_types) != {"full_attention"}:
+        raise ModelError(f"model {config.name!r}: sliding-window layers are not supported; use full attention")
+    head = model.get_output_embeddings()
+    assert isinstance(head, nn.Module)
+    model.requires_grad_(False)
+    model.eval()
+    nn.Module.to(model, device)
+    return Policy(
+        model=model,
+        decoder=model.get_decoder(),
+        head=head,
+        num_layers=model_config.num_hidden_layers,
+        vocab_size=model_config.vocab_size,
+        max_context_tokens=model_config.max_position_embeddings,
+        fingerprint=_fingerprint(model),
+        device=device,
+    )
+
+
+def attach_lora(policy: Policy, config: ModelConfig, seed: int) -> PeftModel:
+    """A trainable LoRA adapter on ``policy``'s model, float32, with B = 0: the policy does not change yet.
+
+    Raises:
+        ModelError: the model has no modules of the names in ``lora_targets``.
+    """
+    targets = {
+        name.rpartition(".")[2] for name, module in policy.model.named_modules() if isinstance(module, nn.Linear)
+    }
+    missing = sorted(set(config.lora_targets) - targets)
+    if missing:
+        raise ModelError(
+            f"model.lora_targets: {', '.join(missing)} not in the model; allowed: {', '.join(sorted(targets))}"
+        )
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType]  # PEFT takes a float here
+        target_modules=list(config.lora_targets),
+        lora_dropout=0.0,
+        bias="none",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = get_peft_model(policy.model, lora, autocast_adapter_dtype=True)  # pyright: ignore[reportArgumentType]
+    assert isinstance(model, PeftModel)
+    model.eval()
+    return model
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """Identifies the base weights: shapes and a sample of the values of every tensor."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        flat = tensor.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // 256)].float().cpu().numpy()
+        digest.update(sample.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

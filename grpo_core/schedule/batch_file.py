@@ -1,0 +1,163 @@
+"""A batch as one Arrow IPC file: a row per turn, and what is above the turns as JSON in the schema's metadata.
+
+The metadata also carries a seal, the sha256 of the whole file as it was with a blank seal in its place. It is checked
+before Arrow looks at anything, so damage anywhere is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grpo_core.errors import StoredBatchError
+from grpo_core.home import write_atomic
+from grpo_core.types import Batch, Completion, Group, RaggedIds, RolloutStats, Trajectory
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = 1
+
+_SEAL = re.compile(rb"grpo-batch-seal:[0-9a-f]{64}")
+_BLANK_SEAL = b"grpo-batch-seal:" + b"0" * 64
+
+
+def write_batch(path: Path, batch: Batch) -> Path:
+    """Write ``batch`` to ``path``, atomically. Nothing of it is lost.
+
+    Raises:
+        HomeError: the folder cannot be written.
+    """
+    import pyarrow as pa
+
+    turns = [turn for group in batch.groups for trajectory in group.trajectories for turn in trajectory.turns]
+    metadata = {"seal": _BLANK_SEAL, "format": str(FORMAT), "batch": json.dumps(_describe(batch))}
+    columns = _turn_columns(turns)
+    schema = pa.schema([(name, column.type) for name, column in columns.items()], metadata=metadata)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch(list(columns.values()), schema=schema))
+    content = sink.getvalue().to_pybytes()
+    return write_atomic(path, content.replace(_BLANK_SEAL, _seal(content)))
+
+
+def read_batch(path: Path) -> Batch:
+    """The batch that ``write_batch`` wrote to ``path``.
+
+    Raises:
+        StoredBatchError: the file is missing, damaged, not a batch, or of another format.
+    """
+    import pyarrow as pa
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StoredBatchError(f"batch {path}: {error.strerror}; collect it again") from error
+    seal = _SEAL.search(content)
+    if seal is None:
+        raise StoredBatchError(f"batch {path}: not a stored batch, or damaged; delete it and collect the batch again")
+    if _seal(content.replace(seal[0], _BLANK_SEAL)) != seal[0]:
+        raise StoredBatchError(f"batch {path}: damaged (its sha256 does not match); delete it and collect it again")
+    with pa.ipc.open_file(pa.BufferReader(content)) as reader:
+        metadata = reader.schema.metadata
+        if metadata[b"format"] != str(FORMAT).encode():
+            raise StoredBatchError(
+                f"batch {path}: format {metadata[b'format'].decode()}, but this version reads format {FORMAT}; "
+                "delete it and collect the batch again"
+            )
+        rows = reader.get_batch(0)
+    return _assemble(json.loads(metadata[b"batch"]), iter(_turns(rows)))
+
+
+def _seal(blank_content: bytes) -> bytes:
+    return b"grpo-batch-seal:" + hashlib.sha256(blank_content).hexdigest().encode()
+
+
+def _describe(batch: Batch) -> dict[str, Any]:
+    return {
+        "index": batch.index,
+        "policy_version": batch.policy_version,
+        "stats": asdict(batch.stats),
+        "groups": [
+            {
+                "group_id": group.group_id,
+                "trajectories": [
+                    {
+                        "group_id": trajectory.group_id,
+                        "agent": trajectory.agent,
+                        "reward": float(trajectory.reward),
+                        "num_turns": len(trajectory.turns),
+                    }
+                    for trajectory in group.trajectories
+                ],
+            }
+            for group in batch.groups
+        ],
+    }
+
+
+def _assemble(described: dict[str, Any], turns: Iterator[Completion]) -> Batch:
+    def trajectory(fields: dict[str, Any]) -> Trajectory:
+        own_turns = tuple(next(turns) for _ in range(fields["num_turns"]))
+        return Trajectory(fields["group_id"], fields["agent"], own_turns, fields["reward"])
+
+    groups = tuple(
+        Group(group["group_id"], tuple(trajectory(fields) for fields in group["trajectories"]))
+        for group in described["groups"]
+    )
+    stats = RolloutStats(**described["stats"])
+    return Batch(described["index"], described["policy_version"], groups, stats)
+
+
+def _turn_columns(turns: list[Completion]) -> dict[str, pa.Array]:
+    import pyarrow as pa
+
+    def lists(arrays: list[Any], dtype: type[np.generic]) -> pa.Array:
+        assert all(array is None or array.dtype == dtype for array in arrays), f"not {dtype}: would lose precision"
+        return pa.array(arrays, pa.large_list(pa.from_numpy_dtype(dtype)))
+
+    allowed = [turn.allowed_ids for turn in turns]
+    return {
+        "prompt_ids": lists([turn.prompt_ids for turn in turns], np.int32),
+        "completion_ids": lists([turn.completion_ids for turn in turns], np.int32),
+        "completion_mask": lists([turn.completion_mask for turn in turns], np.bool_),
+        "sampling_logprobs": lists([turn.sampling_logprobs for turn in turns], np.float32),
+        "ref_logprobs": lists([turn.ref_logprobs for turn in turns], np.float32),
+        "allowed_ids": lists([None if ragged is None else ragged.ids for ragged in allowed], np.int32),
+        "allowed_offsets": lists([None if ragged is None else ragged.offsets for ragged in allowed], np.int32),
+        "policy_version": pa.array([turn.policy_version for turn in turns], pa.int64()),
+        "temperature": pa.array([turn.temperature for turn in turns], pa.float64()),
+        "finish_reason": pa.array([turn.finish_reason for turn in turns], pa.string()),
+    }
+
+
+def _turns(rows: pa.RecordBatch) -> list[Completion]:
+    columns: dict[str, list[Any]] = {
+        name: _arrays(column) if name not in {"policy_version", "temperature", "finish_reason"} else column.to_pylist()
+        for name, column in zip(rows.schema.names, rows.columns, strict=True)
+    }
+    allowed_ids = columns.pop("allowed_ids")
+    allowed_offsets = columns.pop("allowed_offsets")
+    return [
+        Completion(
+            **{name: column[row] for name, column in columns.items()},
+            allowed_ids=None if allowed_ids[row] is None else RaggedIds(allowed_ids[row], allowed_offsets[row]),
+        )
+        for row in range(rows.num_rows)
+    ]
+
+
+def _arrays(column: pa.LargeListArray) -> list[NDArray[Any] | None]:
+    """One array per row. Copied out of the file's memory, which is read-only and which torch refuses to wrap."""
+    values = column.values.to_numpy(zero_copy_only=False).copy()
+    offsets = column.offsets.to_numpy()
+    is_valid = column.is_valid().to_numpy(zero_copy_only=False)
+    return [values[offsets[row] : offsets[row + 1]] if is_valid[row] else None for row in range(len(column))]

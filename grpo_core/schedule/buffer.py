@@ -1,0 +1,253 @@
+"""The queue between the rollout thread and the trainer: bounded in depth, bounded in age, durable.
+
+Batch ``k`` is what training step ``k`` consumes, and step ``k`` starts from policy version ``k``. So the lag of a batch
+when it is consumed is ``index - policy_version``, known before it starts:
+
+- Batch ``i`` may start once ``i <= trainer_version + max_policy_lag_steps``. Sampled from the trainer's version of that
+  moment or a newer one, it cannot be over the budget when its turn comes.
+- It may start only within ``depth`` of the next batch to be taken. So at most ``depth`` batches ever wait.
+- A step starts when ``depth`` batches wait, or ``max_policy_lag_steps`` if that is fewer: those could all start during
+  the step before, so the wait never turns overlapped work into alternating work. This holds the depth at its setting
+  also where rollouts are the slower side.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Condition
+from typing import Self
+
+from grpo_core.errors import StoredBatchError
+from grpo_core.home import make_folder
+from grpo_core.schedule.batch_file import read_batch, write_batch
+from grpo_core.types import Batch
+
+logger = logging.getLogger("grpo_core.schedule")
+
+
+@dataclass(frozen=True, slots=True)
+class SlotGrant:
+    """Leave to collect batch ``index``, from ``policy_version`` (the trainer's, now) or a newer one."""
+
+    index: int
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The batch of one training step, until the step is acknowledged."""
+
+    batch: Batch
+    depth_before: int  # finished batches that waited when this one was taken, itself included
+    policy_lag_steps: int
+
+
+class RolloutBuffer:
+    """One producer thread calls ``wait_for_slot`` and ``put``; one trainer thread ``take`` and ``acknowledge``.
+
+    With a ``folder`` each batch is a file there from ``put`` to ``acknowledge``. The buffer starts empty, and so does
+    the folder: ``recover`` is the way to keep the batches of an interrupted run.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        depth: int,
+        max_policy_lag_steps: int,
+        num_batches: int,
+        first_step: int = 0,
+        recovered: Sequence[Batch] = (),
+    ) -> None:
+        """``num_batches`` is the total of the run from step 0; steps ``first_step`` to ``num_batches - 1`` are to come.
+
+        Raises:
+            HomeError: the folder cannot be written.
+        """
+        assert depth >= 1
+        assert max_policy_lag_steps >= 0
+        self._folder = folder
+        self._max_depth = depth
+        self._max_policy_lag_steps = max_policy_lag_steps
+        self._num_batches = num_batches
+        self._trainer_version = first_step
+        self._waiting = {batch.index: batch for batch in recovered}
+        self._in_production: int | None = None
+        self._lease: Lease | None = None
+        self._is_closed = False
+        self._error: BaseException | None = None
+        self._num_stale_dropped = 0
+        self._changed = Condition()
+        if folder is not None:
+            _clear(make_folder(folder), keep={_file_name(index) for index in self._waiting})
+
+    @classmethod
+    def recover(
+        cls, folder: Path, depth: int, max_policy_lag_steps: int, num_batches: int, first_step: int
+    ) -> RolloutBuffer:
+        """A buffer that goes on at ``first_step`` with the usable batches in ``folder``.
+
+        Not usable are damaged files, batches already trained on, and batches from a policy newer than the checkpoint:
+        that policy is lost. They are removed, with one warning that names them.
+
+        Raises:
+            HomeError: the folder cannot be written.
+        """
+        usable, dropped = [], []
+        for path in sorted(make_folder(folder).glob("batch-*.arrow")):
+            try:
+                batch = read_batch(path)
+            except StoredBatchError:
+                dropped.append(f"{path.name} (cannot be read)")
+                continue
+            if path.name != _file_name(batch.index):
+                dropped.append(f"{path.name} (holds batch {batch.index})")
+            elif not first_step <= batch.index < num_batches:
+                dropped.append(f"{path.name} (not of steps {first_step} to {num_batches - 1})")
+            elif batch.policy_version > first_step:
+                dropped.append(f"{path.name} (sampled from the lost version {batch.policy_version})")
+            else:
+                usable.append(batch)
+        if dropped:
+            logger.warning("dropped %d stored batches, to be collected again: %s", len(dropped), ", ".join(dropped))
+        return cls(folder, depth, max_policy_lag_steps, num_batches, first_step, usable)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.close(error)
+
+    @property
+    def depth(self) -> int:
+        """Finished batches that wait now."""
+        return len(self._waiting)
+
+    @property
+    def trainer_version(self) -> int:
+        """Policy version of the trainer: steps acknowledged, counted from the run's step 0."""
+        return self._trainer_version
+
+    @property
+    def num_stale_dropped(self) -> int:
+        """Batches that were over the lag budget when their turn came, and were collected again."""
+        return self._num_stale_dropped
+
+    def wait_for_slot(self) -> SlotGrant | None:
+        """Producer: wait until the next batch may start. None when no more are needed, or the buffer was closed.
+
+        Raises:
+            The error that the buffer was closed with.
+        """
+        with self._changed:
+            assert self._in_production is None, "put the granted batch first"
+            while not self._is_over(self._next_step):
+                index = next(i for i in range(self._next_step, self._num_batches + 1) if i not in self._waiting)
+                if index <= self._last_allowed:
+                    self._in_production = index
+                    return SlotGrant(index, self._trainer_version)
+                self._changed.wait()
+            return None
+
+    def put(self, batch: Batch) -> None:
+        """Producer: hand over the granted batch. Never waits. After ``close`` it is still stored in the folder.
+
+        Raises:
+            HomeError: the folder cannot be written.
+        """
+        assert batch.index == self._in_production, f"batch {batch.index} was not granted"
+        if self._folder is not None:
+            write_batch(self._folder / _file_name(batch.index), batch)
+        with self._changed:
+            self._in_production = None
+            self._waiting[batch.index] = batch
+            self._changed.notify_all()
+
+    def take(self) -> Lease | None:
+        """Trainer: wait for the batch of the next step. None when all steps are done, or the buffer was closed.
+
+        A batch over the lag budget is never returned: it is dropped, counted, and its index granted again.
+
+        Raises:
+            The error that the buffer was closed with.
+        """
+        with self._changed:
+            assert self._lease is None, "acknowledge the last step first"
+            while not self._is_over(self._trainer_version):
+                self._drop_stale()
+                if all(index in self._waiting for index in self._wanted):
+                    depth_before = len(self._waiting)
+                    batch = self._waiting.pop(self._trainer_version)
+                    self._lease = Lease(batch, depth_before, self._trainer_version - batch.policy_version)
+                    self._changed.notify_all()
+                    return self._lease
+                self._changed.wait()
+            return None
+
+    def acknowledge(self, lease: Lease) -> None:
+        """Trainer: the step is done and its adapter published. Removes the batch's file."""
+        with self._changed:
+            assert lease is self._lease, "not the lease that was taken last"
+            self._lease = None
+            self._trainer_version += 1
+            self._remove_file(lease.batch)
+            self._changed.notify_all()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Either side: no more batches. Both sides' waits end: they raise ``error``, or return None without one.
+
+        The first call counts. Batches that wait stay in the folder.
+        """
+        with self._changed:
+            if not self._is_closed:
+                self._is_closed, self._error = True, error
+            self._changed.notify_all()
+
+    @property
+    def _next_step(self) -> int:
+        """Index of the next batch to be taken."""
+        return self._trainer_version + (self._lease is not None)
+
+    @property
+    def _last_allowed(self) -> int:
+        """Index of the last batch that may start now."""
+        by_depth = self._next_step + self._max_depth - 1
+        by_lag = self._trainer_version + self._max_policy_lag_steps
+        return min(by_depth, by_lag, self._num_batches - 1)
+
+    @property
+    def _wanted(self) -> range:
+        """Indices of the batches that must wait before a step starts."""
+        first = self._trainer_version
+        return range(first, min(first + min(self._max_depth, max(1, self._max_policy_lag_steps)), self._num_batches))
+
+    def _is_over(self, next_step: int) -> bool:
+        if self._error is not None:
+            raise self._error
+        return self._is_closed or next_step >= self._num_batches
+
+    def _drop_stale(self) -> None:
+        for index, batch in list(self._waiting.items()):
+            if index - batch.policy_version > self._max_policy_lag_steps:
+                logger.warning("batch %d is over the lag budget (policy version %d)", index, batch.policy_version)
+                del self._waiting[index]
+                self._remove_file(batch)
+                self._num_stale_dropped += 1
+                self._changed.notify_all()
+
+    def _remove_file(self, batch: Batch) -> None:
+        if self._folder is not None:
+            (self._folder / _file_name(batch.index)).unlink(missing_ok=True)
+
+
+def _file_name(index: int) -> str:
+    return f"batch-{index:06d}.arrow"
+
+
+def _clear(folder: Path, keep: set[str]) -> None:
+    """Remove the batch files of earlier runs, also those whose writing was interrupted."""
+    for path in (*folder.glob("batch-*.arrow"), *folder.glob(".batch-*.arrow.*")):
+        if path.name not in keep:
+            path.unlink()

@@ -1,0 +1,222 @@
+"""rollout -> score -> train -> publish: one thread plays, this one trains, a bounded buffer between them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch.autograd.profiler import record_function
+
+from grpo_core.config import GrpoConfig
+from grpo_core.errors import ConfigError
+from grpo_core.schedule.buffer import Lease, RolloutBuffer
+from grpo_core.schedule.stack import Stack
+from grpo_core.telemetry.events import Telemetry
+from grpo_core.training.checkpoint import load_checkpoint, restore_trainer, save_checkpoint
+from grpo_core.types import Batch, RolloutStats, StepMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One finished step, as the schedule saw it."""
+
+    metrics: StepMetrics
+    rollout: RolloutStats
+    policy_lag_steps: int
+    buffer_depth: int  # finished batches that waited when the step took its own, itself included
+    step_s: float  # training and publishing, without the wait for a batch
+    publish_ms: float
+    finished_at_s: float  # on the monotonic clock
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a run did. ``interrupted`` when it was asked to stop before its last step."""
+
+    reports: tuple[StepReport, ...]
+    duration_s: float
+    checkpoint: Path | None
+    interrupted: bool
+    num_stale_dropped: int
+
+
+OnStep = Callable[[StepReport], None]
+
+
+def train(stack: Stack, telemetry: Telemetry, *, resume: bool = False, on_step: OnStep | None = None) -> TrainResult:
+    """Run ``schedule.num_steps`` steps in all; with ``resume``, those that are left.
+
+    Ctrl-C ends the run after the step under way, with a checkpoint. A second one ends it at once.
+
+    Raises:
+        ConfigError: the run has a checkpoint already and ``resume`` is off.
+        CheckpointError, AdapterError: there is nothing to resume, or it does not fit.
+    """
+    config = stack.config
+    _prepare(stack, resume)
+    first_step = stack.trainer.version
+    start = time.perf_counter()
+    telemetry.emit(
+        "run_started",
+        preset=config.model.name,
+        environment=config.environment.name,
+        num_steps=config.schedule.num_steps,
+        max_policy_lag_steps=config.schedule.max_policy_lag_steps,
+        configured_buffer_depth=config.schedule.buffer_depth,
+    )
+    reports: list[StepReport] = []
+    checkpoint: Path | None = None
+    with _open_buffer(stack, first_step, resume) as buffer:
+        stopping = threading.Event()
+        producer = threading.Thread(target=_produce, args=(stack, buffer, telemetry), name="rollout", daemon=True)
+        _use_threads(config)
+        with _stop_on_interrupt(stopping, buffer):
+            producer.start()
+            while not stopping.is_set() and (lease := buffer.take()) is not None:
+                report = _train_step(stack, lease, telemetry)
+                buffer.acknowledge(lease)
+                reports.append(report)
+                if on_step is not None:
+                    on_step(report)
+                if stack.trainer.version % config.schedule.checkpoint_every_steps == 0:
+                    checkpoint = _save(stack)
+            if stack.trainer.version > first_step:
+                checkpoint = _save(stack)
+            buffer.close()
+            producer.join()
+    duration_s = time.perf_counter() - start
+    telemetry.emit("run_finished", num_steps=len(reports), duration_s=duration_s)
+    return TrainResult(tuple(reports), duration_s, checkpoint, stopping.is_set(), buffer.num_stale_dropped)
+
+
+def _prepare(stack: Stack, resume: bool) -> None:
+    """Bring trainer and adapter store to the same version: the checkpoint's, or the base model."""
+    if resume:
+        restore_trainer(stack.trainer, load_checkpoint(stack.checkpoint_folder))
+        stack.store.discard_after(stack.config.run, stack.trainer.version - 1)
+        stack.store.publish(stack.trainer.adapter())
+    elif any(stack.checkpoint_folder.glob("step-*")):
+        raise ConfigError(
+            f"run {stack.config.run!r} has checkpoints in {stack.checkpoint_folder}; continue it with --resume, or give "
+            "--run another name"
+        )
+    else:
+        stack.store.discard_after(stack.config.run, -1)
+
+
+def _open_buffer(stack: Stack, first_step: int, resume: bool) -> RolloutBuffer:
+    schedule = stack.config.schedule
+    depth, lag, num_steps = schedule.buffer_depth, schedule.max_policy_lag_steps, schedule.num_steps
+    if resume:
+        return RolloutBuffer.recover(stack.buffer_folder, depth, lag, num_steps, first_step)
+    return RolloutBuffer(stack.buffer_folder, depth, lag, num_steps)
+
+
+def _produce(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) -> None:
+    """The rollout thread: collect every batch that the buffer grants."""
+    try:
+        _use_threads(stack.config)
+        while (grant := buffer.wait_for_slot()) is not None:
+            swap = stack.engine.use_version(buffer.trainer_version)
+            telemetry.emit(
+                "adapter_load",
+                version=swap.policy_version,
+                cache_hit=swap.cache_hit,
+                load_ms=swap.load_ms,
+                swap_ms=swap.swap_ms,
+            )
+            with record_function("rollout"):
+                batch = stack.collector.collect(grant.index)
+            buffer.put(batch)
+            _emit_rollout(batch, buffer.depth, telemetry)
+    except BaseException as error:  # whatever it is, it must reach the trainer, which waits for this thread
+        buffer.close(error)
+
+
+def _emit_rollout(batch: Batch, depth: int, telemetry: Telemetry) -> None:
+    rewards = [trajectory.reward for group in batch.groups for trajectory in group.trajectories]
+    telemetry.emit(
+        "rollout",
+        batch_index=batch.index,
+        policy_version=batch.policy_version,
+        tokens_per_second=batch.stats.tokens_per_second,
+        reward_mean=sum(rewards) / max(len(rewards), 1),
+        buffer_depth=depth,
+        **asdict(batch.stats),
+    )
+
+
+def _train_step(stack: Stack, lease: Lease, telemetry: Telemetry) -> StepReport:
+    start = time.perf_counter()
+    metrics = stack.trainer.step(lease.batch)
+    publish_start = time.perf_counter()
+    adapter = stack.trainer.adapter()
+    with record_function("publish"):
+        stack.store.publish(adapter)
+        stack.store.prune(stack.config.run, keep_last=stack.config.schedule.max_policy_lag_steps + 2)
+    end = time.perf_counter()
+    publish_ms = (end - publish_start) * 1e3
+    report = StepReport(
+        metrics=metrics,
+        rollout=lease.batch.stats,
+        policy_lag_steps=lease.policy_lag_steps,
+        buffer_depth=lease.depth_before,
+        step_s=end - start,
+        publish_ms=publish_ms,
+        finished_at_s=end,
+    )
+    telemetry.emit(
+        "adapter_publish", version=adapter.version.number, publish_ms=publish_ms, num_bytes=adapter.num_bytes
+    )
+    telemetry.emit(
+        "train_step",
+        policy_version=lease.batch.policy_version,
+        policy_lag_steps=lease.policy_lag_steps,
+        max_policy_lag_steps=stack.config.schedule.max_policy_lag_steps,
+        buffer_depth=lease.depth_before,
+        configured_buffer_depth=stack.config.schedule.buffer_depth,
+        step_s=report.step_s,
+        publish_ms=publish_ms,
+        **asdict(metrics),
+    )
+    return report
+
+
+def _save(stack: Stack) -> Path:
+    return save_checkpoint(stack.checkpoint_folder, stack.trainer, stack.config.model_dump(mode="json"))
+
+
+def _use_threads(config: GrpoConfig) -> None:
+    """Give the calling thread its share of the cores, so that rollouts and training do not take each other's."""
+    threads = config.schedule.torch_threads
+    if threads is None:
+        sharing = 2 if config.schedule.max_policy_lag_steps > 0 else 1
+        threads = max(1, (os.cpu_count() or 1) // sharing)
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def _stop_on_interrupt(stopping: threading.Event, buffer: RolloutBuffer) -> Iterator[None]:
+    """The first Ctrl-C asks the loop to stop; the second one is the ordinary KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def stop(signum: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, previous)
+        stopping.set()
+        buffer.close()
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,108 @@
+"""What happened, when, in which run: the one stream that files, Axiom, W&B and the panels are made of.
+
+Kinds and their fields are listed in ``columns.py``.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+Value = str | int | float | bool | None
+
+_RESERVED = frozenset({"_time", "time", "kind", "run"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened in ``run``, at ``time_s`` seconds since 1970 (UTC)."""
+
+    kind: str
+    time_s: float
+    run: str
+    fields: Mapping[str, Value]
+
+    def record(self) -> dict[str, Value]:
+        """The event as one flat JSON object. ``_time`` is ``time`` in ISO UTC, as Axiom wants it; NaN and infinities
+        are null."""
+        moment = datetime.fromtimestamp(self.time_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        fields = {name: finite(value) for name, value in self.fields.items()}
+        return {"_time": moment, "time": self.time_s, "kind": self.kind, "run": self.run, **fields}
+
+
+class Sink(Protocol):
+    """Where events go. ``write`` is called by one thread at a time."""
+
+    def write(self, event: Event) -> None:
+        """Take one event. A sink that talks to a network only queues it."""
+        ...
+
+    def flush(self) -> None:
+        """Return once the events written so far are delivered, or known to be lost."""
+        ...
+
+    def close(self) -> None:
+        """Deliver what is left and let go of files, threads and connections."""
+        ...
+
+
+class Telemetry:
+    """Sends the events of one run to every sink, in one order. Any thread may emit.
+
+    Use as a context manager, or call ``close``. Events emitted after that are ignored, so that a thread which outlives
+    the run cannot break it.
+    """
+
+    def __init__(self, run: str, sinks: Sequence[Sink]) -> None:
+        self.run = run
+        self._sinks = tuple(sinks)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def emit(self, kind: str, /, **fields: Value) -> None:
+        """Write one event, now, to every sink."""
+        assert _RESERVED.isdisjoint(fields), f"{kind}: a field may not be called {sorted(_RESERVED & set(fields))}"
+        with self._lock:
+            if self._closed:
+                return
+            event = Event(kind, time.time(), self.run, fields)
+            for sink in self._sinks:
+                sink.write(event)
+
+    def flush(self) -> None:
+        """Return once every sink has delivered the events emitted so far, or knows that they are lost."""
+        for sink in self._sinks:
+            sink.flush()
+
+    def close(self) -> None:
+        """Flush and close every sink. The second call does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        with ExitStack() as stack:  # a sink that fails to close does not keep the others open
+            for sink in reversed(self._sinks):
+                stack.callback(sink.close)
+
+    def __enter__(self) -> Telemetry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def finite(value: Any) -> Any:
+    """``value`` with every NaN and infinity in it, at any depth, replaced by None: what JSON can say."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value

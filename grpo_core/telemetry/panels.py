@@ -1,0 +1,208 @@
+"""The panels, each defined once: APL for Axiom, SQL for DuckDB over the JSONL files.
+
+``python -m grpo_core.telemetry.panels > docs/axiom_dashboard_queries.md`` writes the page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grpo_core.telemetry.panel_query import PanelResult, query_panel, query_panels, view_sql
+
+__all__ = ["PANELS", "Panel", "PanelResult", "panels_markdown", "query_panel", "query_panels"]
+
+
+_TIME = "make_timestamp(CAST(time * 1e6 AS BIGINT)) AS time"
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One view of the events.
+
+    ``sql`` reads the table ``events`` and gives one row per event, with ``time`` (UTC) and ``run``. ``apl`` gives the
+    same columns, averaged over the time bins that Axiom chooses. ``per`` names the column that tells the lines of one
+    panel apart, when there are several.
+    """
+
+    number: int
+    title: str
+    shows: str
+    unit: str
+    apl: str
+    sql: str
+    per: str | None = None
+
+
+def _panel(
+    number: int, title: str, shows: str, unit: str, *, kind: str, columns: dict[str, str], per: str | None = None
+) -> Panel:
+    """A panel of the events of one kind. ``columns``: field to APL aggregation."""
+    fields = [per, *columns] if per else list(columns)
+    bins = "run, bin_auto(_time)" if per is None else f"run, {per}, bin_auto(_time)"
+    aggregates = ", ".join(f"{field} = {function}({field})" for field, function in columns.items())
+    apl = f"['grpo']\n| where kind == \"{kind}\"\n| summarize {aggregates} by {bins}"
+    sql = f"SELECT {_TIME}, run, {', '.join(fields)}\nFROM events\nWHERE kind = '{kind}'\nORDER BY time"
+    return Panel(number, title, shows, unit, apl, sql, per)
+
+
+PANELS: tuple[Panel, ...] = (
+    _panel(
+        1,
+        "Reward",
+        "Mean and spread of the rewards that each step trains on. Rising means that the policy learns.",
+        "reward",
+        kind="train_step",
+        columns={"step": "max", "reward_mean": "avg", "reward_std": "avg"},
+    ),
+    _panel(
+        2,
+        "Loss and KL",
+        "Policy loss, KL to the base model and entropy per chosen token; norm of the gradient before clipping. "
+        "A loss near 0 is normal: on policy, only its gradient means something.",
+        "nats",
+        kind="train_step",
+        columns={"step": "max", "loss": "avg", "kl": "avg", "entropy": "avg", "grad_norm": "avg"},
+    ),
+    _panel(
+        3,
+        "Ratio and clipping",
+        "Largest importance ratio, and the fraction of tokens whose ratio is clipped. On policy they are 1 and 0.",
+        "ratio, fraction",
+        kind="train_step",
+        columns={"step": "max", "ratio_max": "max", "clip_fraction": "avg"},
+    ),
+    _panel(
+        4,
+        "Step time",
+        "Where a training step spends its time. Forward and backward are about equal, because frozen weights need no "
+        "gradient of their own; twice as much forward means a second forward pass.",
+        "ms (step_s: s)",
+        kind="train_step",
+        columns={
+            "step": "max",
+            "loss_forward_ms": "avg",
+            "backward_ms": "avg",
+            "optimizer_ms": "avg",
+            "publish_ms": "avg",
+            "step_s": "avg",
+        },
+    ),
+    _panel(
+        5,
+        "Tokens per step",
+        "Tokens with a loss, tokens that went through the model, and tokens that would have gone through it without "
+        "sharing prompts.",
+        "tokens",
+        kind="train_step",
+        columns={"step": "max", "num_loss_tokens": "avg", "num_model_tokens": "avg", "num_padded_tokens": "avg"},
+    ),
+    _panel(
+        6,
+        "Rollouts",
+        "What a batch took to collect, what it earned, and the episodes that failed.",
+        "s, reward, episodes",
+        kind="rollout",
+        columns={"batch_index": "max", "duration_s": "avg", "reward_mean": "avg", "num_failed_episodes": "sum"},
+    ),
+    Panel(
+        7,
+        "Adapter cache",
+        "Each time that the engine takes up a policy version: the share of loads that were cached, and what load and "
+        "swap cost.",
+        "fraction, ms",
+        "['grpo']\n| where kind == \"adapter_load\"\n"
+        "| summarize hit_rate = todouble(countif(cache_hit)) / count(), load_ms = avg(load_ms), swap_ms = avg(swap_ms) "
+        "by run, bin_auto(_time)",
+        f"SELECT {_TIME}, run, version, cache_hit,\n"
+        "  avg(CAST(cache_hit AS DOUBLE)) OVER (PARTITION BY run ORDER BY time) AS hit_rate, load_ms, swap_ms\n"
+        "FROM events\nWHERE kind = 'adapter_load'\nORDER BY time",
+    ),
+    Panel(
+        8,
+        "Runs",
+        "When each run started and finished. A run without its finish is still going, or was killed.",
+        "steps, s",
+        '[\'grpo\']\n| where kind in ("run_started", "run_finished")\n'
+        "| project _time, run, kind, preset, environment, num_steps, duration_s\n| sort by _time asc",
+        f"SELECT {_TIME}, run, kind, preset, environment, num_steps, duration_s\n"
+        "FROM events\nWHERE kind IN ('run_started', 'run_finished')\nORDER BY time",
+    ),
+    _panel(
+        9,
+        "GPU stats",
+        "Use, memory, power, temperature and clock of each GPU. Without a GPU: CPU use, memory of the process and "
+        "memory of the host.",
+        "%, bytes, W, °C, MHz",
+        kind="gpu_stats",
+        columns={
+            "utilization_percent": "avg",
+            "memory_used_bytes": "max",
+            "memory_total_bytes": "max",
+            "power_watts": "avg",
+            "temperature_celsius": "max",
+            "sm_clock_mhz": "min",
+        },
+        per="device_index",
+    ),
+    _panel(
+        10,
+        "Inference throughput",
+        "Completion tokens per second of rollout, environment time included; and prompt tokens, of which only the "
+        "prefilled ones were computed.",
+        "tokens/s, tokens",
+        kind="rollout",
+        columns={
+            "tokens_per_second": "avg",
+            "num_completion_tokens": "sum",
+            "num_prompt_tokens": "sum",
+            "num_prefill_tokens": "sum",
+        },
+    ),
+    _panel(
+        11,
+        "Policy lag and buffer depth",
+        "How far the policy that sampled is behind the one that trains, and how many batches wait. The lag never "
+        "exceeds its maximum; the depth swings around its setting.",
+        "steps, batches",
+        kind="train_step",
+        columns={
+            "policy_lag_steps": "max",
+            "max_policy_lag_steps": "max",
+            "buffer_depth": "avg",
+            "configured_buffer_depth": "max",
+        },
+    ),
+)
+
+_HEAD = """# Dashboard queries
+
+The panels of a run, 9 to 11 first when something feels slow. This page is generated from
+`grpo_core/telemetry/panels.py`; a test compares the two.
+
+- **Axiom**: create a dashboard and one chart per panel with its APL. `['grpo']` is the dataset: put your
+  `AXIOM_DATASET` there. Events arrive within a second or two.
+- **Terminal**: `grpo panels --watch` shows all of them, from the JSONL files of `GRPO_HOME`.
+- **DuckDB**: make the table below in the folder of `GRPO_HOME`, then run a panel's SQL. The APL averages over time
+  bins, the SQL gives every event.
+
+```sql
+{view}
+```
+"""
+
+
+def panels_markdown() -> str:
+    """The page of all panels with their queries."""
+    view = view_sql("data/events/*.jsonl")
+    return "\n".join([_HEAD.format(view=view), *map(_section, PANELS)])
+
+
+def _section(panel: Panel) -> str:
+    return (
+        f"## {panel.number}. {panel.title}\n\n{panel.shows}\n\nUnit: {panel.unit}.\n\n"
+        f"```kusto\n{panel.apl}\n```\n\n```sql\n{panel.sql}\n```\n"
+    )
+
+
+if __name__ == "__main__":
+    print(panels_markdown(), end="")

@@ -1,0 +1,174 @@
+"""W&B: training steps, rollouts and device statistics under readable names, online or offline."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from grpo_core.config import GrpoConfig, TelemetryConfig
+from grpo_core.errors import ConfigError, CredentialsError
+from grpo_core.home import Home, make_folder
+from grpo_core.telemetry.events import Event, finite
+from grpo_core.telemetry.sinks import DeliveryError
+
+Mode = Literal["online", "offline"]
+
+_TIMEOUT_S = 15.0  # less than a sink waits in close; by itself W&B waits for minutes
+_STEP = "schedule/step"
+
+_NAMES: Mapping[str, Mapping[str, str]] = {
+    "train_step": {
+        "step": _STEP,
+        "loss": "loss/policy",
+        "kl": "loss/kl",
+        "entropy": "loss/entropy",
+        "ratio_max": "loss/ratio_max",
+        "clip_fraction": "loss/clip_fraction",
+        "grad_norm": "loss/grad_norm",
+        "reward_mean": "reward/mean",
+        "reward_std": "reward/std",
+        "advantage_abs_mean": "reward/advantage_abs_mean",
+        "loss_forward_ms": "timing/loss_forward_ms",
+        "backward_ms": "timing/backward_ms",
+        "optimizer_ms": "timing/optimizer_ms",
+        "publish_ms": "timing/publish_ms",
+        "step_s": "timing/step_s",
+        "num_sequences": "tokens/num_sequences",
+        "num_loss_tokens": "tokens/num_loss_tokens",
+        "num_model_tokens": "tokens/num_model_tokens",
+        "num_padded_tokens": "tokens/num_padded_tokens",
+        "num_forward_passes": "compute/num_forward_passes",
+        "num_micro_batches": "compute/num_micro_batches",
+        "num_tokenizer_calls": "compute/num_tokenizer_calls",
+        "peak_memory_bytes": "compute/peak_memory_bytes",
+        "policy_version": "schedule/policy_version",
+        "policy_lag_steps": "schedule/policy_lag_steps",
+        "max_policy_lag_steps": "schedule/max_policy_lag_steps",
+        "buffer_depth": "schedule/buffer_depth",
+        "configured_buffer_depth": "schedule/configured_buffer_depth",
+    },
+    "rollout": {
+        "tokens_per_second": "timing/tokens_per_second",
+        "duration_s": "timing/rollout_s",
+        "reward_mean": "rollout/reward_mean",
+        "batch_index": "rollout/batch_index",
+        "policy_version": "rollout/policy_version",
+        "num_prompt_tokens": "rollout/num_prompt_tokens",
+        "num_prefill_tokens": "rollout/num_prefill_tokens",
+        "num_completion_tokens": "rollout/num_completion_tokens",
+        "num_completions": "rollout/num_completions",
+        "num_failed_episodes": "rollout/num_failed_episodes",
+    },
+    "gpu_stats": {
+        "utilization_percent": "gpu/{device_index}/utilization_percent",
+        "memory_used_bytes": "gpu/{device_index}/memory_used_bytes",
+        "power_watts": "gpu/{device_index}/power_watts",
+        "temperature_celsius": "gpu/{device_index}/temperature_celsius",
+        "sm_clock_mhz": "gpu/{device_index}/sm_clock_mhz",
+    },
+}
+
+
+def open_wandb(config: GrpoConfig, home: Home, environment: Mapping[str, str] = os.environ) -> WandbConnection | None:
+    """The connection to W&B that the configuration and ``WANDB_*`` ask for, or None.
+
+    Raises:
+        ConfigError: ``WANDB_MODE`` is none of its values.
+        CredentialsError: ``WANDB_MODE`` is ``online`` without ``WANDB_API_KEY``.
+        HomeError: the folder of offline runs cannot be written.
+    """
+    mode = choose_mode(config.telemetry, environment)
+    if mode is None:
+        return None
+    project = environment.get("WANDB_PROJECT") or "pytest-grpo"
+    return WandbConnection(config, make_folder(home.data), mode, project)
+
+
+def choose_mode(config: TelemetryConfig, environment: Mapping[str, str]) -> Mode | None:
+    """``WANDB_MODE`` rules over the presence of ``WANDB_API_KEY``; ``offline`` and ``off`` in the configuration over
+    both."""
+    if config.wandb == "off":
+        return None
+    if config.wandb == "offline":
+        return "offline"
+    has_key = bool(environment.get("WANDB_API_KEY"))
+    mode = environment.get("WANDB_MODE") or ("online" if has_key else "disabled")
+    if mode not in {"online", "offline", "disabled"}:
+        raise ConfigError(f"WANDB_MODE {mode!r}: only 'online', 'offline' and 'disabled' are allowed; set one of these")
+    if mode == "online" and not has_key:
+        raise CredentialsError("WANDB_MODE is 'online' without WANDB_API_KEY: set the key, or WANDB_MODE to 'offline'")
+    return None if mode == "disabled" else mode  # type: ignore[return-value]
+
+
+def wandb_metrics(event: Event) -> dict[str, Any]:
+    """The numbers of ``event`` under the names that W&B shows. Empty for the kinds that are not logged there."""
+    names = _NAMES.get(event.kind, {})
+    return {
+        name.format_map(event.fields): finite(event.fields[field])
+        for field, name in names.items()
+        if event.fields.get(field) is not None
+    }
+
+
+class WandbConnection:
+    """One W&B run. Offline it is a folder below ``<folder>/wandb``, for ``wandb sync``."""
+
+    name = "wandb"
+
+    def __init__(self, config: GrpoConfig, folder: os.PathLike[str], mode: Mode, project: str) -> None:
+        self._config = config
+        self._folder = folder
+        self._mode: Mode = mode
+        self._project = project
+
+    def open(self) -> None:
+        """Raises ``DeliveryError`` when the run cannot be started: no network, or a key that is refused."""
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            disable_code=True,
+            disable_git=True,
+            init_timeout=_TIMEOUT_S,
+            finish_timeout=_TIMEOUT_S,
+            finish_timeout_raises=True,
+            x_disable_stats=True,  # gpu_stats has them
+        )
+        try:
+            self._run = wandb.init(
+                project=self._project,
+                name=self._config.run,
+                dir=self._folder,
+                mode=self._mode,
+                config=self._config.model_dump(mode="json"),
+                settings=settings,
+                reinit="create_new",
+            )
+        except (wandb.Error, OSError) as error:
+            raise self._lost(error) from error
+        self._run.define_metric("*", step_metric=_STEP)
+
+    def send(self, events: Sequence[Event]) -> None:
+        """Raises ``DeliveryError`` when the W&B service has died."""
+        import wandb
+
+        for metrics in filter(None, map(wandb_metrics, events)):
+            try:
+                self._run.log(metrics)
+            except (wandb.Error, OSError) as error:
+                raise self._lost(error) from error
+
+    def close(self) -> None:
+        """Raises ``DeliveryError`` when the run cannot be finished in time. ``wandb sync`` can still send it."""
+        import wandb
+
+        try:
+            self._run.finish()
+        except (wandb.Error, OSError) as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> DeliveryError:
+        reason = str(error).partition("\n")[0] or type(error).__name__  # what follows is advice about W&B's settings
+        return DeliveryError(f"project {self._project!r}: {reason}")

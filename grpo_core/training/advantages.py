@@ -1,0 +1,37 @@
+"""Group-relative advantages: how much better a trajectory did than its siblings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from grpo_core.types import Float32, Group
+
+EPSILON = 1e-4
+Scale = Literal["group_std", "batch_std", "mean_only"]
+
+
+def group_advantages(groups: Sequence[Group], scale: Scale) -> list[Float32]:
+    """One array [G] per group: rewards less the group's mean, over a standard deviation.
+
+    ``group_std`` divides by the group's own (Shao et al. 2024, DeepSeekMath, section 4.1.2), ``batch_std`` by that of
+    all centred rewards of the batch (Liu et al. 2025), ``mean_only`` by nothing (Dr. GRPO, Liu et al. 2025). The sum
+    over a group is 0. A group without spread gets zeros.
+    """
+    centred = []
+    for group in groups:
+        rewards = np.array([trajectory.reward for trajectory in group.trajectories], dtype=np.float64)
+        centred.append(rewards - rewards.mean())
+    if scale == "group_std":
+        return [(values / (_spread(values) + EPSILON)).astype(np.float32) for values in centred]
+    if scale == "batch_std":
+        spread = float(np.sqrt(np.mean(np.concatenate(centred) ** 2)))
+        return [(values / (spread + EPSILON)).astype(np.float32) for values in centred]
+    return [values.astype(np.float32) for values in centred]
+
+
+def _spread(values: np.ndarray) -> float:
+    """Sample standard deviation; 0 for a group of one."""
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0

@@ -1,0 +1,172 @@
+"""The values that flow: Observation -> Completion -> Trajectory -> Group -> Batch -> StepMetrics.
+
+Shape letters: P prompt tokens, R completion tokens, A allowed ids over all tokens of a completion.
+Arrays are numpy and read-only by convention; no torch logic lives here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one agent sees when it must act.
+
+    ``choices`` is the legal vocabulary of the answer: one tuple of lines per segment, the answer being one line of
+    each segment, in order. ``None`` leaves the answer free. With ``distinct_choices`` a line may be chosen once only
+    (Diplomacy's removals draw every segment from the same lines). Every line ends with ``"\\n"``.
+    """
+
+    agent: str
+    prompt: str
+    choices: tuple[tuple[str, ...], ...] | None = None
+    distinct_choices: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RaggedIds:
+    """A set of token ids per token: the ids of token ``i`` are ``ids[offsets[i]:offsets[i + 1]]``."""
+
+    ids: Int32  # [A]
+    offsets: Int32  # [R + 1]
+
+    def __getitem__(self, index: int) -> Int32:
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer of the policy, with the log-probabilities of the distribution it was sampled from."""
+
+    prompt_ids: Int32  # [P]
+    completion_ids: Int32  # [R]
+    completion_mask: Bool  # [R], True where the policy chose; False where a constraint forced the token
+    sampling_logprobs: Float32  # [R], nats, 0 where forced
+    policy_version: int
+    temperature: float
+    finish_reason: FinishReason
+    allowed_ids: RaggedIds | None = None  # the support that was sampled from, when it was not the whole vocabulary
+    ref_logprobs: Float32 | None = None  # [R], under the frozen base model, same temperature and support
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and completion tokens, P + R."""
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """All turns of one agent in one episode, and what they earned."""
+
+    group_id: str
+    agent: str
+    turns: tuple[Completion, ...]
+    reward: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Sibling trajectories: one agent, one starting state, ``group_size`` episodes."""
+
+    group_id: str
+    trajectories: tuple[Trajectory, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutStats:
+    """What it took to collect one batch."""
+
+    duration_s: float
+    num_prompt_tokens: int  # tokens of all prompts, as the policy saw them
+    num_prefill_tokens: int  # prompt tokens actually computed: shared prefixes once
+    num_completion_tokens: int
+    num_completions: int
+    num_failed_episodes: int = 0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Completion tokens per second of collection, environment time included."""
+        return self.num_completion_tokens / self.duration_s if self.duration_s > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one training step consumes. ``policy_version`` is the oldest version that sampled any of it."""
+
+    index: int
+    policy_version: int
+    groups: tuple[Group, ...]
+    stats: RolloutStats
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetrics:
+    """One training step, measured. Counts are exact; see docs/metrics.md for what each value means."""
+
+    step: int
+    loss: float
+    reward_mean: float
+    reward_std: float
+    advantage_abs_mean: float
+    kl: float
+    entropy: float
+    ratio_max: float
+    clip_fraction: float
+    grad_norm: float
+    num_sequences: int
+    num_loss_tokens: int  # tokens that the policy chose: those with a loss
+    num_model_tokens: int  # tokens that went through the model after packing
+    num_padded_tokens: int  # tokens that would have gone through it unpacked: sum of P + R
+    num_forward_passes: int
+    num_micro_batches: int
+    num_tokenizer_calls: int
+    loss_forward_ms: float
+    backward_ms: float
+    optimizer_ms: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVersion:
+    """Version ``number`` of the policy that ``run`` trains; 0 is the base model with a fresh adapter."""
+
+    run: str
+    number: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.run}-v{self.number:06d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """LoRA weights of one policy version, in PEFT's layout (``<module>.lora_A.weight``, ``.lora_B.weight``)."""
+
+    version: PolicyVersion
+    base_fingerprint: str
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grpo_core.config import EnvironmentConfig
+from grpo_core.environments import make_environment_factory
+from grpo_core.environments.arithmetic import ArithmeticEnvironment
+from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
+from grpo_core.errors import ConfigError, MissingPackageError
+
+
+def _key(**values: object) -> str:
+    return make_environment_factory(EnvironmentConfig.model_validate(values)).key
+
+
+def test_the_two_built_in_environments() -> None:
+    assert isinstance(make_environment_factory(EnvironmentConfig())(), ArithmeticEnvironment)
+    diplomacy = make_environment_factory(EnvironmentConfig(name="diplomacy", compact_prompts=True, opening_years=2))()
+    assert isinstance(diplomacy, DiplomacyEnvironment)
+    assert diplomacy.in_opening
+    assert len(diplomacy.observe()[0].prompt) < 1000
+
+
+def test_every_call_makes_an_environment_of_its_own() -> None:
+    factory = make_environment_factory(EnvironmentConfig(name="diplomacy"))
+    first, second = factory(), factory()
+    first.step({observation.agent: "" for observation in first.observe()})
+    assert first.observe() != second.observe()
+
+
+def test_the_key_has_what_an_opening_depends_on_and_nothing_else() -> None:
+    base = _key(name="diplomacy")
+    assert base == "diplomacy engine=1.1.2 opening_years=0 prompts=full"
+    assert _key(name="diplomacy", horizon=5) == base
+    assert _key(name="diplomacy", use_state_cache=True) != base
+    assert _key(name="diplomacy", opening_years=2) != base
+    assert _key(name="diplomacy", compact_prompts=True) != base
+    assert _key(name="arithmetic", max_operand=3) != _key(name="arithmetic")
+
+
+def test_an_environment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.joinpath("my_environments.py").write_text(
+        "from grpo_core.environments.arithmetic import ArithmeticEnvironment\n"
+        "LIMIT = 3\n"
+        "def hard(config):\n"
+        "    return ArithmeticEnvironment(max_operand=config.max_operand * 11)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    factory = make_environment_factory(EnvironmentConfig(name="my_environments:hard", max_operand=9))
+    assert isinstance(factory(), ArithmeticEnvironment)
+    assert factory.key != _key(name="my_environments:hard", max_operand=8)
+    with pytest.raises(ConfigError, match="'my_environments:LIMIT' is a int, which cannot be called"):
+        make_environment_factory(EnvironmentConfig(name="my_environments:LIMIT"))
+    with pytest.raises(ConfigError, match="cannot import 'easy' from 'my_environments'"):
+        make_environment_factory(EnvironmentConfig(name="my_environments:easy"))
+
+
+@pytest.mark.parametrize("name", ["no_such_module:make", ":make", "json:"])
+def test_a_factory_that_cannot_be_imported(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"give package\.module:factory") as caught:
+        make_environment_factory(EnvironmentConfig(name=name))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_names_the_allowed_ones() -> None:
+    with pytest.raises(ConfigError, match="'chess' is not known; allowed: arithmetic, diplomacy, or package") as caught:
+        make_environment_factory(EnvironmentConfig(name="chess"))
+    assert "\n" not in str(caught.value)
+
+
+def test_without_the_engine_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diplomacy", None)  # Python's own way to say that a package is not there
+    with pytest.raises(MissingPackageError, match=r"pip install 'pytest-grpo\[diplomacy\]'.*uv sync --extra") as caught:
+        make_environment_factory(EnvironmentConfig(name="diplomacy"))
+    assert "\n" not in str(caught.value)
+    make_environment_factory(EnvironmentConfig())()
+
+
+def test_a_game_plays_with_all_warnings_as_errors_and_imports_no_torch() -> None:
+    script = (
+        "import sys\n"
+        "from grpo_core.environments import make_environment_factory as make\n"
+        "from grpo_core.config import EnvironmentConfig\n"
+        "assert 'diplomacy' not in sys.modules\n"
+        "game = make(EnvironmentConfig(name='diplomacy'))()\n"
+        "game.step({o.agent: '' for o in game.observe()})\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(game.phase)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("F1901M", "")

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from grpo_core.config import TelemetryConfig, build_config
+from grpo_core.errors import ConfigError, CredentialsError
+from grpo_core.home import Home
+from grpo_core.telemetry import Event, open_telemetry
+from grpo_core.telemetry.columns import FIELDS
+from grpo_core.telemetry.wandb_sink import _NAMES, choose_mode, wandb_metrics
+
+
+@pytest.fixture
+def wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The paths that W&B asks a server of its own for."""
+    paths: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            paths.append(self.path)
+            self.send_error(403)
+
+        do_GET = do_POST
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield paths
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def wandb_service() -> Iterator[None]:
+    """Ends the service process that wandb starts on first use."""
+    yield
+    import wandb
+
+    wandb.teardown()
+
+
+@pytest.mark.usefixtures("wandb_service")
+def test_an_offline_run_holds_the_metrics_and_touches_no_network(
+    wandb_server: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    config = build_config({"run": "my-run", "telemetry": {"wandb": "offline", "axiom": "off"}})
+    with open_telemetry(config, Home(data=tmp_path / "data", traces=tmp_path / "traces")) as telemetry:
+        telemetry.emit("train_step", step=1, loss_forward_ms=12.5, policy_lag_steps=1, reward_mean=float("nan"))
+        telemetry.emit("rollout", tokens_per_second=123.0)
+        telemetry.emit("gpu_stats", device_index=3, utilization_percent=50.0, power_watts=None)
+
+    (file,) = (tmp_path / "data/wandb").glob("offline-run-*/run-*.wandb")
+    log = file.read_bytes()
+    for name in (
+        "my-run",
+        "lora_rank",
+        "schedule/step",
+        "timing/loss_forward_ms",
+        "schedule/policy_lag_steps",
+        "timing/tokens_per_second",
+        "gpu/3/utilization_percent",
+    ):
+        assert name.encode() in log
+    assert b"gpu/3/power_watts" not in log
+    assert wandb_server == []
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_metrics_have_readable_names_and_finite_values() -> None:
+    event = Event("rollout", 0.0, "r", {"tokens_per_second": 5.0, "reward_mean": float("inf"), "unheard_of": 1})
+
+    assert wandb_metrics(event) == {"timing/tokens_per_second": 5.0, "rollout/reward_mean": None}
+
+
+def test_kinds_that_are_no_metrics_give_none() -> None:
+    assert wandb_metrics(Event("snapshot", 0.0, "r", {"path": "x"})) == {}
+
+
+def test_the_names_are_of_fields_that_exist_and_no_two_fields_share_one() -> None:
+    for kind, names in _NAMES.items():
+        assert set(names) <= set(FIELDS[kind])
+    every = [name for names in _NAMES.values() for name in names.values()]
+    assert len(every) == len(set(every))
+
+
+@pytest.mark.parametrize(
+    ("policy", "environment", "mode"),
+    [
+        ("auto", {}, None),
+        ("auto", {"WANDB_API_KEY": "k"}, "online"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, "offline"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, None),
+        ("auto", {"WANDB_MODE": "offline"}, "offline"),
+        ("offline", {"WANDB_API_KEY": "k"}, "offline"),
+        ("off", {"WANDB_API_KEY": "k", "WANDB_MODE": "online"}, None),
+    ],
+)
+def test_the_mode(policy: str, environment: dict[str, str], mode: str | None) -> None:
+    assert choose_mode(TelemetryConfig.model_validate({"wandb": policy}), environment) == mode
+
+
+def test_online_without_a_key_is_one_clear_line() -> None:
+    with pytest.raises(CredentialsError, match="'online' without WANDB_API_KEY"):
+        choose_mode(TelemetryConfig(), {"WANDB_MODE": "online"})
+
+
+def test_an_unknown_mode_names_the_allowed_ones() -> None:
+    with pytest.raises(ConfigError, match="WANDB_MODE 'sideways': only 'online', 'offline' and 'disabled'"):
+        choose_mode(TelemetryConfig(), {"WANDB_MODE": "sideways"})
