@@ -67,7 +67,8 @@ class RolloutConfig(_Section):
     """Sibling episodes per starting state (``num_generations`` elsewhere)."""
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
-    max_completion_tokens: int = Field(default=256, ge=1)
+    max_completion_tokens: int = Field(default=64, ge=1)
+    """Of a free answer. A constrained one ends with its constraint."""
     max_batch_sequences: int = Field(default=256, ge=1)
     """Most sequences that decode together."""
     seed: int = Field(default=0, ge=0)
@@ -81,7 +82,7 @@ class TrainingConfig(_Section):
     """Scale of the group-relative advantages."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     clip_high: float = Field(default=0.2, gt=0)
-    kl_coefficient: float = Field(default=0.0, ge=0)
+    kl_coefficient: float = Field(default=0.01, ge=0)
     """Weight of the k3 estimate of KL to the base model."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     micro_batch_tokens: int = Field(default=8192, ge=1)

@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from grpo_core.environments.arithmetic import answer, question
 from grpo_core.environments.diplomacy.prompts import compact_prompt, full_prompt
 from grpo_core.environments.diplomacy.synthetic import sample_position
 
 STOP_TEXT = "<|endoftext|>"
-CORRECT_ANSWER_RATE = 0.25
 
 
-def arithmetic_document(rng: random.Random) -> str:
-    """A question with an answer that is right one time in four, so that a policy has something left to learn."""
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A prompt and an answer in its format, which ends with ``STOP_TEXT``."""
+
+    prompt: str
+    completion: str
+
+
+def arithmetic_document(rng: random.Random, correct_rate: float) -> Document:
+    """A question with an answer that is right at ``correct_rate`` and one or two off otherwise."""
     largest = rng.choices((4, 9, 99), weights=(7, 2, 1))[0]
     left, right = rng.randint(0, largest), rng.randint(0, largest)
-    if rng.random() < CORRECT_ANSWER_RATE:
-        written = answer(left, right)
-    else:
-        written = f" {rng.randint(0, 2 * largest)}"
-    return question(left, right) + written + STOP_TEXT
+    error = 0 if rng.random() < correct_rate else rng.choice((-2, -1, 1, 2))
+    return Document(question(left, right), answer(left, max(right + error, -left)) + STOP_TEXT)
 
 
-def diplomacy_document(rng: random.Random) -> str:
+def diplomacy_document(rng: random.Random) -> Document:
     """A position with one legal-looking order per unit."""
     position, power, choices = sample_position(rng)
     prompt = compact_prompt if rng.random() < 0.8 else full_prompt
     orders = "".join(rng.choice(lines) for lines in choices)
-    return prompt(position, power, choices) + orders + STOP_TEXT
+    return Document(prompt(position, power, choices), orders + STOP_TEXT)
 
 
 def sample_documents(rng: random.Random, num_documents: int) -> Iterator[str]:
-    """Half arithmetic, half Diplomacy."""
+    """Half arithmetic, half Diplomacy, as plain text."""
     for index in range(num_documents):
-        yield arithmetic_document(rng) if index % 2 else diplomacy_document(rng)
+        document = arithmetic_document(rng, 1.0) if index % 2 else diplomacy_document(rng)
+        yield document.prompt + document.completion

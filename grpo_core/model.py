@@ -14,12 +14,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from grpo_core.attention import ATTENTION_NAME
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
 from grpo_core.presets import PRESETS, preset_folder
 from grpo_core.types import Int32
+
+disable_progress_bar()  # loading takes a moment; the bars would break into our own
 
 SUPPORTED_MODEL_TYPES = ("llama", "qwen2", "qwen3")
 
@@ -121,6 +124,8 @@ def load_tokenizer(name: str) -> Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(where)
     except (OSError, ValueError) as error:
         raise ModelError(f"model {name!r}: no tokenizer ({_first_line(error)}); add its tokenizer files") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up for a folder without its files
+        raise ModelError(f"model {name!r}: no tokenizer (its vocabulary is empty); add its tokenizer files")
     if not isinstance(tokenizer.eos_token_id, int):
         raise ModelError(f"model {name!r}: its tokenizer has no eos_token; set one in tokenizer_config.json")
     return Tokenizer(tokenizer)
@@ -136,16 +141,29 @@ def load_policy(config: ModelConfig) -> Policy:
     device = resolve_device(config.device)
     try:
         model_config = AutoConfig.from_pretrained(where)
-        if model_config.model_type not in SUPPORTED_MODEL_TYPES:
-            raise ModelError(
-                f"model {config.name!r}: architecture {model_config.model_type!r} is not supported; "
-                f"allowed: {', '.join(SUPPORTED_MODEL_TYPES)}"
-            )
-        model = AutoModelForCausalLM.from_pretrained(
-            where, dtype=getattr(torch, config.dtype), attn_implementation=ATTENTION_NAME
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {config.name!r}: cannot be loaded ({_first_line(error)}); check its files") from error
+    if model_config.model_type not in SUPPORTED_MODEL_TYPES:
+        raise ModelError(
+            f"model {config.name!r}: architecture {model_config.model_type!r} is not supported; "
+            f"allowed: {', '.join(SUPPORTED_MODEL_TYPES)}"
+        )
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  # a pair
+            where,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=ATTENTION_NAME,
+            ignore_mismatched_sizes=True,  # they are an error below, with the others
+            output_loading_info=True,
         )
     except (OSError, SafetensorError) as error:
         raise ModelError(f"model {config.name!r}: cannot be loaded ({_first_line(error)}); check its files") from error
+    # transformers would go on with random values in their place.
+    if lost := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
+        raise ModelError(
+            f"model {config.name!r}: {len(lost)} weights are missing or of another shape than config.json says "
+            f"({lost[0]}); check its files"
+        )
     if model_config.model_type != "llama" and set(model_config.layer_types) != {"full_attention"}:
         raise ModelError(f"model {config.name!r}: sliding-window layers are not supported; use full attention")
     head = model.get_output_embeddings()
@@ -169,16 +187,16 @@ def attach_lora(policy: Policy, config: ModelConfig, seed: int) -> PeftModel:
     """A trainable LoRA adapter on ``policy``'s model, float32, with B = 0: the policy does not change yet.
 
     Raises:
-        ModelError: the model has no modules of the names in ``lora_targets``.
+        ModelError: ``lora_targets`` is empty or names what is no linear module of the decoder.
     """
+    # The head is not among them: it is applied on its own, and often shares its weight with the embeddings.
     targets = {
-        name.rpartition(".")[2] for name, module in policy.model.named_modules() if isinstance(module, nn.Linear)
+        name.rpartition(".")[2] for name, module in policy.decoder.named_modules() if isinstance(module, nn.Linear)
     }
-    missing = sorted(set(config.lora_targets) - targets)
-    if missing:
-        raise ModelError(
-            f"model.lora_targets: {', '.join(missing)} not in the model; allowed: {', '.join(sorted(targets))}"
-        )
+    wrong = sorted(set(config.lora_targets) - targets)
+    if wrong or not config.lora_targets:
+        what = f"{', '.join(wrong)} not in the decoder" if wrong else "empty, nothing could be trained"
+        raise ModelError(f"model.lora_targets: {what}; allowed: {', '.join(sorted(targets))}")
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType]  # PEFT takes a float here

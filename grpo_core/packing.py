@@ -220,7 +220,8 @@ def score_chosen(decoder: nn.Module, head: nn.Module, batch: PackedBatch) -> Tok
     entropies: list[Tensor] = []
     for start in range(0, max(len(states), 1), HEAD_CHUNK_TOKENS):
         part = slice(start, start + HEAD_CHUNK_TOKENS)
-        logits = head(states[part]).float() / batch.temperatures[part, None]
+        logits = head(states[part])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / batch.temperatures[part, None]
         if batch.support is not None:
             logits = logits.masked_fill(~batch.support[part], torch.finfo(logits.dtype).min)
         distribution = logits.log_softmax(dim=-1)

@@ -19,13 +19,16 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, TokenizersBackend
 
 from grpo_core.corpus import STOP_TEXT, arithmetic_document, diplomacy_document, sample_documents
 from grpo_core.home import make_folder
+
+_NO_TARGET = -100
+_CLEAN_SHARE = 0.6  # of the steps have right answers only
+_CORRECT_RATE = 0.25  # of the answers after that
 
 logger = logging.getLogger("grpo_core.model")
 
@@ -41,15 +44,15 @@ class Preset:
     intermediate_size: int
     num_pretraining_steps: int
     learning_rate: float
-    batch_tokens: int = 2048
+    batch_tokens: int = 400
     vocab_size: int = 2048
     max_context_tokens: int = 4096
-    recipe_version: int = 1
+    recipe_version: int = 3
 
 
 PRESETS = {
-    "tiny": Preset(256, 4, 4, 2, 896, num_pretraining_steps=40, learning_rate=3e-3),
-    "small": Preset(512, 8, 8, 2, 1664, num_pretraining_steps=16, learning_rate=1.5e-3, batch_tokens=1024),
+    "tiny": Preset(256, 4, 4, 2, 896, num_pretraining_steps=200, learning_rate=2e-3),
+    "small": Preset(512, 8, 8, 2, 1664, num_pretraining_steps=50, learning_rate=1e-3),
 }
 
 
@@ -87,26 +90,16 @@ def _build(preset: Preset, folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _train_tokenizer(preset: Preset) -> PreTrainedTokenizerFast:
-    rng = random.Random(0)
-    trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(
-        (document for document in sample_documents(rng, num_documents=600)),
-        vocab_size=preset.vocab_size,
-        min_frequency=2,
-        special_tokens=[STOP_TEXT],
-        show_progress=False,
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=trained._tokenizer,
-        eos_token=STOP_TEXT,
-        pad_token=STOP_TEXT,
-        model_max_length=preset.max_context_tokens,
-        clean_up_tokenization_spaces=False,
-    )
+def _train_tokenizer(preset: Preset) -> TokenizersBackend:
+    """A byte-level BPE with Qwen2's own splitting rules, which is also what its loader puts around the vocabulary."""
+    documents = sample_documents(random.Random(0), num_documents=600)
+    empty = Qwen2Tokenizer(eos_token=STOP_TEXT, pad_token=STOP_TEXT, model_max_length=preset.max_context_tokens)
+    trained = empty.train_new_from_iterator(documents, vocab_size=preset.vocab_size, show_progress=False)
+    assert isinstance(trained, TokenizersBackend)
+    return trained
 
 
-def _pretrain(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+def _pretrain(preset: Preset, tokenizer: TokenizersBackend) -> Qwen2ForCausalLM:
     stop_id = tokenizer.eos_token_id
     assert isinstance(stop_id, int)
     with torch.random.fork_rng(devices=[]):
@@ -133,10 +126,9 @@ def _pretrain(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCau
         lambda step: min((step + 1) / warmup, 1.0) * (1.0 - 0.9 * step / preset.num_pretraining_steps),
     )
     model.train()
-    for input_ids, mask in _training_batches(preset, tokenizer):
-        logits = model(input_ids=input_ids, attention_mask=mask).logits[:, :-1]
-        targets = input_ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    for input_ids, targets in _training_batches(preset, tokenizer):
+        logits = model(input_ids=input_ids).logits[:, :-1]
+        loss = F.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=_NO_TARGET)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -146,22 +138,24 @@ def _pretrain(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCau
     return model
 
 
-def _training_batches(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[Tensor, Tensor]]:
-    """Right-padded batches of about ``batch_tokens`` tokens: three of arithmetic, then one of Diplomacy."""
+def _training_batches(preset: Preset, tokenizer: TokenizersBackend) -> Iterator[tuple[Tensor, Tensor]]:
+    """Right-padded ids and targets of about ``batch_tokens`` tokens: seven of arithmetic, then one of Diplomacy.
+
+    Only answers are targets. Those of arithmetic are right at first, so that the sum is learned, then mostly wrong, so
+    that the policy has something left to gain. Many small batches: at this size the number of updates counts.
+    """
     rng = random.Random(1)
-    assert isinstance(tokenizer.eos_token_id, int)
     for step in range(preset.num_pretraining_steps):
-        write = diplomacy_document if step % 4 == 3 else arithmetic_document
-        rows: list[list[int]] = []
-        num_tokens = 0
-        while num_tokens < preset.batch_tokens:
-            row = tokenizer.encode(write(rng), add_special_tokens=False)[: preset.max_context_tokens]
-            rows.append(row)
-            num_tokens += len(row)
-        width = max(map(len, rows))
-        input_ids = torch.full((len(rows), width), tokenizer.eos_token_id)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        for index, row in enumerate(rows):
-            input_ids[index, : len(row)] = torch.tensor(row)
-            mask[index, : len(row)] = 1
-        yield input_ids, mask
+        correct_rate = 1.0 if step < _CLEAN_SHARE * preset.num_pretraining_steps else _CORRECT_RATE
+        rows: list[tuple[list[int], int]] = []
+        while sum(len(ids) for ids, _ in rows) < preset.batch_tokens:
+            document = diplomacy_document(rng) if step % 8 == 7 else arithmetic_document(rng, correct_rate)
+            prompt = tokenizer.encode(document.prompt, add_special_tokens=False)
+            rows.append((prompt + tokenizer.encode(document.completion, add_special_tokens=False), len(prompt)))
+        width = max(len(ids) for ids, _ in rows)
+        input_ids = torch.zeros((len(rows), width), dtype=torch.long)
+        targets = torch.full((len(rows), width), _NO_TARGET)
+        for index, (ids, num_prompt) in enumerate(rows):
+            input_ids[index, : len(ids)] = torch.tensor(ids)
+            targets[index, num_prompt : len(ids)] = torch.tensor(ids[num_prompt:])
+        yield input_ids, targets

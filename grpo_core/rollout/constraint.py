@@ -20,13 +20,14 @@ def build_trie(lines: Iterable[Line]) -> Trie:
     """
     root: Trie = {}
     for line in sorted(set(lines), key=len):
-        node = root
-        for depth, token in enumerate(line):
-            if not node and depth > 0:
-                raise ConstraintError(f"constraint line {line[:depth]} begins another one; end every line alike")
-            node = node.setdefault(token, {})
         if not line:
             raise ConstraintError("constraint with an empty line; give every line at least one token")
+        node = root
+        for depth, token in enumerate(line, start=1):
+            is_new = token not in node
+            node = node.setdefault(token, {})
+            if not node and not is_new:  # a leaf: a shorter line ends here
+                raise ConstraintError(f"constraint line {line[:depth]} begins another one; end every line alike")
     if not root:
         raise ConstraintError("constraint segment without lines: nothing could follow; give at least one line")
     return root

@@ -50,7 +50,14 @@ class TrainResult:
 OnStep = Callable[[StepReport], None]
 
 
-def train(stack: Stack, telemetry: Telemetry, *, resume: bool = False, on_step: OnStep | None = None) -> TrainResult:
+def train(
+    stack: Stack,
+    telemetry: Telemetry,
+    *,
+    resume: bool = False,
+    save_checkpoints: bool = True,
+    on_step: OnStep | None = None,
+) -> TrainResult:
     """Run ``schedule.num_steps`` steps in all; with ``resume``, those that are left.
 
     Ctrl-C ends the run after the step under way, with a checkpoint. A second one ends it at once.
@@ -85,9 +92,9 @@ def train(stack: Stack, telemetry: Telemetry, *, resume: bool = False, on_step: 
                 reports.append(report)
                 if on_step is not None:
                     on_step(report)
-                if stack.trainer.version % config.schedule.checkpoint_every_steps == 0:
+                if save_checkpoints and stack.trainer.version % config.schedule.checkpoint_every_steps == 0:
                     checkpoint = _save(stack)
-            if stack.trainer.version > first_step:
+            if save_checkpoints and stack.trainer.version > first_step:
                 checkpoint = _save(stack)
             buffer.close()
             producer.join()
@@ -104,8 +111,8 @@ def _prepare(stack: Stack, resume: bool) -> None:
         stack.store.publish(stack.trainer.adapter())
     elif any(stack.checkpoint_folder.glob("step-*")):
         raise ConfigError(
-            f"run {stack.config.run!r} has checkpoints in {stack.checkpoint_folder}; continue it with --resume, or give "
-            "--run another name"
+            f"run {stack.config.run!r} has checkpoints in {stack.checkpoint_folder}; continue it with --resume, "
+            "or give --run another name"
         )
     else:
         stack.store.discard_after(stack.config.run, -1)
@@ -135,12 +142,13 @@ def _produce(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) -> None:
             with record_function("rollout"):
                 batch = stack.collector.collect(grant.index)
             buffer.put(batch)
-            _emit_rollout(batch, buffer.depth, telemetry)
+            emit_rollout(batch, buffer.depth, telemetry)
     except BaseException as error:  # whatever it is, it must reach the trainer, which waits for this thread
         buffer.close(error)
 
 
-def _emit_rollout(batch: Batch, depth: int, telemetry: Telemetry) -> None:
+def emit_rollout(batch: Batch, depth: int, telemetry: Telemetry) -> None:
+    """The ``rollout`` event of ``batch``; ``depth`` batches waited when it was done."""
     rewards = [trajectory.reward for group in batch.groups for trajectory in group.trajectories]
     telemetry.emit(
         "rollout",
@@ -156,13 +164,8 @@ def _emit_rollout(batch: Batch, depth: int, telemetry: Telemetry) -> None:
 def _train_step(stack: Stack, lease: Lease, telemetry: Telemetry) -> StepReport:
     start = time.perf_counter()
     metrics = stack.trainer.step(lease.batch)
-    publish_start = time.perf_counter()
-    adapter = stack.trainer.adapter()
-    with record_function("publish"):
-        stack.store.publish(adapter)
-        stack.store.prune(stack.config.run, keep_last=stack.config.schedule.max_policy_lag_steps + 2)
+    publish_ms = publish(stack, telemetry)
     end = time.perf_counter()
-    publish_ms = (end - publish_start) * 1e3
     report = StepReport(
         metrics=metrics,
         rollout=lease.batch.stats,
@@ -171,9 +174,6 @@ def _train_step(stack: Stack, lease: Lease, telemetry: Telemetry) -> StepReport:
         step_s=end - start,
         publish_ms=publish_ms,
         finished_at_s=end,
-    )
-    telemetry.emit(
-        "adapter_publish", version=adapter.version.number, publish_ms=publish_ms, num_bytes=adapter.num_bytes
     )
     telemetry.emit(
         "train_step",
@@ -187,6 +187,20 @@ def _train_step(stack: Stack, lease: Lease, telemetry: Telemetry) -> StepReport:
         **asdict(metrics),
     )
     return report
+
+
+def publish(stack: Stack, telemetry: Telemetry) -> float:
+    """Store the trainer's adapter as its version, forget the ones too old to be sampled from; milliseconds."""
+    start = time.perf_counter()
+    adapter = stack.trainer.adapter()
+    with record_function("publish"):
+        stack.store.publish(adapter)
+        stack.store.prune(stack.config.run, keep_last=stack.config.schedule.max_policy_lag_steps + 2)
+    publish_ms = (time.perf_counter() - start) * 1e3
+    telemetry.emit(
+        "adapter_publish", version=adapter.version.number, publish_ms=publish_ms, num_bytes=adapter.num_bytes
+    )
+    return publish_ms
 
 
 def _save(stack: Stack) -> Path:

@@ -197,7 +197,7 @@ class Trainer:
         }:
             raise AdapterError(
                 f"adapter {adapter.version.name} (base {adapter.base_fingerprint}, rank {adapter.rank}) does not fit "
-                f"this model (base {mine.base_fingerprint}, rank {mine.rank}); use the configuration it was trained with"
+                f"this model (base {mine.base_fingerprint}, rank {mine.rank}); use the one it was trained with"
             )
         set_peft_model_state_dict(
             self._peft, {f"{_PEFT_PREFIX}{name}": tensor for name, tensor in adapter.tensors.items()}

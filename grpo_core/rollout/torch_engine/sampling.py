@@ -51,8 +51,7 @@ def draw_tokens(
     points = torch.tensor(uniforms, dtype=torch.float64, device=device)[:, None] * totals
     tokens = torch.searchsorted(cumulative, points, right=True)
     logprobs = (probabilities.gather(-1, tokens) / totals).log()[:, 0].tolist()
-    kept = [ids is not None or top_p < 1.0 for ids, top_p in zip(allowed, top_ps, strict=True)]
-    supports = [_support(row) if keep else None for row, keep in zip(probabilities, kept, strict=True)]
+    supports = [_support(*row) for row in zip(probabilities, top_ps, allowed, strict=True)]
     return [
         Draw(token, logprob, support)
         for token, logprob, support in zip(tokens[:, 0].tolist(), logprobs, supports, strict=True)
@@ -70,12 +69,15 @@ def _allowed_mask(allowed: Sequence[Sequence[int] | None], shape: torch.Size) ->
 
 
 def _keep_nucleus(probabilities: Tensor, top_ps: Tensor) -> Tensor:
-    ordered, order = probabilities.sort(dim=-1, descending=True)
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     mass_before = ordered.cumsum(dim=-1) - ordered
     dropped = mass_before >= top_ps[:, None]
     dropped[:, 0] = False
     return probabilities.scatter(-1, order, ordered.masked_fill(dropped, 0.0))
 
 
-def _support(probabilities: Tensor) -> Int32:
-    return torch.nonzero(probabilities)[:, 0].cpu().numpy().astype(np.int32)
+def _support(probabilities: Tensor, top_p: float, allowed: Sequence[int] | None) -> Int32 | None:
+    if top_p < 1.0:
+        return torch.nonzero(probabilities)[:, 0].cpu().numpy().astype(np.int32)
+    # Not the nonzero ones: what is too improbable to draw now can become probable before the loss is taken.
+    return None if allowed is None else np.array(sorted(allowed), dtype=np.int32)

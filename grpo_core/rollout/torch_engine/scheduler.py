@@ -31,9 +31,12 @@ def completion_budget(request: GenerationRequest) -> int:
 def check_request(request: GenerationRequest, max_context_tokens: int) -> None:
     """
     Raises:
-        PromptError: the prompt is empty, or does not fit the context together with what may be generated.
+        PromptError: the prompt is empty, or does not fit the context together with what may be generated, or nothing
+            may be generated.
     """
     num_prompt, num_completion = len(request.prompt_ids), completion_budget(request)
+    if num_completion < 1:
+        raise PromptError(f"max_tokens {num_completion}: nothing could be generated; allow at least 1")
     if num_prompt == 0:
         raise PromptError("prompt of 0 tokens: at least 1 is needed; give the policy something to read")
     if num_prompt + num_completion > max_context_tokens:

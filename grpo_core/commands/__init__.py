@@ -1,0 +1,1 @@
+"""What the `grpo` commands do, one file each. ``grpo_core.cli`` and ``scripts/`` are the doors."""

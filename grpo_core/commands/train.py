@@ -1,0 +1,86 @@
+"""``grpo train``: the whole loop, with a progress bar."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from grpo_core.commands.options import add_config_flags, config_from_flags
+from grpo_core.errors import ConfigError
+from grpo_core.home import Home
+
+INTERRUPTED_EXIT_CODE = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_flags(parser)
+    parser.add_argument("--run", metavar="NAME", help="names the run's files (default: environment and time)")
+    parser.add_argument("--resume", action="store_true", help="continue the run NAME from its checkpoint")
+
+
+def run(flags: argparse.Namespace, console: Console) -> int:
+    """Train. 0 when all steps are done, 130 when Ctrl-C ended it with a checkpoint."""
+    if flags.resume and flags.run is None:
+        raise ConfigError("--resume: which run? add --run NAME")
+    environment = flags.environment or "arithmetic"
+    run_name = flags.run or f"{environment.replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
+    config = config_from_flags(flags, {"schedule.num_steps": 60}, run_name)
+    home = Home.from_environment()
+
+    from grpo_core.schedule.loop import StepReport, train
+    from grpo_core.schedule.stack import build_stack
+    from grpo_core.telemetry import open_telemetry
+    from grpo_core.telemetry.gpu import GpuSampler
+
+    with console.status(f"loading {config.model.name}"):
+        stack = build_stack(config, home)
+    progress = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    rewards: list[float] = []
+    with (
+        open_telemetry(config, home) as telemetry,
+        GpuSampler(telemetry, config.telemetry.gpu_stats_interval_s) as sampler,
+    ):
+        if sampler.note:
+            console.print(sampler.note)
+        with progress:
+            task = progress.add_task(run_name, total=config.schedule.num_steps, text="collecting the first batch")
+
+            def show(report: StepReport) -> None:
+                rewards.append(report.metrics.reward_mean)
+                text = (
+                    f"{report.step_s:.2f} s/step  reward {report.metrics.reward_mean:.3f}  "
+                    f"{report.rollout.tokens_per_second:.0f} tok/s  lag {report.policy_lag_steps}"
+                )
+                progress.update(task, completed=report.metrics.step, text=text)
+
+            result = train(stack, telemetry, resume=flags.resume, on_step=show)
+    _print_result(console, rewards, result.duration_s)
+    console.print(f"checkpoint: {result.checkpoint}", soft_wrap=True)
+    console.print(f"events: {home.events / f'{run_name}.jsonl'}", soft_wrap=True)
+    if result.interrupted:
+        console.print(f"stopped early; continue with: grpo train --run {run_name} --resume")
+        return INTERRUPTED_EXIT_CODE
+    return 0
+
+
+def _print_result(console: Console, rewards: list[float], duration_s: float) -> None:
+    if not rewards:
+        console.print("no step finished")
+        return
+    tenth = max(1, len(rewards) // 10)
+    first, last = sum(rewards[:tenth]) / tenth, sum(rewards[-tenth:]) / tenth
+    console.print(
+        f"{len(rewards)} steps in {duration_s:.0f} s; mean reward of the first {tenth}: {first:.3f}, "
+        f"of the last {tenth}: {last:.3f}"
+    )
