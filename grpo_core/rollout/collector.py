@@ -26,7 +26,7 @@ _OPENING, _EPISODE = 0, 1  # streams of random numbers that never meet
 
 
 @dataclass
-class _Episode:
+class Episode:
     """One environment being played, and what each agent has said in it."""
 
     environment: Environment
@@ -62,16 +62,17 @@ class Collector:
         self._constraint = lru_cache(maxsize=4096)(self._build_constraint)
 
     def collect(self, index: int) -> Batch:
-        """Play ``num_groups`` starting states, ``group_size`` episodes each.
+        """Play ``num_groups`` starting states, ``group_size`` episodes each, to their end.
 
         Raises:
             PromptError: an observation does not fit the model's context.
         """
         start = time.perf_counter()
         before = self._engine.counters
-        episodes = self._start_episodes(index)
-        self._play(episodes, index)
-        groups = tuple(self._groups(episodes, index))
+        episodes = self.start(index)
+        while self.play_round(episodes, index):
+            pass
+        groups = self.groups(episodes, index)
         turns = [turn for group in groups for trajectory in group.trajectories for turn in trajectory.turns]
         return Batch(
             index=index,
@@ -87,20 +88,20 @@ class Collector:
             ),
         )
 
-    def _start_episodes(self, index: int) -> list[_Episode]:
-        """Siblings start from one state, at the end of the opening when there is one."""
-        episodes: list[_Episode] = []
+    def start(self, index: int) -> list[Episode]:
+        """The episodes of batch ``index``. Siblings start from one state, after the opening when there is one."""
+        episodes: list[Episode] = []
         for group in range(self._config.num_groups):
             first = self._factory()
             first.reset(_seed(self._config.seed, index, group))
             if first.in_opening:
                 self._pass_opening(first, group)
             state = first.snapshot()
-            episodes.append(_Episode(first, group, 0))
+            episodes.append(Episode(first, group, 0))
             for sample in range(1, self._config.group_size):
                 sibling = self._factory()
                 sibling.restore(state)
-                episodes.append(_Episode(sibling, group, sample))
+                episodes.append(Episode(sibling, group, sample))
         return episodes
 
     def _pass_opening(self, environment: Environment, group: int) -> None:
@@ -109,6 +110,8 @@ class Collector:
             "environment": self._factory.key,
             "model": self._fingerprint,
             "temperature": str(self._config.temperature),
+            "top_p": str(self._config.top_p),
+            "max_completion_tokens": self._config.max_completion_tokens,
             "seed": self._config.seed,
             "group": group,
         }
@@ -131,19 +134,23 @@ class Collector:
         if self._state_cache is not None:
             self._state_cache.put(key, environment.snapshot())
 
-    def _play(self, episodes: list[_Episode], index: int) -> None:
-        while playing := [episode for episode in episodes if not episode.failed and not episode.environment.done]:
-            asked = [(episode, episode.environment.observe()) for episode in playing]
-            requests = [
-                self._request(observation, self._turn_seed(index, episode, slot), self._want_ref_logprobs)
-                for episode, observations in asked
-                for slot, observation in enumerate(observations)
-            ]
-            completions = iter(self._engine.generate(requests))
-            for episode, observations in asked:
-                self._step(episode, observations, [next(completions) for _ in observations])
+    def play_round(self, episodes: Sequence[Episode], index: int) -> bool:
+        """Let every agent that waits for a move make it, all in one request to the engine. False when none waits."""
+        playing = [episode for episode in episodes if not episode.failed and not episode.environment.done]
+        if not playing:
+            return False
+        asked = [(episode, episode.environment.observe()) for episode in playing]
+        requests = [
+            self._request(observation, self._turn_seed(index, episode, slot), self._want_ref_logprobs)
+            for episode, observations in asked
+            for slot, observation in enumerate(observations)
+        ]
+        completions = iter(self._engine.generate(requests))
+        for episode, observations in asked:
+            self._step(episode, observations, [next(completions) for _ in observations])
+        return True
 
-    def _step(self, episode: _Episode, observations: Sequence[Observation], completions: list[Completion]) -> None:
+    def _step(self, episode: Episode, observations: Sequence[Observation], completions: list[Completion]) -> None:
         for observation, completion in zip(observations, completions, strict=True):
             episode.turns[observation.agent].append(completion)
         episode.num_rounds += 1
@@ -160,7 +167,8 @@ class Collector:
             for observation, completion in zip(observations, completions, strict=True)
         }
 
-    def _groups(self, episodes: Sequence[_Episode], index: int) -> list[Group]:
+    def groups(self, episodes: Sequence[Episode], index: int) -> tuple[Group, ...]:
+        """What was played so far, siblings together. Failed episodes are left out."""
         members: dict[tuple[int, str], list[Trajectory]] = defaultdict(list)
         for episode in episodes:
             if episode.failed:
@@ -170,9 +178,9 @@ class Collector:
                 group_id = f"{index}-{episode.group}-{agent}"
                 trajectory = Trajectory(group_id, agent, tuple(turns), float(rewards[agent]))
                 members[episode.group, agent].append(trajectory)
-        return [Group(trajectories[0].group_id, tuple(trajectories)) for _, trajectories in sorted(members.items())]
+        return tuple(Group(siblings[0].group_id, tuple(siblings)) for _, siblings in sorted(members.items()))
 
-    def _turn_seed(self, index: int, episode: _Episode, slot: int) -> int:
+    def _turn_seed(self, index: int, episode: Episode, slot: int) -> int:
         return _seed(self._config.seed, _EPISODE, index, episode.group, episode.sample, episode.num_rounds, slot)
 
     def _request(self, observation: Observation, seed: int, wants_reference: bool) -> GenerationRequest:

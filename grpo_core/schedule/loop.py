@@ -80,12 +80,9 @@ def train(
     )
     reports: list[StepReport] = []
     checkpoint: Path | None = None
-    with _open_buffer(stack, first_step, resume) as buffer:
+    with _open_buffer(stack, first_step, resume) as buffer, _own_threads(config):
         stopping = threading.Event()
-        producer = threading.Thread(target=_produce, args=(stack, buffer, telemetry), name="rollout", daemon=True)
-        _use_threads(config)
-        with _stop_on_interrupt(stopping, buffer):
-            producer.start()
+        with _stop_on_interrupt(stopping, buffer), _rollouts(stack, buffer, telemetry):
             while not stopping.is_set() and (lease := buffer.take()) is not None:
                 report = _train_step(stack, lease, telemetry)
                 buffer.acknowledge(lease)
@@ -96,11 +93,10 @@ def train(
                     checkpoint = _save(stack)
             if save_checkpoints and stack.trainer.version > first_step:
                 checkpoint = _save(stack)
-            buffer.close()
-            producer.join()
     duration_s = time.perf_counter() - start
     telemetry.emit("run_finished", num_steps=len(reports), duration_s=duration_s)
-    return TrainResult(tuple(reports), duration_s, checkpoint, stopping.is_set(), buffer.num_stale_dropped)
+    interrupted = stack.trainer.version < config.schedule.num_steps
+    return TrainResult(tuple(reports), duration_s, checkpoint, interrupted, buffer.num_stale_dropped)
 
 
 def _prepare(stack: Stack, resume: bool) -> None:
@@ -126,10 +122,27 @@ def _open_buffer(stack: Stack, first_step: int, resume: bool) -> RolloutBuffer:
     return RolloutBuffer(stack.buffer_folder, depth, lag, num_steps)
 
 
+@contextmanager
+def _rollouts(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) -> Iterator[None]:
+    """The rollout thread, for the length of the ``with`` block. Whatever ends the block, the thread ends with it."""
+    producer = threading.Thread(target=_produce, args=(stack, buffer, telemetry), name="rollout", daemon=True)
+    producer.start()
+    is_urgent = False
+    try:
+        yield
+    except KeyboardInterrupt:  # the second one: nobody waits for the batch that is being collected
+        is_urgent = True
+        raise
+    finally:
+        buffer.close()
+        if not is_urgent:
+            producer.join()
+
+
 def _produce(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) -> None:
     """The rollout thread: collect every batch that the buffer grants."""
     try:
-        _use_threads(stack.config)
+        torch.set_num_threads(_num_threads(stack.config))
         while (grant := buffer.wait_for_slot()) is not None:
             swap = stack.engine.use_version(buffer.trainer_version)
             telemetry.emit(
@@ -207,13 +220,23 @@ def _save(stack: Stack) -> Path:
     return save_checkpoint(stack.checkpoint_folder, stack.trainer, stack.config.model_dump(mode="json"))
 
 
-def _use_threads(config: GrpoConfig) -> None:
+@contextmanager
+def _own_threads(config: GrpoConfig) -> Iterator[None]:
     """Give the calling thread its share of the cores, so that rollouts and training do not take each other's."""
-    threads = config.schedule.torch_threads
-    if threads is None:
-        sharing = 2 if config.schedule.max_policy_lag_steps > 0 else 1
-        threads = max(1, (os.cpu_count() or 1) // sharing)
-    torch.set_num_threads(threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(_num_threads(config))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _num_threads(config: GrpoConfig) -> int:
+    """Of the rollouts and of the training, each."""
+    if config.schedule.torch_threads is not None:
+        return config.schedule.torch_threads
+    sharing = 2 if config.schedule.max_policy_lag_steps > 0 else 1
+    return max(1, (os.cpu_count() or 1) // sharing)
 
 
 @contextmanager

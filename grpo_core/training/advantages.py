@@ -23,7 +23,8 @@ def group_advantages(groups: Sequence[Group], scale: Scale) -> list[Float32]:
     centred = []
     for group in groups:
         rewards = np.array([trajectory.reward for trajectory in group.trajectories], dtype=np.float64)
-        centred.append(rewards - rewards.mean())
+        # Equal rewards may differ from their mean by rounding, which the optimizer would scale up.
+        centred.append(rewards - rewards.mean() if np.ptp(rewards) > 0 else np.zeros_like(rewards))
     if scale == "group_std":
         return [(values / (_spread(values) + EPSILON)).astype(np.float32) for values in centred]
     if scale == "batch_std":

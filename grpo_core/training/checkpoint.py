@@ -117,17 +117,18 @@ def _steps(folder: Path) -> list[Path]:
 
 
 def _write_folder(target: Path, contents: dict[str, bytes]) -> None:
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        for name, content in contents.items():
-            with open(temporary / name, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        if target.exists():
-            shutil.rmtree(target)
-        os.rename(temporary, target)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            for name, content in contents.items():
+                with open(temporary / name, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            if target.exists():
+                shutil.rmtree(target)
+            os.rename(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise HomeError(f"cannot write {target}: {error.strerror}; free space or set GRPO_HOME") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -80,6 +80,7 @@ class Trainer:
         check_batch(batch, self.version, needs_reference=self._config.kl_coefficient > 0)
         tokenizer_calls, forward_passes = num_tokenizer_calls(), self.num_forward_passes
         self._reset_peak_memory()
+        self.optimizer.zero_grad(set_to_none=True)  # here, so that a step that broke off leaves nothing to the next
         completions, advantages = _flatten(batch, self._config)
         num_loss_tokens = int(sum(completion.completion_mask.sum() for completion in completions))
         totals = _Totals()
@@ -90,7 +91,6 @@ class Trainer:
         with record_function("optimizer"):
             grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
             self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
         optimizer_s = self._now() - start
         self.version += 1
         rewards = [trajectory.reward for group in batch.groups for trajectory in group.trajectories]
@@ -128,10 +128,10 @@ class Trainer:
     ) -> None:
         """Forward and backward of one micro-batch; gradients add up."""
         batch = build_packed_batch(packs, completions, self._policy.vocab_size, self._policy.device)
-        totals.num_model_tokens += batch.input_ids.numel()
-        totals.num_micro_batches += 1
         if len(batch.targets) == 0:
             return  # every token was forced: there is nothing to learn
+        totals.num_model_tokens += batch.input_ids.numel()
+        totals.num_micro_batches += 1
         start = self._now()
         with record_function("loss_forward"):
             scores = score_chosen(self._policy.decoder, self._policy.head, batch)
@@ -241,6 +241,8 @@ def check_batch(batch: Batch, version: int, *, needs_reference: bool) -> None:
 
 def _check_turn(turn: Completion, where: str, version: int, needs_reference: bool) -> None:
     num = len(turn.completion_ids)
+    if len(turn.prompt_ids) == 0:
+        raise BatchError(f"{where}: prompt_ids is empty, nothing predicts the first token; give a prompt")
     if not num == len(turn.completion_mask) == len(turn.sampling_logprobs):
         raise BatchError(
             f"{where}: {num} completion_ids, {len(turn.completion_mask)} completion_mask, "
@@ -253,7 +255,13 @@ def _check_turn(turn: Completion, where: str, version: int, needs_reference: boo
         )
     if needs_reference and (turn.ref_logprobs is None or len(turn.ref_logprobs) != num):
         raise BatchError(f"{where}: ref_logprobs missing, kl_coefficient is above 0; collect with want_ref_logprobs")
+    for name, values in (("sampling_logprobs", turn.sampling_logprobs), ("ref_logprobs", turn.ref_logprobs)):
+        if values is not None and not np.isfinite(values).all():
+            position = int(np.argmin(np.isfinite(values)))
+            raise BatchError(f"{where}: {name} at {position} is not finite; collect it again")
     if turn.allowed_ids is not None:
+        if len(turn.allowed_ids) != num:
+            raise BatchError(f"{where}: allowed_ids of {len(turn.allowed_ids)} tokens, not {num}; collect it again")
         for position in np.flatnonzero(turn.completion_mask):
             if turn.completion_ids[position] not in turn.allowed_ids[int(position)]:
                 raise BatchError(f"{where}: allowed_ids without the chosen token at {position}; collect it again")

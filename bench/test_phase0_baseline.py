@@ -1,0 +1,31 @@
+"""Phase 0: the harness works. One trainer step leaves a trace that can be read, with the step's spans in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from bench.conftest import BuildStack
+    from grpo_core.home import Home
+    from pytest_grpo.gates import Gate
+
+TRAINER_SPANS = ("loss_forward", "backward", "optimizer", "publish")
+
+
+@pytest.mark.phase0
+def test_a_trainer_step_leaves_a_readable_trace(grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home) -> None:
+    from grpo_core.schedule.loop import publish
+    from grpo_core.telemetry import open_telemetry
+    from grpo_core.telemetry.profiler import read_trace, trace
+
+    stack = build_stack_for("baseline", rollout={"num_groups": 4, "group_size": 4})
+    batch = stack.collector.collect(0)
+    folder = bench_home.traces / "baseline"
+    with open_telemetry(stack.config, bench_home) as telemetry, trace(folder):
+        stack.trainer.step(batch)
+        publish(stack, telemetry)
+    spans = read_trace(folder).spans
+    present = [name for name in TRAINER_SPANS if name in spans and spans[name].total_ms > 0]
+    grpo_gate.check("trace_spans_present", len(present))

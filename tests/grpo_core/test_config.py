@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from grpo_core.config import EnvironmentConfig, GrpoConfig, build_config, read_config
+from grpo_core.errors import ConfigError, InvalidNameError
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value
+
+
+def message_of(values: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as error:
+        build_config(values)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_nothing_given_is_the_default() -> None:
+    assert build_config({}) == GrpoConfig()
+    assert build_config({"rollout": {"group_size": 4}}).rollout.group_size == 4
+
+
+@pytest.mark.parametrize(
+    ("prefix", "section"),
+    [("", GrpoConfig)]
+    + [(f"{name}.", type(getattr(GrpoConfig(), name))) for name in GrpoConfig.model_fields if name != "run"],
+)
+def test_an_unknown_key_is_named_with_the_allowed_ones(prefix: str, section: type[BaseModel]) -> None:
+    message = message_of(nested(f"{prefix}grup_size", 1))
+
+    assert message.startswith(f"{prefix}grup_size: unknown key; allowed here: ")
+    assert message.partition("here: ")[2].split(", ") == list(section.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("model.dtype", "float16"),
+        ("model.lora_rank", 0),
+        ("model.lora_alpha", -1.0),
+        ("environment.horizon", 0),
+        ("environment.opening_years", -1),
+        ("rollout.group_size", 0),
+        ("rollout.temperature", 0),
+        ("rollout.top_p", 1.1),
+        ("rollout.max_completion_tokens", 0),
+        ("training.learning_rate", -1e-3),
+        ("training.advantages", "std"),
+        ("training.clip_low", 1.0),
+        ("training.kl_coefficient", "a"),
+        ("training.packing", "none"),
+        ("schedule.num_steps", 0),
+        ("schedule.max_policy_lag_steps", -1),
+        ("schedule.buffer_depth", 0),
+        ("telemetry.wandb", "on"),
+        ("telemetry.gpu_stats_interval_s", 0),
+        ("rollout", 3),
+    ],
+)
+def test_an_impossible_value_is_named_with_what_is_allowed(path: str, value: object) -> None:
+    message = message_of(nested(path, value))
+
+    assert message.startswith(f"{path}: {value!r} is not allowed: Input should be")
+
+
+def test_every_bad_key_is_named_at_once() -> None:
+    message = message_of({"rollout": {"group_size": 0, "top": 1}, "schedule": {"num_steps": 0}})
+
+    assert all(key in message for key in ("rollout.group_size:", "rollout.top:", "schedule.num_steps:"))
+
+
+@pytest.mark.parametrize("advantages", ["group_std", "batch_std"])
+def test_a_group_of_one_has_no_spread(advantages: str) -> None:
+    message = message_of({"rollout": {"group_size": 1}, "training": {"advantages": advantages}})
+
+    assert f"rollout.group_size 1 has no spread to divide by (training.advantages '{advantages}')" in message
+    assert "mean_only" in message
+    build_config({"rollout": {"group_size": 1}, "training": {"advantages": "mean_only"}})
+
+
+def test_a_depth_that_would_grow_too_old_is_refused() -> None:
+    message = message_of({"schedule": {"buffer_depth": 3, "max_policy_lag_steps": 1}})
+
+    assert message.startswith("schedule: buffer_depth 3 cannot be reached with max_policy_lag_steps 1")
+    build_config({"schedule": {"buffer_depth": 3, "max_policy_lag_steps": 2}})
+    build_config({"schedule": {"buffer_depth": 1, "max_policy_lag_steps": 0}})
+
+
+@pytest.mark.parametrize("run", ["", "a/b", "..", "a b"])
+def test_a_run_must_be_a_safe_name(run: str) -> None:
+    with pytest.raises(InvalidNameError, match="run '"):
+        build_config({"run": run})
+
+
+def test_the_tree_cannot_be_changed() -> None:
+    config = GrpoConfig()
+    with pytest.raises(ValidationError):
+        config.rollout.group_size = 3
+
+
+def test_a_dumped_config_builds_the_same_one() -> None:
+    config = build_config({"run": "a", "model": {"lora_targets": ["q_proj"]}, "environment": {"opening_years": 0}})
+
+    assert build_config(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("use_state_cache", "opening_years", "expected"), [(False, None, 0), (True, None, 1), (True, 0, 0), (False, 3, 3)]
+)
+def test_the_state_cache_implies_an_opening(use_state_cache: bool, opening_years: int | None, expected: int) -> None:
+    config = EnvironmentConfig(use_state_cache=use_state_cache, opening_years=opening_years)
+
+    assert config.effective_opening_years == expected
+
+
+def test_a_file_is_read_as_nested_values(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('run = "a"\n[rollout]\ngroup_size = 4\nunchecked = true\n')
+
+    assert read_config(path) == {"run": "a", "rollout": {"group_size": 4, "unchecked": True}}
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    broken, binary = tmp_path / "broken.toml", tmp_path / "binary.toml"
+    broken.write_text("run = \n")
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path, match in [(tmp_path / "missing.toml", "readable"), (broken, "not TOML"), (binary, "readable")]:
+        with pytest.raises(ConfigError, match=match) as error:
+            read_config(path)
+        assert str(error.value).startswith(f"config {path}: ")
+        assert "\n" not in str(error.value)

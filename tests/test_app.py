@@ -1,0 +1,223 @@
+"""The Modal app: every body through ``.local()``, and what the SDK and its CLI make of the file without credentials."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import app
+from grpo_core.errors import AdapterNotFoundError, ConfigError, InvalidNameError
+
+PROJECT_FOLDER = Path(__file__).resolve().parent.parent
+SMALL: dict[str, Any] = {"groups": 2, "samples": 2}
+
+# Modal warns that volumes are not mounted here; the bodies use GRPO_HOME instead.
+pytestmark = pytest.mark.filterwarnings("ignore:The .* function is executing locally:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random Qwen2 of a few thousand parameters with a byte-level tokenizer."""
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("model")
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(["Q: 1 + 2 =\nA: 3"], vocab_size=300, special_tokens=["<stop>"], show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=trained._tokenizer, eos_token="<stop>", pad_token="<stop>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.save_pretrained(folder)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Qwen2ForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GRPO_HOME", str(tmp_path))
+    return tmp_path
+
+
+def modal_cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The real CLI, as a user without credentials has it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MODAL_", "GRPO_MODAL_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "modal", *arguments],
+        cwd=PROJECT_FOLDER,
+        env={**kept, "MODAL_CONFIG_PATH": "/nonexistent/modal.toml", "NO_COLOR": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_training_then_rollouts_then_inference(
+    home: Path, model_folder: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, "grpo_core")
+
+    summary = app.train_grpo.local(steps=2, preset=model_folder, run="demo", **SMALL)
+
+    assert summary["num_steps"] == 2
+    assert Path(summary["checkpoint"]).is_relative_to(home / "data/checkpoints/demo")
+    kinds = {json.loads(line)["kind"] for line in Path(summary["events"]).read_text().splitlines()}
+    assert {"train_step", "rollout", "gpu_stats"} <= kinds
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in printed[:2]] == ["step 1", "step 2"]
+    assert json.loads(printed[-1]) == summary
+
+    first = app.run_rollout.local("demo", preset=model_folder, **SMALL)
+    assert (first["policy_version"], first["adapter_cache_hit"], first["num_completions"]) == (2, False, 4)
+    assert "Adapter already cached locally" not in caplog.text
+    again = app.run_rollout.local("demo", version=2, preset=model_folder, **SMALL)
+    assert again["adapter_cache_hit"] is True
+    assert "Adapter already cached locally: demo-v000002" in caplog.text
+    assert [again[name] for name in ("reward_mean", "num_completion_tokens")] == [
+        first[name] for name in ("reward_mean", "num_completion_tokens")
+    ]
+
+    engine = app.InferenceEngine(preset=model_folder, run="demo")  # pyright: ignore[reportCallIssue]  # Modal's types
+    answers = engine.generate.local(["Q: 1 + 2 =\nA:", "Q: 2 + 2 =\nA:"], max_tokens=5, seed=3)
+    assert [answer["policy_version"] for answer in answers] == [2, 2]
+    for answer in answers:
+        assert 1 <= len(answer["completion_ids"]) == len(answer["sampling_logprobs"]) <= 5
+        assert all(np.isfinite(logprob) and logprob <= 0 for logprob in answer["sampling_logprobs"])
+    assert engine.generate.local(["Q: 1 + 2 =\nA:"], max_tokens=5, seed=3) == answers[:1]
+    assert engine.generate.local(["Q: 1 + 2 =\nA:"], version=0, max_tokens=5)[0]["policy_version"] == 0
+
+
+def test_a_run_that_was_never_trained_samples_from_the_base_model(home: Path, model_folder: str):
+    assert app.run_rollout.local("untrained", preset=model_folder, **SMALL)["policy_version"] == 0
+    with pytest.raises(AdapterNotFoundError, match="untrained-v000007"):
+        app.run_rollout.local("untrained", version=7, preset=model_folder, **SMALL)
+
+
+def test_training_resumes(home: Path, model_folder: str, capsys: pytest.CaptureFixture[str]):
+    app.train_grpo.local(steps=1, preset=model_folder, run="demo", detach=True, **SMALL)
+    assert "modal run --detach app.py::train_grpo" in capsys.readouterr().out
+
+    with pytest.raises(ConfigError, match="'demo' has checkpoints"):
+        app.train_grpo.local(steps=3, preset=model_folder, run="demo", **SMALL)
+    resumed = app.train_grpo.local(steps=3, preset=model_folder, run="demo", resume=True, **SMALL)
+
+    assert resumed["num_steps"] == 2
+
+
+def test_a_bad_value_is_refused_before_anything_is_written(home: Path):
+    with pytest.raises(ConfigError, match="group_size 1 has no spread"):
+        app.train_grpo.local(samples=1)
+    with pytest.raises(InvalidNameError, match="'a/b'"):
+        app.run_rollout.local("a/b")
+    assert list(home.iterdir()) == []
+
+
+def test_a_snapshot_is_persisted(home: Path):
+    path = app.persist_profile_snapshot.local("ci", {"loss_forward_ms": 1.5})
+
+    assert path == str(home / "data/benchmarks/ci.json")
+    assert json.loads(Path(path).read_text())["loss_forward_ms"] == 1.5
+    with pytest.raises(InvalidNameError, match=r"'\.\./ci'"):
+        app.persist_profile_snapshot.local("../ci", {})
+
+
+def test_pytest_runs_in_the_project():
+    name = "tests/test_app.py::test_only_known_gpus_are_taken"
+
+    events = app.run_pytest.local(["-p", "no:cacheprovider", "-q", name])
+
+    assert events[-1]["event"] == "end"
+    assert events[-1]["exit_code"] == 0, events[-1]["output_tail"]
+    outcomes = {(event["data"]["when"], event["data"]["outcome"]) for event in events if event["event"] == "report"}
+    assert outcomes == {("setup", "passed"), ("call", "passed"), ("teardown", "passed")}
+
+
+def test_only_known_gpus_are_taken():
+    assert app.gpu_setting("H100") == "H100"
+    assert app.gpu_setting("none") is None
+    for text in ("H900", "h100", "L4:2", ""):
+        with pytest.raises(ConfigError, match=f"GRPO_MODAL_GPU {text!r}: allowed are T4, .*none"):
+            app.gpu_setting(text)
+
+
+def test_the_image_has_only_files_that_exist():
+    source = (PROJECT_FOLDER / "app.py").read_text(encoding="utf-8")
+    names = re.findall(r'PROJECT_FOLDER / "([^"]+)"', source)
+
+    assert len(names) == 5
+    assert [name for name in names if not (PROJECT_FOLDER / name).exists()] == []
+
+
+def test_the_cli_without_credentials_says_so_in_one_line():
+    finished = modal_cli("run", "--detach", "app.py::train_grpo")
+
+    assert finished.returncode == 1
+    assert finished.stdout == ""
+    assert finished.stderr.startswith("Error: Token missing.")
+    assert finished.stderr.count("\n") == 1
+
+
+def test_the_cli_takes_detach_behind_the_name_too():
+    finished = modal_cli("run", "app.py::train_grpo", "--detach", "--steps", "3", "--environment", "arithmetic")
+
+    assert finished.stderr.startswith("Error: Token missing.")
+
+
+def test_a_container_comes_to_the_same_objects(tmp_path: Path):
+    """Modal refuses to start a container whose file defines other secrets and volumes than the one that was sent."""
+    shutil.copy(PROJECT_FOLDER / "app.py", tmp_path)  # and nothing else of what the image is built from
+
+    here = describe_app(PROJECT_FOLDER, {"GRPO_MODAL_GPU": "H100", "GRPO_MODAL_SECRETS": "wandb-secret, axiom-secrets"})
+    there = describe_app(tmp_path, here["environment"] | {"MODAL_IS_REMOTE": "1"})
+
+    assert len(here["secrets"]) == 2
+    assert there == here
+
+
+def describe_app(folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+    program = (
+        "import app, json, sys\n"
+        "print(json.dumps({'secrets': list(map(repr, app.SECRETS)), 'gpu': app.GPU, 'environment': app.ENVIRONMENT,"
+        " 'torch': 'torch' in sys.modules}))"
+    )
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")}
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=folder,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(finished.stdout)
+
+
+def test_importing_the_app_is_light_and_silent():
+    described = describe_app(PROJECT_FOLDER, {})
+
+    assert described["secrets"] == []
+    assert described["gpu"] == "L4"
+    assert described["torch"] is False

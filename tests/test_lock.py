@@ -1,0 +1,41 @@
+"""requirements.lock without a network: its form, and that it fits pyproject.toml. CI resolves it anew and compares."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+PROJECT_FOLDER = Path(__file__).resolve().parent.parent
+
+
+def locked_blocks() -> list[str]:
+    """One text per package: its requirement and hashes."""
+    text = (PROJECT_FOLDER / "requirements.lock").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return "\n".join(lines).replace("\\\n    ", "").splitlines()
+
+
+def test_every_package_is_pinned_and_hashed_and_names_no_host():
+    block = re.compile(r"[a-z0-9.-]+==\S+ ; [^:@]+(?: --hash=sha256:[0-9a-f]{64})+")
+
+    assert [text for text in locked_blocks() if not block.fullmatch(text)] == []
+
+
+def test_every_dependency_is_locked_within_its_bounds():
+    pyproject = tomllib.loads((PROJECT_FOLDER / "pyproject.toml").read_text(encoding="utf-8"))
+    locked: dict[str, list[str]] = {}
+    for text in locked_blocks():
+        name, _, version = text.split()[0].partition("==")
+        locked.setdefault(name, []).append(version)
+
+    wanted = [
+        Requirement(text) for text in pyproject["project"]["dependencies"] + pyproject["dependency-groups"]["dev"]
+    ]
+    assert len(wanted) > 20
+    for requirement in wanted:
+        versions = locked.get(requirement.name, [])
+        assert versions, f"{requirement} is not in requirements.lock"
+        assert all(requirement.specifier.contains(version) for version in versions), f"{requirement}: {versions}"

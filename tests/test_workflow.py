@@ -1,0 +1,99 @@
+"""The CI workflow runs what this project has: its phases, its Python versions, its commands with options they know."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pytest_grpo.phases import PHASES
+
+PROJECT_FOLDER = Path(__file__).resolve().parent.parent
+TOOLS = {"python", "pytest", "ruff", "pyright", "grpo"}
+
+
+def workflow() -> dict[str, Any]:
+    return yaml.safe_load((PROJECT_FOLDER / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+
+
+@cache
+def commands() -> tuple[str, ...]:
+    """Every ``uv run`` of the workflow and of .ci/run, once, without ``uv run``; any phase is phase 2."""
+    steps = [step for job in workflow()["jobs"].values() for step in job["steps"]]
+    lines = [line for step in steps for line in step.get("run", "").splitlines()]
+    lines += (PROJECT_FOLDER / ".ci/run").read_text(encoding="utf-8").splitlines()
+    found = [re.sub(r"\$\{\{ matrix\.phase \}\}", "2", line.partition("uv run ")[2]) for line in lines]
+    return tuple(sorted({command for command in found if command}))
+
+
+def test_the_benchmarks_run_every_phase():
+    matrix = workflow()["jobs"]["benchmarks"]["strategy"]["matrix"]
+
+    assert matrix["phase"] == [phase.number for phase in PHASES]
+
+
+def test_the_tests_run_on_every_supported_python():
+    pyproject = tomllib.loads((PROJECT_FOLDER / "pyproject.toml").read_text(encoding="utf-8"))
+    versions = [text.rpartition(" ")[2] for text in pyproject["project"]["classifiers"] if ":: 3." in text]
+
+    assert workflow()["jobs"]["tests"]["strategy"]["matrix"]["python"] == versions
+
+
+def test_modal_runs_only_with_both_credentials():
+    job = workflow()["jobs"]["benchmarks"]
+    conditions = [step["if"] for step in job["steps"] if "--modal" in step.get("run", "")]
+
+    assert len(conditions) == 1
+    for name in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"):
+        assert job["env"][name] == f"${{{{ secrets.{name} }}}}"
+        assert f"env.{name} != ''" in conditions[0]
+
+
+def test_ci_runs_the_commands_of_the_readme():
+    assert {"pytest -q", "grpo bench"} <= set(commands())
+
+
+def test_only_known_tools_are_run():
+    assert {command.split()[0] for command in commands()} <= TOOLS
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if command.startswith("pytest ")])
+def test_pytest_knows_the_options(tmp_path: Path, command: str):
+    (tmp_path / "test_one.py").write_text(
+        "import pytest\n@pytest.mark.phase2\ndef test_phase(): ...\ndef test_it(): ..."
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]")
+    (tmp_path / "grpo-home").mkdir()
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench/thresholds.toml").write_bytes((PROJECT_FOLDER / "bench/thresholds.toml").read_bytes())
+
+    collected = subprocess.run(
+        [sys.executable, "-m", *shlex.split(command), "--collect-only", "-q"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert collected.returncode == 0, collected.stdout + collected.stderr
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if command.startswith("python ")])
+def test_the_script_knows_the_options(command: str):
+    _, script, *arguments = shlex.split(command)
+
+    shown = subprocess.run(
+        [sys.executable, script, "--help"], cwd=PROJECT_FOLDER, capture_output=True, text=True, check=False
+    )
+
+    assert shown.returncode == 0, shown.stderr
+    missing = [argument for argument in arguments if argument.startswith("--") and argument not in shown.stdout]
+    assert missing == []
