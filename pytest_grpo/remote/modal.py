@@ -57,4 +57,7 @@ def check_credentials() -> None:
 def _import_app(folder: Path):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))  # Modal finds the function in the container by the module's name
-    return importlib.import_module("app")
+    try:
+        return importlib.import_module("app")
+    except ValueError as error:  # a setting that app.py refuses, e.g. an unknown GPU
+        raise pytest.UsageError(f"--modal: {error}") from error

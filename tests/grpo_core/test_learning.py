@@ -12,8 +12,8 @@ from grpo_core.schedule.loop import train
 from grpo_core.schedule.stack import Stack, build_stack
 from grpo_core.telemetry.events import Telemetry
 
-NUM_STEPS = 60
-EVALUATION = range(1000, 1016)  # batches of 128 answers, to questions that both policies get
+NUM_STEPS = 40
+EVALUATION = range(1000, 1008)  # batches of 128 answers, to questions that both policies get
 
 
 def num_right(stack: Stack, version: int) -> tuple[int, int]:
@@ -43,4 +43,4 @@ def test_training_beats_the_base_policy_beyond_chance(tmp_path: Path) -> None:
     highest_base_rate = float(beta.ppf(1 - 1e-7, base + 1, num_answers - base))
     chance = float(binom.sf(trained - 1, num_answers, highest_base_rate))
     assert chance < 1e-6, f"{base} right before, {trained} after, of {num_answers}"
-    assert trained > 1.3 * base
+    assert trained > 1.2 * base

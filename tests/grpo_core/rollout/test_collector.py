@@ -255,7 +255,7 @@ def test_an_opening_is_played_once_and_then_read(rooms: Rooms, tmp_path: Path) -
     assert restored.stats.num_prefill_tokens < fresh.stats.num_prefill_tokens
     first_prompts = [group.trajectories[0].turns[0].prompt_ids.tolist() for group in fresh.groups]
     assert [group.trajectories[0].turns[0].prompt_ids.tolist() for group in restored_later.groups] == first_prompts
-    assert content(restored_later) != content(fresh)
+    assert [item[1:] for item in content(restored_later)] != [item[1:] for item in content(fresh)]
     assert content(rooms.collector(duels()).collect(0)) == content(fresh)  # and without a cache
 
 

@@ -16,6 +16,7 @@ from grpo_core.schedule.loop import StepReport, TrainResult, train
 from grpo_core.schedule.stack import Stack, build_stack
 from grpo_core.telemetry.events import Event, Telemetry
 from grpo_core.training.checkpoint import load_checkpoint
+from grpo_core.types import PolicyVersion
 
 MakeStack = Callable[..., Stack]
 
@@ -85,6 +86,7 @@ def make_stack(model_folder: Path, tmp_path: Path) -> MakeStack:
         lag: int = 0,
         depth: int = 1,
         checkpoint_every: int = 50,
+        learning_rate: float = 0.01,
     ) -> Stack:
         config = build_config(
             {
@@ -92,7 +94,7 @@ def make_stack(model_folder: Path, tmp_path: Path) -> MakeStack:
                 "model": {"name": str(model_folder), "device": "cpu", "lora_rank": 4},
                 "environment": {"name": environment},
                 "rollout": {"num_groups": 2, "group_size": 2, "max_completion_tokens": 8},
-                "training": {"learning_rate": 0.01, "kl_coefficient": 0.01},
+                "training": {"learning_rate": learning_rate, "kl_coefficient": 0.01},
                 "schedule": {
                     "num_steps": num_steps,
                     "max_policy_lag_steps": lag,
@@ -230,6 +232,24 @@ def test_an_interrupted_run_with_lag_keeps_its_budget_when_it_goes_on(make_stack
     assert first.interrupted
     assert [report.metrics.step for report in second.reports] == [4, 5, 6, 7, 8]
     assert max(report.policy_lag_steps for report in second.reports) <= 2
+
+
+def test_versions_newer_than_the_checkpoint_are_made_again(make_stack: MakeStack) -> None:
+    def crash(report: StepReport) -> None:
+        if report.metrics.step == 3:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(make_stack(checkpoint_every=2), quiet(), on_step=crash)
+    stack = make_stack(learning_rate=0.02)  # so that version 3 will be another one
+    lost = stack.store.load(PolicyVersion("run", 3)).tensors
+
+    result = train(stack, quiet(), resume=True)
+
+    assert [report.metrics.step for report in result.reports] == [3, 4]
+    assert any(
+        not torch.equal(value, lost[name]) for name, value in stack.store.load(PolicyVersion("run", 3)).tensors.items()
+    )
 
 
 def test_ctrl_c_after_the_last_step_interrupts_nothing(make_stack: MakeStack) -> None:
