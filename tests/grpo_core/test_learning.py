@@ -12,7 +12,7 @@ from grpo_core.schedule.loop import train
 from grpo_core.schedule.stack import Stack, build_stack
 from grpo_core.telemetry.events import Telemetry
 
-NUM_STEPS = 40
+NUM_STEPS = 70
 EVALUATION = range(1000, 1008)  # batches of 128 answers, to questions that both policies get
 
 
