@@ -38,7 +38,10 @@ class Episode:
 
 
 class Collector:
-    """Turns a batch index into a ``Batch``: the same index, seed and policy version give the same batch."""
+    """Turns a batch index into a ``Batch``: the same index, seed and policy version give the same batch.
+
+    With a state cache, starting states are those that the policy reached which first played them.
+    """
 
     def __init__(
         self,

@@ -12,8 +12,8 @@ from grpo_core.schedule.loop import train
 from grpo_core.schedule.stack import Stack, build_stack
 from grpo_core.telemetry.events import Telemetry
 
-NUM_STEPS = 70
-EVALUATION = range(1000, 1008)  # batches of 128 answers, to questions that both policies get
+NUM_STEPS = 60
+EVALUATION = range(1000, 1016)  # batches of 128 answers, to questions that both policies get
 
 
 def num_right(stack: Stack, version: int) -> tuple[int, int]:
