@@ -79,9 +79,7 @@ def test_markers_are_registered_and_warnings_clean(project: pytest.Pytester) -> 
 
 
 def test_options_and_ini_values_are_listed(project: pytest.Pytester) -> None:
-    project.runpytest("--help").stdout.fnmatch_lines(
-        ["*--phase*, --grpo-phase=PHASES", "*grpo_thresholds (string):*"]
-    )
+    project.runpytest("--help").stdout.fnmatch_lines(["*--phase*, --grpo-phase=PHASES", "*grpo_thresholds (string):*"])
 
 
 def test_threshold_overrides_decide(project: pytest.Pytester) -> None:
