@@ -12,11 +12,11 @@ from pathlib import Path
 from rich.console import Console
 
 from grpo_core.commands import measure, train
+from grpo_core.commands.train import INTERRUPTED_EXIT_CODE
 from grpo_core.errors import ConfigError, GrpoError
 from grpo_core.home import Home
 
 USER_ERROR_EXIT_CODE = 2
-INTERRUPTED_EXIT_CODE = 130
 
 Command = Callable[[argparse.Namespace, Console], int]
 

@@ -142,6 +142,8 @@ def _measure_schedule(stack: Stack, telemetry: Telemetry, warmup: bool, trace_fo
     if warmup:
         stack.collector.collect(stack.config.schedule.num_steps)
     result = train(stack, telemetry, save_checkpoints=False)
+    if result.interrupted:
+        raise KeyboardInterrupt  # part of a run is no measurement: nothing is stored
     reports = result.reports
     return {
         **_trainer_figures([report.metrics for report in reports]),
