@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 import pytest
 
 from pytest_grpo.phases import parse_phases, phases_in_expression
 
-if TYPE_CHECKING:
-    from pytest_grpo.thresholds import Threshold
-
 DeviceProfile = Literal["cpu", "gpu"]
 RemoteKind = Literal["modal", "subprocess"]
+
+Override = tuple[str, str]
+"""Where it was said, and ``name=value``."""
 
 CHILD_PLUGIN = "pytest_grpo.remote.reports"
 """Loaded in the process that runs tests for another one; it must not send them on."""
@@ -35,31 +35,56 @@ class PluginConfig:
     """Where phase tests run; None is here."""
     thresholds_path: Path
     thresholds_required: bool
-    """The file was named, or a threshold is overridden: it must be readable even if no phase runs."""
-    threshold_overrides: tuple[str, ...]
-    num_pairs: int
+    """The file was named: it must be readable even if no phase runs."""
+    threshold_overrides: tuple[Override, ...]
+    """From weak to strong."""
+    looks: tuple[int, ...]
+    """At how many pairs a gate looks whether they decide."""
+    budget_s: float
+    """How long one gate may sample."""
+    num_gates: int | None
+    """How many gates share the false failures that are allowed; None: the tests that were collected."""
     device_profile: DeviceProfile | None
     """None is found out when it is needed."""
     inconclusive: Literal["xfail", "fail"]
+    has_control: bool
+    """Whether the machine's clock is tried first, on the same work twice."""
+    system: str
+    versus: str | None
+    save: str | None
+    compare: str | None
+    tolerance: float
+    """How much worse than the baseline is no loss."""
+    any_machine: bool
+    html_path: Path | None
 
     @classmethod
     def from_pytest_config(cls, config: pytest.Config) -> PluginConfig:
         """Raises pytest.UsageError, one line, for each value that is not allowed."""
         only, asked = _phases(config)
         path = config.getini("grpo_thresholds")
-        overrides = (*config.getini("grpo_threshold"), *(config.getoption("grpo_threshold") or ()))
         return cls(
             only_phases=only,
             asked_phases=asked,
             remote=_remote(config),
             thresholds_path=config.rootpath / (path or "bench/thresholds.toml"),
-            thresholds_required=bool(path or overrides),
-            threshold_overrides=overrides,
-            num_pairs=_num_pairs(_value(config, "grpo_pairs")),
+            thresholds_required=bool(path),
+            threshold_overrides=_overrides(config),
+            looks=_looks(_value(config, "grpo_pairs")),
+            budget_s=_budget_s(_value(config, "grpo_budget")),
+            num_gates=_num_gates(config),
             device_profile=cast(
                 "DeviceProfile | None", _choice(config, "grpo_device_profile", ("cpu", "gpu"), default="auto")
             ),
             inconclusive="fail" if _choice(config, "grpo_inconclusive", ("fail",), default="xfail") else "xfail",
+            has_control=config.getini("grpo_control"),
+            system=_value(config, "grpo_system") or "grpo_core",
+            versus=_versus(config),
+            save=_name(config, "grpo_save"),
+            compare=_name(config, "grpo_compare"),
+            tolerance=_tolerance(_value(config, "grpo_tolerance")),
+            any_machine=config.getoption("grpo_any_machine") or config.getini("grpo_any_machine"),
+            html_path=_html_path(config),
         )
 
     @property
@@ -69,22 +94,6 @@ class PluginConfig:
 
 
 PLUGIN_CONFIG = pytest.StashKey[PluginConfig]()
-_THRESHOLDS = pytest.StashKey[Mapping[str, "Threshold"]]()
-
-
-def thresholds_of(config: pytest.Config) -> Mapping[str, Threshold]:
-    """The thresholds of this session, read once.
-
-    Raises:
-        pytest.UsageError: the file or an override is not usable.
-    """
-    if _THRESHOLDS not in config.stash:
-        from pytest_grpo.thresholds import load_thresholds, override_thresholds
-
-        settings = config.stash[PLUGIN_CONFIG]
-        loaded = load_thresholds(settings.thresholds_path, settings.profile)
-        config.stash[_THRESHOLDS] = override_thresholds(loaded, settings.threshold_overrides)
-    return config.stash[_THRESHOLDS]
 
 
 def is_xdist_worker(config: pytest.Config) -> bool:
@@ -170,7 +179,74 @@ def _remote(config: pytest.Config) -> RemoteKind | None:
     return cast("RemoteKind | None", kind)
 
 
-def _num_pairs(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1000:
-        raise pytest.UsageError(f"--grpo-pairs {text!r}: allowed are whole numbers from 1 to 1000; try --grpo-pairs 5")
+def _overrides(config: pytest.Config) -> tuple[Override, ...]:
+    environment = os.environ.get("GRPO_THRESHOLD", "")
+    return (
+        *(("ini grpo_threshold", text) for text in config.getini("grpo_threshold")),
+        *(("environment GRPO_THRESHOLD", text) for text in environment.replace(",", " ").split()),
+        *(("--grpo-threshold", text) for text in config.getoption("grpo_threshold") or ()),
+    )
+
+
+def _looks(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 1 <= int(part) <= 1000 for part in parts) or parts != sorted(set(parts), key=int):
+        raise pytest.UsageError(
+            f"--grpo-pairs {text!r}: allowed are rising whole numbers from 1 to 1000; try --grpo-pairs 8,12,18,27,40"
+        )
+    return tuple(int(part) for part in parts)
+
+
+def _budget_s(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 86_400:
+        raise pytest.UsageError(f"--grpo-budget {text!r}: allowed are seconds above 0, at most a day; try 45")
+    return seconds
+
+
+def _num_gates(config: pytest.Config) -> int | None:
+    text = config.getoption("grpo_num_gates")
+    if text is None:
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
+        raise pytest.UsageError(f"--grpo-num-gates {text!r}: allowed are whole numbers from 1 to 10000; try 9")
     return int(text)
+
+
+def _versus(config: pytest.Config) -> str | None:
+    versus = _value(config, "grpo_versus") or None
+    system = _value(config, "grpo_system") or "grpo_core"
+    if versus == system:
+        raise pytest.UsageError(f"--grpo-versus {versus!r}: that is the system itself; name another one")
+    return versus
+
+
+def _name(config: pytest.Config, name: str) -> str | None:
+    """What was named; the ini default, nothing, is None. An empty option is kept, so that it is refused as a name."""
+    value = _value(config, name)
+    return None if value == "" and config.getoption(name) is None else value
+
+
+def _tolerance(text: str) -> float:
+    if text == "0.05":
+        return 0.05  # the default needs none of the imports of the next line
+    from pytest_grpo.compare import parse_tolerance
+
+    return parse_tolerance(text)
+
+
+def _html_path(config: pytest.Config) -> Path | None:
+    """Found out before anything is measured: whether the page can be written there."""
+    text = _name(config, "grpo_html")
+    if text is None:
+        return None
+    path = config.invocation_params.dir / text
+    if not text.strip() or path.is_dir():
+        raise pytest.UsageError(f"--grpo-html {text!r}: that is no file; name one, e.g. report.html")
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir():
+        raise pytest.UsageError(f"--grpo-html {text!r}: {nearest} is no folder; name a file in a folder")
+    return path

@@ -3,43 +3,118 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_grpo.config import PLUGIN_CONFIG, thresholds_of
+from pytest_grpo.config import PLUGIN_CONFIG
+from pytest_grpo.phases import phases_of
+from pytest_grpo.stash import GATE, GATE_SESSION, NUM_GATES
+from pytest_grpo.stored import STORED
 
 if TYPE_CHECKING:
-    from pytest_grpo.gates import Gate
-    from pytest_grpo.measure import Progress
+    from pathlib import Path
+
+    from pytest_grpo.arms import MeasuredArm
+    from pytest_grpo.gates import Gate, Session, ShowProgress
+    from pytest_grpo.systems.protocol import GrpoSystem
+    from pytest_grpo.thresholds import Threshold
 
 
 @pytest.fixture
 def grpo_gate(request: pytest.FixtureRequest) -> Gate:
-    """The gate of this test: ``speedup``, ``cost``, ``estimate`` and ``check`` against named thresholds."""
+    """The gate of this test: ``check(name, value)`` holds a number against a named threshold, and the rest of it stands
+    behind ``grpo_arms`` and ``grpo_threshold``."""
     from pytest_grpo.gates import Gate
+    from pytest_grpo.thresholds import thresholds_of
 
-    return Gate(
-        config=request.config.stash[PLUGIN_CONFIG],
-        thresholds=thresholds_of(request.config),
-        properties=request.node.user_properties,
-        progress=_terminal_progress(request.config),
+    config: pytest.Config = request.config
+    item = request.node
+    settings = config.stash[PLUGIN_CONFIG]
+    gate = Gate(
+        config=settings,
+        thresholds=thresholds_of(config, item),
+        session=_session(config),
+        phase=min(phases_of(item), default=None),
+        properties=item.user_properties,
+        system=settings.system if "grpo_system" in request.fixturenames else "grpo_core",
+        show=_terminal_progress(config),
+        inspect=partial(config.stash[STORED].loss, item.nodeid),
     )
+    item.stash[GATE] = gate
+    return gate
 
 
-def _terminal_progress(config: pytest.Config) -> Progress | None:
+@pytest.fixture
+def grpo_arms(grpo_gate: Gate) -> Callable[..., tuple[MeasuredArm, ...]]:
+    """Arms to compare: ``fast, slow = grpo_arms(agree=same_tokens, fast=run_fast, slow=run_slow)``.
+
+    An arm is a callable. It returns its quantities by name (``{"tokens": 512, "seconds": 0.2}``), a ``Sample`` that
+    also has an output, or None; without ``seconds`` it is timed. ``agree`` holds the outputs of each round against each
+    other (see ``pytest_grpo.agreement``): speed counts only if it is correct. ``block_size`` runs an arm several times
+    in a row; ``max_cores_of_others`` leaves out rounds during which other processes took more cores than that.
+
+    Comparing two quantities (``>=``, ``<=``, ``== approx_ratio(...)``) measures until that is decided.
+    """
+    return grpo_gate.measure
+
+
+@pytest.fixture
+def grpo_threshold(grpo_gate: Gate) -> Callable[[str], Threshold]:
+    """Named thresholds: ``assert fast.seconds <= grpo_threshold("cost") * slow.seconds``."""
+    return grpo_gate.threshold
+
+
+@pytest.fixture
+def grpo_system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GrpoSystem:
+    """The training stack to judge, of ``--grpo-system``. Override it to judge one of your own."""
+    return _load(request.config.stash[PLUGIN_CONFIG].system, tmp_path_factory.mktemp("system"))
+
+
+@pytest.fixture
+def grpo_versus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GrpoSystem:
+    """The stack of ``--grpo-versus`` to compare with; without one, the test is skipped."""
+    versus = request.config.stash[PLUGIN_CONFIG].versus
+    if versus is None:
+        pytest.skip("nothing to compare with; name a system with --grpo-versus")
+    return _load(versus, tmp_path_factory.mktemp("versus"))
+
+
+def _load(name: str, home: Path) -> GrpoSystem:
+    from pytest_grpo.systems.load import load_system
+    from pytest_grpo.systems.protocol import SystemSettings
+
+    return load_system(name, SystemSettings(home=home))
+
+
+def _session(config: pytest.Config) -> Session:
+    if GATE_SESSION not in config.stash:
+        from pytest_grpo.gates import Session
+        from pytest_grpo.stats import AlphaLedger
+
+        settings = config.stash[PLUGIN_CONFIG]
+        num_gates = settings.num_gates or config.stash.get(NUM_GATES, 1)
+        config.stash[GATE_SESSION] = Session(AlphaLedger(max(1, num_gates)), settings.has_control)
+    return config.stash[GATE_SESSION]
+
+
+def _terminal_progress(config: pytest.Config) -> ShowProgress | None:
     """Shows how far the pairs are, in place, and takes it back when they are done. Only for people: on a terminal."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     capture = config.pluginmanager.get_plugin("capturemanager")
     if reporter is None or capture is None or not reporter.isatty or reporter.verbosity < 0:
         return None
+    shown_before = ""
 
-    def show(done: int, planned: int) -> None:
-        text = f"[pair {done} of {planned}]"
-        shown = " " * len(text) if done == planned else text
+    def show(text: str) -> None:
+        nonlocal shown_before
+        width = max(len(text), len(shown_before))
+        shown_before = text
         # Past the reporter, which counts columns and knows no way back.
         with capture.global_and_fixture_disabled():
-            sys.stdout.write(shown + "\b" * len(text))
+            sys.stdout.write(text.ljust(width) + "\b" * width)
             sys.stdout.flush()
 
     return show

@@ -1,156 +1,271 @@
-"""Gates: a test measures through one, and the threshold of that name decides."""
+"""Gates: a test measures through one, the thresholds decide, and each verdict is recorded with the test."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 import pytest
 
+from pytest_grpo.agreement import Agreement
+from pytest_grpo.arms import MeasuredArm, Quantity
+from pytest_grpo.conditions import Watch
 from pytest_grpo.config import PluginConfig, describe_device
-from pytest_grpo.measure import Arm, Pairs, Progress, Sample, interleave
-from pytest_grpo.report import Row, describe_measured
-from pytest_grpo.stats import RatioEstimate, estimate_ratio, summarise
-from pytest_grpo.thresholds import Threshold, Verdict, format_number, judge
+from pytest_grpo.control import find_problem
+from pytest_grpo.explain import explain, inconclusive_reason
+from pytest_grpo.measure import Arm, Round, Sampler
+from pytest_grpo.stats import AlphaLedger, Estimate, Plan, interval, judge
+from pytest_grpo.thresholds import Threshold
+from pytest_grpo.types import Row, Verdict
+
+ShowProgress = Callable[[str], None]
+"""Shows a short text in place; an empty one takes it back."""
+
+Inspect = Callable[[Row], str]
+"""Holds a row against something beyond its threshold, e.g. a baseline; returns what is wrong, or nothing."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(slots=True)
+class Session:
+    """What the gates of one process share."""
+
+    ledger: AlphaLedger
+    has_control: bool = True
+    rng: random.Random = field(default_factory=random.Random)
+    _control: str | None = None
+
+    def control_problem(self) -> str:
+        """What the A/A control said; it runs when it is first asked for."""
+        if self._control is None:
+            self._control = find_problem(self.rng) if self.has_control else ""
+        return self._control
+
+
+@dataclass(slots=True, repr=False)
 class Gate:
-    """Measures, compares with the threshold of that name, and records the verdict with the test.
-
-    Each method raises AssertionError on ``fail``. On ``inconclusive`` it marks the test xfail, or raises too with the
-    ini ``grpo_inconclusive = fail``.
-    """
+    """The gate of one test. A verdict that is no pass raises AssertionError, or marks the test xfail when it is
+    inconclusive (ini ``grpo_inconclusive``)."""
 
     config: PluginConfig
     thresholds: Mapping[str, Threshold]
+    session: Session
+    phase: int | None
     properties: list[tuple[str, object]]
     """The test's ``user_properties``."""
-    progress: Progress | None = None
+    system: str = "grpo_core"
+    show: ShowProgress | None = None
+    inspect: Inspect | None = None
+    measurements: list[Measurement] = field(default_factory=list)
+    judged: set[str] = field(default_factory=set)
+    """The metrics that have a verdict in this test."""
 
     def __repr__(self) -> str:
         return f"<Gate with {len(self.thresholds)} thresholds>"  # failures show it; the fields would fill pages
 
-    def speedup(self, name: str, *, fast: Arm, slow: Arm, pairs: int | None = None, warmup: int = 1) -> RatioEstimate:
-        """The throughput (quantity per second) of ``fast`` over that of ``slow``: above one is faster.
+    def threshold(self, name: str) -> Threshold:
+        """The threshold of that name.
 
-        An arm returns a ``Sample`` of what it measured, or None to be timed as one unit. The arms run in interleaved
-        ``pairs`` (default: ``--grpo-pairs``) after ``warmup`` unmeasured runs of each.
+        Raises:
+            pytest.UsageError: there is none.
         """
-        __tracebackhide__ = True
-        return self._compare(name, {"fast": fast, "slow": slow}, "fast over slow", pairs, warmup)
-
-    def cost(self, name: str, *, of: Arm, over: Arm, pairs: int | None = None, warmup: int = 1) -> RatioEstimate:
-        """The seconds per quantity of ``of`` over those of ``over``: 1.02 is two percent more. Else as ``speedup``."""
-        __tracebackhide__ = True
-        # Seconds per quantity of one over the other is the throughput of the other over the one.
-        return self._compare(name, {"over": over, "of": of}, "time of arm 'of' over arm 'over'", pairs, warmup)
-
-    def estimate(self, name: str, values: Sequence[float]) -> RatioEstimate:
-        """The median of ``values`` measured together, e.g. forward over backward time of each step; all above zero."""
-        __tracebackhide__ = True
-        threshold = self._threshold(name)
-        estimate = estimate_ratio(values)
-        self._decide(threshold, estimate, f"of {len(values)} values")
-        return estimate
-
-    def check(self, name: str, value: float) -> None:
-        """A plain number, or an exact count."""
-        __tracebackhide__ = True
-        threshold = self._threshold(name)
-        if not math.isfinite(value):
-            raise ValueError(f"{name}: measured {value!r}, which is no finite number; check what was measured")
-        self._decide(threshold, float(value), "")
-
-    def _compare(self, name: str, arms: dict[str, Arm], what: str, pairs: int | None, warmup: int) -> RatioEstimate:
-        __tracebackhide__ = True
-        threshold = self._threshold(name)
-        (first_name, first), (second_name, second) = arms.items()
-        measured = interleave(
-            first,
-            second,
-            pairs=self.config.num_pairs if pairs is None else pairs,
-            warmup=warmup,
-            names=(first_name, second_name),
-            progress=self.progress,
-        )
-        estimate = summarise(measured)
-        speeds = ", ".join(
-            f"{arm} {format_number(_median_speed(samples))}/s" for arm, samples in _arms(measured, arms).items()
-        )
-        self._decide(threshold, estimate, f"{what} ({speeds})", _arms(measured, arms))
-        return estimate
-
-    def _threshold(self, name: str) -> Threshold:
         if name not in self.thresholds:
+            allowed = ", ".join(sorted(self.thresholds))
             raise pytest.UsageError(
-                f"no threshold {name!r} in {self.config.thresholds_path}; add it there, or use one of "
-                f"{', '.join(sorted(self.thresholds))}"
+                f"no threshold {name!r} in {self.config.thresholds_path}; add it there, or use one of {allowed}"
             )
         return self.thresholds[name]
 
-    def _decide(
-        self,
-        threshold: Threshold,
-        measured: float | RatioEstimate,
-        what: str,
-        arms: Mapping[str, Sequence[Sample]] | None = None,
-    ) -> None:
+    def check(self, name: str, value: float) -> None:
+        """Hold a plain number or an exact count against the threshold ``name``. No statistics."""
         __tracebackhide__ = True
-        verdict = judge(threshold, measured)
-        row = _row(threshold, measured, verdict, describe_device(self.config.profile), arms)
+        threshold = self.threshold(name)
+        if not math.isfinite(value):
+            raise pytest.UsageError(f"{name}: measured {value!r}, which is no finite number; check what was measured")
+        verdict = Verdict.PASS if threshold.low <= value <= threshold.high else Verdict.FAIL
+        reason = "" if verdict is Verdict.PASS else "the value lies outside the threshold"
+        row = self.row(threshold, verdict, float(value), reason)
+        if not self.settle(row):
+            raise AssertionError("\n".join(explain(row)))
+
+    def measure(
+        self,
+        *,
+        agree: Agreement,
+        block_size: int = 1,
+        max_cores_of_others: float | None = None,
+        **arms: Arm,
+    ) -> tuple[MeasuredArm, ...]:
+        """The arms, in order, ready to be compared. See ``pytest_grpo.fixtures.grpo_arms``."""
+        if not arms:
+            raise pytest.UsageError("grpo_arms(): no arms; write grpo_arms(agree=..., fast=..., slow=...)")
+        sampler = Sampler(arms, self.config.budget_s, block_size, self.session.rng)
+        measurement = Measurement(self, sampler, agree, max_cores_of_others)
+        self.measurements.append(measurement)
+        return tuple(MeasuredArm(name, measurement) for name in arms)
+
+    def row(self, threshold: Threshold, verdict: Verdict, measured: float, reason: str) -> Row:
+        return Row(
+            metric=threshold.name,
+            phase=threshold.phase if threshold.phase is not None else self.phase,
+            kind=threshold.kind,
+            bound_low=threshold.low if math.isfinite(threshold.low) else None,
+            bound_high=threshold.high if math.isfinite(threshold.high) else None,
+            threshold=str(threshold),
+            source=threshold.source,
+            unit=threshold.unit,
+            verdict=verdict.value,
+            reason=reason,
+            measured=measured,
+            device=describe_device(self.config.profile),
+            system=self.system,
+        )
+
+    def settle(self, row: Row) -> bool:
+        """Record ``row``; whether its test may go on. An inconclusive one marks the test xfail, unless that fails."""
+        __tracebackhide__ = True
+        problem = self.inspect(row) if self.inspect is not None and row.verdict != Verdict.FAIL else ""
+        if problem:
+            row = replace(row, verdict=Verdict.FAIL.value, reason=problem)
         self.properties.append(row.as_property())
-        if verdict is Verdict.PASS:
-            return
-        message = _explain(row, what)
-        if verdict is Verdict.INCONCLUSIVE and self.config.inconclusive == "xfail":
-            pytest.xfail(message)
-        raise AssertionError(message)
+        self.judged.add(row.metric)
+        if row.verdict == Verdict.INCONCLUSIVE and self.config.inconclusive == "xfail":
+            pytest.xfail(f"{row.metric}: inconclusive: {row.reason}")
+        return row.verdict == Verdict.PASS
 
 
-def _arms(pairs: Pairs, names: Sequence[str] | Mapping[str, Arm]) -> dict[str, tuple[Sample, ...]]:
-    return dict(zip(names, (pairs.a, pairs.b), strict=True))
+@dataclass(slots=True)
+class Measurement:
+    """Arms that are measured together. Comparisons share the rounds taken so far."""
 
+    gate: Gate
+    sampler: Sampler
+    agree: Agreement
+    max_cores_of_others: float | None = None
+    explanation: list[str] = field(default_factory=list)
+    """What the last comparison found, for the assertion's message."""
+    _disagreement: str = ""
+    _num_dropped: int = 0
+    _watch: Watch | None = None
 
-def _median_speed(samples: Sequence[Sample]) -> float:
-    return estimate_ratio([sample.per_second for sample in samples]).median
+    def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
+        """Take rounds until they decide whether left over right lies within ``threshold``; whether the test goes on."""
+        __tracebackhide__ = True
+        assert left.comparison is right.comparison is self, "both sides are measured together"
+        start, watch = time.perf_counter(), Watch.start()
+        share = self.gate.session.ledger.grant()
+        verdict, estimate, reason = self._sample(left, right, threshold, share)
+        if verdict is Verdict.FAIL:
+            self.gate.session.ledger.give_back(share)
+        row = replace(
+            self.gate.row(threshold, verdict, estimate.median, reason),
+            low=estimate.low,
+            high=estimate.high,
+            confidence=estimate.confidence,
+            num_pairs=estimate.num_pairs,
+            ratios=self._ratios(left, right),
+            quantity=left.metric if left.metric == right.metric else None,
+            arms=self._values(),
+            conditions=asdict(watch.conditions(with_gpu=self.gate.config.profile == "gpu")),
+            duration_s=round(time.perf_counter() - start, 3),
+        )
+        self.explanation = explain(row)
+        return self.gate.settle(row)
 
+    def count(self, left: Quantity, right: Quantity | float, holds: Callable[[float, float], bool]) -> bool:
+        """Whether ``holds`` is true of every round, exactly. Counts need no statistics, so one round is enough."""
+        __tracebackhide__ = True
+        self._take(1)
+        for taken in self.sampler.rounds:
+            mine = self._value(taken, left) * left.factor
+            its = self._value(taken, right) * right.factor if isinstance(right, Quantity) else float(right)
+            if not holds(mine, its):
+                self.explanation = [f"{left!r} is {mine:g}, {right!r} is {its:g}: counts are exact"]
+                return False
+        if self._disagreement:
+            self.explanation = [f"wrong answers: {self._disagreement}"]
+        return not self._disagreement
 
-def _row(
-    threshold: Threshold,
-    measured: float | RatioEstimate,
-    verdict: Verdict,
-    device: str,
-    arms: Mapping[str, Sequence[Sample]] | None,
-) -> Row:
-    samples = {name: [[s.quantity, s.seconds] for s in taken] for name, taken in (arms or {}).items()}
-    row = Row(
-        metric=threshold.name,
-        phase=threshold.phase,
-        measured=measured.median if isinstance(measured, RatioEstimate) else measured,
-        threshold=str(threshold),
-        unit=threshold.unit,
-        verdict=verdict.value,
-        device=device,
-        arms=samples or None,
-    )
-    if not isinstance(measured, RatioEstimate):
-        return row
-    return replace(
-        row,
-        low=measured.low,
-        high=measured.high,
-        confidence=measured.confidence,
-        num_pairs=measured.num_pairs,
-    )
+    def _sample(
+        self, left: Quantity, right: Quantity, threshold: Threshold, share: float
+    ) -> tuple[Verdict, Estimate, str]:
+        plan = Plan(looks=self.gate.config.looks, fail_alpha=share)
+        problem = self.gate.session.control_problem()
+        verdict, estimate, is_complete = Verdict.INCONCLUSIVE, None, True
+        for look in plan.looks:
+            self._show(look, plan.looks[-1], estimate)
+            is_complete = self._take(look)
+            if not self.sampler.rounds:
+                break
+            verdict, estimate = judge(self._ratios(left, right), threshold.low, threshold.high, plan)
+            if self._disagreement or verdict is not Verdict.INCONCLUSIVE or not is_complete:
+                break
+        if self.gate.show is not None:
+            self.gate.show("")
+        if estimate is None:
+            nothing = Estimate(math.nan, math.nan, math.nan, 0, 0.0)
+            return Verdict.INCONCLUSIVE, nothing, self._why_inconclusive(nothing, plan, threshold, is_complete)
+        if self._disagreement:
+            return Verdict.FAIL, estimate, f"wrong answers: {self._disagreement}"
+        if problem:
+            return Verdict.INCONCLUSIVE, interval(self._ratios(left, right)), problem
+        if verdict is Verdict.FAIL:
+            side = "below" if estimate.high < threshold.low else "above"
+            return verdict, estimate, f"its whole interval lies {side} the threshold"
+        if verdict is Verdict.INCONCLUSIVE:
+            return verdict, estimate, self._why_inconclusive(estimate, plan, threshold, is_complete)
+        return verdict, estimate, ""
 
+    def _take(self, num_rounds: int) -> bool:
+        """Rounds up to ``num_rounds``, or until the answers differ; False when the budget ended first."""
+        self._watch = Watch.start()
+        return self.sampler.take_until(num_rounds, self._check_round)
 
-def _explain(row: Row, what: str) -> str:
-    """Everything a reader needs to judge the verdict, in one line."""
-    parts = [f"{row.metric}: {row.verdict}: measured {describe_measured(row)}", what]
-    if row.num_pairs is not None and row.confidence is not None:
-        pairs = "1 pair" if row.num_pairs == 1 else f"{row.num_pairs} pairs"
-        parts.append(f"median of {pairs} with its {100 * row.confidence:.1f} % interval")
-    parts += [f"threshold {row.threshold}", f"device {row.device}"]
-    return "; ".join(part for part in parts if part)
+    def _check_round(self, taken: Round) -> bool:
+        """Whether to go on."""
+        watch, self._watch = self._watch, Watch.start()
+        if not self._disagreement:
+            self._disagreement = self.agree({name: sample.output for name, sample in taken.items()})
+        limit = self.max_cores_of_others
+        if limit is not None and watch is not None and watch.cores_of_others() > limit:
+            self._num_dropped += 1
+            self.sampler.drop_last()
+        return not self._disagreement
+
+    def _why_inconclusive(self, estimate: Estimate, plan: Plan, threshold: Threshold, is_complete: bool) -> str:
+        return inconclusive_reason(
+            estimate,
+            plan,
+            threshold,
+            budget_s=None if is_complete else self.sampler.budget_s,
+            num_dropped=self._num_dropped,
+        )
+
+    def _ratios(self, left: Quantity, right: Quantity) -> list[float]:
+        return [self._value(taken, left) / self._value(taken, right) for taken in self.sampler.rounds]
+
+    def _value(self, taken: Round, quantity: Quantity) -> float:
+        sample = taken[quantity.arm]
+        try:
+            return sample.value(quantity.metric)
+        except KeyError:
+            allowed = ", ".join(["seconds", *sample.quantities])
+            raise pytest.UsageError(
+                f"arm {quantity.arm!r} has no {quantity.metric}; it returns {allowed} (and each _per_second)"
+            ) from None
+
+    def _values(self) -> dict[str, dict[str, list[float]]]:
+        rounds = self.sampler.rounds
+        return {
+            name: {
+                what: [float(taken[name].value(what)) for taken in rounds] for what in ("seconds", *sample.quantities)
+            }
+            for name, sample in (rounds[0] if rounds else {}).items()
+        }
+
+    def _show(self, look: int, planned: int, estimate: Estimate | None) -> None:
+        if self.gate.show is not None:
+            so_far = "" if estimate is None else f", {estimate.median:.3g}x so far"
+            self.gate.show(f"[to pair {look} of at most {planned}{so_far}]")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_grpo.report import Row
+    from pytest_grpo.types import Row
 
 
 @pytest.hookspec

@@ -1,118 +1,215 @@
-"""Measuring two arms side by side: interleaved pairs in random order, with a quiet clock.
+"""Measuring arms side by side: interleaved rounds in random order, with a quiet clock.
 
-On a shared machine the speed drifts. Two samples taken next to each other share most of that drift, so their ratio
-does not see it; mirrored orders (ABBA or BAAB, at random) cancel what is linear.
+On a shared machine the speed drifts. Samples taken next to each other share most of that drift, so their ratio does
+not see it; what is left favours each arm equally often, because chance orders each round.
 """
 
 from __future__ import annotations
 
 import gc
 import math
+import numbers
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+from pytest_grpo.types import Sample
+
+MIN_SAMPLE_S = 0.05
+MAX_REPEATS = 1_000_000
+MAX_WARMUPS = 5
+WARMUP_SPREAD = 0.10
+WARMUP_SHARE = 0.2
+DEFAULT_BUDGET_S = 45.0
+
+Arm = Callable[[], "Sample | Mapping[str, float] | None"]
+"""One side of a comparison. It returns its quantities (``seconds`` may be one of them), a ``Sample`` when it also has
+an output to check, or None to be timed as a whole."""
+
+Round = Mapping[str, Sample]
+"""One sample of each arm, taken next to each other."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """How much was done in how many seconds, e.g. tokens. Only ``quantity / seconds`` is compared."""
-
-    quantity: float
-    seconds: float
-
-    @property
-    def per_second(self) -> float:
-        return self.quantity / self.seconds
+class MeasurementError(ValueError):
+    """An arm cannot be measured: it raised, or what it measured is no finite positive number."""
 
 
-Arm = Callable[[], Sample | None]
-"""One side of a comparison. It returns what it measured itself, or None to be timed as one unit of work."""
+@dataclass(slots=True)
+class Sampler:
+    """Takes rounds of samples from ``arms`` until its ``budget_s`` is spent.
 
-Progress = Callable[[int, int], None]
-"""Called with the pairs done and the pairs planned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """The samples of two arms; samples at the same index were taken next to each other."""
-
-    a: tuple[Sample, ...]
-    b: tuple[Sample, ...]
-
-
-def interleave(
-    a: Arm,
-    b: Arm,
-    pairs: int,
-    warmup: int = 1,
-    rng: random.Random | None = None,
-    names: tuple[str, str] = ("a", "b"),
-    progress: Progress | None = None,
-) -> Pairs:
-    """Measure both arms ``pairs`` times, next to each other, in random mirrored order.
-
-    Each arm first runs ``warmup`` times unmeasured. An exception of an arm carries the arm's name as a note.
-
-    Raises:
-        ValueError: an arm measured a quantity or a duration that is not finite and above zero.
+    In block mode (``block_size`` > 1) an arm runs that many times in a row, after one run that is not counted: for
+    arms that disturb each other through caches or allocators.
     """
-    assert pairs >= 1
-    rng = rng or random.Random()
-    arms = (a, b)
-    for _ in range(warmup):
-        for arm, name in zip(arms, names, strict=True):
-            measure(arm, name)
-    taken: tuple[list[Sample], list[Sample]] = ([], [])
-    first = 0
-    for index in range(pairs):
-        first = rng.randrange(2) if index % 2 == 0 else 1 - first
-        for which in (first, 1 - first):
-            taken[which].append(measure(arms[which], names[which]))
-        if progress is not None:
-            progress(index + 1, pairs)
-    return Pairs(a=tuple(taken[0]), b=tuple(taken[1]))
 
+    arms: Mapping[str, Arm]
+    budget_s: float = DEFAULT_BUDGET_S
+    block_size: int = 1
+    rng: random.Random = field(default_factory=random.Random)
+    rounds: list[Round] = field(default_factory=list)
+    spent_s: float = 0.0
+    _repeats: dict[str, int] = field(default_factory=dict)
+    _round_s: float = 0.0
 
-def measure(arm: Arm, name: str) -> Sample:
-    """One sample of ``arm``, with garbage collection out of the way and the device idle at both ends.
+    def take_until(self, num_rounds: int, on_round: Callable[[Round], bool] | None = None) -> bool:
+        """Measure until there are ``num_rounds`` rounds; False when the budget does not allow the next one.
 
-    Raises:
-        ValueError: the quantity or the duration is not finite and above zero.
-    """
-    with _quiet(name):
-        synchronize()
+        ``on_round`` sees each round; when it returns False, that was the last one.
+
+        Raises:
+            MeasurementError: an arm raised, or measured something that is not finite and above zero.
+        """
+        if not self._repeats:
+            self._warm_up()
+        while len(self.rounds) < num_rounds:
+            if self._round_s and self.spent_s + self._round_s > self.budget_s:
+                return False
+            start = time.perf_counter()
+            self.rounds.append(self._take_round())
+            self._round_s = time.perf_counter() - start
+            self.spent_s += self._round_s
+            if on_round is not None and not on_round(self.rounds[-1]):
+                break
+        return True
+
+    def drop_last(self) -> None:
+        """Forget the last round; the time it took stays spent."""
+        self.rounds.pop()
+
+    def _warm_up(self) -> None:
+        """Run the arms unmeasured until two runs in a row take about the same time; find out how often to repeat."""
         start = time.perf_counter()
-        sample = arm()
-        synchronize()
-        elapsed = time.perf_counter() - start
-    if sample is None:
-        sample = Sample(quantity=1.0, seconds=elapsed)
-    for value, what in ((sample.quantity, "quantity"), (sample.seconds, "seconds")):
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"arm {name!r}: {what} {value!r} must be finite and above zero; check what it measures")
+        before: dict[str, float] = {}
+        for _ in range(MAX_WARMUPS):
+            took = {name: _took_s(arm, name) for name, arm in self.arms.items()}
+            is_stable = bool(before) and all(
+                abs(took[name] - before[name]) <= WARMUP_SPREAD * before[name] for name in took
+            )
+            before = took
+            if is_stable or time.perf_counter() - start > WARMUP_SHARE * self.budget_s:
+                break
+        for name, seconds in before.items():
+            self._repeats[name] = _repeats_for(self.arms[name], name, seconds)
+        self.spent_s += time.perf_counter() - start
+
+    def _take_round(self) -> Round:
+        # Each round's order is a coin of its own: given any drift, the pairs of equal arms then err like fair coins.
+        # Mirrored rounds (ABBA) err together when the drift bends within them.
+        order = list(self.arms)
+        self.rng.shuffle(order)
+        samples: dict[str, Sample] = {}
+        for name in order:
+            if self.block_size > 1:
+                _timed(self.arms[name], name)
+            samples[name] = measure(self.arms[name], name, self._repeats[name] * self.block_size)
+        return {name: samples[name] for name in self.arms}
+
+
+def _repeats_for(arm: Arm, name: str, run_s: float) -> int:
+    """How many runs last ``MIN_SAMPLE_S``. Of tiny work a single run is mostly the clock's own cost, so try more."""
+    repeats = 1
+    while run_s * repeats < MIN_SAMPLE_S and repeats < MAX_REPEATS:
+        repeats = min(MAX_REPEATS, max(2 * repeats, math.ceil(MIN_SAMPLE_S / max(run_s, 1e-9))))
+        run_s = _took_s(arm, name, repeats)
+    return repeats
+
+
+def _took_s(arm: Arm, name: str, repeats: int = 1) -> float:
+    """How long a run takes: by the clock, or by what the arm says when that is more."""
+    (sample, *_), elapsed_s = _timed(arm, name, repeats)
+    elapsed_s /= repeats
+    _check(replace(sample, seconds=elapsed_s if sample.seconds is None else sample.seconds), name)
+    return max(elapsed_s, sample.seconds or 0.0)
+
+
+def measure(arm: Arm, name: str, repeats: int = 1) -> Sample:
+    """One sample of ``arm``: the mean of ``repeats`` runs, garbage collection out of the way and the device idle at
+    both ends. The output is the last run's.
+
+    Raises:
+        MeasurementError: the arm raised, or measured something that is not finite and above zero.
+    """
+    gc.collect()
+    outcome, elapsed_s = _timed(arm, name, repeats)
+    sample = outcome[-1]
+    if any(run.quantities.keys() != sample.quantities.keys() for run in outcome):
+        raise MeasurementError(f"arm {name!r} returned other quantities in another run; return the same ones each time")
+    own = [run.seconds for run in outcome if run.seconds is not None]
+    sample = replace(
+        sample,
+        seconds=sum(own) / len(own) if own else elapsed_s / repeats,
+        quantities={what: sum(run.quantities[what] for run in outcome) / len(outcome) for what in sample.quantities},
+    )
+    _check(sample, name)
     return sample
 
 
-def synchronize() -> None:
-    """Wait for the GPU, if this process uses one. Never imports torch: without it there is nothing to wait for."""
+def _timed(arm: Arm, name: str, repeats: int = 1) -> tuple[list[Sample], float]:
+    """What the runs of ``arm`` measured and the seconds of them all. Runs that measure nothing leave one entry."""
+    with _quiet():
+        try:
+            stop = _start_clock()
+            outcomes = [outcome for _ in range(repeats) if (outcome := arm()) is not None]
+            seconds = stop()
+        except Exception as error:
+            raise MeasurementError(f"arm {name!r} raised {type(error).__name__}: {error}; mend the arm") from error
+    if outcomes and len(outcomes) != repeats:
+        raise MeasurementError(f"arm {name!r} measured in {len(outcomes)} of {repeats} runs; let each run return it")
+    return [_as_sample(outcome, name) for outcome in outcomes] or [Sample()], seconds
+
+
+def _as_sample(outcome: Sample | Mapping[str, float], name: str) -> Sample:
+    if isinstance(outcome, Mapping) and outcome:
+        quantities = dict(outcome)
+        outcome = Sample(seconds=quantities.pop("seconds", None), quantities=quantities)
+    if not isinstance(outcome, Sample):
+        raise MeasurementError(
+            f"arm {name!r} returned {outcome!r}; allowed are quantities by name, a Sample, or None to be timed"
+        )
+    return outcome
+
+
+def _check(sample: Sample, name: str) -> None:
+    for what, value in {"seconds": sample.seconds, **sample.quantities}.items():
+        is_number = isinstance(value, numbers.Real) and math.isfinite(value)
+        # Counts may be zero: nothing is divided by them.
+        if not is_number or value < 0 or (value == 0 and not what.startswith("num_")):
+            raise MeasurementError(
+                f"arm {name!r}: {what} {value!r} must be finite and above zero; check what it measures"
+            )
+
+
+def _start_clock() -> Callable[[], float]:
+    """Start timing with the device idle; the returned function waits for it and gives the seconds.
+
+    On a GPU its own events are read, so that a busy host adds nothing. Never imports torch: without it there is no
+    device to wait for.
+    """
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    if torch is None or not torch.cuda.is_initialized():
+        start = time.perf_counter()
+        return lambda: time.perf_counter() - start
+    torch.cuda.synchronize()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+
+    def stop() -> float:
+        end.record()
         torch.cuda.synchronize()
+        return begin.elapsed_time(end) / 1e3
+
+    return stop
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    gc.collect()
+def _quiet() -> Iterator[None]:
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
-    except Exception as error:
-        error.add_note(f"while measuring arm {name!r}")
-        raise
     finally:
         if was_enabled:
             gc.enable()

@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
 
 from pytest_grpo import hookspecs
-from pytest_grpo.config import PLUGIN_CONFIG, PluginConfig, is_xdist_worker, thresholds_of
+from pytest_grpo.config import PLUGIN_CONFIG, PluginConfig, is_xdist_worker
+from pytest_grpo.options import add_ini, add_options
 from pytest_grpo.phases import PHASES, check_markers, named_on_command_line, phases_of, select
 from pytest_grpo.report import VERDICT_REPORT, VerdictReport, header_line
+from pytest_grpo.stash import GATE, NUM_GATES
+from pytest_grpo.stored import STORED, StoredResults
 
 pytest_plugins = ("pytest_grpo.fixtures",)
 
 _HIDDEN_PHASES = pytest.StashKey[int]()
+_MARKER = (
+    "grpo_threshold(quantity, at_least=None, at_most=None, within=None): the first arm that the test measures over the "
+    "second, in this quantity, must lie there"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("grpo", "performance phases of a GRPO training stack")
-    group.addoption(
-        "--phase", "--grpo-phase", dest="grpo_phase", metavar="PHASES", help="run only these phases: 2,5 or all"
-    )
-    group.addoption(
-        "--modal", "--grpo-modal", dest="grpo_modal", action="store_true", help="run the phase tests on Modal"
-    )
-    group.addoption(
-        "--grpo-remote", metavar="PLACE", help="where phase tests run: local, subprocess (a clean process) or modal"
-    )
-    group.addoption(
-        "--grpo-threshold",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="replace the bound of a threshold, e.g. batched_speedup=1.5 or forward_over_backward=0.5..2 (repeatable)",
-    )
-    group.addoption("--grpo-pairs", metavar="N", help="interleaved pairs per comparison (default: 5)")
-    group.addoption("--grpo-device-profile", metavar="PROFILE", help="thresholds to use: cpu, gpu or auto (default)")
-    parser.addini("grpo_phase", "phases to run when none are asked for, as --phase", default="")
-    parser.addini("grpo_modal", "as --modal", type="bool", default=False)
-    parser.addini("grpo_remote", "as --grpo-remote", default="")
-    parser.addini("grpo_thresholds", "thresholds file (default: bench/thresholds.toml)", default="")
-    parser.addini("grpo_threshold", "replaced bounds, as --grpo-threshold", type="linelist", default=[])
-    parser.addini("grpo_pairs", "as --grpo-pairs", default="5")
-    parser.addini("grpo_device_profile", "as --grpo-device-profile", default="")
-    parser.addini("grpo_inconclusive", "how an inconclusive verdict is reported: xfail (default) or fail", default="")
+    add_options(parser)
+    add_ini(parser)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -51,17 +35,34 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for phase in PHASES:
         config.addinivalue_line("markers", f"{phase.marker}: {phase.title}: {phase.proves}")
+    config.addinivalue_line("markers", _MARKER)
     settings = config.stash[PLUGIN_CONFIG] = PluginConfig.from_pytest_config(config)
+    stored = config.stash[STORED] = StoredResults(config)
     if is_xdist_worker(config):
         return
-    report = config.stash[VERDICT_REPORT] = VerdictReport(config)
+    report = config.stash[VERDICT_REPORT] = VerdictReport(
+        config, html_path=settings.html_path, machine=stored.machine, history=stored.history, save=stored.save
+    )
     config.pluginmanager.register(report, "grpo-verdicts")
     if settings.asked_phases or settings.thresholds_required:
-        thresholds_of(config)
+        from pytest_grpo.thresholds import file_thresholds
+
+        file_thresholds(config)
     if settings.remote is not None and not config.getoption("collectonly"):
         from pytest_grpo.remote.replay import RemoteReplay, connect
 
         config.pluginmanager.register(RemoteReplay(config, connect(config, settings.remote)), "grpo-remote")
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    if not config.getoption("grpo_show_thresholds"):
+        return None
+    from pytest_grpo.thresholds import threshold_lines
+
+    config._do_configure()  # as pytest's own --markers and --fixtures do
+    print(*threshold_lines(config), sep="\n")
+    config._ensure_unconfigure()
+    return 0
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -70,6 +71,8 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 @pytest.hookimpl(trylast=True)  # after -k and -m, so that the hint below counts what they left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    from pytest_grpo.thresholds import check_thresholds
+
     settings = config.stash[PLUGIN_CONFIG]
     if not is_xdist_worker(config):
         for item in items:
@@ -78,15 +81,46 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = kept
+    config.stash[NUM_GATES] = sum(
+        isinstance(item, pytest.Function) and "grpo_arms" in item.fixturenames for item in kept
+    )
+    if not is_xdist_worker(config):
+        check_thresholds(config, [*kept, *deselected], needs_file=any(phases_of(item) for item in kept))
     if not kept:
         config.stash[_HIDDEN_PHASES] = sum(bool(phases_of(item)) for item in deselected)
-    elif not is_xdist_worker(config) and any(phases_of(item) for item in kept):
-        thresholds_of(config)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if is_xdist_worker(item.config):
         check_markers(item)  # a worker cannot end the session with a usage error, so the test says it
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    yield
+    if next(item.iter_markers("grpo_threshold"), None) is not None:
+        from pytest_grpo.markers import decide_markers
+
+        decide_markers(item, item.stash.get(GATE, None))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.excinfo is not None:
+        from pytest_grpo.mistakes import rewrite_report
+
+        rewrite_report(report, call.excinfo)
+    return report
+
+
+def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:
+    import sys
+
+    arms = sys.modules.get("pytest_grpo.arms")  # nothing was measured while it is not imported
+    return None if arms is None else arms.explain_assertion(left, op, right)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

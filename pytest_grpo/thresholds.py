@@ -1,53 +1,50 @@
-"""Thresholds and the verdict on a measured value.
+"""Thresholds: what they are, and where each comes from.
 
 A thresholds file has one table per device profile and phase::
 
     [cpu.phase5]
     compact_tokens_per_second_ratio = { at_least = 1.30, unit = "x" }
 
-Each threshold is one of ``at_least``, ``at_most``, ``within = [low, high]`` or ``equals`` (exact counts).
+Each threshold is one of ``at_least``, ``at_most``, ``within = [low, high]`` or ``equals`` (exact counts). From weak to
+strong: a marker in the test, the file, the ini ``grpo_threshold``, the environment ``GRPO_THRESHOLD``, and
+``--grpo-threshold``.
 """
 
 from __future__ import annotations
 
-import enum
 import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
-from pytest_grpo.phases import PHASE_NUMBERS
-from pytest_grpo.stats import RatioEstimate
+from pytest_grpo.config import PLUGIN_CONFIG
+from pytest_grpo.phases import PHASE_NUMBERS, phases_of
+from pytest_grpo.types import KINDS, Kind
 
-Kind = Literal["at_least", "at_most", "within", "equals"]
-KINDS: tuple[Kind, ...] = ("at_least", "at_most", "within", "equals")
-MIN_PAIRS = 2
 _NAME = re.compile(r"[A-Za-z0-9_]+")
-
-
-class Verdict(enum.StrEnum):
-    """What a measurement says about its threshold."""
-
-    PASS = "pass"
-    FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """The values that are good enough: ``low`` to ``high``, both included."""
+    """The values that are good enough: ``low`` to ``high``, both included; an open edge is -inf or inf."""
 
     name: str
-    phase: int
+    phase: int | None
     kind: Kind
     low: float
     high: float
     unit: str = ""
+    source: str = ""
+
+    @property
+    def bound(self) -> float:
+        """The one number of ``at_least``, ``at_most`` and ``equals``."""
+        return self.high if self.kind == "at_most" else self.low
 
     def __str__(self) -> str:
         if self.kind == "within":
@@ -61,21 +58,11 @@ class Threshold:
 
 def format_number(value: float) -> str:
     """Whole numbers and large ones without decimals, others with four digits."""
+    if not math.isfinite(value):
+        return str(value)
     if abs(value) >= 10_000 or value == round(value):
         return f"{value:.0f}"
     return f"{value:.4g}"
-
-
-def judge(threshold: Threshold, measured: float | RatioEstimate) -> Verdict:
-    """The verdict on a plain number, or on the median of an estimate.
-
-    Fewer than two pairs decide nothing.
-    """
-    if isinstance(measured, RatioEstimate):
-        if measured.num_pairs < MIN_PAIRS:
-            return Verdict.INCONCLUSIVE
-        measured = measured.median
-    return Verdict.PASS if threshold.low <= measured <= threshold.high else Verdict.FAIL
 
 
 def load_thresholds(path: Path, device_profile: str) -> dict[str, Threshold]:
@@ -103,11 +90,17 @@ def load_thresholds(path: Path, device_profile: str) -> dict[str, Threshold]:
         for name, entry in table.items():
             if name in thresholds or not _NAME.fullmatch(name):
                 raise pytest.UsageError(f"{where} {name!r}: names are unique letters, digits and '_'; rename it")
-            thresholds[name] = _read_threshold(name, PHASE_NUMBERS[marker], entry, f"{where} {name}")
+            source = f"{path.name} [{device_profile}.{marker}]"
+            thresholds[name] = read_threshold(name, PHASE_NUMBERS[marker], entry, f"{where} {name}", source)
     return thresholds
 
 
-def _read_threshold(name: str, phase: int, entry: Any, where: str) -> Threshold:
+def read_threshold(name: str, phase: int | None, entry: Any, where: str, source: str) -> Threshold:
+    """The threshold that ``entry``, e.g. ``{"at_least": 1.3}``, describes. ``where`` is named in errors.
+
+    Raises:
+        pytest.UsageError: it makes no sense.
+    """
     allowed = f"write one of {', '.join(KINDS)}, and a unit if it has one"
     if not isinstance(entry, dict):
         raise pytest.UsageError(f"{where}: {entry!r} is no table; {allowed}")
@@ -117,10 +110,10 @@ def _read_threshold(name: str, phase: int, entry: Any, where: str) -> Threshold:
         raise pytest.UsageError(f"{where}: {entry!r} is not understood; {allowed}")
     kind = kinds[0]
     bounds = entry[kind] if kind == "within" else [entry[kind]]
-    if not isinstance(bounds, list) or not all(_is_number(bound) for bound in bounds):
+    if not isinstance(bounds, (list, tuple)) or not all(_is_number(bound) for bound in bounds):
         raise pytest.UsageError(f"{where}: {kind} = {entry[kind]!r} is not numeric; write a number, or [low, high]")
     low, high = _bounds(kind, [float(bound) for bound in bounds], where)
-    return Threshold(name, phase, kind, low, high, unit)
+    return Threshold(name, phase, kind, low, high, unit, source)
 
 
 def _is_number(value: object) -> bool:
@@ -138,8 +131,12 @@ def _bounds(kind: Kind, values: list[float], where: str) -> tuple[float, float]:
     return (-math.inf, value) if kind == "at_most" else (value, value)
 
 
-def override_thresholds(thresholds: Mapping[str, Threshold], overrides: Iterable[str]) -> dict[str, Threshold]:
+def override_thresholds(
+    thresholds: Mapping[str, Threshold], overrides: Iterable[str], source: str
+) -> dict[str, Threshold]:
     """``thresholds`` with the bounds of each ``name=number`` (``name=low..high`` for ``within``) replaced.
+
+    ``source`` says where the overrides come from.
 
     Raises:
         pytest.UsageError: the name is unknown, or the value is no number.
@@ -147,7 +144,7 @@ def override_thresholds(thresholds: Mapping[str, Threshold], overrides: Iterable
     changed = dict(thresholds)
     for override in overrides:
         name, equals, text = (part.strip() for part in override.partition("="))
-        where = f"--grpo-threshold {override!r}"
+        where = f"{source} {override!r}"
         if not equals or not name:
             raise pytest.UsageError(f"{where}: write name=value, e.g. batched_speedup=1.5")
         if name not in changed:
@@ -155,7 +152,7 @@ def override_thresholds(thresholds: Mapping[str, Threshold], overrides: Iterable
         threshold = changed[name]
         parts = text.split("..") if threshold.kind == "within" else [text]
         low, high = _bounds(threshold.kind, [_parse_number(part, where, threshold.kind) for part in parts], where)
-        changed[name] = replace(threshold, low=low, high=high)
+        changed[name] = replace(threshold, low=low, high=high, source=source)
     return changed
 
 
@@ -168,3 +165,81 @@ def _parse_number(text: str, where: str, kind: Kind) -> float:
     if not math.isfinite(value):
         raise pytest.UsageError(f"{where}: {text!r} is no number; this threshold takes {shape}")
     return value
+
+
+MARKER = "grpo_threshold"
+_FILE_THRESHOLDS = pytest.StashKey[Mapping[str, Threshold]]()
+
+
+def file_thresholds(config: pytest.Config) -> Mapping[str, Threshold]:
+    """The thresholds of this session's file, read once; none when there is no file and none was named.
+
+    Raises:
+        pytest.UsageError: the file is not usable.
+    """
+    if _FILE_THRESHOLDS not in config.stash:
+        settings = config.stash[PLUGIN_CONFIG]
+        exists = settings.thresholds_required or settings.thresholds_path.exists()
+        loaded = load_thresholds(settings.thresholds_path, settings.profile) if exists else {}
+        config.stash[_FILE_THRESHOLDS] = loaded
+    return config.stash[_FILE_THRESHOLDS]
+
+
+def thresholds_of(config: pytest.Config, item: pytest.Item | None = None) -> dict[str, Threshold]:
+    """The effective thresholds of the session or, with its markers, of one test.
+
+    Raises:
+        pytest.UsageError: the file, a marker or an override is not usable.
+    """
+    effective = {**(marker_thresholds(item) if item is not None else {}), **file_thresholds(config)}
+    for source, text in config.stash[PLUGIN_CONFIG].threshold_overrides:
+        if text.partition("=")[0].strip() in effective:
+            effective = override_thresholds(effective, [text], source)
+    return effective
+
+
+def check_thresholds(config: pytest.Config, items: Iterable[pytest.Item], *, needs_file: bool) -> None:
+    """Check the markers of ``items``, and that each override names a threshold of a marker or of the file.
+
+    Raises:
+        pytest.UsageError: a marker, an override or the file is not usable.
+    """
+    known: dict[str, Threshold] = {}
+    for item in items:
+        known |= marker_thresholds(item)
+    overrides = config.stash[PLUGIN_CONFIG].threshold_overrides
+    if needs_file or overrides:
+        known |= file_thresholds(config)
+    for source, text in overrides:
+        override_thresholds(known, [text], source)
+
+
+def marker_thresholds(item: pytest.Item) -> dict[str, Threshold]:
+    """The thresholds that ``grpo_threshold`` markers of ``item`` set.
+
+    Raises:
+        pytest.UsageError: a marker's arguments make no sense.
+    """
+    thresholds: dict[str, Threshold] = {}
+    for marker in item.iter_markers(MARKER):
+        where = f"{item.nodeid}: marker {MARKER}{marker.args!r}"
+        if len(marker.args) != 1 or not isinstance(marker.args[0], str) or not _NAME.fullmatch(marker.args[0]):
+            raise pytest.UsageError(
+                f'{where}: it takes a quantity and a bound; write {MARKER}("tokens_per_second", at_least=1.3)'
+            )
+        name = marker.args[0]
+        phase = min(phases_of(item), default=None)
+        threshold = read_threshold(name, phase, dict(marker.kwargs), where, source=f"marker {MARKER}")
+        if threshold.kind == "equals":
+            raise pytest.UsageError(f"{where}: equals is for counts; assert the count itself")
+        thresholds.setdefault(name, threshold)  # the closest marker wins
+    return thresholds
+
+
+def threshold_lines(config: pytest.Config) -> list[str]:
+    """A table of the session's thresholds and where each comes from."""
+    rows = [("phase", "threshold", "bound", "from")]
+    for threshold in sorted(thresholds_of(config).values(), key=lambda entry: (entry.phase or 0, entry.name)):
+        rows.append((str(threshold.phase), threshold.name, str(threshold), threshold.source))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -11,6 +11,7 @@ import pytest
 from pytest_grpo.config import PLUGIN_CONFIG, RemoteKind
 from pytest_grpo.phases import phases_of
 from pytest_grpo.remote.protocol import Event, Remote, RemoteLostError
+from pytest_grpo.stash import NUM_GATES
 
 
 def connect(config: pytest.Config, kind: RemoteKind) -> Remote:
@@ -130,7 +131,18 @@ def forwarded_arguments(config: pytest.Config) -> Sequence[str]:
         arguments.append("--showlocals")
     if config.getoption("maxfail"):
         arguments.append(f"--maxfail={config.getoption('maxfail')}")
-    arguments.append(f"--grpo-pairs={settings.num_pairs}")
+    arguments.append(f"--grpo-pairs={','.join(map(str, settings.looks))}")
+    arguments.append(f"--grpo-budget={settings.budget_s:g}")
+    arguments.append(f"--grpo-num-gates={settings.num_gates or max(1, config.stash.get(NUM_GATES, 1))}")
+    arguments.append(f"--grpo-system={settings.system}")
+    if not settings.has_control:
+        arguments += ["-o", "grpo_control=false"]
+    if settings.compare is not None:
+        arguments += [f"--grpo-compare={settings.compare}", f"--grpo-tolerance={settings.tolerance:g}"]
+    if settings.any_machine:
+        arguments.append("--grpo-any-machine")
+    if settings.versus is not None:
+        arguments.append(f"--grpo-versus={settings.versus}")
     if settings.device_profile is not None:
         arguments.append(f"--grpo-device-profile={settings.device_profile}")
-    return [*arguments, *(f"--grpo-threshold={override}" for override in settings.threshold_overrides)]
+    return [*arguments, *(f"--grpo-threshold={text}" for _, text in settings.threshold_overrides)]

@@ -16,26 +16,36 @@ forward_over_backward = { within = [0.67, 1.5] }
 overlap_cost = { at_most = 1.5 }
 """
 
+NO_CONTROL = "grpo_control = false"
+"""Trying the machine's clock takes a second or two in each session."""
+
 SUITE = """
 import pytest
-from pytest_grpo.measure import Sample
+from pytest_grpo.agreement import same_tokens
+from pytest_grpo.arms import approx_ratio
+
+def at(speed):
+    return lambda: {"tokens": speed, "seconds": 1.0}
 
 def test_plain():
     pass
 
 @pytest.mark.phase2
-def test_two(grpo_gate):
-    grpo_gate.speedup("batched_speedup", fast=lambda: Sample(300, 0.1), slow=lambda: Sample(100, 0.1))
+def test_two(grpo_gate, grpo_arms, grpo_threshold):
+    fast, slow = grpo_arms(agree=same_tokens, fast=at(300), slow=at(100))
+    assert fast.tokens_per_second >= grpo_threshold("batched_speedup") * slow.tokens_per_second
     grpo_gate.check("adapter_cache_hits", 1)
 
 @pytest.mark.phase3
-def test_three(grpo_gate):
-    grpo_gate.estimate("forward_over_backward", [0.9, 1.0, 1.25])
+def test_three(grpo_arms, grpo_threshold):
+    (step,) = grpo_arms(agree=same_tokens, step=lambda: {"loss_forward_ms": 10, "backward_ms": 11, "seconds": 1.0})
+    assert step.loss_forward_ms == approx_ratio(step.backward_ms, within=grpo_threshold("forward_over_backward"))
 
 @pytest.mark.phase4
 class TestFour:
-    def test_method(self, grpo_gate):
-        grpo_gate.cost("overlap_cost", of=lambda: Sample(1, 0.3), over=lambda: Sample(1, 0.1))
+    def test_method(self, grpo_arms, grpo_threshold):
+        shared, alone = grpo_arms(agree=same_tokens, shared=lambda: {"seconds": 3.0}, alone=lambda: {"seconds": 1.0})
+        assert shared.seconds <= grpo_threshold("overlap_cost") * alone.seconds
 """
 
 
@@ -54,12 +64,16 @@ def _outer_session_does_not_leak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "PYTEST_ADDOPTS",
         "PYTEST_XDIST_WORKER",
         "GITHUB_STEP_SUMMARY",
+        "GITHUB_ACTIONS",
+        "GITHUB_WORKSPACE",
+        "GRPO_THRESHOLD",
         "MODAL_TOKEN_ID",
         "MODAL_TOKEN_SECRET",
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MODAL_CONFIG_PATH", str(tmp_path / "no-modal.toml"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("GRPO_HOME", str(tmp_path / "grpo-home"))
 
 
 @pytest.fixture
@@ -73,6 +87,6 @@ def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
     """A project with thresholds, one plain test, and tests of phases 2 and 3 that pass and 4 that fails."""
     (pytester.mkdir("bench") / "thresholds.toml").write_text(THRESHOLDS)
-    pytester.makeini("[pytest]\n")
+    pytester.makeini(f"[pytest]\n{NO_CONTROL}\n")
     pytester.makepyfile(test_suite=SUITE)
     return pytester

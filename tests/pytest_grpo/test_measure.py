@@ -4,66 +4,151 @@ import gc
 import math
 import random
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from pytest_grpo.measure import Arm, Sample, interleave, measure
+from pytest_grpo.measure import MIN_SAMPLE_S, Arm, MeasurementError, Sampler, measure
+from pytest_grpo.types import Sample
 
 
-def recording(calls: list[str], name: str) -> Arm:
+def recording(calls: list[str], name: str, seconds: float = 1.0) -> Callable[[], Sample]:
     def arm() -> Sample:
         calls.append(name)
-        return Sample(quantity=len(calls), seconds=1.0)
+        return Sample(seconds, {"tokens": len(calls)})
 
     return arm
 
 
-def test_orders_are_random_and_mirrored_within_each_two_pairs() -> None:
+def sampler_of(calls: list[str], *names: str, **settings: float) -> Sampler:
+    arms: dict[str, Arm] = {name: recording(calls, name) for name in names}
+    return Sampler(arms, rng=random.Random(1), **settings)  # pyright: ignore[reportArgumentType]
+
+
+def test_each_round_has_a_random_order_of_its_own() -> None:
     calls: list[str] = []
-    interleave(recording(calls, "a"), recording(calls, "b"), pairs=10, warmup=0, rng=random.Random(1))
-    blocks = ["".join(calls[start : start + 4]) for start in range(0, 20, 4)]
-    assert set(blocks) == {"abba", "baab"}
+    sampler = sampler_of(calls, "a", "b")
+    assert sampler.take_until(20)
+    measured = calls[-40:]
+    blocks = ["".join(measured[start : start + 4]) for start in range(0, 40, 4)]
+    assert {"abab", "baba"} & set(blocks)
+    assert {"abba", "baab"} & set(blocks)
 
 
-def test_samples_of_a_pair_were_taken_next_to_each_other() -> None:
+def test_samples_of_a_round_were_taken_next_to_each_other() -> None:
+    sampler = sampler_of([], "a", "b")
+    sampler.take_until(5)
+    distances = [abs(taken["a"].value("tokens") - taken["b"].value("tokens")) for taken in sampler.rounds]
+    assert distances == [1] * 5
+
+
+def test_later_looks_keep_the_rounds_of_earlier_ones() -> None:
+    sampler = sampler_of([], "a", "b")
+    sampler.take_until(3)
+    first = list(sampler.rounds)
+    sampler.take_until(5)
+    assert sampler.rounds[:3] == first
+    assert len(sampler.rounds) == 5
+
+
+def test_warm_up_ends_when_two_runs_take_about_as_long_and_is_not_kept() -> None:
     calls: list[str] = []
-    pairs = interleave(recording(calls, "a"), recording(calls, "b"), pairs=5, warmup=0)
-    assert len(pairs.a) == len(pairs.b) == 5
-    assert [abs(a.quantity - b.quantity) for a, b in zip(pairs.a, pairs.b, strict=True)] == [1] * 5
+    seconds = iter([9.0, 4.0, 2.0, 2.1, *[2.0] * 10])
+
+    def arm() -> Sample:
+        calls.append("a")
+        return Sample(next(seconds))
+
+    sampler = Sampler({"a": arm}, budget_s=100)
+    sampler.take_until(1)
+    assert len(calls) == 5
+    assert len(sampler.rounds) == 1
 
 
-def test_warm_up_runs_both_arms_and_is_not_kept() -> None:
+def test_short_work_is_repeated_until_a_sample_is_long_enough() -> None:
+    sampler = Sampler({"short": lambda: None})
+    sampler.take_until(1)
+    assert 0 < sampler.rounds[0]["short"].value("seconds") < MIN_SAMPLE_S
     calls: list[str] = []
-    pairs = interleave(recording(calls, "a"), recording(calls, "b"), pairs=1, warmup=2)
-    assert calls[:4] == ["a", "b", "a", "b"]
-    assert min(pairs.a[0].quantity, pairs.b[0].quantity) == 5
+    long = sampler_of(calls, "long")
+    long.take_until(1)
+    assert len(calls) == 3  # two for the warm-up, and one
 
 
-def test_progress_counts_pairs() -> None:
-    seen: list[tuple[int, int]] = []
-    interleave(lambda: None, lambda: None, pairs=3, progress=lambda done, planned: seen.append((done, planned)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+def test_a_repeated_sample_is_the_mean_of_its_runs_and_the_last_output() -> None:
+    runs = iter([Sample(1.0, {"tokens": 10}, "first"), Sample(3.0, {"tokens": 30}, "last")])
+    sample = measure(lambda: next(runs), "a", repeats=2)
+    assert (sample.seconds, dict(sample.quantities), sample.output) == (2.0, {"tokens": 20}, "last")
+    assert sample.value("tokens_per_second") == 10
 
 
-def test_an_arm_without_a_sample_is_timed_as_one_unit() -> None:
-    sample = measure(lambda: None, "a")
-    assert sample.quantity == 1
-    assert 0 < sample.seconds < 60
+def test_an_arm_may_leave_the_timing_to_the_harness() -> None:
+    for arm in (lambda: None, lambda: {"tokens": 3}, lambda: Sample(output=1)):
+        assert 0 < measure(arm, "a").value("seconds") < 60
+    assert measure(lambda: {"tokens": 3, "seconds": 2.0}, "a").value("seconds") == 2
+
+
+def test_block_mode_runs_an_arm_in_a_row_and_leaves_out_its_first_run() -> None:
+    calls: list[str] = []
+    sampler = sampler_of(calls, "a", "b", block_size=3)
+    sampler.take_until(2)
+    measured = "".join(calls[-16:])
+    assert set(measured[start : start + 4] for start in range(0, 16, 4)) == {"aaaa", "bbbb"}
+    first = sampler.rounds[0]["a"].value("tokens")
+    assert first == round(first)  # the mean of three counts in a row
+
+
+def test_the_budget_ends_the_rounds_and_says_so() -> None:
+    sampler = Sampler({"a": lambda: None}, budget_s=0.2)
+    assert not sampler.take_until(1000)
+    assert 1 <= len(sampler.rounds) < 10
+
+
+def test_a_round_can_be_dropped_and_the_last_one_announced() -> None:
+    sampler = sampler_of([], "a", "b")
+
+    def drop_the_first(taken: object) -> bool:
+        if sampler.rounds[-1]["a"].value("tokens") < 7:
+            sampler.drop_last()
+        return True
+
+    sampler.take_until(3, drop_the_first)
+    assert len(sampler.rounds) == 3
+    sampler.take_until(9, lambda taken: False)
+    assert len(sampler.rounds) == 4
 
 
 @pytest.mark.parametrize(
-    ("sample", "what"),
+    ("outcome", "what"),
     [
-        (Sample(1, 0.0), "seconds 0.0"),
-        (Sample(1, -1.0), "seconds -1.0"),
-        (Sample(1, math.nan), "seconds nan"),
-        (Sample(0, 1.0), "quantity 0"),
-        (Sample(math.inf, 1.0), "quantity inf"),
+        (Sample(0.0), "seconds 0.0"),
+        (Sample(-1.0), "seconds -1.0"),
+        (Sample(math.nan), "seconds nan"),
+        ({"seconds": math.inf}, "seconds inf"),
+        (Sample(1, {"tokens": 0}), "tokens 0"),
+        (Sample(1, {"num_calls": -1}), "num_calls -1"),
+        ({"tokens": "many"}, "tokens 'many'"),
+        ([], "returned \\[\\]"),
+        ({}, "returned {}"),
+        (3.0, "returned 3.0"),
     ],
 )
-def test_impossible_samples_name_their_arm(sample: Sample, what: str) -> None:
-    with pytest.raises(ValueError, match=f"arm 'slow': {what}"):
-        interleave(lambda: None, lambda: sample, pairs=2, names=("fast", "slow"))
+def test_impossible_samples_name_their_arm(outcome: Sample, what: str) -> None:
+    with pytest.raises(MeasurementError, match=f"arm 'slow':? {what}") as caught:
+        Sampler({"fast": lambda: None, "slow": lambda: outcome}).take_until(2)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_count_may_be_zero() -> None:
+    assert measure(lambda: {"num_calls": 0}, "a").value("num_calls") == 0
+
+
+def test_runs_must_measure_the_same() -> None:
+    runs = iter([{"tokens": 1}, {"bytes": 1}, None, {"tokens": 1}])
+    with pytest.raises(MeasurementError, match="returned other quantities"):
+        measure(lambda: next(runs), "a", repeats=2)
+    with pytest.raises(MeasurementError, match="measured in 1 of 2 runs"):
+        measure(lambda: next(runs), "a", repeats=2)
 
 
 def test_an_arm_that_raises_is_named_and_leaves_collection_on() -> None:
@@ -71,9 +156,9 @@ def test_an_arm_that_raises_is_named_and_leaves_collection_on() -> None:
         assert not gc.isenabled()
         raise KeyError("lost")
 
-    with pytest.raises(KeyError, match="lost") as caught:
-        interleave(broken, lambda: None, pairs=2, names=("fast", "slow"))
-    assert caught.value.__notes__ == ["while measuring arm 'fast'"]
+    with pytest.raises(MeasurementError, match="arm 'fast' raised KeyError: 'lost'; mend the arm") as caught:
+        Sampler({"fast": broken}).take_until(2)
+    assert isinstance(caught.value.__cause__, KeyError)
     assert gc.isenabled()
 
 
@@ -91,3 +176,12 @@ def test_measuring_imports_no_torch(pytester: pytest.Pytester) -> None:
         "import sys; from pytest_grpo.measure import measure; measure(lambda: None, 'a'); print('torch' in sys.modules)"
     )
     assert pytester.run(sys.executable, "-c", script).stdout.str() == "False"
+
+
+@pytest.mark.skipif("not __import__('torch').cuda.is_available()", reason="needs a GPU")
+def test_on_a_gpu_the_devices_own_events_are_read() -> None:
+    import torch
+
+    a = torch.randn(4096, 4096, device="cuda")
+    sample = measure(lambda: {"products": float(bool((a @ a).any()))}, "a")
+    assert 0 < sample.value("seconds") < 60

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+NO_CONTROL = "grpo_control = false"
 BROKEN_TOML = ["-o", "grpo_thresholds=broken.toml"]
 
 
@@ -32,6 +33,17 @@ def usage_error(pytester: pytest.Pytester, *arguments: str) -> str:
         (["--grpo-device-profile", "tpu"], "--grpo-device-profile 'tpu':", "allowed are cpu, gpu, auto"),
         (["--grpo-pairs", "0"], "--grpo-pairs '0':", "from 1 to 1000"),
         (["--grpo-pairs", "1.5"], "--grpo-pairs '1.5':", "whole numbers"),
+        (["--grpo-pairs", "12,8"], "--grpo-pairs '12,8':", "rising"),
+        (["--grpo-budget", "0"], "--grpo-budget '0':", "seconds above 0"),
+        (["--grpo-budget", "soon"], "--grpo-budget 'soon':", "try 45"),
+        (["--grpo-num-gates", "0"], "--grpo-num-gates '0':", "from 1 to 10000"),
+        (["--grpo-versus", "grpo_core"], "--grpo-versus 'grpo_core':", "name another"),
+        (["--grpo-tolerance", "5"], "tolerance '5'", "from 0 to below 1"),
+        (["--grpo-html", "."], "--grpo-html '.':", "that is no file"),
+        (["--grpo-html="], "--grpo-html '':", "that is no file"),
+        (["--grpo-save", "a/b"], "baseline 'a/b'", "letters, digits"),
+        (["--grpo-save="], "baseline ''", "letters, digits"),
+        (["--grpo-compare", "gone"], "baseline 'gone':", "store one with --grpo-save"),
         (["--grpo-remote", "mars"], "--grpo-remote 'mars':", "allowed are modal, subprocess, local"),
         (["-o", "grpo_remote=mars"], "ini grpo_remote 'mars':", "allowed are"),
         (["-o", "grpo_inconclusive=skip"], "ini grpo_inconclusive 'skip':", "allowed are fail, xfail"),
@@ -46,10 +58,11 @@ def test_bad_input_is_one_line(project: pytest.Pytester, arguments: list[str], s
     assert says in line
 
 
-@pytest.mark.parametrize("arguments", [["--phase", "2"], ["-m", "phase2"], ["test_suite.py"]])
-def test_phases_need_their_thresholds_file(project: pytest.Pytester, arguments: list[str]) -> None:
+def test_a_named_threshold_needs_the_file(project: pytest.Pytester) -> None:
     project.path.joinpath("bench", "thresholds.toml").unlink()
-    assert "bench/thresholds.toml: no such file" in usage_error(project, *arguments)
+    result = project.runpytest("--phase", "2")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["grpo: no threshold 'batched_speedup' in *bench/thresholds.toml; add it there*"])
 
 
 def test_a_project_without_phases_needs_no_thresholds_file(pytester: pytest.Pytester) -> None:
@@ -85,12 +98,12 @@ def test_options_and_ini_values_are_listed(project: pytest.Pytester) -> None:
 def test_threshold_overrides_decide(project: pytest.Pytester) -> None:
     project.runpytest("--phase", "2", "--grpo-threshold", "batched_speedup=4").assert_outcomes(failed=1, deselected=3)
     project.runpytest("--phase", "4", "--grpo-threshold", "overlap_cost=4").assert_outcomes(passed=1, deselected=3)
-    project.makeini("[pytest]\ngrpo_threshold =\n  overlap_cost=4\ngrpo_pairs = 2\n")
+    project.makeini(f"[pytest]\n{NO_CONTROL}\ngrpo_threshold =\n  overlap_cost=4\ngrpo_pairs = 6\n")
     project.runpytest("--phase", "4").assert_outcomes(passed=1, deselected=3)
 
 
 def test_stopping_at_the_first_failure_and_running_the_last_failed(project: pytest.Pytester) -> None:
-    both = ["--phase", "3,4", "--grpo-pairs", "2"]
+    both = ["--phase", "3,4"]
     project.runpytest(*both, "-x", "--grpo-threshold", "forward_over_backward=2..3").assert_outcomes(
         failed=1, deselected=2
     )
@@ -101,7 +114,7 @@ def test_stopping_at_the_first_failure_and_running_the_last_failed(project: pyte
 def test_without_the_plugin_nothing_is_selected_or_gated(project: pytest.Pytester) -> None:
     result = project.runpytest("-p", "no:grpo", "-W", "ignore")
     result.assert_outcomes(passed=1, errors=3)
-    result.stdout.fnmatch_lines(["*fixture 'grpo_gate' not found"])
+    result.stdout.fnmatch_lines(["*fixture 'grpo_*' not found"])
 
 
 def test_header_is_shown_when_phases_are_asked_for(project: pytest.Pytester) -> None:

@@ -5,29 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.stats import RatioEstimate, estimate_ratio
-from pytest_grpo.thresholds import Threshold, Verdict, format_number, judge, load_thresholds, override_thresholds
+from pytest_grpo.thresholds import Threshold, format_number, load_thresholds, override_thresholds
 
 AT_LEAST = Threshold("speedup", 2, "at_least", 2.0, math.inf, "x")
 AT_MOST = Threshold("latency", 6, "at_most", -math.inf, 2.0, "s")
 WITHIN = Threshold("balance", 3, "within", 0.67, 1.5)
 EQUALS = Threshold("calls", 3, "equals", 0.0, 0.0)
 ALL = {threshold.name: threshold for threshold in (AT_LEAST, AT_MOST, WITHIN, EQUALS)}
-
-
-@pytest.mark.parametrize(
-    ("threshold", "good", "bad"),
-    [(AT_LEAST, 2.0, 1.999), (AT_MOST, 2.0, 2.001), (WITHIN, 0.67, 1.501), (WITHIN, 1.5, 0.669), (EQUALS, 0, 1)],
-)
-def test_bounds_belong_to_what_passes(threshold: Threshold, good: float, bad: float) -> None:
-    assert judge(threshold, good) is Verdict.PASS
-    assert judge(threshold, bad) is Verdict.FAIL
-
-
-def test_an_estimate_is_judged_by_its_median_and_needs_two_pairs() -> None:
-    assert judge(AT_LEAST, estimate_ratio([1.0, 3.0, 3.0])) is Verdict.PASS
-    assert judge(AT_LEAST, estimate_ratio([1.0, 1.0, 3.0])) is Verdict.FAIL
-    assert judge(AT_LEAST, RatioEstimate(9.0, 9.0, 9.0, 1, 0.0)) is Verdict.INCONCLUSIVE
 
 
 def test_thresholds_read_as_people_write_them() -> None:
@@ -80,8 +64,9 @@ def test_a_damaged_file_is_one_line_that_names_it(text: str, message: str, tmp_p
 
 
 def test_overrides_replace_the_bound_and_keep_the_rest() -> None:
-    changed = override_thresholds(ALL, ["speedup=1.5", "latency=3", "balance=0.5..2", "calls=1"])
+    changed = override_thresholds(ALL, ["speedup=1.5", "latency=3", "balance=0.5..2", "calls=1"], "--grpo-threshold")
     assert [str(threshold) for threshold in changed.values()] == [">= 1.5 x", "<= 3 s", "0.5..2", "== 1"]
+    assert {threshold.source for threshold in changed.values()} == {"--grpo-threshold"}
     assert ALL["speedup"].low == 2.0
 
 
@@ -101,5 +86,75 @@ def test_overrides_replace_the_bound_and_keep_the_rest() -> None:
 )
 def test_bad_overrides_are_named(override: str, message: str) -> None:
     with pytest.raises(pytest.UsageError, match=message) as caught:
-        override_thresholds(ALL, [override])
-    assert f"--grpo-threshold {override!r}" in str(caught.value)
+        override_thresholds(ALL, [override], "ini grpo_threshold")
+    assert f"ini grpo_threshold {override!r}" in str(caught.value)
+
+
+STRENGTHS = """
+import pytest
+
+@pytest.mark.grpo_threshold("tokens_per_second", at_least=1.1)
+@pytest.mark.grpo_threshold("seconds", at_most=9)
+def test_strength(grpo_threshold):
+    print("speed", grpo_threshold("tokens_per_second"), grpo_threshold("tokens_per_second").source)
+    print("time", grpo_threshold("seconds"), grpo_threshold("seconds").source)
+    grpo_threshold.__self__.judged.update(["tokens_per_second", "seconds"])
+"""
+FILE = "[cpu.phase2]\ntokens_per_second = { at_least = 1.2 }\n"
+
+
+def test_each_source_is_stronger_than_the_one_before(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile(STRENGTHS)
+    path = pytester.mkdir("bench") / "thresholds.toml"
+
+    def seen(*arguments: str) -> list[str]:
+        lines = pytester.runpytest("-s", *arguments).outlines
+        return [line.removeprefix("speed ") for line in lines if "speed " in line]
+
+    assert seen()[0].endswith(">= 1.1 marker grpo_threshold")
+    path.write_text(FILE)
+    assert seen()[0].endswith(">= 1.2 thresholds.toml [cpu.phase2]")
+    pytester.makeini("[pytest]\ngrpo_threshold = tokens_per_second=1.3\n")
+    assert seen()[0].endswith(">= 1.3 ini grpo_threshold")
+    monkeypatch.setenv("GRPO_THRESHOLD", "tokens_per_second=1.4,seconds=8")
+    assert seen()[0].endswith(">= 1.4 environment GRPO_THRESHOLD")
+    assert seen("--grpo-threshold=tokens_per_second=1.5")[0].endswith(">= 1.5 --grpo-threshold")
+
+
+def test_the_effective_table_is_shown_with_its_sources(project: pytest.Pytester) -> None:
+    result = project.runpytest("--grpo-show-thresholds", "--grpo-threshold", "batched_speedup=3")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "phase  threshold * from",
+            "2      batched_speedup * >= 3 x * --grpo-threshold",
+            "3      forward_over_backward * 0.67..1.5 * thresholds.toml [[]cpu.phase3]",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ("grpo_threshold", "it takes a quantity and a bound"),
+        ("grpo_threshold()", "it takes a quantity and a bound"),
+        ("grpo_threshold(3, at_least=1)", "it takes a quantity and a bound"),
+        ("grpo_threshold('a b', at_least=1)", "it takes a quantity and a bound"),
+        ("grpo_threshold('a', 'b', at_least=1)", "it takes a quantity and a bound"),
+        ("grpo_threshold('a')", "write one of at_least"),
+        ("grpo_threshold('a', at_leest=1)", "write one of at_least"),
+        ("grpo_threshold('a', at_least=1, at_most=2)", "write one of at_least"),
+        ("grpo_threshold('a', at_least='x')", "not numeric"),
+        ("grpo_threshold('a', within=(2, 1))", "in that order"),
+        ("grpo_threshold('a', equals=1)", "equals is for counts"),
+    ],
+)
+def test_a_wrong_marker_ends_the_collection_with_one_line(pytester: pytest.Pytester, marker: str, message: str) -> None:
+    pytester.makepyfile(test_marked=f"import pytest\n@pytest.mark.{marker}\ndef test_marked(grpo_arms): pass")
+    result = pytester.runpytest("--co")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in result.errlines if line.strip()]
+    assert line.startswith("ERROR: test_marked.py::test_marked: marker grpo_threshold")
+    assert message in line

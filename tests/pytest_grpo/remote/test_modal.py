@@ -34,7 +34,7 @@ def run_modal(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, body: s
     give_credentials(monkeypatch)
     monkeypatch.delitem(sys.modules, "app", raising=False)
     project.makepyfile(app=APP.format(body=body))
-    return project.runpytest("--phase", "2", "--grpo-pairs", "2", "--modal")
+    return project.runpytest("--phase", "2", "--modal")
 
 
 def test_missing_credentials_are_one_line(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

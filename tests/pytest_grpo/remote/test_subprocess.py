@@ -15,15 +15,16 @@ import os
 import re
 import pytest
 import warnings
-from pytest_grpo.measure import Sample
+from pytest_grpo.agreement import same_tokens
 
 pytestmark = pytest.mark.phase2
 
-def test_pass(grpo_gate, record_property):
+def test_pass(grpo_arms, grpo_threshold, record_property):
     print("some output")
     record_property("kept", 3)
     warnings.warn("careful", FutureWarning)
-    grpo_gate.speedup("batched_speedup", fast=lambda: Sample(300, 0.1), slow=lambda: Sample(100, 0.1))
+    fast, slow = grpo_arms(agree=same_tokens, fast=lambda: {"seconds": 1}, slow=lambda: {"seconds": 3})
+    assert slow.seconds >= grpo_threshold("batched_speedup") * fast.seconds
 
 def test_fail(grpo_gate):
     grpo_gate.check("adapter_cache_hits", 0)
@@ -81,7 +82,7 @@ def test_parameters(text):
 
 def report_of(pytester: pytest.Pytester, *arguments: str) -> tuple[pytest.RunResult, list[object]]:
     """The result of a run and, per test of its JUnit file, what must not depend on where it ran."""
-    settings = ["--phase=2", "--grpo-pairs=2", "--junitxml=junit.xml", "-ojunit_family=xunit1", "-Wdefault"]
+    settings = ["--phase=2", "--junitxml=junit.xml", "-ojunit_family=xunit1", "-Wdefault"]
     result = pytester.runpytest(*settings, *arguments)
     cases: list[object] = []
     for case in ElementTree.parse(pytester.path / "junit.xml").iter("testcase"):
@@ -110,7 +111,7 @@ def test_tests_of_a_phase_share_one_process_with_this_sessions_settings(project:
         test_suite="""
         import os
         import pytest
-        from pytest_grpo.measure import Sample
+        from pytest_grpo.agreement import same_tokens
 
         def test_plain():
             assert "GRPO_SEEN_IN_PHASE" not in os.environ
@@ -121,22 +122,23 @@ def test_tests_of_a_phase_share_one_process_with_this_sessions_settings(project:
             grpo_gate.check("adapter_cache_hits", 7)
 
         @pytest.mark.phase2
-        def test_second(grpo_gate):
+        def test_second(grpo_arms):
             assert os.environ["GRPO_SEEN_IN_PHASE"] == "1"
-            slow = lambda: Sample(100, 0.1)
-            assert grpo_gate.speedup("batched_speedup", fast=lambda: Sample(300, 0.1), slow=slow).num_pairs == 3
+            fast, slow = grpo_arms(agree=same_tokens, fast=lambda: {"seconds": 1}, slow=lambda: {"seconds": 3})
+            assert slow.seconds >= 2 * fast.seconds
+            assert len(fast.comparison.sampler.rounds) == 7
         """
     )
-    project.makeini("[pytest]\naddopts = --grpo-remote=subprocess\n")
-    settings = ["--grpo-threshold", "adapter_cache_hits=7", "--grpo-pairs", "3", "-W", "error"]
+    project.makeini("[pytest]\ngrpo_control = false\naddopts = --grpo-remote=subprocess\n")
+    settings = ["--grpo-threshold", "adapter_cache_hits=7", "--grpo-pairs", "7", "-W", "error"]
     result = project.runpytest("test_suite.py", *settings, "--benchmark-json=out.json")
     result.assert_outcomes(passed=3)
     assert "GRPO_SEEN_IN_PHASE" not in os.environ
-    assert '"name": "test_second[batched_speedup:fast]"' in project.path.joinpath("out.json").read_text()
+    assert '"name": "test_second[seconds:fast]"' in project.path.joinpath("out.json").read_text()
 
 
 def test_a_failure_elsewhere_stops_the_session_and_is_the_last_failed(project: pytest.Pytester) -> None:
-    phases = ["--phase", "3,4", "--grpo-pairs=2"]
+    phases = ["--phase", "3,4"]
     stopped = project.runpytest(
         *phases, "-x", "--grpo-remote=subprocess", "--grpo-threshold=forward_over_backward=2..3"
     )

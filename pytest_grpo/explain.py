@@ -1,0 +1,78 @@
+"""A verdict in words: what was measured, what decided, and what to try."""
+
+from __future__ import annotations
+
+import math
+
+from pytest_grpo.stats import Estimate, Plan, median_ratio
+from pytest_grpo.thresholds import Threshold, format_number
+from pytest_grpo.types import Row, Verdict
+
+
+def explain(row: Row) -> list[str]:
+    """Everything a reader needs to judge the verdict: one line that says it, then the figures, then what to try."""
+    lines = [f"{row.metric}: {row.verdict}: measured {format_measured(row)}, threshold {row.threshold} ({row.source})"]
+    if row.reason:
+        lines.append(f"  {row.reason}")
+    if row.num_pairs is not None and row.confidence is not None:
+        pairs = "1 pair" if row.num_pairs == 1 else f"{row.num_pairs} pairs"
+        lines.append(f"  median of {pairs} with its {100 * row.confidence:.2f} % interval, in {row.duration_s:.1f} s")
+    for name, quantities in (row.arms or {}).items():
+        lines.append(f"  arm {name}: {_medians(quantities)}")
+    lines.append(f"  device {row.device}{_conditions(row)}")
+    advice = _advice(row)
+    return [*lines, f"  try: {advice}"] if advice else lines
+
+
+def format_measured(row: Row, *, with_interval: bool = True) -> str:
+    text = f"{format_number(row.measured)} {row.unit}".rstrip()
+    if with_interval and row.low is not None and row.high is not None:
+        text += f" [{format_number(row.low)}, {format_number(row.high)}]"
+    return text
+
+
+def inconclusive_reason(
+    estimate: Estimate, plan: Plan, threshold: Threshold, *, budget_s: float | None, num_dropped: int
+) -> str:
+    """Why the pairs did not decide. ``budget_s`` is the time that ended them; None: all planned pairs were taken."""
+    pairs = f"{estimate.num_pairs} pairs"
+    dropped = f"; {num_dropped} more were left out because other processes used the cores" if num_dropped else ""
+    if estimate.num_pairs == 0:
+        return f"no pair was measured within {budget_s:g} s{dropped}"
+    short = not threshold.low <= estimate.median <= threshold.high
+    needed = plan.min_pairs(Verdict.FAIL if short else Verdict.PASS)
+    if estimate.num_pairs < needed:
+        what = "a failure" if short else "a pass"
+        end = f"the budget of {budget_s:g} s ended after" if budget_s is not None else "the plan ended after"
+        return f"{end} {pairs}, {what} needs {needed}{dropped}"
+    end = f" in {budget_s:g} s" if budget_s is not None else ""
+    return f"the interval spans the threshold after {pairs}{end}{dropped}"
+
+
+def _medians(quantities: dict[str, list[float]]) -> str:
+    return ", ".join(
+        f"{name} {format_number(median_ratio(values) if min(values) > 0 else sum(values) / len(values))}"
+        for name, values in quantities.items()
+        if values
+    )
+
+
+def _conditions(row: Row) -> str:
+    conditions = row.conditions or {}
+    parts = []
+    others = conditions.get("cores_of_others")
+    if isinstance(others, float) and not math.isnan(others):
+        parts.append(f"others used {others:.1f} cores")
+    if conditions.get("gpu_throttle_reasons"):
+        parts.append(f"GPU throttled: {conditions['gpu_throttle_reasons']}")
+    return "".join(f"; {part}" for part in parts)
+
+
+def _advice(row: Row) -> str:
+    if row.verdict == Verdict.INCONCLUSIVE:
+        return "a quieter machine, --grpo-budget with more seconds, or --grpo-pairs with more pairs"
+    if row.reason.startswith("wrong answers"):
+        return "compare the two paths on one input first; speed counts only if it is correct"
+    if row.num_pairs is not None:
+        return "--grpo-html report.html to see the pairs; grpo bisect GOOD BAD to find the commit"
+    return ""

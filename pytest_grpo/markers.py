@@ -1,0 +1,30 @@
+"""The marker form of a threshold: ``@pytest.mark.grpo_threshold("tokens_per_second", at_least=1.30)``."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_grpo.arms import Quantity
+from pytest_grpo.gates import Gate
+from pytest_grpo.thresholds import marker_thresholds
+
+
+def decide_markers(item: pytest.Item, gate: Gate | None) -> None:
+    """Decide the thresholds of ``item``'s markers that the test itself has not: first arm over second.
+
+    Raises:
+        pytest.fail.Exception: a verdict is no pass.
+        pytest.UsageError: the test measured no two arms.
+    """
+    __tracebackhide__ = True
+    for name in marker_thresholds(item):
+        if gate is not None and name in gate.judged:
+            continue
+        if gate is None or not gate.measurements or len(gate.measurements[-1].sampler.arms) < 2:
+            raise pytest.UsageError(
+                f"marker grpo_threshold({name!r}): the test measures no two arms; call grpo_arms(agree=..., a=a, b=b)"
+            )
+        measurement = gate.measurements[-1]
+        first, second = (Quantity(measurement, arm, name) for arm in list(measurement.sampler.arms)[:2])
+        if not measurement.decide(first, second, gate.threshold(name)):
+            pytest.fail("\n".join(measurement.explanation), pytrace=False)

@@ -1,0 +1,57 @@
+"""The command line's options and their ini twins."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def add_options(parser: pytest.Parser) -> None:
+    group = parser.getgroup("grpo", "performance phases of a GRPO training stack")
+    add = group.addoption
+    add("--phase", "--grpo-phase", dest="grpo_phase", metavar="PHASES", help="run only these phases: 2,5 or all")
+    add("--modal", "--grpo-modal", dest="grpo_modal", action="store_true", help="run the phase tests on Modal")
+    add("--grpo-remote", metavar="PLACE", help="where phase tests run: local, subprocess (a clean process) or modal")
+    add(
+        "--grpo-threshold",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="replace the bound of a threshold, e.g. batched_speedup=1.5 or forward_over_backward=0.5..2 (repeatable)",
+    )
+    add("--grpo-pairs", metavar="N,N,...", help="at how many pairs a gate decides (default: 8,12,18,27,40)")
+    add("--grpo-budget", metavar="SECONDS", help="how long one gate may sample (default: 45)")
+    add("--grpo-num-gates", metavar="N", help="gates that share 1 %% of false failures (default: those collected)")
+    add("--grpo-device-profile", metavar="PROFILE", help="thresholds to use: cpu, gpu or auto (default)")
+    add("--grpo-system", metavar="NAME", help="the stack to judge: grpo_core (default), trl, or one of your own")
+    add("--grpo-versus", metavar="NAME", help="a second stack, measured beside it in the same run")
+    add("--grpo-save", metavar="NAME", help="store the verdicts as a baseline of this name")
+    add("--grpo-compare", metavar="NAME", help="fail a gate that is worse than in this baseline")
+    add("--grpo-tolerance", metavar="SHARE", help="how much worse than the baseline is no loss (default: 0.05)")
+    add("--grpo-any-machine", action="store_true", help="compare with a baseline of another machine or software")
+    add("--grpo-html", metavar="FILE", help="write the verdicts as one self-contained page")
+    add("--grpo-show-thresholds", action="store_true", help="show the thresholds and where each comes from")
+
+
+def add_ini(parser: pytest.Parser) -> None:
+    parser.addini("grpo_phase", "phases to run when none are asked for, as --phase", default="")
+    parser.addini("grpo_modal", "as --modal", type="bool", default=False)
+    parser.addini("grpo_remote", "as --grpo-remote", default="")
+    parser.addini("grpo_thresholds", "thresholds file (default: bench/thresholds.toml)", default="")
+    parser.addini("grpo_threshold", "replaced bounds, as --grpo-threshold", type="linelist", default=[])
+    parser.addini("grpo_pairs", "as --grpo-pairs", default="8,12,18,27,40")
+    parser.addini("grpo_budget", "as --grpo-budget", default="45")
+    parser.addini("grpo_device_profile", "as --grpo-device-profile", default="")
+    parser.addini("grpo_system", "as --grpo-system", default="")
+    parser.addini("grpo_versus", "as --grpo-versus", default="")
+    parser.addini("grpo_save", "as --grpo-save", default="")
+    parser.addini("grpo_compare", "as --grpo-compare", default="")
+    parser.addini("grpo_tolerance", "as --grpo-tolerance", default="0.05")
+    parser.addini("grpo_any_machine", "as --grpo-any-machine", type="bool", default=False)
+    parser.addini("grpo_html", "as --grpo-html", default="")
+    parser.addini(
+        "grpo_control",
+        "try the machine's clock first, on the same work twice (default: true)",
+        type="bool",
+        default=True,
+    )
+    parser.addini("grpo_inconclusive", "how an inconclusive verdict is reported: xfail (default) or fail", default="")

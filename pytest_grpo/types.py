@@ -1,0 +1,111 @@
+"""The values that flow: an arm's Samples -> Rounds -> an Estimate -> a Verdict, and all of it as one Row.
+
+A row holds builtin types only, so that it survives JSON: it travels with the test's report, from an xdist worker or
+another machine alike, and is what baselines and reports are made of.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+Kind = Literal["at_least", "at_most", "within", "equals"]
+KINDS: tuple[Kind, ...] = ("at_least", "at_most", "within", "equals")
+
+PROPERTY_PREFIX = "grpo."
+RATE_SUFFIX = "_per_second"
+
+
+COUNT_PREFIX = "num_"
+"""Quantities of this name are counts: exact, without statistics."""
+
+
+class Verdict(enum.StrEnum):
+    """What a measurement says about its threshold."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one run of an arm took and did: ``Sample(seconds=0.2, quantities={"tokens": 512})``.
+
+    Without ``seconds`` the harness times the run. ``output`` is what the arms are checked against each other by; it is
+    never stored.
+    """
+
+    seconds: float | None = None
+    quantities: Mapping[str, float] = field(default_factory=dict)
+    output: object = None
+
+    def value(self, metric: str) -> float:
+        """``seconds``, one of the quantities, or ``<quantity>_per_second``.
+
+        Raises:
+            KeyError: the sample has no such quantity.
+        """
+        assert self.seconds is not None, "measure fills it in"
+        if metric == "seconds":
+            return self.seconds
+        if metric not in self.quantities and metric.endswith(RATE_SUFFIX):
+            return self.quantities[metric.removesuffix(RATE_SUFFIX)] / self.seconds
+        return self.quantities[metric]
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the machine did while a gate sampled. None is not known here."""
+
+    cores_of_others: float | None = None
+    cpu_mhz: float | None = None
+    gpu_sm_mhz: float | None = None
+    gpu_temperature_c: float | None = None
+    gpu_throttle_reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One verdict.
+
+    ``bound_low`` and ``bound_high`` are the threshold's edges, None where it is open. ``low`` to ``high`` covers the
+    true median of ``ratios`` with probability ``confidence``; these and ``num_pairs`` are None for a plain number.
+    ``arms`` holds, per arm, the values of each quantity per pair, ``seconds`` among them; ``quantity`` is the one that
+    was compared.
+    """
+
+    metric: str
+    phase: int | None
+    kind: Kind
+    bound_low: float | None
+    bound_high: float | None
+    threshold: str
+    source: str
+    """Where the threshold came from, e.g. ``--grpo-threshold`` or a file."""
+    unit: str
+    verdict: str
+    reason: str
+    """Why it is not a pass; empty when it is one."""
+    measured: float
+    device: str
+    system: str = "grpo_core"
+    low: float | None = None
+    high: float | None = None
+    confidence: float | None = None
+    num_pairs: int | None = None
+    ratios: list[float] | None = None
+    quantity: str | None = None
+    arms: dict[str, dict[str, list[float]]] | None = None
+    conditions: dict[str, object] | None = None
+    duration_s: float = 0.0
+
+    def as_property(self) -> tuple[str, str]:
+        return f"{PROPERTY_PREFIX}{self.metric}", json.dumps(asdict(self))
+
+    @classmethod
+    def from_property(cls, text: str) -> Row:
+        return cls(**json.loads(text))
