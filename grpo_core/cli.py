@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from grpo_core.commands import measure, train
+from grpo_core.commands import measure, train, verdicts
 from grpo_core.commands.train import INTERRUPTED_EXIT_CODE
 from grpo_core.errors import ConfigError, GrpoError
 from grpo_core.home import Home
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("benchmark", "time rollouts, the trainer or both", measure.run_benchmark, measure.add_benchmark_arguments)
     add("bench", "run the performance phases and print their verdicts", _bench, _add_bench_arguments)
     add("panels", "show the dashboard's panels here", _panels, _add_panels_arguments)
+    verdicts.add_commands(commands)
     return parser
 
 

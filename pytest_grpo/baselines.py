@@ -1,0 +1,146 @@
+"""Stored results to compare with: one JSON file each, with its fingerprint and a checksum, never overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_grpo.fingerprint import Fingerprint
+from pytest_grpo.types import Row
+
+if TYPE_CHECKING:
+    from grpo_core.home import Home
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The rows of one session by node id, as measured, and where they were."""
+
+    name: str
+    created_at: str
+    """UTC, ISO 8601."""
+    fingerprint: Fingerprint
+    results: list[tuple[str, Row]]
+
+
+def check_new_name(home: Home, name: str) -> Path:
+    """The file that ``name`` will be stored in.
+
+    Raises:
+        pytest.UsageError: the name is not safe as a file name, or exists.
+    """
+    from grpo_core.errors import InvalidNameError
+    from grpo_core.home import check_name
+
+    try:
+        path = baselines_folder(home) / f"{check_name(name, 'baseline')}.json"
+    except InvalidNameError as error:
+        raise pytest.UsageError(str(error)) from error
+    if path.exists():
+        raise pytest.UsageError(f"baseline {name!r}: {path} exists and is never overwritten; choose another name")
+    return path
+
+
+def save_baseline(home: Home, name: str, fingerprint: Fingerprint, rows: Iterable[tuple[str, Row]]) -> Path:
+    """Store (node id, row) under a new name and return the file.
+
+    Raises:
+        pytest.UsageError: there are no rows, the name is not free, or the folder cannot be written.
+    """
+    from filelock import FileLock
+
+    from grpo_core.errors import HomeError
+    from grpo_core.home import make_folder, write_json
+
+    results = list(rows)
+    if not results:
+        raise pytest.UsageError(f"baseline {name!r}: no gate was measured, so nothing is stored; select phases to run")
+    baseline = Baseline(name, datetime.now(UTC).isoformat(timespec="microseconds"), fingerprint, results)
+    content = {"format_version": FORMAT_VERSION} | asdict(baseline)
+    try:
+        with FileLock(make_folder(baselines_folder(home)) / ".lock"):  # two sessions may store the same name at once
+            return write_json(check_new_name(home, name), content | {"sha256": _checksum(content)})
+    except HomeError as error:
+        raise pytest.UsageError(f"baseline {name!r}: {error}") from error
+
+
+def read_baseline(home: Home, name_or_path: str) -> Baseline:
+    """The baseline of that name in ``home``, or else the one in that file.
+
+    Raises:
+        pytest.UsageError: there is none, it is damaged, or another version of its format.
+    """
+    path = baselines_folder(home) / f"{name_or_path}.json"
+    if "/" in name_or_path or not path.is_file():
+        path = Path(name_or_path)
+    if not path.is_file():
+        present = ", ".join(sorted(file.stem for file in baselines_folder(home).glob("*.json"))) or "nothing yet"
+        raise pytest.UsageError(
+            f"baseline {name_or_path!r}: no such file, and {baselines_folder(home)} has {present}; "
+            "name one of these, or store one with --grpo-save"
+        )
+    return _read(path)
+
+
+def list_baselines(home: Home) -> tuple[list[Baseline], list[str]]:
+    """All that are readable, oldest first, and one line for each that is not."""
+    readable, problems = [], []
+    for path in sorted(baselines_folder(home).glob("*.json")):
+        try:
+            readable.append(_read(path))
+        except pytest.UsageError as error:
+            problems.append(str(error))
+    return sorted(readable, key=lambda baseline: baseline.created_at), problems
+
+
+def baselines_folder(home: Home) -> Path:
+    return home.data / "baselines"
+
+
+def _read(path: Path) -> Baseline:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise pytest.UsageError(f"baseline {path}: cannot be read: {error.strerror}; mend its permissions") from error
+    except ValueError as error:
+        raise _damaged(path, "it is no JSON") from error
+    if not isinstance(content, dict) or "format_version" not in content:
+        raise _damaged(path, "it has no format_version")
+    if content["format_version"] != FORMAT_VERSION:
+        raise pytest.UsageError(
+            f"baseline {path}: format version {content['format_version']!r} is not known, only {FORMAT_VERSION} is; "
+            "read it with the pytest-grpo that stored it"
+        )
+    if content.pop("sha256", None) != _checksum(content):
+        raise _damaged(path, "its checksum does not match")
+    try:
+        baseline = TypeAdapter(Baseline).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    for _, row in baseline.results:
+        if not all(math.isfinite(ratio) and ratio > 0 for ratio in row.ratios or ()):
+            raise _damaged(path, f"{row.metric}: a ratio is not finite and above zero")
+    return baseline
+
+
+def _damaged(path: Path, problem: str) -> pytest.UsageError:
+    return pytest.UsageError(
+        f"baseline {path}: damaged: {problem}; restore the file, or move it away and measure again"
+    )
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,200 @@
+"""``grpo bisect GOOD BAD``: the first commit on which a phase fails, found by git with the phase as its judge.
+
+All of it happens in a temporary worktree. The user's working tree, index, branches and any bisection of theirs stay as
+they are, also after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_grpo import bisect_judge, bisect_rows
+from pytest_grpo.bisect_judge import BAD, GOOD, SKIP, VERDICT_NAMES
+from pytest_grpo.phases import parse_phases
+
+NOT_FOUND_EXIT_CODE = 1
+USAGE_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130
+_STOP_TIMEOUT_S = 30
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Find the first bad commit; the exit code: 0 found, 1 not, 2 a mistake in the input, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="grpo bisect",
+        description="Find the first commit on which a phase fails.",
+        epilog="What follows -- is passed on to pytest, e.g. -- --grpo-compare main.",
+    )
+    parser.add_argument("good", metavar="GOOD", help="a commit on which the phase passes")
+    parser.add_argument("bad", metavar="BAD", help="a later one on which it fails")
+    parser.add_argument("--phase", default="all", help="2,5 or all (default)")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    end = given.index("--") if "--" in given else len(given)
+    flags, passed_on = parser.parse_args(given[:end]), given[end + 1 :]
+    try:
+        parse_phases(flags.phase)
+        tree = Path(_git(Path.cwd(), "rev-parse", "--show-toplevel", problem=f"{Path.cwd()}: not in a git repository"))
+        good, bad = (_commit(tree, revision) for revision in (flags.good, flags.bad))
+        _check_ancestor(tree, flags.good, good, flags.bad, bad)
+        with _worktree(tree, bad) as folder:
+            return _bisect(tree, folder, good, bad, ["--phase", flags.phase, *passed_on])
+    except pytest.UsageError as error:
+        print(f"grpo: error: {error}", file=sys.stderr)
+        return USAGE_EXIT_CODE
+    except KeyboardInterrupt:
+        print("grpo: interrupted", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
+
+
+def _bisect(tree: Path, folder: Path, good: str, bad: str, arguments: list[str]) -> int:
+    worktree, log = folder / "tree", folder / "judgements.jsonl"
+    judge = _prepare_judge(tree, folder, log, arguments)
+    for commit, expected in ((good, GOOD), (bad, BAD)):  # git takes their word for it, and would blame any commit
+        _git(worktree, "checkout", "--quiet", "--detach", commit, problem=f"commit {commit} cannot be checked out")
+        _run(judge, worktree)
+        judgement = _judgement(log, commit)
+        if judgement["code"] != expected:
+            found = VERDICT_NAMES[judgement["code"]]
+            raise pytest.UsageError(
+                f"commit {commit[:12]} must be {VERDICT_NAMES[expected]} but is '{found}' here "
+                f"({judgement['reason']}); name another commit, phase or threshold"
+            )
+    _git(worktree, "bisect", "start", bad, good, problem="git cannot bisect")
+    is_found = _run(["git", "bisect", "run", *judge], worktree) == 0
+    if not is_found:
+        print("no first bad commit: git stopped, or only commits are left that cannot be judged:")
+        skipped = [judgement for judgement in _read_log(log) if judgement["code"] not in (GOOD, BAD)]
+        print(*(f"  {judgement['commit']}: {judgement['reason']}" for judgement in skipped), sep="\n")
+        return NOT_FOUND_EXIT_CODE
+    first = _git(worktree, "rev-parse", "refs/bisect/bad", problem="git names no bad commit")
+    subject = _git(worktree, "log", "-1", "--format=%H %s (%as)", first, problem=f"git cannot show {first}")
+    print(f"first bad commit: {subject}", *(f"  {line}" for line in _judgement(log, first)["lines"]), sep="\n")
+    return 0
+
+
+@contextmanager
+def _worktree(tree: Path, commit: str) -> Iterator[Path]:
+    """A temporary folder with ``commit`` checked out in its ``tree``."""
+    with tempfile.TemporaryDirectory(prefix="grpo-bisect-", ignore_cleanup_errors=True) as name:
+        folder = Path(name).resolve()
+        worktree = str(folder / "tree")
+        try:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+            _git(tree, "worktree", "add", "--quiet", "--detach", worktree, commit, problem="git cannot add a worktree")
+            yield folder
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the worktree behind
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            subprocess.run(
+                ["git", "worktree", "remove", "--force", worktree], cwd=tree, capture_output=True, check=False
+            )
+
+
+def _prepare_judge(tree: Path, folder: Path, log: Path, arguments: list[str]) -> list[str]:
+    """The command that judges what is checked out. It has no options: some gits take those as theirs."""
+    from grpo_core.home import Home
+    from pytest_grpo.baselines import baselines_folder
+
+    script = folder / "judge" / "grpo_bisect_judge.py"
+    script.parent.mkdir()
+    shutil.copyfile(bisect_judge.__file__, script)
+    plugin = shutil.copyfile(bisect_rows.__file__, script.with_name("grpo_bisect_rows.py"))
+    home = folder / "home"
+    baselines = baselines_folder(Home.from_environment())
+    if baselines.is_dir():  # for --grpo-compare; all else that the commits store stays in the temporary folder
+        shutil.copytree(baselines, home / "data" / "baselines")
+    job = {
+        "log": str(log),
+        "folder": str(folder / "tree" / Path.cwd().resolve().relative_to(tree)),
+        "plugin": plugin.stem,
+        "arguments": ["-q", "--color=no", "-p", "no:cacheprovider", *arguments],
+        "environment": {
+            "PYTHONPATH": os.pathsep.join([*_python_path(tree, folder / "tree"), str(script.parent)]),
+            "PYTHONDONTWRITEBYTECODE": "1",  # a stale .pyc passes for one of the next commit within the same second
+            "GRPO_HOME": str(home),
+            "GRPO_BISECT_MAIN_TREE": str(tree),
+        },
+    }
+    path = folder / "job.json"
+    path.write_text(json.dumps(job), encoding="utf-8")
+    return [sys.executable, str(script), str(path)]
+
+
+def _python_path(tree: Path, worktree: Path) -> list[str]:
+    """The folders to import from: those of the user's tree, e.g. of an editable install, as the worktree has them."""
+    installed = Path(sys.prefix).resolve()
+    own = [
+        path for path in map(_resolved, sys.path) if path.is_relative_to(tree) and not path.is_relative_to(installed)
+    ]
+    given = map(_resolved, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    folders = [worktree, *(worktree / path.relative_to(tree) for path in own)]
+    folders += [path for path in given if not path.is_relative_to(tree)]
+    return [str(folder) for folder in dict.fromkeys(folders)]
+
+
+def _resolved(entry: str) -> Path:
+    return Path(entry).resolve()
+
+
+def _run(command: Sequence[str], folder: Path) -> int:
+    """Run ``command`` with all that it starts in a group of its own, which ends with this process's interruption."""
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
+def _read_log(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+
+
+def _judgement(log: Path, commit: str) -> dict[str, Any]:
+    unfinished = {"commit": commit, "code": SKIP, "reason": "its judge did not finish", "lines": []}
+    return next((judgement for judgement in reversed(_read_log(log)) if judgement["commit"] == commit), unfinished)
+
+
+def _commit(tree: Path, revision: str) -> str:
+    problem = f"revision {revision!r}: not known in {tree}; name a commit, tag or branch"
+    return _git(tree, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", problem=problem)
+
+
+def _check_ancestor(tree: Path, good_name: str, good: str, bad_name: str, bad: str) -> None:
+    problem = f"GOOD {good_name!r} is no ancestor of BAD {bad_name!r}; name an earlier commit, then a later one"
+    if good == bad:
+        raise pytest.UsageError(problem)
+    _git(tree, "merge-base", "--is-ancestor", good, bad, problem=problem)
+
+
+def _git(folder: Path, *arguments: str, problem: str) -> str:
+    """What git prints. Raises pytest.UsageError with ``problem`` and git's last line when it fails."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise pytest.UsageError("git: not found; install it, since grpo bisect drives it") from None
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        raise pytest.UsageError(f"{problem} ({said[-1]})" if said else problem)
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

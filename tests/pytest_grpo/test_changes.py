@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import random
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_grpo.baselines import Baseline
+from pytest_grpo.changes import Change, Outcome, compare_rows, judge_against
+from pytest_grpo.fingerprint import take_fingerprint
+from pytest_grpo.types import Kind, Row
+
+NODEID = "bench/test_a.py::test_a"
+
+
+def row(
+    true_ratio: float,
+    num_pairs: int = 12,
+    *,
+    kind: Kind = "at_least",
+    metric: str = "speedup",
+    seed: int = 1,
+    noise: float = 0.01,
+) -> Row:
+    """A gate whose pairs scatter around ``true_ratio``. No pairs: a plain number."""
+    chance = random.Random(f"{seed} {metric} {true_ratio}")
+    ratios = [true_ratio * chance.lognormvariate(0, noise) for _ in range(num_pairs)]
+    return Row(
+        metric=metric,
+        phase=2,
+        kind=kind,
+        bound_low=1.0,
+        bound_high=None,
+        threshold=">= 1",
+        source="file",
+        unit="",
+        verdict="pass",
+        reason="",
+        measured=statistics.median(ratios) if ratios else true_ratio,
+        device="cpu",
+        num_pairs=num_pairs or None,
+        ratios=ratios or None,
+    )
+
+
+def only_change(now: Row, before: Row, tolerance: float = 0.05) -> Change:
+    (change,) = compare_rows([(NODEID, now)], [(NODEID, before)], tolerance)
+    return change
+
+
+@pytest.mark.parametrize(
+    ("kind", "now", "outcome"),
+    [
+        ("at_least", 2.7, Outcome.LOSS),  # 10 % less speed-up
+        ("at_least", 2.94, Outcome.NO_LOSS),  # 2 % less is tolerated
+        ("at_least", 2.85, Outcome.UNDECIDED),  # on the edge
+        ("at_least", 30.0, Outcome.NO_LOSS),  # a gain
+        ("at_most", 3.3, Outcome.LOSS),
+        ("at_most", 3.06, Outcome.NO_LOSS),
+        ("at_most", 3.15, Outcome.UNDECIDED),
+        ("at_most", 0.3, Outcome.NO_LOSS),
+        ("within", 1.5, Outcome.SHOWN),
+        ("within", 6.0, Outcome.SHOWN),
+        ("equals", 6.0, Outcome.SHOWN),
+    ],
+)
+def test_only_a_change_for_the_worse_is_a_loss(kind: Kind, now: float, outcome: Outcome) -> None:
+    change = only_change(row(now, kind=kind), row(3.0, kind=kind))
+    assert change.outcome == outcome
+    assert change.factor == pytest.approx(now / 3.0, rel=0.02)
+    assert change.factor is not None
+    assert change.low is not None
+    assert change.high is not None
+    assert change.confidence is not None
+    assert change.low < change.factor < change.high
+    assert change.confidence >= 0.98
+
+
+def test_the_tolerance_decides() -> None:
+    now, before = row(2.7), row(3.0)
+    assert [only_change(now, before, tolerance).outcome for tolerance in (0.0, 0.05, 0.2)] == [
+        Outcome.LOSS,
+        Outcome.LOSS,
+        Outcome.NO_LOSS,
+    ]
+
+
+def test_a_loss_says_what_was_measured() -> None:
+    text = only_change(row(2.7), row(3.0)).describe()
+    assert text.startswith("speedup: loss: 3.0")
+    assert "from 12/12 pairs; 5 % for the worse is tolerated" in text
+
+
+@pytest.mark.parametrize(("num_pairs", "outcome"), [(3, Outcome.TOO_FEW), (5, Outcome.LOSS)])
+def test_too_few_pairs_do_not_pass_silently(num_pairs: int, outcome: Outcome) -> None:
+    assert only_change(row(1.0, num_pairs), row(3.0, num_pairs)).outcome == outcome
+
+
+def test_pairs_that_are_enough_alone_may_be_too_few_among_many_gates() -> None:
+    names = [f"gate{number}" for number in range(10)]
+    before = [(NODEID, row(3.0, 5, metric=name)) for name in names]
+    now = [(NODEID, row(2.0 if name == "gate0" else 3.0, 5, metric=name, seed=2)) for name in names]
+    assert compare_rows(now, before)[0].outcome == Outcome.TOO_FEW
+
+
+def test_a_plain_number_is_only_shown() -> None:
+    assert only_change(row(1.0, 0), row(3.0, 0)).outcome == Outcome.SHOWN
+    assert only_change(row(1.0, 12), row(3.0, 0)).outcome == Outcome.SHOWN
+
+
+def test_gates_of_only_one_side_are_listed_last_and_by_system() -> None:
+    both, gone, new = (row(3.0, metric=name) for name in ("both", "gone", "new"))
+    other = replace(both, system="trl")
+    changes = compare_rows([(NODEID, both), (NODEID, new)], [(NODEID, gone), (NODEID, both), (NODEID, other)])
+    assert [(change.row.metric, change.row.system, change.outcome.value) for change in changes] == [
+        ("both", "grpo_core", "no loss"),
+        ("new", "grpo_core", "only now"),
+        ("gone", "grpo_core", "only before"),
+        ("both", "trl", "only before"),
+    ]
+
+
+def test_comparing_what_did_not_change_is_a_loss_in_one_of_hundred_cases_at_most() -> None:
+    """A family of ten gates, each exactly at its tolerance: the worst that is no loss."""
+    trials, false_alarms = 300, 0
+    for trial in range(trials):
+        before = [(NODEID, row(1.0, 10, metric=f"m{gate}", seed=trial, noise=0.05)) for gate in range(10)]
+        now = [(NODEID, row(0.95, 12, metric=f"m{gate}", seed=-trial - 1, noise=0.05)) for gate in range(10)]
+        false_alarms += any(change.outcome == Outcome.LOSS for change in compare_rows(now, before))
+    assert false_alarms <= 8  # 3 expected at most; more than 8 has a chance of 0.4 %
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Baseline:
+    folder: Path = tmp_path_factory.mktemp("nothing")
+    results = [(NODEID, row(3.0)), *((NODEID, row(2.0, metric=f"other{number}")) for number in range(9))]
+    return Baseline("main", "2026-01-01T00:00:00+00:00", take_fingerprint(folder, {}), results)
+
+
+def test_one_gate_is_judged_before_the_others_are_measured(baseline: Baseline) -> None:
+    for now, outcome in ((2.7, Outcome.LOSS), (2.97, Outcome.NO_LOSS), (9.0, Outcome.NO_LOSS)):
+        change = judge_against(row(now), NODEID, baseline)
+        assert change is not None
+        assert change.outcome == outcome
+
+
+def test_one_gate_must_reach_its_share_of_the_familys_alpha(baseline: Baseline) -> None:
+    """Three pairs against twelve reach 0.2 %: enough for one gate, too little for one of ten."""
+    change = judge_against(row(1.0, 3), NODEID, baseline)
+    assert change is not None
+    assert change.outcome == Outcome.TOO_FEW
+    alone = replace(baseline, results=baseline.results[:1])
+    change = judge_against(row(1.0, 3), NODEID, alone)
+    assert change is not None
+    assert change.outcome == Outcome.LOSS
+
+
+def test_a_gate_that_the_baseline_does_not_have_is_not_judged(baseline: Baseline) -> None:
+    assert judge_against(row(1.0, metric="new"), NODEID, baseline) is None
+    assert judge_against(row(1.0), "bench/test_b.py::test_b", baseline) is None
+
+
+def test_another_device_is_refused_unless_allowed(baseline: Baseline) -> None:
+    elsewhere = replace(row(3.0), device="gpu H100")
+    with pytest.raises(pytest.UsageError, match="baseline 'main': not comparable: device of speedup: cpu / gpu H100;"):
+        judge_against(elsewhere, NODEID, baseline)
+    assert judge_against(elsewhere, NODEID, baseline, any_machine=True) is not None
