@@ -6,17 +6,21 @@ its internals; tests/pytest_grpo/test_benchmark_table.py fails when they change.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import Any
 
 import pytest
 
-from pytest_grpo.report import Row
+from pytest_grpo.reports.table import arm_quantity
+from pytest_grpo.types import RATE_SUFFIX, Row
+
+MS_SUFFIX = "_ms"
 
 
 @dataclass(slots=True)
-class _Origin:
+class Origin:
     """What pytest-benchmark's ``Metadata`` reads of the fixture that took the samples."""
 
     name: str
@@ -30,11 +34,11 @@ class _Origin:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def store(config: pytest.Config, rows: Iterable[tuple[str, Row]]) -> None:
+def store(config: pytest.Config, rows: Iterable[tuple[str, Row]], fingerprint: Mapping[str, str] | None = None) -> None:
     """Add one entry per arm of each (node id, row). Does nothing when pytest-benchmark is absent or disabled.
 
-    An entry counts one iteration per unit of quantity, so its OPS is quantity per second, e.g. tokens/s. It is named
-    ``<test>[<metric>:<arm>]`` and grouped by metric.
+    An entry is named ``<test>[<metric>:<arm>]`` and grouped by metric. Where a rate was compared, it counts one
+    iteration per unit, so that its OPS is that rate, e.g. tokens/s.
     """
     session = config.pluginmanager.get_plugin("pytest-benchmark")
     if session is None or session.disabled or session.skip:
@@ -42,33 +46,54 @@ def store(config: pytest.Config, rows: Iterable[tuple[str, Row]]) -> None:
     measured = [(nodeid, row) for nodeid, row in rows if row.arms]
     if not measured:
         return
-    commit = config.hook.pytest_benchmark_generate_commit_info(config=config)["id"]
+    about = {"commit": config.hook.pytest_benchmark_generate_commit_info(config=config)["id"]}
     for nodeid, row in measured:
-        for arm, samples in (row.arms or {}).items():
-            session.benchmarks.append(_entry(nodeid, row, arm, samples, commit))
+        info = {**describe(row), **about, "fingerprint": dict(fingerprint or {})}
+        # pytest-benchmark cannot write an entry without samples.
+        session.benchmarks += [entry for arm in row.arms or {} if (entry := _entry(nodeid, row, arm, info))]
 
 
-def _entry(nodeid: str, row: Row, arm: str, samples: list[list[float]], commit: str) -> Any:
+def describe(row: Row) -> dict[str, Any]:
+    """The verdict, for ``extra_info``."""
+    return {
+        "verdict": row.verdict,
+        "reason": row.reason,
+        "measured": row.measured,
+        "interval": [row.low, row.high],
+        "confidence": row.confidence,
+        "pairs": row.num_pairs,
+        "threshold": row.threshold,
+        "source": row.source,
+        "device": row.device,
+        "system": row.system,
+        "conditions": row.conditions,
+    }
+
+
+def timings(row: Row, arm: str) -> tuple[int, list[float]]:
+    """Iterations per sample, and each sample's seconds per iteration.
+
+    A rate's iteration is one unit of it. Else it is one run: of the compared time, or of the arm where what was
+    compared is no time.
+    """
+    seconds = (row.arms or {})[arm]["seconds"]
+    quantity = row.quantity or "seconds"
+    values = arm_quantity(row, arm)
+    if quantity.endswith(RATE_SUFFIX) and values is not seconds:
+        units = [rate * taken for rate, taken in zip(values, seconds, strict=True)]
+        return max(1, round(mean(units))), [1 / rate for rate in values if rate > 0]
+    if quantity.endswith(MS_SUFFIX) and values is not seconds:
+        return 1, [value / 1000 for value in values]
+    return 1, seconds
+
+
+def _entry(nodeid: str, row: Row, arm: str, info: dict[str, Any]) -> Any:
     from pytest_benchmark.stats import Metadata
 
     label = f"[{row.metric}:{arm}]"
-    origin = _Origin(
-        name=nodeid.rpartition("::")[2] + label,
-        fullname=nodeid + label,
-        group=row.metric,
-        extra_info={
-            "verdict": row.verdict,
-            "measured": row.measured,
-            "interval": [row.low, row.high],
-            "confidence": row.confidence,
-            "pairs": row.num_pairs,
-            "threshold": row.threshold,
-            "device": row.device,
-            "commit": commit,
-        },
-    )
-    quantities = [quantity for quantity, _ in samples]
-    entry = Metadata(origin, iterations=max(1, round(sum(quantities) / len(quantities))), options={})
-    for quantity, seconds in samples:
-        entry.stats.update(seconds / quantity)
+    origin = Origin(name=nodeid.rpartition("::")[2] + label, fullname=nodeid + label, group=row.metric, extra_info=info)
+    iterations, samples = timings(row, arm)
+    entry = Metadata(origin, iterations=iterations, options={})
+    for sample in samples:
+        entry.stats.update(sample)
     return entry

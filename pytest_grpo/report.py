@@ -1,4 +1,4 @@
-"""Verdicts as rows: how they travel from the test to the report, and how they are shown.
+"""Collects the verdicts of a session and hands them to every report at its end.
 
 A gate writes each row as a JSON text into the test's ``user_properties``. It reaches the reporting process with the
 test's report, from an xdist worker or another machine alike, and JUnit files show it.
@@ -6,97 +6,141 @@ test's report, from an xdist worker or another machine alike, and JUnit files sh
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import functools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_grpo.config import PLUGIN_CONFIG
+from pytest_grpo.mistakes import MISTAKE
+from pytest_grpo.reports import github
+from pytest_grpo.reports.table import count_verdicts, plain, reason_lines, table_lines
+from pytest_grpo.types import PROPERTY_PREFIX, Row, Verdict
 
-PROPERTY_PREFIX = "grpo."
-COLUMNS = ("phase", "metric", "measured", "threshold", "verdict")
-_COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+if TYPE_CHECKING:
+    from pytest_grpo.reports.history import SavedRun
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One verdict. Only builtin types, so that it survives JSON unchanged.
-
-    ``low`` to ``high`` covers the true median with probability ``confidence``; all three and ``num_pairs`` are None
-    for a plain number. ``arms`` holds the samples of a measured comparison: per arm its [quantity, seconds] pairs.
-    """
-
-    metric: str
-    phase: int
-    measured: float
-    threshold: str
-    unit: str
-    verdict: str
-    device: str
-    low: float | None = None
-    high: float | None = None
-    confidence: float | None = None
-    num_pairs: int | None = None
-    arms: dict[str, list[list[float]]] | None = None
-
-    def as_property(self) -> tuple[str, str]:
-        return f"{PROPERTY_PREFIX}{self.metric}", json.dumps(asdict(self))
-
-    @classmethod
-    def from_property(cls, text: str) -> Row:
-        return cls(**json.loads(text))
+COLORS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}
 
 
 class VerdictReport:
-    """Collects the rows of a session from its reports and shows them at the end. Not for xdist workers."""
+    """Collects the rows of a session from its reports and shows them at the end. Not for xdist workers.
 
-    def __init__(self, config: pytest.Config) -> None:
+    ``html_path`` is where the page goes. ``machine`` (field to text), ``history`` (oldest first) and ``save`` (stores
+    the rows, returns what to say) are asked for once, at the end of a session that needs them.
+    """
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        *,
+        html_path: Path | None = None,
+        machine: Callable[[], Mapping[str, str]] = dict,
+        history: Callable[[], Sequence[SavedRun]] = tuple,
+        save: Callable[[Sequence[tuple[str, Row]]], str] = lambda rows: "",
+    ) -> None:
         self._config = config
+        self._html_path = html_path
+        self._machine = functools.cache(machine)
+        self._history = history
+        self._save = save
+        self._saved = ""
+        self._num_mistakes = 0
         self._rows: dict[str, list[Row]] = {}
+        self._locations: dict[str, tuple[str, int | None]] = {}
+        self._problems: list[str] = []
 
     @property
     def rows(self) -> list[tuple[str, Row]]:
-        """(node id, row), by phase and then as measured."""
+        """(node id, row), by phase and then as measured; those without a phase come last."""
         listed = [(nodeid, row) for nodeid, rows in self._rows.items() for row in rows]
-        return sorted(listed, key=lambda entry: entry[1].phase)
+        return sorted(listed, key=lambda entry: (entry[1].phase is None, entry[1].phase or 0))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._num_mistakes += any(name == MISTAKE for name, _ in report.user_properties)
         if report.when != "teardown":
             return
-        rows = [
-            Row.from_property(str(text)) for name, text in report.user_properties if name.startswith(PROPERTY_PREFIX)
-        ]
-        if rows:
-            self._rows[report.nodeid] = rows  # a test that ran again replaces what it said before
+        # A test that ran again replaces what it said before.
+        rows = self._rows[report.nodeid] = self._read_rows(report)
+        self._locations[report.nodeid] = report.location[:2]
         for row in rows:
             self._config.hook.pytest_grpo_verdict(config=self._config, row=row)
 
+    def _read_rows(self, report: pytest.TestReport) -> list[Row]:
+        rows = []
+        for name, text in report.user_properties:
+            if not name.startswith(PROPERTY_PREFIX):
+                continue
+            try:
+                rows.append(Row.from_property(str(text)))
+            except (TypeError, ValueError):  # a test may record any property under any name
+                self._problems.append(
+                    f"grpo: property {plain(name)!r} of {plain(report.nodeid)} is no verdict; ignored"
+                )
+        return rows
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_sessionfinish(self):
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         # pytest-benchmark saves in its own wrapper of this hook, so the entries must be there before it.
-        if self._rows:
+        if self.rows:
             from pytest_grpo.benchmark_table import store
 
-            store(self._config, self.rows)
+            store(self._config, self.rows, self._machine())
+        if session.exitstatus == pytest.ExitCode.TESTS_FAILED and self._num_mistakes:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR  # what could not be measured is no failure of the code
+        if session.exitstatus not in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.USAGE_ERROR):
+            self._saved = self._save(self.rows)
         return (yield)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
+        from pytest_grpo.benchmark_table import describe
+
+        output_json["grpo_verdicts"] = [
+            {"test": nodeid, "metric": row.metric, **describe(row)} for nodeid, row in self.rows
+        ]
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if not self._rows:
-            return
-        rows = [row for _, row in self.rows]
-        terminalreporter.section("grpo verdicts")
-        width = terminalreporter.config.get_terminal_writer().fullwidth
-        header, *lines = table_lines(rows, width)
-        terminalreporter.write_line(header, bold=True)
-        for row, line in zip(rows, lines, strict=True):
-            terminalreporter.write_line(line, **{_COLORS[row.verdict]: True})
-        terminalreporter.write_line(f"{count_verdicts(rows)} on {', '.join(sorted({row.device for row in rows}))}")
-        problem = append_step_summary(rows)
-        if problem:
+        entries = self.rows
+        if entries:
+            self._write_table(terminalreporter, [row for _, row in entries])
+            self._problems += github.append_summary(entries)
+            for line in github.annotation_lines(entries, self._locations, self._config.rootpath):
+                terminalreporter.write_line(line)
+        if self._html_path is not None and not self._config.getoption("collectonly"):
+            self._write_html(terminalreporter, self._html_path)
+        if self._saved:
+            terminalreporter.write_line(self._saved)
+        for problem in self._problems:
             terminalreporter.write_line(problem, yellow=True)
+
+    def _write_table(self, terminal: pytest.TerminalReporter, rows: Sequence[Row]) -> None:
+        terminal.section("grpo verdicts")
+        header, *lines = table_lines(rows, self._config.get_terminal_writer().fullwidth)
+        terminal.write_line(header, bold=True)
+        for row, line in zip(rows, lines, strict=True):
+            before = line.removesuffix(row.verdict)
+            terminal.write(before)
+            terminal.write_line(line[len(before) :], **{COLORS[Verdict(row.verdict)]: True})
+        for line in reason_lines(rows):
+            terminal.write_line(line)
+        devices = ", ".join(sorted({plain(row.device) for row in rows}))
+        terminal.write_line(f"{count_verdicts(rows)} on {devices}")
+
+    def _write_html(self, terminal: pytest.TerminalReporter, path: Path) -> None:
+        from grpo_core.errors import HomeError
+        from pytest_grpo.reports.page import write_html
+
+        try:
+            write_html(path, self.rows, self._machine(), self._history())
+        except HomeError as error:
+            why = error.__cause__ or "its folder cannot be written"
+            self._problems.append(f"grpo: --grpo-html {path}: {why}; the report was not written")
+        else:
+            terminal.write_line(f"grpo: report written to {path}")
 
 
 VERDICT_REPORT = pytest.StashKey[VerdictReport]()
@@ -111,52 +155,3 @@ def header_line(config: pytest.Config) -> str | None:
     path = settings.thresholds_path
     shown = path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
     return f"grpo: device profile {profile}, mode {settings.remote or 'local'}, thresholds {shown.as_posix()}"
-
-
-def table_lines(rows: Sequence[Row], width: int) -> list[str]:
-    """A header and one line per row, in ASCII, within ``width`` columns as far as metric names allow."""
-    for with_interval in (True, False):
-        cells = [COLUMNS, *(_cells(row, with_interval=with_interval) for row in rows)]
-        widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
-        if sum(widths) + 2 * (len(widths) - 1) <= width:
-            break
-    return ["  ".join(cell.ljust(size) for cell, size in zip(line, widths, strict=True)).rstrip() for line in cells]
-
-
-def count_verdicts(rows: Iterable[Row]) -> str:
-    verdicts = [row.verdict for row in rows]
-    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in _COLORS)
-
-
-def append_step_summary(rows: Sequence[Row]) -> str | None:
-    """Append the table as Markdown to the file that GitHub Actions shows. Returns what went wrong, if anything."""
-    path = os.environ.get("GITHUB_STEP_SUMMARY")
-    if not path:
-        return None
-    lines = [_markdown(COLUMNS), _markdown(["---"] * len(COLUMNS))]
-    lines += [_markdown(_cells(row, with_interval=True)) for row in rows]
-    text = "\n".join(["### grpo verdicts", "", *lines, "", f"{count_verdicts(rows)}", ""])
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text + "\n")
-    except OSError as error:
-        return f"grpo: GITHUB_STEP_SUMMARY {path}: {error.strerror}; the summary was not written"
-    return None
-
-
-def describe_measured(row: Row, *, with_interval: bool = True) -> str:
-    from pytest_grpo.thresholds import format_number
-
-    text = f"{format_number(row.measured)} {row.unit}".rstrip()
-    if with_interval and row.low is not None and row.high is not None:
-        text += f" [{format_number(row.low)}, {format_number(row.high)}]"
-    return text
-
-
-def _cells(row: Row, *, with_interval: bool) -> tuple[str, ...]:
-    measured = describe_measured(row, with_interval=with_interval)
-    return (str(row.phase), row.metric, measured, row.threshold, row.verdict)
-
-
-def _markdown(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"

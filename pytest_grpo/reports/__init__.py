@@ -1,0 +1,1 @@
+"""What a session's verdicts look like: in the terminal, on a web page, on GitHub."""

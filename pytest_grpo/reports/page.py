@@ -1,0 +1,155 @@
+"""The verdicts as one web page that needs nothing else: no network, no script, no other file.
+
+Everything in it goes through ``markup.element``, which escapes it. The page forbids itself to load anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pytest_grpo.reports.card import SYMBOLS, badge, counted, definitions, gate_card, measured_cell, words
+from pytest_grpo.reports.history import SavedRun
+from pytest_grpo.reports.markup import Markup, element, joined
+from pytest_grpo.reports.table import Entry, describe_phase, has_many_systems
+from pytest_grpo.types import Row, Verdict
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def write_html(path: Path, rows: Sequence[Entry], machine: Mapping[str, str], history: Sequence[SavedRun]) -> None:
+    """Write the page to ``path``, all of it or nothing.
+
+    Raises:
+        grpo_core.errors.HomeError: it cannot be written.
+    """
+    from grpo_core.home import write_atomic
+
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = render_html(rows, machine, history, created_at=now)
+    write_atomic(path, page.encode("utf-8", "backslashreplace"))
+
+
+def render_html(
+    rows: Sequence[Entry], machine: Mapping[str, str], history: Sequence[SavedRun], *, created_at: str = ""
+) -> str:
+    """The page. ``rows`` are shown in their order; ``history`` is oldest first and does not hold this run."""
+    title = _headline([row for _, row in rows])
+    return "<!DOCTYPE html>\n" + element(
+        "html",
+        element(
+            "head",
+            element("meta", charset="utf-8"),
+            element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            element("meta", name="color-scheme", content="light dark"),
+            element("title", f"{title} - grpo verdicts"),
+            element("style", Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))),
+        ),
+        element(
+            "body",
+            _banner(rows, title, created_at),
+            element("main", _overview(rows), _gates(rows, history), _machine(machine)) if rows else _machine(machine),
+        ),
+        lang="en",
+    )
+
+
+def _headline(rows: Sequence[Row]) -> str:
+    verdicts = [row.verdict for row in rows]
+    failed, undecided = verdicts.count(Verdict.FAIL), verdicts.count(Verdict.INCONCLUSIVE)
+    if not rows:
+        return "No gate gave a verdict"
+    if failed:
+        return f"{failed} of {counted(len(rows), 'gate')} {'fails' if failed == 1 else 'fail'}"
+    if undecided:
+        return f"No gate fails, {undecided} of {len(rows)} undecided"
+    return f"All {len(rows)} gates pass" if len(rows) > 1 else "The gate passes"
+
+
+def _banner(rows: Sequence[Entry], title: str, created_at: str) -> Markup:
+    devices = sorted({row.device for _, row in rows})
+    counts = [
+        element(
+            "li",
+            element("span", SYMBOLS[verdict], class_="symbol", aria_hidden="true"),
+            element("b", str(sum(row.verdict == verdict for _, row in rows))),
+            f" {verdict}",
+            class_=verdict,
+        )
+        for verdict in Verdict
+    ]
+    return element(
+        "header",
+        element("p", "grpo verdicts", class_="kicker"),
+        element("h1", title),
+        element("p", " \u00b7 ".join(filter(None, [created_at, *devices])), class_="quiet"),
+        element("ul", *counts, class_="counts"),
+        _attention(rows),
+    )
+
+
+def _attention(rows: Sequence[Entry]) -> Markup:
+    """Each gate that does not pass, failures first, and why."""
+    items = [
+        element("li", badge(row), " ", element("a", _breakable(row.metric), href=f"#gate-{number}"), f" {row.reason}")
+        for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE)
+        for number, (_, row) in enumerate(rows)
+        if row.verdict == verdict
+    ]
+    return element("ul", *items, class_="attention") if items else joined()
+
+
+def _overview(rows: Sequence[Entry]) -> Markup:
+    many_systems = has_many_systems(row for _, row in rows)
+    head = [("phase", "wide"), ("gate", None), ("measured", None), ("threshold", "wide"), ("verdict", None)]
+    lines = []
+    for number, (_, row) in enumerate(rows):
+        link = element("a", _breakable(row.metric), href=f"#gate-{number}")
+        system = element("span", row.system, class_="tag") if many_systems else joined()
+        lines.append(
+            element(
+                "tr",
+                element("td", describe_phase(row), class_="wide"),
+                element("th", link, " ", system, scope="row"),
+                element(
+                    "td", *measured_cell(row), element("span", row.threshold, class_="narrow quiet"), class_="number"
+                ),
+                element("td", row.threshold, class_="wide number"),
+                element("td", badge(row)),
+            )
+        )
+    return element(
+        "section",
+        element("h2", "Overview", id="overview"),
+        element(
+            "table",
+            element("thead", element("tr", *(element("th", name, scope="col", class_=kind) for name, kind in head))),
+            element("tbody", *lines),
+            class_="overview",
+        ),
+        aria_labelledby="overview",
+    )
+
+
+def _gates(rows: Sequence[Entry], history: Sequence[SavedRun]) -> Markup:
+    cards = [gate_card(number, entry, history) for number, entry in enumerate(rows)]
+    return element("section", element("h2", "Gates", id="gates"), *cards, aria_labelledby="gates")
+
+
+def _machine(machine: Mapping[str, str]) -> Markup:
+    if not machine:
+        return joined()
+    return element(
+        "section",
+        element("h2", "Machine", id="machine"),
+        element("div", definitions({words(name): value or "-" for name, value in machine.items()}), class_="machine"),
+        aria_labelledby="machine",
+    )
+
+
+def _breakable(name: str) -> Markup:
+    """A name that a narrow column may break after its underscores."""
+    first, *rest = name.split("_")
+    return joined(first, *(joined("_", element("wbr"), part) for part in rest))
