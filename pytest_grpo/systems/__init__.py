@@ -1,0 +1,1 @@
+"""The GRPO stacks that the phases can be pointed at."""

@@ -1,0 +1,244 @@
+"""This project's own stack as a system."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pytest_grpo.systems.protocol import (
+    CLIP,
+    MAX_GRAD_NORM,
+    AdapterSwap,
+    Completion,
+    Rollout,
+    SystemSettings,
+    TrainBatch,
+    TrainStep,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from grpo_core import types
+    from grpo_core.lora.cache import LoRACache
+    from grpo_core.lora.store import AdapterStore
+    from grpo_core.packing import PackedBatch
+    from grpo_core.training.trainer import Trainer
+    from pytest_grpo.systems.protocol import Float32, Int32
+
+RUN = "system"
+GREEDY_TEMPERATURE = 1e-6  # the most probable token has all of the mass, unless another is exactly as probable
+MAX_CACHED_ADAPTERS = 4
+MAX_CACHED_ADAPTER_BYTES = 1 << 30
+
+StepLogprobs = list[tuple["Tensor", "Tensor"]]
+"""Per micro-batch: which completion each chosen token is of [C], and its log-probability [C]."""
+
+
+class GrpoCoreSystem:
+    """The torch engine, the adapter store and cache, and the trainer, each with its own copy of the base weights."""
+
+    name = "grpo_core"
+
+    def __init__(self, settings: SystemSettings) -> None:
+        from grpo_core.config import build_config
+        from grpo_core.lora.store import AdapterStore
+        from grpo_core.model import load_policy, load_tokenizer
+        from grpo_core.rollout.torch_engine.engine import TorchEngine
+
+        config = build_config(
+            {
+                "model": {
+                    "name": settings.model,
+                    "device": settings.device,
+                    "lora_rank": settings.lora_rank,
+                    "lora_alpha": settings.lora_alpha,
+                    "lora_targets": settings.lora_targets,
+                },
+                "training": {
+                    "clip_low": CLIP,
+                    "clip_high": CLIP,
+                    "max_grad_norm": MAX_GRAD_NORM,
+                    "kl_coefficient": settings.kl_coefficient,
+                    "packing": settings.packing or "shared_prefix",
+                    "micro_batch_tokens": settings.micro_batch_tokens,
+                },
+            }
+        )
+        self._needs_reference = settings.kl_coefficient > 0
+        self._tokenizer = load_tokenizer(settings.model)
+        self._store = AdapterStore(settings.home / "adapters")
+        self._adapters = _switchable_cache(self._store)
+        self._engine = TorchEngine(load_policy(config.model), self._tokenizer.stop_id, self._adapters, RUN)
+        self._num_cold_loads = 0
+        self._step_logprobs: StepLogprobs = []
+        make_trainer = _recording_trainer(self._step_logprobs)
+        self._trainer = make_trainer(
+            load_policy(config.model), config.model, config.training, run=RUN, seed=settings.seed
+        )
+
+    def encode(self, text: str) -> Int32:
+        return self._tokenizer.encode(text)
+
+    def rollout(
+        self,
+        prompts: Sequence[Int32],
+        group_size: int,
+        max_tokens: int,
+        *,
+        seed: int,
+        batch_size: int | None = None,
+        greedy: bool = False,
+    ) -> Rollout:
+        from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
+
+        num = len(prompts) * group_size
+        temperature = GREEDY_TEMPERATURE if greedy else 1.0
+        requests = [
+            GenerationRequest(
+                prompt_ids=prompts[index // group_size],
+                sampling=SamplingParams(seed=seed * num + index, temperature=temperature, max_tokens=max_tokens),
+                want_ref_logprobs=self._needs_reference and not greedy,
+            )
+            for index in range(num)
+        ]
+        size = batch_size or num
+        start = time.perf_counter()
+        sampled = [
+            completion
+            for first in range(0, num, size)
+            for completion in self._engine.generate(requests[first : first + size])
+        ]
+        seconds = time.perf_counter() - start
+        completions = [
+            Completion(item.completion_ids, item.completion_mask, item.sampling_logprobs, item.ref_logprobs)
+            for item in sampled
+        ]
+        groups = (tuple(completions[first : first + group_size]) for first in range(0, num, group_size))
+        return Rollout(tuple(groups), seconds)
+
+    def train_step(self, batch: TrainBatch, *, learning_rate: float = 0.0) -> TrainStep:
+        for parameters in self._trainer.optimizer.param_groups:
+            parameters["lr"] = learning_rate
+        self._step_logprobs.clear()
+        step = self._trainer.step(_core_batch(batch))
+        return TrainStep(
+            loss=step.loss,
+            grad_norm=step.grad_norm,
+            loss_forward_ms=step.loss_forward_ms,
+            backward_ms=step.backward_ms,
+            num_forward_passes=step.num_forward_passes,
+            num_micro_batches=step.num_micro_batches,
+            num_tokenizer_calls=step.num_tokenizer_calls,
+            num_loss_tokens=step.num_loss_tokens,
+            logprobs=_by_completion(self._step_logprobs, batch.completions),
+        )
+
+    def weights(self) -> Mapping[str, Float32]:
+        return {name: tensor.numpy() for name, tensor in self._trainer.adapter().tensors.items()}
+
+    def load_weights(self, weights: Mapping[str, Float32]) -> None:
+        import torch
+
+        tensors = {name: torch.from_numpy(values) for name, values in weights.items()}
+        self._trainer.load_adapter(replace(self._trainer.adapter(), tensors=tensors))
+
+    def publish_adapter(self) -> int:
+        from grpo_core.types import PolicyVersion
+
+        latest = self._store.latest(RUN)
+        # Not the trainer's own number: an engine takes 0 for the base model, and never asks the cache for it.
+        version = PolicyVersion(RUN, latest.number + 1 if latest is not None else 1)
+        self._store.publish(replace(self._trainer.adapter(), version=version))
+        return version.number
+
+    def swap_adapter(self, version: int, *, cached: bool = True) -> AdapterSwap:
+        if not cached:
+            self._engine.use_version(0)  # a new process has no version merged
+            self._num_cold_loads += 1
+        self._adapters.is_bypassed = not cached
+        swap = self._engine.use_version(version)
+        return AdapterSwap(swap.cache_hit, swap.load_ms, swap.swap_ms)
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        engine, cache = self._engine.counters, self._adapters.counters
+        return {
+            "adapter_cache_hits": cache.hits,
+            "adapter_cache_misses": cache.misses + self._num_cold_loads,
+            "num_adapter_swaps": engine.num_adapter_swaps,
+            "num_completion_tokens": engine.num_completion_tokens,
+            "num_decode_steps": engine.num_decode_steps,
+            "num_prefill_tokens": engine.num_prefill_tokens,
+        }
+
+
+def _switchable_cache(store: AdapterStore) -> Any:
+    """A ``LoRACache`` that a request can be sent past, to a new and empty one, by its ``is_bypassed``."""
+    from grpo_core.lora.cache import CacheResult, LoRACache
+    from grpo_core.types import PolicyVersion
+
+    def new_cache() -> LoRACache:
+        return LoRACache(store, MAX_CACHED_ADAPTER_BYTES, MAX_CACHED_ADAPTERS)
+
+    class SwitchableCache(LoRACache):
+        is_bypassed = False
+
+        def get(self, version: PolicyVersion) -> CacheResult:
+            return new_cache().get(version) if self.is_bypassed else super().get(version)
+
+    return SwitchableCache(store, MAX_CACHED_ADAPTER_BYTES, MAX_CACHED_ADAPTERS)
+
+
+def _recording_trainer(steps: StepLogprobs) -> type[Trainer]:
+    """A ``Trainer`` that keeps the log-probabilities of its forward passes, which its metrics do not hold."""
+    from grpo_core.training.loss import TokenLoss
+    from grpo_core.training.trainer import Trainer
+
+    class RecordingTrainer(Trainer):
+        def _token_loss(
+            self, batch: PackedBatch, completions: list[types.Completion], advantages: Any, logprobs: Tensor
+        ) -> TokenLoss:
+            steps.append((batch.members, logprobs.detach()))
+            return super()._token_loss(batch, completions, advantages, logprobs)
+
+    return RecordingTrainer
+
+
+def _by_completion(steps: StepLogprobs, completions: Sequence[Completion]) -> tuple[Float32, ...]:
+    """The recorded log-probabilities [R] of each completion, 0 where the token was not chosen."""
+    import numpy as np
+
+    members = np.concatenate([members.cpu().numpy() for members, _ in steps])
+    chosen = np.concatenate([logprobs.float().cpu().numpy() for _, logprobs in steps])
+    results = []
+    for index, completion in enumerate(completions):
+        values = np.zeros(len(completion.completion_ids), dtype=np.float32)
+        values[completion.completion_mask] = chosen[members == index]
+        results.append(values)
+    return tuple(results)
+
+
+def _core_batch(batch: TrainBatch) -> types.Batch:
+    """``batch`` in the core's types. The advantages of its trainer's default scale are ``TrainGroup.advantages``."""
+    from grpo_core import types
+
+    groups = []
+    for index, group in enumerate(batch.groups):
+        trajectories = []
+        for completion, reward in zip(group.completions, group.rewards, strict=True):
+            turn = types.Completion(
+                prompt_ids=group.prompt_ids,
+                completion_ids=completion.completion_ids,
+                completion_mask=completion.completion_mask,
+                sampling_logprobs=completion.sampling_logprobs,
+                policy_version=0,
+                temperature=1.0,
+                finish_reason="stop",
+                ref_logprobs=completion.ref_logprobs,
+            )
+            trajectories.append(types.Trajectory(str(index), "policy", (turn,), reward))
+        groups.append(types.Group(str(index), tuple(trajectories)))
+    return types.Batch(0, 0, tuple(groups), types.RolloutStats(0.0, 0, 0, 0, 0))

@@ -1,0 +1,72 @@
+"""Find a system by name and build it."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+
+import pytest
+
+from pytest_grpo.systems.protocol import GrpoSystem, SystemSettings
+
+ENTRY_POINT_GROUP = "pytest_grpo.systems"
+BUILT_IN = {
+    "grpo_core": "pytest_grpo.systems.grpo_core:GrpoCoreSystem",
+    "trl": "pytest_grpo.systems.trl:TrlSystem",
+}
+
+SystemFactory = Callable[[SystemSettings], object]
+"""What it returns is checked once it is there."""
+
+
+def system_names() -> list[str]:
+    """Built-in systems and those of installed packages."""
+    return sorted({*BUILT_IN, *entry_points(group=ENTRY_POINT_GROUP).names})
+
+
+def find_system(name: str) -> SystemFactory:
+    """What builds system ``name``: one of ``system_names``, or ``module:factory``. Nothing is built yet.
+
+    Raises:
+        pytest.UsageError: there is no such system, or it cannot be imported.
+    """
+    if name == "trl" and find_spec("trl") is None:
+        raise pytest.UsageError("system 'trl': the package trl is not installed; run `uv run --extra trl pytest ...`")
+    installed = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    place = (installed | BUILT_IN).get(name, name)
+    if ":" not in place:
+        raise pytest.UsageError(
+            f"system {name!r}: there is none of that name; choose one of {', '.join(system_names())}, or give "
+            "'module:factory'"
+        )
+    try:
+        factory = pkgutil.resolve_name(place)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise pytest.UsageError(f"system {name!r}: cannot import {place} ({error}); mend that name") from error
+    if not callable(factory):
+        raise pytest.UsageError(f"system {name!r}: {place} is not callable; name a function or class of one argument")
+    return factory
+
+
+def load_system(name: str, settings: SystemSettings) -> GrpoSystem:
+    """Build system ``name`` (see ``find_system``).
+
+    Raises:
+        pytest.UsageError: it cannot be found, its factory returns something else, or the settings are not possible.
+        UnsupportedError: the system does not have what the settings ask for.
+    """
+    from grpo_core.errors import GrpoError
+
+    factory = find_system(name)
+    try:
+        system = factory(settings)
+    except GrpoError as error:
+        raise pytest.UsageError(f"system {name!r}: {error}") from None
+    if not isinstance(system, GrpoSystem):
+        raise pytest.UsageError(
+            f"system {name!r}: its factory returned {type(system).__name__}, which lacks methods of GrpoSystem; "
+            "derive that class from pytest_grpo.systems.protocol.GrpoSystem"
+        )
+    return system

@@ -1,0 +1,224 @@
+"""What a phase asks of a GRPO stack, and the values that go in and out. Arrays are numpy; nothing here needs torch.
+
+Legend: P prompt tokens, R completion tokens, G completions of one prompt. Log-probabilities are in nats, at
+temperature 1 and over the whole vocabulary, so that any stack can take them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+import pytest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Int32 = NDArray[np.int32]
+    Float32 = NDArray[np.float32]
+    Bool = NDArray[np.bool_]
+
+CLIP = 0.2
+"""Probability ratios are clipped to 1 - CLIP .. 1 + CLIP."""
+MAX_GRAD_NORM = 1.0
+ADVANTAGE_EPSILON = 1e-4
+
+Packing = Literal["shared_prefix", "padded"]
+
+
+class UnsupportedError(pytest.skip.Exception):
+    """A system cannot do what was asked. Its one line says what; the test that asked is skipped with it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, _use_item_location=True)
+
+
+@dataclass(frozen=True, slots=True)
+class SystemSettings:
+    """What a system is built from. All weights are float32."""
+
+    home: Path
+    """A folder of the system's own, for adapters and whatever else it writes."""
+    model: str = "tiny"
+    """A preset, a model folder, or a hub id."""
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj", "up_proj", "down_proj")
+    kl_coefficient: float = 0.0
+    device: str = "auto"
+    """``auto`` takes the GPU when there is one; else any torch device."""
+    packing: Packing | None = None
+    """How a step lays its sequences out: each prompt once, or one padded row per sequence. None: the system's own."""
+    micro_batch_tokens: int = 8192
+    """Most tokens, padding included, of one forward pass of a training step."""
+    seed: int = 0
+    """Of the new adapter's weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer. ``completion_mask`` is False where the policy did not choose the token: no loss there."""
+
+    completion_ids: Int32  # [R]
+    completion_mask: Bool  # [R]
+    sampling_logprobs: Float32  # [R], of the distribution sampled from
+    ref_logprobs: Float32 | None = None  # [R], of the base model; needed where kl_coefficient is above 0
+
+    def __post_init__(self) -> None:
+        assert len(self.completion_ids) == len(self.completion_mask) == len(self.sampling_logprobs)
+        assert self.ref_logprobs is None or len(self.ref_logprobs) == len(self.completion_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """The completions of each prompt, G each, and the seconds that it took to sample them."""
+
+    completions: tuple[tuple[Completion, ...], ...]
+    seconds: float
+
+    @property
+    def num_completion_tokens(self) -> int:
+        return sum(len(completion.completion_ids) for group in self.completions for completion in group)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainGroup:
+    """The completions of one prompt, and what each earned."""
+
+    prompt_ids: Int32  # [P]
+    completions: tuple[Completion, ...]  # [G]
+    rewards: tuple[float, ...]  # [G]
+
+    def __post_init__(self) -> None:
+        assert len(self.completions) == len(self.rewards)
+
+    @property
+    def advantages(self) -> Float32:
+        """[G]: rewards less their mean, over their sample standard deviation (Shao et al. 2024, section 4.1.2)."""
+        import numpy as np
+
+        rewards = np.array(self.rewards, dtype=np.float64)
+        if np.ptp(rewards) == 0:
+            return np.zeros(len(rewards), dtype=np.float32)
+        return ((rewards - rewards.mean()) / (rewards.std(ddof=1) + ADVANTAGE_EPSILON)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainBatch:
+    """What one training step consumes."""
+
+    groups: tuple[TrainGroup, ...]
+
+    @classmethod
+    def from_rollout(cls, prompts: Sequence[Int32], rollout: Rollout, rewards: Sequence[Sequence[float]]) -> TrainBatch:
+        """A batch of all completions of ``rollout``; ``rewards`` [prompts][G]."""
+        groups = zip(prompts, rollout.completions, rewards, strict=True)
+        return cls(tuple(TrainGroup(prompt, completions, tuple(earned)) for prompt, completions, earned in groups))
+
+    @property
+    def completions(self) -> tuple[Completion, ...]:
+        """Of all groups, in order."""
+        return tuple(completion for group in self.groups for completion in group.completions)
+
+    @property
+    def num_loss_tokens(self) -> int:
+        return sum(int(completion.completion_mask.sum()) for completion in self.completions)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainStep:
+    """One training step, measured. Times are of the whole step, on a clock that has waited for the device."""
+
+    loss: float
+    grad_norm: float  # before clipping
+    loss_forward_ms: float
+    backward_ms: float
+    num_forward_passes: int
+    num_micro_batches: int
+    num_tokenizer_calls: int
+    num_loss_tokens: int
+    logprobs: tuple[Float32, ...]  # [R] per completion, of the forward pass before the update; 0 where not chosen
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSwap:
+    """``load_ms``: until the version's weights are in memory. ``swap_ms``: from then until the sampler uses them."""
+
+    cache_hit: bool
+    load_ms: float
+    swap_ms: float
+
+
+@runtime_checkable
+class GrpoSystem(Protocol):
+    """A GRPO stack: a policy with a LoRA adapter, something that samples from it, and something that trains it.
+
+    A class that derives from this one may leave methods out: they raise ``UnsupportedError``.
+    """
+
+    name: str
+
+    def encode(self, text: str) -> Int32:
+        """Ids [P] of ``text``, without special tokens."""
+        raise _unsupported(self, "encode")
+
+    def rollout(
+        self,
+        prompts: Sequence[Int32],
+        group_size: int,
+        max_tokens: int,
+        *,
+        seed: int,
+        batch_size: int | None = None,
+        greedy: bool = False,
+    ) -> Rollout:
+        """Sample ``group_size`` completions of each prompt, at temperature 1 from the whole vocabulary.
+
+        A completion ends with the stop token, which is part of it, or after ``max_tokens``. At most ``batch_size``
+        sequences decode together; None: as many as the system likes. ``greedy`` takes the most probable token each
+        time, so that the answer depends on nothing else; such completions are not for training.
+
+        The policy is that of the last ``swap_adapter``. Before the first, it is the base model or the policy in
+        training, which are the same until the first update.
+        """
+        raise _unsupported(self, "rollout")
+
+    def train_step(self, batch: TrainBatch, *, learning_rate: float = 0.0) -> TrainStep:
+        """Forward, backward, and one AdamW update. At a learning rate of 0 the same step can be measured again.
+
+        The loss is the mean over all chosen tokens of the batch of -min(r A, clip(r) A) + kl_coefficient * KL, with
+        r = exp(logprobs - sampling_logprobs) and the unbiased "k3" estimate of KL (Yu et al. 2025, DAPO, section 3.3).
+        """
+        raise _unsupported(self, "train_step")
+
+    def weights(self) -> Mapping[str, Float32]:
+        """A copy of the adapter in training, in PEFT's layout: ``<module>.lora_A.weight`` [rank, inputs], and so on."""
+        raise _unsupported(self, "weights")
+
+    def load_weights(self, weights: Mapping[str, Float32]) -> None:
+        """Go on training from ``weights``, as another system's ``weights()`` gives them."""
+        raise _unsupported(self, "load_weights")
+
+    def publish_adapter(self) -> int:
+        """Write the adapter in training to disk, where samplers find it, and return its version: 1 or above."""
+        raise _unsupported(self, "publish_adapter")
+
+    def swap_adapter(self, version: int, *, cached: bool = True) -> AdapterSwap:
+        """Sample from this published version from now on. Not ``cached``: load it as a new process would, from disk."""
+        raise _unsupported(self, "swap_adapter")
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Exact totals since the system was built, by name; what it does not count is absent.
+
+        Common names: ``adapter_cache_hits``, ``adapter_cache_misses``, ``num_completion_tokens``,
+        ``num_prefill_tokens`` (prompt tokens that were computed).
+        """
+        return {}
+
+
+def _unsupported(system: GrpoSystem, what: str) -> UnsupportedError:
+    return UnsupportedError(f"system {system.name}: has no {what}; leave out the tests that need it")

@@ -1,0 +1,187 @@
+"""TRL does the same mathematics as grpo_core, on the same tensors: each is the other's oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from pytest_grpo.systems.load import load_system
+from pytest_grpo.systems.protocol import GrpoSystem, Rollout, SystemSettings, TrainBatch, UnsupportedError
+
+if TYPE_CHECKING:
+    from tests.pytest_grpo.systems.conftest import MakeBatch, MakeSettings
+
+pytest.importorskip("trl", reason="the extra trl is not installed")
+
+Randomize = Callable[[GrpoSystem], None]
+
+
+@pytest.fixture(scope="module")
+def settings(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> SystemSettings:
+    return SystemSettings(home=tmp_path_factory.mktemp("home"), model=str(model_folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def built(settings: SystemSettings) -> tuple[GrpoSystem, dict[str, Any]]:
+    system = load_system("trl", settings)
+    return system, dict(system.weights())
+
+
+@pytest.fixture
+def trl(built: tuple[GrpoSystem, dict[str, Any]]) -> GrpoSystem:
+    """One for all tests, with the weights that it began with."""
+    system, weights = built
+    system.load_weights(weights)
+    return system
+
+
+@pytest.fixture
+def core(make_settings: MakeSettings) -> GrpoSystem:
+    return load_system("grpo_core", make_settings())
+
+
+def tokens(rollout: Rollout) -> list[list[int]]:
+    return [completion.completion_ids.tolist() for group in rollout.completions for completion in group]
+
+
+def assert_same_step(trl: GrpoSystem, core: GrpoSystem, batch: TrainBatch, learning_rate: float = 0.0) -> None:
+    left, right = (system.train_step(batch, learning_rate=learning_rate) for system in (trl, core))
+    assert left.loss == pytest.approx(right.loss, rel=1e-4, abs=1e-6)
+    assert left.grad_norm == pytest.approx(right.grad_norm, rel=1e-4)
+    assert left.num_loss_tokens == right.num_loss_tokens
+    for scored, expected in zip(left.logprobs, right.logprobs, strict=True):
+        np.testing.assert_allclose(scored, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_step_is_that_of_the_core(
+    trl: GrpoSystem, core: GrpoSystem, make_batch: MakeBatch, randomize: Randomize, forced: bool
+) -> None:
+    randomize(trl)
+    core.load_weights(trl.weights())
+    assert_same_step(trl, core, make_batch(core, forced=forced))
+
+
+def test_updates_are_those_of_the_core(
+    make_settings: MakeSettings, core: GrpoSystem, make_batch: MakeBatch, randomize: Randomize
+) -> None:
+    trl = load_system("trl", make_settings())
+    randomize(trl)
+    core.load_weights(trl.weights())
+    for seed in range(3):
+        assert_same_step(trl, core, make_batch(core, seed=seed), learning_rate=1e-3)
+    theirs = trl.weights()
+    for name, values in core.weights().items():
+        np.testing.assert_allclose(theirs[name], values, atol=1e-4)
+
+
+def test_kl_and_micro_batches_are_those_of_the_core(
+    make_settings: MakeSettings, make_batch: MakeBatch, randomize: Randomize
+) -> None:
+    settings = make_settings(kl_coefficient=0.3, micro_batch_tokens=100)
+    trl, core = (load_system(name, settings) for name in ("trl", "grpo_core"))
+    randomize(trl)
+    core.load_weights(trl.weights())
+    batch = make_batch(core, forced=True, reference=True)
+    assert_same_step(trl, core, batch)
+    step = trl.train_step(batch)
+    assert step.num_forward_passes == step.num_micro_batches > 1
+    with pytest.raises(ValueError, match="batch without ref_logprobs"):
+        trl.train_step(make_batch(core))
+    rollout = trl.rollout([trl.encode("3 + 4 = ")], 2, 4, seed=0)
+    for completion in rollout.completions[0]:
+        assert completion.ref_logprobs is not None
+        assert np.abs(completion.ref_logprobs - completion.sampling_logprobs).max() > 1e-2
+
+
+def test_counts_are_real(trl: GrpoSystem, make_batch: MakeBatch) -> None:
+    """One forward pass and no tokenizer call, and more of either are seen."""
+    batch = make_batch(trl)
+    step = trl.train_step(batch)
+    assert (step.num_forward_passes, step.num_micro_batches, step.num_tokenizer_calls) == (1, 1, 0)
+    trainer = trl._trainer  # pyright: ignore[reportAttributeAccessIssue]
+    compute_loss = trainer.compute_loss
+
+    def wasteful(model: Any, inputs: dict[str, Any]) -> Any:
+        trainer.processing_class("text")
+        trainer.processing_class.batch_decode([[5, 6]])
+        return compute_loss(model, inputs) * 0 + compute_loss(model, inputs)
+
+    trainer.compute_loss = wasteful
+    try:
+        wasted = trl.train_step(batch)
+    finally:
+        trainer.compute_loss = compute_loss
+    assert (wasted.num_forward_passes, wasted.num_micro_batches) == (2, 1)
+    assert wasted.num_tokenizer_calls > 1
+    np.testing.assert_allclose(np.concatenate(wasted.logprobs), np.concatenate(step.logprobs), atol=1e-6)
+
+
+def test_greedy_answers_are_those_of_the_core(trl: GrpoSystem, core: GrpoSystem, randomize: Randomize) -> None:
+    randomize(trl)
+    core.load_weights(trl.weights())
+    for system in (trl, core):
+        system.swap_adapter(system.publish_adapter())
+    prompts = [core.encode("3 + 4 = "), core.encode("Germany, Spring 1901. ")]
+    np.testing.assert_array_equal(trl.encode("3 + 4 = "), prompts[0])
+    answers = tokens(core.rollout(prompts, 2, 8, seed=0, greedy=True))
+    for size in (None, 1, 3):
+        assert tokens(trl.rollout(prompts, 2, 8, seed=0, batch_size=size, greedy=True)) == answers
+
+
+def test_a_step_scores_what_was_sampled(trl: GrpoSystem) -> None:
+    trl.swap_adapter(trl.publish_adapter())
+    prompts = [trl.encode("3 + 4 = "), trl.encode("12 + ")]
+    before = trl.counters
+    rollout = trl.rollout(prompts, 3, 6, seed=1)
+    assert tokens(trl.rollout(prompts, 3, 6, seed=1)) == tokens(rollout)
+    assert tokens(trl.rollout(prompts, 3, 6, seed=2)) != tokens(rollout)
+    assert trl.counters["num_prefill_tokens"] - before["num_prefill_tokens"] == 3 * 3 * sum(map(len, prompts))
+    step = trl.train_step(TrainBatch.from_rollout(prompts, rollout, [[0, 1, 2], [1, 0, 0]]))
+    for scored, completion in zip(step.logprobs, [c for g in rollout.completions for c in g], strict=True):
+        np.testing.assert_allclose(scored, completion.sampling_logprobs, atol=1e-4)
+
+
+def test_the_sampler_keeps_what_was_published(trl: GrpoSystem, make_batch: MakeBatch, randomize: Randomize) -> None:
+    """Also while another adapter is in training, and when it has left memory in between."""
+    prompts = [trl.encode("3 + 4 = ")]
+    versions = [trl.publish_adapter()]
+    randomize(trl)
+    versions += [trl.publish_adapter() for _ in range(6)]
+    before = trl.counters
+    answers = []
+    for version in versions[:2]:
+        assert not trl.swap_adapter(version).cache_hit
+        assert trl.swap_adapter(version).cache_hit
+        trl.train_step(make_batch(trl), learning_rate=1e-2)
+        answers.append(tokens(trl.rollout(prompts, 2, 6, seed=0, greedy=True)))
+        assert not trl.swap_adapter(version, cached=False).cache_hit
+        assert tokens(trl.rollout(prompts, 2, 6, seed=0, greedy=True)) == answers[-1]
+    assert answers[0] != answers[1]
+    assert trl.counters["adapter_cache_hits"] - before["adapter_cache_hits"] == 2
+    assert trl.counters["adapter_cache_misses"] - before["adapter_cache_misses"] == 4
+    for version in versions[2:]:
+        trl.swap_adapter(version)
+    assert not trl.swap_adapter(versions[0]).cache_hit, "only the last ones stay in memory"
+    assert tokens(trl.rollout(prompts, 2, 6, seed=0, greedy=True)) == answers[0]
+    with pytest.raises(ValueError, match="not published by this system"):
+        trl.swap_adapter(999)
+
+
+def test_a_shared_prefix_is_beyond_it(make_settings: MakeSettings) -> None:
+    with pytest.raises(UnsupportedError, match=r"^system trl: cannot share a prompt"):
+        load_system("trl", make_settings(packing="shared_prefix"))
+
+
+def test_building_one_leaves_the_seeds_of_the_process_alone(settings: SystemSettings) -> None:
+    import torch
+
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    load_system("trl", settings)
+    assert torch.rand(1) == expected
