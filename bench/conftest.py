@@ -1,4 +1,4 @@
-"""What the phases measure with: stacks of the tiny preset in a home of their own."""
+"""What the phases measure with: stacks of the tiny preset in a home of their own, and prompts of real games."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from pytest_grpo.config import PLUGIN_CONFIG
 
 if TYPE_CHECKING:
     from grpo_core.home import Home
@@ -24,8 +26,11 @@ def bench_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.fixture
-def build_stack_for(bench_home: Home) -> BuildStack:
+def build_stack_for(bench_home: Home, request: pytest.FixtureRequest) -> BuildStack:
     """A stack of ``run`` with these settings per section, e.g. ``rollout={"group_size": 4}``."""
+    system = request.config.stash[PLUGIN_CONFIG].system
+    if system != "grpo_core":
+        pytest.skip(f"measures the schedule, the environments or the telemetry of grpo_core, not of {system}")
 
     def build(run: str, **sections: dict[str, Any]) -> Stack:
         from grpo_core.config import build_config
@@ -34,3 +39,13 @@ def build_stack_for(bench_home: Home) -> BuildStack:
         return build_stack(build_config({"run": run, **sections}), bench_home)
 
     return build
+
+
+def movement_prompts(*, compact: bool) -> list[str]:
+    """What the seven powers see on the first movement phase of a Diplomacy game."""
+    from grpo_core.config import EnvironmentConfig
+    from grpo_core.environments import make_environment_factory
+
+    environment = make_environment_factory(EnvironmentConfig(name="diplomacy", compact_prompts=compact))()
+    environment.reset(0)
+    return [observation.prompt for observation in environment.observe()]

@@ -4,55 +4,87 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bench.conftest import BuildStack
     from grpo_core.home import Home
+    from pytest_grpo.arms import MeasuredArm
     from pytest_grpo.gates import Gate
-
-NUM_STEPS = 8
+    from pytest_grpo.thresholds import Threshold
+    from pytest_grpo.types import Sample
 
 
 @pytest.mark.phase1
-def test_telemetry_costs_next_to_nothing(grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home) -> None:
-    """The time that the loop spends in ``emit``, both threads added up, over the time of the steps without it."""
+def test_telemetry_costs_next_to_nothing(
+    grpo_gate: Gate,
+    grpo_arms: Callable[..., tuple[MeasuredArm, ...]],
+    grpo_threshold: Callable[[str], Threshold],
+    build_stack_for: BuildStack,
+    bench_home: Home,
+) -> None:
+    """A step of the loop, over the same step without the time that its threads spend in ``emit``."""
     from grpo_core.schedule.loop import train
     from grpo_core.telemetry import open_telemetry
     from grpo_core.telemetry.events import Telemetry, Value
     from grpo_core.telemetry.gpu import GpuSampler
+    from pytest_grpo.agreement import close_values
+    from pytest_grpo.types import Sample
 
     class TimedTelemetry(Telemetry):
         def __init__(self, inner: Telemetry) -> None:
             super().__init__(inner.run, ())
             self.inner = inner
-            self.spent_s = [0.0]
+            self.spent_s = 0.0
 
         def emit(self, kind: str, /, **fields: Value) -> None:
             start = time.perf_counter()
             self.inner.emit(kind, **fields)
-            self.spent_s[-1] += time.perf_counter() - start
+            self.spent_s += time.perf_counter() - start
 
-    stack = build_stack_for("telemetry", schedule={"num_steps": NUM_STEPS, "max_policy_lag_steps": 0})
+    stack = build_stack_for(
+        "telemetry",
+        rollout={"num_groups": 8, "group_size": 8},
+        training={"learning_rate": 0.0},
+        schedule={"num_steps": 1, "max_policy_lag_steps": 0},
+    )
+
+    def step(telemetry: TimedTelemetry) -> Sample:
+        stack.trainer.version, telemetry.spent_s = 0, 0.0  # each run is the same first step
+        report = train(stack, telemetry, save_checkpoints=False).reports[0]
+        total_s = report.step_s + report.rollout.duration_s + telemetry.spent_s
+        alone_s = total_s - telemetry.spent_s
+        return Sample(total_s, {"alone_s": alone_s}, output=report.metrics.loss)
+
     with open_telemetry(stack.config, bench_home) as opened, GpuSampler(opened, interval_s=1.0):
         timed = TimedTelemetry(opened)
-        result = train(stack, timed, save_checkpoints=False, on_step=lambda report: timed.spent_s.append(0.0))
-    costs = [
-        1.0 + spent / (report.step_s + report.rollout.duration_s)
-        for spent, report in zip(timed.spent_s, result.reports, strict=False)
-    ]
-    grpo_gate.estimate("telemetry_cost_ratio", costs)
+        (loop,) = grpo_arms(agree=close_values(), loop=lambda: step(timed))
+        assert loop.seconds <= grpo_threshold("telemetry_cost_ratio") * loop.alone_s
+    recorded = [json.loads(line)["kind"] for line in (bench_home.events / "telemetry.jsonl").read_text().splitlines()]
+    grpo_gate.check("events_lost", _num_lost(recorded))
+
+
+def _num_lost(kinds: list[str]) -> int:
+    """How many events of the finished steps are not in the file."""
+    num_steps = kinds.count("run_finished")
+    step_kinds = ("adapter_load", "rollout", "adapter_publish", "train_step")
+    return sum(abs(kinds.count(kind) - num_steps) for kind in step_kinds) if num_steps else len(step_kinds)
 
 
 @pytest.mark.phase1
-def test_a_snapshot_is_persisted(grpo_gate: Gate, bench_home: Home) -> None:
+def test_a_snapshot_is_persisted(grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home) -> None:
     from grpo_core.telemetry.snapshots import persist_profile_snapshot, read_snapshot
 
-    persist_profile_snapshot(bench_home, "phase1", {"loss_forward_ms": 1.5})
+    stack = build_stack_for("snapshot", rollout={"num_groups": 2, "group_size": 4})
+    metrics = asdict(stack.trainer.step(stack.collector.collect(0)))
+    persist_profile_snapshot(bench_home, "phase1", metrics)
     restored = read_snapshot(bench_home, "phase1")
-    grpo_gate.check("snapshot_persisted", int(restored["loss_forward_ms"] == 1.5))
+    grpo_gate.check("snapshot_persisted", int(all(restored[name] == value for name, value in metrics.items())))
 
 
 @pytest.mark.phase1

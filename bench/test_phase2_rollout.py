@@ -3,100 +3,142 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pytest
 
+from bench.conftest import movement_prompts
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bench.conftest import BuildStack
+    from pytest_grpo.arms import MeasuredArm
     from pytest_grpo.gates import Gate
-    from pytest_grpo.measure import Sample
+    from pytest_grpo.systems.protocol import GrpoSystem
+    from pytest_grpo.thresholds import Threshold
+    from pytest_grpo.types import Sample
+
+    GrpoArms = Callable[..., tuple[MeasuredArm, ...]]
+    GrpoThreshold = Callable[[str], Threshold]
 
 COMPACT_GAME = {"name": "diplomacy", "compact_prompts": True}
 NUM_PROMPTS, GROUP_SIZE, MAX_COMPLETION_TOKENS = 2, 6, 24
+NUM_PROBE_TOKENS = 4
+MIN_ADAPTER_EFFECT_NATS = 1e-3
 
 
 @pytest.mark.phase2
-def test_a_cached_adapter_loads_at_once(grpo_gate: Gate, build_stack_for: BuildStack) -> None:
-    from grpo_core.lora.cache import LoRACache
-    from grpo_core.types import PolicyVersion
-    from pytest_grpo.measure import Sample
+def test_a_cached_adapter_loads_at_once(
+    grpo_gate: Gate, grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem
+) -> None:
+    """Loading a published version from memory and from disk. Either way the sampler must answer as that version."""
+    from pytest_grpo.agreement import close_values
+    from pytest_grpo.types import Sample
 
-    stack = build_stack_for("adapters")
-    stack.store.publish(stack.trainer.adapter())
-    version = PolicyVersion("adapters", 0)
-    stack.adapters.get(version)
+    prompts = [grpo_system.encode(prompt) for prompt in movement_prompts(compact=True)[:1]]
 
-    def load(num: int, *, is_cached: bool) -> Sample:
-        start = time.perf_counter()
-        for _ in range(num):
-            cache = stack.adapters if is_cached else LoRACache(stack.store, max_bytes=1 << 30, max_adapters=4)
-            cache.get(version)
-        return Sample(num, time.perf_counter() - start)
+    def probe() -> list[list[float]]:
+        answer = grpo_system.rollout(prompts, 2, NUM_PROBE_TOKENS, seed=0)
+        return [completion.sampling_logprobs.tolist() for group in answer.completions for completion in group]
 
-    grpo_gate.speedup(
-        "cached_adapter_load_speedup",
-        fast=lambda: load(500, is_cached=True),
-        slow=lambda: load(5, is_cached=False),
+    base = probe()
+    version = publish_changed_adapter(grpo_system)
+
+    def load(num: int, *, cached: bool) -> Sample:
+        loads_ms = [grpo_system.swap_adapter(version, cached=cached).load_ms for _ in range(num)]
+        return Sample(sum(loads_ms) / 1e3, {"loads": num}, output=probe())
+
+    def agree(outputs: Mapping[str, object]) -> str:
+        effect = close_values(atol=MIN_ADAPTER_EFFECT_NATS)({"base model": base, "adapter": outputs["cold"]})
+        return close_values(atol=1e-5)(outputs) if effect else "the adapter never reached the sampler"
+
+    cached, cold = grpo_arms(agree=agree, cached=lambda: load(10, cached=True), cold=lambda: load(2, cached=False))
+    assert cached.loads_per_second >= grpo_threshold("cached_adapter_load_speedup") * cold.loads_per_second
+
+    before = grpo_system.counters["adapter_cache_hits"]
+    grpo_system.swap_adapter(version)
+    grpo_gate.check("adapter_cache_hits", grpo_system.counters["adapter_cache_hits"] - before)
+
+
+def publish_changed_adapter(system: GrpoSystem) -> int:
+    """A version whose answers differ from the base model's."""
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    weights = system.weights()
+    system.load_weights(
+        {name: values + draw.normal(0, 0.05, values.shape).astype(values.dtype) for name, values in weights.items()}
     )
+    return system.publish_adapter()
 
 
 @pytest.mark.phase2
-def test_a_second_request_for_a_version_is_a_hit(grpo_gate: Gate, build_stack_for: BuildStack) -> None:
-    stack = build_stack_for("hits")
-    stack.trainer.step(stack.collector.collect(0))
-    stack.store.publish(stack.trainer.adapter())
-    stack.engine.use_version(1)
-    stack.engine.use_version(1)
-    grpo_gate.check("adapter_cache_hits", stack.adapters.counters.hits)
+def test_a_batch_beats_one_at_a_time(
+    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem
+) -> None:
+    """The same requests together and one by one. Who shares the batch must not change an answer."""
+    from pytest_grpo.agreement import same_tokens
+    from pytest_grpo.types import Sample
+
+    prompts = [grpo_system.encode(prompt) for prompt in movement_prompts(compact=True)[:NUM_PROMPTS]]
+
+    def generate(batch_size: int | None) -> Sample:
+        rollout = grpo_system.rollout(
+            prompts, GROUP_SIZE, MAX_COMPLETION_TOKENS, seed=0, batch_size=batch_size, greedy=True
+        )
+        answers = [answer.completion_ids.tolist() for group in rollout.completions for answer in group]
+        return Sample(rollout.seconds, {"tokens": rollout.num_completion_tokens}, output=answers)
+
+    batched, single = grpo_arms(agree=same_tokens, batched=lambda: generate(None), single=lambda: generate(1))
+    assert batched.tokens_per_second >= grpo_threshold("batched_speedup") * single.tokens_per_second
 
 
 @pytest.mark.phase2
-def test_a_batch_beats_one_at_a_time(grpo_gate: Gate, build_stack_for: BuildStack) -> None:
-    """The same requests, siblings of two groups, asked for together and one by one; the answers must be the same."""
-    from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
-    from pytest_grpo.measure import Sample
+def test_rollouts_against_another_system(
+    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem, grpo_versus: GrpoSystem
+) -> None:
+    """The same prompts and greedy tokens from the system and from the one of ``--grpo-versus``, in the same run."""
+    from pytest_grpo.agreement import same_tokens
+    from pytest_grpo.types import Sample
 
-    stack = build_stack_for("batching", environment=COMPACT_GAME, rollout={"num_groups": 1, "group_size": 2})
-    episode = stack.collector.start(0)[0]
-    prompts = [stack.tokenizer.encode(item.prompt) for item in episode.environment.observe()[:NUM_PROMPTS]]
-    requests = [
-        GenerationRequest(prompt, SamplingParams(seed=seed, max_tokens=MAX_COMPLETION_TOKENS))
-        for prompt in prompts
-        for seed in range(GROUP_SIZE)
-    ]
-    answers: dict[str, list[tuple[int, ...]]] = {}
+    prompts = [grpo_system.encode(prompt) for prompt in movement_prompts(compact=True)[:NUM_PROMPTS]]
 
-    def generate(arm: str, size: int) -> Sample:
-        start = time.perf_counter()
-        batches = [requests[first : first + size] for first in range(0, len(requests), size)]
-        done = [completion for batch in batches for completion in stack.engine.generate(batch)]
-        seconds = time.perf_counter() - start
-        answers[arm] = [tuple(completion.completion_ids.tolist()) for completion in done]
-        return Sample(sum(len(answer) for answer in answers[arm]), seconds)
+    def generate(system: GrpoSystem) -> Sample:
+        rollout = system.rollout(prompts, GROUP_SIZE, MAX_COMPLETION_TOKENS, seed=0, greedy=True)
+        answers = [answer.completion_ids.tolist() for group in rollout.completions for answer in group]
+        return Sample(rollout.seconds, {"tokens": rollout.num_completion_tokens}, output=answers)
 
-    grpo_gate.speedup(
-        "batched_speedup", fast=lambda: generate("batched", len(requests)), slow=lambda: generate("sequential", 1)
+    mine, other = grpo_arms(
+        agree=same_tokens,
+        **{grpo_system.name: lambda: generate(grpo_system), grpo_versus.name: lambda: generate(grpo_versus)},
     )
-    assert answers["batched"] == answers["sequential"], "who shares the batch must not change an answer"
+    assert mine.tokens_per_second >= grpo_threshold("versus_rollout_speedup") * other.tokens_per_second
 
 
 @pytest.mark.phase2
-def test_a_warm_start_skips_the_opening(grpo_gate: Gate, build_stack_for: BuildStack) -> None:
+def test_a_warm_start_skips_the_opening(
+    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, build_stack_for: BuildStack
+) -> None:
     """Time to the first sample of an episode, with the opening in the state cache and without."""
-    rollout = {"num_groups": 1, "group_size": 2}
-    opening = {**COMPACT_GAME, "opening_years": 3}
-    cold = build_stack_for("cold", environment=opening, rollout=rollout)
-    warm = build_stack_for("warm", environment={**opening, "use_state_cache": True}, rollout=rollout)
-    states: dict[str, object] = {}
+    from pytest_grpo.agreement import same_tokens
+    from pytest_grpo.types import Sample
 
-    def first_sample(name: str) -> None:
-        collector = {"cold": cold, "warm": warm}[name].collector
+    opening = {**COMPACT_GAME, "opening_years": 2}
+    one_game = {"rollout": {"num_groups": 1, "group_size": 1}, "training": {"advantages": "mean_only"}}
+    stacks = {
+        "cold": build_stack_for("cold", environment=opening, **one_game),
+        "warm": build_stack_for("warm", environment={**opening, "use_state_cache": True}, **one_game),
+    }
+
+    def first_sample(name: str) -> Sample:
+        collector = stacks[name].collector
+        start = time.perf_counter()
         episodes = collector.start(0)
-        states[name] = episodes[0].environment.snapshot()["state"]
+        position = episodes[0].environment.snapshot()["state"]
         collector.play_round(episodes, 0)
+        return Sample(time.perf_counter() - start, output=position)
 
-    grpo_gate.speedup(
-        "warm_start_speedup", fast=lambda: first_sample("warm"), slow=lambda: first_sample("cold"), pairs=3
-    )
-    assert states["warm"] == states["cold"], "a cached opening must be the one that was played"
+    warm, cold = grpo_arms(agree=same_tokens, warm=lambda: first_sample("warm"), cold=lambda: first_sample("cold"))
+    assert cold.seconds >= grpo_threshold("warm_start_speedup") * warm.seconds

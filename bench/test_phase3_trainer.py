@@ -2,88 +2,108 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from bench.conftest import movement_prompts
+
 if TYPE_CHECKING:
-    from bench.conftest import BuildStack
-    from grpo_core.schedule.stack import Stack
-    from grpo_core.types import Batch
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pytest_grpo.arms import MeasuredArm
     from pytest_grpo.gates import Gate
-    from pytest_grpo.measure import Sample
+    from pytest_grpo.systems.protocol import GrpoSystem, TrainBatch
+    from pytest_grpo.thresholds import Threshold
+    from pytest_grpo.types import Sample
+
+    GrpoArms = Callable[..., tuple[MeasuredArm, ...]]
+    GrpoThreshold = Callable[[str], Threshold]
 
 GROUP_SIZE = 8
-NUM_STEPS = 5
+MAX_COMPLETION_TOKENS = 24
 
 
-def build_diplomacy(build_stack_for: BuildStack, *, compact_prompts: bool) -> Stack:
-    return build_stack_for(
-        "trainer",
-        environment={"name": "diplomacy", "compact_prompts": compact_prompts},
-        rollout={"num_groups": 1, "group_size": GROUP_SIZE},
-        training={"learning_rate": 0.0},
+def build_batch(system: GrpoSystem, num_prompts: int, *, compact: bool) -> TrainBatch:
+    """The opening moves of ``num_prompts`` powers, each with rewards that differ between siblings."""
+    from pytest_grpo.systems.protocol import TrainBatch
+
+    prompts = [system.encode(prompt) for prompt in movement_prompts(compact=compact)[:num_prompts]]
+    rollout = system.rollout(prompts, GROUP_SIZE, MAX_COMPLETION_TOKENS, seed=0)
+    return TrainBatch.from_rollout(prompts, rollout, [[float(place) for place in range(GROUP_SIZE)]] * num_prompts)
+
+
+def run_step(system: GrpoSystem, batch: TrainBatch) -> Sample:
+    """One training step: its times and counts, and what it computed."""
+    from pytest_grpo.types import Sample
+
+    step = system.train_step(batch)
+    return Sample(
+        (step.loss_forward_ms + step.backward_ms) / 1e3,
+        {
+            "tokens": step.num_loss_tokens,
+            "loss_forward_ms": step.loss_forward_ms,
+            "backward_ms": step.backward_ms,
+            "num_forward_passes": step.num_forward_passes,
+            "num_micro_batches": step.num_micro_batches,
+            "num_tokenizer_calls": step.num_tokenizer_calls,
+        },
+        output=[[step.loss], [step.grad_norm], *(values.tolist() for values in step.logprobs)],
     )
 
 
-def first_round(stack: Stack, num_groups: int) -> Batch:
-    """The opening move of ``num_groups`` powers, each with rewards that differ between siblings."""
-    from grpo_core.types import Batch, RolloutStats
-
-    episodes = stack.collector.start(0)
-    stack.collector.play_round(episodes, 0)
-    groups = [
-        replace(
-            group,
-            trajectories=tuple(
-                replace(trajectory, reward=float(place)) for place, trajectory in enumerate(group.trajectories)
-            ),
-        )
-        for group in stack.collector.groups(episodes, 0)[:num_groups]
-    ]
-    return Batch(0, 0, tuple(groups), RolloutStats(1.0, 0, 0, 0, 0))
-
-
 @pytest.mark.phase3
-def test_forward_takes_about_as_long_as_backward(grpo_gate: Gate, build_stack_for: BuildStack) -> None:
+def test_forward_takes_about_as_long_as_backward(
+    grpo_gate: Gate, grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem
+) -> None:
     """On compact prompts, as the acceptance plan says: there the matrix products dominate, not attention."""
-    stack = build_diplomacy(build_stack_for, compact_prompts=True)
-    batch = first_round(stack, num_groups=7)
-    trainer = stack.trainer
-    trainer.step(batch)
-    steps = [trainer.step(batch) for _ in range(NUM_STEPS)]
-    grpo_gate.check("tokenizer_calls", sum(step.num_tokenizer_calls for step in steps))
-    grpo_gate.check(
-        "forward_passes_per_micro_batch",
-        sum(step.num_forward_passes for step in steps) / sum(step.num_micro_batches for step in steps),
-    )
-    grpo_gate.estimate("forward_over_backward", [step.loss_forward_ms / step.backward_ms for step in steps])
+    from pytest_grpo.agreement import nothing_to_check
+    from pytest_grpo.arms import approx_ratio
+
+    batch = build_batch(grpo_system, num_prompts=4, compact=True)
+    # One arm alone: the counts below and the padded reference of the next test say whether it computes the right thing.
+    (step,) = grpo_arms(agree=nothing_to_check, step=lambda: run_step(grpo_system, batch))
+    once = grpo_system.train_step(batch)
+    grpo_gate.check("tokenizer_calls", once.num_tokenizer_calls)
+    grpo_gate.check("forward_passes_per_micro_batch", once.num_forward_passes / once.num_micro_batches)
+    assert step.loss_forward_ms == approx_ratio(step.backward_ms, within=grpo_threshold("forward_over_backward"))
 
 
 @pytest.mark.phase3
-def test_a_shared_prefix_beats_padding(grpo_gate: Gate, build_stack_for: BuildStack) -> None:
-    """Forward and backward of one group: its prompt once, against once per completion. Both give the same loss."""
-    from grpo_core.config import TrainingConfig
-    from grpo_core.model import load_policy
-    from grpo_core.training.trainer import Trainer
-    from pytest_grpo.measure import Sample
+def test_a_shared_prefix_beats_padding(
+    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem, tmp_path: Path
+) -> None:
+    """Forward and backward of one group, against the plain path: a row per completion, its prompt in each of them."""
+    from pytest_grpo.agreement import close_values
+    from pytest_grpo.systems.load import load_system
+    from pytest_grpo.systems.protocol import SystemSettings
 
-    stack = build_diplomacy(build_stack_for, compact_prompts=False)
-    batch = first_round(stack, num_groups=1)
-    config = stack.config
-    trainers = {
-        packing: Trainer(
-            load_policy(config.model), config.model, TrainingConfig(learning_rate=0.0, packing=packing), run="packing"
-        )
-        for packing in ("shared_prefix", "padded")
-    }
-    gradients: dict[str, float] = {}
+    batch = build_batch(grpo_system, num_prompts=1, compact=False)
+    plain = load_system("grpo_core", SystemSettings(home=tmp_path, packing="padded"))
+    plain.load_weights(grpo_system.weights())
+    shared, padded = grpo_arms(
+        agree=close_values(rtol=1e-3, atol=1e-4),
+        shared=lambda: run_step(grpo_system, batch),
+        padded=lambda: run_step(plain, batch),
+    )
+    assert shared.tokens_per_second >= grpo_threshold("shared_prefix_speedup") * padded.tokens_per_second
 
-    def step(packing: str) -> Sample:
-        metrics = trainers[packing].step(batch)
-        gradients[packing] = metrics.grad_norm
-        return Sample(metrics.num_loss_tokens, (metrics.loss_forward_ms + metrics.backward_ms) / 1e3)
 
-    grpo_gate.speedup("shared_prefix_speedup", fast=lambda: step("shared_prefix"), slow=lambda: step("padded"), pairs=4)
-    assert gradients["shared_prefix"] == pytest.approx(gradients["padded"], rel=1e-3), "both paths must agree"
+@pytest.mark.phase3
+def test_a_step_against_another_system(
+    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem, grpo_versus: GrpoSystem
+) -> None:
+    """The same tensors and adapter weights through a step of the system and of the one of ``--grpo-versus``."""
+    from pytest_grpo.agreement import close_values
+
+    batch = build_batch(grpo_system, num_prompts=1, compact=True)
+    grpo_versus.load_weights(grpo_system.weights())
+    mine, other = grpo_arms(
+        agree=close_values(rtol=1e-3, atol=1e-4),
+        **{
+            grpo_system.name: lambda: run_step(grpo_system, batch),
+            grpo_versus.name: lambda: run_step(grpo_versus, batch),
+        },
+    )
+    assert mine.tokens_per_second >= grpo_threshold("versus_step_speedup") * other.tokens_per_second

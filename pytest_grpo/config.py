@@ -101,6 +101,15 @@ def is_xdist_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
+def check_systems(settings: PluginConfig) -> None:
+    """Raises pytest.UsageError when a system that was named does not exist or lacks its packages."""
+    for name in (settings.system, settings.versus):
+        if name not in (None, "grpo_core") and settings.remote is None:
+            from pytest_grpo.systems.load import find_system
+
+            find_system(name)
+
+
 def detect_device_profile() -> DeviceProfile:
     """``gpu`` when NVML sees a device that this process may use. Imports no torch."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from pytest_grpo.reports.table import describe_measured
 from pytest_grpo.stats import Estimate, Plan, median_ratio
 from pytest_grpo.thresholds import Threshold, format_number
 from pytest_grpo.types import Row, Verdict
@@ -11,7 +12,9 @@ from pytest_grpo.types import Row, Verdict
 
 def explain(row: Row) -> list[str]:
     """Everything a reader needs to judge the verdict: one line that says it, then the figures, then what to try."""
-    lines = [f"{row.metric}: {row.verdict}: measured {format_measured(row)}, threshold {row.threshold} ({row.source})"]
+    lines = [
+        f"{row.metric}: {row.verdict}: measured {describe_measured(row)}, threshold {row.threshold} ({row.source})"
+    ]
     if row.reason:
         lines.append(f"  {row.reason}")
     if row.num_pairs is not None and row.confidence is not None:
@@ -22,13 +25,6 @@ def explain(row: Row) -> list[str]:
     lines.append(f"  device {row.device}{_conditions(row)}")
     advice = _advice(row)
     return [*lines, f"  try: {advice}"] if advice else lines
-
-
-def format_measured(row: Row, *, with_interval: bool = True) -> str:
-    text = f"{format_number(row.measured)} {row.unit}".rstrip()
-    if with_interval and row.low is not None and row.high is not None:
-        text += f" [{format_number(row.low)}, {format_number(row.high)}]"
-    return text
 
 
 def inconclusive_reason(

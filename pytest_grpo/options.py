@@ -22,6 +22,7 @@ def add_options(parser: pytest.Parser) -> None:
     add("--grpo-budget", metavar="SECONDS", help="how long one gate may sample (default: 45)")
     add("--grpo-num-gates", metavar="N", help="gates that share 1 %% of false failures (default: those collected)")
     add("--grpo-device-profile", metavar="PROFILE", help="thresholds to use: cpu, gpu or auto (default)")
+    add("--grpo-inconclusive", metavar="HOW", help="report an inconclusive verdict as xfail (default) or fail")
     add("--grpo-system", metavar="NAME", help="the stack to judge: grpo_core (default), trl, or one of your own")
     add("--grpo-versus", metavar="NAME", help="a second stack, measured beside it in the same run")
     add("--grpo-save", metavar="NAME", help="store the verdicts as a baseline of this name")
@@ -54,4 +55,4 @@ def add_ini(parser: pytest.Parser) -> None:
         type="bool",
         default=True,
     )
-    parser.addini("grpo_inconclusive", "how an inconclusive verdict is reported: xfail (default) or fail", default="")
+    parser.addini("grpo_inconclusive", "as --grpo-inconclusive", default="")

@@ -128,3 +128,12 @@ def select(
         stays = bool(phases & only) if only is not None else not phases or bool(phases & asked) or is_named(item, named)
         (kept if stays else deselected).append(item)
     return kept, deselected
+
+
+def without_fixture(items: Sequence[pytest.Item], name: str) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """``items`` that do not use the fixture ``name``, and those that do."""
+    without: list[pytest.Item] = []
+    users: list[pytest.Item] = []
+    for item in items:
+        (users if isinstance(item, pytest.Function) and name in item.fixturenames else without).append(item)
+    return without, users

@@ -7,9 +7,9 @@ from collections.abc import Generator
 import pytest
 
 from pytest_grpo import hookspecs
-from pytest_grpo.config import PLUGIN_CONFIG, PluginConfig, is_xdist_worker
+from pytest_grpo.config import PLUGIN_CONFIG, PluginConfig, check_systems, is_xdist_worker
 from pytest_grpo.options import add_ini, add_options
-from pytest_grpo.phases import PHASES, check_markers, named_on_command_line, phases_of, select
+from pytest_grpo.phases import PHASES, check_markers, named_on_command_line, phases_of, select, without_fixture
 from pytest_grpo.report import VERDICT_REPORT, VerdictReport, header_line
 from pytest_grpo.stash import GATE, NUM_GATES
 from pytest_grpo.stored import STORED, StoredResults
@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{phase.marker}: {phase.title}: {phase.proves}")
     config.addinivalue_line("markers", _MARKER)
     settings = config.stash[PLUGIN_CONFIG] = PluginConfig.from_pytest_config(config)
+    check_systems(settings)
     stored = config.stash[STORED] = StoredResults(config)
     if is_xdist_worker(config):
         return
@@ -78,12 +79,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             check_markers(item)
     kept, deselected = select(items, settings.only_phases, settings.asked_phases, named_on_command_line(config))
+    if settings.versus is None:
+        alone, paired = without_fixture(kept, "grpo_versus")
+        kept, deselected = alone, [*deselected, *paired]
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = kept
-    config.stash[NUM_GATES] = sum(
-        isinstance(item, pytest.Function) and "grpo_arms" in item.fixturenames for item in kept
-    )
+    config.stash[NUM_GATES] = len(without_fixture(kept, "grpo_arms")[1])
     if not is_xdist_worker(config):
         check_thresholds(config, [*kept, *deselected], needs_file=any(phases_of(item) for item in kept))
     if not kept:

@@ -16,7 +16,7 @@ import pytest
 from pytest_grpo.config import PLUGIN_CONFIG
 from pytest_grpo.mistakes import MISTAKE
 from pytest_grpo.reports import github
-from pytest_grpo.reports.table import count_verdicts, plain, reason_lines, table_lines
+from pytest_grpo.reports.table import count_verdicts, plain, reason_lines, table_lines, versus_lines
 from pytest_grpo.types import PROPERTY_PREFIX, Row, Verdict
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class VerdictReport:
             before = line.removesuffix(row.verdict)
             terminal.write(before)
             terminal.write_line(line[len(before) :], **{COLORS[Verdict(row.verdict)]: True})
-        for line in reason_lines(rows):
+        for line in [*reason_lines(rows), *versus_lines(rows)]:
             terminal.write_line(line)
         devices = ", ".join(sorted({plain(row.device) for row in rows}))
         terminal.write_line(f"{count_verdicts(rows)} on {devices}")

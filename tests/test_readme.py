@@ -44,3 +44,21 @@ def test_the_commands_of_the_readme_parse() -> None:
     for line in lines:
         arguments = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", line)]
         _parser().parse_args(arguments)
+
+
+def test_the_test_of_the_readme_measures_and_fails_as_shown(pytester: pytest.Pytester) -> None:
+    arms = "".join(
+        f"def {name}(): return {{'tokens': {tokens}, 'seconds': 1.0}}\n"
+        for name, tokens in (("run_batched", 98), ("run_one_by_one", 100))
+    )
+    pytester.makepyfile(test_own=f"{python_block_with('def test_batches_pay')}\n{arms}")
+    result = pytester.runpytest("--phase", "2", "-o", "grpo_control=false")
+    result.assert_outcomes(failed=1)
+    shown = re.search(r"```console\n(E   assert batched.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert shown is not None
+    printed = {_without_numbers(line) for line in result.outlines}
+    assert {_without_numbers(line) for line in shown[1].splitlines()} <= printed
+
+
+def _without_numbers(line: str) -> str:
+    return re.sub(r"\s*[\d.]+|\s+", " ", line)

@@ -31,6 +31,7 @@ def commands() -> tuple[str, ...]:
     lines = [line for step in steps for line in step.get("run", "").splitlines()]
     lines += (PROJECT_FOLDER / ".ci/run").read_text(encoding="utf-8").splitlines()
     found = [re.sub(r"\$\{\{ matrix\.phase \}\}", "2", line.partition("uv run ")[2]) for line in lines]
+    found = [re.sub(r"^--extra trl ", "", command) for command in found]
     return tuple(sorted({command for command in found if command}))
 
 
@@ -57,6 +58,13 @@ def test_modal_runs_only_with_both_credentials():
         assert f"env.{name} != ''" in conditions[0]
 
 
+def test_the_second_system_is_tested_where_it_is_installed():
+    places = [(PROJECT_FOLDER / name).read_text(encoding="utf-8") for name in (".ci/run", ".github/workflows/ci.yml")]
+
+    assert all("uv run --extra trl pytest -q tests/pytest_grpo/systems" in text for text in places)
+    assert "trl" in tomllib.loads((PROJECT_FOLDER / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
 def test_ci_runs_the_commands_of_the_readme():
     assert {"pytest -q", "grpo bench"} <= set(commands())
 
@@ -76,7 +84,13 @@ def test_pytest_knows_the_options(tmp_path: Path, command: str):
     (tmp_path / "bench/thresholds.toml").write_bytes((PROJECT_FOLDER / "bench/thresholds.toml").read_bytes())
 
     collected = subprocess.run(
-        [sys.executable, "-m", *shlex.split(command), "--collect-only", "-q"],
+        [
+            sys.executable,
+            "-m",
+            *(word for word in shlex.split(command) if "tests/" not in word),
+            "--collect-only",
+            "-q",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 
 from pytest_grpo.thresholds import format_number
@@ -11,6 +12,7 @@ from pytest_grpo.types import RATE_SUFFIX, Row, Verdict
 GAP = "  "
 MIN_METRIC_WIDTH = 8
 ELLIPSIS = "..."
+VERSUS_PREFIX = "versus_"
 
 Entry = tuple[str, Row]
 """A node id and one of its rows."""
@@ -32,6 +34,21 @@ def table_lines(rows: Sequence[Row], width: int) -> list[str]:
     columns["metric"] = [_shortened(cell, max(room, MIN_METRIC_WIDTH)) for cell in columns["metric"]]
     padded = [[cell.ljust(_widest(cells)) for cell in cells] for cells in columns.values()]
     return [GAP.join(line).rstrip()[:width] for line in zip(*padded, strict=True)]
+
+
+def versus_lines(rows: Sequence[Row]) -> list[str]:
+    """Two systems side by side: per gate that compares them the median of each, and the ratio."""
+    lines = []
+    for row in rows:
+        if not row.metric.startswith(VERSUS_PREFIX) or not row.arms or row.quantity is None:
+            continue
+        speeds = [f"{plain(arm)} {format_number(_middle(arm_quantity(row, arm)))}" for arm in row.arms]
+        lines.append(f"{row.quantity}: {' against '.join(speeds)}: {describe_measured(row)} times")
+    return lines
+
+
+def _middle(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else math.nan
 
 
 def reason_lines(rows: Sequence[Row]) -> list[str]:

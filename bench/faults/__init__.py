@@ -1,0 +1,18 @@
+"""Faults to plant in the product, so that the phases can prove that they see them. None is switched on by itself."""
+
+from __future__ import annotations
+
+from bench.faults import phase0, phase1, phase2, phase3, phase4, phase5, phase6
+from bench.faults.fault import WRONG_ANSWERS, Fault
+
+__all__ = ["FAULTS", "WRONG_ANSWERS", "Fault"]
+
+FAULTS: tuple[Fault, ...] = (
+    *phase0.FAULTS,
+    *phase1.FAULTS,
+    *phase2.FAULTS,
+    *phase3.FAULTS,
+    *phase4.FAULTS,
+    *phase5.FAULTS,
+    *phase6.FAULTS,
+)

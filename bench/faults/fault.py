@@ -1,0 +1,34 @@
+"""What a planted fault is: a bug that an engineer could introduce, and the verdict that must give it away."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+"""Puts the bug into the product, from outside. Its name and the first paragraph of its docstring are the fault's."""
+
+WRONG_ANSWERS = "wrong answers"
+"""How the reason of a red gate begins whose arms do not agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """``phase`` must turn red, at one of ``metrics``, and its reason must contain ``reason``."""
+
+    phase: int
+    metrics: tuple[str, ...]
+    plant: Plant
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.plant.__name__
+
+    @property
+    def description(self) -> str:
+        first, _, _ = (inspect.getdoc(self.plant) or "").partition("\n\n")
+        return " ".join(first.split())

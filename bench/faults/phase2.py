@@ -1,0 +1,114 @@
+"""Faults that phase 2 must see: lost caches, lost batching, and answers of another policy, prompt or position."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bench.faults.fault import WRONG_ANSWERS, Fault
+
+if TYPE_CHECKING:
+    from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
+    from grpo_core.environments.state_cache import Key, StateCache
+    from grpo_core.lora.cache import CacheResult, LoRACache
+    from grpo_core.model import Policy
+    from grpo_core.rollout.torch_engine.scheduler import Cohort
+    from grpo_core.types import PolicyVersion
+
+
+def cache_bypassed(patch: pytest.MonkeyPatch) -> None:
+    """The adapter cache reads every version from disk."""
+    from grpo_core.lora.cache import CacheResult, LoRACache
+
+    def get(self: LoRACache, version: PolicyVersion) -> CacheResult:
+        start = time.perf_counter()
+        adapter = self._store.load(version)
+        return CacheResult(adapter, hit=False, load_ms=(time.perf_counter() - start) * 1e3)
+
+    patch.setattr(LoRACache, "get", get)
+
+
+def batch_size_one(patch: pytest.MonkeyPatch) -> None:
+    """The engine's default batch size is 1."""
+    from grpo_core.rollout.torch_engine.engine import TorchEngine
+
+    defaults = TorchEngine.__init__.__kwdefaults__
+    assert defaults is not None
+    assert "max_batch_sequences" in defaults
+    patch.setitem(defaults, "max_batch_sequences", 1)
+
+
+def hits_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """The adapter cache answers from memory, but its counters never say so."""
+    from grpo_core.lora.cache import LoRACache
+
+    original = LoRACache._count
+
+    def count(self: LoRACache, hits: int = 0, **others: int) -> None:
+        original(self, **others)
+
+    patch.setattr(LoRACache, "_count", count)
+
+
+def adapter_never_merged(patch: pytest.MonkeyPatch) -> None:
+    """A swap changes the version's number and not the sampler's weights."""
+    from grpo_core.rollout.torch_engine.merged_weights import MergedWeights
+
+    patch.setattr(MergedWeights, "merge", lambda self, adapter: None)
+
+
+def padding_read_as_prompt(patch: pytest.MonkeyPatch) -> None:
+    """Prompts that decode together are padded to equal length, and the padding counts as text."""
+    import numpy as np
+
+    from grpo_core.rollout.torch_engine import decode
+
+    original = decode.prefill
+
+    def prefill(policy: Policy, cohort: Cohort, max_tokens: int) -> Any:
+        longest = max(len(group.prompt_ids) for group in cohort)
+        padded = [np.pad(group.prompt_ids, (0, longest - len(group.prompt_ids))) for group in cohort]
+        groups = (replace(group, prompt_ids=ids) for group, ids in zip(cohort, padded, strict=True))
+        return original(policy, tuple(groups), max_tokens)
+
+    patch.setattr(decode, "prefill", prefill)
+
+
+def warm_start_never_warm(patch: pytest.MonkeyPatch) -> None:
+    """The state cache never finds what it stored, so that each opening is played again."""
+    from grpo_core.environments.state_cache import StateCache
+
+    def get(self: StateCache, key: Key) -> dict[str, Any] | None:
+        self.num_misses += 1
+        return None
+
+    patch.setattr(StateCache, "get", get)
+
+
+def restore_drops_influence(patch: pytest.MonkeyPatch) -> None:
+    """A restored game has forgotten which power was last in a province."""
+    from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
+
+    original = DiplomacyEnvironment.restore
+
+    def restore(self: DiplomacyEnvironment, snapshot: Mapping[str, Any]) -> None:
+        state = snapshot["state"]
+        forgotten = {power: [] for power in state["influence"]}
+        original(self, {**snapshot, "state": {**state, "influence": forgotten}})
+
+    patch.setattr(DiplomacyEnvironment, "restore", restore)
+
+
+FAULTS = (
+    Fault(2, ("cached_adapter_load_speedup",), cache_bypassed),
+    Fault(2, ("batched_speedup",), batch_size_one),
+    Fault(2, ("adapter_cache_hits",), hits_not_counted),
+    Fault(2, ("cached_adapter_load_speedup",), adapter_never_merged, WRONG_ANSWERS),
+    Fault(2, ("batched_speedup",), padding_read_as_prompt, WRONG_ANSWERS),
+    Fault(2, ("warm_start_speedup",), warm_start_never_warm),
+    Fault(2, ("warm_start_speedup",), restore_drops_influence, WRONG_ANSWERS),
+)

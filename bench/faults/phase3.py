@@ -1,0 +1,116 @@
+"""Faults that phase 3 must see: work done twice or at the wrong place, and a packing that computes something else."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bench.faults.fault import WRONG_ANSWERS, Fault
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from grpo_core.config import ModelConfig, TrainingConfig
+    from grpo_core.packing import Pack, PackedBatch, PackedPlan, TokenScores
+    from grpo_core.types import Batch, Completion
+
+
+def reference_forward(patch: pytest.MonkeyPatch) -> None:
+    """The loss computes the reference's log-probabilities itself, in a second forward pass."""
+    import torch
+
+    from grpo_core.training import trainer
+
+    original = trainer.score_chosen
+
+    def score_chosen(decoder: nn.Module, head: nn.Module, batch: PackedBatch) -> TokenScores:
+        with torch.no_grad():
+            original(decoder, head, batch)
+        return original(decoder, head, batch)
+
+    patch.setattr(trainer, "score_chosen", score_chosen)
+
+
+def models_nobody_counts(patch: pytest.MonkeyPatch) -> None:
+    """Old and reference log-probabilities are computed in the step, on models whose forward passes nobody counts."""
+    import torch
+
+    from grpo_core.training import trainer
+
+    original = trainer.score_chosen
+
+    def score_chosen(decoder: Any, head: nn.Module, batch: PackedBatch) -> TokenScores:
+        with torch.no_grad():
+            for _ in ("old", "reference"):
+                original(decoder.forward, head, batch)  # past the hook that counts
+        return original(decoder, head, batch)
+
+    patch.setattr(trainer, "score_chosen", score_chosen)
+
+
+def activations_recomputed(patch: pytest.MonkeyPatch) -> None:
+    """Gradient checkpointing is on: the backward pass runs every layer forward again."""
+    from grpo_core.training import trainer
+
+    original = trainer.attach_lora
+
+    def attach_lora(policy: Any, config: ModelConfig, seed: int) -> nn.Module:
+        model = original(policy, config, seed)
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        for layer in policy.decoder.layers:
+            layer.train()  # else it takes no part; there is no dropout
+        return model
+
+    patch.setattr(trainer, "attach_lora", attach_lora)
+
+
+def tokenizer_in_the_step(patch: pytest.MonkeyPatch) -> None:
+    """A step decodes its completions, for a log."""
+    from grpo_core.model import load_tokenizer
+    from grpo_core.training import trainer
+
+    original = trainer._flatten
+    tokenizer = functools.cache(load_tokenizer)
+
+    def flatten(batch: Batch, config: TrainingConfig) -> Any:
+        completions, advantages = original(batch, config)
+        for completion in completions:
+            tokenizer("tiny").decode(completion.completion_ids)
+        return completions, advantages
+
+    patch.setattr(trainer, "_flatten", flatten)
+
+
+def prefix_not_shared(patch: pytest.MonkeyPatch) -> None:
+    """Siblings are no longer packed behind one prompt: each carries its own."""
+    from grpo_core.training import trainer
+
+    original = trainer.pack_completions
+
+    def pack_completions(completions: Sequence[Completion], *, share_prompts: bool) -> list[Pack]:
+        return original(completions, share_prompts=False)
+
+    patch.setattr(trainer, "pack_completions", pack_completions)
+
+
+def siblings_see_each_other(patch: pytest.MonkeyPatch) -> None:
+    """The mask of a pack is plain causal: a completion attends to its siblings before it."""
+    from grpo_core import packing
+
+    def attend(self: PackedPlan, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+        return packing.causal_attention(queries, keys, values, scaling)
+
+    patch.setattr(packing.PackedPlan, "attend", attend)
+
+
+FAULTS = (
+    Fault(3, ("forward_passes_per_micro_batch",), reference_forward),
+    Fault(3, ("forward_over_backward",), models_nobody_counts),
+    Fault(3, ("forward_over_backward",), activations_recomputed),
+    Fault(3, ("tokenizer_calls",), tokenizer_in_the_step),
+    Fault(3, ("shared_prefix_speedup",), prefix_not_shared),
+    Fault(3, ("shared_prefix_speedup",), siblings_see_each_other, WRONG_ANSWERS),
+)
