@@ -79,7 +79,7 @@ def test_a_shared_prefix_beats_padding(
     from pytest_grpo.systems.load import load_system
     from pytest_grpo.systems.protocol import SystemSettings
 
-    batch = build_batch(grpo_system, num_prompts=1, compact=False)
+    batch = build_batch(grpo_system, num_prompts=1, compact=True)
     plain = load_system("grpo_core", SystemSettings(home=tmp_path, packing="padded"))
     plain.load_weights(grpo_system.weights())
     shared, padded = grpo_arms(

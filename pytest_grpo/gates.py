@@ -17,9 +17,12 @@ from pytest_grpo.config import PluginConfig, describe_device
 from pytest_grpo.control import find_problem
 from pytest_grpo.explain import explain, inconclusive_reason
 from pytest_grpo.measure import Arm, Round, Sampler
-from pytest_grpo.stats import AlphaLedger, Estimate, Plan, interval, judge
+from pytest_grpo.stats import AlphaLedger, Estimate, Plan, interval, judge, median_ratio
 from pytest_grpo.thresholds import Threshold
 from pytest_grpo.types import Row, Verdict
+
+RED_BUDGET_FACTOR = 3
+"""A failure needs more pairs than a pass, and a slow arm takes longer: a gate that is about to fail gets more time."""
 
 ShowProgress = Callable[[str], None]
 """Shows a short text in place; an empty one takes it back."""
@@ -194,12 +197,19 @@ class Measurement:
         plan = Plan(looks=self.gate.config.looks, fail_alpha=share)
         problem = self.gate.session.control_problem()
         verdict, estimate, is_complete = Verdict.INCONCLUSIVE, None, True
+        is_extended = False
         for look in plan.looks:
             self._show(look, plan.looks[-1], estimate)
             is_complete = self._take(look)
+            if not is_complete and not is_extended and self._is_short(left, right, threshold):
+                is_extended = True
+                self.sampler.budget_s *= RED_BUDGET_FACTOR
+                is_complete = self._take(look)
             if not self.sampler.rounds:
                 break
             verdict, estimate = judge(self._ratios(left, right), threshold.low, threshold.high, plan)
+            if is_extended and verdict is Verdict.PASS:
+                verdict = Verdict.INCONCLUSIVE  # that time was for a failure; more looks for a pass are not paid for
             if self._disagreement or verdict is not Verdict.INCONCLUSIVE or not is_complete:
                 break
         if self.gate.show is not None:
@@ -218,6 +228,12 @@ class Measurement:
             return verdict, estimate, self._why_inconclusive(estimate, plan, threshold, is_complete)
         return verdict, estimate, ""
 
+    def _is_short(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
+        """Whether what was measured so far points to a failure."""
+        if not self.sampler.rounds or self._disagreement:
+            return False
+        return not threshold.low <= median_ratio(self._ratios(left, right)) <= threshold.high
+
     def _take(self, num_rounds: int) -> bool:
         """Rounds up to ``num_rounds``, or until the answers differ; False when the budget ended first."""
         self._watch = Watch.start()
@@ -228,11 +244,13 @@ class Measurement:
         watch, self._watch = self._watch, Watch.start()
         if not self._disagreement:
             self._disagreement = self.agree({name: sample.output for name, sample in taken.items()})
+        if self._disagreement:
+            return False  # the round is kept, whoever used the cores: wrong is wrong
         limit = self.max_cores_of_others
         if limit is not None and watch is not None and watch.cores_of_others() > limit:
             self._num_dropped += 1
             self.sampler.drop_last()
-        return not self._disagreement
+        return True
 
     def _why_inconclusive(self, estimate: Estimate, plan: Plan, threshold: Threshold, is_complete: bool) -> str:
         return inconclusive_reason(

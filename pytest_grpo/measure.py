@@ -22,7 +22,7 @@ MIN_SAMPLE_S = 0.05
 MAX_REPEATS = 1_000_000
 MAX_WARMUPS = 5
 WARMUP_SPREAD = 0.10
-WARMUP_SHARE = 0.2
+WARMUP_SHARE = 0.1
 DEFAULT_BUDGET_S = 45.0
 
 Arm = Callable[[], "Sample | Mapping[str, float] | None"]

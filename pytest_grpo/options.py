@@ -19,7 +19,11 @@ def add_options(parser: pytest.Parser) -> None:
         help="replace the bound of a threshold, e.g. batched_speedup=1.5 or forward_over_backward=0.5..2 (repeatable)",
     )
     add("--grpo-pairs", metavar="N,N,...", help="at how many pairs a gate decides (default: 8,12,18,27,40)")
-    add("--grpo-budget", metavar="SECONDS", help="how long one gate may sample (default: 45)")
+    add(
+        "--grpo-budget",
+        metavar="SECONDS",
+        help="how long one gate may sample (default: 45; three times that when it is failing)",
+    )
     add("--grpo-num-gates", metavar="N", help="gates that share 1 %% of false failures (default: those collected)")
     add("--grpo-device-profile", metavar="PROFILE", help="thresholds to use: cpu, gpu or auto (default)")
     add("--grpo-inconclusive", metavar="HOW", help="report an inconclusive verdict as xfail (default) or fail")
