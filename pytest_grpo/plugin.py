@@ -42,7 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if is_xdist_worker(config):
         return
     report = config.stash[VERDICT_REPORT] = VerdictReport(
-        config, html_path=settings.html_path, machine=stored.machine, history=stored.history, save=stored.save
+        config,
+        html_path=settings.html_path,
+        machine=stored.machine,
+        history=stored.history,
+        save=stored.save,
+        comparison=stored.comparison,
     )
     config.pluginmanager.register(report, "grpo-verdicts")
     if settings.asked_phases or settings.thresholds_required:

@@ -28,8 +28,9 @@ COLORS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yel
 class VerdictReport:
     """Collects the rows of a session from its reports and shows them at the end. Not for xdist workers.
 
-    ``html_path`` is where the page goes. ``machine`` (field to text), ``history`` (oldest first) and ``save`` (stores
-    the rows, returns what to say) are asked for once, at the end of a session that needs them.
+    ``html_path`` is where the page goes. ``machine`` (field to text), ``history`` (oldest first), ``save`` (stores
+    the rows, returns what to say) and ``comparison`` (lines about the rows) are asked for once, at the end of a session
+    that needs them.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class VerdictReport:
         machine: Callable[[], Mapping[str, str]] = dict,
         history: Callable[[], Sequence[SavedRun]] = tuple,
         save: Callable[[Sequence[tuple[str, Row]]], str] = lambda rows: "",
+        comparison: Callable[[Sequence[tuple[str, Row]]], Sequence[str]] = lambda rows: (),
     ) -> None:
         self._config = config
         self._html_path = html_path
         self._machine = functools.cache(machine)
         self._history = history
         self._save = save
+        self._comparison = comparison
         self._saved = ""
         self._num_mistakes = 0
         self._rows: dict[str, list[Row]] = {}
@@ -107,6 +110,8 @@ class VerdictReport:
         entries = self.rows
         if entries:
             self._write_table(terminalreporter, [row for _, row in entries])
+            for line in self._comparison(entries):
+                terminalreporter.write_line(line)
             self._problems += github.append_summary(entries)
             for line in github.annotation_lines(entries, self._locations, self._config.rootpath):
                 terminalreporter.write_line(line)

@@ -89,6 +89,15 @@ class StoredResults:
             return f"grpo: {error}"
         return f"grpo: stored as {self._settings.save} in {path}"
 
+    def comparison(self, rows: Sequence[tuple[str, Row]]) -> list[str]:
+        """The table of ``rows`` against the baseline; nothing without one."""
+        if self.baseline is None:
+            return []
+        from pytest_grpo.changes import compare_rows
+        from pytest_grpo.compare import change_table
+
+        return change_table(compare_rows(rows, self.baseline.results, self._settings.tolerance))
+
     def loss(self, nodeid: str, row: Row) -> str:
         """How ``row`` is worse than in the baseline; empty when it is not, or there is none."""
         if self.baseline is None:
