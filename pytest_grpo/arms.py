@@ -11,25 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_grpo.thresholds import Threshold
 from pytest_grpo.types import COUNT_PREFIX, Kind
 
+if TYPE_CHECKING:
+    from pytest_grpo.measurement import Measurement
+
 Bounds = tuple[float, float]
-
-
-class Comparison(Protocol):
-    """Measures arms together and decides on their quantities. ``pytest_grpo.gates.Measurement`` is the real one; this
-    seam keeps the two files from importing each other."""
-
-    explanation: list[str]
-
-    def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool: ...
-
-    def count(self, left: Quantity, right: Quantity | float, holds: Callable[[float, float], bool]) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -37,7 +29,7 @@ class MeasuredArm:
     """One arm. Its attributes are quantities: ``seconds``, those that the arm returns, and ``<name>_per_second``."""
 
     name: str
-    comparison: Comparison
+    comparison: Measurement
 
     def __getattr__(self, metric: str) -> Quantity:
         if metric.startswith("_"):
@@ -52,7 +44,7 @@ class MeasuredArm:
 class Quantity:
     """A quantity of an arm, times a factor. ``threshold`` is set when the factor is a named threshold."""
 
-    comparison: Comparison
+    comparison: Measurement
     arm: str
     metric: str
     factor: float = 1.0

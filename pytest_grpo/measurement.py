@@ -1,0 +1,176 @@
+"""Arms that are measured together, and the verdicts on their quantities."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_grpo.agreement import Agreement
+from pytest_grpo.arms import Quantity
+from pytest_grpo.conditions import Watch
+from pytest_grpo.explain import explain, inconclusive_reason
+from pytest_grpo.measure import Round, Sampler
+from pytest_grpo.stats import Estimate, Plan, interval, judge, median_ratio
+from pytest_grpo.thresholds import Threshold
+from pytest_grpo.types import Verdict
+
+if TYPE_CHECKING:
+    from pytest_grpo.gates import Gate
+
+RED_BUDGET_FACTOR = 3
+"""A failure needs more pairs than a pass, and a slow arm takes longer: a gate that is about to fail gets more time."""
+
+
+@dataclass(slots=True)
+class Measurement:
+    """Arms that are measured together. Comparisons share the rounds taken so far."""
+
+    gate: Gate
+    sampler: Sampler
+    agree: Agreement
+    max_cores_of_others: float | None = None
+    explanation: list[str] = field(default_factory=list)
+    """What the last comparison found, for the assertion's message."""
+    _disagreement: str = ""
+    _num_dropped: int = 0
+    _watch: Watch | None = None
+
+    def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
+        """Take rounds until they decide whether left over right lies within ``threshold``; whether the test goes on."""
+        __tracebackhide__ = True
+        assert left.comparison is right.comparison is self, "both sides are measured together"
+        start, watch = time.perf_counter(), Watch.start()
+        share = self.gate.session.ledger.grant()
+        verdict, estimate, reason = self._sample(left, right, threshold, share)
+        if verdict is Verdict.FAIL:
+            self.gate.session.ledger.give_back(share)
+        row = replace(
+            self.gate.row(threshold, verdict, estimate.median, reason),
+            low=estimate.low,
+            high=estimate.high,
+            confidence=estimate.confidence,
+            num_pairs=estimate.num_pairs,
+            ratios=self._ratios(left, right),
+            quantity=left.metric if left.metric == right.metric else None,
+            arms=self._values(),
+            conditions=asdict(watch.conditions(with_gpu=self.gate.config.profile == "gpu")),
+            duration_s=round(time.perf_counter() - start, 3),
+        )
+        self.explanation = explain(row)
+        return self.gate.settle(row)
+
+    def count(self, left: Quantity, right: Quantity | float, holds: Callable[[float, float], bool]) -> bool:
+        """Whether ``holds`` is true of every round, exactly. Counts need no statistics, so one round is enough."""
+        __tracebackhide__ = True
+        self._take(1)
+        for taken in self.sampler.rounds:
+            mine = self._value(taken, left) * left.factor
+            its = self._value(taken, right) * right.factor if isinstance(right, Quantity) else float(right)
+            if not holds(mine, its):
+                self.explanation = [f"{left!r} is {mine:g}, {right!r} is {its:g}: counts are exact"]
+                return False
+        if self._disagreement:
+            self.explanation = [f"wrong answers: {self._disagreement}"]
+        return not self._disagreement
+
+    def _sample(
+        self, left: Quantity, right: Quantity, threshold: Threshold, share: float
+    ) -> tuple[Verdict, Estimate, str]:
+        plan = Plan(looks=self.gate.config.looks, fail_alpha=share)
+        problem = self.gate.session.control_problem()
+        verdict, estimate, is_complete = Verdict.INCONCLUSIVE, None, True
+        is_extended = False
+        for look in plan.looks:
+            self._show(look, plan.looks[-1], estimate)
+            is_complete = self._take(look)
+            if not is_complete and not is_extended and self._is_short(left, right, threshold):
+                is_extended = True
+                self.sampler.budget_s *= RED_BUDGET_FACTOR
+                is_complete = self._take(look)
+            if not self.sampler.rounds:
+                break
+            verdict, estimate = judge(self._ratios(left, right), threshold.low, threshold.high, plan)
+            if is_extended and verdict is Verdict.PASS:
+                verdict = Verdict.INCONCLUSIVE  # that time was for a failure; more looks for a pass are not paid for
+            if self._disagreement or verdict is not Verdict.INCONCLUSIVE or not is_complete:
+                break
+        if self.gate.show is not None:
+            self.gate.show("")
+        if estimate is None:
+            nothing = Estimate(math.nan, math.nan, math.nan, 0, 0.0)
+            return Verdict.INCONCLUSIVE, nothing, self._why_inconclusive(nothing, plan, threshold, is_complete)
+        if self._disagreement:
+            return Verdict.FAIL, estimate, f"wrong answers: {self._disagreement}"
+        if problem:
+            return Verdict.INCONCLUSIVE, interval(self._ratios(left, right)), problem
+        if verdict is Verdict.FAIL:
+            side = "below" if estimate.high < threshold.low else "above"
+            return verdict, estimate, f"its whole interval lies {side} the threshold"
+        if verdict is Verdict.INCONCLUSIVE:
+            return verdict, estimate, self._why_inconclusive(estimate, plan, threshold, is_complete)
+        return verdict, estimate, ""
+
+    def _is_short(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
+        """Whether what was measured so far points to a failure."""
+        if not self.sampler.rounds or self._disagreement:
+            return False
+        return not threshold.low <= median_ratio(self._ratios(left, right)) <= threshold.high
+
+    def _take(self, num_rounds: int) -> bool:
+        """Rounds up to ``num_rounds``, or until the answers differ; False when the budget ended first."""
+        self._watch = Watch.start()
+        return self.sampler.take_until(num_rounds, self._check_round)
+
+    def _check_round(self, taken: Round) -> bool:
+        """Whether to go on."""
+        watch, self._watch = self._watch, Watch.start()
+        if not self._disagreement:
+            self._disagreement = self.agree({name: sample.output for name, sample in taken.items()})
+        if self._disagreement:
+            return False  # the round is kept, whoever used the cores: wrong is wrong
+        limit = self.max_cores_of_others
+        if limit is not None and watch is not None and watch.cores_of_others() > limit:
+            self._num_dropped += 1
+            self.sampler.drop_last()
+        return True
+
+    def _why_inconclusive(self, estimate: Estimate, plan: Plan, threshold: Threshold, is_complete: bool) -> str:
+        return inconclusive_reason(
+            estimate,
+            plan,
+            threshold,
+            budget_s=None if is_complete else self.sampler.budget_s,
+            num_dropped=self._num_dropped,
+        )
+
+    def _ratios(self, left: Quantity, right: Quantity) -> list[float]:
+        return [self._value(taken, left) / self._value(taken, right) for taken in self.sampler.rounds]
+
+    def _value(self, taken: Round, quantity: Quantity) -> float:
+        sample = taken[quantity.arm]
+        try:
+            return sample.value(quantity.metric)
+        except KeyError:
+            allowed = ", ".join(["seconds", *sample.quantities])
+            raise pytest.UsageError(
+                f"arm {quantity.arm!r} has no {quantity.metric}; it returns {allowed} (and each _per_second)"
+            ) from None
+
+    def _values(self) -> dict[str, dict[str, list[float]]]:
+        rounds = self.sampler.rounds
+        return {
+            name: {
+                what: [float(taken[name].value(what)) for taken in rounds] for what in ("seconds", *sample.quantities)
+            }
+            for name, sample in (rounds[0] if rounds else {}).items()
+        }
+
+    def _show(self, look: int, planned: int, estimate: Estimate | None) -> None:
+        if self.gate.show is not None:
+            so_far = "" if estimate is None else f", {estimate.median:.3g}x so far"
+            self.gate.show(f"[to pair {look} of at most {planned}{so_far}]")
