@@ -32,9 +32,10 @@ def inconclusive_reason(
 ) -> str:
     """Why the pairs did not decide. ``budget_s`` is the time that ended them; None: all planned pairs were taken."""
     pairs = f"{estimate.num_pairs} pairs"
-    dropped = f"; {num_dropped} more were left out because other processes used the cores" if num_dropped else ""
+    left_out = f"{num_dropped} were left out because other processes used the cores"
     if estimate.num_pairs == 0:
-        return f"no pair was measured within {budget_s:g} s{dropped}"
+        return f"no pair was measured within {budget_s:g} s" + (f": {left_out}" if num_dropped else "")
+    dropped = f"; {left_out}" if num_dropped else ""
     short = not threshold.low <= estimate.median <= threshold.high
     needed = plan.min_pairs(Verdict.FAIL if short else Verdict.PASS)
     if estimate.num_pairs < needed:
