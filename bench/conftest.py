@@ -12,8 +12,12 @@ from pytest_grpo.config import PLUGIN_CONFIG
 if TYPE_CHECKING:
     from grpo_core.home import Home
     from grpo_core.schedule.stack import Stack
+    from pytest_grpo.arms import MeasuredArm
+    from pytest_grpo.thresholds import Threshold
 
 BuildStack = Callable[..., "Stack"]
+GrpoArms = Callable[..., "tuple[MeasuredArm, ...]"]
+GrpoThreshold = Callable[[str], "Threshold"]
 
 
 @pytest.fixture

@@ -10,13 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bench.conftest import BuildStack
+    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
     from grpo_core.home import Home
-    from pytest_grpo.arms import MeasuredArm
     from pytest_grpo.gates import Gate
-    from pytest_grpo.thresholds import Threshold
     from pytest_grpo.types import Sample
 
 NUM_STEPS = 4
@@ -25,8 +21,8 @@ STEP_EVENTS = ("adapter_load", "rollout", "adapter_publish", "train_step")
 
 @pytest.mark.phase1
 def test_telemetry_costs_next_to_nothing(
-    grpo_arms: Callable[..., tuple[MeasuredArm, ...]],
-    grpo_threshold: Callable[[str], Threshold],
+    grpo_arms: GrpoArms,
+    grpo_threshold: GrpoThreshold,
     build_stack_for: BuildStack,
     bench_home: Home,
 ) -> None:

@@ -12,17 +12,10 @@ import pytest
 from bench.conftest import movement_prompts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bench.conftest import BuildStack
-    from pytest_grpo.arms import MeasuredArm
+    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
     from pytest_grpo.gates import Gate
     from pytest_grpo.systems.protocol import GrpoSystem
-    from pytest_grpo.thresholds import Threshold
     from pytest_grpo.types import Sample
-
-    GrpoArms = Callable[..., tuple[MeasuredArm, ...]]
-    GrpoThreshold = Callable[[str], Threshold]
 
 COMPACT_GAME = {"name": "diplomacy", "compact_prompts": True}
 NUM_PROMPTS, GROUP_SIZE, MAX_COMPLETION_TOKENS = 3, 4, 24

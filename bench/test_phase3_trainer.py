@@ -9,17 +9,12 @@ import pytest
 from bench.conftest import movement_prompts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from pytest_grpo.arms import MeasuredArm
+    from bench.conftest import GrpoArms, GrpoThreshold
     from pytest_grpo.gates import Gate
     from pytest_grpo.systems.protocol import GrpoSystem, TrainBatch
-    from pytest_grpo.thresholds import Threshold
     from pytest_grpo.types import Sample
-
-    GrpoArms = Callable[..., tuple[MeasuredArm, ...]]
-    GrpoThreshold = Callable[[str], Threshold]
 
 GROUP_SIZE = 8
 MAX_COMPLETION_TOKENS = 24

@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bench.conftest import BuildStack
+    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
     from grpo_core.home import Home
     from grpo_core.schedule.loop import TrainResult
     from grpo_core.schedule.stack import Stack
-    from pytest_grpo.arms import MeasuredArm
     from pytest_grpo.gates import Gate
-    from pytest_grpo.thresholds import Threshold
     from pytest_grpo.types import Sample
 
 NUM_STEPS = 10
@@ -61,8 +57,8 @@ def test_lag_and_depth_stay_where_they_were_set(grpo_gate: Gate, build_stack_for
 @pytest.mark.phase4
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="rollouts and training would share the only core")
 def test_overlap_hides_the_faster_side(
-    grpo_arms: Callable[..., tuple[MeasuredArm, ...]],
-    grpo_threshold: Callable[[str], Threshold],
+    grpo_arms: GrpoArms,
+    grpo_threshold: GrpoThreshold,
     build_stack_for: BuildStack,
     bench_home: Home,
 ) -> None:

@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bench.conftest import BuildStack
+    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
     from grpo_core.schedule.stack import Stack
     from grpo_core.types import Int32
-    from pytest_grpo.arms import MeasuredArm
     from pytest_grpo.gates import Gate
-    from pytest_grpo.thresholds import Threshold
     from pytest_grpo.types import Sample
 
 PROMPTS = ("compact", "full")
@@ -23,8 +19,8 @@ PROMPTS = ("compact", "full")
 
 @pytest.mark.phase5
 def test_compact_prompts_raise_tokens_per_second(
-    grpo_arms: Callable[..., tuple[MeasuredArm, ...]],
-    grpo_threshold: Callable[[str], Threshold],
+    grpo_arms: GrpoArms,
+    grpo_threshold: GrpoThreshold,
     build_stack_for: BuildStack,
 ) -> None:
     """``timing/tokens_per_second`` of the first movement phase of a game: seven powers.

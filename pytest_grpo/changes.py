@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pytest_grpo.config import DEFAULT_TOLERANCE
 from pytest_grpo.fingerprint import check_same
 from pytest_grpo.shift import estimate_shift, p_value_above, p_value_below, smallest_p_value
 from pytest_grpo.stats import FAMILY_ALPHA, holm
@@ -26,7 +27,6 @@ from pytest_grpo.types import Row
 if TYPE_CHECKING:
     from pytest_grpo.baselines import Baseline
 
-DEFAULT_TOLERANCE = 0.05
 CONFIDENCE = 1 - 2 * FAMILY_ALPHA
 """Of the intervals shown: each side is the one-sided test of a single gate."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
 from collections import Counter
@@ -12,10 +11,12 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_grpo.baselines import Baseline, read_baseline
-from pytest_grpo.changes import DEFAULT_TOLERANCE, Change, Outcome, compare_rows, differing_devices
+from pytest_grpo.changes import Change, Outcome, compare_rows, differing_devices
+from pytest_grpo.config import DEFAULT_TOLERANCE, parse_tolerance
 from pytest_grpo.fingerprint import check_same, differing
+from pytest_grpo.reports.table import arm_quantity
 from pytest_grpo.thresholds import format_number
-from pytest_grpo.types import Row, Sample
+from pytest_grpo.types import Row
 
 LOSS_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
@@ -70,17 +71,6 @@ def check_comparable(before: Baseline, now: Baseline) -> None:
     check_same(f"baselines {before.name!r} and {now.name!r}", differences)
 
 
-def parse_tolerance(text: str) -> float:
-    """Raises pytest.UsageError unless ``text`` is a fraction from 0 to below 1."""
-    try:
-        tolerance = float(text)
-    except ValueError:
-        tolerance = math.nan
-    if not 0 <= tolerance < 1:
-        raise pytest.UsageError(f"tolerance {text!r}: allowed are fractions from 0 to below 1; try {DEFAULT_TOLERANCE}")
-    return tolerance
-
-
 def _cells(change: Change) -> tuple[str, ...]:
     before, now = (format_number(row.measured) if row else "-" for row in (change.before, change.now))
     row = change.row
@@ -102,14 +92,7 @@ def _medians(row: Row) -> dict[str, float]:
     """The median of the compared quantity, per arm."""
     if row.quantity is None:
         return {}
-    medians = {}
-    for arm, values in (row.arms or {}).items():
-        samples = [
-            Sample(seconds, {name: values[name][pair] for name in values})
-            for pair, seconds in enumerate(values["seconds"])
-        ]
-        medians[arm] = statistics.median(sample.value(row.quantity) for sample in samples)
-    return medians
+    return {arm: statistics.median(arm_quantity(row, arm)) for arm in row.arms or ()}
 
 
 if __name__ == "__main__":

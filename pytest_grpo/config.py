@@ -16,6 +16,9 @@ from pytest_grpo.phases import parse_phases, phases_in_expression
 DeviceProfile = Literal["cpu", "gpu"]
 RemoteKind = Literal["modal", "subprocess"]
 
+DEFAULT_TOLERANCE = 0.05
+"""How much worse than a baseline is no loss."""
+
 Override = tuple[str, str]
 """Where it was said, and ``name=value``."""
 
@@ -82,7 +85,7 @@ class PluginConfig:
             versus=_versus(config),
             save=_name(config, "grpo_save"),
             compare=_name(config, "grpo_compare"),
-            tolerance=_tolerance(_value(config, "grpo_tolerance")),
+            tolerance=parse_tolerance(_value(config, "grpo_tolerance")),
             any_machine=config.getoption("grpo_any_machine") or config.getini("grpo_any_machine"),
             html_path=_html_path(config),
         )
@@ -239,12 +242,15 @@ def _name(config: pytest.Config, name: str) -> str | None:
     return None if value == "" and config.getoption(name) is None else value
 
 
-def _tolerance(text: str) -> float:
-    if text == "0.05":
-        return 0.05  # the default needs none of the imports of the next line
-    from pytest_grpo.compare import parse_tolerance
-
-    return parse_tolerance(text)
+def parse_tolerance(text: str) -> float:
+    """Raises pytest.UsageError unless ``text`` is a fraction from 0 to below 1."""
+    try:
+        tolerance = float(text)
+    except ValueError:
+        tolerance = math.nan
+    if not 0 <= tolerance < 1:
+        raise pytest.UsageError(f"tolerance {text!r}: allowed are fractions from 0 to below 1; try {DEFAULT_TOLERANCE}")
+    return tolerance
 
 
 def _html_path(config: pytest.Config) -> Path | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_grpo.config import DEFAULT_TOLERANCE
+
 
 def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("grpo", "performance phases of a GRPO training stack")
@@ -50,7 +52,7 @@ def add_ini(parser: pytest.Parser) -> None:
     parser.addini("grpo_versus", "as --grpo-versus", default="")
     parser.addini("grpo_save", "as --grpo-save", default="")
     parser.addini("grpo_compare", "as --grpo-compare", default="")
-    parser.addini("grpo_tolerance", "as --grpo-tolerance", default="0.05")
+    parser.addini("grpo_tolerance", "as --grpo-tolerance", default=str(DEFAULT_TOLERANCE))
     parser.addini("grpo_any_machine", "as --grpo-any-machine", type="bool", default=False)
     parser.addini("grpo_html", "as --grpo-html", default="")
     parser.addini(

@@ -41,14 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     stored = config.stash[STORED] = StoredResults(config)
     if is_xdist_worker(config):
         return
-    report = config.stash[VERDICT_REPORT] = VerdictReport(
-        config,
-        html_path=settings.html_path,
-        machine=stored.machine,
-        history=stored.history,
-        save=stored.save,
-        comparison=stored.comparison,
-    )
+    report = config.stash[VERDICT_REPORT] = VerdictReport(config, stored, settings.html_path)
     config.pluginmanager.register(report, "grpo-verdicts")
     if settings.asked_phases or settings.thresholds_required:
         from pytest_grpo.thresholds import file_thresholds

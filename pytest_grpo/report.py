@@ -6,8 +6,7 @@ test's report, from an xdist worker or another machine alike, and JUnit files sh
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from pytest_grpo.reports.table import count_verdicts, plain, reason_lines, table
 from pytest_grpo.types import PROPERTY_PREFIX, Row, Verdict
 
 if TYPE_CHECKING:
-    from pytest_grpo.reports.history import SavedRun
+    from pytest_grpo.stored import StoredResults
 
 COLORS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}
 
@@ -28,27 +27,13 @@ COLORS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yel
 class VerdictReport:
     """Collects the rows of a session from its reports and shows them at the end. Not for xdist workers.
 
-    ``html_path`` is where the page goes. ``machine`` (field to text), ``history`` (oldest first), ``save`` (stores
-    the rows, returns what to say) and ``comparison`` (lines about the rows) are asked for once, at the end of a session
-    that needs them.
+    ``stored`` knows this machine and earlier results; ``html_path`` is where the page goes, if anywhere.
     """
 
-    def __init__(
-        self,
-        config: pytest.Config,
-        *,
-        html_path: Path | None = None,
-        machine: Callable[[], Mapping[str, str]] = dict,
-        history: Callable[[], Sequence[SavedRun]] = tuple,
-        save: Callable[[Sequence[tuple[str, Row]]], str] = lambda rows: "",
-        comparison: Callable[[Sequence[tuple[str, Row]]], Sequence[str]] = lambda rows: (),
-    ) -> None:
+    def __init__(self, config: pytest.Config, stored: StoredResults, html_path: Path | None) -> None:
         self._config = config
+        self._stored = stored
         self._html_path = html_path
-        self._machine = functools.cache(machine)
-        self._history = history
-        self._save = save
-        self._comparison = comparison
         self._saved = ""
         self._num_mistakes = 0
         self._rows: dict[str, list[Row]] = {}
@@ -90,11 +75,11 @@ class VerdictReport:
         if self.rows:
             from pytest_grpo.benchmark_table import store
 
-            store(self._config, self.rows, self._machine())
+            store(self._config, self.rows, self._stored.machine())
         if session.exitstatus == pytest.ExitCode.TESTS_FAILED and self._num_mistakes:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR  # what could not be measured is no failure of the code
         if session.exitstatus not in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.USAGE_ERROR):
-            self._saved = self._save(self.rows)
+            self._saved = self._stored.save(self.rows)
         return (yield)
 
     @pytest.hookimpl(optionalhook=True)
@@ -110,7 +95,7 @@ class VerdictReport:
         entries = self.rows
         if entries:
             self._write_table(terminalreporter, [row for _, row in entries])
-            for line in self._comparison(entries):
+            for line in self._stored.comparison(entries):
                 terminalreporter.write_line(line)
             self._problems += github.append_summary(entries)
             for line in github.annotation_lines(entries, self._locations, self._config.rootpath):
@@ -140,7 +125,7 @@ class VerdictReport:
         from pytest_grpo.reports.page import write_html
 
         try:
-            write_html(path, self.rows, self._machine(), self._history())
+            write_html(path, self.rows, self._stored.machine(), self._stored.history())
         except HomeError as error:
             why = error.__cause__ or "its folder cannot be written"
             self._problems.append(f"grpo: --grpo-html {path}: {why}; the report was not written")
