@@ -239,7 +239,8 @@ class InferenceEngine:
         stack = self._stack
         requests = [
             GenerationRequest(
-                stack.tokenizer.encode(prompt), SamplingParams(seed + index, temperature, top_p, max_tokens)
+                stack.tokenizer.encode(prompt),
+                SamplingParams(seed + index, temperature=temperature, top_p=top_p, max_tokens=max_tokens),
             )
             for index, prompt in enumerate(prompts)
         ]

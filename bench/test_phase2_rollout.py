@@ -135,6 +135,7 @@ def test_a_warm_start_skips_the_opening(
 
     def first_sample(name: str) -> Sample:
         collector = stacks[name].collector
+        stacks[name].engine.forget_prompts()  # of the sample before
         start = time.perf_counter()
         episodes = collector.start(0)
         position = episodes[0].environment.snapshot()["state"]

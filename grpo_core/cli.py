@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from grpo_core.commands import measure, train, verdicts
+from grpo_core.commands import doctor, measure, train, verdicts
 from grpo_core.commands.train import INTERRUPTED_EXIT_CODE
 from grpo_core.errors import ConfigError, GrpoError
 from grpo_core.home import Home
@@ -22,7 +22,7 @@ Command = Callable[[argparse.Namespace, Console], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; the exit code: 0 done, 2 a mistake in the input, 130 interrupted."""
+    """Run one subcommand; the exit code: 0 done, 1 a red verdict, 2 a mistake in the input, 130 interrupted."""
     flags = _parser().parse_args(arguments)
     return run_command(flags.command, flags)
 
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("profile", "trace rollouts or the trainer", measure.run_profile, measure.add_profile_arguments)
     add("benchmark", "time rollouts, the trainer or both", measure.run_benchmark, measure.add_benchmark_arguments)
     add("bench", "run the performance phases and print their verdicts", _bench, _add_bench_arguments)
+    add("doctor", "run the canaries against a rollout engine", doctor.run, doctor.add_arguments)
     add("panels", "show the dashboard's panels here", _panels, _add_panels_arguments)
     verdicts.add_commands(commands)
     return parser

@@ -67,10 +67,16 @@ class RolloutConfig(_Section):
     """Sibling episodes per starting state (``num_generations`` elsewhere)."""
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    """Draw from so many of the most probable tokens only. 0 is all."""
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    """Draw only tokens of at least this share of the most probable one's probability."""
     max_completion_tokens: int = Field(default=64, ge=1)
     """Of a free answer. A constrained one ends with its constraint."""
     max_batch_sequences: int = Field(default=256, ge=1)
     """Most sequences that decode together."""
+    max_kv_bytes: int = Field(default=2 << 30, ge=1 << 20)
+    """Keys and values that the engine may hold, cached prompts included."""
     seed: int = Field(default=0, ge=0)
 
 

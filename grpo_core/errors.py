@@ -8,8 +8,12 @@ GrpoError (ValueError)
 ├── CredentialsError      a service was asked for without its credentials
 ├── ModelError            a preset, folder or hub id that gives no usable model
 ├── PromptError           an empty prompt, or one that does not fit the model's context
+├── SamplingError         a sampling parameter out of its range, or logits that are not numbers
+├── EngineError           a rollout engine that does not start, or has died
+├── CapacityError         a request that does not fit the memory of the engine
 ├── ConstraintError       a constraint that allows nothing, or was broken
 ├── InvalidActionError    an action or a position that an environment cannot accept
+├── EpisodeError          an environment that failed in every attempt at an episode
 ├── AdapterError
 │   ├── AdapterNotFoundError
 │   └── AdapterCorruptError
@@ -54,11 +58,27 @@ class PromptError(GrpoError):
     pass
 
 
+class SamplingError(GrpoError):
+    pass
+
+
+class EngineError(GrpoError):
+    pass
+
+
+class CapacityError(GrpoError):
+    pass
+
+
 class ConstraintError(GrpoError):
     pass
 
 
 class InvalidActionError(GrpoError):
+    pass
+
+
+class EpisodeError(GrpoError):
     pass
 
 

@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from grpo_core.attention import ATTENTION_NAME
@@ -62,8 +62,11 @@ def num_tokenizer_calls() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One copy of the base weights, ready to run with a ``plan`` (see ``grpo_core.attention``)."""
+    """One copy of the base weights. With ``takes_plan`` it runs under a plan (see ``grpo_core.attention``)."""
 
+    name: str  # as configured
+    architecture: str  # transformers' ``model_type``
+    takes_plan: bool  # so that the torch engine and the trainer can drive it; PlainEngine needs none
     model: nn.Module  # a transformers causal language model
     decoder: nn.Module  # its layers without the head: ids -> hidden states
     head: nn.Module  # hidden states -> logits [.., V]
@@ -131,11 +134,13 @@ def load_tokenizer(name: str) -> Tokenizer:
     return Tokenizer(tokenizer)
 
 
-def load_policy(config: ModelConfig) -> Policy:
+def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Policy:
     """The base model of ``config`` on its device, frozen and in evaluation mode.
 
+    With ``any_architecture`` one whose attention this code does not drive keeps transformers' own.
+
     Raises:
-        ModelError: it cannot be found or loaded, or is of an architecture whose attention this code does not drive.
+        ModelError: it cannot be found or loaded, or is of such an architecture and that was not asked for.
     """
     where = locate_model(config.name)
     device = resolve_device(config.device)
@@ -143,20 +148,18 @@ def load_policy(config: ModelConfig) -> Policy:
         model_config = AutoConfig.from_pretrained(where)
     except (OSError, ValueError) as error:
         raise ModelError(f"model {config.name!r}: cannot be loaded ({_first_line(error)}); check its files") from error
-    if model_config.model_type not in SUPPORTED_MODEL_TYPES:
-        raise ModelError(
-            f"model {config.name!r}: architecture {model_config.model_type!r} is not supported; "
-            f"allowed: {', '.join(SUPPORTED_MODEL_TYPES)}"
-        )
+    obstacle = _obstacle(model_config)
+    if obstacle and not any_architecture:
+        raise ModelError(f"model {config.name!r}: {obstacle}")
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  # a pair
             where,
             dtype=getattr(torch, config.dtype),
-            attn_implementation=ATTENTION_NAME,
+            attn_implementation=None if obstacle else ATTENTION_NAME,
             ignore_mismatched_sizes=True,  # they are an error below, with the others
             output_loading_info=True,
         )
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:  # ValueError: no causal language model
         raise ModelError(f"model {config.name!r}: cannot be loaded ({_first_line(error)}); check its files") from error
     # transformers would go on with random values in their place.
     if lost := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
@@ -164,20 +167,21 @@ def load_policy(config: ModelConfig) -> Policy:
             f"model {config.name!r}: {len(lost)} weights are missing or of another shape than config.json says "
             f"({lost[0]}); check its files"
         )
-    if model_config.model_type != "llama" and set(model_config.layer_types) != {"full_attention"}:
-        raise ModelError(f"model {config.name!r}: sliding-window layers are not supported; use full attention")
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Module)
     model.requires_grad_(False)
     model.eval()
     nn.Module.to(model, device)
     return Policy(
+        name=config.name,
+        architecture=model_config.model_type,
+        takes_plan=obstacle is None,
         model=model,
         decoder=model.get_decoder(),
         head=head,
         num_layers=model_config.num_hidden_layers,
         vocab_size=model_config.vocab_size,
-        max_context_tokens=model_config.max_position_embeddings,
+        max_context_tokens=_max_context_tokens(config.name, model_config),
         fingerprint=_fingerprint(model),
         device=device,
     )
@@ -210,6 +214,22 @@ def attach_lora(policy: Policy, config: ModelConfig, seed: int) -> PeftModel:
     assert isinstance(model, PeftModel)
     model.eval()
     return model
+
+
+def _obstacle(model_config: PreTrainedConfig) -> str | None:
+    """Why this code cannot drive the attention of such a model, and what it can; None when it can."""
+    if model_config.model_type not in SUPPORTED_MODEL_TYPES:
+        return f"architecture {model_config.model_type!r} is not supported; allowed: {', '.join(SUPPORTED_MODEL_TYPES)}"
+    if model_config.model_type != "llama" and set(model_config.layer_types) != {"full_attention"}:
+        return "sliding-window layers are not supported; use full attention"
+    return None
+
+
+def _max_context_tokens(name: str, model_config: PreTrainedConfig) -> int:
+    try:
+        return model_config.max_position_embeddings
+    except AttributeError:
+        raise ModelError(f"model {name!r}: no max_position_embeddings in its config.json; add it there") from None
 
 
 def _fingerprint(model: nn.Module) -> str:

@@ -29,13 +29,15 @@ class Observation:
 
     ``choices`` is the legal vocabulary of the answer: one tuple of lines per segment, the answer being one line of
     each segment, in order. ``None`` leaves the answer free. With ``distinct_choices`` a line may be chosen once only
-    (Diplomacy's removals draw every segment from the same lines). Every line ends with ``"\\n"``.
+    (Diplomacy's removals draw every segment from the same lines). Every line ends with ``"\\n"``. Instead of choices
+    there may be a ``pattern``: a regular expression that the whole answer matches.
     """
 
     agent: str
     prompt: str
     choices: tuple[tuple[str, ...], ...] | None = None
     distinct_choices: bool = False
+    pattern: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

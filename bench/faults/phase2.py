@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
     from grpo_core.environments.state_cache import Key, StateCache
     from grpo_core.lora.cache import CacheResult, LoRACache
-    from grpo_core.model import Policy
-    from grpo_core.rollout.torch_engine.scheduler import Cohort
-    from grpo_core.types import PolicyVersion
+    from grpo_core.rollout.protocol import GenerationRequest
+    from grpo_core.types import Completion, PolicyVersion
 
 
 def cache_bypassed(patch: pytest.MonkeyPatch) -> None:
@@ -56,26 +55,26 @@ def hits_not_counted(patch: pytest.MonkeyPatch) -> None:
 
 def adapter_never_merged(patch: pytest.MonkeyPatch) -> None:
     """A swap changes the version's number and not the sampler's weights."""
-    from grpo_core.rollout.torch_engine.merged_weights import MergedWeights
+    from grpo_core.rollout.torch_engine.adapters import MergedWeights
 
-    patch.setattr(MergedWeights, "merge", lambda self, adapter: None)
+    patch.setattr(MergedWeights, "merge", lambda self, updates: self._base)
 
 
 def padding_read_as_prompt(patch: pytest.MonkeyPatch) -> None:
-    """Prompts that decode together are padded to equal length, and the padding counts as text."""
+    """Prompts that are asked for together are padded to equal length, and the padding counts as text."""
     import numpy as np
 
-    from grpo_core.rollout.torch_engine import decode
+    from grpo_core.rollout.torch_engine.engine import TorchEngine
 
-    original = decode.prefill
+    original = TorchEngine.generate
 
-    def prefill(policy: Policy, cohort: Cohort, max_tokens: int) -> Any:
-        longest = max(len(group.prompt_ids) for group in cohort)
-        padded = [np.pad(group.prompt_ids, (0, longest - len(group.prompt_ids))) for group in cohort]
-        groups = (replace(group, prompt_ids=ids) for group, ids in zip(cohort, padded, strict=True))
-        return original(policy, tuple(groups), max_tokens)
+    def generate(self: TorchEngine, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        longest = max(len(request.prompt_ids) for request in requests)
+        padded = [np.pad(request.prompt_ids, (0, longest - len(request.prompt_ids))) for request in requests]
+        together = [replace(request, prompt_ids=ids) for request, ids in zip(requests, padded, strict=True)]
+        return original(self, together)
 
-    patch.setattr(decode, "prefill", prefill)
+    patch.setattr(TorchEngine, "generate", generate)
 
 
 def warm_start_never_warm(patch: pytest.MonkeyPatch) -> None:

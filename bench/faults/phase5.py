@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bench.faults.fault import WRONG_ANSWERS, Fault
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from grpo_core.attention import AttentionPlan
     from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
     from grpo_core.environments.diplomacy.position import Position
     from grpo_core.environments.diplomacy.prompts import Segments
     from grpo_core.rollout.collector import Collector
     from grpo_core.rollout.protocol import GenerationRequest
-    from grpo_core.rollout.torch_engine.attention import DecodePlan
+    from grpo_core.rollout.torch_engine.attention import PromptChunk
+    from grpo_core.rollout.torch_engine.decoder import Attention
+    from grpo_core.rollout.torch_engine.weights import DecoderWeights
     from grpo_core.types import Observation
 
 FULL_PROMPT_TOKENS = 1000
@@ -66,18 +67,31 @@ def prefill_in_fixed_buckets(patch: pytest.MonkeyPatch) -> None:
     """Prompts are prefilled in rows of 1,024 tokens, for a compiler that wants fixed shapes."""
     from torch.nn import functional
 
-    from grpo_core.rollout.torch_engine import decode
-    from grpo_core.rollout.torch_engine.attention import PrefillPlan
+    from grpo_core.rollout.torch_engine import engine, prefill
 
-    original = decode.forward_hidden
+    original_forward, original_read = prefill.forward, prefill.read_chunks
 
-    def forward_hidden(decoder: nn.Module, input_ids: Tensor, position_ids: Tensor, plan: AttentionPlan) -> Tensor:
-        if isinstance(plan, PrefillPlan):
-            padding = (0, -input_ids.shape[1] % PREFILL_BUCKET_TOKENS)
-            input_ids, position_ids = (functional.pad(ids, padding) for ids in (input_ids, position_ids))
-        return original(decoder, input_ids, position_ids, plan)
+    def forward(
+        weights: DecoderWeights, token_ids: Tensor, positions: Tensor, attention: Attention, updates: object = ()
+    ) -> Tensor:
+        class Bucketed:
+            """Attention of the real tokens; the padding goes through all else."""
 
-    patch.setattr(decode, "forward_hidden", forward_hidden)
+            def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+                num = len(token_ids)
+                real = attention.attend(layer, queries[:num], keys[:num], values[:num])
+                return functional.pad(real, (0, 0, 0, len(queries) - num))
+
+        padding = (0, -len(token_ids) % PREFILL_BUCKET_TOKENS)
+        ids, places = functional.pad(token_ids, padding), functional.pad(positions, padding)
+        return original_forward(weights, ids, places, Bucketed())[: len(token_ids)]
+
+    def read_chunks(chunks: Sequence[PromptChunk], *others: Any) -> None:
+        for chunk in chunks:  # a row each
+            original_read([chunk], *others)
+
+    patch.setattr(prefill, "forward", forward)
+    patch.setattr(engine, "read_chunks", read_chunks)
 
 
 def compact_drops_a_unit(patch: pytest.MonkeyPatch) -> None:
@@ -97,20 +111,17 @@ def compact_drops_a_unit(patch: pytest.MonkeyPatch) -> None:
 
 def decoding_forgets_long_prompts(patch: pytest.MonkeyPatch) -> None:
     """While decoding, only the first 512 tokens of a prompt are seen: the mask is of fixed size."""
-    import torch
+    from grpo_core.rollout.torch_engine.attention import RowAttention
 
-    from grpo_core.rollout.torch_engine.attention import DecodePlan
+    original = RowAttention._own_scores
 
-    original = DecodePlan.refresh
+    def own_scores(self: RowAttention, asked: Tensor, own_keys: Tensor) -> Tensor:
+        scores = original(self, asked, own_keys)
+        if scores.shape[-1] > SHORT_MASK_TOKENS:  # the prompt of a single sequence lies in its slot
+            scores[..., SHORT_MASK_TOKENS:-1] = float("-inf")
+        return scores
 
-    def refresh(self: DecodePlan) -> None:
-        original(self)
-        size, lengths = self._cache.prefix_keys[0].shape[2], self._cache.prompt_lengths
-        columns = torch.arange(size, device=lengths.device)[None]
-        unseen = (columns >= lengths[:, None]) | (columns >= SHORT_MASK_TOKENS)
-        self._padding = unseen[:, None, None, :] if bool(unseen.any()) else None
-
-    patch.setattr(DecodePlan, "refresh", refresh)
+    patch.setattr(RowAttention, "_own_scores", own_scores)
 
 
 FAULTS = (

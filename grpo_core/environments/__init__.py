@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 
 from grpo_core.config import EnvironmentConfig
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
 from grpo_core.environments.diplomacy.game import DiplomacyEnvironment, missing_engine
+from grpo_core.environments.diplomacy.phase import PhaseCache
 from grpo_core.environments.protocol import Environment, EnvironmentFactory
 from grpo_core.errors import ConfigError
 
@@ -39,7 +41,7 @@ def make_environment_factory(config: EnvironmentConfig) -> EnvironmentFactory:
     if config.name == "arithmetic":
         return ConfiguredFactory(config, f"arithmetic max_operand={config.max_operand}", _make_arithmetic)
     if config.name == "diplomacy":
-        return ConfiguredFactory(config, _diplomacy_key(config), _make_diplomacy)
+        return ConfiguredFactory(config, _diplomacy_key(config), partial(_make_diplomacy, PhaseCache()))
     if ":" in config.name:
         return ConfiguredFactory(config, f"custom {config.model_dump_json()}", _import_factory(config.name))
     raise ConfigError(
@@ -51,11 +53,12 @@ def _make_arithmetic(config: EnvironmentConfig) -> Environment:
     return ArithmeticEnvironment(max_operand=config.max_operand)
 
 
-def _make_diplomacy(config: EnvironmentConfig) -> Environment:
+def _make_diplomacy(phases: PhaseCache, config: EnvironmentConfig) -> Environment:
     return DiplomacyEnvironment(
         horizon=config.horizon,
         opening_years=config.effective_opening_years,
         compact_prompts=config.compact_prompts,
+        phases=phases,
     )
 
 

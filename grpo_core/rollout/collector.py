@@ -6,7 +6,6 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -14,33 +13,28 @@ import numpy as np
 from grpo_core.config import RolloutConfig
 from grpo_core.environments.protocol import Environment, EnvironmentFactory
 from grpo_core.environments.state_cache import StateCache
-from grpo_core.errors import InvalidActionError
+from grpo_core.errors import EpisodeError, GrpoError, InvalidActionError
 from grpo_core.model import Tokenizer
-from grpo_core.rollout.constraint import Line, LineConstraint
+from grpo_core.rollout.constraint import Constraint, Line, LineConstraint
+from grpo_core.rollout.episode import MAX_ATTEMPTS, Episode, EpisodeFailure
 from grpo_core.rollout.protocol import GenerationRequest, RolloutEngine, SamplingParams
-from grpo_core.types import Batch, Completion, Group, Int32, Observation, RolloutStats, Trajectory
+from grpo_core.rollout.regex import compile_regex
+from grpo_core.rollout.round import Round
+from grpo_core.types import Batch, Group, Int32, Observation, RolloutStats, Trajectory
 
 logger = logging.getLogger("grpo_core.rollout")
 
 _OPENING, _EPISODE = 0, 1  # streams of random numbers that never meet
 
 
-@dataclass
-class Episode:
-    """One environment being played, and what each agent has said in it."""
-
-    environment: Environment
-    group: int
-    sample: int
-    turns: dict[str, list[Completion]] = field(default_factory=lambda: defaultdict(list))
-    num_rounds: int = 0
-    failed: bool = False
-
-
 class Collector:
     """Turns a batch index into a ``Batch``: the same index, seed and policy version give the same batch.
 
     With a state cache, starting states are those that the policy reached which first played them.
+
+    While the engine decodes, the environments whose agents have answered play on in a thread of their own. Requests
+    enter the engine only between rounds and in the order of the episodes, so that no timing is seen in a batch.
+    An episode that fails is logged and begins again from its starting state, with other sampling seeds.
     """
 
     def __init__(
@@ -61,14 +55,24 @@ class Collector:
         self._fingerprint = model_fingerprint
         self._state_cache = state_cache
         self._want_ref_logprobs = want_ref_logprobs
+        self._failures: list[EpisodeFailure] = []
+        self._prompt_ids = lru_cache(maxsize=1024)(tokenizer.encode)  # siblings begin alike
         self._line = lru_cache(maxsize=65536)(self._encode_line)
-        self._constraint = lru_cache(maxsize=4096)(self._build_constraint)
+        self._constraint = lru_cache(maxsize=1024)(self._build_constraint)
+
+    @property
+    def failures(self) -> tuple[EpisodeFailure, ...]:
+        """The attempts that failed since ``start`` was last called, ``collect``'s call included."""
+        return tuple(self._failures)
 
     def collect(self, index: int) -> Batch:
         """Play ``num_groups`` starting states, ``group_size`` episodes each, to their end.
 
         Raises:
-            PromptError: an observation does not fit the model's context.
+            PromptError: an observation of a starting state does not fit the model's context.
+            AdapterError: the engine cannot sample from its policy version.
+            EpisodeError: an episode failed in every attempt.
+            Exception: what an environment raises before anybody has answered; to play again would not help.
         """
         start = time.perf_counter()
         before = self._engine.counters
@@ -87,120 +91,177 @@ class Collector:
                 num_prefill_tokens=(self._engine.counters - before).num_prefill_tokens,
                 num_completion_tokens=sum(len(turn.completion_ids) for turn in turns),
                 num_completions=len(turns),
-                num_failed_episodes=sum(episode.failed for episode in episodes),
+                num_failed_episodes=len(self._failures),
             ),
         )
 
     def start(self, index: int) -> list[Episode]:
         """The episodes of batch ``index``. Siblings start from one state, after the opening when there is one."""
+        self._failures.clear()
+        firsts = self._starting_environments(index)
         episodes: list[Episode] = []
-        for group in range(self._config.num_groups):
-            first = self._factory()
-            first.reset(_seed(self._config.seed, index, group))
-            if first.in_opening:
-                self._pass_opening(first, group)
+        for group, first in enumerate(firsts):
             state = first.snapshot()
-            episodes.append(Episode(first, group, 0))
+            episodes.append(Episode(first, group, 0, state))
             for sample in range(1, self._config.group_size):
                 sibling = self._factory()
                 sibling.restore(state)
-                episodes.append(Episode(sibling, group, sample))
+                episodes.append(Episode(sibling, group, sample, state))
         return episodes
 
-    def _pass_opening(self, environment: Environment, group: int) -> None:
-        """Restore the state after the opening, or play there. Openings repeat from batch to batch, by group."""
-        key = {
+    def _starting_environments(self, index: int) -> list[Environment]:
+        """One per group, past its opening. Openings repeat from batch to batch, by group."""
+        environments: list[Environment] = []
+        openings: list[Episode] = []
+        for group in range(self._config.num_groups):
+            first = self._factory()
+            first.reset(self._environment_seed(index, group))
+            if first.in_opening:
+                cached = self._state_cache.get(self._opening_key(group)) if self._state_cache is not None else None
+                if cached is not None:
+                    first.restore(cached)
+                else:
+                    openings.append(Episode(first, group, 0, first.snapshot(), is_opening=True))
+            environments.append(first)
+        while self.play_round(openings, index):
+            pass
+        for opening in openings:
+            environments[opening.group] = opening.environment
+            if self._state_cache is not None:
+                self._state_cache.put(self._opening_key(opening.group), opening.environment.snapshot())
+        return environments
+
+    def _opening_key(self, group: int) -> dict[str, str | int]:
+        return {
             "environment": self._factory.key,
             "model": self._fingerprint,
             "temperature": str(self._config.temperature),
             "top_p": str(self._config.top_p),
+            "top_k": self._config.top_k,
+            "min_p": str(self._config.min_p),
             "max_completion_tokens": self._config.max_completion_tokens,
             "seed": self._config.seed,
             "group": group,
         }
-        cached = self._state_cache.get(key) if self._state_cache is not None else None
-        if cached is not None:
-            environment.restore(cached)
-            return
-        played = 0
-        while environment.in_opening and not environment.done:
-            observations = environment.observe()
-            seeds = [_seed(self._config.seed, _OPENING, group, played, slot) for slot in range(len(observations))]
-            completions = self._engine.generate(
-                [
-                    self._request(item, seed, wants_reference=False)
-                    for item, seed in zip(observations, seeds, strict=True)
-                ]
-            )
-            environment.step(self._actions(observations, completions))
-            played += 1
-        if self._state_cache is not None:
-            self._state_cache.put(key, environment.snapshot())
 
     def play_round(self, episodes: Sequence[Episode], index: int) -> bool:
-        """Let every agent that waits for a move make it, all in one request to the engine. False when none waits."""
-        playing = [episode for episode in episodes if not episode.failed and not episode.environment.done]
-        if not playing:
-            return False
-        asked = [(episode, episode.environment.observe()) for episode in playing]
-        requests = [
-            self._request(observation, self._turn_seed(index, episode, slot), self._want_ref_logprobs)
-            for episode, observations in asked
-            for slot, observation in enumerate(observations)
-        ]
-        completions = iter(self._engine.generate(requests))
-        for episode, observations in asked:
-            self._step(episode, observations, [next(completions) for _ in observations])
-        return True
+        """Let every agent that waits for a move make it, all in one batch. False when none waits.
 
-    def _step(self, episode: Episode, observations: Sequence[Observation], completions: list[Completion]) -> None:
-        for observation, completion in zip(observations, completions, strict=True):
-            episode.turns[observation.agent].append(completion)
-        episode.num_rounds += 1
-        try:
-            episode.environment.step(self._actions(observations, completions))
-        except InvalidActionError as error:
-            # One broken episode costs its own trajectories, not the batch.
-            logger.warning("episode %d of group %d dropped: %s", episode.sample, episode.group, error)
-            episode.failed = True
+        Raises what ``collect`` raises.
+        """
+        for episode in episodes:
+            if episode.observations is None:
+                self._prepare(episode, index)
+        playing = [episode for episode in episodes if episode.requests]
+        Round(
+            self._engine,
+            advance=lambda episode: self._advance(episode, index),
+            replace=lambda episode, error: self._replace(episode, index, error),
+        ).play(playing)
+        return bool(playing)
 
-    def _actions(self, observations: Sequence[Observation], completions: Sequence[Completion]) -> dict[str, str]:
-        return {
+    def _advance(self, episode: Episode, index: int) -> None:
+        """Play the answers of all agents and prepare the next round."""
+        actions = {
             observation.agent: self._tokenizer.decode(completion.completion_ids)
-            for observation, completion in zip(observations, completions, strict=True)
+            for observation, completion in episode.in_order()
         }
+        try:
+            episode.play(actions)
+            self._prepare(episode, index)
+        except Exception as error:  # an environment is anybody's code: what it raises costs one attempt, not the run
+            self._replace(episode, index, error)
+
+    def _replace(self, episode: Episode, index: int, error: Exception) -> None:
+        """Report an attempt that failed with ``error``, and begin the next one.
+
+        Raises:
+            EpisodeError: it was the last one.
+        """
+        failure = self._describe(episode, index, error)
+        self._failures.append(failure)
+        episode.attempt += 1
+        if episode.attempt == MAX_ATTEMPTS:
+            raise EpisodeError(f"{failure}; mend the environment, or leave out what it cannot play") from error
+        logger.warning("%s; it is played again", failure, exc_info=None if isinstance(error, GrpoError) else error)
+        try:
+            episode.restart(self._factory())
+            self._prepare(episode, index)
+        except Exception as again:  # as above
+            self._replace(episode, index, again)
+
+    def _describe(self, episode: Episode, index: int, error: Exception) -> EpisodeFailure:
+        return EpisodeFailure(
+            environment=self._factory.key,
+            environment_seed=self._environment_seed(index, episode.group),
+            batch_index=index,
+            group=episode.group,
+            sample=episode.sample,
+            is_opening=episode.is_opening,
+            attempt=episode.attempt + 1,
+            num_rounds=episode.num_rounds,
+            error=f"{type(error).__name__}: {' '.join(str(error).split())}",  # on one line
+        )
+
+    def _prepare(self, episode: Episode, index: int) -> None:
+        """Ask the agents of ``episode`` that wait for a move; of one that is over, see what they have earned."""
+        observations: tuple[Observation, ...] = ()
+        if not episode.is_over:
+            observations = episode.environment.observe()
+            if not observations:
+                raise InvalidActionError("the environment observes no agent and is not done; make it done, or observe")
+        elif not episode.is_opening:
+            rewards = episode.environment.rewards()
+            episode.rewards = {agent: float(rewards[agent]) for agent in episode.turns}
+        wants_reference = self._want_ref_logprobs and not episode.is_opening
+        episode.requests = tuple(
+            self._request(observation, self._turn_seed(index, episode, place), wants_reference)
+            for place, observation in enumerate(observations)
+        )
+        episode.observations = observations
+        episode.answers.clear()
 
     def groups(self, episodes: Sequence[Episode], index: int) -> tuple[Group, ...]:
-        """What was played so far, siblings together. Failed episodes are left out."""
+        """What was played so far, siblings together. None is missing: an episode that fails is played again."""
         members: dict[tuple[int, str], list[Trajectory]] = defaultdict(list)
         for episode in episodes:
-            if episode.failed:
-                continue
-            rewards = episode.environment.rewards()
+            rewards = episode.rewards if episode.rewards is not None else episode.environment.rewards()
             for agent, turns in episode.turns.items():
                 group_id = f"{index}-{episode.group}-{agent}"
                 trajectory = Trajectory(group_id, agent, tuple(turns), float(rewards[agent]))
                 members[episode.group, agent].append(trajectory)
         return tuple(Group(siblings[0].group_id, tuple(siblings)) for _, siblings in sorted(members.items()))
 
-    def _turn_seed(self, index: int, episode: Episode, slot: int) -> int:
-        return _seed(self._config.seed, _EPISODE, index, episode.group, episode.sample, episode.num_rounds, slot)
+    def _environment_seed(self, index: int, group: int) -> int:
+        return _seed(self._config.seed, index, group)
+
+    def _turn_seed(self, index: int, episode: Episode, place: int) -> int:
+        stream = (_OPENING,) if episode.is_opening else (_EPISODE, index)
+        member = (episode.group,) if episode.is_opening else (episode.group, episode.sample)
+        attempt = (episode.attempt,) if episode.attempt else ()  # longer, so that no attempt's seeds are another's
+        return _seed(self._config.seed, *stream, *member, *attempt, episode.num_rounds, place)
 
     def _request(self, observation: Observation, seed: int, wants_reference: bool) -> GenerationRequest:
-        constraint = None
-        if observation.choices is not None:
-            constraint = self._constraint(observation.choices, observation.distinct_choices)
         return GenerationRequest(
-            prompt_ids=self._tokenizer.encode(observation.prompt),
+            prompt_ids=self._prompt_ids(observation.prompt),
             sampling=SamplingParams(
                 seed=seed,
                 temperature=self._config.temperature,
                 top_p=self._config.top_p,
+                top_k=self._config.top_k,
+                min_p=self._config.min_p,
                 max_tokens=self._config.max_completion_tokens,
             ),
-            constraint=constraint,
+            constraint=self._constraint_of(observation),
             want_ref_logprobs=wants_reference,
         )
+
+    def _constraint_of(self, observation: Observation) -> Constraint | None:
+        if observation.choices is not None:
+            return self._constraint(observation.choices, observation.distinct_choices)
+        if observation.pattern is not None:
+            return compile_regex(observation.pattern, self._tokenizer)
+        return None
 
     def _build_constraint(self, choices: tuple[tuple[str, ...], ...], distinct: bool) -> LineConstraint:
         return LineConstraint(tuple(tuple(self._line(line) for line in lines) for lines in choices), distinct)

@@ -1,34 +1,104 @@
-"""Constrain a completion to legal lines: a token trie per segment, walked one token at a time."""
+"""Constrain a completion: the automaton that says which tokens may come next, and the one for legal lines.
+
+Lines are a token trie per segment, walked one token at a time; ``regex`` has the automaton of regular expressions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from grpo_core.errors import ConstraintError
 
 Line = tuple[int, ...]
-Trie = dict[int, "Trie"]
 
 
-def build_trie(lines: Iterable[Line]) -> Trie:
-    """The trie of tokenised ``lines``; a leaf is an empty dict.
+class ConstraintCursor(Protocol):
+    """Where one completion stands in its constraint."""
+
+    @property
+    def finished(self) -> bool:
+        """Nothing may follow: the completion is whole."""
+        ...
+
+    def allowed(self) -> Sequence[int]:
+        """Ids that may come next, ascending, at least one unless ``finished``. One alone is forced."""
+        ...
+
+    def advance(self, token: int) -> None:
+        """Take ``token``, which ``allowed`` named. Raises KeyError for any other."""
+        ...
+
+
+class Constraint(Protocol):
+    """Which completions may be drawn. Immutable, hashable, shared by requests; each starts a cursor of its own."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens that no completion exceeds, None when there is no such number."""
+        ...
+
+    def start(self) -> ConstraintCursor: ...
+
+
+class TrieNode:
+    """What may follow a beginning that some lines share; without children it is the end of one."""
+
+    __slots__ = ("_ids", "children")
+
+    def __init__(self, children: dict[int, TrieNode] | None = None) -> None:
+        self.children: dict[int, TrieNode] = {} if children is None else children
+        self._ids: Line | None = None
+
+    @property
+    def ids(self) -> Line:
+        """The tokens of the children, ascending. The trie must not grow once this was asked."""
+        if self._ids is None:
+            self._ids = tuple(sorted(self.children))
+        return self._ids
+
+    def follow(self, token: int) -> TrieNode:
+        """The child of ``token``. Raises KeyError when there is none."""
+        return self.children[token]
+
+    def without(self, line: Line) -> TrieNode | None:
+        """A trie without ``line``, which shares all but its path with this one; None when nothing is left."""
+        path: list[TrieNode] = [self]
+        for token in line:
+            child = path[-1].children.get(token)
+            if child is None:
+                return self
+            path.append(child)
+        kept: TrieNode | None = None
+        for node, token in zip(reversed(path[:-1]), reversed(line), strict=True):
+            children = node.children.copy()
+            if kept is None:
+                del children[token]
+            else:
+                children[token] = kept
+            kept = TrieNode(children) if children else None
+        return kept
+
+
+def build_trie(lines: Iterable[Line]) -> TrieNode:
+    """The trie of tokenised ``lines``.
 
     Raises:
         ConstraintError: no lines, an empty line, or one that is the beginning of another: then no token tells
             whether the shorter one has ended.
     """
-    root: Trie = {}
+    root = TrieNode()
     for line in sorted(set(lines), key=len):
         if not line:
             raise ConstraintError("constraint with an empty line; give every line at least one token")
         node = root
         for depth, token in enumerate(line, start=1):
-            is_new = token not in node
-            node = node.setdefault(token, {})
-            if not node and not is_new:  # a leaf: a shorter line ends here
+            is_new = token not in node.children
+            node = node.children.setdefault(token, TrieNode())
+            if not node.children and not is_new:  # a leaf: a shorter line ends here
                 raise ConstraintError(f"constraint line {line[:depth]} begins another one; end every line alike")
-    if not root:
+    if not root.children:
         raise ConstraintError("constraint segment without lines: nothing could follow; give at least one line")
     return root
 
@@ -37,57 +107,82 @@ def build_trie(lines: Iterable[Line]) -> Trie:
 class LineConstraint:
     """A completion is one line of each segment, in order, and ends with the last one.
 
-    With ``distinct`` a line that was chosen is not offered again by later segments.
+    With ``distinct`` a line that was chosen is not offered again by later segments. Lines that end with a line break
+    keep their tokens when they are joined, so that a completion is the tokenizer's own spelling of its text.
     """
 
     segments: tuple[tuple[Line, ...], ...]
     distinct: bool = False
-    tries: tuple[Trie, ...] = field(init=False, repr=False, compare=False)
+    tries: tuple[TrieNode, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.segments:
             raise ConstraintError("constraint without segments: nothing could be generated; give at least one")
-        object.__setattr__(self, "tries", tuple(build_trie(lines) for lines in self.segments))
+        tries = {lines: build_trie(lines) for lines in dict.fromkeys(self.segments)}  # equal segments share one
+        object.__setattr__(self, "tries", tuple(tries[lines] for lines in self.segments))
 
     @property
     def max_tokens(self) -> int:
         """Tokens of the longest completion that the constraint allows."""
         return sum(max(map(len, lines)) for lines in self.segments)
 
+    def start(self) -> LineCursor:
+        return LineCursor(self)
 
-class ConstraintCursor:
-    """Where one completion stands in its constraint."""
+
+class LineCursor:
+    """Where one completion stands in its lines."""
 
     def __init__(self, constraint: LineConstraint) -> None:
         self._constraint = constraint
         self._segment = 0
         self._line: list[int] = []
-        self._chosen: set[Line] = set()
-        self._node = constraint.tries[0]
+        self._chosen: list[Line] = []
+        self._root = self._node = constraint.tries[0]  # of the segment, without the lines that are taken
 
     @property
     def finished(self) -> bool:
         return self._segment == len(self._constraint.segments)
 
     def allowed(self) -> Sequence[int]:
-        """Ids that may come next, at least one unless ``finished``."""
-        return tuple(self._node)
+        """Ids that may come next, ascending, at least one unless ``finished``."""
+        return self._node.ids
 
     def advance(self, token: int) -> None:
-        """Take ``token``, which ``allowed`` named."""
-        self._node = self._node[token]
+        """Take ``token``, which ``allowed`` named.
+
+        Raises:
+            KeyError: ``allowed`` did not name it.
+            ConstraintError: the next segment has no line left that was not chosen before.
+        """
+        self._node = self._node.children[token]
         self._line.append(token)
-        if not self._node:
+        if not self._node.children:
             self._end_line()
 
     def _end_line(self) -> None:
-        self._chosen.add(tuple(self._line))
+        self._chosen.append(tuple(self._line))
         self._line = []
-        self._segment += 1
+        last, self._segment = self._segment, self._segment + 1
         if self.finished:
             return
-        if self._constraint.distinct:
-            lines = [line for line in self._constraint.segments[self._segment] if line not in self._chosen]
-            self._node = build_trie(lines)
+        tries = self._constraint.tries
+        if not self._constraint.distinct:
+            self._root = tries[self._segment]
+        elif tries[self._segment] is tries[last]:  # the usual case: one removal per line
+            self._root = _remove(self._root, self._chosen[-1:])
         else:
-            self._node = self._constraint.tries[self._segment]
+            self._root = _remove(tries[self._segment], self._chosen)
+        self._node = self._root
+
+
+def _remove(root: TrieNode, lines: Sequence[Line]) -> TrieNode:
+    for line in lines:
+        left = root.without(line)
+        if left is None:
+            raise ConstraintError(
+                "constraint segment without lines that earlier segments left; "
+                "give a distinct constraint more lines than segments, or fewer segments"
+            )
+        root = left
+    return root

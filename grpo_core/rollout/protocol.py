@@ -3,34 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import KW_ONLY, astuple, dataclass
 from typing import Protocol
 
-from grpo_core.rollout.constraint import LineConstraint
+from grpo_core.errors import GrpoError
+from grpo_core.rollout.constraint import Constraint
 from grpo_core.types import Completion, Int32
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one completion is drawn. The same seed gives the same tokens, whoever shares the batch."""
+    """How one completion is drawn. The same seed gives the same tokens, whoever shares the batch.
+
+    In this order: logits over ``temperature``, the constraint's ids, the ``top_k`` most probable ids, those of at least
+    ``min_p`` times the most probable one, and the most probable ids until their mass reaches ``top_p``; what is left
+    is renormalised. ``top_k=1`` is greedy.
+    """
 
     seed: int
-    temperature: float = 1.0
-    top_p: float = 1.0
+    _: KW_ONLY
+    temperature: float = 1.0  # above 0
+    top_p: float = 1.0  # above 0, at most 1
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0  # from 0, below 1
     max_tokens: int = 256
+    stop_ids: tuple[int, ...] = ()  # besides the tokenizer's end of sequence
+    ignore_stop: bool = False  # go on to max_tokens, whatever is drawn
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One completion to draw. Requests with equal ``prompt_ids`` share the work on the prompt.
+    """One completion to draw. Requests with equal beginnings of ``prompt_ids`` share the work on them.
 
-    A constrained completion ends with its constraint, whatever ``max_tokens`` says.
+    A constrained completion ends with its constraint; ``max_tokens`` cuts it only where the constraint has no longest
+    completion.
     """
 
     prompt_ids: Int32  # [P]
     sampling: SamplingParams
-    constraint: LineConstraint | None = None
+    constraint: Constraint | None = None
     want_ref_logprobs: bool = False
+    policy_version: int | None = None  # None: the one that the engine uses when the request is submitted
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one request ended: with a completion, or with the error that was its own."""
+
+    ticket: int
+    result: Completion | GrpoError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +59,14 @@ class EngineCounters:
     """Exact totals since the engine was built."""
 
     num_requests: int = 0
-    num_prefill_tokens: int = 0
+    num_prefill_tokens: int = 0  # prompt tokens that were computed
     num_completion_tokens: int = 0
-    num_decode_steps: int = 0
+    num_decode_steps: int = 0  # forward passes that followed the prompts'
     num_adapter_swaps: int = 0
+    num_cached_tokens: int = 0  # prompt tokens that an earlier request had computed
+    num_forced_tokens: int = 0  # completion tokens that a constraint left no choice about
+    num_cancelled: int = 0
+    num_failed: int = 0
 
     def __add__(self, other: EngineCounters) -> EngineCounters:
         return EngineCounters(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
@@ -61,7 +86,7 @@ class AdapterSwap:
 
 
 class RolloutEngine(Protocol):
-    """Samples completions from one policy version at a time."""
+    """Samples completions. Requests join and leave between two steps; one thread calls at a time."""
 
     @property
     def policy_version(self) -> int: ...
@@ -70,12 +95,25 @@ class RolloutEngine(Protocol):
     def counters(self) -> EngineCounters: ...
 
     def use_version(self, number: int) -> AdapterSwap:
-        """Sample from this policy version from now on; 0 is the base model.
+        """Sample from this policy version from now on; 0 is the base model. Requests under way keep theirs.
 
         Raises:
             AdapterNotFoundError: it was never published.
-            AdapterCorruptError: its files do not match their checksums, or do not fit this base model.
+            AdapterCorruptError: its files do not match their checksums.
+            AdapterError: it does not fit this base model.
         """
+        ...
+
+    def submit(self, request: GenerationRequest) -> int:
+        """Queue ``request``; its ticket. A request that cannot be served ends in ``step`` with its error."""
+        ...
+
+    def step(self) -> list[Outcome]:
+        """Advance what was submitted; the requests that ended with it, perhaps none. Empty when nothing is left."""
+        ...
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a request and free what it held. One that has ended, or never was, is no error."""
         ...
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
@@ -83,6 +121,30 @@ class RolloutEngine(Protocol):
 
         Raises:
             PromptError: a prompt is empty or, with ``max_tokens``, does not fit the model's context.
+            SamplingError: a sampling parameter is out of its range, or the logits are not numbers.
             ConstraintError: a constraint allows no continuation.
+            AdapterError: a request names a version that cannot be had.
         """
         ...
+
+
+def run_requests(engine: RolloutEngine, requests: Sequence[GenerationRequest]) -> list[Completion | GrpoError]:
+    """How each of ``requests`` ended, in order. Nothing else may be under way in ``engine``."""
+    places = {engine.submit(request): place for place, request in enumerate(requests)}
+    results: list[Completion | GrpoError | None] = [None] * len(requests)
+    num_left = len(requests)
+    while num_left:
+        for outcome in engine.step():
+            results[places[outcome.ticket]] = outcome.result
+            num_left -= 1
+    return [result for result in results if result is not None]
+
+
+def completions_or_error(results: Sequence[Completion | GrpoError]) -> list[Completion]:
+    """The completions of ``run_requests``. Raises the first error there is."""
+    completions: list[Completion] = []
+    for result in results:
+        if isinstance(result, GrpoError):
+            raise result
+        completions.append(result)
+    return completions

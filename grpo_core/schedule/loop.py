@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch.autograd.profiler import record_function
 
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError
+from grpo_core.rollout.episode import EpisodeFailure
 from grpo_core.schedule.buffer import Lease, RolloutBuffer
 from grpo_core.schedule.stack import Stack
 from grpo_core.telemetry.events import Telemetry
@@ -152,12 +153,30 @@ def _produce(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) -> None:
                 load_ms=swap.load_ms,
                 swap_ms=swap.swap_ms,
             )
-            with record_function("rollout"):
-                batch = stack.collector.collect(grant.index)
+            try:
+                with record_function("rollout"):
+                    batch = stack.collector.collect(grant.index)
+            finally:
+                emit_failures(stack.collector.failures, telemetry)
             buffer.put(batch)
             emit_rollout(batch, buffer.depth, telemetry)
     except BaseException as error:  # whatever it is, it must reach the trainer, which waits for this thread
         buffer.close(error)
+
+
+def emit_failures(failures: Sequence[EpisodeFailure], telemetry: Telemetry) -> None:
+    """An ``episode_failed`` event for each attempt that was given up."""
+    for failure in failures:
+        telemetry.emit(
+            "episode_failed",
+            batch_index=failure.batch_index,
+            environment=failure.environment,
+            environment_seed=str(failure.environment_seed),
+            group_number=failure.group,
+            sample_number=failure.sample,
+            attempt=failure.attempt,
+            error=failure.error,
+        )
 
 
 def emit_rollout(batch: Batch, depth: int, telemetry: Telemetry) -> None:

@@ -60,6 +60,7 @@ def build_stack(config: GrpoConfig, home: Home) -> Stack:
         adapters,
         config.run,
         max_batch_sequences=config.rollout.max_batch_sequences,
+        max_kv_bytes=config.rollout.max_kv_bytes,
     )
     return Stack(
         config=config,

@@ -38,6 +38,15 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
         "reward_mean": float,
         "buffer_depth": int,
     },
+    "episode_failed": {
+        "batch_index": int,
+        "environment": str,
+        "environment_seed": str,  # an unsigned number of 64 bits, more than databases hold
+        "group_number": int,
+        "sample_number": int,
+        "attempt": int,
+        "error": str,
+    },
     "adapter_load": {"version": int, "cache_hit": bool, "load_ms": float, "swap_ms": float},
     "adapter_publish": {"version": int, "publish_ms": float, "num_bytes": int},
     "gpu_stats": {

@@ -105,6 +105,7 @@ class GrpoCoreSystem:
             for index in range(num)
         ]
         size = batch_size or num
+        self._engine.forget_prompts()  # while training, every batch is the first one of its policy version
         start = time.perf_counter()
         sampled = [
             completion

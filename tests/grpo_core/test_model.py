@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,75 @@ def test_sliding_windows_are_refused(model_folder: Path, tmp_path: Path) -> None
 
     with pytest.raises(ModelError, match="sliding-window"):
         load_policy(ModelConfig(name=str(folder), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def mistral_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of an architecture whose attention takes no plan."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        "mistral",
+        vocab_size=384,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        sliding_window=8,
+    )
+    folder = tmp_path_factory.mktemp("mistral")
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_another_architecture_keeps_transformers_own_attention_where_it_is_asked_for(
+    mistral_folder: Path, load_plain: Callable[[Path], Any]
+) -> None:
+    config = ModelConfig(name=str(mistral_folder), device="cpu")
+    policy = load_policy(config, any_architecture=True)
+    ids = torch.arange(1, 30)[None]
+
+    assert (policy.name, policy.architecture, policy.takes_plan) == (str(mistral_folder), "mistral", False)
+    assert (policy.num_layers, policy.vocab_size, policy.max_context_tokens) == (2, 384, 256)
+    assert torch.equal(policy.model(input_ids=ids).logits, load_plain(mistral_folder)(input_ids=ids).logits)
+    with pytest.raises(ModelError, match="'mistral' is not supported; allowed: llama, qwen2, qwen3"):
+        load_policy(config)
+
+
+def test_a_supported_architecture_takes_a_plan_either_way(model_folder: Path) -> None:
+    config = ModelConfig(name=str(model_folder), device="cpu")
+    for any_architecture in (False, True):
+        policy = load_policy(config, any_architecture=any_architecture)
+        assert (policy.architecture, policy.takes_plan) == ("qwen2", True)
+        assert policy.model.config._attn_implementation == "grpo"  # type: ignore[union-attr]
+
+
+def test_a_model_without_a_context_length_is_refused(tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("bloom", vocab_size=64, hidden_size=16, n_layer=1, n_head=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="no max_position_embeddings in its config") as error:
+        load_policy(ModelConfig(name=str(tmp_path), device="cpu"), any_architecture=True)
+    one_line(error)
+
+    edit_json(tmp_path / "config.json", max_position_embeddings=32)
+    policy = load_policy(ModelConfig(name=str(tmp_path), device="cpu"), any_architecture=True)
+    assert policy.max_context_tokens == 32
+
+
+def test_a_model_that_generates_nothing_is_one_line(tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model(
+        "vit", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="cannot be loaded") as error:
+        load_policy(ModelConfig(name=str(tmp_path), device="cpu"), any_architecture=True)
+    one_line(error)
 
 
 def test_damaged_or_missing_weights_are_one_line(model_folder: Path, tmp_path: Path) -> None:

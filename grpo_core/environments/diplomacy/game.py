@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from copy import deepcopy
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from grpo_core.environments.diplomacy.board import POWERS
 from grpo_core.environments.diplomacy.orders import OrderChoices, accept_orders, order_choices
+from grpo_core.environments.diplomacy.phase import Phase, PhaseCache
 from grpo_core.environments.diplomacy.position import PhaseKind, Position
 from grpo_core.environments.diplomacy.prompts import compact_prompt, full_prompt
 from grpo_core.environments.diplomacy.rewards import power_reward
@@ -54,13 +55,22 @@ class DiplomacyEnvironment:
 
     The first ``opening_years`` are the opening; ``horizon`` years follow, unless a power wins before. Only powers with
     orders to give are observed. The start is always the same: episodes of different seeds differ once the policy has
-    sampled an opening, and ``seed`` says which episode this is.
+    sampled an opening, and ``seed`` says which episode this is. Environments that share ``phases`` work out legal
+    orders and prompts once per position.
     """
 
-    def __init__(self, *, horizon: int = 1, opening_years: int = 0, compact_prompts: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        horizon: int = 1,
+        opening_years: int = 0,
+        compact_prompts: bool = False,
+        phases: PhaseCache | None = None,
+    ) -> None:
         self._horizon = horizon
         self._first_scored_year = FIRST_YEAR + opening_years
         self._prompt = compact_prompt if compact_prompts else full_prompt
+        self._phases = phases if phases is not None else PhaseCache()
         self.reset(0)
 
     def reset(self, seed: int) -> None:
@@ -93,19 +103,19 @@ class DiplomacyEnvironment:
         return self.phase == _COMPLETED or self._year() >= self._first_scored_year + self._horizon
 
     def observe(self) -> tuple[Observation, ...]:
-        if self._observations is None:
-            self._observations = self._make_observations()
-        return self._observations
+        if self._phase.observations is None:
+            self._phase.observations = self._make_observations()
+        return self._phase.observations
 
     def step(self, actions: Mapping[str, str]) -> None:
         """Play the phase. Lines that are not legal orders are ignored and counted in ``num_refused_lines``."""
         assert not self.done, "the episode is done"
         was_opening = self.in_opening
-        for power in self._choices:
+        for power in self._phase.choices:
             if power not in actions:
-                observed = ", ".join(self._choices)
+                observed = ", ".join(self._phase.choices)
                 raise InvalidActionError(f"no answer for {power} in {self.phase}; answer for each of: {observed}")
-        for power, choices in self._choices.items():
+        for power, choices in self._phase.choices.items():
             orders, num_refused = accept_orders(actions[power], choices)
             self._game.set_orders(power, orders, expand=False)
             self.num_refused_lines += num_refused
@@ -140,18 +150,21 @@ class DiplomacyEnvironment:
 
     def _begin_phase(self) -> None:
         """Find the powers that must order now; phases in which none must are played through."""
-        while True:
-            self._observations: tuple[Observation, ...] | None = None
-            self._choices = {} if self.done else _read_choices(self._game)
-            if self._choices or self.done:
+        while not self.done:
+            # The prompt's style is part of the key: environments of both styles may share the cache.
+            self._phase = self._phases.get(
+                (self._prompt, _phase_key(self._game)), lambda: Phase(_read_choices(self._game))
+            )
+            if self._phase.choices:
                 return
             self._game.process()
+        self._phase = Phase({}, observations=())
 
     def _make_observations(self) -> tuple[Observation, ...]:
         position = self.position
         return tuple(
             Observation(power, self._prompt(position, power, choices.segments), choices.segments, choices.distinct)
-            for power, choices in self._choices.items()
+            for power, choices in self._phase.choices.items()
         )
 
     def _year(self) -> int:
@@ -173,6 +186,19 @@ def _read_choices(game: Game) -> dict[str, OrderChoices]:
         for power in POWERS
         if locations[power]
     }
+
+
+def _phase_key(game: Game) -> Hashable:
+    """All that legal orders and prompts depend on: the phase, and what every power has where."""
+    state = game.get_state()
+    powers = (
+        (
+            *(tuple(sorted(state[what][power])) for what in ("units", "centers", "homes")),
+            tuple((unit, tuple(sorted(targets))) for unit, targets in sorted(state["retreats"][power].items())),
+        )
+        for power in POWERS
+    )
+    return state["name"], tuple(powers)
 
 
 def _read_position(game: Game) -> Position:

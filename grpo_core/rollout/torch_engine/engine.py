@@ -1,26 +1,52 @@
-"""The embedded rollout engine: plain torch, exact, on CPU or one GPU."""
+"""The embedded rollout engine: plain torch, exact, on CPU or one GPU.
+
+Between two forward passes requests join and leave. A step reads a part of the prompts that wait, then gives every
+sequence under way its next token, and with it the run of tokens that its constraint forces.
+"""
 
 from __future__ import annotations
 
-import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
-import numpy as np
 import torch
+from torch import Tensor
+from torch.autograd.profiler import record_function
 
+from grpo_core.errors import CapacityError, GrpoError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.model import Policy
-from grpo_core.packing import build_packed_batch, pack_completions, score_chosen, split_packs
-from grpo_core.rollout.protocol import AdapterSwap, EngineCounters, GenerationRequest
-from grpo_core.rollout.torch_engine.decode import decode_cohort
-from grpo_core.rollout.torch_engine.merged_weights import MergedWeights
-from grpo_core.rollout.torch_engine.scheduler import check_request, plan_cohorts
-from grpo_core.types import Completion, Float32, PolicyVersion
+from grpo_core.rollout.draft import Draft, check_request
+from grpo_core.rollout.protocol import (
+    AdapterSwap,
+    EngineCounters,
+    GenerationRequest,
+    Outcome,
+    completions_or_error,
+    run_requests,
+)
+from grpo_core.rollout.torch_engine.adapters import RowUpdates
+from grpo_core.rollout.torch_engine.admission import Admission, Reading
+from grpo_core.rollout.torch_engine.attention import RowAttention, Scratch
+from grpo_core.rollout.torch_engine.chooser import choose_tokens
+from grpo_core.rollout.torch_engine.decoder import forward
+from grpo_core.rollout.torch_engine.prefill import next_chunks, read_chunks
+from grpo_core.rollout.torch_engine.prefix_cache import PrefixCache, PrefixNode
+from grpo_core.rollout.torch_engine.rows import Row, RowBatch, plan_rows
+from grpo_core.rollout.torch_engine.scoring import ReferenceScorer
+from grpo_core.rollout.torch_engine.versions import Versions
+from grpo_core.rollout.torch_engine.weights import DecoderWeights, fuse_weights
+from grpo_core.types import Completion
+
+DEFAULT_KV_BYTES = 2 << 30
 
 
 class TorchEngine:
-    """Implements ``RolloutEngine``. One thread uses it at a time; its ``policy`` is its own copy of the weights."""
+    """Implements ``RolloutEngine``. One thread uses it at a time; its ``policy`` is its own copy of the weights.
+
+    ``max_kv_bytes`` bounds the keys and values of prompts and completions together; prompts that nobody uses stay for
+    others to come until their room is needed. ``jump_forward`` off reads forced tokens one per pass: the plain path.
+    """
 
     def __init__(
         self,
@@ -31,91 +57,304 @@ class TorchEngine:
         *,
         max_batch_sequences: int = 256,
         prefill_tokens: int = 2048,
+        max_kv_bytes: int = DEFAULT_KV_BYTES,
+        jump_forward: bool = True,
     ) -> None:
-        self._policy = policy
+        self._device = policy.device
+        self._max_context_tokens = policy.max_context_tokens
         self._stop_id = stop_id
-        self._adapters = adapters
-        self._run = run
-        self._max_batch_sequences = max_batch_sequences
         self._prefill_tokens = prefill_tokens
-        self._weights = MergedWeights(policy.model, policy.fingerprint)
-        self._version = 0
-        self._counters = EngineCounters()
+        self._jump_forward = jump_forward
+        base = fuse_weights(policy)
+        self._versions = Versions(base, policy.fingerprint, adapters, run)
+        self._prefixes = PrefixCache(base)
+        self._scorer = ReferenceScorer(base, self._prefixes, policy.device, prefill_tokens)
+        self._merged_rows = RowBatch(base)  # of the active version, on merged weights
+        self._base_rows = RowBatch(base)  # of all others, on base weights and low-rank updates
+        self._scratch = Scratch()
+        batches = (self._merged_rows, self._base_rows)
+        self._admission = Admission(self._prefixes, batches, max_batch_sequences, max_kv_bytes)
+        self._unscored: list[Draft] = []
+        self._num_siblings: Counter[tuple[int, bytes]] = Counter()  # not finished, by version and prompt
+        self._ended: list[Outcome] = []
+        self._last_ticket = 0
+        self._totals: Counter[str] = Counter()
 
     @property
     def policy_version(self) -> int:
-        return self._version
+        return self._versions.active
 
     @property
     def counters(self) -> EngineCounters:
-        return self._counters
+        return EngineCounters(**self._totals)
+
+    @property
+    def num_under_way(self) -> int:
+        """Requests that were submitted and have not ended."""
+        not_decoding = (self._admission.waiting, self._admission.reading, self._unscored, self._ended)
+        return sum(map(len, not_decoding)) + self._merged_rows.num_rows + self._base_rows.num_rows
+
+    @property
+    def base_weights(self) -> DecoderWeights:
+        return self._versions.base
+
+    @property
+    def num_kv_bytes_per_token(self) -> int:
+        return self._prefixes.bytes_per_token
+
+    @property
+    def num_kv_bytes(self) -> int:
+        """Keys and values held now, cached prompts included."""
+        return self._admission.num_bytes
 
     def use_version(self, number: int) -> AdapterSwap:
-        start = time.perf_counter()
-        if number == 0:
-            self._weights.unmerge()
-            self._version = 0
-            return AdapterSwap(0, cache_hit=True, load_ms=0.0, swap_ms=_elapsed_ms(start))
-        loaded = self._adapters.get(PolicyVersion(self._run, number))
-        start = time.perf_counter()
-        if number != self._version:
-            self._weights.merge(loaded.adapter)
-            self._version = number
-            self._count(num_adapter_swaps=1)
-        return AdapterSwap(number, cache_hit=loaded.hit, load_ms=loaded.load_ms, swap_ms=_elapsed_ms(start))
+        before = self._versions.active
+        swap = self._versions.activate(number)
+        if number != before:
+            self._base_rows.take_from(self._merged_rows)  # they finish on the version that they began with
+            if before != 0:  # the base model stays in use, for reference log-probabilities
+                self._prefixes.drop(before)
+            self._count(num_adapter_swaps=int(number != 0))
+        return swap
+
+    def submit(self, request: GenerationRequest) -> int:
+        self._last_ticket += 1
+        version = self._versions.active if request.policy_version is None else request.policy_version
+        self._count(num_requests=1)
+        try:
+            check_request(request, self._max_context_tokens)
+            stop_ids = frozenset() if request.sampling.ignore_stop else {self._stop_id, *request.sampling.stop_ids}
+            draft = Draft(self._last_ticket, request, version, frozenset(stop_ids))
+            self._versions.hold(version)
+        except GrpoError as error:
+            self._count(num_failed=1)
+            self._ended.append(Outcome(self._last_ticket, error))
+            return self._last_ticket
+        self._num_siblings[_prompt_key(draft)] += 1
+        self._admission.waiting.append(draft)
+        return self._last_ticket
+
+    def cancel(self, ticket: int) -> None:
+        admission = self._admission
+        for draft in [draft for draft in admission.waiting if draft.ticket == ticket]:
+            admission.waiting.remove(draft)
+            self._forget(draft, None)
+            self._count(num_cancelled=1)
+        for draft, leaf in [pair for pair in admission.reading if pair[0].ticket == ticket]:
+            admission.reading.remove((draft, leaf))
+            self._forget(draft, leaf)
+            self._count(num_cancelled=1)
+        for batch in (self._merged_rows, self._base_rows):
+            for row in [row for row in batch.rows if row is not None and row.draft.ticket == ticket]:
+                self._leave(batch, row)
+                self._count(num_cancelled=1)
+        for draft in [draft for draft in self._unscored if draft.ticket == ticket]:
+            self._unscored.remove(draft)
+            self._count(num_cancelled=1)
+        self._ended = [outcome for outcome in self._ended if outcome.ticket != ticket]
+
+    def forget_prompts(self) -> None:
+        """Free the prompts that nobody uses now, as a new policy version does: the next request reads its own anew."""
+        self._prefixes.evict(self._prefixes.num_bytes)
+
+    def drawn_tokens(self) -> dict[int, list[int]]:
+        """What has been drawn so far, by ticket, for the requests that are decoding now."""
+        batches = (self._merged_rows, self._base_rows)
+        return {row.draft.ticket: list(row.draft.tokens) for batch in batches for row in batch.rows if row is not None}
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        return completions_or_error(run_requests(self, requests))
 
     @torch.inference_mode()
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
-        for request in requests:
-            check_request(request, self._policy.max_context_tokens)
-        completions: dict[int, Completion] = {}
-        for cohort in plan_cohorts(requests, self._max_batch_sequences):
-            result = decode_cohort(self._policy, requests, cohort, self._stop_id, self._prefill_tokens)
-            for index, draft in result.drafts.items():
-                completions[index] = draft.finish(self._version)
-            self._count(
-                num_prefill_tokens=sum(len(group.prompt_ids) for group in cohort),
-                num_decode_steps=result.num_decode_steps,
+    def step(self) -> list[Outcome]:
+        self._admit()
+        joined = self._read_prompts()
+        for batch in (self._merged_rows, self._base_rows):
+            if batch.rows:
+                self._advance(batch)
+        if joined:
+            self._join(joined)
+        self._score()
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _admit(self) -> None:
+        begun, refused = self._admission.admit()
+        for draft, error in refused:
+            self._fail(draft, None, error)
+        seen: set[PrefixNode] = set()
+        for _, leaf in begun:  # of a prompt that several ask for, all but the first find it
+            path = leaf.path()
+            self._count(num_cached_tokens=sum(node.num_tokens if node in seen else node.num_ready for node in path))
+            seen.update(path)
+
+    def _read_prompts(self) -> list[Reading]:
+        """Read one part of the prompts, or all of them while nothing decodes; those that are ready now."""
+        while self._admission.reading:
+            self._read_part()
+            ready = self._admission.take_ready()
+            if not self._admission.reading or self._merged_rows.rows or self._base_rows.rows:
+                return ready
+            self._admission.reading[:0] = ready  # nothing decodes: they begin together
+        return []
+
+    def _read_part(self) -> None:
+        reading = self._admission.reading
+        for version in dict.fromkeys(draft.policy_version for draft, _ in reading):
+            leaves = [leaf for draft, leaf in reading if draft.policy_version == version]
+            chunks = next_chunks(leaves, self._prefill_tokens)
+            if not chunks:
+                continue
+            try:
+                read_chunks(chunks, self._versions.weights_of(version), self._prefixes, self._device)
+            except torch.OutOfMemoryError as error:
+                self._fail_reading({chunk.node for chunk in chunks}, error)
+            else:
+                self._count(num_prefill_tokens=sum(chunk.num_tokens for chunk in chunks))
+
+    def _fail_reading(self, nodes: set[PrefixNode], cause: Exception) -> None:
+        failed = [pair for pair in self._admission.reading if nodes.intersection(pair[1].path())]
+        for draft, leaf in failed:
+            self._admission.reading.remove((draft, leaf))
+            error = CapacityError(
+                f"prompt of {len(draft.request.prompt_ids)} tokens: out of memory while reading it; lower "
+                "rollout.max_kv_bytes or the engine's prefill_tokens"
             )
-        ordered = [completions[index] for index in range(len(requests))]
-        self._count(
-            num_requests=len(requests),
-            num_completion_tokens=sum(len(completion.completion_ids) for completion in ordered),
-        )
-        return self._with_ref_logprobs(requests, ordered)
+            error.__cause__ = cause
+            self._fail(draft, leaf, error)
 
-    def _with_ref_logprobs(
-        self, requests: Sequence[GenerationRequest], completions: list[Completion]
-    ) -> list[Completion]:
-        wanted = [index for index, request in enumerate(requests) if request.want_ref_logprobs]
-        if self._version == 0:  # the policy is the base model
-            scores = {index: completions[index].sampling_logprobs for index in wanted}
+    def _join(self, ready: Sequence[Reading]) -> None:
+        """Draw first tokens, and give a slot to what goes on."""
+        rows = plan_rows(ready)
+        ends = [row.leaf.end_hidden for row in rows]
+        self._choose(rows, torch.stack([end for end in ends if end is not None]))
+        for is_merged, batch in ((True, self._merged_rows), (False, self._base_rows)):
+            going_on = [
+                row
+                for row in rows
+                if row.draft.finish_reason is None
+                and row.draft.pending
+                and (row.draft.policy_version == self._versions.active) == is_merged
+            ]
+            going_on.sort(key=lambda row: row.draft.policy_version)
+            if going_on:
+                batch.add(going_on)
+        for row in rows:
+            if row.draft.finish_reason is not None:
+                self._finish(row.draft, row.leaf)
+
+    def _advance(self, batch: RowBatch) -> None:
+        """One forward pass: every row's pending tokens, then its next ones."""
+        tokens = [row.draft.pending if row is not None else [0] for row in batch.rows]  # free slots compute along
+        counts = [len(each) for each in tokens]
+        attention = RowAttention(batch, counts, self._scratch)
+        version = self._versions.weights_of(self._versions.active) if batch is self._merged_rows else None
+        weights = version.weights if version is not None else self._versions.base
+        updates = [] if version is not None else self._row_updates(batch, counts)
+        ids = torch.tensor([token for each in tokens for token in each], device=self._device)
+        with record_function("decode"):
+            hidden = forward(weights, ids, attention.positions, attention, updates)
+        self._count(num_decode_steps=1)
+        rows: list[Row] = []
+        lasts: list[int] = []
+        last = -1
+        for row, count in zip(batch.rows, counts, strict=True):
+            last += count
+            if row is not None:
+                row.num_own += count
+                row.draft.pending.clear()
+                rows.append(row)
+                lasts.append(last)
+        self._choose(rows, hidden if len(rows) == len(hidden) else hidden[torch.tensor(lasts, device=self._device)])
+        for row in rows:
+            if row.draft.finish_reason is not None:
+                batch.remove(row)
+                self._finish(row.draft, row.leaf)
+        batch.compact()
+
+    def _row_updates(self, batch: RowBatch, counts: Sequence[int]) -> list[RowUpdates]:
+        """The low-rank updates of neighbours of one version, together."""
+        result: list[RowUpdates] = []
+        first = 0
+        for row, count in zip(batch.rows, counts, strict=True):
+            # Also for the active version: rows that began when it was active before are here, on base weights.
+            updates = self._versions.updates_of(row.draft.policy_version) if row is not None else {}
+            if updates:
+                if result and result[-1].stop == first and result[-1].updates is updates:
+                    result[-1] = RowUpdates(result[-1].start, first + count, updates)
+                else:
+                    result.append(RowUpdates(first, first + count, updates))
+            first += count
+        return result
+
+    def _choose(self, rows: Sequence[Row], hidden: Tensor) -> None:
+        """Give every row its next tokens; rows that cannot have any end with their error."""
+        drafts = [row.draft for row in rows]
+        with record_function("choose"):
+            errors = choose_tokens(self._versions.base, drafts, hidden, jump_forward=self._jump_forward)
+        for row in rows:
+            error = errors.get(row.draft)
+            if error is not None:
+                self._fail_row(row, error)
+
+    def _fail_row(self, row: Row, error: GrpoError) -> None:
+        for batch in (self._merged_rows, self._base_rows):
+            if row in batch.rows:
+                batch.wipe(row)
+                batch.remove(row)
+        row.draft.pending.clear()
+        self._fail(row.draft, row.leaf, error)
+
+    def _finish(self, draft: Draft, leaf: PrefixNode) -> None:
+        self._count(num_completion_tokens=len(draft.tokens), num_forced_tokens=sum(draft.forced))
+        self._forget(draft, leaf)
+        if not draft.request.want_ref_logprobs:
+            self._ended.append(Outcome(draft.ticket, draft.completion()))
+        elif draft.policy_version == 0:  # the policy is the base model
+            completion = draft.completion()
+            self._ended.append(Outcome(draft.ticket, draft.completion(completion.sampling_logprobs)))
         else:
-            with self._weights.base_weights():
-                scored = self._score([completions[index] for index in wanted])
-            scores = dict(zip(wanted, scored, strict=True))
-        return [
-            replace(completion, ref_logprobs=scores[index]) if index in scores else completion
-            for index, completion in enumerate(completions)
-        ]
+            self._unscored.append(draft)
 
-    def _score(self, completions: list[Completion]) -> list[Float32]:
-        """Log-probabilities [R] of each completion under the weights in use; 0 where the token was forced."""
-        results = [np.zeros(len(completion.completion_ids), dtype=np.float32) for completion in completions]
-        for packs in split_packs(pack_completions(completions, share_prompts=True), self._prefill_tokens):
-            batch = build_packed_batch(packs, completions, self._policy.vocab_size, self._policy.device)
-            logprobs = score_chosen(self._policy.decoder, self._policy.head, batch).logprobs.float().cpu().numpy()
-            start = 0
-            for member in batch.order:
-                mask = completions[member].completion_mask
-                num = int(mask.sum())
-                results[member][mask] = logprobs[start : start + num]
-                start += num
-        return results
+    def _score(self) -> None:
+        """Reference log-probabilities for what has finished, once no sibling is left that shares the prompt."""
+        ready = [draft for draft in self._unscored if not self._num_siblings[_prompt_key(draft)]]
+        if not ready:
+            return
+        ready.sort(key=_prompt_key)
+        prompts = {_prompt_key(draft): len(draft.request.prompt_ids) for draft in ready}
+        self._admission.make_bytes(sum(prompts.values()) * self._prefixes.bytes_per_token)
+        self._unscored = [draft for draft in self._unscored if draft not in ready]
+        scores = self._scorer.score(ready)
+        self._ended.extend(
+            Outcome(draft.ticket, draft.completion(score)) for draft, score in zip(ready, scores, strict=True)
+        )
+
+    def _leave(self, batch: RowBatch, row: Row) -> None:
+        batch.remove(row)
+        batch.compact()
+        self._forget(row.draft, row.leaf)
+
+    def _fail(self, draft: Draft, leaf: PrefixNode | None, error: GrpoError) -> None:
+        self._count(num_failed=1)
+        self._forget(draft, leaf)
+        self._ended.append(Outcome(draft.ticket, error))
+
+    def _forget(self, draft: Draft, leaf: PrefixNode | None) -> None:
+        """Give back what ``draft`` held, except its slot."""
+        if leaf is not None:
+            self._prefixes.release(leaf)
+        key = _prompt_key(draft)
+        self._num_siblings[key] -= 1
+        if not self._num_siblings[key]:
+            del self._num_siblings[key]
+        version = draft.policy_version
+        if self._versions.release(version) and version not in (0, self._versions.active):
+            self._prefixes.drop(version)
 
     def _count(self, **added: int) -> None:
-        self._counters = self._counters + EngineCounters(**added)
+        self._totals.update(added)
 
 
-def _elapsed_ms(start: float) -> float:
-    return (time.perf_counter() - start) * 1e3
+def _prompt_key(draft: Draft) -> tuple[int, bytes]:
+    return draft.policy_version, draft.request.prompt_ids.tobytes()

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +18,25 @@ from grpo_core.environments import ConfiguredFactory, EnvironmentFactory, make_e
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
 from grpo_core.environments.diplomacy.board import POWERS
 from grpo_core.environments.state_cache import StateCache
-from grpo_core.errors import InvalidActionError, PromptError
+from grpo_core.errors import AdapterNotFoundError, EpisodeError, InvalidActionError, PromptError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model import Policy, Tokenizer
 from grpo_core.rollout.collector import Collector
+from grpo_core.rollout.episode import MAX_ATTEMPTS, EpisodeFailure
+from grpo_core.rollout.protocol import (
+    AdapterSwap,
+    EngineCounters,
+    GenerationRequest,
+    Outcome,
+    RolloutEngine,
+    run_requests,
+)
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Adapter, Batch, Completion, Observation, RolloutStats
 
 SMALL = RolloutConfig(num_groups=3, group_size=4, max_completion_tokens=6)
+TINY = RolloutConfig(num_groups=2, group_size=2, max_completion_tokens=6)
 
 
 @dataclass
@@ -31,7 +45,7 @@ class Rooms:
 
     policy: Policy
     tokenizer: Tokenizer
-    engine: TorchEngine
+    engine: RolloutEngine
 
     def collector(
         self, factory: EnvironmentFactory, config: RolloutConfig = SMALL, states: Path | None = None, **options: Any
@@ -58,12 +72,63 @@ def arithmetic() -> EnvironmentFactory:
     return make_environment_factory(EnvironmentConfig(name="arithmetic"))
 
 
+class OneByOne:
+    """The engine ``inner``, which begins no request before the one in front of it has ended."""
+
+    def __init__(self, inner: RolloutEngine) -> None:
+        self.inner = inner
+        self.waiting: dict[int, GenerationRequest] = {}
+        self.submitted: list[GenerationRequest] = []
+        self.cancelled: list[int] = []
+        self.num_steps = 0
+        self.round_sizes: list[int] = []  # requests that waited whenever a first one was stepped
+        self.on_step: Callable[[], None] = lambda: None
+
+    @property
+    def policy_version(self) -> int:
+        return self.inner.policy_version
+
+    @property
+    def counters(self) -> EngineCounters:
+        return self.inner.counters
+
+    def use_version(self, number: int) -> AdapterSwap:
+        return self.inner.use_version(number)
+
+    def submit(self, request: GenerationRequest) -> int:
+        self.submitted.append(request)
+        self.waiting[len(self.submitted)] = request
+        return len(self.submitted)
+
+    def step(self) -> list[Outcome]:
+        if len(self.submitted) > sum(self.round_sizes):
+            self.round_sizes.append(len(self.submitted) - sum(self.round_sizes))
+        self.num_steps += 1
+        self.on_step()
+        if not self.waiting:
+            return []
+        ticket = next(iter(self.waiting))
+        return [Outcome(ticket, run_requests(self.inner, [self.waiting.pop(ticket)])[0])]
+
+    def cancel(self, ticket: int) -> None:
+        if self.waiting.pop(ticket, None) is not None:
+            self.cancelled.append(ticket)
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        raise AssertionError("a collector submits")
+
+
 @dataclass
 class Duel:
-    """Two agents answer in each of ``horizon`` turns, after an opening of two. What was said is the state."""
+    """Two agents answer in each of ``horizon`` turns, after an opening of two. What was said is the state.
+
+    ``breaks`` names what fails: ``opening``, ``step``, ``wrong move``, ``observe``, ``nobody``, ``prompt`` or
+    ``rewards``.
+    """
 
     horizon: int = 2
-    fails: bool = False
+    breaks: str = ""
+    is_slow: bool = False
     said: list[str] = field(default_factory=list)
     seed: int = 0
 
@@ -80,18 +145,31 @@ class Duel:
 
     def observe(self) -> tuple[Observation, ...]:
         board = "".join(self.said) + f"turn {len(self.said)}\n"
+        if len(self.said) == 3:
+            if self.breaks == "observe":
+                raise KeyError("a lost board")
+            if self.breaks == "nobody":
+                return ()
+            if self.breaks == "prompt":
+                board *= 80
         return (
             Observation("left", f"left: {board}", choices=(("A\n", "B\n", "C D\n"), ("E\n", "F\n"))),
             Observation("right", f"right: {board}", choices=(("G\n", "H\n"),)),
         )
 
     def step(self, actions: Mapping[str, str]) -> None:
-        if self.fails and not self.in_opening:
+        if self.is_slow:
+            time.sleep(random.uniform(0, 0.004))
+        if self.breaks == ("opening" if self.in_opening else "step"):
+            raise ZeroDivisionError("a broken rule")
+        if self.breaks == "wrong move" and not self.in_opening:
             raise InvalidActionError("a broken move")
         assert sorted(actions) == ["left", "right"]
         self.said.append(actions["left"] + actions["right"])
 
     def rewards(self) -> Mapping[str, float]:
+        if self.breaks == "rewards":
+            return {"left": 0.0}
         return {"left": float("".join(self.said[2:]).count("A")), "right": -1.5}
 
     def snapshot(self) -> dict[str, Any]:
@@ -101,12 +179,12 @@ class Duel:
         self.said, self.seed = list(snapshot["said"]), snapshot["seed"]
 
 
-def duels(fails: Callable[[int], bool] = lambda number: False) -> EnvironmentFactory:
-    """``fails`` tells which of the environments made break, counted from 0."""
+def duels(breaks: Mapping[int, str] | str = "", is_slow: bool = False) -> EnvironmentFactory:
+    """What ``breaks`` in the environments made, counted from 0, or in each of them."""
     made: list[Duel] = []
 
     def make(_: EnvironmentConfig) -> Duel:
-        made.append(Duel(fails=fails(len(made))))
+        made.append(Duel(breaks=breaks if isinstance(breaks, str) else breaks.get(len(made), ""), is_slow=is_slow))
         return made[-1]
 
     return ConfiguredFactory(EnvironmentConfig(), "duel", make)
@@ -272,30 +350,180 @@ def test_an_opening_of_another_making_is_not_used(change: dict[str, Any], rooms:
     assert (rooms.engine.counters - before).num_requests == 3 * 2 * 2 + 48
 
 
-def test_a_failing_episode_costs_its_own_trajectories_only(rooms: Rooms, caplog: pytest.LogCaptureFixture) -> None:
-    whole = rooms.collector(duels()).collect(0)
+def test_who_waits_for_a_move_decodes_together(rooms: Rooms) -> None:
+    """Also in the openings: a round is one batch."""
+    engine = rooms.engine = OneByOne(rooms.engine)
+
+    rooms.collector(duels()).collect(0)
+
+    assert engine.round_sizes == [3 * 2, 3 * 2, 12 * 2, 12 * 2]
+
+
+def test_environments_play_while_the_engine_decodes(rooms: Rooms) -> None:
+    engine = rooms.engine = OneByOne(rooms.engine)
+    decoded_further = threading.Event()
+    engine.on_step = lambda: decoded_further.set() if engine.num_steps == 8 else None
+    played_at: list[int] = []
+
+    class Patient(ArithmeticEnvironment):
+        def step(self, actions: Mapping[str, str]) -> None:
+            assert decoded_further.wait(20), "the engine waited for the environment"
+            played_at.append(engine.num_steps)
+            super().step(actions)
+
+    batch = rooms.collector(ConfiguredFactory(EnvironmentConfig(), "patient", lambda _: Patient())).collect(0)
+
+    assert len(played_at) == 12
+    assert played_at[0] >= 8  # although its only request had ended after the first step
+    assert batch.stats.num_failed_episodes == 0
+
+
+def test_no_timing_is_seen_in_a_batch(rooms: Rooms) -> None:
+    """Slow environments, failures and replacements included: every bit of a batch is the same."""
+    inner = rooms.engine
+
+    def play() -> tuple[list[Any], list[int], tuple[EpisodeFailure, ...]]:
+        engine = rooms.engine = OneByOne(inner)
+        collector = rooms.collector(duels({2: "step", 3: "observe", 4: "wrong move"}, is_slow=True), TINY)
+        batch = collector.collect(0)
+        bits = [(turn.completion_ids.tobytes(), turn.sampling_logprobs.tobytes()) for turn in turns_of(batch)]
+        rewards = [trajectory.reward for group in batch.groups for trajectory in group.trajectories]
+        return [*bits, *rewards], [request.sampling.seed for request in engine.submitted], collector.failures
+
+    bits, seeds, failures = play()
+    assert play() == (bits, seeds, failures)
+    assert len(set(seeds)) == len(seeds)
+    assert [failure.attempt for failure in failures] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("breaks", "num_rounds", "error"),
+    [
+        ("step", 1, "ZeroDivisionError: a broken rule"),
+        ("wrong move", 1, "InvalidActionError: a broken move"),
+        ("observe", 1, "KeyError: 'a lost board'"),
+        ("nobody", 1, "InvalidActionError: the environment observes no agent and is not done"),
+        ("prompt", 1, "PromptError: prompt of"),
+        ("rewards", 2, "KeyError: 'right'"),
+    ],
+)
+def test_a_failed_episode_is_played_again(
+    breaks: str, num_rounds: int, error: str, rooms: Rooms, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = content(rooms.collector(duels()).collect(4))
+    collector = rooms.collector(duels({7: breaks}))  # 0 to 2 play the openings, 3 to 5 are siblings of 0
     with caplog.at_level(logging.WARNING, logger="grpo_core.rollout"):
-        batch = rooms.collector(duels(lambda number: number == 5)).collect(0)
+        batch = collector.collect(4)
+
+    (failure,) = collector.failures
+    assert batch.stats.num_failed_episodes == 1
+    assert [record.getMessage() for record in caplog.records if record.name == "grpo_core.rollout"] == [
+        f"{failure}; it is played again"
+    ]
+    assert str(failure).startswith("batch 4, group 1, sample 2, attempt 1 of 3: environment 'duel' with seed ")
+    assert failure.num_rounds == num_rounds
+    assert failure.error.startswith(error)
+    played = content(batch)
+    replaced = [1 * 8 + 2, 1 * 8 + 4 + 2]
+    assert [place for place, (one, other) in enumerate(zip(whole, played, strict=True)) if one != other] == replaced
+    for place in replaced:
+        assert played[place][3][0][0] == whole[place][3][0][0]  # from the same starting state
+        assert len(played[place][3]) == 2
+
+
+def test_agents_of_a_failed_episode_are_asked_no_further(rooms: Rooms) -> None:
+    engine = rooms.engine = OneByOne(rooms.engine)
+
+    rooms.collector(duels({7: "prompt"})).collect(0)
+
+    tickets = [place for place, request in enumerate(engine.submitted, 1) if len(request.prompt_ids) > 2048]
+    assert len(tickets) == 2  # of the left and the right
+    assert engine.cancelled == tickets[1:]
+
+
+def test_a_failed_opening_is_played_again(rooms: Rooms) -> None:
+    whole = rooms.collector(duels()).collect(0)
+    collector = rooms.collector(duels({1: "opening"}))
+    batch = collector.collect(0)
 
     assert batch.stats.num_failed_episodes == 1
-    assert [len(group.trajectories) for group in batch.groups] == [4, 4, 3, 3, 4, 4]
-    assert [record.getMessage() for record in caplog.records] == ["episode 1 of group 1 dropped: a broken move"]
-    expected = content(whole)
-    del expected[8 + 4 + 1], expected[8 + 1]  # the second samples of group 1, of the right and of the left
-    assert content(batch) == expected
+    assert collector.failures[0].is_opening
+    assert "group 1, the opening, attempt 1" in str(collector.failures[0])
+    changed = [one != other for one, other in zip(content(whole), content(batch), strict=True)]
+    assert changed == [8 <= place < 16 for place in range(24)]
 
 
-def test_a_batch_of_failures_is_empty(rooms: Rooms) -> None:
-    batch = rooms.collector(duels(lambda number: True)).collect(0)
+@pytest.mark.parametrize("breaks", ["opening", "step", "observe", "nobody", "prompt", "rewards"])
+def test_an_episode_that_always_fails_is_an_error(breaks: str, rooms: Rooms) -> None:
+    engine = rooms.engine = OneByOne(rooms.engine)
+    collector = rooms.collector(duels(breaks), TINY)
 
-    assert batch.groups == ()
-    assert batch.stats.num_failed_episodes == 12
-    assert batch.stats.num_completions == 0
+    with pytest.raises(EpisodeError, match=r"batch 0, group 0, .*, attempt 3 of 3: environment 'duel' .*; mend the"):
+        collector.collect(0)
+
+    assert max(failure.attempt for failure in collector.failures) == MAX_ATTEMPTS
+    assert not engine.waiting
+    assert len(content(rooms.collector(duels(), TINY).collect(0))) == 8
 
 
-def test_a_prompt_that_does_not_fit_reaches_the_caller(rooms: Rooms, arithmetic: EnvironmentFactory) -> None:
+def test_what_fails_before_anybody_answers_reaches_the_caller(rooms: Rooms) -> None:
+    class Unset(ArithmeticEnvironment):
+        def observe(self) -> tuple[Observation, ...]:
+            raise RuntimeError("no questions here")
+
+    collector = rooms.collector(ConfiguredFactory(EnvironmentConfig(), "unset", lambda _: Unset()))
+    with pytest.raises(RuntimeError, match="no questions here"):
+        collector.collect(0)
+    assert collector.failures == ()
+
+
+def test_ctrl_c_waits_for_no_environment(rooms: Rooms) -> None:
+    engine = rooms.engine = OneByOne(rooms.engine)
+    decoding, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    engine.on_step = lambda: decoding.set() if engine.num_steps == 3 else None
+    main = threading.get_ident()
+
+    class Stuck(ArithmeticEnvironment):
+        def step(self, actions: Mapping[str, str]) -> None:
+            decoding.wait(20)
+            signal.pthread_kill(main, signal.SIGINT)
+            go_on.wait(20)
+            ended.set()
+
+    collector = rooms.collector(ConfiguredFactory(EnvironmentConfig(), "stuck", lambda _: Stuck()))
+    with pytest.raises(KeyboardInterrupt):
+        collector.collect(0)
+    assert not ended.is_set()
+    assert not engine.waiting
+    go_on.set()
+    assert ended.wait(20)
+
+
+def test_a_prompt_that_does_not_fit_reaches_the_caller(
+    rooms: Rooms, arithmetic: EnvironmentFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once: the starting state's prompt would be too long in every attempt."""
+    engine = rooms.engine = OneByOne(rooms.engine)
+    collector = rooms.collector(arithmetic, SMALL.model_copy(update={"max_completion_tokens": 2045}))
+
     with pytest.raises(PromptError, match="the model's context is 2048"):
-        rooms.collector(arithmetic, SMALL.model_copy(update={"max_completion_tokens": 2045})).collect(0)
+        collector.collect(0)
+
+    assert engine.num_steps == 1
+    assert not engine.waiting
+    assert collector.failures == ()
+    assert not caplog.records
+
+
+def test_an_adapter_that_is_missing_reaches_the_caller(rooms: Rooms) -> None:
+    class Elsewhere(OneByOne):
+        def step(self) -> list[Outcome]:
+            lost = AdapterNotFoundError("version 3 is gone")
+            return [replace(outcome, result=lost) for outcome in super().step()]
+
+    rooms.engine = Elsewhere(rooms.engine)
+    with pytest.raises(AdapterNotFoundError, match="version 3"):
+        rooms.collector(duels()).collect(0)
 
 
 def test_a_year_of_diplomacy_gives_a_group_per_power(rooms: Rooms) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from grpo_core.config import EnvironmentConfig, build_config
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
-from grpo_core.errors import BatchError, CheckpointError, ConfigError
+from grpo_core.errors import BatchError, CheckpointError, ConfigError, EpisodeError
 from grpo_core.home import Home
 from grpo_core.schedule.loop import StepReport, TrainResult, train
 from grpo_core.schedule.stack import Stack, build_stack
@@ -302,7 +302,7 @@ def test_there_must_be_something_to_resume(make_stack: MakeStack) -> None:
 def test_an_error_in_the_rollouts_reaches_the_caller(lag: int, make_stack: MakeStack) -> None:
     Broken.num_steps = 0
     stack = make_stack(environment=f"{__name__}:broken", lag=lag)
-    with pytest.raises(ZeroDivisionError, match="a bug of the environment"):
+    with pytest.raises(EpisodeError, match="ZeroDivisionError: a bug of the environment"):
         train(stack, quiet())
 
     assert rollout_threads() == []

@@ -70,7 +70,12 @@ def _sample_batch(
                 [
                     GenerationRequest(
                         prompt_ids,
-                        SamplingParams(int(rng.integers(2**63)), 0.75, 0.9 if number % 4 == 1 else 1.0, 12),
+                        SamplingParams(
+                            int(rng.integers(2**63)),
+                            temperature=0.75,
+                            top_p=0.9 if number % 4 == 1 else 1.0,
+                            max_tokens=12,
+                        ),
                         constraint if number % 2 else None,
                         want_ref,
                     )

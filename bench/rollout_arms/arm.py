@@ -1,0 +1,65 @@
+"""What an arm is: it completes prompts, and says how many tokens that took how long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from grpo_core.config import ModelConfig
+from grpo_core.rollout.constraint import Line
+from grpo_core.types import Int32
+
+Segments = tuple[tuple[Line, ...], ...]
+"""The lines of each segment of an answer, as token ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What every arm is built from."""
+
+    model: ModelConfig
+    num_threads: int
+    max_sequences: int  # most that are completed at once
+    folder: Path  # for whatever an arm writes
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Sample ``group_size`` completions of each prompt, at temperature 1 from the whole vocabulary.
+
+    With ``orders`` a completion is one line of each segment and ends with the last one; without, it has ``num_tokens``.
+    """
+
+    prompts: tuple[Int32, ...]  # [P] each, no two alike
+    group_size: int
+    num_tokens: int
+    seed: int
+    orders: tuple[Segments, ...] | None = None  # by prompt
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.prompts) * self.group_size
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What it took to do one ``Work``: from token ids to token ids, constraints compiled on the way."""
+
+    num_tokens: int  # of all completions
+    seconds: float
+    num_prefill_tokens: int | None = None  # prompt tokens that were computed, where the arm counts them
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.num_tokens / self.seconds
+
+
+class Arm(Protocol):
+    def run(self, work: Work) -> Sample: ...
+
+    def close(self) -> None: ...
+
+
+Arms = Mapping[str, Arm]

@@ -1,0 +1,93 @@
+"""This project's embedded engine, with an adapter active."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from bench.rollout_arms.adapter import RUN, Versions
+from bench.rollout_arms.arm import Sample, Setup, Work
+from grpo_core.lora.cache import LoRACache
+from grpo_core.lora.store import AdapterStore
+from grpo_core.model import Policy, load_policy, load_tokenizer
+from grpo_core.rollout.constraint import LineConstraint
+from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
+from grpo_core.rollout.torch_engine.engine import TorchEngine
+from pytest_grpo.systems.trl_trainer import now
+
+MAX_CACHED_BYTES = 1 << 30
+MAX_CACHED_ADAPTERS = 4
+
+
+class TorchArm:
+    """Samples every ``Work`` with a policy version of its own.
+
+    So it does in training, and nothing that was computed for an earlier ``Work`` can be used again.
+    """
+
+    def __init__(self, setup: Setup, versions: Versions, *, jump_forward: bool = True) -> None:
+        policy = load_policy(setup.model)
+        self.kv_bytes_per_token = kv_bytes_per_token(policy)
+        self.engine = build_engine(setup, versions.store, policy, jump_forward=jump_forward)
+        self._num_threads = setup.num_threads
+        self._versions = versions
+        self._numbers = itertools.count(1)
+
+    def next_version(self) -> None:
+        """Use another version, of equal weights."""
+        number = next(self._numbers)
+        self._versions.publish(number)
+        self.engine.use_version(number)
+
+    def run(self, work: Work) -> Sample:
+        torch.set_num_threads(self._num_threads)
+        self.next_version()
+        before = self.engine.counters
+        start = now()
+        completions = self.engine.generate(requests(work))
+        seconds = now() - start
+        return Sample(
+            num_tokens=sum(len(completion.completion_ids) for completion in completions),
+            seconds=seconds,
+            num_prefill_tokens=(self.engine.counters - before).num_prefill_tokens,
+        )
+
+    def close(self) -> None:
+        pass
+
+
+def build_engine(setup: Setup, store: AdapterStore, policy: Policy, *, jump_forward: bool = True) -> TorchEngine:
+    """An engine of its own ``policy``, that still samples from the base model."""
+    return TorchEngine(
+        policy,
+        load_tokenizer(setup.model.name).stop_id,
+        LoRACache(store, MAX_CACHED_BYTES, MAX_CACHED_ADAPTERS),
+        RUN,
+        max_batch_sequences=setup.max_sequences,
+        jump_forward=jump_forward,
+    )
+
+
+def requests(work: Work) -> list[GenerationRequest]:
+    """Siblings together, each with a seed of its own."""
+    constraints = [None] * len(work.prompts) if work.orders is None else [LineConstraint(one) for one in work.orders]
+    seeds = itertools.count(work.seed * work.num_sequences)
+    return [
+        GenerationRequest(
+            prompt_ids=prompt,
+            sampling=SamplingParams(seed=next(seeds), max_tokens=work.num_tokens, ignore_stop=True),
+            constraint=constraint,
+        )
+        for prompt, constraint in zip(work.prompts, constraints, strict=True)
+        for _ in range(work.group_size)
+    ]
+
+
+def kv_bytes_per_token(policy: Policy) -> int:
+    """Bytes of the keys and values of one token, in all layers."""
+    return sum(
+        module.weight.shape[0] * module.weight.element_size()
+        for name, module in policy.decoder.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.endswith((".k_proj", ".v_proj"))
+    )

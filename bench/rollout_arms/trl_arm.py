@@ -1,0 +1,45 @@
+"""TRL's own generation, as its ``GRPOTrainer`` calls it when it does not use vLLM, with the adapter on PEFT's model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+
+from bench.rollout_arms.arm import Sample, Setup, Work
+from pytest_grpo.systems.protocol import SystemSettings
+from pytest_grpo.systems.trl_trainer import build_trainer, now
+
+
+class TrlArm:
+    """All sequences in one batch. Constraints are left aside: it samples ``num_tokens`` tokens freely instead."""
+
+    def __init__(self, setup: Setup, lora: Path) -> None:
+        settings = SystemSettings(
+            home=setup.folder,
+            model=setup.model.name,
+            lora_rank=setup.model.lora_rank,
+            lora_alpha=setup.model.lora_alpha,
+            lora_targets=setup.model.lora_targets,
+            device=setup.model.device,
+        )
+        self._num_threads = setup.num_threads
+        self._trainer = build_trainer(settings, setup.folder / "trl")
+        set_peft_model_state_dict(self._trainer.model, load_file(lora / "adapter_model.safetensors"))
+        self._trainer.model.to(getattr(torch, setup.model.dtype))
+
+    def run(self, work: Work) -> Sample:
+        torch.set_num_threads(self._num_threads)
+        torch.manual_seed(work.seed)
+        lengths = self._trainer.generation_config
+        lengths.max_new_tokens = lengths.min_new_tokens = work.num_tokens
+        rows = [prompt.tolist() for prompt in work.prompts for _ in range(work.group_size)]
+        start = now()
+        completions, _ = self._trainer._generate_single_turn(rows, None, {}, work.group_size)
+        seconds = now() - start
+        return Sample(sum(map(len, completions)), seconds)
+
+    def close(self) -> None:
+        pass

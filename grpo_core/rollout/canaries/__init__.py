@@ -1,0 +1,62 @@
+"""Canaries: quick checks that turn red when a rollout engine does what has gone unnoticed in others for months.
+
+They run against any engine and compare it with ``transformers`` and PEFT (``rollout.teacher``), never with another
+path of this project. ``exactness`` has those of one moment, ``lifetime`` those of an engine that goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from grpo_core.errors import GrpoError
+from grpo_core.rollout.canaries import exactness, lifetime
+from grpo_core.rollout.canaries.patient import Finding, Patient
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryResult:
+    """What one canary saw."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """One check of an engine, by name."""
+
+    name: str
+    check: Callable[[Patient], Finding]
+
+    def run(self, patient: Patient) -> CanaryResult:
+        """What it finds. An engine that raises has failed it."""
+        try:
+            finding = self.check(patient)
+        except (GrpoError, RuntimeError) as error:  # RuntimeError: torch's own
+            text = str(error).splitlines()
+            return CanaryResult(self.name, False, f"{type(error).__name__}: {text[0] if text else ''}")
+        return CanaryResult(self.name, finding.passed, finding.detail)
+
+
+def canaries_for(patient: Patient, *, num_swaps: int, num_requests: int) -> list[Canary]:
+    """All canaries, the one for memory last: it takes ``num_swaps`` swaps with ``num_requests`` requests in all."""
+    reaches = [
+        Canary(f"adapter reaches {target}", partial(exactness.adapter_reaches, target=target))
+        for target in patient.teacher.targets
+    ]
+    memory = partial(lifetime.memory_is_flat, num_swaps=num_swaps, num_requests=num_requests)
+    return [
+        *reaches,
+        Canary("nothing stale after a swap", exactness.nothing_is_stale),
+        Canary("ratio 1 on policy", exactness.ratio_is_one),
+        Canary("reference is the base model", exactness.reference_is_the_base),
+        Canary("batch-mates change nothing", exactness.batch_mates_change_nothing),
+        Canary("greedy is transformers.generate", exactness.greedy_is_generate),
+        Canary("forced runs are the tokenizer's", exactness.forced_runs_are_the_tokenizers),
+        Canary("requests keep their version", lifetime.requests_keep_their_version),
+        Canary("versions share a batch", lifetime.versions_share_a_batch),
+        Canary("memory is flat", memory),
+    ]

@@ -1,0 +1,107 @@
+"""Canaries of an engine that goes on: swaps while requests are under way, and what stays in memory after many."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from statistics import median
+
+import psutil
+import torch
+
+from grpo_core.errors import GrpoError
+from grpo_core.rollout.canaries.patient import Finding, Patient, difference
+from grpo_core.rollout.protocol import completions_or_error
+from grpo_core.types import Completion
+
+ALLOWED_GROWTH_BYTES = 32 << 20
+NUM_READINGS = 20  # of the memory in use, while the swaps go on
+WARM_UP_SHARE = 0.5  # of the readings: pools fill first; after them memory is expected to be flat
+
+
+def requests_keep_their_version(patient: Patient) -> Finding:
+    """Requests that are under way when another version comes finish on the one that they began with, and say so."""
+    first, second = (patient.teacher.publish(patient.teacher.targets) for _ in range(2))
+    requests = [patient.request(index, index, max_tokens=16) for index in range(4)]
+    expected = patient.at(second, requests) + patient.at(first, requests)
+    engine = patient.engine
+
+    versions = {engine.submit(request): first for request in requests}
+    tickets = list(versions)
+    results = {outcome.ticket: outcome.result for outcome in engine.step()}
+    num_under_way = len(tickets) - len(results)
+    engine.use_version(second)
+    versions |= {engine.submit(request): second for request in requests}
+    results |= _finish(patient, len(versions) - len(results))
+
+    late = [ticket for ticket, number in versions.items() if number == second]
+    completions = completions_or_error([results[ticket] for ticket in (*late, *tickets)])
+    problem = difference(completions, expected) or _mislabelled(completions, [second] * 4 + [first] * 4)
+    return Finding(problem is None, problem or f"{num_under_way} requests under way at the swap, {len(late)} after it")
+
+
+def versions_share_a_batch(patient: Patient) -> Finding:
+    """Requests that name their version get it, whatever the engine uses now, side by side."""
+    numbers = [0, *(patient.teacher.publish(patient.teacher.targets) for _ in range(2))]
+    named = [(patient.request(index, index), number) for index in range(2) for number in numbers]
+    patient.engine.use_version(numbers[1])
+    completions = patient.engine.generate([replace(each, policy_version=number) for each, number in named])
+    expected = [patient.at(number, [each])[0] for each, number in named]
+    problem = difference(completions, expected) or _mislabelled(completions, [number for _, number in named])
+    return Finding(problem is None, problem or f"{len(named)} requests of {len(numbers)} versions")
+
+
+def _finish(patient: Patient, num_left: int) -> dict[int, Completion | GrpoError]:
+    results: dict[int, Completion | GrpoError] = {}
+    while len(results) < num_left:
+        results |= {outcome.ticket: outcome.result for outcome in patient.engine.step()}
+    return results
+
+
+def _mislabelled(completions: list[Completion], numbers: list[int]) -> str | None:
+    for index, (completion, number) in enumerate(zip(completions, numbers, strict=True)):
+        if completion.policy_version != number:
+            return f"request {index}: says version {completion.policy_version}, was sampled from {number}"
+    return None
+
+
+def memory_is_flat(
+    patient: Patient, num_swaps: int, num_requests: int, allowed_bytes: int = ALLOWED_GROWTH_BYTES
+) -> Finding:
+    """``num_swaps`` new versions, each with its part of ``num_requests`` and a cancelled one, as in a long training."""
+    sizes: list[int] = []
+    every = max(1, num_swaps // NUM_READINGS)
+    done = 0
+    for swap in range(num_swaps):
+        number = patient.teacher.publish(patient.teacher.targets)
+        patient.teacher.forget_before(number - 1)
+        patient.engine.use_version(number)
+        left_over = patient.engine.submit(patient.request(swap, swap, max_tokens=64))
+        patient.engine.step()
+        patient.engine.cancel(left_over)
+        wanted = (swap + 1) * num_requests // num_swaps
+        patient.engine.generate([patient.request(each, each, max_tokens=8) for each in range(done, wanted)])
+        done = wanted
+        if swap % every == every - 1:
+            sizes.append(_memory_bytes())
+    warm = sizes[int(len(sizes) * WARM_UP_SHARE) :]
+    part = max(1, len(warm) // 3)
+    growth = median(warm[-part:]) - median(warm[:part])
+    return Finding(
+        growth <= allowed_bytes,
+        f"{growth / 2**20:+.1f} MiB over {num_swaps} swaps and {num_requests} requests "
+        f"({sizes[-1] / 2**20:.0f} MiB in use, {allowed_bytes / 2**20:.0f} allowed)",
+    )
+
+
+def _memory_bytes() -> int:
+    """Of this process and those that it started, and of its tensors on the GPU."""
+    gc.collect()
+    process = psutil.Process()
+    resident = process.memory_info().rss
+    for child in process.children(recursive=True):
+        try:
+            resident += child.memory_info().rss
+        except psutil.NoSuchProcess:  # it ended meanwhile
+            continue
+    return resident + torch.cuda.memory_allocated()

@@ -1,0 +1,102 @@
+"""The engine that is examined, what it is asked, and how its answers are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from grpo_core.errors import ModelError
+from grpo_core.lora.store import AdapterStore
+from grpo_core.model import Policy, Tokenizer
+from grpo_core.rollout.constraint import LineConstraint
+from grpo_core.rollout.protocol import GenerationRequest, RolloutEngine, SamplingParams
+from grpo_core.rollout.regex import compile_regex
+from grpo_core.rollout.teacher import Teacher
+from grpo_core.types import Completion, Float32
+
+TOLERANCE = 1e-4  # nats, between sampler and teacher: the numerics contract
+TEXT = "In the spring the fleet left Brest; 1901 had been quiet, and 3 + 4 = 7 still held. Paris asked Burgundy twice. "
+ORDERS = (
+    ("FLEET BREST HOLDS\n",),
+    ("ARMY PARIS - BURGUNDY\n", "ARMY PARIS - PICARDY\n", "ARMY PARIS SUPPORTS FLEET BREST\n", "ARMY PARIS HOLDS\n"),
+    ("ARMY MARSEILLES HOLDS\n", "ARMY MARSEILLES - SPAIN\n"),
+)
+PATTERN = r"(FLEET|CONVOY) BREST TAKES [1-9][0-9]{0,2} TURNS TO REACH SPAIN\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Whether all was well, and the figures that say so or what was wrong."""
+
+    passed: bool
+    detail: str
+
+
+class Patient:
+    """An engine with what it takes to examine it."""
+
+    def __init__(
+        self, engine: RolloutEngine, store: AdapterStore, run: str, policy: Policy, tokenizer: Tokenizer
+    ) -> None:
+        """``engine`` reads versions of ``run`` from ``store``; ``policy`` is a copy of its base model for the teacher.
+
+        Raises:
+            ModelError: the model has no linear modules, so no adapter fits it.
+        """
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.teacher = Teacher(policy, store, run)
+        if not self.teacher.targets:
+            raise ModelError(f"model {policy.name!r}: no linear modules that an adapter could be for; use another one")
+
+    def request(self, index: int, seed: int = 0, *, max_tokens: int = 12, **options: Any) -> GenerationRequest:
+        """A request for prompt ``index``, 8 to 71 tokens of text. It goes on to ``max_tokens``."""
+        ids = self.tokenizer.encode(f"{index}: {TEXT * 3}")[: 8 + index * 13 % 64]
+        return GenerationRequest(ids, SamplingParams(seed, max_tokens=max_tokens, ignore_stop=True, **options))
+
+    def orders(self, index: int, seed: int = 0, **options: Any) -> GenerationRequest:
+        """As ``request``, constrained to ``ORDERS``."""
+        segments = tuple(tuple(tuple(self.tokenizer.encode(line).tolist()) for line in lines) for lines in ORDERS)
+        return replace(self.request(index, seed, **options), constraint=LineConstraint(segments))
+
+    def pattern(self, index: int, seed: int = 0, **options: Any) -> GenerationRequest:
+        """As ``request``, constrained to ``PATTERN``.
+
+        Raises:
+            ConstraintError: the tokenizer is not a byte-level one.
+        """
+        return replace(self.request(index, seed, **options), constraint=compile_regex(PATTERN, self.tokenizer))
+
+    def at(self, number: int, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        """What the engine makes of ``requests`` with version ``number``."""
+        self.engine.use_version(number)
+        return self.engine.generate(requests)
+
+    def gap(self, completions: Sequence[Completion], number: int) -> float:
+        """Nats between the engine's log-probabilities and the teacher's for version ``number``, at most."""
+        return max(distance(each.sampling_logprobs, self.teacher.logprobs(each, number)) for each in completions)
+
+
+def distance(one: Float32, other: Float32) -> float:
+    """Largest difference; infinite when there is no number."""
+    gap = float(np.abs(one - other).max())
+    return gap if gap == gap else float("inf")
+
+
+def difference(ones: Sequence[Completion], others: Sequence[Completion]) -> str | None:
+    """How the first pair of unequal completions differs."""
+    for index, (one, other) in enumerate(zip(ones, others, strict=True)):
+        if one.completion_ids.tolist() != other.completion_ids.tolist():
+            return f"request {index}: {shown(one.completion_ids)} is not {shown(other.completion_ids)}"
+        if distance(one.sampling_logprobs, other.sampling_logprobs) > TOLERANCE:
+            gap = distance(one.sampling_logprobs, other.sampling_logprobs)
+            return f"request {index}: the same tokens, log-probabilities {gap:.1e} apart"
+    return None
+
+
+def shown(ids: Any) -> str:
+    """The first few of ``ids``."""
+    return f"[{', '.join(str(int(token)) for token in ids[:8])}{', ...' if len(ids) > 8 else ''}]"

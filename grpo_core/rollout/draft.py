@@ -1,0 +1,123 @@
+"""One completion in the making."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from grpo_core.errors import PromptError
+from grpo_core.rollout.constraint import ConstraintCursor
+from grpo_core.rollout.protocol import GenerationRequest
+from grpo_core.rollout.sampling import Draw, check_sampling
+from grpo_core.types import Completion, FinishReason, Float32, Int32, RaggedIds
+
+
+def completion_budget(request: GenerationRequest) -> int:
+    """Most tokens that ``request`` can produce."""
+    if request.constraint is not None and request.constraint.max_tokens is not None:
+        return request.constraint.max_tokens
+    return request.sampling.max_tokens
+
+
+def check_request(request: GenerationRequest, max_context_tokens: int) -> None:
+    """
+    Raises:
+        PromptError: the prompt is empty, or does not fit the context together with what may be generated, or nothing
+            may be generated.
+        SamplingError: a sampling parameter is out of its range.
+    """
+    check_sampling(request.sampling)
+    num_prompt, num_completion = len(request.prompt_ids), completion_budget(request)
+    if num_completion < 1:
+        raise PromptError(f"max_tokens {num_completion}: nothing could be generated; allow at least 1")
+    if num_prompt == 0:
+        raise PromptError("prompt of 0 tokens: at least 1 is needed; give the policy something to read")
+    if num_prompt + num_completion > max_context_tokens:
+        raise PromptError(
+            f"prompt of {num_prompt} tokens and up to {num_completion} to generate: the model's context is "
+            f"{max_context_tokens} tokens; shorten the prompt (compact prompts), lower "
+            "rollout.max_completion_tokens, or take a model with a longer context"
+        )
+
+
+@dataclass(eq=False)
+class Draft:
+    """A request under way. ``pending`` are tokens that the model has not read yet."""
+
+    ticket: int
+    request: GenerationRequest
+    policy_version: int
+    stop_ids: frozenset[int]
+    cursor: ConstraintCursor | None = field(init=False)
+    budget: int = field(init=False)
+    uniforms: np.ndarray = field(init=False)  # one per place in the completion, used where the policy chooses
+    tokens: list[int] = field(default_factory=list)
+    pending: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    supports: list[Int32 | None] = field(default_factory=list)
+    forced: list[bool] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.cursor = request.constraint.start() if request.constraint is not None else None
+        self.budget = completion_budget(request)
+        self.uniforms = np.random.default_rng(request.sampling.seed).random(self.budget)
+
+    @property
+    def uniform(self) -> float:
+        """What the next token is drawn with."""
+        return float(self.uniforms[len(self.tokens)])
+
+    def take(self, draw: Draw) -> None:
+        """Append the token that the policy chose."""
+        self._append(draw.token, draw.logprob, draw.support, forced=False)
+
+    def take_forced(self, *, whole_run: bool) -> None:
+        """Append what the constraint leaves no choice about: the whole run of it, or one token per forward pass."""
+        while self.cursor is not None and not self.finish_reason and (whole_run or not self.pending):
+            allowed = self.cursor.allowed()
+            if len(allowed) != 1:
+                return
+            token = int(allowed[0])
+            self._append(token, 0.0, np.array([token], dtype=np.int32), forced=True)
+
+    def _append(self, token: int, logprob: float, support: Int32 | None, *, forced: bool) -> None:
+        self.tokens.append(token)
+        self.pending.append(token)
+        self.logprobs.append(logprob)
+        self.supports.append(support)
+        self.forced.append(forced)
+        if self.cursor is not None:
+            self.cursor.advance(token)
+            if self.cursor.finished:
+                self.finish_reason = "stop"
+        elif token in self.stop_ids:
+            self.finish_reason = "stop"
+        if self.finish_reason is None and len(self.tokens) == self.budget:
+            self.finish_reason = "length"
+
+    def completion(self, ref_logprobs: Float32 | None = None) -> Completion:
+        assert self.finish_reason is not None
+        return Completion(
+            prompt_ids=self.request.prompt_ids,
+            completion_ids=np.array(self.tokens, dtype=np.int32),
+            completion_mask=~np.array(self.forced, dtype=np.bool_),
+            sampling_logprobs=np.array(self.logprobs, dtype=np.float32),
+            policy_version=self.policy_version,
+            temperature=self.request.sampling.temperature,
+            finish_reason=self.finish_reason,
+            allowed_ids=_ragged(self.supports),
+            ref_logprobs=ref_logprobs,
+        )
+
+
+def _ragged(supports: list[Int32 | None]) -> RaggedIds | None:
+    present = [support for support in supports if support is not None]
+    if not present:
+        return None
+    assert len(present) == len(supports), "a completion is constrained throughout or not at all"
+    offsets = np.zeros(len(present) + 1, dtype=np.int32)
+    offsets[1:] = np.cumsum([len(support) for support in present])
+    return RaggedIds(ids=np.concatenate(present), offsets=offsets)

@@ -1,0 +1,84 @@
+"""One game being played: whose turn it is, what was said in it, and the attempts that failed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from grpo_core.environments.protocol import Environment
+from grpo_core.rollout.protocol import GenerationRequest
+from grpo_core.types import Completion, Observation
+
+MAX_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeFailure:
+    """An attempt at an episode that was given up, and all that it takes to play it again."""
+
+    environment: str  # the factory's key
+    environment_seed: int  # of its reset
+    batch_index: int
+    group: int
+    sample: int
+    is_opening: bool
+    attempt: int  # counted from 1
+    num_rounds: int  # that it had been given answers in
+    error: str
+
+    def __str__(self) -> str:
+        what = "the opening" if self.is_opening else f"sample {self.sample}"
+        return (
+            f"batch {self.batch_index}, group {self.group}, {what}, attempt {self.attempt} of {MAX_ATTEMPTS}: "
+            f"environment {self.environment!r} with seed {self.environment_seed} failed after "
+            f"{self.num_rounds} round{'' if self.num_rounds == 1 else 's'}: {self.error}"
+        )
+
+
+@dataclass
+class Episode:
+    """One environment being played, and what each agent has said in it."""
+
+    environment: Environment
+    group: int
+    sample: int
+    starting_state: Mapping[str, Any]  # its snapshot: where every attempt begins
+    is_opening: bool = False  # played to the end of the opening only, to be trained on by nobody
+    attempt: int = 0
+    num_rounds: int = 0
+    turns: dict[str, list[Completion]] = field(default_factory=lambda: defaultdict(list))
+    rewards: Mapping[str, float] | None = None  # by agent, once it is over
+    observations: tuple[Observation, ...] | None = None  # of the round to come; None before anybody looked
+    requests: tuple[GenerationRequest, ...] = ()  # one per observation
+    answers: dict[int, Completion] = field(default_factory=dict)  # to the requests, by their places
+
+    @property
+    def is_over(self) -> bool:
+        """Nobody waits for a move. Asks the environment."""
+        return self.environment.done or (self.is_opening and not self.environment.in_opening)
+
+    @property
+    def is_answered(self) -> bool:
+        return len(self.answers) == len(self.requests)
+
+    def in_order(self) -> Iterable[tuple[Observation, Completion]]:
+        """What each agent was asked in this round, and its answer."""
+        assert self.observations is not None
+        return zip(self.observations, (self.answers[place] for place in range(len(self.answers))), strict=True)
+
+    def play(self, actions: Mapping[str, str]) -> None:
+        """Give the answers of this round to the environment."""
+        for observation, completion in self.in_order():
+            self.turns[observation.agent].append(completion)
+        self.num_rounds += 1
+        self.environment.step(actions)
+
+    def restart(self, environment: Environment) -> None:
+        """Begin the next attempt, in an environment that no failure has touched."""
+        self.environment = environment
+        self.turns.clear()
+        self.answers.clear()
+        self.num_rounds = 0
+        environment.restore(self.starting_state)

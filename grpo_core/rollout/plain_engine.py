@@ -1,0 +1,220 @@
+"""The plain rollout engine: ``transformers`` as it is, one request after the other.
+
+It serves every causal language model that transformers has. For those that the torch engine serves too it is the
+reference: the same seed gives the same tokens, and nothing of its forward passes is shared with the fast ones.
+
+Legend: P prompt tokens, R completion tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from grpo_core.errors import CapacityError, GrpoError, SamplingError
+from grpo_core.lora.cache import LoRACache
+from grpo_core.model import Policy
+from grpo_core.rollout.draft import Draft, check_request
+from grpo_core.rollout.merged_weights import MergedWeights
+from grpo_core.rollout.protocol import (
+    AdapterSwap,
+    EngineCounters,
+    GenerationRequest,
+    Outcome,
+    completions_or_error,
+    run_requests,
+)
+from grpo_core.rollout.sampling import draw_tokens
+from grpo_core.rollout.teacher import score
+from grpo_core.types import Adapter, Completion, Float32, PolicyVersion
+
+logger = logging.getLogger("grpo_core.rollout")
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A request under way, with what it needs whatever becomes of the store."""
+
+    draft: Draft
+    adapter: Adapter | None  # None: the base model
+    cache: DynamicCache
+
+
+class PlainEngine:
+    """Implements ``RolloutEngine``. One thread uses it at a time; its ``policy`` is its own copy of the weights.
+
+    ``step`` gives the oldest request its next token that is not forced.
+    """
+
+    def __init__(self, policy: Policy, stop_id: int, adapters: LoRACache, run: str) -> None:
+        if not policy.takes_plan:
+            logger.warning(
+                "model %s: architecture %s runs on the plain engine, one request at a time: slower than the others",
+                policy.name,
+                policy.architecture,
+            )
+        self._policy = policy
+        self._stop_id = stop_id
+        self._adapters = adapters
+        self._run = run
+        self._weights = MergedWeights(policy.model, policy.fingerprint)
+        self._merged: Adapter | None = None
+        self._active: Adapter | None = None  # the version in use; a request of another one may be merged just now
+        self._waiting: dict[int, _Work | GrpoError] = {}
+        self._last_ticket = 0
+        self._counters = EngineCounters()
+
+    @property
+    def policy_version(self) -> int:
+        return self._active.version.number if self._active is not None else 0
+
+    @property
+    def counters(self) -> EngineCounters:
+        return self._counters
+
+    def use_version(self, number: int) -> AdapterSwap:
+        start = time.perf_counter()
+        adapter, cache_hit = self._load(number)
+        load_ms = _elapsed_ms(start)
+        start = time.perf_counter()
+        if number != self.policy_version:
+            self._merge(adapter)
+            self._active = adapter
+            self._count(num_adapter_swaps=int(number != 0))
+        return AdapterSwap(number, cache_hit, load_ms, swap_ms=_elapsed_ms(start))
+
+    def submit(self, request: GenerationRequest) -> int:
+        self._last_ticket += 1
+        self._count(num_requests=1)
+        try:
+            self._waiting[self._last_ticket] = self._start(request)
+        except GrpoError as error:
+            self._waiting[self._last_ticket] = error
+        return self._last_ticket
+
+    def cancel(self, ticket: int) -> None:
+        if self._waiting.pop(ticket, None) is not None:
+            self._count(num_cancelled=1)
+
+    @torch.inference_mode()
+    def step(self) -> list[Outcome]:
+        if not self._waiting:
+            return []
+        ticket, work = next(iter(self._waiting.items()))
+        result = work if isinstance(work, GrpoError) else self._advance(work)
+        if result is None:
+            return []
+        del self._waiting[ticket]
+        if isinstance(result, GrpoError):
+            self._count(num_failed=1)
+        else:
+            num_forced = int((~result.completion_mask).sum())
+            self._count(num_completion_tokens=len(result.completion_ids), num_forced_tokens=num_forced)
+        return [Outcome(ticket, result)]
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        return completions_or_error(run_requests(self, requests))
+
+    def _start(self, request: GenerationRequest) -> _Work:
+        check_request(request, self._policy.max_context_tokens)
+        number = self.policy_version if request.policy_version is None else request.policy_version
+        adapter = self._active if number == self.policy_version else self._load(number)[0]
+        stop_ids = () if request.sampling.ignore_stop else (self._stop_id, *request.sampling.stop_ids)
+        draft = Draft(self._last_ticket, request, number, frozenset(stop_ids))
+        return _Work(draft, adapter, DynamicCache(config=self._model.config))
+
+    def _advance(self, work: _Work) -> Completion | GrpoError | None:
+        """Choose one token, and what is forced around it. None when the request goes on."""
+        draft = work.draft
+        try:
+            self._merge(work.adapter)
+            draft.take_forced(whole_run=True)
+            if draft.finish_reason is None:
+                (draw,) = draw_tokens(
+                    self._read(work),
+                    params=[draft.request.sampling],
+                    uniforms=[draft.uniform],
+                    allowed=[draft.cursor.allowed() if draft.cursor is not None else None],
+                )
+                if isinstance(draw, SamplingError):
+                    return draw
+                draft.take(draw)
+                draft.take_forced(whole_run=True)
+            return self._finish(work) if draft.finish_reason is not None else None
+        except GrpoError as error:
+            return error
+        except torch.OutOfMemoryError as cause:
+            num_tokens = len(draft.request.prompt_ids) + len(draft.tokens)
+            error = CapacityError(f"request of {num_tokens} tokens so far: out of memory; shorten it")
+            error.__cause__ = cause
+            return error
+
+    def _read(self, work: _Work) -> Tensor:
+        """Logits [1, V] after all tokens of ``work``; those that its cache lacks go into it."""
+        draft = work.draft
+        is_first = work.cache.get_seq_length() == 0
+        if is_first:
+            self._count(num_prefill_tokens=len(draft.request.prompt_ids))
+        else:
+            self._count(num_decode_steps=1)
+        unread = [*(draft.request.prompt_ids.tolist() if is_first else ()), *draft.pending]
+        draft.pending.clear()
+        return self._model(
+            input_ids=torch.tensor([unread], device=self._policy.device),
+            past_key_values=work.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+
+    def _finish(self, work: _Work) -> Completion:
+        completion = work.draft.completion()
+        if not work.draft.request.want_ref_logprobs:
+            return completion
+        if work.adapter is None:  # the policy is the base model
+            return work.draft.completion(completion.sampling_logprobs)
+        with self._weights.base_weights():
+            return work.draft.completion(self._score(completion))
+
+    def _score(self, completion: Completion) -> Float32:
+        """Log-probabilities [R] of ``completion`` under the weights in use; 0 where the token was forced."""
+        ids = np.concatenate([completion.prompt_ids, completion.completion_ids]).astype(np.int64)
+        input_ids = torch.from_numpy(ids)[None].to(self._policy.device)
+        num = len(completion.completion_ids)
+        logits = self._model(input_ids=input_ids, use_cache=False, logits_to_keep=num + 1).logits[0, :-1]
+        return score(logits.double().cpu(), completion)
+
+    @property
+    def _model(self) -> Any:
+        return self._policy.model
+
+    def _load(self, number: int) -> tuple[Adapter | None, bool]:
+        """The adapter of version ``number``, None for the base model, and whether it was at hand."""
+        if number == 0:
+            return None, True
+        loaded = self._adapters.get(PolicyVersion(self._run, number))
+        return loaded.adapter, loaded.hit
+
+    def _merge(self, adapter: Adapter | None) -> None:
+        """Run with ``adapter`` from now on. Raises as ``MergedWeights.merge``."""
+        if adapter is self._merged:
+            return
+        if adapter is None:
+            self._weights.unmerge()
+        else:
+            self._weights.merge(adapter)
+        self._merged = adapter
+
+    def _count(self, **added: int) -> None:
+        self._counters = self._counters + EngineCounters(**added)
+
+
+def _elapsed_ms(start: float) -> float:
+    return (time.perf_counter() - start) * 1e3

@@ -1,0 +1,164 @@
+"""Draw one token per row, and say exactly which distribution it was drawn from.
+
+Legend: B rows, V vocabulary, C candidates (the vocabulary, or the ids that a constraint allows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from grpo_core.errors import SamplingError
+from grpo_core.rollout.protocol import SamplingParams
+from grpo_core.types import Int32
+
+BLOCK_COLUMNS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One row's token, its log-probability (nats) in the distribution that it was drawn from, and its support.
+
+    ``support`` holds the ids that could have been drawn, in ascending order; None for the whole vocabulary.
+    """
+
+    token: int
+    logprob: float
+    support: Int32 | None
+
+
+def check_sampling(params: SamplingParams) -> None:
+    """
+    Raises:
+        SamplingError: a parameter is out of its range.
+    """
+    if not params.temperature > 0 or params.temperature == float("inf"):
+        raise SamplingError(f"temperature {params.temperature}: allowed is above 0; for greedy decoding use top_k=1")
+    if not 0 < params.top_p <= 1:
+        raise SamplingError(f"top_p {params.top_p}: allowed is above 0 and at most 1; use 1 for no limit")
+    if params.top_k < 0:
+        raise SamplingError(f"top_k {params.top_k}: allowed are whole numbers from 0; use 0 for no limit")
+    if not 0 <= params.min_p < 1:
+        raise SamplingError(f"min_p {params.min_p}: allowed is from 0 and below 1; use 0 for no limit")
+    if params.seed < 0:
+        raise SamplingError(f"seed {params.seed}: allowed are whole numbers from 0")
+
+
+def draw_tokens(
+    logits: Tensor,
+    params: Sequence[SamplingParams],
+    uniforms: Sequence[float],
+    allowed: Sequence[Sequence[int] | NDArray[np.integer] | None],
+) -> list[Draw | SamplingError]:
+    """Sample every row of ``logits`` [B, V] by the inverse of its cumulative distribution at its ``uniform``.
+
+    One uniform per row, so that a row's token depends on nothing else in the batch. A row whose logits are not numbers
+    gives the error in its place.
+    """
+    results: list[Draw | SamplingError | None] = [None] * len(params)
+    free = [row for row, ids in enumerate(allowed) if ids is None]
+    bound = [(row, np.sort(np.asarray(ids, dtype=np.int64))) for row, ids in enumerate(allowed) if ids is not None]
+    if free:
+        chosen = logits if len(free) == len(params) else logits[torch.tensor(free, device=logits.device)]
+        draws = _draw(chosen.float(), [params[row] for row in free], [uniforms[row] for row in free])
+        for row, draw in zip(free, draws, strict=True):
+            results[row] = draw
+    if bound:
+        candidates = _candidate_logits(logits, bound)
+        draws = _draw(candidates, [params[row] for row, _ in bound], [uniforms[row] for row, _ in bound])
+        for (row, ids), draw in zip(bound, draws, strict=True):
+            results[row] = _of_ids(draw, ids) if isinstance(draw, Draw) else draw
+    return [result for result in results if result is not None]
+
+
+def _candidate_logits(logits: Tensor, bound: Sequence[tuple[int, np.ndarray]]) -> Tensor:
+    """The logits of every row's ids, padded with -inf: [B, C]."""
+    size = max(len(ids) for _, ids in bound)
+    columns = np.zeros((len(bound), size), dtype=np.int64)
+    padding = np.ones((len(bound), size), dtype=np.bool_)
+    for index, (_, ids) in enumerate(bound):
+        columns[index, : len(ids)] = ids
+        padding[index, : len(ids)] = False
+    device = logits.device
+    rows = torch.tensor([row for row, _ in bound], device=device)
+    values = logits[rows[:, None], torch.from_numpy(columns).to(device)].float()
+    return values.masked_fill(torch.from_numpy(padding).to(device), float("-inf"))
+
+
+def _of_ids(draw: Draw, ids: np.ndarray) -> Draw:
+    support = ids if draw.support is None else ids[draw.support]
+    return Draw(int(ids[draw.token]), draw.logprob, support.astype(np.int32))
+
+
+def _draw(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> list[Draw | SamplingError]:
+    """Draw from ``logits`` [B, C] float32; tokens and supports are columns."""
+    device = logits.device
+    if any(each.temperature != 1.0 for each in params):
+        logits = logits / torch.tensor([[each.temperature] for each in params], device=device)
+    probabilities = logits.softmax(dim=-1)
+    narrow = [row for row, each in enumerate(params) if each.top_p < 1 or each.top_k or each.min_p > 0]
+    if narrow:
+        rows = torch.tensor(narrow, device=device)
+        narrowed = _narrowed(logits[rows].log_softmax(dim=-1), [params[row] for row in narrow])
+        probabilities = probabilities.index_copy(0, rows, narrowed.exp())
+    tokens = _invert(probabilities, torch.tensor(uniforms, dtype=torch.float64, device=device))
+    drawn = probabilities.gather(-1, tokens[:, None])[:, 0].log().tolist()
+    supports = {row: torch.nonzero(probabilities[row])[:, 0].cpu().numpy().astype(np.int32) for row in narrow}
+    return [
+        # NaN, where a logit was NaN or +inf, or all of them -inf
+        Draw(token, logprob, supports.get(row))
+        if logprob == logprob
+        else SamplingError("logits are not numbers (NaN or infinity): nothing can be drawn; check the weights in use")
+        for row, (token, logprob) in enumerate(zip(tokens.tolist(), drawn, strict=True))
+    ]
+
+
+def _invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """Columns [B] at which the cumulative sums of ``probabilities`` [B, C] pass ``uniforms`` [B] of their totals.
+
+    First the block of columns, then the column in it: one cumulative sum in double precision over all of a large
+    vocabulary costs more than everything else about a draw.
+    """
+    num_columns = probabilities.shape[-1]
+    if num_columns <= 2 * BLOCK_COLUMNS:
+        blocks = probabilities[:, None]
+    else:
+        blocks = F.pad(probabilities, (0, -num_columns % BLOCK_COLUMNS)).unflatten(-1, (-1, BLOCK_COLUMNS))
+    sums = blocks.sum(dim=-1).double()
+    ends = sums.cumsum(dim=-1)
+    points = uniforms[:, None] * ends[:, -1:]
+    block = torch.searchsorted(ends, points, right=True).clamp_max(blocks.shape[1] - 1)  # [B, 1]
+    inside = blocks[torch.arange(len(blocks), device=blocks.device), block[:, 0]].double().cumsum(dim=-1)
+    # The block's sum was taken in single precision: scaled, both agree on where the block ends.
+    inside = inside * (sums.gather(-1, block) / inside[:, -1:]) + (ends - sums).gather(-1, block)
+    column = torch.searchsorted(inside, points, right=True)
+    column = torch.minimum(column, torch.searchsorted(inside, inside[:, -1:].contiguous()))  # the last possible one
+    return (block * blocks.shape[-1] + column)[:, 0].clamp_max(num_columns - 1)
+
+
+def _narrowed(logprobs: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """``logprobs`` [B, C], renormalised over what top-k, min-p and then top-p keep; -inf elsewhere.
+
+    Top-p keeps the most probable tokens until their mass reaches ``top_p`` (Holtzman et al. 2019), min-p those of at
+    least ``min_p`` times the most probable one (Nguyen et al. 2024). At least one is kept; of equal ones the first.
+    """
+    device = logprobs.device
+    ordered, order = logprobs.sort(dim=-1, descending=True, stable=True)
+    ranks = torch.arange(logprobs.shape[-1], device=device)
+    num_kept = torch.tensor([[each.top_k or logprobs.shape[-1]] for each in params], device=device)
+    floor = torch.tensor([[each.min_p] for each in params], device=device).log()  # -inf without one
+    dropped = (ranks >= num_kept) | (ordered < ordered[:, :1] + floor)
+    kept = ordered.masked_fill(dropped, float("-inf")).log_softmax(dim=-1)
+    probabilities = kept.exp().double()
+    mass_before = probabilities.cumsum(dim=-1) - probabilities
+    top_ps = torch.tensor([[each.top_p] for each in params], dtype=torch.float64, device=device)
+    beyond = (mass_before >= top_ps) & (top_ps < 1.0)
+    beyond[:, 0] = False
+    kept = kept.masked_fill(beyond, float("-inf")).log_softmax(dim=-1)
+    return torch.empty_like(kept).scatter_(-1, order, kept)

@@ -1,0 +1,167 @@
+"""What an engine should have sampled from, computed by ``transformers`` and PEFT alone: one sequence at a time.
+
+Legend: R completion tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from grpo_core.lora.store import AdapterStore
+from grpo_core.model import Policy
+from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
+from grpo_core.types import Adapter, Completion, Float32, Int32, PolicyVersion
+
+RANK, ALPHA = 4, 8.0  # of the adapters that it makes; not equal, so that a lost alpha/rank shows
+SLACK = 1e-3  # nats, or probability mass: what lies so close to a limit may fall on either side of it
+
+
+class Teacher:
+    """Publishes random adapters of ``run``, and says what the policy with one of them is. Version 0 is the base."""
+
+    def __init__(self, policy: Policy, store: AdapterStore, run: str) -> None:
+        self._policy = policy
+        self._store = store
+        self._run = run
+        inside = {id(module) for module in policy.decoder.modules()}
+        self._linears = {
+            name: module
+            for name, module in policy.model.named_modules()
+            if isinstance(module, nn.Linear) and id(module) in inside
+        }
+        self._number = 0
+        self._model: Any = policy.model  # with version ``_number`` on it
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the linear modules of the decoder, which an adapter can be for."""
+        return tuple(sorted({name.rpartition(".")[2] for name in self._linears}))
+
+    def publish(self, targets: tuple[str, ...], update_size: float = 0.2) -> int:
+        """The new version of a random adapter for ``targets`` in every layer.
+
+        Its update of a weight has ``update_size`` times the weight's Frobenius norm.
+        """
+        latest = self._store.latest(self._run)
+        version = PolicyVersion(self._run, latest.number + 1 if latest is not None else 1)
+        generator = torch.Generator().manual_seed(version.number)
+        tensors: dict[str, Tensor] = {}
+        for name, linear in self._linears.items():
+            if name.rpartition(".")[2] not in targets:
+                continue
+            down = torch.randn(RANK, linear.in_features, generator=generator) / linear.in_features**0.5
+            up = torch.randn(linear.out_features, RANK, generator=generator)
+            size = float((up @ down).norm()) * ALPHA / RANK
+            tensors[f"{name}.lora_A.weight"] = down
+            tensors[f"{name}.lora_B.weight"] = up * (update_size * float(linear.weight.float().norm()) / size)
+        self._store.publish(Adapter(version, self._policy.fingerprint, RANK, ALPHA, targets, tensors))
+        return version.number
+
+    def forget_before(self, number: int) -> None:
+        """Remove the versions older than ``number`` from the store."""
+        versions = self._store.versions(self._run)
+        self._store.prune(self._run, keep_last=sum(version.number >= number for version in versions))
+
+    @torch.inference_mode()
+    def logits(self, completion: Completion, number: int) -> Tensor:
+        """Logits [R, V] in float64 that version ``number`` has for each token of ``completion``, before temperature."""
+        ids = np.concatenate([completion.prompt_ids, completion.completion_ids]).astype(np.int64)
+        input_ids = torch.from_numpy(ids)[None].to(self._policy.device)
+        logits = self._load(number)(input_ids=input_ids, use_cache=False).logits[0]
+        return logits[len(completion.prompt_ids) - 1 : -1].double().cpu()
+
+    def logprobs(self, completion: Completion, number: int) -> Float32:
+        """Log-probabilities [R] of ``completion`` under version ``number``; 0 where the token was forced.
+
+        Temperature and support are the ones that ``completion`` has.
+        """
+        return score(self.logits(completion, number), completion)
+
+    @torch.inference_mode()
+    def greedy(self, prompt_ids: Int32, number: int, max_tokens: int, stop_id: int) -> list[int]:
+        """What ``transformers.generate`` continues ``prompt_ids`` with, without sampling."""
+        input_ids = torch.from_numpy(prompt_ids.astype(np.int64))[None].to(self._policy.device)
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=max_tokens,
+            eos_token_id=stop_id,
+            pad_token_id=stop_id,
+            repetition_penalty=1.0,  # some checkpoints come with another one
+        )
+        ids = self._load(number).generate(
+            input_ids=input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config
+        )
+        return ids[0, len(prompt_ids) :].tolist()
+
+    def _load(self, number: int) -> Any:
+        """The model with version ``number`` on it, unmerged, as PEFT reads it from the store's folder."""
+        if number != self._number:
+            if self._number != 0:
+                self._model.unload()
+            self._number, self._model = 0, self._policy.model
+        if number != self._number:
+            folder = self._store.folder_of(PolicyVersion(self._run, number))
+            self._model = PeftModel.from_pretrained(self._model, folder, torch_device=str(self._policy.device)).eval()
+            self._number = number
+        return self._model
+
+
+def score(logits: Tensor, completion: Completion) -> Float32:
+    """Log-probabilities [R] of ``completion`` from its ``logits`` [R, V]; 0 where the token was forced."""
+    scaled = logits / completion.temperature
+    scores = np.zeros(len(completion.completion_ids), dtype=np.float32)
+    for index in np.flatnonzero(completion.completion_mask).tolist():
+        row, token = scaled[index], int(completion.completion_ids[index])
+        support = row if completion.allowed_ids is None else row[completion.allowed_ids[index].astype(np.int64)]
+        scores[index] = float(row[token] - support.logsumexp(dim=0))
+    return scores
+
+
+def support_problem(logits: Tensor, request: GenerationRequest, completion: Completion) -> str | None:
+    """What is wrong with the support and the forced tokens that ``completion`` records, if anything is.
+
+    ``logits`` [R, V] are those of the version that it was sampled from.
+    """
+    sampling = request.sampling
+    if request.constraint is None and sampling.top_p == 1 and not sampling.top_k and not sampling.min_p:
+        is_free = completion.allowed_ids is None and bool(completion.completion_mask.all())
+        return None if is_free else "a free completion has forced tokens or a support"
+    if completion.allowed_ids is None:
+        return "no allowed_ids recorded, though not every token could be drawn"
+    cursor = request.constraint.start() if request.constraint is not None else None
+    for index, token in enumerate(completion.completion_ids.tolist()):
+        row = logits[index] / sampling.temperature
+        if cursor is not None:
+            allowed = cursor.allowed()
+            if token not in allowed:
+                return f"token {index}: {token} is not what the constraint allows"
+            if bool(completion.completion_mask[index]) != (len(allowed) > 1):
+                return f"token {index}: forced by the constraint, or so recorded, but not both"
+            row = torch.full_like(row, float("-inf")).index_copy_(0, torch.tensor(allowed), row[torch.tensor(allowed)])
+            cursor.advance(token)
+        recorded = set(completion.allowed_ids[index].tolist())
+        if not _kept(row, sampling, -SLACK) <= recorded <= _kept(row, sampling, SLACK):
+            return f"token {index}: its {len(recorded)} allowed_ids are not those that the sampling parameters leave"
+    return None
+
+
+def _kept(row: Tensor, sampling: SamplingParams, slack: float) -> set[int]:
+    """Ids that top-k, min-p and then top-p leave of ``row`` [V]: rather more with ``slack`` above 0, less below."""
+    logprobs, order = row.log_softmax(dim=0).sort(descending=True)
+    is_kept = logprobs > float("-inf")
+    if sampling.top_k:
+        last, next_one = sampling.top_k - 1, sampling.top_k
+        limit = logprobs[last if slack > 0 else next_one] if next_one < len(row) else -torch.inf
+        is_kept &= logprobs >= limit - slack
+    if sampling.min_p:
+        is_kept &= logprobs >= logprobs[0] + np.log(sampling.min_p) - slack
+    if sampling.top_p < 1:
+        mass = logprobs.masked_fill(~is_kept, float("-inf")).softmax(dim=0)
+        is_kept &= mass.cumsum(dim=0) - mass < sampling.top_p + slack
+    return set(order[is_kept].tolist())

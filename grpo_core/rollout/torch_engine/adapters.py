@@ -1,0 +1,135 @@
+"""LoRA at sampling time: one adapter merged into a second copy of the weights, others as low-rank updates per row.
+
+Merged weights cost nothing per token. The low-rank path serves rows of several versions in one pass over the base
+weights: those that began before a swap, and requests that name a version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from grpo_core.errors import AdapterError
+from grpo_core.rollout.torch_engine.weights import DecoderWeights, LayerWeights, Linear, Place
+from grpo_core.types import Adapter
+
+FEW_ROWS, MANY_ROWS = 16, 512  # between them the order of a product matters on a CPU
+LINEARS = ("qkv", "output", "gate_up", "down")
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """The update of one module: ``up @ down``, with alpha/rank in ``up`` (Hu et al. 2021, eq. 3)."""
+
+    place: Place
+    down: Tensor  # [rank, in] float32
+    up: Tensor  # [out, rank] float32
+
+
+Updates = Mapping[tuple[int, str], Sequence[LowRank]]  # by layer and linear
+
+
+@dataclass(frozen=True, slots=True)
+class RowUpdates:
+    """``updates`` hold for rows ``start:stop`` of the tokens of a pass."""
+
+    start: int
+    stop: int
+    updates: Updates
+
+
+def read_updates(adapter: Adapter, weights: DecoderWeights, fingerprint: str) -> Updates:
+    """The updates of ``adapter`` on the device of ``weights``.
+
+    Raises:
+        AdapterError: it was trained on another base model, or names modules or shapes that this one does not have.
+    """
+    if adapter.base_fingerprint != fingerprint:
+        raise AdapterError(
+            f"adapter {adapter.version.name} was trained on base model {adapter.base_fingerprint}, this one is "
+            f"{fingerprint}; use the adapter's own model, or publish under another run name"
+        )
+    updates: dict[tuple[int, str], list[LowRank]] = {}
+    for key in sorted(adapter.tensors):
+        name, is_down, _ = key.partition(".lora_A.weight")
+        if not is_down:
+            continue
+        place = weights.places.get(name)
+        if place is None:
+            raise AdapterError(f"adapter {adapter.version.name}: the model has no linear module {name!r}; retrain it")
+        device = weights.embedding.device
+        down = adapter.tensors[key].to(device, torch.float32)
+        up = adapter.tensors[f"{name}.lora_B.weight"].to(device, torch.float32) * (adapter.alpha / adapter.rank)
+        expected = (place.stop - place.start, weights.layers[place.layer].linear(place.linear).weight.shape[1])
+        if (up.shape[0], down.shape[1]) != expected:
+            raise AdapterError(
+                f"adapter {adapter.version.name}: {name} has shape {(up.shape[0], down.shape[1])}, the model "
+                f"{expected}; use the adapter's own model"
+            )
+        updates.setdefault((place.layer, place.linear), []).append(LowRank(place, down, up))
+    return updates
+
+
+class MergedWeights:
+    """A second copy of the linear maps that adapters change, and all else shared with the base."""
+
+    def __init__(self, base: DecoderWeights) -> None:
+        self._base = base
+        self._copies: dict[tuple[int, str], Tensor] = {}
+        self._changed: dict[tuple[int, str], set[Place]] = {}
+
+    @torch.inference_mode()
+    def merge(self, updates: Updates) -> DecoderWeights:
+        """The base with ``updates`` added. It holds until the next call, which writes into the same copy."""
+        for key in {*updates, *self._changed}:
+            self._write(key, updates.get(key, ()))
+        layers = tuple(self._layer(index, layer) for index, layer in enumerate(self._base.layers))
+        return replace(self._base, layers=layers)
+
+    def _write(self, key: tuple[int, str], updates: Sequence[LowRank]) -> None:
+        base = self._base.layers[key[0]].linear(key[1]).weight
+        if key not in self._copies:
+            self._copies[key] = base.clone()
+        copy = self._copies[key]
+        places = {update.place for update in updates}
+        for place in self._changed.get(key, set()) - places:  # the adapter before changed it, this one does not
+            copy[place.start : place.stop] = base[place.start : place.stop]
+        for update in updates:
+            rows = slice(update.place.start, update.place.stop)
+            if base.dtype == torch.float32:
+                torch.addmm(base[rows], update.up, update.down, out=copy[rows])
+            else:
+                copy[rows] = torch.addmm(base[rows].float(), update.up, update.down)
+        self._changed[key] = places
+
+    def _layer(self, index: int, layer: LayerWeights) -> LayerWeights:
+        changed = {
+            name: Linear(self._copies[index, name], layer.linear(name).bias)
+            for name in LINEARS
+            if (index, name) in self._copies
+        }
+        return replace(layer, **changed)
+
+
+def multiply(x: Tensor, linear: Linear) -> Tensor:
+    """``linear`` of ``x`` [T, in]: [T, out]."""
+    if x.device.type != "cpu" or not FEW_ROWS <= len(x) <= MANY_ROWS:
+        return F.linear(x, linear.weight, linear.bias)
+    # The same product with the weights on the left: for a batch of sequences MKL's kernel is up to twice as fast.
+    y = torch.mm(linear.weight, x.T).T
+    return y if linear.bias is None else y + linear.bias
+
+
+def apply_linear(x: Tensor, linear: Linear, key: tuple[int, str], rows: Sequence[RowUpdates]) -> Tensor:
+    """``linear`` of ``x`` [T, in], and the low-rank updates of the rows that have some: [T, out]."""
+    y = multiply(x, linear)
+    for each in rows:
+        part = slice(each.start, each.stop)
+        for update in each.updates.get(key, ()):
+            change = (x[part].float() @ update.down.T) @ update.up.T
+            y[part, update.place.start : update.place.stop] += change.to(y.dtype)
+    return y

@@ -1,0 +1,78 @@
+"""The next tokens of every draft: drawn where there is a choice, taken where a constraint forces them.
+
+Legend: B drafts, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grpo_core.errors import ConstraintError, GrpoError, SamplingError
+from grpo_core.rollout.draft import Draft
+from grpo_core.rollout.sampling import Draw, draw_tokens
+from grpo_core.rollout.torch_engine.decoder import apply_head
+from grpo_core.rollout.torch_engine.weights import DecoderWeights
+
+NARROW_HEAD = 4  # the head is applied to the allowed ids alone when they are fewer than V over this
+
+
+def choose_tokens(
+    weights: DecoderWeights, drafts: Sequence[Draft], hidden: Tensor, *, jump_forward: bool
+) -> dict[Draft, GrpoError]:
+    """Append to each draft its next token after ``hidden`` [B, hidden], and the forced run that follows.
+
+    The head runs only for drafts with a choice. Those that can have no next token get none, and are returned.
+    """
+    choosing: list[int] = []
+    allowed: list[Sequence[int] | None] = []
+    errors: dict[Draft, GrpoError] = {}
+    for index, draft in enumerate(drafts):
+        draft.take_forced(whole_run=jump_forward)
+        if draft.pending:
+            continue
+        ids = draft.cursor.allowed() if draft.cursor is not None else None
+        if ids is not None and not len(ids):
+            errors[draft] = ConstraintError(
+                f"constraint after {len(draft.tokens)} tokens: no continuation is allowed; give every line an end"
+            )
+            continue
+        choosing.append(index)
+        allowed.append(ids)
+    if not choosing:
+        return errors
+    states = hidden if len(choosing) == len(hidden) else hidden[torch.tensor(choosing, device=hidden.device)]
+    chosen = [drafts[index] for index in choosing]
+    for draft, draw in zip(chosen, _draw(weights, chosen, states, allowed), strict=True):
+        if isinstance(draw, SamplingError):
+            errors[draft] = draw
+            continue
+        draft.take(draw)
+        if jump_forward:
+            draft.take_forced(whole_run=True)
+    return errors
+
+
+def _draw(
+    weights: DecoderWeights, drafts: Sequence[Draft], states: Tensor, allowed: Sequence[Sequence[int] | None]
+) -> list[Draw | SamplingError]:
+    params, uniforms = [draft.request.sampling for draft in drafts], [draft.uniform for draft in drafts]
+    bound = [np.asarray(ids) for ids in allowed if ids is not None]
+    if len(bound) == len(drafts):
+        union = np.unique(np.concatenate(bound))
+        if len(union) * NARROW_HEAD < len(weights.head.weight):
+            logits = apply_head(weights, states, torch.from_numpy(union.astype(np.int64)).to(states.device))
+            columns = [np.searchsorted(union, ids) for ids in bound]
+            return [_of_ids(draw, union) for draw in draw_tokens(logits, params, uniforms, columns)]
+    return draw_tokens(apply_head(weights, states), params, uniforms, allowed)
+
+
+def _of_ids(draw: Draw | SamplingError, ids: np.ndarray) -> Draw | SamplingError:
+    if isinstance(draw, SamplingError):
+        return draw
+    assert draw.support is not None
+    return replace(draw, token=int(ids[draw.token]), support=ids[draw.support].astype(np.int32))

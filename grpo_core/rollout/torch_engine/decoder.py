@@ -1,0 +1,80 @@
+"""The forward pass of Qwen2, Qwen3 and Llama over a flat list of tokens; who attends to what is the caller's plan.
+
+Legend: T tokens of this pass, H query heads, K key heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from grpo_core.rollout.torch_engine.adapters import RowUpdates, apply_linear, multiply
+from grpo_core.rollout.torch_engine.weights import DecoderWeights, LayerWeights, Linear
+
+
+class Attention(Protocol):
+    """Which keys each token of one pass sees, and where its own are kept."""
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """``queries`` [T, H, D], ``keys`` and ``values`` [T, K, D], rotated; returns [T, H * D]."""
+        ...
+
+
+def forward(
+    weights: DecoderWeights,
+    token_ids: Tensor,
+    positions: Tensor,
+    attention: Attention,
+    updates: Sequence[RowUpdates] = (),
+) -> Tensor:
+    """Hidden states [T, hidden], normalised for the head, of ``token_ids`` [T] at ``positions`` [T]."""
+    hidden = weights.embedding[token_ids]
+    angles = positions[:, None].float() * weights.inverse_frequencies
+    cosine = (angles.cos() * weights.rotary_scaling).to(hidden.dtype)[:, None]  # [T, 1, D / 2]
+    sine = (angles.sin() * weights.rotary_scaling).to(hidden.dtype)[:, None]
+    for index, layer in enumerate(weights.layers):
+        normed = F.rms_norm(hidden, hidden.shape[-1:], layer.attention_norm, weights.epsilon)
+        queries, keys, values = _queries_keys_values(weights, index, normed, cosine, sine, updates)
+        attended = attention.attend(index, queries, keys, values)
+        hidden = hidden + apply_linear(attended, layer.output, (index, "output"), updates)
+        normed = F.rms_norm(hidden, hidden.shape[-1:], layer.mlp_norm, weights.epsilon)
+        hidden = hidden + _mlp(layer, index, normed, updates)
+    return F.rms_norm(hidden, hidden.shape[-1:], weights.final_norm, weights.epsilon)
+
+
+def _queries_keys_values(
+    weights: DecoderWeights, index: int, x: Tensor, cosine: Tensor, sine: Tensor, updates: Sequence[RowUpdates]
+) -> tuple[Tensor, Tensor, Tensor]:
+    layer, num_heads, num_key_heads = weights.layers[index], weights.num_heads, weights.num_key_heads
+    qkv = apply_linear(x, layer.qkv, (index, "qkv"), updates).view(len(x), -1, weights.head_size)
+    rotating = qkv[:, : num_heads + num_key_heads]
+    if layer.query_norm is not None and layer.key_norm is not None:
+        size = (weights.head_size,)
+        queries = F.rms_norm(rotating[:, :num_heads], size, layer.query_norm, weights.epsilon)
+        keys = F.rms_norm(rotating[:, num_heads:], size, layer.key_norm, weights.epsilon)
+        rotating = torch.cat([queries, keys], dim=1)
+    rotated = _rotate(rotating, cosine, sine)
+    return rotated[:, :num_heads], rotated[:, num_heads:], qkv[:, num_heads + num_key_heads :]
+
+
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary position embedding of ``x`` [T, heads, D], halves paired (Su et al. 2021)."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+
+
+def _mlp(layer: LayerWeights, index: int, x: Tensor, updates: Sequence[RowUpdates]) -> Tensor:
+    gate, up = apply_linear(x, layer.gate_up, (index, "gate_up"), updates).chunk(2, dim=-1)
+    return apply_linear(F.silu(gate) * up, layer.down, (index, "down"), updates)
+
+
+def apply_head(weights: DecoderWeights, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
+    """Logits [B, V] of ``hidden`` [B, hidden]; with ``ids`` [C] those of these ids only, [B, C]."""
+    head = weights.head
+    if ids is not None:
+        head = Linear(head.weight[ids], None if head.bias is None else head.bias[ids])
+    return multiply(hidden, head)

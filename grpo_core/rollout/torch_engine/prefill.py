@@ -1,0 +1,82 @@
+"""Read prompts: what of them is not computed yet, in passes of bounded size, siblings and shared beginnings once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.profiler import record_function
+
+from grpo_core.rollout.torch_engine.adapters import RowUpdates
+from grpo_core.rollout.torch_engine.attention import PromptAttention, PromptChunk
+from grpo_core.rollout.torch_engine.decoder import forward
+from grpo_core.rollout.torch_engine.prefix_cache import PrefixCache, PrefixNode
+from grpo_core.rollout.torch_engine.versions import VersionWeights
+
+
+def is_prefilled(leaf: PrefixNode) -> bool:
+    """Whether all of the prompt that ends at ``leaf`` has been read."""
+    return leaf.end_hidden is not None and all(node.is_ready for node in leaf.path())
+
+
+def next_chunks(leaves: Sequence[PrefixNode], max_tokens: int) -> list[PromptChunk]:
+    """What to read next of the prompts that end at ``leaves``: at most ``max_tokens``, earlier prompts first."""
+    chunks: list[PromptChunk] = []
+    planned: dict[PrefixNode, int] = {}  # tokens that are ready once the chunks so far are read
+    left = max_tokens
+    for leaf in dict.fromkeys(leaves):
+        before: list[PrefixNode] = []
+        for node in leaf.path():
+            ready = planned.get(node, node.num_ready)
+            stop = min(node.num_tokens, ready + left)
+            if stop > ready:
+                # Nodes before it may be read in this very pass: keys are stored layer by layer, in order.
+                chunks.append(PromptChunk(node, list(before), ready, stop))
+                left -= stop - ready
+            planned[node] = max(ready, stop)
+            if planned[node] < node.num_tokens:
+                return chunks
+            before.append(node)
+        if leaf.end_hidden is None and leaf.is_ready and leaf not in planned_ends(chunks) and left > 0:
+            # Another prompt went on from here: the keys are there, only the end's hidden state was never kept.
+            chunks.append(PromptChunk(leaf, before[:-1], leaf.num_tokens - 1, leaf.num_tokens, keep=False))
+            left -= 1
+        if left <= 0:
+            return chunks
+    return chunks
+
+
+def planned_ends(chunks: Sequence[PromptChunk]) -> set[PrefixNode]:
+    return {chunk.node for chunk in chunks if chunk.stop == chunk.node.num_tokens}
+
+
+def read_chunks(
+    chunks: Sequence[PromptChunk], version: VersionWeights, cache: PrefixCache, device: torch.device
+) -> None:
+    """Compute ``chunks`` in one pass."""
+    for chunk in chunks:
+        cache.allocate(chunk.node)
+    ids = np.concatenate([chunk.node.tokens[chunk.start : chunk.stop] for chunk in chunks]).astype(np.int64)
+    starts = [(chunk.node.start + chunk.start, chunk.num_tokens) for chunk in chunks]
+    positions = np.concatenate([np.arange(start, start + num) for start, num in starts])
+    updates = [RowUpdates(0, len(ids), version.updates)] if version.updates is not None else []
+    with record_function("prefill"):
+        hidden = forward(
+            version.weights,
+            torch.from_numpy(ids).to(device),
+            torch.from_numpy(positions).to(device),
+            PromptAttention(chunks, device),
+            updates,
+        )
+    _mark_ready(chunks, hidden)
+
+
+def _mark_ready(chunks: Sequence[PromptChunk], hidden: Tensor) -> None:
+    last = -1
+    for chunk in chunks:
+        last += chunk.num_tokens
+        chunk.node.num_ready = max(chunk.node.num_ready, chunk.stop)
+        if chunk.stop == chunk.node.num_tokens:
+            chunk.node.end_hidden = hidden[last].clone()

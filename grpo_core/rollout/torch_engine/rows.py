@@ -1,0 +1,185 @@
+"""The sequences that decode together, and the keys and values that are their own.
+
+A row reads its prompt from the nodes that it shares with others, and keeps what follows in a slot of a preallocated
+cache. Short or unshared ends of a prompt are copied into the slot: one dense product for all rows then costs less than
+one per node.
+
+Legend: B slots, K key heads, S own tokens, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grpo_core.rollout.draft import Draft
+from grpo_core.rollout.torch_engine.prefix_cache import PrefixNode, gather
+from grpo_core.rollout.torch_engine.weights import DecoderWeights
+
+MIN_SHARED_TOKENS = 64  # shorter ends of a prompt are copied into the slots of their rows
+MAX_COPIED_TOKENS = 1024  # so are longer ones, up to this, when a single row reads them
+COMPACT_BELOW = 0.75  # free slots are closed up once fewer than this share is in use
+OWN_STEP_TOKENS = 16  # slots grow by multiples of this
+
+
+@dataclass(eq=False)
+class Row:
+    """A draft in its slot. Positions below ``num_shared`` are in the nodes before ``leaf``'s end, the rest its own."""
+
+    draft: Draft
+    leaf: PrefixNode
+    num_shared: int
+    num_own: int  # own tokens whose keys and values are computed
+    max_own: int
+
+    def nodes(self) -> list[PrefixNode]:
+        """What it reads of the prefix cache now; a node may have been split since the last time."""
+        return [node for node in self.leaf.path() if node.end <= self.num_shared]
+
+
+def plan_rows(drafts: Sequence[tuple[Draft, PrefixNode]]) -> list[Row]:
+    """Rows for drafts whose prompts are ready; which part of each prompt is shared is decided here."""
+    num_readers: dict[PrefixNode, int] = {}
+    for _, leaf in drafts:
+        for node in leaf.path():
+            num_readers[node] = num_readers.get(node, 0) + 1
+    rows: list[Row] = []
+    for draft, leaf in drafts:
+        nodes = leaf.path()
+        while nodes and _is_copied(nodes[-1], len(draft.request.prompt_ids), num_readers[nodes[-1]]):
+            nodes.pop()
+        num_shared = nodes[-1].end if nodes else 0
+        num_copied = len(draft.request.prompt_ids) - num_shared
+        rows.append(Row(draft, leaf, num_shared, num_copied, num_copied + draft.budget))
+    return rows
+
+
+def _is_copied(node: PrefixNode, num_prompt: int, num_readers: int) -> bool:
+    if num_readers == 1:
+        return num_prompt - node.start <= MAX_COPIED_TOKENS
+    return num_prompt - node.start < MIN_SHARED_TOKENS
+
+
+class RowBatch:
+    """Slots for rows. ``keys[layer]`` and ``values[layer]`` are [B, K, S, D]; ``rows[slot]`` is None where free."""
+
+    def __init__(self, weights: DecoderWeights) -> None:
+        self._weights = weights
+        self.max_own = 0  # tokens of the longest slot so far
+        self.rows: list[Row | None] = []
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    @property
+    def num_rows(self) -> int:
+        return sum(row is not None for row in self.rows)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*self.keys, *self.values))
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Give every row a slot, siblings next to each other, and copy the ends of the prompts that are not shared."""
+        self._reserve(len(rows), max(row.max_own for row in rows))
+        slots = self._free_run(len(rows))
+        for slot, row in zip(slots, rows, strict=True):
+            self.rows[slot] = row
+        copied: dict[tuple[PrefixNode, int], list[int]] = {}
+        for slot, row in zip(slots, rows, strict=True):
+            if row.num_own:
+                copied.setdefault((row.leaf, row.num_shared), []).append(slot)
+        for (leaf, num_shared), targets in copied.items():
+            self._copy_prompt([node for node in leaf.path() if node.start >= num_shared], targets)
+
+    def remove(self, row: Row) -> None:
+        self.rows[self.rows.index(row)] = None
+
+    def wipe(self, row: Row) -> None:
+        """Zero the slot of ``row``: what is not a number there would reach the next row in it."""
+        slot = self.rows.index(row)
+        for tensor in (*self.keys, *self.values):
+            tensor[slot] = 0
+
+    def take_from(self, other: RowBatch) -> None:
+        """Move all rows of ``other`` here, as they stand."""
+        moved = [(slot, row) for slot, row in enumerate(other.rows) if row is not None]
+        if moved:
+            self._reserve(len(moved), max(row.max_own for _, row in moved))
+            slots = self._free_run(len(moved))
+            for slot, (source, row) in zip(slots, moved, strict=True):
+                self.rows[slot] = row
+                for layer in range(len(self.keys)):
+                    self.keys[layer][slot, :, : row.num_own] = other.keys[layer][source, :, : row.num_own]
+                    self.values[layer][slot, :, : row.num_own] = other.values[layer][source, :, : row.num_own]
+        other.clear()
+
+    def clear(self) -> None:
+        self.rows, self.keys, self.values, self.max_own = [], [], [], 0
+
+    def compact(self) -> None:
+        """Close up free slots once they are a good part; give the memory back when no row is left."""
+        num_rows = self.num_rows
+        if num_rows == 0:
+            self.clear()
+        elif num_rows < COMPACT_BELOW * len(self.rows):
+            kept = [slot for slot, row in enumerate(self.rows) if row is not None]
+            index = torch.tensor(kept, device=self.keys[0].device)
+            self.rows = [self.rows[slot] for slot in kept]
+            self.keys = [keys[index] for keys in self.keys]
+            self.values = [values[index] for values in self.values]
+
+    def _reserve(self, num_rows: int, max_own: int) -> None:
+        """Room for ``num_rows`` more, of up to ``max_own`` own tokens."""
+        self.max_own = max(self.max_own, max_own)
+        size = rounded_tokens(self.max_own)
+        has_room = self.keys and self.keys[0].shape[2] >= size and self._has_free_run(num_rows)
+        if has_room:
+            return
+        kept = [slot for slot, row in enumerate(self.rows) if row is not None]
+        weights = self._weights
+        shape = (len(kept) + num_rows, weights.num_key_heads, size, weights.head_size)
+        for tensors in (self.keys, self.values):
+            for layer in range(len(weights.layers)):
+                # Zeros: what a free slot or an unused place holds meets a weight of 0, and must not be NaN.
+                grown = weights.embedding.new_zeros(shape)
+                if kept:
+                    old = tensors[layer]
+                    grown[: len(kept), :, : old.shape[2]] = old[torch.tensor(kept, device=old.device)]
+                if layer < len(tensors):
+                    tensors[layer] = grown
+                else:
+                    tensors.append(grown)
+        self.rows = [self.rows[slot] for slot in kept] + [None] * num_rows
+
+    def _has_free_run(self, size: int) -> bool:
+        return _find_run(self.rows, size) is not None
+
+    def _free_run(self, size: int) -> list[int]:
+        start = _find_run(self.rows, size)
+        assert start is not None
+        return list(range(start, start + size))
+
+    def _copy_prompt(self, nodes: list[PrefixNode], slots: list[int]) -> None:
+        for layer in range(len(self.keys)):
+            keys, values = gather(nodes, layer)
+            index = torch.tensor(slots, device=keys.device)
+            self.keys[layer][index, :, : keys.shape[1]] = keys
+            self.values[layer][index, :, : values.shape[1]] = values
+
+
+def rounded_tokens(num_tokens: int) -> int:
+    """Tokens of a slot that holds ``num_tokens``."""
+    return -(-num_tokens // OWN_STEP_TOKENS) * OWN_STEP_TOKENS
+
+
+def _find_run(rows: Sequence[Row | None], size: int) -> int | None:
+    """Where ``size`` free slots begin that lie side by side."""
+    length = 0
+    for slot, row in enumerate(rows):
+        length = length + 1 if row is None else 0
+        if length == size:
+            return slot - size + 1
+    return None

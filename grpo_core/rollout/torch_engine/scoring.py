@@ -1,0 +1,113 @@
+"""Log-probabilities of finished completions under the base model, teacher-forced, the prompt of siblings read once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.profiler import record_function
+
+from grpo_core.rollout.draft import Draft
+from grpo_core.rollout.torch_engine.attention import RowAttention, Scratch
+from grpo_core.rollout.torch_engine.decoder import apply_head, forward
+from grpo_core.rollout.torch_engine.prefill import is_prefilled, next_chunks, read_chunks
+from grpo_core.rollout.torch_engine.prefix_cache import PrefixCache, PrefixNode
+from grpo_core.rollout.torch_engine.rows import Row, RowBatch, plan_rows
+from grpo_core.rollout.torch_engine.versions import VersionWeights
+from grpo_core.rollout.torch_engine.weights import DecoderWeights
+from grpo_core.types import Float32
+
+HEAD_CHUNK_TOKENS = 1024
+
+
+class ReferenceScorer:
+    """Scores with the base weights. Its prompts stay in the prefix cache as those of version 0."""
+
+    def __init__(self, base: DecoderWeights, cache: PrefixCache, device: torch.device, max_tokens: int) -> None:
+        self._base = base
+        self._cache = cache
+        self._device = device
+        self._max_tokens = max_tokens
+        self._scratch = Scratch()
+        self.num_tokens = 0  # that went through the model
+
+    def score(self, drafts: Sequence[Draft]) -> list[Float32]:
+        """Log-probabilities [R] of each finished draft's tokens, same temperature and support; 0 where forced."""
+        leaves = [self._cache.acquire(0, draft.request.prompt_ids) for draft in drafts]
+        try:
+            while not all(map(is_prefilled, leaves)):
+                chunks = next_chunks(leaves, self._max_tokens)
+                read_chunks(chunks, VersionWeights(self._base, None), self._cache, self._device)
+                self.num_tokens += sum(chunk.num_tokens for chunk in chunks)
+            results: list[Float32] = []
+            for part in self._parts(drafts):
+                results.extend(self._score_part(drafts[part], leaves[part]))
+            return results
+        finally:
+            for leaf in leaves:
+                self._cache.release(leaf)
+
+    def _parts(self, drafts: Sequence[Draft]) -> list[slice]:
+        """Consecutive drafts of at most ``max_tokens`` tokens together, one draft at least."""
+        parts: list[slice] = []
+        start, num_tokens = 0, 0
+        for index, draft in enumerate(drafts):
+            if index > start and num_tokens + len(draft.tokens) > self._max_tokens:
+                parts.append(slice(start, index))
+                start, num_tokens = index, 0
+            num_tokens += len(draft.tokens)
+        return [*parts, slice(start, len(drafts))]
+
+    def _score_part(self, drafts: Sequence[Draft], leaves: Sequence[PrefixNode]) -> list[Float32]:
+        rows = plan_rows(list(zip(drafts, leaves, strict=True)))
+        batch = RowBatch(self._base)
+        batch.add(rows)
+        slots = [row for row in batch.rows if row is not None]
+        assert len(slots) == len(batch.rows), "a new batch has no free slots"
+        with record_function("score"):
+            states = self._read(batch, slots)
+        scores = {row.draft: self._logprobs(row.draft, states[row]) for row in rows}
+        return [scores[draft] for draft in drafts]
+
+    def _read(self, batch: RowBatch, rows: Sequence[Row]) -> dict[Row, Tensor]:
+        """The hidden states [R, hidden] that predict each row's tokens."""
+        # The last token predicts nothing any more; a row of one token still takes part, with that token.
+        inputs = [row.draft.tokens[: max(1, len(row.draft.tokens) - 1)] for row in rows]
+        attention = RowAttention(batch, [len(ids) for ids in inputs], self._scratch)
+        ids = torch.tensor([token for each in inputs for token in each], device=self._device)
+        hidden = forward(self._base, ids, attention.positions, attention)
+        self.num_tokens += len(ids)
+        states: dict[Row, Tensor] = {}
+        first = 0
+        for row, each in zip(rows, inputs, strict=True):
+            end = row.leaf.end_hidden
+            assert end is not None
+            states[row] = torch.cat([end[None], hidden[first : first + len(each)]])[: len(row.draft.tokens)]
+            first += len(each)
+        return states
+
+    def _logprobs(self, draft: Draft, states: Tensor) -> Float32:
+        result = np.zeros(len(draft.tokens), dtype=np.float32)
+        chosen = [place for place, forced in enumerate(draft.forced) if not forced]
+        for start in range(0, len(chosen), HEAD_CHUNK_TOKENS):
+            places = chosen[start : start + HEAD_CHUNK_TOKENS]
+            logits = apply_head(self._base, states[torch.tensor(places, device=self._device)]).float()
+            logits = logits / draft.request.sampling.temperature
+            supports = [draft.supports[place] for place in places]
+            if supports[0] is not None:
+                logits = logits + _outside(supports, logits)
+            targets = torch.tensor([draft.tokens[place] for place in places], device=self._device)
+            scores = logits.log_softmax(dim=-1).gather(-1, targets[:, None])[:, 0]
+            result[places] = scores.cpu().numpy()
+        return result
+
+
+def _outside(supports: Sequence[np.ndarray | None], like: Tensor) -> Tensor:
+    """0 inside each token's support, -inf outside: [tokens, V]."""
+    mask = torch.full(like.shape, float("-inf"))
+    for row, support in enumerate(supports):
+        assert support is not None
+        mask[row, torch.from_numpy(support.astype(np.int64))] = 0.0
+    return mask.to(like.device)

@@ -1,0 +1,163 @@
+"""The weights of a ``transformers`` decoder, laid out for sampling: one matrix where several read the same input.
+
+Legend: H query heads, K key heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grpo_core.errors import ModelError
+from grpo_core.model import Policy
+
+STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
+
+
+@dataclass(slots=True)
+class Linear:
+    """``y = x W^T + b``."""
+
+    weight: Tensor  # [out, in]
+    bias: Tensor | None  # [out]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One decoder layer. The linear maps are replaced as a whole when an adapter is merged into them."""
+
+    attention_norm: Tensor
+    qkv: Linear  # [(H + 2K) * D, hidden]
+    query_norm: Tensor | None  # [D], Qwen3
+    key_norm: Tensor | None
+    output: Linear  # [hidden, H * D]
+    mlp_norm: Tensor
+    gate_up: Linear  # [2 * intermediate, hidden]
+    down: Linear  # [hidden, intermediate]
+
+    def linear(self, name: str) -> Linear:
+        return {"qkv": self.qkv, "output": self.output, "gate_up": self.gate_up, "down": self.down}[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a module's weight lies: rows ``start:stop`` of the ``linear`` of ``layer``."""
+
+    layer: int
+    linear: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    """A whole decoder. ``places`` has every linear module by its name in the model, for adapters."""
+
+    embedding: Tensor  # [V, hidden]
+    layers: tuple[LayerWeights, ...]
+    final_norm: Tensor
+    head: Linear  # [V, hidden]
+    inverse_frequencies: Tensor  # [D / 2], of the rotary embedding
+    rotary_scaling: float
+    epsilon: float
+    num_heads: int
+    num_key_heads: int
+    head_size: int
+    places: dict[str, Place]
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * len(self.layers) * self.num_key_heads * self.head_size * self.embedding.element_size()
+
+
+def fuse_weights(policy: Policy) -> DecoderWeights:
+    """The weights of ``policy``, a Qwen2, Qwen3 or Llama. Its modules become views of them: nothing is held twice.
+
+    Raises:
+        ModelError: the model's positions or activations are not those that this decoder computes.
+    """
+    config: Any = policy.model.config
+    rotary: Any = policy.decoder.rotary_emb
+    if rotary.rope_type not in STATIC_ROPE:
+        raise ModelError(
+            f"model with rotary positions {rotary.rope_type!r}: the fast engine computes {', '.join(STATIC_ROPE)}; "
+            "use the plain engine"
+        )
+    if config.hidden_act != "silu":
+        raise ModelError(
+            f"model with activation {config.hidden_act!r}: the fast engine computes 'silu'; use the plain engine"
+        )
+    reader = _Reader(policy)
+    layers = tuple(_fuse_layer(reader, index) for index in range(policy.num_layers))
+    return DecoderWeights(
+        embedding=reader.tensor("embed_tokens.weight"),
+        layers=layers,
+        final_norm=reader.tensor("norm.weight"),
+        head=reader.head(),
+        inverse_frequencies=rotary.inv_freq.float(),
+        rotary_scaling=float(rotary.attention_scaling),
+        epsilon=config.rms_norm_eps,
+        num_heads=config.num_attention_heads,
+        num_key_heads=config.num_key_value_heads,
+        head_size=len(layers[0].qkv.weight) // (config.num_attention_heads + 2 * config.num_key_value_heads),
+        places=reader.places,
+    )
+
+
+def _fuse_layer(reader: _Reader, index: int) -> LayerWeights:
+    layer = f"layers.{index}"
+    attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
+    return LayerWeights(
+        attention_norm=reader.tensor(f"{layer}.input_layernorm.weight"),
+        qkv=reader.fuse(index, "qkv", [f"{attention}.{name}" for name in ("q_proj", "k_proj", "v_proj")]),
+        query_norm=reader.optional(f"{attention}.q_norm.weight"),
+        key_norm=reader.optional(f"{attention}.k_norm.weight"),
+        output=reader.fuse(index, "output", [f"{attention}.o_proj"]),
+        mlp_norm=reader.tensor(f"{layer}.post_attention_layernorm.weight"),
+        gate_up=reader.fuse(index, "gate_up", [f"{mlp}.gate_proj", f"{mlp}.up_proj"]),
+        down=reader.fuse(index, "down", [f"{mlp}.down_proj"]),
+    )
+
+
+class _Reader:
+    """Reads the decoder of ``policy`` by the names of its parts, and notes where each linear module went."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._prefix = next(name for name, module in policy.model.named_modules() if module is policy.decoder)
+        self._linears = {
+            name: module for name, module in policy.decoder.named_modules() if isinstance(module, nn.Linear)
+        }
+        for parameter in policy.model.parameters():
+            # What a checkpoint was loaded into may be pages of its file, all of which stay while one tensor uses them.
+            parameter.data = parameter.data.clone()
+        self._tensors = {name: parameter.data for name, parameter in policy.decoder.named_parameters()}
+        assert isinstance(policy.head, nn.Linear)
+        self._head = policy.head
+        self.places: dict[str, Place] = {}
+
+    def tensor(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def optional(self, name: str) -> Tensor | None:
+        return self._tensors.get(name)
+
+    def head(self) -> Linear:
+        return Linear(self._head.weight.data, None if self._head.bias is None else self._head.bias.data)
+
+    def fuse(self, layer: int, linear: str, names: Sequence[str]) -> Linear:
+        """One linear map that computes what the modules of ``names`` do."""
+        modules = [self._linears[name] for name in names]
+        weight = torch.cat([module.weight.data for module in modules])
+        biases = [module.bias.data for module in modules if module.bias is not None]
+        start = 0
+        for name, module in zip(names, modules, strict=True):
+            stop = start + len(module.weight)
+            module.weight.data = weight[start:stop]
+            self.places[f"{self._prefix}.{name}"] = Place(layer, linear, start, stop)
+            start = stop
+        return Linear(weight, torch.cat(biases) if biases else None)

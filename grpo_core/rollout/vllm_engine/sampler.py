@@ -1,0 +1,183 @@
+"""The part that runs in vLLM's process: draws every token itself, and says from which distribution.
+
+vLLM's own sampler cannot hold the numerics contract. It reports no support, its structured outputs allow tokenisations
+that the tokenizer never makes, and a seeded request whose prompt is read in chunks ends its CPU engine. So this logits
+processor draws with the code that the torch engine draws with, and leaves vLLM one token to choose from.
+
+Legend: B rows of vLLM's batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from vllm.v1.sample.logits_processor.builtin import process_dict_updates  # pyright: ignore[reportMissingImports]
+from vllm.v1.sample.logits_processor.interface import LogitsProcessor  # pyright: ignore[reportMissingImports]
+
+from grpo_core.errors import ConstraintError, SamplingError
+from grpo_core.model import Tokenizer, load_tokenizer
+from grpo_core.rollout.sampling import Draw, draw_tokens
+from grpo_core.rollout.vllm_engine.task import ARGS_KEY, Record, SamplingTask, ScoringTask, unpack_task
+
+
+class _SamplingRow:
+    """One request that draws. ``output_ids`` is vLLM's own list, which grows."""
+
+    def __init__(self, task: SamplingTask, output_ids: list[int], record: Record) -> None:
+        self.task = task
+        self.allowed: Sequence[int] | None = None
+        self._output_ids = output_ids
+        self._record = record
+        self._cursor = task.constraint.start() if task.constraint is not None else None
+        self._num_walked = 0
+        self._uniforms = np.random.default_rng(task.sampling.seed).random(task.max_tokens)
+
+    @property
+    def uniform(self) -> float:
+        return float(self._uniforms[len(self._output_ids)])
+
+    def settle(self) -> int | None:
+        """The next token, when there is nothing to choose; else None, and ``allowed`` is what to choose from."""
+        if self._record.error is not None:
+            return self.task.end_id
+        if self._cursor is None:
+            return None
+        try:
+            while self._num_walked < len(self._output_ids):
+                self._cursor.advance(self._output_ids[self._num_walked])
+                self._num_walked += 1
+        except ConstraintError as error:
+            self._record.error = error
+        if self._record.error is not None or self._cursor.finished:
+            return self.task.end_id
+        self.allowed = self._cursor.allowed()
+        if len(self.allowed) > 1:
+            return None
+        self._record.add(len(self._output_ids), 0.0, np.array(self.allowed, dtype=np.int32), forced=True)
+        return self.allowed[0]
+
+    def take(self, draw: Draw | SamplingError) -> int:
+        if isinstance(draw, SamplingError):
+            self._record.error = draw
+            return self.task.end_id
+        self._record.add(len(self._output_ids), draw.logprob, draw.support)
+        return draw.token
+
+
+class _ScoringRow:
+    """One request whose tokens are known."""
+
+    def __init__(self, task: ScoringTask, output_ids: list[int], record: Record) -> None:
+        self.task = task
+        self._output_ids = output_ids
+        self._record = record
+
+    @property
+    def token(self) -> int:
+        return int(self.task.completion_ids[len(self._output_ids)])
+
+    @property
+    def allowed(self) -> np.ndarray | None:
+        support = self.task.allowed_ids
+        return support[len(self._output_ids)].astype(np.int64) if support is not None else None
+
+    def take(self, logprob: float) -> None:
+        self._record.add(len(self._output_ids), logprob)
+
+
+class ExactSampler(LogitsProcessor):
+    """A vLLM logits processor: leaves each of our requests the one token that was drawn for it."""
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        self._model: str = vllm_config.model_config.model
+        self._rows: dict[int, _SamplingRow | _ScoringRow] = {}
+        self._records: dict[int, Record] = {}
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self._model)
+
+    def update_state(self, batch_update: Any) -> None:
+        process_dict_updates(self._rows, batch_update, self._join)
+
+    def take_records(self, tickets: list[int]) -> list[dict[str, Any]]:
+        """What these requests drew, and forget it. One that never got to draw has an empty record."""
+        return [self._records.pop(ticket, Record()).pack() for ticket in tickets]
+
+    def apply(self, logits: Tensor) -> Tensor:
+        tokens: dict[int, int] = {}
+        drawing: dict[int, _SamplingRow] = {}
+        scoring: dict[int, _ScoringRow] = {}
+        for index, row in self._rows.items():
+            if isinstance(row, _ScoringRow):
+                scoring[index] = row
+            elif (token := row.settle()) is not None:
+                tokens[index] = token
+            else:
+                drawing[index] = row
+        if drawing:
+            tokens |= _draw(logits, drawing)
+        if scoring:
+            tokens |= _score(logits, scoring)
+        if tokens:
+            rows = torch.tensor(list(tokens), device=logits.device)
+            logits.index_fill_(0, rows, float("-inf"))
+            logits[rows, torch.tensor(list(tokens.values()), device=logits.device)] = 0.0
+        return logits
+
+    def _join(self, params: Any, prompt_ids: object, output_ids: list[int]) -> _SamplingRow | _ScoringRow | None:
+        if ARGS_KEY not in (params.extra_args or {}):
+            return None
+        task = unpack_task(params.extra_args, lambda: self._tokenizer)
+        record = self._records.setdefault(task.ticket, Record())
+        if isinstance(task, ScoringTask):
+            return _ScoringRow(task, output_ids, record)
+        return _SamplingRow(task, output_ids, record)
+
+
+class RecordReader:
+    """Adds ``take_records`` to vLLM's worker, so that the engine can call it."""
+
+    model_runner: Any
+
+    def take_records(self, tickets: list[int]) -> list[dict[str, Any]]:
+        processors = self.model_runner.input_batch.logitsprocs.all
+        (sampler,) = (processor for processor in processors if isinstance(processor, ExactSampler))
+        return sampler.take_records(tickets)
+
+
+def _draw(logits: Tensor, rows: dict[int, _SamplingRow]) -> dict[int, int]:
+    draws = draw_tokens(
+        logits[torch.tensor(list(rows), device=logits.device)],
+        [row.task.sampling for row in rows.values()],
+        [row.uniform for row in rows.values()],
+        [row.allowed for row in rows.values()],
+    )
+    return {index: row.take(draw) for (index, row), draw in zip(rows.items(), draws, strict=True)}
+
+
+def _score(logits: Tensor, rows: dict[int, _ScoringRow]) -> dict[int, int]:
+    """Log-softmax over temperature and support, at the tokens that are known."""
+    device = logits.device
+    temperatures = torch.tensor([[row.task.temperature] for row in rows.values()], device=device)
+    scaled = logits[torch.tensor(list(rows), device=device)].float() / temperatures
+    for place, row in enumerate(rows.values()):
+        if (allowed := row.allowed) is not None:
+            ids = torch.from_numpy(allowed).to(device)
+            kept = scaled[place, ids]
+            scaled[place] = float("-inf")
+            scaled[place, ids] = kept
+    tokens = {index: row.token for index, row in rows.items()}
+    targets = torch.tensor([[token] for token in tokens.values()], device=device)
+    logprobs = scaled.log_softmax(dim=-1).gather(-1, targets)[:, 0].tolist()
+    for row, logprob in zip(rows.values(), logprobs, strict=True):
+        row.take(logprob)
+    return tokens

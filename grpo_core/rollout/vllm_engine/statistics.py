@@ -1,0 +1,47 @@
+"""What vLLM says about its own work, iteration by iteration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm.v1.metrics.loggers import StatLoggerBase  # pyright: ignore[reportMissingImports]
+
+
+class IterationStatistics(StatLoggerBase):
+    """Sums over vLLM's iterations. Written by its event loop, read by anyone."""
+
+    def __init__(self) -> None:
+        self.num_decode_steps = 0  # iterations in which a request went on after its prompt
+        self.num_generated_tokens = 0
+        self.num_preemptions = 0  # requests that lost their place in the key-value cache, and were computed again
+        self.busy_s = 0.0  # from the start of the first iteration to the end of the last, idle time left out
+        self.kv_cache_share = 0.0  # of the key-value cache, held by requests after the last iteration
+        self._last_s: float | None = None
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.num_generated_tokens / self.busy_s if self.busy_s > 0 else 0.0
+
+    def begin(self, now_s: float) -> None:
+        """A request came at ``now_s``; the clock runs from there when it stood."""
+        if self._last_s is None:
+            self._last_s = now_s
+
+    def record(
+        self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: object = None, engine_idx: int = 0
+    ) -> None:
+        if iteration_stats is None:
+            return
+        self.num_generated_tokens += iteration_stats.num_generation_tokens
+        self.num_decode_steps += bool(iteration_stats.inter_token_latencies_iter)
+        self.num_preemptions += iteration_stats.num_preempted_reqs
+        now_s = iteration_stats.iteration_timestamp
+        if self._last_s is not None:
+            self.busy_s += max(0.0, now_s - self._last_s)
+        if scheduler_stats is not None:
+            self.kv_cache_share = scheduler_stats.kv_cache_usage
+            num_left = scheduler_stats.num_running_reqs + scheduler_stats.num_waiting_reqs
+            self._last_s = now_s if num_left else None
+
+    def log_engine_initialized(self) -> None:
+        pass
