@@ -31,7 +31,7 @@ def commands() -> tuple[str, ...]:
     lines = [line for step in steps for line in step.get("run", "").splitlines()]
     lines += (PROJECT_FOLDER / ".ci/run").read_text(encoding="utf-8").splitlines()
     found = [re.sub(r"\$\{\{ matrix\.phase \}\}", "2", line.partition("uv run ")[2]) for line in lines]
-    found = [re.sub(r"^--extra trl ", "", command) for command in found]
+    found = [re.sub(r"^--extra [a-z-]+ ", "", command.removesuffix("\\").strip()) for command in found]
     return tuple(sorted({command for command in found if command}))
 
 
@@ -76,9 +76,9 @@ def test_only_known_tools_are_run():
 @pytest.mark.parametrize("command", [command for command in commands() if command.startswith("pytest ")])
 def test_pytest_knows_the_options(tmp_path: Path, command: str):
     (tmp_path / "test_one.py").write_text(
-        "import pytest\n@pytest.mark.phase2\ndef test_phase(): ...\ndef test_it(): ..."
+        "import pytest\n@pytest.mark.phase2\n@pytest.mark.vllm\ndef test_phase(): ...\ndef test_it(): ..."
     )
-    (tmp_path / "pytest.ini").write_text("[pytest]")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = vllm")
     (tmp_path / "grpo-home").mkdir()
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench/thresholds.toml").write_bytes((PROJECT_FOLDER / "bench/thresholds.toml").read_bytes())

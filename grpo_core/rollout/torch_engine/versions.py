@@ -35,6 +35,7 @@ class Versions:
         self._merger = MergedWeights(base)
         self._merged = base
         self._num_holds: Counter[int] = Counter()
+        self._active_updates: Updates = {}
         self._updates: dict[int, Updates] = {}
         self._pins: dict[int, ExitStack] = {}
 
@@ -51,10 +52,11 @@ class Versions:
             hit, load_ms = loaded.hit, loaded.load_ms
             start = time.perf_counter()
             if number != self.active:
-                updates = self._updates.get(number) or read_updates(loaded.adapter, self.base, self._fingerprint)
+                updates = read_updates(loaded.adapter, self.base, self._fingerprint)
         if number != self.active:
             self._merged = self._merger.merge(updates) if updates is not None else self.base
             self.active = number
+            self._active_updates = updates or {}
             self.num_swaps += number != 0
         return AdapterSwap(number, cache_hit=hit, load_ms=load_ms, swap_ms=(time.perf_counter() - start) * 1e3)
 
@@ -64,7 +66,10 @@ class Versions:
         Raises:
             AdapterError: as ``activate``.
         """
-        if number != 0 and number not in self._updates:
+        if number not in self._updates and number in (0, self.active):
+            self._updates[number] = self._active_updates if number else {}
+            self._pins[number] = ExitStack()
+        elif number not in self._updates:
             pin = ExitStack()
             with pin:
                 adapter = pin.enter_context(self._adapters.pinned(PolicyVersion(self._run, number)))
@@ -78,9 +83,8 @@ class Versions:
         if self._num_holds[number] > 0:
             return False
         del self._num_holds[number]
-        if number != 0:
-            del self._updates[number]
-            self._pins.pop(number).close()
+        del self._updates[number]
+        self._pins.pop(number).close()
         return True
 
     def is_held(self, number: int) -> bool:
@@ -88,7 +92,7 @@ class Versions:
 
     def updates_of(self, number: int) -> Updates:
         """What version ``number``, which is held, adds to the base weights."""
-        return self._updates[number] if number else {}
+        return self._updates[number]
 
     def weights_of(self, number: int) -> VersionWeights:
         """How to run version ``number``, which is active or held."""

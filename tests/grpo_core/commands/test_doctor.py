@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ from grpo_core.rollout.protocol import Outcome
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 
 Doctor = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def keep_log_level() -> Iterator[None]:
+    """The command line sets it for the whole process."""
+    logger = logging.getLogger("grpo_core")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture
