@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,11 @@ class Tokenizer:
         self._tokenizer = tokenizer
         assert isinstance(tokenizer.eos_token_id, int)
         self.stop_id: int = tokenizer.eos_token_id
+
+    @property
+    def backend(self) -> Any:
+        """The ``tokenizers.Tokenizer`` beneath, whose calls are not counted."""
+        return self._tokenizer.backend_tokenizer  # pyright: ignore[reportAttributeAccessIssue]
 
     def encode(self, text: str) -> Int32:
         """Ids [T] of ``text``, without special tokens."""

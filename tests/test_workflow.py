@@ -76,7 +76,7 @@ def test_only_known_tools_are_run():
 @pytest.mark.parametrize("command", [command for command in commands() if command.startswith("pytest ")])
 def test_pytest_knows_the_options(tmp_path: Path, command: str):
     (tmp_path / "test_one.py").write_text(
-        "import pytest\n@pytest.mark.phase2\n@pytest.mark.vllm\ndef test_phase(): ...\ndef test_it(): ..."
+        "import pytest\n@pytest.mark.phase2\ndef test_phase(): ...\n@pytest.mark.vllm\ndef test_it(): ..."
     )
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = vllm")
     (tmp_path / "grpo-home").mkdir()

@@ -50,6 +50,7 @@ class Sample:
     num_tokens: int  # of all completions
     seconds: float
     num_prefill_tokens: int | None = None  # prompt tokens that were computed, where the arm counts them
+    decode_seconds: float | None = None  # without the first step, which reads the prompts, where the arm has steps
 
     @property
     def tokens_per_second(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bench.rollout_arms.arm import Sample
 from bench.rollout_arms.rounds import FREE, ORDERS, Timed, select
 from pytest_grpo.stats import interval
 
@@ -62,7 +63,8 @@ class Comparison:
     key: str
     kind: str
     other: str
-    at_least: float
+    at_least: float | None = None
+    decode_only: bool = False  # without the reading of prompts
 
 
 COMPARISONS = (
@@ -71,6 +73,7 @@ COMPARISONS = (
     Comparison("tokens_per_second_vs_vllm", FREE, "vllm", 2),
     Comparison("constrained_vs_trl", ORDERS, "trl", 20),
     Comparison("jump_forward_gain", ORDERS, "no_jump_forward", 2),
+    Comparison("jump_forward_decode_gain", ORDERS, "no_jump_forward", decode_only=True),
 )
 
 
@@ -98,8 +101,17 @@ def _ratio(samples: Sequence[Timed], comparison: Comparison, num_sequences: int)
     rounds = sorted(ours.keys() & theirs.keys())
     if not rounds:
         return None
-    ratios = [ours[number].sample.tokens_per_second / theirs[number].sample.tokens_per_second for number in rounds]
-    return Figure.of(ratios, "ratio", at_least=comparison.at_least)
+    speeds = [[_speed(of[number].sample, comparison) for number in rounds] for of in (ours, theirs)]
+    ratios = [mine / its for mine, its in zip(*speeds, strict=True)]
+    return replace(Figure.of(ratios, "ratio"), at_least=comparison.at_least)
+
+
+def _speed(sample: Sample, comparison: Comparison) -> float:
+    """Tokens per second."""
+    if not comparison.decode_only:
+        return sample.tokens_per_second
+    assert sample.decode_seconds is not None, "the arms that are compared so have steps"
+    return sample.num_tokens / sample.decode_seconds
 
 
 def _prefill_per_group(samples: Sequence[Timed], num_sequences: int) -> Figure:

@@ -12,7 +12,7 @@ from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model import Policy, load_policy, load_tokenizer
 from grpo_core.rollout.constraint import LineConstraint
-from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
+from grpo_core.rollout.protocol import GenerationRequest, SamplingParams, completions_or_error
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from pytest_grpo.systems.trl_trainer import now
 
@@ -45,12 +45,20 @@ class TorchArm:
         self.next_version()
         before = self.engine.counters
         start = now()
-        completions = self.engine.generate(requests(work))
-        seconds = now() - start
+        asked = requests(work)
+        for request in asked:
+            self.engine.submit(request)
+        outcomes = self.engine.step()  # while nothing decodes, it reads all prompts
+        prompts_read = now()
+        while len(outcomes) < len(asked):
+            outcomes += self.engine.step()
+        end = now()
+        completions = completions_or_error([outcome.result for outcome in outcomes])
         return Sample(
             num_tokens=sum(len(completion.completion_ids) for completion in completions),
-            seconds=seconds,
+            seconds=end - start,
             num_prefill_tokens=(self.engine.counters - before).num_prefill_tokens,
+            decode_seconds=end - prompts_read,
         )
 
     def close(self) -> None:

@@ -20,11 +20,11 @@ def completion_budget(request: GenerationRequest) -> int:
     return request.sampling.max_tokens
 
 
-def check_request(request: GenerationRequest, max_context_tokens: int) -> None:
+def check_request(request: GenerationRequest, max_context_tokens: int, vocab_size: int) -> None:
     """
     Raises:
-        PromptError: the prompt is empty, or does not fit the context together with what may be generated, or nothing
-            may be generated.
+        PromptError: the prompt is empty, holds ids that are not the model's, or does not fit the context together with
+            what may be generated, or nothing may be generated.
         SamplingError: a sampling parameter is out of its range.
     """
     check_sampling(request.sampling)
@@ -33,6 +33,12 @@ def check_request(request: GenerationRequest, max_context_tokens: int) -> None:
         raise PromptError(f"max_tokens {num_completion}: nothing could be generated; allow at least 1")
     if num_prompt == 0:
         raise PromptError("prompt of 0 tokens: at least 1 is needed; give the policy something to read")
+    least, most = int(request.prompt_ids.min()), int(request.prompt_ids.max())
+    if least < 0 or most >= vocab_size:
+        raise PromptError(
+            f"prompt with token id {least if least < 0 else most}: the model's ids are 0 to {vocab_size - 1}; encode "
+            "the text with the model's own tokenizer"
+        )
     if num_prompt + num_completion > max_context_tokens:
         raise PromptError(
             f"prompt of {num_prompt} tokens and up to {num_completion} to generate: the model's context is "

@@ -124,7 +124,7 @@ class PlainEngine:
         return completions_or_error(run_requests(self, requests))
 
     def _start(self, request: GenerationRequest) -> _Work:
-        check_request(request, self._policy.max_context_tokens)
+        check_request(request, self._policy.max_context_tokens, self._policy.vocab_size)
         number = self.policy_version if request.policy_version is None else request.policy_version
         adapter = self._active if number == self.policy_version else self._load(number)[0]
         stop_ids = () if request.sampling.ignore_stop else (self._stop_id, *request.sampling.stop_ids)

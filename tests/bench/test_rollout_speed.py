@@ -28,6 +28,7 @@ KEYS = {
     "tokens_per_second_vs_vllm",
     "constrained_vs_trl",
     "jump_forward_gain",
+    "jump_forward_decode_gain",
     "prefill_tokens_per_group",
     "prompt_tokens",
 }
@@ -50,7 +51,8 @@ class FakeArm:
     def run(self, work: Work) -> Sample:
         self.works.append(work)
         num_tokens = work.num_sequences * (work.num_tokens if work.orders is None else self.num_order_tokens)
-        return Sample(num_tokens, num_tokens * self.seconds_per_token, sum(map(len, work.prompts)))
+        seconds = num_tokens * self.seconds_per_token
+        return Sample(num_tokens, seconds, sum(map(len, work.prompts)), decode_seconds=seconds / 2)
 
     def close(self) -> None:
         pass
@@ -72,7 +74,7 @@ def fake_rounds() -> tuple[dict[str, FakeArm], list[Timed]]:
 
 
 def timed(arm: str, number: int, num_tokens: int, seconds: float, num_sequences: int = 8) -> Timed:
-    sample = Sample(num_tokens, seconds, num_prefill_tokens=100)
+    sample = Sample(num_tokens, seconds, num_prefill_tokens=100, decode_seconds=seconds / 2)
     return Timed(FREE, arm, num_sequences // 8, num_sequences, number, sample, foreign_s=0.0)
 
 
@@ -112,6 +114,7 @@ def test_all_arms_give_all_keys(fake_rounds: tuple[dict[str, FakeArm], list[Time
         "tokens_per_second_vs_vllm": 2,
         "constrained_vs_trl": 10,
         "jump_forward_gain": 3,
+        "jump_forward_decode_gain": 3,
         "prefill_tokens_per_group": 24,
         "prompt_tokens": 24,
     }

@@ -1,7 +1,6 @@
 """Who attends to what while sampling: prompts as they are read, and rows as they grow.
 
-Legend: T tokens of the pass, B slots, H query heads, K key heads, M = H / K, D head size, P prompt columns,
-S own columns.
+Legend: T tokens of the pass, B slots, H query heads, K key heads, M = H / K, D head size, S keys.
 """
 
 from __future__ import annotations
@@ -83,43 +82,32 @@ def _attend_chunk(
     return output[0].transpose(0, 1).reshape(chunk.num_tokens, -1)
 
 
-class Scratch:
-    """Two flat buffers that every layer and step uses again; allocating them each time costs more than filling them."""
-
-    def __init__(self) -> None:
-        self._scores = torch.empty(0)
-        self._weights = torch.empty(0)
-
-    def views(self, shape: tuple[int, int, int], like: Tensor) -> tuple[Tensor, Tensor]:
-        size = shape[0] * shape[1] * shape[2]
-        if self._scores.numel() < size or self._scores.dtype != like.dtype or self._scores.device != like.device:
-            self._scores, self._weights = like.new_empty(size), like.new_empty(size)
-        return self._scores[:size].view(shape), self._weights[:size].view(shape)
-
-
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """Tokens ``start:stop`` of the pass read all of ``node``."""
+    """Tokens ``start:stop`` of the pass read all of ``node``, the first node of their prompt or a later one."""
 
     node: PrefixNode
     start: int
     stop: int
 
+    @property
+    def is_first(self) -> bool:
+        return self.node.start == 0
+
 
 class RowAttention:
     """New tokens of every slot, ``counts[slot]`` of them, over the nodes that they share and what is their own.
 
-    A node is read once for all the rows that share it. All scores of a token stand in one line, prompt columns before
-    own ones, so that one softmax over the line is exact.
+    A node is read once for all the rows that share it. Each part of a token's keys gives an output and the logarithm of
+    its weights' sum, from which the parts are put together exactly (Milakov and Gimelshein 2018).
     """
 
-    def __init__(self, batch: RowBatch, counts: Sequence[int], scratch: Scratch) -> None:
+    def __init__(self, batch: RowBatch, counts: Sequence[int]) -> None:
         self._batch = batch
-        self._scratch = scratch
         device = batch.keys[0].device
         owns = [row.num_own if row is not None else 0 for row in batch.rows]
         self._num_slots, self._most = len(counts), max(counts)
-        self._segments, self._num_columns = _segments(batch, counts)
+        self._segments = _segments(batch, counts)
         slots = [slot for slot, count in enumerate(counts) for _ in range(count)]
         offsets = [offset for count in counts for offset in range(count)]
         places = [owns[slot] + offset for slot, offset in zip(slots, offsets, strict=True)]
@@ -129,75 +117,86 @@ class RowAttention:
         self._places = torch.tensor(places, device=device)  # where each token's keys go in its slot
         self.positions = self._places + torch.tensor([shared[slot] for slot in slots], device=device)
         self._width = max(places) + 1
-        beyond = torch.arange(self._width, device=device) > self._places[:, None]
-        self._beyond = beyond[:, None, None, :] if min(places) + 1 < self._width else None  # [T, 1, 1, S]
-        self._has_gaps = any(length < self._num_columns for length in shared)
+        self._bias = self._own_bias(min(places) + 1 == self._width)
+
+    def _own_bias(self, sees_all: bool) -> Tensor | None:
+        """0 where a token sees an own key, -inf where not, [B, 1, most, S]; None when all see all."""
+        if sees_all and self._most == 1:
+            return None
+        dtype, device = self._batch.keys[0].dtype, self._slots.device
+        last = torch.zeros(self._num_slots, self._most, dtype=torch.long, device=device)  # padding sees the first key
+        last[self._slots, self._offsets] = self._places
+        beyond = torch.arange(self._width, device=device) > last[..., None]
+        bias = torch.zeros(beyond.shape, dtype=dtype, device=device).masked_fill_(beyond, float("-inf"))
+        return bias[:, None]
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         own_keys, own_values = self._batch.keys[layer], self._batch.values[layer]
         own_keys[self._slots, :, self._places] = keys
         own_values[self._slots, :, self._places] = values
         num, heads, size = queries.shape
-        key_heads = keys.shape[1]
-        asked = (queries * size**-0.5).view(num, key_heads, heads // key_heads, size)
-        to_own = self._own_scores(asked, own_keys)
-        if self._beyond is not None:
-            to_own = to_own.masked_fill_(self._beyond, float("-inf"))
-        if not self._segments:
-            return self._own_output(to_own.softmax(dim=-1), own_values).reshape(num, heads * size)
-        scores, weights = self._scratch.views((key_heads, num * asked.shape[2], self._num_columns + self._width), asked)
-        by_head = asked.transpose(0, 1).reshape(key_heads, -1, size)  # [K, T * M, D]
-        self._shared_scores(layer, by_head, scores, asked.shape[2])
-        lines = scores.view(key_heads, num, asked.shape[2], -1)
-        lines[..., self._num_columns :] = to_own.transpose(0, 1)
-        torch.softmax(scores, dim=-1, out=weights)
-        shared = self._shared_output(layer, weights, by_head, asked.shape[2])
-        own_weights = weights.view(lines.shape)[..., self._num_columns :].transpose(0, 1)
-        output = self._own_output(own_weights, own_values) + shared.view(key_heads, num, -1, size).transpose(0, 1)
+        asked = queries.reshape(num, keys.shape[1], -1, size)  # [T, K, M, D]
+        output, weight = self._attend_own(asked, own_keys, own_values)
+        if self._segments:
+            shared, shared_weight = self._attend_shared(layer, asked)
+            share = torch.sigmoid(shared_weight - weight)[..., None]
+            output = torch.lerp(output, shared, share.to(output.dtype))
         return output.reshape(num, heads * size)
 
-    def _shared_scores(self, layer: int, by_head: Tensor, scores: Tensor, group: int) -> None:
-        if self._has_gaps:
-            scores[..., : self._num_columns] = float("-inf")
+    def _attend_own(self, asked: Tensor, own_keys: Tensor, own_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Output [T, K, M, D] and log-weight [T, K, M] of each token's own keys."""
+        _, key_heads, group, size = asked.shape
+        keys, values = (own[: self._num_slots, :, : self._width] for own in (own_keys, own_values))
+        if self._most == 1:
+            return attend_part(asked, keys, values, self._bias)
+        padded = asked.new_zeros(self._num_slots, key_heads, self._most, group, size)
+        padded[self._slots, :, self._offsets] = asked
+        assert self._bias is not None
+        bias = self._bias.repeat_interleave(group, dim=2)
+        output, weight = attend_part(padded.flatten(2, 3), keys, values, bias)
+        by_token = (self._slots, slice(None), self._offsets)
+        return output.unflatten(2, (-1, group))[by_token], weight.unflatten(2, (-1, group))[by_token]
+
+    def _attend_shared(self, layer: int, asked: Tensor) -> tuple[Tensor, Tensor]:
+        """Output [T, K, M, D] and log-weight [T, K, M] of the nodes that each token reads; -inf where it reads none."""
+        num, key_heads, group, size = asked.shape
+        by_head = asked.transpose(0, 1).reshape(1, key_heads, num * group, size)
+        output = torch.zeros_like(by_head)
+        weight = asked.new_full(by_head.shape[:-1], float("-inf"), dtype=torch.float32)
         for segment in self._segments:
             node, rows = segment.node, slice(segment.start * group, segment.stop * group)
             assert node.keys is not None
-            target = scores[:, rows, node.start : node.end]
-            torch.bmm(by_head[:, rows], node.keys[layer].transpose(1, 2), out=target)
-
-    def _shared_output(self, layer: int, weights: Tensor, by_head: Tensor, group: int) -> Tensor:
-        output = torch.zeros_like(by_head)
-        for segment in self._segments:
-            node, rows = segment.node, slice(segment.start * group, segment.stop * group)
             assert node.values is not None
-            output[:, rows].baddbmm_(weights[:, rows, node.start : node.end], node.values[layer])
-        return output
-
-    def _own_scores(self, asked: Tensor, own_keys: Tensor) -> Tensor:
-        """[T, K, M, S] of ``asked`` [T, K, M, D]."""
-        num, key_heads, group, size = asked.shape
-        keys = own_keys[: self._num_slots, :, : self._width].flatten(0, 1)  # [B * K, S, D]
-        if self._most == 1:
-            return torch.bmm(asked.reshape(-1, group, size), keys.transpose(1, 2)).view(num, key_heads, group, -1)
-        padded = asked.new_zeros(self._num_slots, key_heads, self._most, group, size)
-        padded[self._slots, :, self._offsets] = asked
-        scores = torch.bmm(padded.view(len(keys), -1, size), keys.transpose(1, 2))
-        return scores.view(self._num_slots, key_heads, self._most, group, -1)[self._slots, :, self._offsets]
-
-    def _own_output(self, weights: Tensor, own_values: Tensor) -> Tensor:
-        """[T, K, M, D] of ``weights`` [T, K, M, S]."""
-        num, key_heads, group, width = weights.shape
-        values = own_values[: self._num_slots, :, : self._width].flatten(0, 1)
-        if self._most == 1:
-            return torch.bmm(weights.reshape(-1, group, width), values).view(num, key_heads, group, -1)
-        padded = weights.new_zeros(self._num_slots, key_heads, self._most, group, width)
-        padded[self._slots, :, self._offsets] = weights
-        output = torch.bmm(padded.view(len(values), -1, width), values)
-        return output.view(self._num_slots, key_heads, self._most, group, -1)[self._slots, :, self._offsets]
+            part, part_weight = attend_part(by_head[:, :, rows], node.keys[None, layer], node.values[None, layer], None)
+            if not segment.is_first:
+                share = torch.sigmoid(part_weight - weight[:, :, rows])[..., None]
+                part = torch.lerp(output[:, :, rows], part, share.to(part.dtype))
+                part_weight = torch.logaddexp(weight[:, :, rows], part_weight)
+            output[:, :, rows], weight[:, :, rows] = part, part_weight
+        shape = (key_heads, num, group)
+        return output.view(*shape, size).transpose(0, 1), weight.view(shape).transpose(0, 1)
 
 
-def _segments(batch: RowBatch, counts: Sequence[int]) -> tuple[list[_Segment], int]:
-    """Who reads which node, and the number of prompt columns.
+def attend_part(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention over some of the keys there are: the output over them alone, and the log of their weights' sum.
+
+    ``queries`` [N, K, Q, D], ``keys`` and ``values`` [N, K, S, D], ``bias`` [N, 1, Q, S] or None; gives [N, K, Q, D]
+    and [N, K, Q] float32.
+    """
+    if queries.device.type == "cpu":
+        # The operator beneath scaled_dot_product_attention, which does not give the weights' sum.
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        output, weight = flash(queries, keys, values, attn_mask=bias)
+        return output, weight
+    scores = (queries @ keys.transpose(-1, -2)).float() * queries.shape[-1] ** -0.5
+    if bias is not None:
+        scores = scores + bias
+    weight = scores.logsumexp(dim=-1)
+    return (scores - weight[..., None]).exp().to(values.dtype) @ values, weight
+
+
+def _segments(batch: RowBatch, counts: Sequence[int]) -> list[_Segment]:
+    """Who reads which node, the first nodes of all prompts before later ones.
 
     Rows of one node lie side by side but for free slots, which may read along: what they compute is never looked at.
     """
@@ -222,4 +221,4 @@ def _segments(batch: RowBatch, counts: Sequence[int]) -> tuple[list[_Segment], i
                     reach[node] = stop
         first = stop
     segments = [_Segment(node, start, stop) for node, runs in ends.items() for start, stop in runs]
-    return segments, max((node.end for node in ends), default=0)
+    return sorted(segments, key=lambda segment: segment.node.start)

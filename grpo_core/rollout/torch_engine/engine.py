@@ -27,7 +27,7 @@ from grpo_core.rollout.protocol import (
 )
 from grpo_core.rollout.torch_engine.adapters import RowUpdates
 from grpo_core.rollout.torch_engine.admission import Admission, Reading
-from grpo_core.rollout.torch_engine.attention import RowAttention, Scratch
+from grpo_core.rollout.torch_engine.attention import RowAttention
 from grpo_core.rollout.torch_engine.chooser import choose_tokens
 from grpo_core.rollout.torch_engine.decoder import forward
 from grpo_core.rollout.torch_engine.prefill import next_chunks, read_chunks
@@ -71,7 +71,6 @@ class TorchEngine:
         self._scorer = ReferenceScorer(base, self._prefixes, policy.device, prefill_tokens)
         self._merged_rows = RowBatch(base)  # of the active version, on merged weights
         self._base_rows = RowBatch(base)  # of all others, on base weights and low-rank updates
-        self._scratch = Scratch()
         batches = (self._merged_rows, self._base_rows)
         self._admission = Admission(self._prefixes, batches, max_batch_sequences, max_kv_bytes)
         self._unscored: list[Draft] = []
@@ -122,7 +121,7 @@ class TorchEngine:
         version = self._versions.active if request.policy_version is None else request.policy_version
         self._count(num_requests=1)
         try:
-            check_request(request, self._max_context_tokens)
+            check_request(request, self._max_context_tokens, len(self._versions.base.embedding))
             stop_ids = frozenset() if request.sampling.ignore_stop else {self._stop_id, *request.sampling.stop_ids}
             draft = Draft(self._last_ticket, request, version, frozenset(stop_ids))
             self._versions.hold(version)
@@ -247,7 +246,7 @@ class TorchEngine:
         """One forward pass: every row's pending tokens, then its next ones."""
         tokens = [row.draft.pending if row is not None else [0] for row in batch.rows]  # free slots compute along
         counts = [len(each) for each in tokens]
-        attention = RowAttention(batch, counts, self._scratch)
+        attention = RowAttention(batch, counts)
         version = self._versions.weights_of(self._versions.active) if batch is self._merged_rows else None
         weights = version.weights if version is not None else self._versions.base
         updates = [] if version is not None else self._row_updates(batch, counts)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 
 from grpo_core.rollout.draft import Draft
-from grpo_core.rollout.torch_engine.attention import RowAttention, Scratch
+from grpo_core.rollout.torch_engine.attention import RowAttention
 from grpo_core.rollout.torch_engine.decoder import apply_head, forward
 from grpo_core.rollout.torch_engine.prefill import is_prefilled, next_chunks, read_chunks
 from grpo_core.rollout.torch_engine.prefix_cache import PrefixCache, PrefixNode
@@ -30,7 +30,6 @@ class ReferenceScorer:
         self._cache = cache
         self._device = device
         self._max_tokens = max_tokens
-        self._scratch = Scratch()
         self.num_tokens = 0  # that went through the model
 
     def score(self, drafts: Sequence[Draft]) -> list[Float32]:
@@ -75,7 +74,7 @@ class ReferenceScorer:
         """The hidden states [R, hidden] that predict each row's tokens."""
         # The last token predicts nothing any more; a row of one token still takes part, with that token.
         inputs = [row.draft.tokens[: max(1, len(row.draft.tokens) - 1)] for row in rows]
-        attention = RowAttention(batch, [len(ids) for ids in inputs], self._scratch)
+        attention = RowAttention(batch, [len(ids) for ids in inputs])
         ids = torch.tensor([token for each in inputs for token in each], device=self._device)
         hidden = forward(self._base, ids, attention.positions, attention)
         self.num_tokens += len(ids)

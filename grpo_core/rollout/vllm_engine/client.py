@@ -60,6 +60,7 @@ class VllmClient:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise EngineError(f"vLLM does not start ({reason}); its own output says why") from error
         self.max_context_tokens: int = self._llm.vllm_config.model_config.max_model_len
+        self.vocab_size: int = self._llm.vllm_config.model_config.get_vocab_size()
 
     async def _start_vllm(self, options: dict[str, Any]) -> Any:
         arguments = AsyncEngineArgs(

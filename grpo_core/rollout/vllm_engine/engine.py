@@ -129,7 +129,7 @@ class VllmEngine:
         self._ticket += 1
         number = self.policy_version if request.policy_version is None else request.policy_version
         try:
-            check_request(request, self._client.max_context_tokens)
+            check_request(request, self._client.max_context_tokens, self._client.vocab_size)
             adapter = self._adapters.acquire(number)
         except GrpoError as error:
             self._pending[self._ticket] = error

@@ -226,6 +226,8 @@ def test_each_request_fails_for_itself(make_engine: MakeEngine) -> None:
         (request(np.zeros(0, dtype=np.int32)), PromptError),
         (request(prompt(0, 2045)), PromptError),
         (request(prompt(0, 4), max_tokens=0), PromptError),
+        (request(np.array([1, 99999], dtype=np.int32)), PromptError),
+        (request(np.array([1, -1], dtype=np.int32)), PromptError),
         (request(prompt(0, 4), version=9), AdapterNotFoundError),
         (request(prompt(0, 400 * 1024 // per_token), max_tokens=2), CapacityError),
         (GenerationRequest(prompt(0, 4), SamplingParams(0, temperature=0.0)), SamplingError),

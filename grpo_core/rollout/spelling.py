@@ -1,0 +1,119 @@
+"""How a tokenizer writes bytes, and how far back it looks to split them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grpo_core.errors import ConstraintError
+from grpo_core.model import Tokenizer
+from grpo_core.rollout.constraint import Line
+from grpo_core.types import Int32
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+CONTEXT_TOKENS = 6  # to look back from a token, when there is no word or number nearer
+LETTERS_SURE = 4  # into a word, no splitting rule minds how it began
+MAX_CONTEXT_TOKENS = 16  # when the tokenizer does not even split there
+MIN_BATCH = 2048  # texts to encode on all cores; fewer are faster on one
+
+
+class Spelling:
+    """The bytes of each id of a byte-level tokenizer, and the ids that it writes for bytes."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.stop_id = tokenizer.stop_id
+        self._backend: Backend = tokenizer.backend
+        self.bytes_of = _token_bytes(self._backend)
+        self.bytes_of.pop(self.stop_id, None)
+
+    def encode(self, text: bytes) -> Line | None:
+        """The ids of ``text``; None when they spell another one (normalised, or with special tokens)."""
+        ids = tuple(self._backend.encode(text.decode(), add_special_tokens=False).ids)
+        pieces = [self.bytes_of.get(token) for token in ids]
+        return ids if None not in pieces and b"".join(piece for piece in pieces if piece) == text else None
+
+    def encode_all(self, texts: Sequence[bytes]) -> list[list[int]]:
+        """The ids of ``texts``, each cut back to whole characters."""
+        strings = [text.decode(errors="ignore") for text in texts]
+        if len(strings) < MIN_BATCH:
+            return [self._backend.encode(text, add_special_tokens=False).ids for text in strings]
+        return [item.ids for item in self._backend.encode_batch_fast(strings, add_special_tokens=False)]
+
+    @cached_property
+    def matrix(self) -> tuple[NDArray[np.uint8], Int32, Int32]:
+        """Bytes [N, longest], lengths [N] and ids [N] of the tokens, longest first."""
+        ids = sorted(self.bytes_of, key=lambda token: -len(self.bytes_of[token]))
+        lengths = np.array([len(self.bytes_of[token]) for token in ids], dtype=np.int32)
+        matrix = np.zeros((len(ids), int(lengths[0])), dtype=np.uint8)
+        for row, token in enumerate(ids):
+            matrix[row, : lengths[row]] = np.frombuffer(self.bytes_of[token], dtype=np.uint8)
+        return matrix, lengths, np.array(ids, dtype=np.int32)
+
+    def context(self, line: Line, ending: bytes) -> Line:
+        """The end of ``line``, when ``ending`` follows, that decides how a text splits which goes on from there.
+
+        Splitting rules look ahead but not back: they start anew where a piece starts. What follows can still move that
+        place while it is among blanks or marks, or after an apostrophe ("'l", "'ll"), so the end is taken from a word
+        or number on, or from well inside a word.
+        """
+        pieces = [self.bytes_of[token] for token in line]
+        words = self._backend.encode((b"".join(pieces) + ending).decode(errors="ignore")).word_ids
+        into_word = [0]  # bytes of the tokenizer's piece before each token
+        for place in range(1, len(line)):
+            is_same = words[place] == words[place - 1]
+            into_word.append(into_word[-1] + len(pieces[place - 1]) if is_same else 0)
+        for start in range(len(line) - 1, 0, -1):
+            if pieces[start][0] & 0xC0 == 0x80:  # within a character
+                continue
+            text, before = (pieces[place].decode(errors="ignore") for place in (start, start - 1))
+            size, has_letter = len(line) - start, any(map(str.isalpha, text))
+            if into_word[start] == 0:
+                is_after_mark = not before[-1:].isalnum() and not before[-1:].isspace()
+                is_word = has_letter or text[:1].isalnum()
+                stands = size >= CONTEXT_TOKENS or (is_word and not (text[:1].isalnum() and is_after_mark))
+            else:
+                stands = has_letter and into_word[start] >= LETTERS_SURE
+            if stands or size >= MAX_CONTEXT_TOKENS:
+                return line[start:]
+        return line
+
+
+@lru_cache(maxsize=8)
+def spelling_of(tokenizer: Tokenizer) -> Spelling:
+    """The spelling of ``tokenizer``.
+
+    Raises:
+        ConstraintError: its tokens are not byte strings.
+    """
+    return Spelling(tokenizer)
+
+
+def _token_bytes(backend: Backend) -> dict[int, bytes]:
+    """Bytes of each id but those of special tokens.
+
+    A byte-level vocabulary writes each byte as one printable character: itself where it is one, else the next free one
+    from U+0100 on (Radford et al. 2019).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    byte_of = {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+    added = backend.get_added_tokens_decoder()
+    pieces: dict[int, bytes] = {}
+    for text, token in backend.get_vocab(with_added_tokens=True).items():
+        if token in added:
+            if not added[token].special:
+                pieces[token] = text.encode()
+        elif text and all(letter in byte_of for letter in text):
+            pieces[token] = bytes(byte_of[letter] for letter in text)
+        else:
+            raise ConstraintError(
+                f"constraint pattern: the tokenizer's token {text!r} is not a string of bytes; patterns need a "
+                "byte-level BPE tokenizer (Qwen2, Qwen3, Llama 3); give choices instead of a pattern"
+            )
+    return pieces
