@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import signal
 import threading
 import time
@@ -309,6 +310,20 @@ def test_several_agents_and_turns_keep_to_their_choices(rooms: Rooms) -> None:
         ("left", one + two) for one in ("A\n", "B\n", "C D\n") for two in ("E\n", "F\n")
     }
     assert len(answers) > 4
+
+
+def test_an_answer_matches_the_pattern_of_its_observation(rooms: Rooms) -> None:
+    class Patterned(Duel):
+        def observe(self) -> tuple[Observation, ...]:
+            return tuple(replace(item, choices=None, pattern="[ab]{1,2}\n") for item in super().observe())
+
+    factory = ConfiguredFactory(EnvironmentConfig(), "patterned", lambda _: Patterned(horizon=1))
+    turns = turns_of(rooms.collector(factory).collect(0))
+
+    texts = {rooms.tokenizer.decode(turn.completion_ids) for turn in turns}
+    assert len(texts) > 1
+    assert all(re.fullmatch("[ab]{1,2}\n", text) for text in texts)
+    assert all(turn.allowed_ids is not None and turn.finish_reason == "stop" for turn in turns)
 
 
 def test_siblings_start_after_one_opening(rooms: Rooms) -> None:

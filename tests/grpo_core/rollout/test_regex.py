@@ -18,7 +18,7 @@ from grpo_core.model import Tokenizer, load_tokenizer
 from grpo_core.rollout import regex
 from grpo_core.rollout.constraint import Line
 from grpo_core.rollout.regex import RegexConstraint, compile_regex
-from grpo_core.rollout.spelling import spelling_of
+from grpo_core.rollout.spelling import MIN_BATCH, spelling_of
 
 LLAMA_3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -311,7 +311,7 @@ def test_only_allowed_tokens_can_be_taken(tokenizer: Tokenizer) -> None:
 
 def test_many_texts_are_spelled_like_few(tokenizer: Tokenizer) -> None:
     spelling = spelling_of(tokenizer)
-    texts = [f"{number} é".encode() for number in range(spelling.MIN_BATCH)]
+    texts = [f"{number} é".encode() for number in range(MIN_BATCH)]
     assert spelling.encode_all(texts) == [spelling.encode_all([text])[0] for text in texts]
     assert b"".join(spelling.bytes_of[token] for token in spelling.encode_all(texts)[7]) == texts[7]
 

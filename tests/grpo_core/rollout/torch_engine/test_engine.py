@@ -194,6 +194,25 @@ def test_sampling_logprobs_are_those_of_a_plain_forward(
     assert (max(moved) > 0.1) == with_adapter
 
 
+def test_bfloat16_weights_sample_from_almost_the_same_distribution(
+    model_folder: Path, make_adapter: MakeAdapter, tmp_path: Path, plain_model: nn.Module, plain_logprobs: PlainLogprobs
+) -> None:
+    policy = load_policy(ModelConfig(name=str(model_folder), device="cpu", dtype="bfloat16"))
+    store = AdapterStore(tmp_path / "adapters")
+    bench = Bench(policy, store, TorchEngine(policy, STOP_ID, LoRACache(store, 1 << 20, 2), "run"))
+    adapter = make_adapter(policy, targets=("q_proj", "down_proj"), std=0.05)
+    bench.publish_and_use(adapter)
+    requests = [request(prompt(length, length), seed, want_ref=True) for length in (5, 90) for seed in range(3)]
+
+    completions = bench.engine.generate(requests)
+
+    model = peft_model(bench, adapter, plain_model)
+    for completion in completions:
+        with torch.no_grad():
+            expected = plain_logprobs(model, completion).numpy()
+        assert np.abs(completion.sampling_logprobs - expected).max() < 0.1
+
+
 def test_the_reference_of_version_0_is_the_policy_itself(make_bench: MakeBench) -> None:
     completions = make_bench().engine.generate(random_requests(np.random.default_rng(1), 4, want_ref=True))
 

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from grpo_core.rollout.torch_engine.attention import attend_part
+
+
+def by_definition(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    scores = queries.double() @ keys.double().transpose(-1, -2) / queries.shape[-1] ** 0.5
+    if bias is not None:
+        scores = scores + bias.double()
+    return scores.softmax(-1) @ values.double(), scores.logsumexp(-1)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("num_keys", [1, 7, 600])
+@pytest.mark.parametrize("is_biased", [False, True])
+def test_a_part_gives_its_output_and_the_log_of_its_weights(num_keys: int, is_biased: bool) -> None:
+    """The operator beneath is not a public one: this says so when it changes."""
+    queries, keys, values = (random(3, 2, n, 16, seed=n) for n in (4, num_keys, num_keys))
+    bias = None
+    if is_biased:
+        hidden = random(3, 1, 4, num_keys, seed=9) > 0.5
+        hidden[..., 0] = False
+        bias = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))
+
+    output, weight = attend_part(queries, keys, values, bias)
+
+    expected, expected_weight = by_definition(queries, keys, values, bias)
+    assert output.shape == (3, 2, 4, 16)
+    assert weight.shape == (3, 2, 4)
+    torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(weight.double(), expected_weight, atol=1e-5, rtol=0)
+
+
+def test_strided_keys_are_read_as_they_are() -> None:
+    cache = random(5, 2, 40, 8)
+    queries = random(5, 2, 3, 8, seed=1)
+
+    output, _ = attend_part(queries, cache[:, :, :11], cache[:, :, :11], None)
+
+    expected, _ = by_definition(queries, cache[:, :, :11].contiguous(), cache[:, :, :11].contiguous(), None)
+    torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(split=st.integers(1, 29), scale=st.floats(0.1, 30.0), seed=st.integers(0, 1000))
+def test_parts_put_together_are_the_whole(split: int, scale: float, seed: int) -> None:
+    queries, keys, values = (random(1, 2, n, 8, seed=seed + n) for n in (5, 30, 30))
+    queries = queries * scale
+    whole, whole_weight = attend_part(queries, keys, values, None)
+
+    first, first_weight = attend_part(queries, keys[:, :, :split], values[:, :, :split], None)
+    rest, rest_weight = attend_part(queries, keys[:, :, split:], values[:, :, split:], None)
+
+    share = torch.sigmoid(rest_weight - first_weight)[..., None]
+    torch.testing.assert_close(torch.lerp(first, rest, share), whole, atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.logaddexp(first_weight, rest_weight), whole_weight, atol=1e-4, rtol=0)
