@@ -111,17 +111,21 @@ def compact_drops_a_unit(patch: pytest.MonkeyPatch) -> None:
 
 def decoding_forgets_long_prompts(patch: pytest.MonkeyPatch) -> None:
     """While decoding, only the first 512 tokens of a prompt are seen: the mask is of fixed size."""
-    from grpo_core.rollout.torch_engine.attention import RowAttention
+    import torch
 
-    original = RowAttention._own_scores
+    from grpo_core.rollout.torch_engine import attention
 
-    def own_scores(self: RowAttention, asked: Tensor, own_keys: Tensor) -> Tensor:
-        scores = original(self, asked, own_keys)
-        if scores.shape[-1] > SHORT_MASK_TOKENS:  # the prompt of a single sequence lies in its slot
-            scores[..., SHORT_MASK_TOKENS:-1] = float("-inf")
-        return scores
+    original = attention.attend_part
 
-    patch.setattr(RowAttention, "_own_scores", own_scores)
+    def attend_part(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        if keys.shape[2] > SHORT_MASK_TOKENS:
+            if bias is None:
+                bias = torch.zeros(len(keys), 1, queries.shape[2], keys.shape[2])
+            bias = bias.clone()
+            bias[..., SHORT_MASK_TOKENS:-1] = float("-inf")
+        return original(queries, keys, values, bias)
+
+    patch.setattr(attention, "attend_part", attend_part)
 
 
 FAULTS = (
