@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from grpo_core.attention import ATTENTION_NAME
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
+from grpo_core.heap import keep_freed_memory
 from grpo_core.presets import PRESETS, preset_folder
 from grpo_core.types import Int32
 
@@ -143,6 +144,7 @@ def load_tokenizer(name: str) -> Tokenizer:
 def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Policy:
     """The base model of ``config`` on its device, frozen and in evaluation mode.
 
+    On a CPU the process keeps some of the memory that it frees from then on (see ``heap``).
     With ``any_architecture`` one whose attention this code does not drive keeps transformers' own.
 
     Raises:
@@ -178,6 +180,8 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
     model.requires_grad_(False)
     model.eval()
     nn.Module.to(model, device)
+    if device.type == "cpu":
+        keep_freed_memory()
     return Policy(
         name=config.name,
         architecture=model_config.model_type,

@@ -14,7 +14,7 @@ PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 
 VALUES = {"errors", "types"}
 BASE = VALUES | {"config", "home"}
-POLICY = {"attention", "corpus", "dense", "environments", "lora", "model", "packing", "presets"}
+POLICY = {"attention", "corpus", "dense", "environments", "heap", "lora", "model", "packing", "presets"}
 LOWER = BASE | POLICY
 MAY_IMPORT = {
     "__init__": BASE,

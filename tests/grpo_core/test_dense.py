@@ -21,7 +21,7 @@ def test_is_the_plain_product(num_rows: int, num_in: int, num_out: int, has_bias
 
 
 def test_takes_views() -> None:
-    """Parts of a wider matrix, a transposed weight, more than two dimensions."""
+    """Parts of a wider matrix, a transposed weight."""
     generator = torch.Generator().manual_seed(0)
     wide = torch.randn(6, 512, generator=generator)
     weight = torch.randn(300, 256, generator=generator)
@@ -29,7 +29,6 @@ def test_takes_views() -> None:
         linear(wide[:, 100:356], weight[7:99]), wide[:, 100:356] @ weight[7:99].T, atol=1e-4, rtol=1e-5
     )
     torch.testing.assert_close(linear(wide[:, :300], weight.T), wide[:, :300] @ weight, atol=1e-4, rtol=1e-5)
-    assert linear(wide.view(2, 3, 512)[..., :256], weight).shape == (2, 3, 300)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

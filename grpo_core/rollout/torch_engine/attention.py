@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from grpo_core.rollout.torch_engine.kernels import attend_causally, attend_part
 from grpo_core.rollout.torch_engine.prefix_cache import PrefixNode, gather
 from grpo_core.rollout.torch_engine.rows import RowBatch
 
@@ -34,32 +34,20 @@ class PromptChunk:
 class PromptAttention:
     """Causal attention over prompts, chunk by chunk, keeping their keys and values in their nodes."""
 
-    def __init__(self, chunks: Sequence[PromptChunk], device: torch.device) -> None:
+    def __init__(self, chunks: Sequence[PromptChunk]) -> None:
         self._chunks = chunks
-        self._masks = [_causal_mask(chunk, device) for chunk in chunks]
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         outputs: list[Tensor] = []
         first = 0
-        for chunk, mask in zip(self._chunks, self._masks, strict=True):
+        for chunk in self._chunks:
             part = slice(first, first + chunk.num_tokens)
-            outputs.append(_attend_chunk(layer, chunk, mask, queries[part], keys[part], values[part]))
+            outputs.append(_attend_chunk(layer, chunk, queries[part], keys[part], values[part]))
             first = part.stop
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 
-def _causal_mask(chunk: PromptChunk, device: torch.device) -> Tensor | None:
-    """True where a token may look, [chunk, before + chunk]; None when all of a chunk's keys are new, or all visible."""
-    num_before = chunk.node.start + chunk.start
-    if num_before == 0 or chunk.num_tokens == 1:
-        return None
-    size = chunk.num_tokens
-    return torch.ones(size, num_before + size, dtype=torch.bool, device=device).tril(num_before)
-
-
-def _attend_chunk(
-    layer: int, chunk: PromptChunk, mask: Tensor | None, queries: Tensor, keys: Tensor, values: Tensor
-) -> Tensor:
+def _attend_chunk(layer: int, chunk: PromptChunk, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     node = chunk.node
     assert node.keys is not None
     assert node.values is not None
@@ -71,15 +59,7 @@ def _attend_chunk(
         keys_before, values_before = gather(chunk.before, layer)
         all_keys = torch.cat([keys_before, all_keys], dim=1)
         all_values = torch.cat([values_before, all_values], dim=1)
-    output = F.scaled_dot_product_attention(
-        queries.transpose(0, 1)[None],
-        all_keys[None],
-        all_values[None],
-        attn_mask=mask,
-        is_causal=mask is None and chunk.num_tokens > 1,
-        enable_gqa=queries.shape[1] != keys.shape[1],
-    )
-    return output[0].transpose(0, 1).reshape(chunk.num_tokens, -1)
+    return attend_causally(queries, all_keys, all_values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,24 +155,6 @@ class RowAttention:
             output[:, :, rows], weight[:, :, rows] = part, part_weight
         shape = (key_heads, num, group)
         return output.view(*shape, size).transpose(0, 1), weight.view(shape).transpose(0, 1)
-
-
-def attend_part(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention over some of the keys there are: the output over them alone, and the log of their weights' sum.
-
-    ``queries`` [N, K, Q, D], ``keys`` and ``values`` [N, K, S, D], ``bias`` [N, 1, Q, S] or None; gives [N, K, Q, D]
-    and [N, K, Q] float32.
-    """
-    if queries.device.type == "cpu":
-        # The operator beneath scaled_dot_product_attention, which does not give the weights' sum.
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        output, weight = flash(queries, keys, values, attn_mask=bias)
-        return output, weight
-    scores = (queries @ keys.transpose(-1, -2)).float() * queries.shape[-1] ** -0.5
-    if bias is not None:
-        scores = scores + bias
-    weight = scores.logsumexp(dim=-1)
-    return (scores - weight[..., None]).exp().to(values.dtype) @ values, weight
 
 
 def _segments(batch: RowBatch, counts: Sequence[int]) -> list[_Segment]:

@@ -35,8 +35,10 @@ def forward(
     """Hidden states [T, hidden], normalised for the head, of ``token_ids`` [T] at ``positions`` [T]."""
     hidden = weights.embedding[token_ids]
     angles = positions[:, None].float() * weights.inverse_frequencies
-    cosine = (angles.cos() * weights.rotary_scaling).to(hidden.dtype)[:, None]  # [T, 1, D / 2]
-    sine = (angles.sin() * weights.rotary_scaling).to(hidden.dtype)[:, None]
+    cosine = (angles.cos() * weights.rotary_scaling).to(hidden.dtype)
+    sine = (angles.sin() * weights.rotary_scaling).to(hidden.dtype)
+    cosine = torch.cat([cosine, cosine], dim=-1)[:, None]  # [T, 1, D]
+    sine = torch.cat([-sine, sine], dim=-1)[:, None]
     for index, layer in enumerate(weights.layers):
         normed = F.rms_norm(hidden, hidden.shape[-1:], layer.attention_norm, weights.epsilon)
         queries, keys, values = _queries_keys_values(weights, index, normed, cosine, sine, updates)
@@ -63,19 +65,19 @@ def _queries_keys_values(
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary position embedding of ``x`` [T, heads, D], halves paired (Su et al. 2021)."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+    """Rotary position embedding of ``x`` [T, heads, D], halves paired (Su et al. 2021); ``sine`` has its signs."""
+    return torch.addcmul(x * cosine, x.roll(x.shape[-1] // 2, dims=-1), sine)
 
 
 def _mlp(layer: LayerWeights, index: int, x: Tensor, updates: Sequence[RowUpdates]) -> Tensor:
     gate, up = apply_linear(x, layer.gate_up, (index, "gate_up"), updates).chunk(2, dim=-1)
-    return apply_linear(F.silu(gate) * up, layer.down, (index, "down"), updates)
+    return apply_linear(F.silu(gate).mul_(up), layer.down, (index, "down"), updates)
 
 
 def apply_head(weights: DecoderWeights, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
     """Logits [B, V] of ``hidden`` [B, hidden]; with ``ids`` [C] those of these ids only, [B, C]."""
     weight, bias = weights.head.weight, weights.head.bias
-    if ids is not None:
-        weight, bias = weight[ids], None if bias is None else bias[ids]
-    return dense.linear(hidden, weight, bias)
+    if ids is None:
+        return dense.linear(hidden, weight, bias)
+    # Few ids, and another number of them each time, for which the fast product would compile a kernel.
+    return F.linear(hidden, weight[ids], None if bias is None else bias[ids])

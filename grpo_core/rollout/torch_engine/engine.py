@@ -39,13 +39,16 @@ from grpo_core.rollout.torch_engine.weights import DecoderWeights, fuse_weights
 from grpo_core.types import Completion
 
 DEFAULT_KV_BYTES = 2 << 30
+MAX_PREFILL_TOKENS = 2048
+PREFILL_TOKENS = {"cpu": 512}  # more are no faster there, and take more memory
 
 
 class TorchEngine:
     """Implements ``RolloutEngine``. One thread uses it at a time; its ``policy`` is its own copy of the weights.
 
     ``max_kv_bytes`` bounds the keys and values of prompts and completions together; prompts that nobody uses stay for
-    others to come until their room is needed. ``jump_forward`` off reads forced tokens one per pass: the plain path.
+    others to come until their room is needed. ``prefill_tokens`` of prompts are read in one pass; by default as many
+    as pay on the device. ``jump_forward`` off reads forced tokens one per pass: the plain path.
     """
 
     def __init__(
@@ -56,19 +59,19 @@ class TorchEngine:
         run: str,
         *,
         max_batch_sequences: int = 256,
-        prefill_tokens: int = 2048,
+        prefill_tokens: int | None = None,
         max_kv_bytes: int = DEFAULT_KV_BYTES,
         jump_forward: bool = True,
     ) -> None:
         self._device = policy.device
         self._max_context_tokens = policy.max_context_tokens
         self._stop_id = stop_id
-        self._prefill_tokens = prefill_tokens
+        self._prefill_tokens = prefill_tokens or PREFILL_TOKENS.get(policy.device.type, MAX_PREFILL_TOKENS)
         self._jump_forward = jump_forward
         base = fuse_weights(policy)
         self._versions = Versions(base, policy.fingerprint, adapters, run)
         self._prefixes = PrefixCache(base)
-        self._scorer = ReferenceScorer(base, self._prefixes, policy.device, prefill_tokens)
+        self._scorer = ReferenceScorer(base, self._prefixes, policy.device, self._prefill_tokens)
         self._merged_rows = RowBatch(base)  # of the active version, on merged weights
         self._base_rows = RowBatch(base)  # of all others, on base weights and low-rank updates
         batches = (self._merged_rows, self._base_rows)

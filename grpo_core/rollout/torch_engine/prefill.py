@@ -67,7 +67,7 @@ def read_chunks(
             version.weights,
             torch.from_numpy(ids).to(device),
             torch.from_numpy(positions).to(device),
-            PromptAttention(chunks, device),
+            PromptAttention(chunks),
             updates,
         )
     _mark_ready(chunks, hidden)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from grpo_core.rollout.torch_engine.attention import attend_part
+from grpo_core.rollout.torch_engine.kernels import CAUSAL_BLOCK_TOKENS, MIN_DENSE_QUERIES, attend_causally, attend_part
 
 
 def by_definition(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -39,6 +39,37 @@ def test_a_part_gives_its_output_and_the_log_of_its_weights(num_queries: int, nu
     assert weight.shape == (3, 2, num_queries)
     torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(weight.double(), expected_weight, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_many_queries_of_one_prompt_give_the_same(dtype: torch.dtype) -> None:
+    queries, keys, values = (random(1, 2, n, 16, seed=n).to(dtype) for n in (MIN_DENSE_QUERIES + 3, 77, 77))
+
+    output, weight = attend_part(queries, keys, values, None)
+
+    expected, expected_weight = by_definition(queries, keys, values, None)
+    tolerance = 1e-5 if dtype != torch.bfloat16 else 2e-2
+    torch.testing.assert_close(output.double(), expected, atol=tolerance, rtol=0)
+    torch.testing.assert_close(weight.double(), expected_weight, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("num_before", [0, 5, 130])
+@pytest.mark.parametrize("num_tokens", [1, 2, CAUSAL_BLOCK_TOKENS, 2 * CAUSAL_BLOCK_TOKENS + 37])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_prompt_sees_what_lies_before_it_and_not_what_follows(
+    num_before: int, num_tokens: int, dtype: torch.dtype
+) -> None:
+    num_keys = num_before + num_tokens
+    queries = random(num_tokens, 4, 16).to(dtype)
+    keys, values = (random(2, num_keys, 16, seed=seed).to(dtype) for seed in (1, 2))
+
+    output = attend_causally(queries, keys, values)
+
+    hidden = torch.ones(num_tokens, num_keys, dtype=torch.bool).triu(num_before + 1)
+    bias = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))
+    by_head = (each.repeat_interleave(2, dim=0)[None] for each in (keys, values))
+    expected, _ = by_definition(queries.transpose(0, 1)[None], *by_head, bias)
+    torch.testing.assert_close(output.double(), expected[0].transpose(0, 1).flatten(1), atol=1e-5, rtol=0)
 
 
 def test_strided_keys_are_read_as_they_are() -> None:
