@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -86,7 +87,13 @@ def _order_round(arms: Arms, work: Work, number: int, rng: np.random.Generator) 
 
 def _time(arms: Arms, kind: str, name: str, work: Work, number: int) -> Timed:
     before = _children_cpu_s()
-    sample = arms[name].run(work)
+    # Python's collector would look through all that every arm has loaded, in the middle of somebody's sample.
+    gc.collect()
+    gc.disable()
+    try:
+        sample = arms[name].run(work)
+    finally:
+        gc.enable()
     foreign_s = 0.0 if name in ARMS_WITH_PROCESSES else _children_cpu_s() - before
     return Timed(kind, name, len(work.prompts), work.num_sequences, number, sample, foreign_s)
 

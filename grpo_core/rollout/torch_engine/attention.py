@@ -141,20 +141,33 @@ class RowAttention:
         """Output [T, K, M, D] and log-weight [T, K, M] of the nodes that each token reads; -inf where it reads none."""
         num, key_heads, group, size = asked.shape
         by_head = asked.transpose(0, 1).reshape(1, key_heads, num * group, size)
+        only = self._segments[0]
+        if len(self._segments) == 1 and only.stop - only.start == num:
+            output, weight = _attend_node(layer, only.node, by_head)
+        else:
+            output, weight = self._attend_nodes(layer, by_head, group)
+        shape = (key_heads, num, group)
+        return output.view(*shape, size).transpose(0, 1), weight.view(shape).transpose(0, 1)
+
+    def _attend_nodes(self, layer: int, by_head: Tensor, group: int) -> tuple[Tensor, Tensor]:
         output = torch.zeros_like(by_head)
-        weight = asked.new_full(by_head.shape[:-1], float("-inf"), dtype=torch.float32)
+        weight = by_head.new_full(by_head.shape[:-1], float("-inf"), dtype=torch.float32)
         for segment in self._segments:
-            node, rows = segment.node, slice(segment.start * group, segment.stop * group)
-            assert node.keys is not None
-            assert node.values is not None
-            part, part_weight = attend_part(by_head[:, :, rows], node.keys[None, layer], node.values[None, layer], None)
+            rows = slice(segment.start * group, segment.stop * group)
+            part, part_weight = _attend_node(layer, segment.node, by_head[:, :, rows])
             if not segment.is_first:
                 share = torch.sigmoid(part_weight - weight[:, :, rows])[..., None]
                 part = torch.lerp(output[:, :, rows], part, share.to(part.dtype))
                 part_weight = torch.logaddexp(weight[:, :, rows], part_weight)
             output[:, :, rows], weight[:, :, rows] = part, part_weight
-        shape = (key_heads, num, group)
-        return output.view(*shape, size).transpose(0, 1), weight.view(shape).transpose(0, 1)
+        return output, weight
+
+
+def _attend_node(layer: int, node: PrefixNode, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """``attend_part`` of ``queries`` [1, K, Q, D] over all of ``node``."""
+    assert node.keys is not None
+    assert node.values is not None
+    return attend_part(queries, node.keys[None, layer], node.values[None, layer], None)
 
 
 def _segments(batch: RowBatch, counts: Sequence[int]) -> list[_Segment]:
