@@ -39,11 +39,14 @@ def attend_part(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | No
 
 
 def _attend_by_products(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    scores = (queries @ keys.transpose(-1, -2)).float() * queries.shape[-1] ** -0.5
+    scores = (queries @ keys.transpose(-1, -2)).float().mul_(queries.shape[-1] ** -0.5)
     if bias is not None:
-        scores = scores + bias
-    weight = scores.logsumexp(dim=-1)
-    return (scores - weight[..., None]).exp().to(values.dtype) @ values, weight
+        scores.add_(bias)
+    top = scores.amax(dim=-1, keepdim=True)
+    weights = scores.sub_(top).exp_()
+    total = weights.sum(dim=-1, keepdim=True)
+    output = (weights.to(values.dtype) @ values).div_(total)
+    return output, total.log_().add_(top)[..., 0]
 
 
 def _attend_densely(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
