@@ -209,7 +209,9 @@ class TokenScores:
     entropy: Tensor
 
 
-def score_chosen(decoder: nn.Module, head: nn.Module, batch: PackedBatch) -> TokenScores:
+def score_chosen(
+    decoder: nn.Module, head: nn.Module, batch: PackedBatch, *, entropy_gradient: bool = False
+) -> TokenScores:
     """Scores of the chosen tokens under ``decoder`` and ``head``, in one forward pass.
 
     The distribution is the one that was sampled from: logits over temperature, renormalised over the support.
@@ -226,5 +228,6 @@ def score_chosen(decoder: nn.Module, head: nn.Module, batch: PackedBatch) -> Tok
             logits = logits.masked_fill(~batch.support[part], torch.finfo(logits.dtype).min)
         distribution = logits.log_softmax(dim=-1)
         logprobs.append(distribution.gather(-1, batch.targets[part, None])[:, 0])
-        entropies.append(-(distribution.exp() * distribution).sum(dim=-1).detach())
+        kept = distribution if entropy_gradient else distribution.detach()
+        entropies.append(-(kept.exp() * kept).sum(dim=-1))
     return TokenScores(logprobs=torch.cat(logprobs), entropy=torch.cat(entropies))

@@ -13,9 +13,9 @@ from bench.faults.fault import WRONG_ANSWERS, Fault
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from grpo_core.config import ModelConfig, TrainingConfig
+    from grpo_core.config import ModelConfig
     from grpo_core.packing import Pack, PackedBatch, PackedPlan, TokenScores
-    from grpo_core.types import Batch, Completion
+    from grpo_core.types import Completion
 
 
 def reference_forward(patch: pytest.MonkeyPatch) -> None:
@@ -26,10 +26,10 @@ def reference_forward(patch: pytest.MonkeyPatch) -> None:
 
     original = trainer.score_chosen
 
-    def score_chosen(decoder: nn.Module, head: nn.Module, batch: PackedBatch) -> TokenScores:
+    def score_chosen(decoder: nn.Module, head: nn.Module, batch: PackedBatch, **options: Any) -> TokenScores:
         with torch.no_grad():
             original(decoder, head, batch)
-        return original(decoder, head, batch)
+        return original(decoder, head, batch, **options)
 
     patch.setattr(trainer, "score_chosen", score_chosen)
 
@@ -42,11 +42,11 @@ def models_nobody_counts(patch: pytest.MonkeyPatch) -> None:
 
     original = trainer.score_chosen
 
-    def score_chosen(decoder: Any, head: nn.Module, batch: PackedBatch) -> TokenScores:
+    def score_chosen(decoder: Any, head: nn.Module, batch: PackedBatch, **options: Any) -> TokenScores:
         with torch.no_grad():
             for _ in ("old", "reference"):
                 original(decoder.forward, head, batch)  # past the hook that counts
-        return original(decoder, head, batch)
+        return original(decoder, head, batch, **options)
 
     patch.setattr(trainer, "score_chosen", score_chosen)
 
@@ -72,16 +72,15 @@ def tokenizer_in_the_step(patch: pytest.MonkeyPatch) -> None:
     from grpo_core.model import load_tokenizer
     from grpo_core.training import trainer
 
-    original = trainer._flatten
+    original = trainer.pack_completions
     tokenizer = functools.cache(load_tokenizer)
 
-    def flatten(batch: Batch, config: TrainingConfig) -> Any:
-        completions, advantages = original(batch, config)
+    def pack_completions(completions: Sequence[Completion], *, share_prompts: bool) -> list[Pack]:
         for completion in completions:
             tokenizer("tiny").decode(completion.completion_ids)
-        return completions, advantages
+        return original(completions, share_prompts=share_prompts)
 
-    patch.setattr(trainer, "_flatten", flatten)
+    patch.setattr(trainer, "pack_completions", pack_completions)
 
 
 def prefix_not_shared(patch: pytest.MonkeyPatch) -> None:
