@@ -165,6 +165,9 @@ class ScheduleConfig(_Section):
     max_policy_lag_steps: int = Field(default=1, ge=0)
     """Most steps by which the policy that sampled may be older than the one that trains. 0 is strictly on-policy."""
     checkpoint_every_steps: int = Field(default=50, ge=1)
+    """Until the next one the batches that were trained on stay on disk, so that lost steps can be repeated."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """The newest so many. More than one, so that a damaged one does not end a run."""
     torch_threads: int | None = Field(default=None, ge=1)
     """CPU threads for rollouts and for training, each. Default: half of the cores when they overlap, else all."""
 

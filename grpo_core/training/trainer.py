@@ -40,6 +40,7 @@ class Trainer:
         self._parameters = [parameter for parameter in self._peft.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self._parameters, lr=training.learning_rate, weight_decay=0.0)
         self.version = 0
+        self.num_skipped_steps = 0
         self.num_forward_passes = 0
         policy.decoder.register_forward_pre_hook(self._count_forward)
 
