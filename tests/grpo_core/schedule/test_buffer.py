@@ -329,9 +329,7 @@ def test_versions_that_were_lost_are_made_again_from_the_batches_that_made_them(
     versions = {5: 4, 6: 5, 7: 7, 9: 8, 10: 9, 11: 8}
     for index, policy_version in versions.items():
         write_batch(tmp_path / f"batch-{index:06d}.arrow", make_batch(index, policy_version))
-    options = {"depth": 3, "max_policy_lag_steps": 3, "num_batches": 12, "first_step": 5}
-
-    buffer = RolloutBuffer.recover(tmp_path, **options)
+    buffer = RolloutBuffer.recover(tmp_path, depth=3, max_policy_lag_steps=3, num_batches=12, first_step=5)
     assert buffer.num_recorded == 5
     run = Run(buffer).go()
 
