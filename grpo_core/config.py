@@ -128,6 +128,10 @@ class TrainingConfig(_Section):
     """Packed tokens per forward pass. One prompt with its completions is never split."""
     packing: Literal["shared_prefix", "padded"] = "shared_prefix"
     """``padded`` is the plain path: one row per sequence."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products. The adapter, its gradient and the optimizer are float32 in both."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's input only and run the layer again in the backward pass: less memory, more time."""
 
     @model_validator(mode="after")
     def _objective_is_consistent(self) -> TrainingConfig:

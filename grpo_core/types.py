@@ -151,6 +151,8 @@ class StepMetrics:
     num_scoring_passes: int  # without one, before the update: old or reference log-probabilities that were not there
     num_micro_batches: int
     num_tokenizer_calls: int
+    is_skipped: bool  # loss or gradient was no number: the weights are those of the version before
+    nonfinite_trajectories: str  # then: whose, as "<group id>[<index>]" joined by "|"
     scoring_ms: float
     loss_forward_ms: float
     backward_ms: float

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch.autograd.profiler import record_function
-
 from grpo_core.errors import ConfigError
 from grpo_core.schedule.buffer import Lease, RolloutBuffer
 from grpo_core.schedule.cores import own_torch_threads
@@ -19,6 +17,7 @@ from grpo_core.schedule.stack import Stack
 from grpo_core.telemetry.events import Telemetry
 from grpo_core.training.checkpoint import Checkpoint, load_checkpoint, restore_trainer, save_checkpoint
 from grpo_core.training.random_state import RandomState, capture_random_state, restore_random_state
+from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.types import RolloutStats, StepMetrics
 
 
@@ -164,6 +163,14 @@ class _Checkpoints:
 def _train_step(stack: Stack, lease: Lease, telemetry: Telemetry) -> StepReport:
     start = time.perf_counter()
     metrics = stack.trainer.step(lease.batch)
+    if metrics.is_skipped:
+        telemetry.emit(
+            "step_skipped",
+            step=metrics.step,
+            batch_index=lease.batch.index,
+            nonfinite_trajectories=metrics.nonfinite_trajectories,
+            num_skipped_steps=stack.trainer.num_skipped_steps,
+        )
     publish_ms = publish(stack, telemetry)
     end = time.perf_counter()
     report = StepReport(
@@ -191,12 +198,12 @@ def _train_step(stack: Stack, lease: Lease, telemetry: Telemetry) -> StepReport:
 
 def publish(stack: Stack, telemetry: Telemetry) -> float:
     """Store the trainer's adapter as its version, forget the ones too old to be sampled from; milliseconds."""
-    start = time.perf_counter()
-    adapter = stack.trainer.adapter()
-    with record_function("publish"):
+    times = Stopwatch(stack.trainer.device)
+    with times.span("publish"):
+        adapter = stack.trainer.adapter()
         stack.store.publish(adapter)
         stack.store.prune(stack.config.run, keep_last=stack.config.schedule.max_policy_lag_steps + 2)
-    publish_ms = (time.perf_counter() - start) * 1e3
+    publish_ms = times.total_ms("publish")
     telemetry.emit(
         "adapter_publish", version=adapter.version.number, publish_ms=publish_ms, num_bytes=adapter.num_bytes
     )

@@ -32,6 +32,7 @@ _NAMES: Mapping[str, Mapping[str, str]] = {
         "clip_fraction_low": "loss/clip_fraction_low",
         "clip_fraction_high": "loss/clip_fraction_high",
         "grad_norm": "loss/grad_norm",
+        "is_skipped": "loss/is_skipped",
         "reward_mean": "reward/mean",
         "reward_std": "reward/std",
         "advantage_abs_mean": "reward/advantage_abs_mean",

@@ -1,4 +1,4 @@
-"""Sums over the chosen tokens of all micro-batches of a step, and where its time went."""
+"""Sums over the chosen tokens of all micro-batches of a step, and the metrics that they make."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from grpo_core.training.objective.objective import LossTerms, Objective
 from grpo_core.training.objective.trained_part import TrainedPart
+from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.types import Batch, StepMetrics
 
 
@@ -35,10 +36,8 @@ class StepSums:
     num_scoring_passes: int = 0
     num_tokenizer_calls: int = 0
     grad_norm: float = 0.0
-    scoring_s: float = 0.0
-    forward_s: float = 0.0
-    backward_s: float = 0.0
-    optimizer_s: float = 0.0
+    is_skipped: bool = False
+    nonfinite_trajectories: str = ""
     peak_memory_bytes: int = 0
 
     def add(self, terms: LossTerms, *, num_model_tokens: int) -> None:
@@ -64,12 +63,14 @@ class StepSums:
         self.num_micro_batches += 1
 
 
-def step_metrics(version: int, batch: Batch, part: TrainedPart, objective: Objective, sums: StepSums) -> StepMetrics:
+def step_metrics(
+    version: int, batch: Batch, part: TrainedPart, objective: Objective, sums: StepSums, times: Stopwatch
+) -> StepMetrics:
     """The metrics of the step to ``version``. A step without a token has on-policy ratios."""
     rewards = [trajectory.reward for group in batch.groups for trajectory in group.trajectories]
     num_turns = sum(len(trajectory.turns) for group in batch.groups for trajectory in group.trajectories)
     num = max(sums.num_tokens, 1)
-    extremes = (sums.ratio_min, sums.ratio_max, math.exp(sums.mismatch_min), math.exp(sums.mismatch_max))
+    extremes = (sums.ratio_min, sums.ratio_max, _exp(sums.mismatch_min), _exp(sums.mismatch_max))
     ratio_min, ratio_max, mismatch_min, mismatch_max = extremes if sums.num_tokens else (1.0,) * 4
     return StepMetrics(
         step=version,
@@ -99,9 +100,16 @@ def step_metrics(version: int, batch: Batch, part: TrainedPart, objective: Objec
         num_scoring_passes=sums.num_scoring_passes,
         num_micro_batches=sums.num_micro_batches,
         num_tokenizer_calls=sums.num_tokenizer_calls,
-        scoring_ms=sums.scoring_s * 1e3,
-        loss_forward_ms=sums.forward_s * 1e3,
-        backward_ms=sums.backward_s * 1e3,
-        optimizer_ms=sums.optimizer_s * 1e3,
+        is_skipped=sums.is_skipped,
+        nonfinite_trajectories=sums.nonfinite_trajectories,
+        scoring_ms=times.total_ms("scoring"),
+        loss_forward_ms=times.total_ms("loss_forward"),
+        backward_ms=times.total_ms("backward"),
+        optimizer_ms=times.total_ms("optimizer"),
         peak_memory_bytes=sums.peak_memory_bytes,
     )
+
+
+def _exp(value: float) -> float:
+    """Infinite where a float has no room for it: a step that overflowed has metrics too."""
+    return math.exp(value) if value < 700 else math.inf

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
+import logging
+import math
 from collections.abc import Sequence
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from torch.autograd.profiler import record_function
 
 from grpo_core.config import ModelConfig, TrainingConfig
-from grpo_core.errors import AdapterError
 from grpo_core.model import Policy, attach_lora, num_tokenizer_calls
 from grpo_core.packing import Pack, PackedBatch, build_packed_batch, pack_completions, score_chosen, split_packs
 from grpo_core.training.batch_check import check_batch
+from grpo_core.training.finite import FiniteWatch, trajectory_names
 from grpo_core.training.objective.known import KnownLogprobs
 from grpo_core.training.objective.objective import LossTerms, Objective
 from grpo_core.training.objective.trained_part import select_groups
+from grpo_core.training.peak_memory import peak_memory_bytes, reset_peak_memory
+from grpo_core.training.precision import FUSED_DEVICES, autocast, recompute_activations
 from grpo_core.training.scoring import find_logprobs
 from grpo_core.training.step_sums import StepSums, step_metrics
+from grpo_core.training.stopwatch import Stopwatch
+from grpo_core.training.trained_adapter import read_adapter, write_adapter
 from grpo_core.types import Adapter, Batch, Completion, PolicyVersion, StepMetrics
 
-_PEFT_PREFIX = "base_model.model."
+logger = logging.getLogger("grpo_core.training")
 
 
 class Trainer:
-    """Owns one copy of the policy, its adapter and the optimizer. ``version`` counts the updates since the base."""
+    """Owns one copy of the policy, its adapter and the optimizer.
+
+    ``version`` counts the batches since the base: a step that is skipped, because its loss or gradient was no number,
+    makes a version with the weights of the one before it. So step k trains on batch k whatever happens.
+    """
 
     def __init__(
         self, policy: Policy, model: ModelConfig, training: TrainingConfig, *, run: str, seed: int = 0
@@ -38,11 +43,19 @@ class Trainer:
         self._run = run
         self._peft = attach_lora(policy, model, seed)
         self._parameters = [parameter for parameter in self._peft.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self._parameters, lr=training.learning_rate, weight_decay=0.0)
+        if training.gradient_checkpointing:
+            recompute_activations(policy)
+        self.optimizer = torch.optim.AdamW(
+            self._parameters, lr=training.learning_rate, weight_decay=0.0, fused=policy.device.type in FUSED_DEVICES
+        )
         self.version = 0
         self.num_skipped_steps = 0
         self.num_forward_passes = 0
         policy.decoder.register_forward_pre_hook(self._count_forward)
+
+    @property
+    def device(self) -> torch.device:
+        return self._policy.device
 
     def _count_forward(self, module: torch.nn.Module, inputs: object) -> None:
         self.num_forward_passes += 1
@@ -54,49 +67,59 @@ class Trainer:
             BatchError: the batch cannot be trained on. Nothing has changed then.
         """
         check_batch(batch, self.version, self._config, self._policy.vocab_size)
-        sums = StepSums()
+        sums, times, watch = StepSums(), Stopwatch(self._policy.device), FiniteWatch()
         tokenizer_calls = num_tokenizer_calls()
-        self._reset_peak_memory()
+        reset_peak_memory(self._policy.device)
         self.optimizer.zero_grad(set_to_none=True)  # here, so that a step that broke off leaves nothing to the next
         part = select_groups(batch.groups, drop_zero_variance=self._config.drop_zero_variance_groups)
         completions = part.completions
-        known = self._find_logprobs(completions, sums)
+        known = self._find_logprobs(completions, sums, times)
         objective = Objective(part, known, self._config)
         packs = pack_completions(completions, share_prompts=self._config.packing == "shared_prefix")
         passes = self.num_forward_passes
         for micro_batch in split_packs(packs, self._config.micro_batch_tokens):
-            self._accumulate(micro_batch, completions, objective, sums)
+            self._accumulate(micro_batch, completions, objective, sums, times, watch)
         sums.num_forward_passes = self.num_forward_passes - passes
-        sums.grad_norm = self._update(sums)
+        sums.is_skipped = not self._update(sums, times)
         self.version += 1
+        if sums.is_skipped:
+            self.num_skipped_steps += 1
+            sums.nonfinite_trajectories = trajectory_names(part, watch.suspects(len(completions)))
+            logger.warning(
+                "step %d is skipped, its loss or gradient is no number: %s",
+                self.version,
+                sums.nonfinite_trajectories or "the sum of all",
+            )
         sums.num_tokenizer_calls = num_tokenizer_calls() - tokenizer_calls
-        sums.peak_memory_bytes = self._peak_memory_bytes()
-        return step_metrics(self.version, batch, part, objective, sums)
+        sums.peak_memory_bytes = peak_memory_bytes(self._policy.device)
+        return step_metrics(self.version, batch, part, objective, sums, times)
 
-    def _find_logprobs(self, completions: Sequence[Completion], sums: StepSums) -> KnownLogprobs:
+    def _find_logprobs(self, completions: Sequence[Completion], sums: StepSums, times: Stopwatch) -> KnownLogprobs:
         """Those that came with ``completions``, and from passes of their own those that did not and are needed."""
-        start, passes = self._now(), self.num_forward_passes
-        with record_function("scoring"):
+        passes = self.num_forward_passes
+        with times.span("scoring"), autocast(self._policy.device, self._config.precision):
             known = find_logprobs(self._policy, self._peft, completions, self._config)
-        sums.scoring_s = self._now() - start
         sums.num_scoring_passes = self.num_forward_passes - passes
         return known
 
     def _accumulate(
-        self, packs: list[Pack], completions: Sequence[Completion], objective: Objective, sums: StepSums
+        self,
+        packs: list[Pack],
+        completions: Sequence[Completion],
+        objective: Objective,
+        sums: StepSums,
+        times: Stopwatch,
+        watch: FiniteWatch,
     ) -> None:
         """Forward and backward of one micro-batch; gradients add up."""
         batch = build_packed_batch(packs, completions, self._policy.vocab_size, self._policy.device)
         if len(batch.targets) == 0:
             return  # every token was forced: there is nothing to learn
-        start = self._now()
-        with record_function("loss_forward"):
+        with times.span("loss_forward"), autocast(self._policy.device, self._config.precision):
             terms = self._forward(batch, objective)
-        forward_end = self._now()
-        with record_function("backward"):
+        with times.span("backward"):
             terms.loss.backward()
-        sums.forward_s += forward_end - start
-        sums.backward_s += self._now() - forward_end
+        watch.add(batch, terms, self._parameters)
         sums.add(terms, num_model_tokens=batch.input_ids.numel())
 
     def _forward(self, batch: PackedBatch, objective: Objective) -> LossTerms:
@@ -105,29 +128,21 @@ class Trainer:
         scores = score_chosen(self._policy.decoder, self._policy.head, batch, entropy_gradient=entropy_gradient)
         return objective.terms(batch, scores)
 
-    def _update(self, sums: StepSums) -> float:
-        """The optimizer's step; the norm of the gradient before it is clipped."""
-        start = self._now()
-        with record_function("optimizer"):
-            grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
-            self.optimizer.step()
-        sums.optimizer_s = self._now() - start
-        return float(grad_norm)
+    def _update(self, sums: StepSums, times: Stopwatch) -> bool:
+        """The optimizer's step, unless there is something in it that is no number. Whether it was made."""
+        with times.span("optimizer"):
+            sums.grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm))
+            is_finite = math.isfinite(sums.grad_norm) and math.isfinite(sums.loss)
+            if is_finite:
+                self.optimizer.step()
+            else:
+                self.optimizer.zero_grad(set_to_none=True)
+        return is_finite
 
     def adapter(self) -> Adapter:
         """A copy of the adapter as it is now, on the CPU."""
-        tensors = {
-            name.removeprefix(_PEFT_PREFIX): tensor.detach().float().cpu().clone().contiguous()
-            for name, tensor in get_peft_model_state_dict(self._peft).items()
-        }
-        return Adapter(
-            version=PolicyVersion(self._run, self.version),
-            base_fingerprint=self._policy.fingerprint,
-            rank=self._model_config.lora_rank,
-            alpha=self._model_config.lora_alpha,
-            target_modules=self._model_config.lora_targets,
-            tensors=tensors,
-        )
+        version = PolicyVersion(self._run, self.version)
+        return read_adapter(self._peft, self._model_config, self._policy.fingerprint, version)
 
     def load_adapter(self, adapter: Adapter) -> None:
         """Continue from ``adapter``; the optimizer state is the caller's to restore.
@@ -135,33 +150,5 @@ class Trainer:
         Raises:
             AdapterError: it is for another base model or of another shape.
         """
-        mine = self.adapter()
-        shapes = {name: tensor.shape for name, tensor in mine.tensors.items()}
-        if adapter.base_fingerprint != mine.base_fingerprint or shapes != {
-            name: tensor.shape for name, tensor in adapter.tensors.items()
-        }:
-            raise AdapterError(
-                f"adapter {adapter.version.name} (base {adapter.base_fingerprint}, rank {adapter.rank}) does not fit "
-                f"this model (base {mine.base_fingerprint}, rank {mine.rank}); use the one it was trained with"
-            )
-        set_peft_model_state_dict(
-            self._peft, {f"{_PEFT_PREFIX}{name}": tensor for name, tensor in adapter.tensors.items()}
-        )
+        write_adapter(self._peft, adapter, self.adapter())
         self.version = adapter.version.number
-
-    def _now(self) -> float:
-        """Seconds on a clock that has waited for the device."""
-        if self._policy.device.type == "cuda":
-            torch.cuda.synchronize(self._policy.device)
-        return time.perf_counter()
-
-    def _reset_peak_memory(self) -> None:
-        if self._policy.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._policy.device)
-
-    def _peak_memory_bytes(self) -> int:
-        """Of the step on a GPU; of the process so far on a CPU."""
-        if self._policy.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._policy.device)
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

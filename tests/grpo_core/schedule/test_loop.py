@@ -22,7 +22,7 @@ from grpo_core.schedule.loop import StepReport, TrainResult, train
 from grpo_core.schedule.stack import Stack, build_stack
 from grpo_core.telemetry.events import Event, Telemetry
 from grpo_core.training.checkpoint import load_checkpoint
-from grpo_core.types import PolicyVersion
+from grpo_core.types import Batch, PolicyVersion, StepMetrics
 
 MakeStack = Callable[..., Stack]
 
@@ -226,6 +226,33 @@ def test_events_tell_the_story_of_the_run(make_stack: MakeStack) -> None:
         (2, 1, 0),
         (3, 2, 0),
     ]
+
+
+def test_a_skipped_step_is_told_and_the_run_goes_on(make_stack: MakeStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack, memory = make_stack(num_steps=4), Memory()
+    step = stack.trainer.step
+
+    def overflow(batch: Batch) -> StepMetrics:
+        """The second batch has a gradient that is no number."""
+        parameter = stack.trainer.optimizer.param_groups[0]["params"][0]
+        handle = parameter.register_hook(lambda gradient: gradient / 0 if batch.index == 1 else gradient)
+        metrics = step(batch)
+        handle.remove()
+        return metrics
+
+    monkeypatch.setattr(stack.trainer, "step", overflow)
+    result = train(stack, Telemetry("run", [memory]))
+
+    assert [report.metrics.is_skipped for report in result.reports] == [False, True, False, False]
+    (event,) = [event.fields for event in memory.events if event.kind == "step_skipped"]
+    assert (event["step"], event["batch_index"], event["num_skipped_steps"]) == (2, 1, 1)
+    assert "1-0-solver[0]" in str(event["nonfinite_trajectories"]).split("|")
+    before, after = (stack.store.load(PolicyVersion("run", number)).tensors for number in (3, 4))
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+    assert load_checkpoint(stack.checkpoint_folder).num_skipped_steps == 1
+    # Version 2 is version 1 again: batch 2 was sampled from it, on policy.
+    assert [report.policy_lag_steps for report in result.reports] == [0] * 4
+    assert result.reports[2].metrics.ratio_max == pytest.approx(1, abs=1e-4)
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(make_stack: MakeStack) -> None:
