@@ -212,8 +212,9 @@ class GrpoConfig(_Section):
     def _groups_have_siblings(self) -> GrpoConfig:
         if self.rollout.group_size == 1 and self.training.advantages != "mean_only":
             raise ValueError(
-                f"rollout.group_size 1 has no spread to divide by (training.advantages {self.training.advantages!r}); "
-                "use a group_size of at least 2, or training.advantages 'mean_only'"
+                "rollout.group_size 1 has no siblings to compare with "
+                f"(training.advantages {self.training.advantages!r}); use a group_size of at least "
+                "2, or training.advantages 'mean_only'"
             )
         return self
 

@@ -11,9 +11,9 @@ from peft import PeftModel
 
 from grpo_core.config import TrainingConfig
 from grpo_core.model import Policy
-from grpo_core.packing import build_packed_batch, chosen_values, pack_completions, score_chosen, split_packs
-from grpo_core.training.objective.known import KnownLogprobs
-from grpo_core.types import Bool, Completion, Float32, Float64
+from grpo_core.packing import build_packed_batch, pack_completions, score_chosen, split_packs
+from grpo_core.training.objective.known import KnownLogprobs, num_chosen
+from grpo_core.types import Completion, Float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,7 @@ class ChosenScores:
 @torch.no_grad()
 def score_completions(policy: Policy, completions: Sequence[Completion], config: TrainingConfig) -> ChosenScores:
     """Scores of ``completions`` under ``policy`` as it is now, in the micro-batches that training them would take."""
-    lengths = [int(np.count_nonzero(item.completion_mask)) for item in completions]
-    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    bounds = np.concatenate([[0], np.cumsum(num_chosen(completions))])
     scores = np.zeros((2, bounds[-1]))
     packs = pack_completions(completions, share_prompts=config.packing == "shared_prefix")
     for micro_batch in split_packs(packs, config.micro_batch_tokens):
@@ -49,8 +48,8 @@ def find_logprobs(
     Old log-probabilities are computed when the configuration asks for them, the reference's, with the adapter of
     ``adapted`` off, for the completions that have none and when there is a KL term.
     """
-    masks = [item.completion_mask for item in completions]
-    sampling = _chosen([item.sampling_logprobs for item in completions], masks)
+    chosen = [item.sampling_logprobs[item.completion_mask] for item in completions]
+    sampling = np.concatenate([np.zeros(0), *chosen]).astype(np.float64)
     reference = _reference(policy, adapted, completions, config) if config.kl_coefficient > 0 else None
     if config.old_logprobs == "sampling":
         return KnownLogprobs(sampling, sampling, reference)
@@ -75,7 +74,3 @@ def _reference(
             rows.append(scored[start:end])
             start = end
     return np.concatenate([np.zeros(0), *rows])
-
-
-def _chosen(arrays: Sequence[Float32], masks: Sequence[Bool]) -> Float64:
-    return np.concatenate([np.zeros(0), chosen_values(arrays, masks)])

@@ -16,7 +16,7 @@ def sapo_loss(
     Gao et al. 2025, "Soft Adaptive Policy Optimization", eq. 5 and 6. Its gradient is that of -r A at r = 1 and goes
     to 0 on both sides. Nothing is clipped.
     """
-    temperature = torch.where(advantages > 0, temperature_positive, temperature_negative)
+    temperature = torch.full_like(advantages, temperature_negative).masked_fill(advantages > 0, temperature_positive)
     loss = -(4.0 / temperature) * torch.sigmoid(temperature * (ratio - 1.0)) * advantages
     nothing = torch.zeros_like(loss, dtype=torch.bool)
     return PolicyTerm(loss, nothing, nothing)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -48,6 +48,7 @@ def test_the_dual_bound_by_hand() -> None:
     assert not term.is_clipped_low.any()
 
 
+@settings(deadline=None)
 @given(values=logprob_lists)
 def test_on_policy_the_gradient_is_that_of_the_plain_policy_gradient(values: list[tuple[float, float, float]]) -> None:
     columns = torch.tensor(values, dtype=torch.float64).T
@@ -60,6 +61,7 @@ def test_on_policy_the_gradient_is_that_of_the_plain_policy_gradient(values: lis
     assert torch.allclose(gradient, -advantages, atol=1e-12)
 
 
+@settings(deadline=None)
 @given(values=logprob_lists)
 def test_clipping_only_ever_raises_the_loss(values: list[tuple[float, float, float]]) -> None:
     """The clipped objective is a lower bound of the plain one."""
