@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from grpo_core.errors import ConfigError
 from grpo_core.home import check_name
+from grpo_core.types import Packing
 
 
 class _Section(BaseModel):
@@ -125,9 +126,10 @@ class TrainingConfig(_Section):
     """Share of the tokens, those of highest entropy, that the policy term is about. The paper has 0.2."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     micro_batch_tokens: int = Field(default=8192, ge=1)
-    """Packed tokens per forward pass. One prompt with its completions is never split."""
-    packing: Literal["shared_prefix", "padded"] = "shared_prefix"
-    """``padded`` is the plain path: one row per sequence."""
+    """Packed tokens per forward pass. Completions that share tokens are never split."""
+    packing: Packing = "shared_prefix"
+    """``shared_prefix`` computes what sequences begin with alike once, ``packed`` lays them end to end, ``padded`` is
+    the plain path, a row for each. A model for which one is not exact takes the next; StepMetrics say which ran."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products. The adapter, its gradient and the optimizer are float32 in both."""
     gradient_checkpointing: bool = False

@@ -22,6 +22,8 @@ Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
 FinishReason = Literal["stop", "length"]
+Packing = Literal["shared_prefix", "packed", "padded"]
+"""How sequences are laid out for a forward pass: as a prefix tree, end to end, or a padded row for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ class StepMetrics:
     num_loss_tokens: int  # tokens that the policy chose: those with a loss
     num_effective_tokens: int  # those of them that no mask took out
     num_masked_tokens: int
+    packing: str  # the layout that ran: a ``Packing``
     num_model_tokens: int  # tokens that went through the model after packing
     num_padded_tokens: int  # tokens that would have gone through it unpacked: sum of P + R
     num_forward_passes: int  # with a gradient

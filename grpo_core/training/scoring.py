@@ -11,7 +11,7 @@ from peft import PeftModel
 
 from grpo_core.config import TrainingConfig
 from grpo_core.model import Policy
-from grpo_core.packing import build_packed_batch, pack_completions, score_chosen, split_packs
+from grpo_core.packing import build_packed_batch, pack_completions, score_chosen, split_packs, usable_packing
 from grpo_core.training.objective.known import KnownLogprobs, num_chosen
 from grpo_core.types import Completion, Float64
 
@@ -29,11 +29,10 @@ def score_completions(policy: Policy, completions: Sequence[Completion], config:
     """Scores of ``completions`` under ``policy`` as it is now, in the micro-batches that training them would take."""
     bounds = np.concatenate([[0], np.cumsum(num_chosen(completions))])
     scores = np.zeros((2, bounds[-1]))
-    packs = pack_completions(completions, share_prompts=config.packing == "shared_prefix")
-    for micro_batch in split_packs(packs, config.micro_batch_tokens):
-        batch = build_packed_batch(micro_batch, completions, policy.vocab_size, policy.device)
-        if len(batch.targets) == 0:
-            continue
+    packing = usable_packing(policy.decoder, config.packing)
+    packs = pack_completions(completions, packing)
+    for micro_batch in split_packs(packs, config.micro_batch_tokens, packing):
+        batch = build_packed_batch(micro_batch, completions, packing, policy.device)
         found = score_chosen(policy.decoder, policy.head, batch)
         where = np.concatenate([np.arange(bounds[member], bounds[member + 1]) for member in batch.order])
         scores[:, where] = torch.stack([found.logprobs, found.entropy]).double().cpu().numpy()

@@ -11,13 +11,14 @@ import torch
 from grpo_core.training.objective.objective import LossTerms, Objective
 from grpo_core.training.objective.trained_part import TrainedPart
 from grpo_core.training.stopwatch import Stopwatch
-from grpo_core.types import Batch, StepMetrics
+from grpo_core.types import Batch, Packing, StepMetrics
 
 
 @dataclass
 class StepSums:
     """Means are per token that went through the model, before any mask."""
 
+    packing: Packing
     loss: float = 0.0
     kl: float = 0.0
     entropy: float = 0.0
@@ -94,6 +95,7 @@ def step_metrics(
         num_loss_tokens=sums.num_tokens,
         num_effective_tokens=sums.num_effective,
         num_masked_tokens=sums.num_tokens - sums.num_effective,
+        packing=sums.packing,
         num_model_tokens=sums.num_model_tokens,
         num_padded_tokens=sum(completion.num_tokens for completion in part.completions),
         num_forward_passes=sums.num_forward_passes,

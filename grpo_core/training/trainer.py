@@ -10,7 +10,15 @@ import torch
 
 from grpo_core.config import ModelConfig, TrainingConfig
 from grpo_core.model import Policy, attach_lora, num_tokenizer_calls
-from grpo_core.packing import Pack, PackedBatch, build_packed_batch, pack_completions, score_chosen, split_packs
+from grpo_core.packing import (
+    Pack,
+    PackedBatch,
+    build_packed_batch,
+    pack_completions,
+    score_chosen,
+    split_packs,
+    usable_packing,
+)
 from grpo_core.training.batch_check import check_batch
 from grpo_core.training.finite import FiniteWatch, trajectory_names
 from grpo_core.training.objective.known import KnownLogprobs
@@ -22,7 +30,7 @@ from grpo_core.training.scoring import find_logprobs
 from grpo_core.training.step_sums import StepSums, step_metrics
 from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.training.trained_adapter import read_adapter, write_adapter
-from grpo_core.types import Adapter, Batch, Completion, PolicyVersion, StepMetrics
+from grpo_core.types import Adapter, Batch, Completion, Packing, PolicyVersion, StepMetrics
 
 logger = logging.getLogger("grpo_core.training")
 
@@ -41,6 +49,7 @@ class Trainer:
         self._model_config = model
         self._config = training
         self._run = run
+        self.packing: Packing = usable_packing(policy.decoder, training.packing)
         self._peft = attach_lora(policy, model, seed)
         self._parameters = [parameter for parameter in self._peft.parameters() if parameter.requires_grad]
         if training.gradient_checkpointing:
@@ -67,7 +76,7 @@ class Trainer:
             BatchError: the batch cannot be trained on. Nothing has changed then.
         """
         check_batch(batch, self.version, self._config, self._policy.vocab_size)
-        sums, times, watch = StepSums(), Stopwatch(self._policy.device), FiniteWatch()
+        sums, times, watch = StepSums(packing=self.packing), Stopwatch(self._policy.device), FiniteWatch()
         tokenizer_calls = num_tokenizer_calls()
         reset_peak_memory(self._policy.device)
         self.optimizer.zero_grad(set_to_none=True)  # here, so that a step that broke off leaves nothing to the next
@@ -75,9 +84,9 @@ class Trainer:
         completions = part.completions
         known = self._find_logprobs(completions, sums, times)
         objective = Objective(part, known, self._config)
-        packs = pack_completions(completions, share_prompts=self._config.packing == "shared_prefix")
+        packs = pack_completions(completions, self.packing)
         passes = self.num_forward_passes
-        for micro_batch in split_packs(packs, self._config.micro_batch_tokens):
+        for micro_batch in split_packs(packs, self._config.micro_batch_tokens, self.packing):
             self._accumulate(micro_batch, completions, objective, sums, times, watch)
         sums.num_forward_passes = self.num_forward_passes - passes
         sums.is_skipped = not self._update(sums, times)
@@ -112,9 +121,7 @@ class Trainer:
         watch: FiniteWatch,
     ) -> None:
         """Forward and backward of one micro-batch; gradients add up."""
-        batch = build_packed_batch(packs, completions, self._policy.vocab_size, self._policy.device)
-        if len(batch.targets) == 0:
-            return  # every token was forced: there is nothing to learn
+        batch = build_packed_batch(packs, completions, self.packing, self._policy.device)
         with times.span("loss_forward"), autocast(self._policy.device, self._config.precision):
             terms = self._forward(batch, objective)
         with times.span("backward"):

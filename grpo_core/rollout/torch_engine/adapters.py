@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from grpo_core import dense
 from grpo_core.errors import AdapterError
 from grpo_core.rollout.torch_engine.weights import DecoderWeights, LayerWeights, Linear, Place
 from grpo_core.types import Adapter
 
-FEW_ROWS, MANY_ROWS = 16, 512  # between them the order of a product matters on a CPU
 LINEARS = ("qkv", "output", "gate_up", "down")
 
 
@@ -115,18 +114,9 @@ class MergedWeights:
         return replace(layer, **changed)
 
 
-def multiply(x: Tensor, linear: Linear) -> Tensor:
-    """``linear`` of ``x`` [T, in]: [T, out]."""
-    if x.device.type != "cpu" or not FEW_ROWS <= len(x) <= MANY_ROWS:
-        return F.linear(x, linear.weight, linear.bias)
-    # The same product with the weights on the left: for a batch of sequences MKL's kernel is up to twice as fast.
-    y = torch.mm(linear.weight, x.T).T
-    return y if linear.bias is None else y + linear.bias
-
-
 def apply_linear(x: Tensor, linear: Linear, key: tuple[int, str], rows: Sequence[RowUpdates]) -> Tensor:
     """``linear`` of ``x`` [T, in], and the low-rank updates of the rows that have some: [T, out]."""
-    y = multiply(x, linear)
+    y = dense.linear(x, linear.weight, linear.bias)
     for each in rows:
         part = slice(each.start, each.stop)
         for update in each.updates.get(key, ()):

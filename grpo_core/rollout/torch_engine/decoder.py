@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grpo_core.rollout.torch_engine.adapters import RowUpdates, apply_linear, multiply
-from grpo_core.rollout.torch_engine.weights import DecoderWeights, LayerWeights, Linear
+from grpo_core import dense
+from grpo_core.rollout.torch_engine.adapters import RowUpdates, apply_linear
+from grpo_core.rollout.torch_engine.weights import DecoderWeights, LayerWeights
 
 
 class Attention(Protocol):
@@ -74,7 +75,7 @@ def _mlp(layer: LayerWeights, index: int, x: Tensor, updates: Sequence[RowUpdate
 
 def apply_head(weights: DecoderWeights, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
     """Logits [B, V] of ``hidden`` [B, hidden]; with ``ids`` [C] those of these ids only, [B, C]."""
-    head = weights.head
+    weight, bias = weights.head.weight, weights.head.bias
     if ids is not None:
-        head = Linear(head.weight[ids], None if head.bias is None else head.bias[ids])
-    return multiply(hidden, head)
+        weight, bias = weight[ids], None if bias is None else bias[ids]
+    return dense.linear(hidden, weight, bias)

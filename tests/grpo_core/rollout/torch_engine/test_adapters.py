@@ -8,13 +8,14 @@ import torch
 
 from grpo_core.config import ModelConfig
 from grpo_core.model import Policy, load_policy
-from grpo_core.rollout.torch_engine.adapters import FEW_ROWS, MergedWeights, RowUpdates, apply_linear, read_updates
+from grpo_core.rollout.torch_engine.adapters import MergedWeights, RowUpdates, apply_linear, read_updates
 from grpo_core.rollout.torch_engine.weights import DecoderWeights, fuse_weights
 from grpo_core.types import Adapter
 
 MakeAdapter = Callable[..., Adapter]
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LINEARS = ("qkv", "output", "gate_up", "down")
+NUM_ROWS = 16
 
 
 def all_weights(weights: DecoderWeights) -> list[torch.Tensor]:
@@ -46,15 +47,15 @@ def test_merging_adds_what_the_low_rank_path_adds(policy: Policy, make_adapter: 
 
     for index, layer in enumerate(base.layers):
         for name in LINEARS:
-            x = torch.randn(FEW_ROWS + 4, layer.linear(name).weight.shape[1])
-            rows = [RowUpdates(2, FEW_ROWS, updates)]
+            x = torch.randn(NUM_ROWS + 4, layer.linear(name).weight.shape[1])
+            rows = [RowUpdates(2, NUM_ROWS, updates)]
             plain = apply_linear(x, layer.linear(name), (index, name), [])
             mixed = apply_linear(x, layer.linear(name), (index, name), rows)
             expected = apply_linear(x, merged.layers[index].linear(name), (index, name), [])
-            torch.testing.assert_close(mixed[2:FEW_ROWS], expected[2:FEW_ROWS], atol=1e-4, rtol=0)
+            torch.testing.assert_close(mixed[2:NUM_ROWS], expected[2:NUM_ROWS], atol=1e-4, rtol=0)
             assert torch.equal(mixed[:2], plain[:2])
-            assert torch.equal(mixed[FEW_ROWS:], plain[FEW_ROWS:])
-            assert not torch.allclose(mixed[2:FEW_ROWS], plain[2:FEW_ROWS], atol=1e-3)
+            assert torch.equal(mixed[NUM_ROWS:], plain[NUM_ROWS:])
+            assert not torch.allclose(mixed[2:NUM_ROWS], plain[2:NUM_ROWS], atol=1e-3)
 
 
 def test_an_adapter_with_fewer_modules_leaves_nothing_of_the_one_before(
@@ -73,12 +74,3 @@ def test_an_adapter_with_fewer_modules_leaves_nothing_of_the_one_before(
 
     assert all(torch.equal(*pair) for pair in zip(all_weights(merged), expected_weights, strict=True))
     assert all(torch.equal(*pair) for pair in zip(all_weights(base), before, strict=True))
-
-
-@pytest.mark.parametrize("num_rows", [1, FEW_ROWS - 1, FEW_ROWS, 100, 600])
-def test_the_order_of_a_product_does_not_matter(num_rows: int, policy: Policy) -> None:
-    base = fuse_weights(policy)
-    for linear in (base.layers[0].qkv, base.layers[0].down, base.head):
-        x = torch.randn(num_rows, linear.weight.shape[1])
-        expected = torch.nn.functional.linear(x, linear.weight, linear.bias)
-        torch.testing.assert_close(apply_linear(x, linear, (0, "qkv"), []), expected, atol=1e-5, rtol=1e-5)

@@ -49,9 +49,11 @@ class Step:
         entropy = torch.tensor(self.entropy, requires_grad=True)
         bounds = np.concatenate([[0], np.cumsum(self.lengths)])
         terms = []
-        packs = pack_completions(completions, share_prompts=False)
+        packs = pack_completions(completions, "packed")
         for members in splits or [list(range(len(packs)))]:
-            batch = build_packed_batch([packs[member] for member in members], completions, 512, torch.device("cpu"))
+            batch = build_packed_batch(
+                [packs[member] for member in members], completions, "packed", torch.device("cpu")
+            )
             where = np.concatenate([np.arange(bounds[member], bounds[member + 1]) for member in batch.order])
             terms.append(objective.terms(batch, TokenScores(logprobs[where], entropy[where])))
         loss = torch.stack([item.loss for item in terms]).sum()

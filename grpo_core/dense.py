@@ -1,0 +1,69 @@
+"""The product with a dense weight, by the fastest exact kernel that this machine has.
+
+On a CPU torch multiplies float32 matrices with MKL, which leaves half of the vector width of processors that are not
+Intel's unused. oneDNN, in the same torch, takes all of it. On two cores of an AMD EPYC (Zen 5), microseconds for 64 and
+944 rows times [1792, 256]: MKL 311 and 3,933, oneDNN 146 and 1,767.
+
+Legend: T rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# What torch's own compiler emits for a linear map on a CPU. It is there wherever torch was built with oneDNN.
+_ONEDNN_LINEAR = torch.ops.mkldnn._linear_pointwise.default if torch.backends.mkldnn.is_available() else None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W^T + b`` of ``x`` [..., in], ``weight`` [out, in] and ``bias`` [out]: [..., out]. Records no gradient."""
+    if has_fast_linear(x) and weight.dtype == torch.float32:
+        assert _ONEDNN_LINEAR is not None
+        return _ONEDNN_LINEAR(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def has_fast_linear(x: Tensor) -> bool:
+    """Whether ``linear`` of ``x`` runs on oneDNN."""
+    return _ONEDNN_LINEAR is not None and x.device.type == "cpu" and x.dtype == torch.float32
+
+
+class FrozenLinear(nn.Linear):
+    """A linear module whose weight is not trained: both products, forward and backward, go through ``linear``.
+
+    Where that kernel is not to be had, under autocast, or once the weight is trained, it is an ``nn.Linear``.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        is_trained = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        if is_trained or not has_fast_linear(input) or torch.is_autocast_enabled(input.device.type):
+            return super().forward(input)
+        if self.weight.dtype != input.dtype:
+            return super().forward(input)
+        return _FrozenProduct.apply(input, self.weight, self.bias)  # pyright: ignore[reportReturnType]
+
+
+class _FrozenProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return linear(gradients[0], weight.t()), None, None
+
+
+def freeze_linears(model: nn.Module) -> None:
+    """Make every linear module of ``model`` whose weight is not trained a ``FrozenLinear``. Its parameters stay.
+
+    oneDNN takes the weights as they lie, so no packed copy is kept. A product with packed ones is 3 % faster.
+    """
+    for module in model.modules():
+        if type(module) is nn.Linear and not module.weight.requires_grad:
+            module.__class__ = FrozenLinear
