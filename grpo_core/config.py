@@ -134,6 +134,9 @@ class TrainingConfig(_Section):
     """Of the matrix products. The adapter, its gradient and the optimizer are float32 in both."""
     gradient_checkpointing: bool = False
     """Keep each layer's input only and run the layer again in the backward pass: less memory, more time."""
+    shard_base_weights: bool = False
+    """With several processes, each keeps its part of every layer's frozen weights and gathers a layer when it runs
+    (FSDP2). Off: each has a copy (as DDP)."""
 
     @model_validator(mode="after")
     def _objective_is_consistent(self) -> TrainingConfig:

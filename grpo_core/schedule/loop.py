@@ -11,6 +11,7 @@ from pathlib import Path
 from grpo_core.errors import ConfigError
 from grpo_core.schedule.buffer import Lease, RolloutBuffer
 from grpo_core.schedule.cores import own_torch_threads
+from grpo_core.schedule.followers import send_batch, send_end, send_start
 from grpo_core.schedule.interrupt import stop_on_interrupt
 from grpo_core.schedule.rollout_thread import rollout_thread
 from grpo_core.schedule.stack import Stack
@@ -66,6 +67,7 @@ def train(
     """
     config = stack.config
     resumed = _prepare(stack, resume)
+    send_start(stack.trainer.ranks, stack.trainer, resumed)
     first_step = stack.trainer.version
     start = time.perf_counter()
     telemetry.emit(
@@ -78,7 +80,7 @@ def train(
     )
     reports: list[StepReport] = []
     checkpoints = _Checkpoints(stack, enabled=save_checkpoints)
-    with _open_buffer(stack, resumed) as buffer, own_torch_threads(config):
+    with _open_buffer(stack, resumed) as buffer, own_torch_threads(config, stack.trainer.ranks.size):
         stopping = threading.Event()
         with stop_on_interrupt(stopping, buffer), rollout_thread(stack, buffer, telemetry):
             while not stopping.is_set() and (lease := buffer.take()) is not None:
@@ -91,6 +93,7 @@ def train(
                 is_due = stack.trainer.version % config.schedule.checkpoint_every_steps == 0
                 checkpoints.step_done(buffer, random_state, is_due=is_due)
             checkpoints.save_last(buffer)
+    send_end(stack.trainer.ranks)
     duration_s = time.perf_counter() - start
     telemetry.emit("run_finished", num_steps=len(reports), duration_s=duration_s)
     interrupted = first_step + len(reports) < config.schedule.num_steps
@@ -162,6 +165,7 @@ class _Checkpoints:
 
 def _train_step(stack: Stack, lease: Lease, telemetry: Telemetry) -> StepReport:
     start = time.perf_counter()
+    send_batch(stack.trainer.ranks, lease.batch)
     metrics = stack.trainer.step(lease.batch)
     if metrics.is_skipped:
         telemetry.emit(

@@ -38,7 +38,7 @@ def rollout_thread(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) ->
 def _produce(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) -> None:
     """The rollout thread: collect every batch that the buffer grants."""
     try:
-        torch.set_num_threads(num_torch_threads(stack.config))
+        torch.set_num_threads(num_torch_threads(stack.config, stack.trainer.ranks.size))
         while (grant := buffer.wait_for_slot()) is not None:
             swap = stack.engine.use_version(buffer.trainer_version)
             telemetry.emit(

@@ -106,10 +106,22 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     for path in reversed(_steps(folder)):
         try:
-            return _read(path)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            logger.warning("checkpoint %s is damaged (%s); using the one before it", path, _reason(error))
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            logger.warning("%s; using the one before it", error)
     raise CheckpointError(f"no readable checkpoint in {folder}: nothing to resume; start without --resume")
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in the folder ``path``.
+
+    Raises:
+        CheckpointError: it is damaged, or not there.
+    """
+    try:
+        return _read(path)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged ({_reason(error)})") from error
 
 
 def restore_trainer(trainer: Trainer, checkpoint: Checkpoint) -> None:

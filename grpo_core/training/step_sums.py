@@ -10,6 +10,7 @@ import torch
 
 from grpo_core.training.objective.objective import LossTerms, Objective
 from grpo_core.training.objective.trained_part import TrainedPart
+from grpo_core.training.parallel import Ranks
 from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.types import Batch, Packing, StepMetrics
 
@@ -62,6 +63,21 @@ class StepSums:
         self.mismatch_max = max(self.mismatch_max, extremes[3])
         self.num_model_tokens += num_model_tokens
         self.num_micro_batches += 1
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Over all processes. Extremes are negated where the highest counts."""
+        summed = (
+            "loss", "kl", "entropy", "mismatch_kl", "num_clipped_low", "num_clipped_high", "num_effective",
+            "num_tokens", "num_model_tokens", "num_micro_batches", "num_forward_passes", "num_scoring_passes",
+        )  # fmt: skip
+        values = vars(self)
+        totals = ranks.total(np.array([float(values[name]) for name in summed]))
+        for name, total in zip(summed, totals.tolist(), strict=True):
+            values[name] = round(total) if name.startswith("num_") else total
+        extremes = np.array([self.ratio_min, -self.ratio_max, self.mismatch_min, -self.mismatch_max])
+        lowest = ranks.lowest(extremes).tolist()
+        self.ratio_min, self.ratio_max = lowest[0], -lowest[1]
+        self.mismatch_min, self.mismatch_max = lowest[2], -lowest[3]
 
 
 def step_metrics(

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from grpo_core.config import ModelConfig, TrainingConfig
 from grpo_core.model import Policy, attach_lora, num_tokenizer_calls
-from grpo_core.packing import (
-    Pack,
-    PackedBatch,
-    build_packed_batch,
-    pack_completions,
-    score_chosen,
-    split_packs,
-    usable_packing,
-)
+from grpo_core.packing import PackedBatch, score_chosen, usable_packing
 from grpo_core.training.batch_check import check_batch
 from grpo_core.training.finite import FiniteWatch, trajectory_names
 from grpo_core.training.objective.known import KnownLogprobs
 from grpo_core.training.objective.objective import LossTerms, Objective
-from grpo_core.training.objective.trained_part import select_groups
+from grpo_core.training.objective.trained_part import TrainedPart, select_groups
+from grpo_core.training.parallel import Ranks, SingleProcess
 from grpo_core.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from grpo_core.training.precision import FUSED_DEVICES, autocast, recompute_activations
 from grpo_core.training.scoring import find_logprobs
+from grpo_core.training.sharding import shard_layers
+from grpo_core.training.share import own_micro_batches, own_sequences
 from grpo_core.training.step_sums import StepSums, step_metrics
 from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.training.trained_adapter import read_adapter, write_adapter
-from grpo_core.types import Adapter, Batch, Completion, Packing, PolicyVersion, StepMetrics
+from grpo_core.types import Adapter, Batch, Packing, PolicyVersion, StepMetrics
 
 logger = logging.getLogger("grpo_core.training")
 
@@ -43,15 +38,26 @@ class Trainer:
     """
 
     def __init__(
-        self, policy: Policy, model: ModelConfig, training: TrainingConfig, *, run: str, seed: int = 0
+        self,
+        policy: Policy,
+        model: ModelConfig,
+        training: TrainingConfig,
+        *,
+        run: str,
+        seed: int = 0,
+        ranks: Ranks | None = None,
     ) -> None:
+        """With ``ranks``, one of several processes with the same policy, which all make the same steps."""
         self._policy = policy
         self._model_config = model
         self._config = training
         self._run = run
         self.packing: Packing = usable_packing(policy.decoder, training.packing)
+        self.ranks: Ranks = ranks if ranks is not None else SingleProcess()
         self._peft = attach_lora(policy, model, seed)
         self._parameters = [parameter for parameter in self._peft.parameters() if parameter.requires_grad]
+        if training.shard_base_weights and self.ranks.size > 1:
+            shard_layers(policy, self._parameters)
         if training.gradient_checkpointing:
             recompute_activations(policy)
         self.optimizer = torch.optim.AdamW(
@@ -82,18 +88,20 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)  # here, so that a step that broke off leaves nothing to the next
         part = select_groups(batch.groups, drop_zero_variance=self._config.drop_zero_variance_groups)
         completions = part.completions
-        known = self._find_logprobs(completions, sums, times)
+        known = self._find_logprobs(part, sums, times)
         objective = Objective(part, known, self._config)
-        packs = pack_completions(completions, self.packing)
-        passes = self.num_forward_passes
-        for micro_batch in split_packs(packs, self._config.micro_batch_tokens, self.packing):
-            self._accumulate(micro_batch, completions, objective, sums, times, watch)
-        sums.num_forward_passes = self.num_forward_passes - passes
+        own = own_sequences(part, self.ranks)
+        for packed in own_micro_batches(self._policy, completions, own, self._config, self.ranks):
+            self._accumulate(packed, objective, sums, times, watch)
+        with times.span("gradient_sum"):
+            self.ranks.add_up_gradients(self._parameters)
+        sums.add_up(self.ranks)
         sums.is_skipped = not self._update(sums, times)
         self.version += 1
         if sums.is_skipped:
             self.num_skipped_steps += 1
-            sums.nonfinite_trajectories = trajectory_names(part, watch.suspects(len(completions)))
+            suspects = self.ranks.total(watch.suspects(len(completions)).astype(np.float64)) > 0
+            sums.nonfinite_trajectories = trajectory_names(part, suspects)
             logger.warning(
                 "step %d is skipped, its loss or gradient is no number: %s",
                 self.version,
@@ -103,27 +111,22 @@ class Trainer:
         sums.peak_memory_bytes = peak_memory_bytes(self._policy.device)
         return step_metrics(self.version, batch, part, objective, sums, times)
 
-    def _find_logprobs(self, completions: Sequence[Completion], sums: StepSums, times: Stopwatch) -> KnownLogprobs:
-        """Those that came with ``completions``, and from passes of their own those that did not and are needed."""
+    def _find_logprobs(self, part: TrainedPart, sums: StepSums, times: Stopwatch) -> KnownLogprobs:
+        """Those that came with ``part``, and from passes of their own those that did not and are needed."""
         passes = self.num_forward_passes
         with times.span("scoring"), autocast(self._policy.device, self._config.precision):
-            known = find_logprobs(self._policy, self._peft, completions, self._config)
+            known = find_logprobs(self._policy, self._peft, part, self._config, self.ranks)
         sums.num_scoring_passes = self.num_forward_passes - passes
         return known
 
     def _accumulate(
-        self,
-        packs: list[Pack],
-        completions: Sequence[Completion],
-        objective: Objective,
-        sums: StepSums,
-        times: Stopwatch,
-        watch: FiniteWatch,
+        self, batch: PackedBatch, objective: Objective, sums: StepSums, times: Stopwatch, watch: FiniteWatch
     ) -> None:
         """Forward and backward of one micro-batch; gradients add up."""
-        batch = build_packed_batch(packs, completions, self.packing, self._policy.device)
+        passes = self.num_forward_passes
         with times.span("loss_forward"), autocast(self._policy.device, self._config.precision):
             terms = self._forward(batch, objective)
+        sums.num_forward_passes += self.num_forward_passes - passes
         with times.span("backward"):
             terms.loss.backward()
         watch.add(batch, terms, self._parameters)
