@@ -11,11 +11,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from grpo_core.types import Packing
+
 ATTENTION_NAME = "grpo"
+
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+_OTHER_ATTENTION = ("attn_logit_softcapping", "kv_lora_rank", "attention_chunk_size")
+"""Settings of attention that a plan does not know: capped scores, heads of two sizes, windows of another kind."""
 
 
 class AttentionPlan(Protocol):
@@ -50,8 +56,44 @@ AttentionInterface.register(ATTENTION_NAME, _attention)
 AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
 
 
-def forward_hidden(decoder: nn.Module, input_ids: Tensor, position_ids: Tensor, plan: AttentionPlan) -> Tensor:
-    """Hidden states [B, T, hidden] of ``input_ids`` [B, T] under ``plan``; the head is the caller's to apply."""
+def exact_packing(config: PreTrainedConfig) -> Packing:
+    """The layout with the most sharing in which a model of ``config`` computes what it does on separate sequences.
+
+    A plan stands in for full attention over rotated keys, and nothing else. With windows or capped scores
+    transformers' own SDPA attention is told where each sequence begins. Models that have none (those with attention
+    sinks), whose layers carry a state from token to token, or that take positions from the place in the row, get a row
+    for each sequence.
+    """
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return "padded"  # code of its own
+    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    settings = config.to_dict()
+    layers = set(settings.get("layer_types") or ())
+    is_rotary = any(settings.get(name) for name in ("rope_parameters", "rope_theta", "rope_scaling"))
+    has_interface = model._supports_attention_backend and model._supports_sdpa
+    if model._is_stateful or not has_interface or not is_rotary or not layers <= _ATTENTION_LAYERS:
+        return "padded"
+    is_full = layers == {"full_attention"} if layers else settings.get("sliding_window") is None
+    is_plain = not any(settings.get(name) for name in _OTHER_ATTENTION)
+    return "shared_prefix" if is_full and is_plain else "packed"
+
+
+def takes_plan(decoder: nn.Module) -> bool:
+    """Whether the model was loaded so that it hands a plan down to its layers."""
+    config = decoder.config
+    assert isinstance(config, PreTrainedConfig)
+    return config._attn_implementation == ATTENTION_NAME
+
+
+def forward_hidden(
+    decoder: nn.Module, input_ids: Tensor, position_ids: Tensor | None, plan: AttentionPlan | None
+) -> Tensor:
+    """Hidden states [B, T, hidden] of ``input_ids`` [B, T] under ``plan``; the head is the caller's to apply.
+
+    Without a plan attention is causal; where ``position_ids`` [1, T] begin again, transformers begins a new sequence.
+    """
+    if plan is None:
+        return decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
     # A four-dimensional mask is passed through by transformers, so that it builds none of its own.
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device)
     output = decoder(input_ids=input_ids, position_ids=position_ids, attention_mask=no_mask, use_cache=False, plan=plan)

@@ -20,7 +20,8 @@ GrpoError (ValueError)
 ├── BatchError            trajectories that cannot be trained on
 ├── StoredBatchError      a stored batch that cannot be read
 ├── SnapshotError         a stored profile snapshot that cannot be read
-└── CheckpointError       a checkpoint that cannot be read or does not fit
+├── CheckpointError       a checkpoint that cannot be read or does not fit
+└── LostProcessError      another process of the same training is gone
 """
 
 from __future__ import annotations
@@ -107,4 +108,8 @@ class SnapshotError(GrpoError):
 
 
 class CheckpointError(GrpoError):
+    pass
+
+
+class LostProcessError(GrpoError):
     pass

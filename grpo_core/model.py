@@ -17,8 +17,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from grpo_core.attention import ATTENTION_NAME
+from grpo_core.attention import ATTENTION_NAME, exact_packing
 from grpo_core.config import ModelConfig
+from grpo_core.dense import freeze_linears
 from grpo_core.errors import ModelError
 from grpo_core.heap import keep_freed_memory
 from grpo_core.presets import PRESETS, preset_folder
@@ -73,7 +74,7 @@ class Policy:
 
     name: str  # as configured
     architecture: str  # transformers' ``model_type``
-    takes_plan: bool  # so that the torch engine and the trainer can drive it; PlainEngine needs none
+    takes_plan: bool  # so that the torch engine can drive it; PlainEngine needs none, nor does the trainer
     model: nn.Module  # a transformers causal language model
     decoder: nn.Module  # its layers without the head: ids -> hidden states
     head: nn.Module  # hidden states -> logits [.., V]
@@ -163,7 +164,7 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
         model, loaded = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  # a pair
             where,
             dtype=getattr(torch, config.dtype),
-            attn_implementation=None if obstacle else ATTENTION_NAME,
+            attn_implementation=ATTENTION_NAME if exact_packing(model_config) == "shared_prefix" else None,
             ignore_mismatched_sizes=True,  # they are an error below, with the others
             output_loading_info=True,
         )
@@ -222,6 +223,7 @@ def attach_lora(policy: Policy, config: ModelConfig, seed: int) -> PeftModel:
         torch.manual_seed(seed)
         model = get_peft_model(policy.model, lora, autocast_adapter_dtype=True)  # pyright: ignore[reportArgumentType]
     assert isinstance(model, PeftModel)
+    freeze_linears(model)
     model.eval()
     return model
 

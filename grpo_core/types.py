@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
 FinishReason = Literal["stop", "length"]
+Packing = Literal["shared_prefix", "packed", "padded"]
+"""How sequences are laid out for a forward pass: as a prefix tree, end to end, or a padded row for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +133,30 @@ class StepMetrics:
     advantage_abs_mean: float
     kl: float
     entropy: float
+    mismatch_kl: float
+    mismatch_ratio_min: float  # trainer's policy before the update to the sampler's
+    mismatch_ratio_max: float
+    ratio_min: float  # of the loss
     ratio_max: float
-    clip_fraction: float
+    clip_fraction: float  # both of the next two
+    clip_fraction_low: float
+    clip_fraction_high: float
     grad_norm: float
+    num_dropped_groups: int
     num_sequences: int
     num_loss_tokens: int  # tokens that the policy chose: those with a loss
+    num_effective_tokens: int  # those of them that no mask took out
+    num_masked_tokens: int
+    packing: str  # the layout that ran: a ``Packing``
     num_model_tokens: int  # tokens that went through the model after packing
     num_padded_tokens: int  # tokens that would have gone through it unpacked: sum of P + R
-    num_forward_passes: int
+    num_forward_passes: int  # with a gradient
+    num_scoring_passes: int  # without one, before the update: old or reference log-probabilities that were not there
     num_micro_batches: int
     num_tokenizer_calls: int
+    is_skipped: bool  # loss or gradient was no number: the weights are those of the version before
+    nonfinite_trajectories: str  # then: whose, as "<group id>[<index>]" joined by "|"
+    scoring_ms: float
     loss_forward_ms: float
     backward_ms: float
     optimizer_ms: float

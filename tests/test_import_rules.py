@@ -14,7 +14,10 @@ PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 
 VALUES = {"errors", "types"}
 BASE = VALUES | {"config", "home"}
-POLICY = {"attention", "corpus", "dense", "environments", "heap", "lora", "model", "packing", "presets"}
+POLICY = {
+    *("attention", "corpus", "dense", "environments", "head", "heap", "lora", "model", "packing", "prefix_tree"),
+    *("presets", "tree_attention"),
+}
 LOWER = BASE | POLICY
 MAY_IMPORT = {
     "__init__": BASE,

@@ -36,16 +36,17 @@ def spans_renamed(patch: pytest.MonkeyPatch) -> None:
     """The trainer's spans get a prefix that the reader does not know."""
     from torch.autograd.profiler import record_function
 
-    from grpo_core.training import trainer
+    from grpo_core.training import stopwatch
 
-    patch.setattr(trainer, "record_function", lambda name: record_function(f"trainer/{name}"))
+    patch.setattr(stopwatch, "record_function", lambda name: record_function(f"trainer/{name}"))
 
 
 def publish_without_span(patch: pytest.MonkeyPatch) -> None:
     """Publishing an adapter has lost its span."""
-    from grpo_core.schedule import loop
+    from grpo_core.training import stopwatch
 
-    patch.setattr(loop, "record_function", lambda name: nullcontext())
+    original = stopwatch.record_function
+    patch.setattr(stopwatch, "record_function", lambda name: nullcontext() if name == "publish" else original(name))
 
 
 def trace_cut_off(patch: pytest.MonkeyPatch) -> None:
@@ -72,14 +73,14 @@ def spans_recorded_twice(patch: pytest.MonkeyPatch) -> None:
     """Each span of the trainer is recorded by a decorator, and by hand as before."""
     from torch.autograd.profiler import record_function
 
-    from grpo_core.training import trainer
+    from grpo_core.training import stopwatch
 
     @contextmanager
     def twice(name: str) -> Iterator[AbstractContextManager[Any]]:
         with record_function(name), record_function(name) as span:
             yield span
 
-    patch.setattr(trainer, "record_function", twice)
+    patch.setattr(stopwatch, "record_function", twice)
 
 
 def published_twice(patch: pytest.MonkeyPatch) -> None:

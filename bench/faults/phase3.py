@@ -13,9 +13,11 @@ from bench.faults.fault import WRONG_ANSWERS, Fault
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from grpo_core.config import ModelConfig, TrainingConfig
-    from grpo_core.packing import Pack, PackedBatch, PackedPlan, TokenScores
-    from grpo_core.types import Batch, Completion
+    from grpo_core.config import ModelConfig
+    from grpo_core.head import TokenScores
+    from grpo_core.packing import Pack, PackedBatch
+    from grpo_core.tree_attention import TreePlan
+    from grpo_core.types import Completion, Packing
 
 
 def reference_forward(patch: pytest.MonkeyPatch) -> None:
@@ -26,10 +28,10 @@ def reference_forward(patch: pytest.MonkeyPatch) -> None:
 
     original = trainer.score_chosen
 
-    def score_chosen(decoder: nn.Module, head: nn.Module, batch: PackedBatch) -> TokenScores:
+    def score_chosen(decoder: nn.Module, head: nn.Module, batch: PackedBatch, **options: Any) -> TokenScores:
         with torch.no_grad():
             original(decoder, head, batch)
-        return original(decoder, head, batch)
+        return original(decoder, head, batch, **options)
 
     patch.setattr(trainer, "score_chosen", score_chosen)
 
@@ -42,11 +44,19 @@ def models_nobody_counts(patch: pytest.MonkeyPatch) -> None:
 
     original = trainer.score_chosen
 
-    def score_chosen(decoder: Any, head: nn.Module, batch: PackedBatch) -> TokenScores:
+    class Uncounted(torch.nn.Module):
+        """Past the hook that counts."""
+
+        def __init__(self, decoder: Any) -> None:
+            super().__init__()
+            self.config: Any = decoder.config
+            self.forward: Any = decoder.forward
+
+    def score_chosen(decoder: Any, head: nn.Module, batch: PackedBatch, **options: Any) -> TokenScores:
         with torch.no_grad():
             for _ in ("old", "reference"):
-                original(decoder.forward, head, batch)  # past the hook that counts
-        return original(decoder, head, batch)
+                original(Uncounted(decoder), head, batch)
+        return original(decoder, head, batch, **options)
 
     patch.setattr(trainer, "score_chosen", score_chosen)
 
@@ -70,40 +80,39 @@ def activations_recomputed(patch: pytest.MonkeyPatch) -> None:
 def tokenizer_in_the_step(patch: pytest.MonkeyPatch) -> None:
     """A step decodes its completions, for a log."""
     from grpo_core.model import load_tokenizer
-    from grpo_core.training import trainer
+    from grpo_core.training import share
 
-    original = trainer._flatten
+    original = share.pack_completions
     tokenizer = functools.cache(load_tokenizer)
 
-    def flatten(batch: Batch, config: TrainingConfig) -> Any:
-        completions, advantages = original(batch, config)
+    def pack_completions(completions: Sequence[Completion], packing: Packing) -> list[Pack]:
         for completion in completions:
             tokenizer("tiny").decode(completion.completion_ids)
-        return completions, advantages
+        return original(completions, packing)
 
-    patch.setattr(trainer, "_flatten", flatten)
+    patch.setattr(share, "pack_completions", pack_completions)
 
 
 def prefix_not_shared(patch: pytest.MonkeyPatch) -> None:
-    """Siblings are no longer packed behind one prompt: each carries its own."""
-    from grpo_core.training import trainer
+    """Siblings are no longer laid out behind one prompt: each carries its own."""
+    from grpo_core.training import share
 
-    original = trainer.pack_completions
+    original = share.usable_packing
 
-    def pack_completions(completions: Sequence[Completion], *, share_prompts: bool) -> list[Pack]:
-        return original(completions, share_prompts=False)
+    def usable_packing(decoder: nn.Module, wanted: Packing) -> Packing:
+        return original(decoder, "packed" if wanted == "shared_prefix" else wanted)
 
-    patch.setattr(trainer, "pack_completions", pack_completions)
+    patch.setattr(share, "usable_packing", usable_packing)
 
 
 def siblings_see_each_other(patch: pytest.MonkeyPatch) -> None:
     """The mask of a pack is plain causal: a completion attends to its siblings before it."""
-    from grpo_core import packing
+    from grpo_core import attention, tree_attention
 
-    def attend(self: PackedPlan, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
-        return packing.causal_attention(queries, keys, values, scaling)
+    def attend(self: TreePlan, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+        return attention.causal_attention(queries, keys, values, scaling)
 
-    patch.setattr(packing.PackedPlan, "attend", attend)
+    patch.setattr(tree_attention.TreePlan, "attend", attend)
 
 
 FAULTS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,10 +117,10 @@ def _patch_buffer(patch: pytest.MonkeyPatch, *, depth: int | None = None, num_mi
         max_policy_lag_steps: int,
         num_batches: int,
         first_step: int = 0,
-        recovered: Sequence[Batch] = (),
+        recorded: Collection[int] = (),
     ) -> None:
         num_batches -= num_missing
-        original(self, folder, forced_depth or depth, max_policy_lag_steps, num_batches, first_step, recovered)
+        original(self, folder, forced_depth or depth, max_policy_lag_steps, num_batches, first_step, recorded)
 
     patch.setattr(RolloutBuffer, "__init__", init)
 

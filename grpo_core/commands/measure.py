@@ -100,7 +100,7 @@ def _measure(
 
 
 def _measure_rollout(stack: Stack, telemetry: Telemetry, warmup: bool, trace_folder: Path | None) -> dict[str, Any]:
-    from grpo_core.schedule.loop import emit_rollout
+    from grpo_core.schedule.rollout_thread import emit_rollout
     from grpo_core.telemetry.profiler import span, trace
 
     num_steps = stack.config.schedule.num_steps
@@ -118,7 +118,8 @@ def _measure_rollout(stack: Stack, telemetry: Telemetry, warmup: bool, trace_fol
 
 def _measure_trainer(stack: Stack, telemetry: Telemetry, warmup: bool, trace_folder: Path | None) -> dict[str, Any]:
     """Train on batches collected beforehand, so that the trace holds the trainer's work alone."""
-    from grpo_core.schedule.loop import emit_rollout, publish
+    from grpo_core.schedule.loop import publish
+    from grpo_core.schedule.rollout_thread import emit_rollout
     from grpo_core.telemetry.profiler import trace
 
     num_steps = stack.config.schedule.num_steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,6 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from grpo_core.commands.options import add_config_flags, config_from_flags
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
+
+if TYPE_CHECKING:
+    from grpo_core.schedule.loop import TrainResult
+    from grpo_core.schedule.stack import Stack
 
 INTERRUPTED_EXIT_CODE = 130
 
@@ -30,13 +35,29 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     config = config_from_flags(flags, {"schedule.num_steps": 60}, run_name)
     home = Home.from_environment()
 
+    from grpo_core.schedule.followers import follow
+    from grpo_core.schedule.stack import build_stack, build_trainer
+    from grpo_core.training.parallel import open_ranks
+
+    with open_ranks() as ranks:
+        if ranks.rank > 0:
+            follow(build_trainer(config, ranks), config)
+            return 0
+        with console.status(f"loading {config.model.name}"):
+            stack = build_stack(config, home, ranks)
+        result = _train(stack, console, resume=flags.resume)
+    if result.interrupted:
+        console.print(f"stopped early; continue with: grpo train --run {run_name} --resume")
+        return INTERRUPTED_EXIT_CODE
+    return 0
+
+
+def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
     from grpo_core.schedule.loop import StepReport, train
-    from grpo_core.schedule.stack import build_stack
     from grpo_core.telemetry import open_telemetry
     from grpo_core.telemetry.gpu import GpuSampler
 
-    with console.status(f"loading {config.model.name}"):
-        stack = build_stack(config, home)
+    config = stack.config
     progress = Progress(
         TextColumn("[bold]{task.description}"),
         BarColumn(),
@@ -48,13 +69,13 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     )
     rewards: list[float] = []
     with (
-        open_telemetry(config, home) as telemetry,
+        open_telemetry(config, stack.home) as telemetry,
         GpuSampler(telemetry, config.telemetry.gpu_stats_interval_s) as sampler,
     ):
         if sampler.note:
             console.print(sampler.note)
         with progress:
-            task = progress.add_task(run_name, total=config.schedule.num_steps, text="collecting the first batch")
+            task = progress.add_task(config.run, total=config.schedule.num_steps, text="collecting the first batch")
 
             def show(report: StepReport) -> None:
                 rewards.append(report.metrics.reward_mean)
@@ -64,14 +85,11 @@ def run(flags: argparse.Namespace, console: Console) -> int:
                 )
                 progress.update(task, completed=report.metrics.step, text=text)
 
-            result = train(stack, telemetry, resume=flags.resume, on_step=show)
+            result = train(stack, telemetry, resume=resume, on_step=show)
     _print_result(console, rewards, result.duration_s)
     console.print(f"checkpoint: {result.checkpoint}", soft_wrap=True)
-    console.print(f"events: {home.events / f'{run_name}.jsonl'}", soft_wrap=True)
-    if result.interrupted:
-        console.print(f"stopped early; continue with: grpo train --run {run_name} --resume")
-        return INTERRUPTED_EXIT_CODE
-    return 0
+    console.print(f"events: {stack.home.events / f'{config.run}.jsonl'}", soft_wrap=True)
+    return result
 
 
 def _print_result(console: Console, rewards: list[float], duration_s: float) -> None:

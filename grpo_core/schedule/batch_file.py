@@ -30,12 +30,22 @@ _SEAL = re.compile(rb"grpo-batch-seal:[0-9a-f]{64}")
 _BLANK_SEAL = b"grpo-batch-seal:" + b"0" * 64
 
 
+def batch_file_name(index: int) -> str:
+    """What the file of batch ``index`` is called in a buffer's folder."""
+    return f"batch-{index:06d}.arrow"
+
+
 def write_batch(path: Path, batch: Batch) -> Path:
     """Write ``batch`` to ``path``, atomically. Nothing of it is lost.
 
     Raises:
         HomeError: the folder cannot be written.
     """
+    return write_atomic(path, encode_batch(batch))
+
+
+def encode_batch(batch: Batch) -> bytes:
+    """``batch`` as the content of its file. Nothing of it is lost."""
     import pyarrow as pa
 
     turns = [turn for group in batch.groups for trajectory in group.trajectories for turn in trajectory.turns]
@@ -46,7 +56,7 @@ def write_batch(path: Path, batch: Batch) -> Path:
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.record_batch(list(columns.values()), schema=schema))
     content = sink.getvalue().to_pybytes()
-    return write_atomic(path, content.replace(_BLANK_SEAL, _seal(content)))
+    return content.replace(_BLANK_SEAL, _seal(content))
 
 
 def read_batch(path: Path) -> Batch:
@@ -55,22 +65,31 @@ def read_batch(path: Path) -> Batch:
     Raises:
         StoredBatchError: the file is missing, damaged, not a batch, or of another format.
     """
-    import pyarrow as pa
-
     try:
         content = path.read_bytes()
     except OSError as error:
         raise StoredBatchError(f"batch {path}: {error.strerror}; collect it again") from error
+    return decode_batch(content, str(path))
+
+
+def decode_batch(content: bytes, where: str) -> Batch:
+    """The batch of ``encode_batch``; ``where`` it is from, for the error.
+
+    Raises:
+        StoredBatchError: it is damaged, not a batch, or of another format.
+    """
+    import pyarrow as pa
+
     seal = _SEAL.search(content)
     if seal is None:
-        raise StoredBatchError(f"batch {path}: not a stored batch, or damaged; delete it and collect the batch again")
+        raise StoredBatchError(f"batch {where}: not a stored batch, or damaged; delete it and collect the batch again")
     if _seal(content.replace(seal[0], _BLANK_SEAL)) != seal[0]:
-        raise StoredBatchError(f"batch {path}: damaged (its sha256 does not match); delete it and collect it again")
+        raise StoredBatchError(f"batch {where}: damaged (its sha256 does not match); delete it and collect it again")
     with pa.ipc.open_file(pa.BufferReader(content)) as reader:
         metadata = reader.schema.metadata
         if metadata[b"format"] != str(FORMAT).encode():
             raise StoredBatchError(
-                f"batch {path}: format {metadata[b'format'].decode()}, but this version reads format {FORMAT}; "
+                f"batch {where}: format {metadata[b'format'].decode()}, but this version reads format {FORMAT}; "
                 "delete it and collect the batch again"
             )
         rows = reader.get_batch(0)

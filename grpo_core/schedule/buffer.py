@@ -14,15 +14,15 @@ when it is consumed is ``index - policy_version``, known before it starts:
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
 from typing import Self
 
-from grpo_core.errors import StoredBatchError
 from grpo_core.home import make_folder
-from grpo_core.schedule.batch_file import read_batch, write_batch
+from grpo_core.schedule.batch_file import batch_file_name, read_batch, write_batch
+from grpo_core.schedule.recovery import find_usable
 from grpo_core.types import Batch
 
 logger = logging.getLogger("grpo_core.schedule")
@@ -48,8 +48,8 @@ class Lease:
 class RolloutBuffer:
     """One producer thread calls ``wait_for_slot`` and ``put``; one trainer thread ``take`` and ``acknowledge``.
 
-    With a ``folder`` each batch is a file there from ``put`` to ``acknowledge``. The buffer starts empty, and so does
-    the folder: ``recover`` is the way to keep the batches of an interrupted run.
+    With a ``folder`` each batch is a file there from ``put`` until ``forget_trained`` after its ``acknowledge``. The
+    buffer starts empty, and so does the folder: ``recover`` is the way to keep the batches of an interrupted run.
     """
 
     def __init__(
@@ -59,9 +59,11 @@ class RolloutBuffer:
         max_policy_lag_steps: int,
         num_batches: int,
         first_step: int = 0,
-        recovered: Sequence[Batch] = (),
+        recorded: Collection[int] = (),
     ) -> None:
         """``num_batches`` is the total of the run from step 0; steps ``first_step`` to ``num_batches - 1`` are to come.
+
+        Batches ``recorded`` are in the folder already: they are read when their turn comes, instead of collected.
 
         Raises:
             HomeError: the folder cannot be written.
@@ -73,45 +75,38 @@ class RolloutBuffer:
         self._max_policy_lag_steps = max_policy_lag_steps
         self._num_batches = num_batches
         self._trainer_version = first_step
-        self._waiting = {batch.index: batch for batch in recovered}
+        self._recorded = set(recorded)
+        self._waiting: dict[int, Batch] = {}
         self._in_production: int | None = None
         self._lease: Lease | None = None
         self._is_closed = False
         self._error: BaseException | None = None
         self._num_stale_dropped = 0
         self._changed = Condition()
+        self._trained: list[int] = []  # acknowledged, and still in the folder
         if folder is not None:
-            _clear(make_folder(folder), keep={_file_name(index) for index in self._waiting})
+            _clear(make_folder(folder), keep={batch_file_name(index) for index in recorded})
 
     @classmethod
     def recover(
-        cls, folder: Path, depth: int, max_policy_lag_steps: int, num_batches: int, first_step: int
+        cls,
+        folder: Path,
+        depth: int,
+        max_policy_lag_steps: int,
+        num_batches: int,
+        first_step: int,
+        *,
+        repeats_training: bool = True,
     ) -> RolloutBuffer:
         """A buffer that goes on at ``first_step`` with the usable batches in ``folder``.
 
-        Not usable are damaged files, batches already trained on, and batches from a policy newer than the checkpoint:
-        that policy is lost. They are removed, with one warning that names them.
+        ``grpo_core.schedule.recovery`` says which are. The others are removed.
 
         Raises:
             HomeError: the folder cannot be written.
         """
-        usable, dropped = [], []
-        for path in sorted(make_folder(folder).glob("batch-*.arrow")):
-            try:
-                batch = read_batch(path)
-            except StoredBatchError:
-                dropped.append(f"{path.name} (cannot be read)")
-                continue
-            if path.name != _file_name(batch.index):
-                dropped.append(f"{path.name} (holds batch {batch.index})")
-            elif not first_step <= batch.index < num_batches:
-                dropped.append(f"{path.name} (not of steps {first_step} to {num_batches - 1})")
-            elif batch.policy_version > first_step:
-                dropped.append(f"{path.name} (sampled from the lost version {batch.policy_version})")
-            else:
-                usable.append(batch)
-        if dropped:
-            logger.warning("dropped %d stored batches, to be collected again: %s", len(dropped), ", ".join(dropped))
+        make_folder(folder)
+        usable = find_usable(folder, max_policy_lag_steps, num_batches, first_step, repeats_training=repeats_training)
         return cls(folder, depth, max_policy_lag_steps, num_batches, first_step, usable)
 
     def __enter__(self) -> Self:
@@ -126,6 +121,11 @@ class RolloutBuffer:
         return len(self._waiting)
 
     @property
+    def num_recorded(self) -> int:
+        """Batches of an interrupted run that wait in the folder for their turn."""
+        return len(self._recorded)
+
+    @property
     def trainer_version(self) -> int:
         """Policy version of the trainer: steps acknowledged, counted from the run's step 0."""
         return self._trainer_version
@@ -138,9 +138,19 @@ class RolloutBuffer:
     def wait_for_slot(self) -> SlotGrant | None:
         """Producer: wait until the next batch may start. None when no more are needed, or the buffer was closed.
 
+        Recorded batches take their places meanwhile: they are never granted.
+
         Raises:
+            StoredBatchError: a recorded batch was damaged since ``recover``.
             The error that the buffer was closed with.
         """
+        while (grant := self._wait_for_grant()) is not None and grant.index in self._recorded:
+            assert self._folder is not None
+            self._recorded.remove(grant.index)
+            self._hand_over(read_batch(self._folder / batch_file_name(grant.index)))
+        return grant
+
+    def _wait_for_grant(self) -> SlotGrant | None:
         with self._changed:
             assert self._in_production is None, "put the granted batch first"
             while not self._is_over(self._next_step):
@@ -159,7 +169,10 @@ class RolloutBuffer:
         """
         assert batch.index == self._in_production, f"batch {batch.index} was not granted"
         if self._folder is not None:
-            write_batch(self._folder / _file_name(batch.index), batch)
+            write_batch(self._folder / batch_file_name(batch.index), batch)
+        self._hand_over(batch)
+
+    def _hand_over(self, batch: Batch) -> None:
         with self._changed:
             self._in_production = None
             self._waiting[batch.index] = batch
@@ -187,13 +200,19 @@ class RolloutBuffer:
             return None
 
     def acknowledge(self, lease: Lease) -> None:
-        """Trainer: the step is done and its adapter published. Removes the batch's file."""
+        """Trainer: the step is done and its adapter published."""
         with self._changed:
             assert lease is self._lease, "not the lease that was taken last"
             self._lease = None
             self._trainer_version += 1
-            self._remove_file(lease.batch)
+            if self._folder is not None:
+                self._trained.append(lease.batch.index)
             self._changed.notify_all()
+
+    def forget_trained(self) -> None:
+        """Trainer: nobody will need the acknowledged batches again. Removes their files."""
+        while self._trained:
+            self._remove_file(self._trained.pop())
 
     def close(self, error: BaseException | None = None) -> None:
         """Either side: no more batches. Both sides' waits end: they raise ``error``, or return None without one.
@@ -233,17 +252,13 @@ class RolloutBuffer:
             if index - batch.policy_version > self._max_policy_lag_steps:
                 logger.warning("batch %d is over the lag budget (policy version %d)", index, batch.policy_version)
                 del self._waiting[index]
-                self._remove_file(batch)
+                self._remove_file(index)
                 self._num_stale_dropped += 1
                 self._changed.notify_all()
 
-    def _remove_file(self, batch: Batch) -> None:
+    def _remove_file(self, index: int) -> None:
         if self._folder is not None:
-            (self._folder / _file_name(batch.index)).unlink(missing_ok=True)
-
-
-def _file_name(index: int) -> str:
-    return f"batch-{index:06d}.arrow"
+            (self._folder / batch_file_name(index)).unlink(missing_ok=True)
 
 
 def _clear(folder: Path, keep: set[str]) -> None:

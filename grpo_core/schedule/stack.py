@@ -14,6 +14,7 @@ from grpo_core.lora.store import AdapterStore
 from grpo_core.model import Tokenizer, load_policy, load_tokenizer
 from grpo_core.rollout.collector import Collector
 from grpo_core.rollout.torch_engine.engine import TorchEngine
+from grpo_core.training.parallel import Ranks, SingleProcess
 from grpo_core.training.trainer import Trainer
 
 MAX_CACHED_ADAPTER_BYTES = 1 << 30
@@ -21,7 +22,8 @@ MAX_CACHED_ADAPTER_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """All of it lives in one process; the engine and the trainer have a copy of the base weights each."""
+    """All of it lives in one process; the engine and the trainer have a copy of the base weights each. Of several
+    processes that train together, only the first has one."""
 
     config: GrpoConfig
     home: Home
@@ -41,8 +43,26 @@ class Stack:
         return self.home.checkpoints / self.config.run
 
 
-def build_stack(config: GrpoConfig, home: Home) -> Stack:
+def build_trainer(config: GrpoConfig, ranks: Ranks) -> Trainer:
+    """A trainer with base weights of its own: all that a process needs which only helps to train.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    return Trainer(
+        load_policy(config.model),
+        config.model,
+        config.training,
+        run=config.run,
+        seed=config.rollout.seed,
+        ranks=ranks,
+    )
+
+
+def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> Stack:
     """Load the models and join the parts. Nothing runs yet, nothing but the preset is written.
+
+    With several ``ranks`` this is process 0; the others ``follow`` (``grpo_core.schedule.followers``).
 
     Raises:
         GrpoError: a model, environment or package that is not there.
@@ -78,7 +98,5 @@ def build_stack(config: GrpoConfig, home: Home) -> Stack:
             state_cache=StateCache(home.states) if config.environment.use_state_cache else None,
             want_ref_logprobs=config.training.kl_coefficient > 0,
         ),
-        trainer=Trainer(
-            load_policy(config.model), config.model, config.training, run=config.run, seed=config.rollout.seed
-        ),
+        trainer=build_trainer(config, ranks if ranks is not None else SingleProcess()),
     )

@@ -25,6 +25,12 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
     },
     "run_finished": {"num_steps": int, "duration_s": float},
     "train_step": {**get_type_hints(StepMetrics), **_SCHEDULE, "step_s": float, "publish_ms": float},
+    "step_skipped": {
+        "step": int,
+        "batch_index": int,
+        "nonfinite_trajectories": str,  # "<group id>[<index>]", joined by "|"
+        "num_skipped_steps": int,  # in the run so far
+    },
     "rollout": {
         "batch_index": int,
         "policy_version": int,

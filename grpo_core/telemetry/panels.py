@@ -66,10 +66,18 @@ PANELS: tuple[Panel, ...] = (
     _panel(
         3,
         "Ratio and clipping",
-        "Largest importance ratio, and the fraction of tokens whose ratio is clipped. On policy they are 1 and 0.",
-        "ratio, fraction",
+        "Smallest and largest importance ratio, the fractions of tokens that the lower and upper bounds clip, and how "
+        "far the trainer's policy is from the sampler's. On policy the ratios are 1 and the rest is 0.",
+        "ratio, fraction, nats",
         kind="train_step",
-        columns={"step": "max", "ratio_max": "max", "clip_fraction": "avg"},
+        columns={
+            "step": "max",
+            "ratio_min": "min",
+            "ratio_max": "max",
+            "clip_fraction_low": "avg",
+            "clip_fraction_high": "avg",
+            "mismatch_kl": "avg",
+        },
     ),
     _panel(
         4,
@@ -90,11 +98,17 @@ PANELS: tuple[Panel, ...] = (
     _panel(
         5,
         "Tokens per step",
-        "Tokens with a loss, tokens that went through the model, and tokens that would have gone through it without "
-        "sharing prompts.",
+        "Tokens with a loss, those of them that no mask took out, tokens that went through the model, and tokens that "
+        "would have gone through it without sharing prompts.",
         "tokens",
         kind="train_step",
-        columns={"step": "max", "num_loss_tokens": "avg", "num_model_tokens": "avg", "num_padded_tokens": "avg"},
+        columns={
+            "step": "max",
+            "num_loss_tokens": "avg",
+            "num_effective_tokens": "avg",
+            "num_model_tokens": "avg",
+            "num_padded_tokens": "avg",
+        },
     ),
     _panel(
         6,

@@ -10,15 +10,17 @@ import numpy as np
 from grpo_core.types import Float32, Group
 
 EPSILON = 1e-4
-Scale = Literal["group_std", "batch_std", "mean_only"]
+Scale = Literal["group_std", "batch_std", "mean_only", "leave_one_out"]
 
 
 def group_advantages(groups: Sequence[Group], scale: Scale) -> list[Float32]:
-    """One array [G] per group: rewards less the group's mean, over a standard deviation.
+    """One array [G] per group: rewards less the group's mean, times or over a scale. The sum over a group is 0.
 
-    ``group_std`` divides by the group's own (Shao et al. 2024, DeepSeekMath, section 4.1.2), ``batch_std`` by that of
-    all centred rewards of the batch (Liu et al. 2025), ``mean_only`` by nothing (Dr. GRPO, Liu et al. 2025). The sum
-    over a group is 0. A group without spread gets zeros.
+    ``group_std`` divides by the group's sample standard deviation (Shao et al. 2024, DeepSeekMath, section 4.1.2),
+    ``batch_std`` by that of all centred rewards of the batch (Hu et al. 2025, REINFORCE++), ``mean_only`` by nothing
+    (Liu et al. 2025, Dr. GRPO, section 3.2). ``leave_one_out`` takes the mean of the siblings alone, which is
+    G / (G - 1) times the centred reward (Kool et al. 2019; Ahmadian et al. 2024, RLOO). A group without spread gets
+    zeros.
     """
     centred = []
     for group in groups:
@@ -30,6 +32,8 @@ def group_advantages(groups: Sequence[Group], scale: Scale) -> list[Float32]:
     if scale == "batch_std":
         spread = float(np.sqrt(np.mean(np.concatenate(centred) ** 2)))
         return [(values / (spread + EPSILON)).astype(np.float32) for values in centred]
+    if scale == "leave_one_out":
+        return [(values * len(values) / max(len(values) - 1, 1)).astype(np.float32) for values in centred]
     return [values.astype(np.float32) for values in centred]
 
 

@@ -1,4 +1,10 @@
-"""A training state on disk: adapter and optimizer in one checksummed folder that appears whole or not at all."""
+"""A training state on disk: one checksummed folder that appears whole or not at all.
+
+step-000012/adapter.safetensors     the policy
+            optimizer.safetensors   "<parameter index>.<name>"
+            random.safetensors      the random number generators
+            state.json              position, shapes, the run's configuration, sha256 of the others and of itself
+"""
 
 from __future__ import annotations
 
@@ -6,8 +12,10 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,29 +26,48 @@ from safetensors.torch import load, save
 
 from grpo_core.errors import CheckpointError, HomeError
 from grpo_core.home import make_folder
+from grpo_core.training.random_state import RandomState, capture_random_state
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Adapter, PolicyVersion
 
 logger = logging.getLogger("grpo_core.training")
 
-KEEP_LAST = 2
+FORMAT = 2
+_STATE = "state.json"
+_TENSORS = ("adapter.safetensors", "optimizer.safetensors", "random.safetensors")
+_STEP_NAME = re.compile(r"step-(\d{6,})")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a run needs to go on: the adapter of ``step`` and the optimizer state behind it."""
+    """What a run needs to go on: the policy, the optimizer state behind it, and where everything stood."""
 
+    path: Path
     adapter: Adapter
     optimizer: dict[str, torch.Tensor]  # "<parameter index>.<name>"
+    optimizer_name: str
+    random: RandomState
+    next_batch: int  # index of the first batch that it has not been trained on: the buffer's cursor
+    num_skipped_steps: int
     config: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, trainer: Trainer, config: dict[str, Any]) -> Path:
-    """Write ``folder/step-000012`` and keep the newest ``KEEP_LAST`` beside it.
+def save_checkpoint(
+    folder: Path,
+    trainer: Trainer,
+    config: Mapping[str, Any],
+    *,
+    random_state: RandomState | None = None,
+    keep_last: int = 2,
+) -> Path:
+    """Write ``folder/step-000012`` and keep the newest ``keep_last``, it included.
+
+    ``random_state`` is that of the moment to go on from, by default of now.
 
     Raises:
         HomeError: the folder cannot be written.
     """
+    assert keep_last >= 1
     adapter = trainer.adapter()
     target = make_folder(folder) / f"step-{trainer.version:06d}"
     optimizer = {
@@ -48,21 +75,26 @@ def save_checkpoint(folder: Path, trainer: Trainer, config: dict[str, Any]) -> P
         for index, values in trainer.optimizer.state_dict()["state"].items()
         for name, value in values.items()
     }
-    contents = {"adapter.safetensors": save(dict(adapter.tensors)), "optimizer.safetensors": save(optimizer)}
+    random = random_state if random_state is not None else capture_random_state()
+    tensors = (adapter.tensors, optimizer, random)
+    contents = {name: save(dict(values)) for name, values in zip(_TENSORS, tensors, strict=True)}
     state = {
+        "format": FORMAT,
         "step": trainer.version,
+        "next_batch": trainer.version,  # step k trains on batch k
+        "num_skipped_steps": trainer.num_skipped_steps,
         "run": adapter.version.run,
         "base_fingerprint": adapter.base_fingerprint,
         "rank": adapter.rank,
         "alpha": adapter.alpha,
         "target_modules": list(adapter.target_modules),
-        "config": config,
+        "optimizer": type(trainer.optimizer).__name__,
+        "config": dict(config),
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
     }
-    contents["state.json"] = (json.dumps(state, indent=2, sort_keys=True) + "\n").encode()
+    contents[_STATE] = _sealed(state)
     _write_folder(target, contents)
-    for old in _steps(folder)[:-KEEP_LAST]:
-        shutil.rmtree(old)
+    _tidy(folder, keep_last)
     return target
 
 
@@ -74,19 +106,33 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     for path in reversed(_steps(folder)):
         try:
-            return _read(path)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            logger.warning("checkpoint %s is damaged (%s); using the one before it", path, error)
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            logger.warning("%s; using the one before it", error)
     raise CheckpointError(f"no readable checkpoint in {folder}: nothing to resume; start without --resume")
 
 
-def restore_trainer(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Continue ``trainer`` from ``checkpoint``.
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in the folder ``path``.
 
     Raises:
-        AdapterError: the checkpoint is of another model or adapter shape.
+        CheckpointError: it is damaged, or not there.
     """
+    try:
+        return _read(path)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged ({_reason(error)})") from error
+
+
+def restore_trainer(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Continue ``trainer`` from ``checkpoint``. The random number generators are the caller's to restore.
+
+    Raises:
+        CheckpointError: it is of another model, adapter or optimizer; names the key. Nothing has changed then.
+    """
+    _check_fits(trainer, checkpoint)
     trainer.load_adapter(checkpoint.adapter)
+    trainer.num_skipped_steps = checkpoint.num_skipped_steps
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in checkpoint.optimizer.items():
         index, _, name = key.partition(".")
@@ -95,28 +141,84 @@ def restore_trainer(trainer: Trainer, checkpoint: Checkpoint) -> None:
     trainer.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
+def _check_fits(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    there, here = checkpoint.adapter, trainer.adapter()
+    compared = {
+        "model.name (its weights)": (there.base_fingerprint, here.base_fingerprint),
+        "model.lora_targets": (sorted(there.target_modules), sorted(here.target_modules)),
+        "model.lora_rank": (there.rank, here.rank),
+        "model.lora_alpha": (there.alpha, here.alpha),
+        "the optimizer": (checkpoint.optimizer_name, type(trainer.optimizer).__name__),
+    }
+    for key, (stored, own) in compared.items():
+        if stored != own:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.path}: {key} is {stored} there and {own} here; set it as it was, or start "
+                "another run without --resume"
+            )
+
+
 def _read(path: Path) -> Checkpoint:
-    state = json.loads((path / "state.json").read_bytes())
-    contents = {name: (path / name).read_bytes() for name in ("adapter.safetensors", "optimizer.safetensors")}
+    state = _unsealed((path / _STATE).read_bytes())
+    if state["format"] != FORMAT:
+        raise ValueError(f"format {state['format']}, this version reads format {FORMAT}")
+    if path.name != f"step-{state['step']:06d}":
+        raise ValueError(f"holds step {state['step']}")
+    contents = {name: (path / name).read_bytes() for name in _TENSORS}
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != state["sha256"][name]:
             raise ValueError(f"{name} does not match its checksum")
+    weights, optimizer, random = (load(contents[name]) for name in _TENSORS)
     adapter = Adapter(
         version=PolicyVersion(state["run"], state["step"]),
         base_fingerprint=state["base_fingerprint"],
         rank=state["rank"],
         alpha=state["alpha"],
         target_modules=tuple(state["target_modules"]),
-        tensors=load(contents["adapter.safetensors"]),
+        tensors=weights,
     )
-    return Checkpoint(adapter, load(contents["optimizer.safetensors"]), state["config"])
+    return Checkpoint(
+        path=path,
+        adapter=adapter,
+        optimizer=optimizer,
+        optimizer_name=state["optimizer"],
+        random=random,
+        next_batch=state["next_batch"],
+        num_skipped_steps=state["num_skipped_steps"],
+        config=state["config"],
+    )
+
+
+def _sealed(state: dict[str, Any]) -> bytes:
+    """``state`` as JSON with the checksum of all its other fields in it."""
+    return (json.dumps(state | {"seal": _seal(state)}, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _unsealed(content: bytes) -> dict[str, Any]:
+    state = json.loads(content)
+    if not isinstance(state, dict) or state.pop("seal", None) != _seal(state):
+        raise ValueError(f"{_STATE} does not match its checksum")
+    return state
+
+
+def _seal(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{Path(error.filename).name} is missing"
+    return str(error) or type(error).__name__
 
 
 def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-??????"))
+    paths = folder.iterdir() if folder.is_dir() else ()
+    numbered = [(int(match[1]), path) for path in paths if (match := _STEP_NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered)]
 
 
-def _write_folder(target: Path, contents: dict[str, bytes]) -> None:
+def _write_folder(target: Path, contents: Mapping[str, bytes]) -> None:
+    """``target`` with ``contents``. Under its name it is never seen in parts, whenever this process is killed."""
     try:
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
@@ -125,10 +227,36 @@ def _write_folder(target: Path, contents: dict[str, bytes]) -> None:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
+            _sync(temporary)
             if target.exists():
-                shutil.rmtree(target)
+                _remove(target)
             os.rename(temporary, target)
+            _sync(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise HomeError(f"cannot write {target}: {error.strerror}; free space or set GRPO_HOME") from error
+
+
+def _tidy(folder: Path, keep_last: int) -> None:
+    """Remove the checkpoints before the newest ``keep_last``, and what a killed process left half-written."""
+    for old in _steps(folder)[:-keep_last]:
+        _remove(old)
+    for remains in folder.glob(".step-*"):
+        shutil.rmtree(remains, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Take its name away first, so that no half of a checkpoint has one."""
+    hidden = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.rename(path, hidden)
+    shutil.rmtree(hidden)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

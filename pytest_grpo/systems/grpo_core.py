@@ -195,15 +195,14 @@ def _switchable_cache(store: AdapterStore) -> Any:
 
 def _recording_trainer(steps: StepLogprobs) -> type[Trainer]:
     """A ``Trainer`` that keeps the log-probabilities of its forward passes, which its metrics do not hold."""
-    from grpo_core.training.loss import TokenLoss
+    from grpo_core.training.objective.objective import LossTerms, Objective
     from grpo_core.training.trainer import Trainer
 
     class RecordingTrainer(Trainer):
-        def _token_loss(
-            self, batch: PackedBatch, completions: list[types.Completion], advantages: Any, logprobs: Tensor
-        ) -> TokenLoss:
-            steps.append((batch.members, logprobs.detach()))
-            return super()._token_loss(batch, completions, advantages, logprobs)
+        def _forward(self, batch: PackedBatch, objective: Objective) -> LossTerms:
+            terms = super()._forward(batch, objective)
+            steps.append((batch.members, terms.logprobs))
+            return terms
 
     return RecordingTrainer
 

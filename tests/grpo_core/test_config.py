@@ -58,6 +58,17 @@ def test_an_unknown_key_is_named_with_the_allowed_ones(prefix: str, section: typ
         ("training.clip_low", 1.0),
         ("training.kl_coefficient", "a"),
         ("training.packing", "none"),
+        ("training.loss", "ppo"),
+        ("training.kl_estimator", "k4"),
+        ("training.kl_in", "advantage"),
+        ("training.old_logprobs", "old"),
+        ("training.mismatch_correction", "truncate"),
+        ("training.mismatch_low", 1.0),
+        ("training.mismatch_high", 1.0),
+        ("training.clip_dual", 1.0),
+        ("training.loss_length_tokens", 0),
+        ("training.top_entropy_share", 0.0),
+        ("training.entropy_coefficient", -0.1),
         ("schedule.num_steps", 0),
         ("schedule.max_policy_lag_steps", -1),
         ("schedule.buffer_depth", 0),
@@ -78,11 +89,11 @@ def test_every_bad_key_is_named_at_once() -> None:
     assert all(key in message for key in ("rollout.group_size:", "rollout.top:", "schedule.num_steps:"))
 
 
-@pytest.mark.parametrize("advantages", ["group_std", "batch_std"])
-def test_a_group_of_one_has_no_spread(advantages: str) -> None:
+@pytest.mark.parametrize("advantages", ["group_std", "batch_std", "leave_one_out"])
+def test_a_group_of_one_has_no_siblings(advantages: str) -> None:
     message = message_of({"rollout": {"group_size": 1}, "training": {"advantages": advantages}})
 
-    assert f"rollout.group_size 1 has no spread to divide by (training.advantages '{advantages}')" in message
+    assert f"rollout.group_size 1 has no siblings to compare with (training.advantages '{advantages}')" in message
     assert "mean_only" in message
     build_config({"rollout": {"group_size": 1}, "training": {"advantages": "mean_only"}})
 
@@ -93,6 +104,41 @@ def test_a_depth_that_would_grow_too_old_is_refused() -> None:
     assert message.startswith("schedule: buffer_depth 3 cannot be reached with max_policy_lag_steps 1")
     build_config({"schedule": {"buffer_depth": 3, "max_policy_lag_steps": 2}})
     build_config({"schedule": {"buffer_depth": 1, "max_policy_lag_steps": 0}})
+
+
+@pytest.mark.parametrize(
+    ("values", "match", "mended"),
+    [
+        ({"clip_dual": 3.0, "loss": "cispo"}, "clip_dual 3.0 has no meaning for loss 'cispo'", {"loss": "grpo"}),
+        ({"clip_dual": 3.0, "loss": "sapo"}, "clip_dual 3.0 has no meaning for loss 'sapo'", {"clip_dual": None}),
+        ({"clip_dual": 1.2, "clip_high": 0.3}, "clip_dual 1.2 is not above 1 + clip_high 0.3", {"clip_high": 0.1}),
+        ({"loss": "dr_grpo"}, "loss_length_tokens None does not go with loss 'dr_grpo'", {"loss_length_tokens": 64}),
+        ({"loss_length_tokens": 64}, "loss_length_tokens 64 does not go with loss 'dapo'", {"loss": "dr_grpo"}),
+        (
+            {"mismatch_correction": "token_truncate"},
+            "mismatch_correction 'token_truncate' needs old_logprobs 'recomputed'",
+            {"old_logprobs": "recomputed"},
+        ),
+        (
+            {"mismatch_correction": "sequence_truncate"},
+            "mismatch_correction 'sequence_truncate' needs old_logprobs 'recomputed'",
+            {"mismatch_correction": "sequence_mask"},
+        ),
+        (
+            {"top_entropy_share": 0.2},
+            "top_entropy_share 0.2 needs old_logprobs 'recomputed'",
+            {"old_logprobs": "recomputed"},
+        ),
+    ],
+)
+def test_choices_of_the_objective_that_contradict_each_other_are_named_together(
+    values: dict[str, object], match: str, mended: dict[str, object]
+) -> None:
+    message = message_of({"training": values})
+
+    assert message.startswith(f"training: {match}")
+    assert "\n" not in message
+    build_config({"training": {**values, **mended}})
 
 
 @pytest.mark.parametrize("run", ["", "a/b", "..", "a b"])

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from grpo_core.dense import has_fast_linear, linear
+from grpo_core.dense import FrozenLinear, freeze_linears, has_fast_linear, linear
 
 SHAPES = [(0, 8, 4), (1, 8, 4), (3, 64, 96), (17, 256, 1792), (300, 896, 256)]
 
@@ -21,7 +22,7 @@ def test_is_the_plain_product(num_rows: int, num_in: int, num_out: int, has_bias
 
 
 def test_takes_views() -> None:
-    """Parts of a wider matrix, a transposed weight."""
+    """Parts of a wider matrix, a transposed weight, more than two dimensions."""
     generator = torch.Generator().manual_seed(0)
     wide = torch.randn(6, 512, generator=generator)
     weight = torch.randn(300, 256, generator=generator)
@@ -29,6 +30,7 @@ def test_takes_views() -> None:
         linear(wide[:, 100:356], weight[7:99]), wide[:, 100:356] @ weight[7:99].T, atol=1e-4, rtol=1e-5
     )
     torch.testing.assert_close(linear(wide[:, :300], weight.T), wide[:, :300] @ weight, atol=1e-4, rtol=1e-5)
+    assert linear(wide.view(2, 3, 512)[..., :256], weight).shape == (2, 3, 300)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -46,3 +48,64 @@ def test_runs_on_onednn_where_it_is() -> None:
     with torch.profiler.profile() as profile:
         linear(x, weight)
     assert "mkldnn::_linear_pointwise" in {event.name for event in profile.events() or ()}
+
+
+def linears(*, dtype: torch.dtype = torch.float32) -> tuple[nn.Linear, nn.Linear]:
+    """A plain linear module and a frozen one of the same weights."""
+    plain, frozen = nn.Linear(48, 80, dtype=dtype), nn.Linear(48, 80, dtype=dtype)
+    frozen.load_state_dict(plain.state_dict())
+    frozen.requires_grad_(False)
+    freeze_linears(nn.Sequential(frozen))
+    assert isinstance(frozen, FrozenLinear)
+    return plain, frozen
+
+
+@pytest.mark.parametrize("shape", [(48,), (7, 48), (2, 3, 48)])
+def test_a_frozen_linear_has_the_gradient_of_a_linear(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    plain, frozen = linears()
+    x = torch.randn(shape)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [module(given) for module, given in zip((plain, frozen), inputs, strict=True)]
+    weights = torch.randn_like(outputs[0])
+    for output in outputs:
+        (output * weights).sum().backward()
+
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, atol=1e-5, rtol=1e-5)
+    assert frozen.weight.grad is None
+
+
+def test_a_frozen_linear_that_is_trained_is_a_linear() -> None:
+    torch.manual_seed(0)
+    plain, frozen = linears()
+    frozen.requires_grad_(True)
+    x = torch.randn(5, 48)
+    for module in (plain, frozen):
+        module(x).square().sum().backward()
+
+    assert torch.equal(plain(x), frozen(x))
+    assert plain.weight.grad is not None
+    assert frozen.weight.grad is not None
+    assert torch.equal(plain.weight.grad, frozen.weight.grad)
+
+
+def test_a_frozen_linear_follows_autocast_and_other_types() -> None:
+    torch.manual_seed(0)
+    plain, frozen = linears()
+    x = torch.randn(5, 48)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(plain(x), frozen(x))
+        assert frozen(x).dtype == torch.bfloat16
+    plain, frozen = linears(dtype=torch.float64)
+    assert torch.equal(plain(x.double()), frozen(x.double()))
+
+
+def test_only_frozen_linears_change_and_parameters_stay() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.LayerNorm(4))
+    model[0].requires_grad_(False)
+    before = dict(model.state_dict(keep_vars=True))
+    freeze_linears(model)
+
+    assert [type(module) for module in model] == [FrozenLinear, nn.Linear, nn.LayerNorm]
+    assert all(value is before[name] for name, value in model.state_dict(keep_vars=True).items())

@@ -121,7 +121,9 @@ def test_a_fresh_adapter_changes_nothing_and_depends_on_its_seed_only(model_fold
     _, other = attached(8)
 
     assert torch.equal(state, torch.get_rng_state())
-    assert torch.equal(policy.model(input_ids=ids).logits, base.model(input_ids=ids).logits)
+    assert torch.allclose(
+        policy.model(input_ids=ids).logits, base.model(input_ids=ids).logits, atol=1e-5
+    )  # other kernels
     assert len(first) == 2 * 2 * 4
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)

@@ -272,7 +272,7 @@ def test_an_error_that_leaves_the_with_block_reaches_the_other_side() -> None:
         buffer.take()
 
 
-def test_a_batch_is_a_file_until_its_step_is_acknowledged(tmp_path: Path) -> None:
+def test_a_batch_is_a_file_until_its_step_need_not_be_repeated(tmp_path: Path) -> None:
     buffer = RolloutBuffer(tmp_path / "run", depth=2, max_policy_lag_steps=2, num_batches=9)
     put_next(buffer)
     put_next(buffer)
@@ -280,6 +280,8 @@ def test_a_batch_is_a_file_until_its_step_is_acknowledged(tmp_path: Path) -> Non
     lease = take(buffer)
     assert files(tmp_path / "run") == ["batch-000000.arrow", "batch-000001.arrow"]
     buffer.acknowledge(lease)
+    assert files(tmp_path / "run") == ["batch-000000.arrow", "batch-000001.arrow"]
+    buffer.forget_trained()
     assert files(tmp_path / "run") == ["batch-000001.arrow"]
     grant = answer(buffer.wait_for_slot)
     buffer.close()
@@ -308,16 +310,44 @@ def test_recovery_goes_on_with_the_batches_that_are_usable(tmp_path: Path, caplo
     assert files(tmp_path) == ["batch-000005.arrow", "batch-000006.arrow", "batch-000008.arrow"]
     assert len(caplog.records) == 1
     assert caplog.records[0].levelno == logging.WARNING
-    for name in ("000003", "000007", "000009", "000010", "000012"):
+    assert "batch-000003" not in caplog.text  # nothing is lost: the checkpoint has trained on it
+    for name in ("000007", "000009", "000010", "000012"):
         assert f"batch-{name}.arrow (" in caplog.text
-    assert buffer.depth == 3
-    lease = take(buffer)
-    assert lease == Lease(make_batch(5, 4), 3, 1)
-    assert put_next(buffer).index == 7  # the gap
-    buffer.acknowledge(lease)
+    assert (buffer.depth, buffer.num_recorded) == (0, 3)
     run = Run(buffer).go()
-    assert [lease.batch.index for lease in run.leases] == list(range(6, 12))
+    assert [lease.batch.index for lease in run.leases] == list(range(5, 12))
+    assert [grant.index for grant in run.granted] == [7, 9, 10, 11]  # the gap, and what had not been collected
+    by_index = {lease.batch.index: lease.batch.policy_version for lease in run.leases}
+    assert (by_index[5], by_index[6], by_index[8]) == (4, 5, 5)
+    assert run.max_depth_seen <= 2
+    buffer.forget_trained()
     assert files(tmp_path) == []
+
+
+def test_versions_that_were_lost_are_made_again_from_the_batches_that_made_them(tmp_path: Path) -> None:
+    """Batches 5 to 7 made versions 6 to 8. Without batch 8 there is no version 9, nor what it sampled."""
+    versions = {5: 4, 6: 5, 7: 7, 9: 8, 10: 9, 11: 8}
+    for index, policy_version in versions.items():
+        write_batch(tmp_path / f"batch-{index:06d}.arrow", make_batch(index, policy_version))
+    buffer = RolloutBuffer.recover(tmp_path, depth=3, max_policy_lag_steps=3, num_batches=12, first_step=5)
+    assert buffer.num_recorded == 5
+    run = Run(buffer).go()
+
+    assert [grant.index for grant in run.granted] == [8, 10]
+    found = {lease.batch.index: lease.batch.policy_version for lease in run.leases}
+    assert {index: found[index] for index in versions if index != 10} == {5: 4, 6: 5, 7: 7, 9: 8, 11: 8}
+
+
+def test_another_training_does_not_make_the_lost_versions_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index, policy_version in ((5, 5), (6, 5), (7, 6)):
+        write_batch(tmp_path / f"batch-{index:06d}.arrow", make_batch(index, policy_version))
+
+    buffer = RolloutBuffer.recover(tmp_path, 2, 2, num_batches=9, first_step=5, repeats_training=False)
+
+    assert buffer.num_recorded == 2
+    assert "batch-000007.arrow (sampled from the lost version 6)" in caplog.text
 
 
 def test_recovery_of_an_empty_folder_is_a_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -336,7 +366,7 @@ def test_recovered_batches_over_a_smaller_budget_are_collected_again(tmp_path: P
     assert run.problems == []
     assert [lease.batch.index for lease in run.leases] == list(range(8))
     assert max(lease.policy_lag_steps for lease in run.leases) <= 1
-    assert buffer.num_stale_dropped == 2
+    assert [grant.index for grant in run.granted] == list(range(2, 8))
 
 
 @settings(threaded, max_examples=25)
@@ -365,15 +395,18 @@ def test_a_run_killed_anywhere_goes_on_without_a_loss(
     killed = Run(first, jitter(seed, 1e-3), step_s).go()
     assert [lease.batch.index for lease in killed.leases] == list(range(kill_after + 1))
     checkpoint = max(0, kill_after - lost_steps)
-    stored = set(files(folder))
+    stored = files(folder)
     second = RolloutBuffer.recover(folder, depth, lag, num_batches=10, first_step=checkpoint)
-    num_recovered = second.depth
+    num_recorded = second.num_recorded
     run = Run(second, jitter(seed + 1, 1e-3)).go()
+    second.forget_trained()
 
     assert run.problems == []
     assert [lease.batch.index for lease in run.leases] == list(range(checkpoint, 10))
     assert all(0 <= lease.policy_lag_steps <= lag for lease in run.leases)
-    assert len(run.granted) == 10 - checkpoint - num_recovered
-    if lost_steps == 0:
-        assert num_recovered == len(stored) >= 1  # also the batch of the step that was killed
+    assert len(run.granted) == 10 - checkpoint - num_recorded
+    assert num_recorded == len(stored) - checkpoint  # also the batch of the step that was killed
+    assert [lease.batch for lease in run.leases[: kill_after + 1 - checkpoint]] == [
+        lease.batch for lease in killed.leases[checkpoint:]
+    ]
     assert files(folder) == []

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,9 +22,22 @@ from grpo_core.schedule.loop import StepReport, TrainResult, train
 from grpo_core.schedule.stack import Stack, build_stack
 from grpo_core.telemetry.events import Event, Telemetry
 from grpo_core.training.checkpoint import load_checkpoint
-from grpo_core.types import PolicyVersion
+from grpo_core.types import Batch, PolicyVersion, StepMetrics
 
 MakeStack = Callable[..., Stack]
+
+CHATTY_MODULE = "chatty_environment"
+CHATTY_SOURCE = """
+from grpo_core.environments.arithmetic import ArithmeticEnvironment
+
+class Chatty(ArithmeticEnvironment):
+    def __init__(self, config):
+        super().__init__()
+
+    def step(self, actions):
+        super().step(actions)
+        self._reward = float(len(actions["solver"]))
+"""
 
 
 class Chatty(ArithmeticEnvironment):
@@ -209,6 +228,33 @@ def test_events_tell_the_story_of_the_run(make_stack: MakeStack) -> None:
     ]
 
 
+def test_a_skipped_step_is_told_and_the_run_goes_on(make_stack: MakeStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack, memory = make_stack(num_steps=4), Memory()
+    step = stack.trainer.step
+
+    def overflow(batch: Batch) -> StepMetrics:
+        """The second batch has a gradient that is no number."""
+        parameter = stack.trainer.optimizer.param_groups[0]["params"][0]
+        handle = parameter.register_hook(lambda gradient: gradient / 0 if batch.index == 1 else gradient)
+        metrics = step(batch)
+        handle.remove()
+        return metrics
+
+    monkeypatch.setattr(stack.trainer, "step", overflow)
+    result = train(stack, Telemetry("run", [memory]))
+
+    assert [report.metrics.is_skipped for report in result.reports] == [False, True, False, False]
+    (event,) = [event.fields for event in memory.events if event.kind == "step_skipped"]
+    assert (event["step"], event["batch_index"], event["num_skipped_steps"]) == (2, 1, 1)
+    assert "1-0-solver[0]" in str(event["nonfinite_trajectories"]).split("|")
+    before, after = (stack.store.load(PolicyVersion("run", number)).tensors for number in (3, 4))
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+    assert load_checkpoint(stack.checkpoint_folder).num_skipped_steps == 1
+    # Version 2 is version 1 again: batch 2 was sampled from it, on policy.
+    assert [report.policy_lag_steps for report in result.reports] == [0] * 4
+    assert result.reports[2].metrics.ratio_max == pytest.approx(1, abs=1e-4)
+
+
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(make_stack: MakeStack) -> None:
     uninterrupted = train(make_stack(home="whole", num_steps=5), quiet())
 
@@ -222,6 +268,78 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(make_stack: MakeStack)
     assert not second.interrupted
     assert [report.metrics.step for report in second.reports] == [3, 4, 5]
     assert losses(first) + losses(second) == losses(uninterrupted)
+
+
+@pytest.mark.parametrize(("lag", "depth"), [(0, 1), (1, 1), (1, 2), (2, 3)])
+def test_a_run_that_was_killed_repeats_its_steps_bit_for_bit(
+    lag: int, depth: int, make_stack: MakeStack, tmp_path: Path
+) -> None:
+    """``killed`` is the home as it was in the middle of step 5, two steps after the last checkpoint."""
+    options = {"lag": lag, "depth": depth, "num_steps": 8, "checkpoint_every": 3}
+    recorded: list[int] = []
+
+    def copy(report: StepReport) -> None:
+        if report.metrics.step == 5:
+            shutil.copytree(tmp_path / "home", tmp_path / "killed", ignore=shutil.ignore_patterns(".*"))
+            recorded.extend(int(path.stem[-6:]) for path in sorted((tmp_path / "killed").rglob("batch-*.arrow")))
+
+    uninterrupted = train(make_stack(**options), quiet(), on_step=copy)
+    resumed = train(make_stack(home="killed", **options), quiet(), resume=True)
+
+    assert {3, 4} <= set(recorded) <= set(range(3, 8))
+    assert [report.metrics.step for report in resumed.reports] == [4, 5, 6, 7, 8]
+    num_repeated = 5 if lag == 0 else len(recorded)  # with lag, the timing decides what samples those to come
+    for again, report in list(zip(resumed.reports, uninterrupted.reports[3:], strict=True))[:num_repeated]:
+        assert again.metrics.loss == report.metrics.loss
+        assert again.metrics.grad_norm == report.metrics.grad_norm
+        assert again.policy_lag_steps == report.policy_lag_steps
+    assert len(set(losses(uninterrupted))) == 8
+    assert list(make_stack(home="killed", **options).buffer_folder.iterdir()) == []
+
+
+def test_a_process_that_is_killed_goes_on_as_it_was(model_folder: Path, tmp_path: Path) -> None:
+    """By its pid, with SIGKILL, at no particular moment."""
+    settings = {
+        "model.lora_rank": 4, "rollout.max_completion_tokens": 8, "training.learning_rate": 0.01,
+        "schedule.checkpoint_every_steps": 4, "schedule.max_policy_lag_steps": 1, "schedule.torch_threads": 1,
+        "rollout.num_groups": 2, "rollout.group_size": 2,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "grpo_core.cli", "train", "--run", "run", "--model", str(model_folder)]
+    command += ["--environment", f"{CHATTY_MODULE}:Chatty"]
+    command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    (tmp_path / f"{CHATTY_MODULE}.py").write_text(CHATTY_SOURCE)
+    environment = os.environ | {"GRPO_HOME": str(tmp_path / "home"), "PYTHONPATH": str(tmp_path)}
+    events = tmp_path / "home/data/events/run.jsonl"
+
+    def steps() -> list[tuple[int, float]]:
+        lines = events.read_text().splitlines() if events.exists() else []
+        records = [json.loads(line) for line in lines if line.endswith("}")]
+        return [(record["step"], record["loss"]) for record in records if record["kind"] == "train_step"]
+
+    process = subprocess.Popen([*command, "--steps", "1000000"], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while len(steps()) < 7:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    before = dict(steps())
+    last = max(before)
+    subprocess.run(
+        [*command, "--resume", "--steps", str(last + 3)], env=environment, check=True, stdout=subprocess.DEVNULL
+    )
+    after = steps()[len(before) :]
+
+    first = after[0][0]
+    assert 4 < first <= last + 1
+    assert (first - 1) % 4 == 0
+    assert [step for step, _ in after] == list(range(first, last + 4))
+    assert [(step, loss) for step, loss in after if step <= last] == [
+        (step, before[step]) for step in range(first, last + 1)
+    ]
 
 
 def test_an_interrupted_run_with_lag_keeps_its_budget_when_it_goes_on(make_stack: MakeStack) -> None:

@@ -26,8 +26,18 @@ def make_trainer(model_folder: Path) -> MakeTrainer:
     from grpo_core.model import load_policy
     from grpo_core.training.trainer import Trainer
 
-    def make(folder: Path = model_folder, *, rank: int = 4, run: str = "run", **training: object) -> Trainer:
-        model = ModelConfig(name=str(folder), device="cpu", lora_rank=rank, lora_alpha=2.0 * rank)
+    def make(
+        folder: Path = model_folder,
+        *,
+        rank: int = 4,
+        alpha: float | None = None,
+        targets: tuple[str, ...] = ("q_proj", "v_proj", "up_proj", "down_proj"),
+        run: str = "run",
+        **training: object,
+    ) -> Trainer:
+        model = ModelConfig(
+            name=str(folder), device="cpu", lora_rank=rank, lora_alpha=alpha or 2.0 * rank, lora_targets=targets
+        )
         return Trainer(load_policy(model), model, TrainingConfig.model_validate(training), run=run)
 
     return make

@@ -11,12 +11,12 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from grpo_core.errors import AdapterError, BatchError
+from grpo_core.errors import AdapterError
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model import Policy, Tokenizer
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.training.advantages import group_advantages
-from grpo_core.training.trainer import Trainer, check_batch
+from grpo_core.training.trainer import Trainer
 from grpo_core.types import Adapter, Batch, Completion, Group, RaggedIds, StepMetrics, Trajectory
 
 MakeTrainer = Callable[..., Trainer]
@@ -313,75 +313,6 @@ def test_an_all_forced_micro_batch_costs_no_forward_pass(
     assert with_forced.num_model_tokens == metrics.num_model_tokens
     assert with_forced.num_sequences == metrics.num_sequences + 2
     assert with_forced.loss == pytest.approx(metrics.loss, abs=1e-6)
-
-
-def changed_turn(batch: Batch, **changes: Any) -> Batch:
-    """``batch`` with another first turn in its second group."""
-    group = batch.groups[1]
-    trajectory = group.trajectories[0]
-    turn = replace(trajectory.turns[0], **changes)
-    trajectory = replace(trajectory, turns=(turn, *trajectory.turns[1:]))
-    return replace(batch, groups=(batch.groups[0], replace(group, trajectories=(trajectory, *group.trajectories[1:]))))
-
-
-def broken_batches(batch: Batch) -> list[tuple[Batch, str]]:
-    turn = batch.groups[1].trajectories[0].turns[0]
-    num = len(turn.completion_ids)
-    zeros = np.zeros(num, dtype=np.float32)
-    first = int(np.flatnonzero(turn.completion_mask)[0])
-    lost = RaggedIds(np.full(num, 300, dtype=np.int32), np.arange(num + 1, dtype=np.int32))
-    bad = zeros.copy()
-    bad[first] = np.nan
-    reward = replace(batch.groups[1].trajectories[0], reward=float("inf"))
-    with_reward = replace(batch.groups[1], trajectories=(reward, *batch.groups[1].trajectories[1:]))
-    return [
-        (replace(batch, groups=()), "batch 0: no chosen token"),
-        (replace(batch, groups=(batch.groups[0], with_reward)), "group 1: reward inf is not finite"),
-        (changed_turn(batch, prompt_ids=np.zeros(0, np.int32)), "group 1: prompt_ids is empty"),
-        (
-            changed_turn(batch, completion_mask=np.ones(num + 1, np.bool_)),
-            f"group 1: {num} completion_ids, {num + 1} compl",
-        ),
-        (changed_turn(batch, sampling_logprobs=zeros[1:]), f"group 1: .* {num - 1} sampling_logprobs"),
-        (changed_turn(batch, sampling_logprobs=bad), "group 1: sampling_logprobs .* not finite"),
-        (changed_turn(batch, ref_logprobs=None), "group 1: ref_logprobs missing"),
-        (changed_turn(batch, ref_logprobs=zeros[1:]), "group 1: ref_logprobs missing"),
-        (changed_turn(batch, ref_logprobs=bad), "group 1: ref_logprobs .* not finite"),
-        (changed_turn(batch, policy_version=2), "group 1: policy_version 2 is newer than the trainer's 1"),
-        (changed_turn(batch, allowed_ids=lost), f"group 1: allowed_ids without the chosen token at {first}"),
-        (changed_turn(batch, allowed_ids=RaggedIds(lost.ids, lost.offsets[:2])), "group 1: allowed_ids of 1 tokens"),
-    ]
-
-
-def test_a_batch_that_cannot_be_trained_on_is_named_and_changes_nothing(
-    make_trainer: MakeTrainer, make_engine: MakeEngine, sample_batch: SampleBatch
-) -> None:
-    config = {"kl_coefficient": 0.1, "learning_rate": 0.01}
-    good = sample_batch(make_engine(), 6, num_groups=2)
-    trainer, untouched = make_trainer(**config), make_trainer(**config)
-    for item in (trainer, untouched):
-        item.step(good)
-    cases = broken_batches(good)
-    assert len(cases) == 12
-
-    for batch, match in cases:
-        with pytest.raises(BatchError, match=match) as error:
-            trainer.step(batch)
-        assert "\n" not in str(error.value)
-
-    assert trainer.version == 1
-    assert trainer.num_forward_passes == untouched.num_forward_passes
-    assert trainer.step(good).loss == untouched.step(good).loss
-    one, other = trainer.adapter().tensors, untouched.adapter().tensors
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_a_reference_is_needed_only_for_the_kl_term(make_engine: MakeEngine, sample_batch: SampleBatch) -> None:
-    batch = changed_turn(sample_batch(make_engine(), 6, num_groups=2), ref_logprobs=None)
-
-    check_batch(batch, 0, needs_reference=False)
-    with pytest.raises(BatchError, match="ref_logprobs missing"):
-        check_batch(batch, 0, needs_reference=True)
 
 
 def test_a_step_that_broke_off_leaves_nothing_to_the_next(

@@ -1,0 +1,50 @@
+"""One training run, as both arms give it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What both arms learn. Everything else is as ``TrainingConfig`` has it, but for the KL term, which is off."""
+
+    model: str
+    num_steps: int
+    num_groups: int
+    group_size: int
+    max_completion_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The mean reward of each step's answers, before its update, and the questions that they were given."""
+
+    rewards: tuple[float, ...]  # [steps]
+    questions: tuple[str, ...]  # [steps * groups], in order
+
+    def trailing_means(self, num_steps: int) -> list[float]:
+        """[steps]: over the last ``num_steps`` of them, fewer at the start."""
+        return [float(np.mean(self.rewards[max(0, end - num_steps) : end])) for end in range(1, len(self.rewards) + 1)]
+
+    def steps_to(self, reward: float, num_steps: int) -> int | None:
+        """The first step at which a full trailing mean over ``num_steps`` reaches ``reward``; None: it never did."""
+        means = self.trailing_means(num_steps)
+        reached = [step for step, mean in enumerate(means, start=1) if step >= num_steps and mean >= reward]
+        return reached[0] if reached else None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where both arms begin: the questions, and the fresh adapter's weights in PEFT's layout."""
+
+    questions: tuple[str, ...]
+    weights: Mapping[str, Tensor]

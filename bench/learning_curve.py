@@ -1,0 +1,148 @@
+"""How many steps it takes to learn, beside TRL's ``GRPOTrainer`` on the same data, seeds and settings.
+
+``python bench/learning_curve.py --json curve.json --svg curve.svg`` trains both on ``arithmetic`` from the same
+adapter, for each seed in turn, and prints a Markdown table. A run has learned when its mean reward over the last
+``--window`` steps reaches ``--reward``; one that never does counts as one step more than it had. Without TRL only this
+project's runs are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from grpo_core.errors import GrpoError
+from grpo_core.home import write_atomic, write_json
+
+if TYPE_CHECKING:
+    from bench.learning_arms.run import Run
+    from bench.rollout_arms.figures import Figure
+    from pytest_grpo.reports.markup import Markup
+
+Runs = Mapping[str, Sequence["Run"]]
+"""By arm, one per seed."""
+
+
+def run(options: argparse.Namespace) -> dict[str, list[Run]]:
+    """All seeds, the arms in turn.
+
+    Raises:
+        GrpoError: there is no such model.
+    """
+    import torch
+
+    from bench.learning_arms import core_arm, trl_arm
+    from bench.learning_arms.run import Task
+
+    torch.set_num_threads(options.threads)
+    runs: dict[str, list[Run]] = {"grpo_core": []}
+    for seed in options.seeds:
+        task = Task(options.model, options.steps, options.groups, options.group_size, options.new_tokens, seed)
+        with tempfile.TemporaryDirectory() as folder:
+            found, start = core_arm.learn(task, Path(folder))
+            runs["grpo_core"].append(found)
+            if has_trl():
+                runs.setdefault("trl", []).append(trl_arm.learn(task, start, Path(folder)))
+    return runs
+
+
+def has_trl() -> bool:
+    return find_spec("trl") is not None
+
+
+def figures(runs: Runs, reward: float, window: int) -> dict[str, Figure]:
+    """``steps_to_reward`` per arm, and ours over TRL's, seed by seed."""
+    from bench.rollout_arms.figures import Figure
+
+    found: dict[str, Figure] = {}
+    for arm, of_arm in runs.items():
+        found[f"steps_to_reward_{arm}"] = Figure.of(steps(of_arm, reward, window), "steps")
+    if "trl" in runs:
+        ours, theirs = (steps(runs[arm], reward, window) for arm in ("grpo_core", "trl"))
+        ratios = [mine / its for mine, its in zip(ours, theirs, strict=True)]
+        found["steps_vs_trl"] = Figure.of(ratios, "ratio", at_most=1)
+    return found
+
+
+def steps(runs: Sequence[Run], reward: float, window: int) -> list[int]:
+    """To the reward; one more than there were where it was never reached."""
+    return [one.steps_to(reward, window) or len(one.rewards) + 1 for one in runs]
+
+
+def table(runs: Runs, seeds: Sequence[int], reward: float, window: int) -> list[str]:
+    """One row per seed and arm, then the figures."""
+    from bench.rollout_arms.figures import figure_table, row, table_head
+
+    lines = [*table_head("seed", "arm", "first reward", "last reward", f"steps to {reward:g}")]
+    for place, seed in enumerate(seeds):
+        for arm, of_arm in runs.items():
+            means = of_arm[place].trailing_means(window)
+            reached = of_arm[place].steps_to(reward, window) or "never"
+            lines.append(row(seed, arm, f"{means[window - 1]:.3f}", f"{means[-1]:.3f}", reached))
+    return [*lines, "", *figure_table(figures(runs, reward, window))]
+
+
+def drawing(runs: Runs, window: int) -> Markup:
+    """Trailing means by step, averaged over the seeds; the first full window is the first point."""
+    from bench.rollout_arms.drawing import Panel, Point, picture
+
+    points = []
+    for arm, of_arm in runs.items():
+        means = np.mean([one.trailing_means(window) for one in of_arm], axis=0)
+        for step in range(window, len(means) + 1):
+            value = float(means[step - 1])
+            points.append(Point(step, value, arm, f"{arm}, step {step}: {value:.3f}", is_hollow=arm == "trl"))
+    num_seeds = len(runs["grpo_core"])
+    return picture(f"Mean reward, last {window} steps, {num_seeds} seeds", [Panel("step", points)])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Train on arithmetic here and in TRL, and compare the steps it takes.")
+    parser.add_argument("--steps", type=int, default=60, help="of each run (default 60)")
+    parser.add_argument("--seeds", type=_numbers, default=(0, 1, 2), metavar="N[,N]", help="default 0,1,2")
+    parser.add_argument("--groups", type=int, default=16, help="questions per step (default 16)")
+    parser.add_argument("--group-size", type=int, default=8, help="answers to each (default 8)")
+    parser.add_argument("--new-tokens", type=int, default=16, help="most of an answer (default 16)")
+    parser.add_argument("--reward", type=float, default=0.3, help="that is to be reached (default 0.3)")
+    parser.add_argument("--window", type=int, default=10, help="steps that the reward is averaged over (default 10)")
+    parser.add_argument("--model", default="tiny", help="a preset, a model folder or a hub id (default tiny)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of each arm (default 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the curves to this file")
+    return parser
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when everything was measured, 2 for a mistake on the command line."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not 1 <= options.window <= options.steps:
+        parser.error(f"--window {options.window}: allowed are 1 to --steps {options.steps}")
+    try:
+        runs = run(options)
+    except GrpoError as error:
+        parser.error(str(error))
+    print("\n".join(table(runs, options.seeds, options.reward, options.window)))
+    if not has_trl():
+        print("\nArm trl left out: trl is not installed; run: pip install 'pytest-grpo[trl]'")
+    if options.json is not None:
+        found = figures(runs, options.reward, options.window)
+        write_json(options.json, {key: figure.as_json() for key, figure in found.items()})
+    if options.svg is not None:
+        write_atomic(options.svg, str(drawing(runs, options.window)).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

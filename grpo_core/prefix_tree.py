@@ -1,0 +1,161 @@
+"""Token sequences as a prefix tree, laid out end to end: what sequences begin with alike is there once.
+
+The nodes are runs of tokens in depth-first order, so all that lies below a node follows it directly. Hence a token
+sees an earlier one exactly when it lies before the end of that one's subtree: ``k <= q < visible_until[k]``.
+
+Legend: T tokens of the layout, S sequences, L tokens of one sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grpo_core.types import Int32
+
+MIN_SAVED_TOKENS = 8
+"""A run becomes a node of its own when that saves so many tokens: attention takes longer with every node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A run of tokens. It attends to its ancestors, and to itself causally."""
+
+    start: int  # of its tokens in the layout
+    end: int
+    subtree_end: int  # where the last of its descendants ends: they begin at ``end``
+    depth: int  # tokens of its ancestors, which is the position of its first one
+    path: tuple[int, ...]  # its ancestors and itself, root first
+
+    @property
+    def num_tokens(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class PrefixTree:
+    """A forest, strictly: of as many trees as there are different beginnings."""
+
+    nodes: tuple[Node, ...]
+    leaves: tuple[int, ...]  # [S], the node in which each sequence ends
+    token_ids: Int32  # [T]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @cached_property
+    def positions(self) -> NDArray[np.int64]:
+        """[T], of each token in its sequences."""
+        return np.concatenate([np.arange(node.depth, node.depth + node.num_tokens) for node in self.nodes])
+
+    @cached_property
+    def visible_until(self) -> NDArray[np.int64]:
+        """[T], where the subtree of each token's node ends."""
+        return np.concatenate([np.full(node.num_tokens, node.subtree_end) for node in self.nodes])
+
+    def places(self, sequence: int) -> NDArray[np.int64]:
+        """[L], where the tokens of a sequence are in the layout."""
+        path = (self.nodes[index] for index in self.nodes[self.leaves[sequence]].path)
+        return np.concatenate([np.arange(node.start, node.end) for node in path])
+
+
+def build_tree(sequences: Sequence[Int32], min_saved_tokens: int = MIN_SAVED_TOKENS) -> PrefixTree:
+    """The tree of ``sequences``, none of them empty."""
+    return _Builder(sequences, min_saved_tokens).build()
+
+
+def build_rows(sequences: Sequence[Int32]) -> PrefixTree:
+    """A forest in which nothing is shared, in the order of ``sequences``."""
+    ends = np.cumsum([len(sequence) for sequence in sequences]).tolist()
+    starts = [0, *ends[:-1]]
+    nodes = [Node(start, end, end, 0, (i,)) for i, (start, end) in enumerate(zip(starts, ends, strict=True))]
+    return PrefixTree(tuple(nodes), tuple(range(len(nodes))), np.concatenate(sequences))
+
+
+def related(sequences: Sequence[Int32], min_saved_tokens: int = MIN_SAVED_TOKENS) -> list[tuple[tuple[int, ...], int]]:
+    """Which of ``sequences`` share anything: the indices of those in one tree, and how many tokens the tree has."""
+    if not sequences:
+        return []
+    tree = build_tree(sequences, min_saved_tokens)
+    trees: dict[int, list[int]] = {}
+    for index, leaf in enumerate(tree.leaves):
+        trees.setdefault(tree.nodes[leaf].path[0], []).append(index)
+    return [(tuple(members), tree.nodes[root].subtree_end - tree.nodes[root].start) for root, members in trees.items()]
+
+
+class _Builder:
+    """Builds from the sequences in lexicographic order, where those that share a beginning are neighbours."""
+
+    def __init__(self, sequences: Sequence[Int32], min_saved_tokens: int) -> None:
+        assert all(len(sequence) for sequence in sequences)
+        self._sequences = sequences
+        self._min_saved = min_saved_tokens
+        # Big-endian bytes of ids, which are not negative, compare as the ids do.
+        self._order = sorted(range(len(sequences)), key=lambda index: sequences[index].astype(">i4").tobytes())
+        self._common = [_num_common(sequences[one], sequences[other]) for one, other in pairwise(self._order)]
+        self._nodes: list[Node] = []
+        self._runs: list[Int32] = []
+        self._num_tokens = 0
+        self._leaves = [-1] * len(sequences)
+
+    def build(self) -> PrefixTree:
+        self._grow(0, len(self._order), 0, ())
+        return PrefixTree(tuple(self._nodes), tuple(self._leaves), np.concatenate(self._runs))
+
+    def _grow(self, first: int, last: int, depth: int, path: tuple[int, ...]) -> None:
+        """Lay out what the sequences ``first`` to ``last``, in order, have behind their first ``depth`` tokens."""
+        sequence = self._sequences[self._order[first]]
+        if last - first == 1:
+            self._leaf(self._order[first], depth, path)
+            return
+        shared = min(self._common[first : last - 1])
+        if (shared - depth) * (last - first - 1) < self._min_saved:
+            for part in self._parts(first, last, shared):
+                self._grow(*part, depth, path)
+            return
+        index = self._open(sequence[depth:shared], depth, path)
+        for part in self._parts(first, last, shared):
+            self._grow(*part, shared, (*path, index))
+        self._close(index)
+
+    def _parts(self, first: int, last: int, shared: int) -> Iterator[tuple[int, int]]:
+        """Splits a range where its neighbours have no more than ``shared`` tokens in common."""
+        start = first
+        for place in range(first, last - 1):
+            if self._common[place] == shared:
+                yield start, place + 1
+                start = place + 1
+        yield start, last
+
+    def _leaf(self, sequence: int, depth: int, path: tuple[int, ...]) -> None:
+        rest = self._sequences[sequence][depth:]
+        if len(rest) == 0:  # it ends where others go on
+            self._leaves[sequence] = path[-1]
+            return
+        index = self._open(rest, depth, path)
+        self._close(index)
+        self._leaves[sequence] = index
+
+    def _open(self, run: Int32, depth: int, path: tuple[int, ...]) -> int:
+        index, start = len(self._nodes), self._num_tokens
+        self._num_tokens += len(run)
+        self._runs.append(run)
+        self._nodes.append(Node(start, self._num_tokens, self._num_tokens, depth, (*path, index)))
+        return index
+
+    def _close(self, index: int) -> None:
+        node = self._nodes[index]
+        self._nodes[index] = Node(node.start, node.end, self._num_tokens, node.depth, node.path)
+
+
+def _num_common(one: Int32, other: Int32) -> int:
+    """Tokens that both begin with."""
+    size = min(len(one), len(other))
+    differing = np.flatnonzero(one[:size] != other[:size])
+    return int(differing[0]) if len(differing) else size

@@ -1,0 +1,92 @@
+"""Several processes, one run: the first plays, schedules, publishes and saves; the others only help to train.
+
+The first sends what each step trains on to all: first where training starts, then every batch, at last nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from grpo_core.config import GrpoConfig
+from grpo_core.errors import CheckpointError, ModelError
+from grpo_core.schedule.batch_file import decode_batch, encode_batch
+from grpo_core.schedule.cores import own_torch_threads
+from grpo_core.training.checkpoint import Checkpoint, read_checkpoint, restore_trainer
+from grpo_core.training.parallel import Ranks
+from grpo_core.training.trainer import Trainer
+from grpo_core.types import Batch
+
+_OVER = b""
+
+
+def send_start(ranks: Ranks, trainer: Trainer, checkpoint: Checkpoint | None) -> None:
+    """Let the others start as ``trainer`` does: from ``checkpoint``, which they read themselves, or from the base."""
+    start = {
+        "base_fingerprint": trainer.adapter().base_fingerprint,
+        "checkpoint": None if checkpoint is None else str(checkpoint.path),
+    }
+    ranks.broadcast(json.dumps(start).encode())
+
+
+def send_batch(ranks: Ranks, batch: Batch) -> None:
+    """Let the others make the step on ``batch``."""
+    if ranks.size > 1:
+        ranks.broadcast(encode_batch(batch))
+
+
+def send_end(ranks: Ranks) -> None:
+    """Let the others go."""
+    ranks.broadcast(_OVER)
+
+
+def follow(trainer: Trainer, config: GrpoConfig) -> int:
+    """Train on this process's share of every batch that the first one sends, until it sends no more; steps made.
+
+    Raises:
+        ModelError: the base model here is another one than there.
+        CheckpointError: the checkpoint cannot be read here, or does not fit.
+        LostProcessError: the first process, or another one, is gone.
+    """
+    ranks = trainer.ranks
+    assert ranks.rank > 0
+    with own_torch_threads(config, ranks.size), _patient():
+        start = json.loads(ranks.broadcast(_OVER))
+        own = trainer.adapter().base_fingerprint
+        if start["base_fingerprint"] != own:
+            raise ModelError(
+                f"process {ranks.rank}: model {config.model.name!r} is {own} here and {start['base_fingerprint']} in "
+                "process 0; give all of them the same files"
+            )
+        if start["checkpoint"] is not None:
+            restore_trainer(trainer, _read_shared(Path(start["checkpoint"]), ranks.rank))
+        num_steps = 0
+        while content := ranks.broadcast(_OVER):
+            trainer.step(decode_batch(content, "from process 0"))
+            num_steps += 1
+    return num_steps
+
+
+def _read_shared(path: Path, rank: int) -> Checkpoint:
+    try:
+        return read_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"process {rank}: {error}; GRPO_HOME must be a folder that all processes see") from error
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """The first Ctrl-C is the first process's to act on: it makes a last step, saves it and lets the others go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, lambda signum, frame: signal.signal(signal.SIGINT, previous))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

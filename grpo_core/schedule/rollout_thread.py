@@ -1,0 +1,88 @@
+"""The thread that plays: it collects every batch that the buffer grants, and says so in events."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import torch
+from torch.autograd.profiler import record_function
+
+from grpo_core.rollout.episode import EpisodeFailure
+from grpo_core.schedule.buffer import RolloutBuffer
+from grpo_core.schedule.cores import num_torch_threads
+from grpo_core.schedule.stack import Stack
+from grpo_core.telemetry.events import Telemetry
+from grpo_core.types import Batch
+
+
+@contextmanager
+def rollout_thread(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) -> Iterator[None]:
+    """The rollout thread, for the length of the ``with`` block. Whatever ends the block, the thread ends with it."""
+    producer = threading.Thread(target=_produce, args=(stack, buffer, telemetry), name="rollout", daemon=True)
+    producer.start()
+    is_urgent = False
+    try:
+        yield
+    except KeyboardInterrupt:  # the second one: nobody waits for the batch that is being collected
+        is_urgent = True
+        raise
+    finally:
+        buffer.close()
+        if not is_urgent:
+            producer.join()
+
+
+def _produce(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) -> None:
+    """The rollout thread: collect every batch that the buffer grants."""
+    try:
+        torch.set_num_threads(num_torch_threads(stack.config, stack.trainer.ranks.size))
+        while (grant := buffer.wait_for_slot()) is not None:
+            swap = stack.engine.use_version(buffer.trainer_version)
+            telemetry.emit(
+                "adapter_load",
+                version=swap.policy_version,
+                cache_hit=swap.cache_hit,
+                load_ms=swap.load_ms,
+                swap_ms=swap.swap_ms,
+            )
+            try:
+                with record_function("rollout"):
+                    batch = stack.collector.collect(grant.index)
+            finally:
+                emit_failures(stack.collector.failures, telemetry)
+            buffer.put(batch)
+            emit_rollout(batch, buffer.depth, telemetry)
+    except BaseException as error:  # whatever it is, it must reach the trainer, which waits for this thread
+        buffer.close(error)
+
+
+def emit_failures(failures: Sequence[EpisodeFailure], telemetry: Telemetry) -> None:
+    """An ``episode_failed`` event for each attempt that was given up."""
+    for failure in failures:
+        telemetry.emit(
+            "episode_failed",
+            batch_index=failure.batch_index,
+            environment=failure.environment,
+            environment_seed=str(failure.environment_seed),
+            group_number=failure.group,
+            sample_number=failure.sample,
+            attempt=failure.attempt,
+            error=failure.error,
+        )
+
+
+def emit_rollout(batch: Batch, depth: int, telemetry: Telemetry) -> None:
+    """The ``rollout`` event of ``batch``; ``depth`` batches waited when it was done."""
+    rewards = [trajectory.reward for group in batch.groups for trajectory in group.trajectories]
+    telemetry.emit(
+        "rollout",
+        batch_index=batch.index,
+        policy_version=batch.policy_version,
+        tokens_per_second=batch.stats.tokens_per_second,
+        reward_mean=sum(rewards) / max(len(rewards), 1),
+        buffer_depth=depth,
+        **asdict(batch.stats),
+    )

@@ -1,0 +1,53 @@
+"""Whose fault it is when a step's loss or gradient is no number.
+
+Legend: B sequences of the step, C chosen tokens of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from grpo_core.packing import PackedBatch
+from grpo_core.training.objective.objective import LossTerms
+from grpo_core.training.objective.trained_part import TrainedPart
+from grpo_core.types import Bool
+
+
+class FiniteWatch:
+    """Keeps what it takes to name the culprits. Nothing waits for the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self._micro_batches: list[tuple[PackedBatch, Tensor, Tensor]] = []
+
+    def add(self, batch: PackedBatch, terms: LossTerms, parameters: Sequence[nn.Parameter]) -> None:
+        """Look at a micro-batch after its backward pass."""
+        values = torch.stack([terms.logprobs, terms.ratio, terms.kl, terms.mismatch])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self._micro_batches.append((batch, values.isfinite().all(dim=0), norm.isfinite() & terms.loss.isfinite()))
+
+    def suspects(self, num_sequences: int) -> Bool:
+        """[B]: the sequences with a token that is no number; where there is none, those of the first micro-batch after
+        whose backward pass the gradient was none."""
+        suspected = np.zeros(num_sequences, dtype=np.bool_)
+        for batch, is_finite, _ in self._micro_batches:
+            suspected[batch.members[~is_finite].cpu().numpy()] = True
+        if not suspected.any():
+            broken = [batch for batch, _, is_well in self._micro_batches if not is_well]
+            suspected[list(broken[0].order) if broken else []] = True
+        return suspected
+
+
+def trajectory_names(part: TrainedPart, is_sequence: Bool) -> str:
+    """The trajectories with any of the sequences [B], as ``<group id>[<index in the group>]``, joined by ``|``."""
+    names = [
+        f"{group.group_id}[{index}]"
+        for group in part.groups
+        for index, trajectory in enumerate(group.trajectories)
+        for _ in trajectory.turns
+    ]
+    return "|".join(dict.fromkeys(name for name, is_one in zip(names, is_sequence, strict=True) if is_one))

@@ -1,0 +1,28 @@
+"""Estimates of KL(policy || reference) from a token that the policy sampled (Schulman 2020, "Approximating KL")."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+Estimator = Literal["k1", "k2", "k3"]
+
+
+def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """log p - log ref: unbiased, of either sign. As a loss its gradient has mean 0: use it in the reward."""
+    return logprobs - ref_logprobs
+
+
+def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """(log p - log ref)^2 / 2: biased, little variance. As a loss on policy its gradient is that of the KL itself."""
+    return (logprobs - ref_logprobs).square() / 2
+
+
+def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """exp(d) - d - 1 with d = log ref - log p: unbiased and never negative (Shao et al. 2024, DeepSeekMath, eq. 4)."""
+    difference = ref_logprobs - logprobs
+    return difference.exp() - difference - 1.0
+
+
+KL_ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}

@@ -1,0 +1,65 @@
+"""What is known of the chosen tokens of a step before its forward pass.
+
+Legend: B sequences, C chosen tokens of the step, completion after completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grpo_core.types import Completion, Float64
+
+
+@dataclass(frozen=True, slots=True)
+class KnownLogprobs:
+    """Log-probabilities [C] in nats. ``old`` is ``sampling`` where it was not recomputed; then there is no entropy."""
+
+    sampling: Float64
+    old: Float64
+    reference: Float64 | None = None
+    entropy: Float64 | None = None  # of the policy before the update
+
+    @property
+    def is_recomputed(self) -> bool:
+        return self.entropy is not None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTokens:
+    """Of the chosen tokens of one micro-batch. [C] each, in the order of its packed batch."""
+
+    advantages: Tensor
+    policy_weights: Tensor
+    kl_weights: Tensor
+    entropy_weights: Tensor
+    sampling_logprobs: Tensor
+    old_logprobs: Tensor
+    ref_logprobs: Tensor
+    sequences: Tensor  # int64, 0 and up within the micro-batch
+
+
+class KnownTable:
+    """The columns of ``KnownTokens`` for the whole step."""
+
+    def __init__(self, completions: Sequence[Completion], *columns: Float64) -> None:
+        lengths = num_chosen(completions)
+        self._bounds = np.concatenate([[0], np.cumsum(lengths)])
+        self._values = np.stack(columns)
+        assert self._values.shape == (7, lengths.sum())
+
+    def tokens(self, order: Sequence[int], like: Tensor) -> KnownTokens:
+        """Those of the completions ``order``, one after the other, with the dtype and device of ``like``."""
+        spans = [np.arange(self._bounds[member], self._bounds[member + 1]) for member in order]
+        columns = torch.from_numpy(self._values[:, np.concatenate(spans)]).to(like.dtype).to(like.device)
+        sequences = np.repeat(np.arange(len(order)), [len(span) for span in spans])
+        return KnownTokens(*columns.unbind(), sequences=torch.from_numpy(sequences).to(like.device))
+
+
+def num_chosen(completions: Sequence[Completion]) -> np.ndarray:
+    """[B], int64: tokens that the policy chose."""
+    return np.array([np.count_nonzero(item.completion_mask) for item in completions], dtype=np.int64)

@@ -1,0 +1,85 @@
+"""Log-probabilities of finished completions in forward passes without a gradient, before the update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from grpo_core.config import TrainingConfig
+from grpo_core.model import Policy
+from grpo_core.packing import score_chosen
+from grpo_core.training.objective.known import KnownLogprobs, num_chosen
+from grpo_core.training.objective.trained_part import TrainedPart
+from grpo_core.training.parallel import Ranks
+from grpo_core.training.share import own_micro_batches, own_sequences
+from grpo_core.types import Completion, Float64
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenScores:
+    """Log-probability and entropy [C] of the chosen tokens, completion after completion, in nats."""
+
+    logprobs: Float64
+    entropy: Float64
+
+
+@torch.no_grad()
+def score_completions(
+    policy: Policy, completions: Sequence[Completion], own: Sequence[int], config: TrainingConfig, ranks: Ranks
+) -> ChosenScores:
+    """Scores of ``completions`` under ``policy`` as it is now, in the micro-batches that training them would take.
+
+    Each process makes the passes for those at its indices ``own``.
+    """
+    bounds = np.concatenate([[0], np.cumsum(num_chosen(completions))])
+    scores = np.zeros((2, bounds[-1]))
+    for batch in own_micro_batches(policy, completions, own, config, ranks):
+        found = score_chosen(policy.decoder, policy.head, batch)
+        where = np.concatenate([np.arange(bounds[member], bounds[member + 1]) for member in batch.order])
+        scores[:, where] = torch.stack([found.logprobs, found.entropy]).double().cpu().numpy()
+    scores = ranks.total(scores)
+    return ChosenScores(scores[0], scores[1])
+
+
+def find_logprobs(
+    policy: Policy, adapted: PeftModel, part: TrainedPart, config: TrainingConfig, ranks: Ranks
+) -> KnownLogprobs:
+    """What the objective of ``part`` needs: what came with its completions, and the rest from forward passes.
+
+    Old log-probabilities are computed when the configuration asks for them, the reference's, with the adapter of
+    ``adapted`` off, for the completions that have none and when there is a KL term.
+    """
+    completions, own = part.completions, own_sequences(part, ranks)
+    chosen = [item.sampling_logprobs[item.completion_mask] for item in completions]
+    sampling = np.concatenate([np.zeros(0), *chosen]).astype(np.float64)
+    reference: Float64 | None = None
+    if config.kl_coefficient > 0:
+        lost = [index for index, item in enumerate(completions) if item.ref_logprobs is None]
+        own_lost = [place for place, index in enumerate(lost) if index in set(own)]
+        scored = np.zeros(0)
+        if lost:
+            with adapted.disable_adapter():
+                without = [completions[index] for index in lost]
+                scored = score_completions(policy, without, own_lost, config, ranks).logprobs
+        reference = _reference(completions, scored)
+    if config.old_logprobs == "sampling":
+        return KnownLogprobs(sampling, sampling, reference)
+    scores = score_completions(policy, completions, own, config, ranks)
+    return KnownLogprobs(sampling, scores.logprobs, reference, scores.entropy)
+
+
+def _reference(completions: Sequence[Completion], scored: Float64) -> Float64:
+    """[C]: those that came with ``completions``, and the next of ``scored`` where they did not."""
+    rows, start = [], 0
+    for item in completions:
+        if item.ref_logprobs is not None:
+            rows.append(item.ref_logprobs[item.completion_mask])
+        else:
+            end = start + int(np.count_nonzero(item.completion_mask))
+            rows.append(scored[start:end])
+            start = end
+    return np.concatenate([np.zeros(0), *rows])

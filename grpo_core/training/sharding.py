@@ -1,0 +1,28 @@
+"""Frozen base weights in parts: each process keeps its share of every layer and gathers a layer when it runs.
+
+torch's FSDP2 does it (Zhao et al. 2023, "PyTorch FSDP"). The adapter stays whole in each process, and so do the
+embeddings and the head, which are used outside of the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.distributed as dist
+from torch import nn
+
+from grpo_core.model import Policy
+
+
+def shard_layers(policy: Policy, trained: Sequence[nn.Parameter]) -> None:
+    """Leave this process its part of the layers' frozen weights. Needs the process group."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(policy.device.type, (dist.get_world_size(),))
+    layers = policy.decoder.get_submodule("layers")
+    in_layers = set(layers.parameters())
+    outside = {parameter for parameter in policy.decoder.parameters() if parameter not in in_layers}
+    for layer in layers.children():
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=set(trained))
+    fully_shard(policy.decoder, mesh=mesh, reshard_after_forward=True, ignored_params={*trained, *outside})

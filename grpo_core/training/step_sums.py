@@ -1,0 +1,133 @@
+"""Sums over the chosen tokens of all micro-batches of a step, and the metrics that they make."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from grpo_core.training.objective.objective import LossTerms, Objective
+from grpo_core.training.objective.trained_part import TrainedPart
+from grpo_core.training.parallel import Ranks
+from grpo_core.training.stopwatch import Stopwatch
+from grpo_core.types import Batch, Packing, StepMetrics
+
+
+@dataclass
+class StepSums:
+    """Means are per token that went through the model, before any mask."""
+
+    packing: Packing
+    loss: float = 0.0
+    kl: float = 0.0
+    entropy: float = 0.0
+    mismatch_kl: float = 0.0
+    num_clipped_low: int = 0
+    num_clipped_high: int = 0
+    num_effective: int = 0
+    num_tokens: int = 0
+    ratio_min: float = math.inf
+    ratio_max: float = -math.inf
+    mismatch_min: float = math.inf
+    mismatch_max: float = -math.inf
+    num_model_tokens: int = 0
+    num_micro_batches: int = 0
+    num_forward_passes: int = 0
+    num_scoring_passes: int = 0
+    num_tokenizer_calls: int = 0
+    grad_norm: float = 0.0
+    is_skipped: bool = False
+    nonfinite_trajectories: str = ""
+    peak_memory_bytes: int = 0
+
+    def add(self, terms: LossTerms, *, num_model_tokens: int) -> None:
+        """One transfer from the device for all of them."""
+        mismatch_kl = terms.mismatch.exp() - terms.mismatch - 1.0
+        summed = (terms.kl, terms.entropy, mismatch_kl, terms.is_clipped_low, terms.is_clipped_high, terms.is_effective)
+        dtype = terms.logprobs.dtype
+        values = [terms.loss.detach(), *(item.to(dtype).sum() for item in summed)]
+        values += [*terms.ratio.aminmax(), *terms.mismatch.aminmax()]
+        loss, kl, entropy, mismatch, low, high, effective, *extremes = torch.stack(values).tolist()
+        self.loss += loss
+        self.kl += kl
+        self.entropy += entropy
+        self.mismatch_kl += mismatch
+        self.num_clipped_low += round(low)
+        self.num_clipped_high += round(high)
+        self.num_effective += round(effective)
+        self.num_tokens += len(terms.logprobs)
+        self.ratio_min, self.ratio_max = min(self.ratio_min, extremes[0]), max(self.ratio_max, extremes[1])
+        self.mismatch_min = min(self.mismatch_min, extremes[2])
+        self.mismatch_max = max(self.mismatch_max, extremes[3])
+        self.num_model_tokens += num_model_tokens
+        self.num_micro_batches += 1
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Over all processes. Extremes are negated where the highest counts."""
+        summed = (
+            "loss", "kl", "entropy", "mismatch_kl", "num_clipped_low", "num_clipped_high", "num_effective",
+            "num_tokens", "num_model_tokens", "num_micro_batches", "num_forward_passes", "num_scoring_passes",
+        )  # fmt: skip
+        values = vars(self)
+        totals = ranks.total(np.array([float(values[name]) for name in summed]))
+        for name, total in zip(summed, totals.tolist(), strict=True):
+            values[name] = round(total) if name.startswith("num_") else total
+        extremes = np.array([self.ratio_min, -self.ratio_max, self.mismatch_min, -self.mismatch_max])
+        lowest = ranks.lowest(extremes).tolist()
+        self.ratio_min, self.ratio_max = lowest[0], -lowest[1]
+        self.mismatch_min, self.mismatch_max = lowest[2], -lowest[3]
+
+
+def step_metrics(
+    version: int, batch: Batch, part: TrainedPart, objective: Objective, sums: StepSums, times: Stopwatch
+) -> StepMetrics:
+    """The metrics of the step to ``version``. A step without a token has on-policy ratios."""
+    rewards = [trajectory.reward for group in batch.groups for trajectory in group.trajectories]
+    num_turns = sum(len(trajectory.turns) for group in batch.groups for trajectory in group.trajectories)
+    num = max(sums.num_tokens, 1)
+    extremes = (sums.ratio_min, sums.ratio_max, _exp(sums.mismatch_min), _exp(sums.mismatch_max))
+    ratio_min, ratio_max, mismatch_min, mismatch_max = extremes if sums.num_tokens else (1.0,) * 4
+    return StepMetrics(
+        step=version,
+        loss=sums.loss,
+        reward_mean=float(np.mean(rewards)),
+        reward_std=float(np.std(rewards)),
+        advantage_abs_mean=float(np.abs(objective.advantages).sum() / num_turns),
+        kl=sums.kl / num,
+        entropy=sums.entropy / num,
+        mismatch_kl=sums.mismatch_kl / num,
+        mismatch_ratio_min=mismatch_min,
+        mismatch_ratio_max=mismatch_max,
+        ratio_min=ratio_min,
+        ratio_max=ratio_max,
+        clip_fraction=(sums.num_clipped_low + sums.num_clipped_high) / num,
+        clip_fraction_low=sums.num_clipped_low / num,
+        clip_fraction_high=sums.num_clipped_high / num,
+        grad_norm=sums.grad_norm,
+        num_dropped_groups=part.num_dropped_groups,
+        num_sequences=len(part.completions),
+        num_loss_tokens=sums.num_tokens,
+        num_effective_tokens=sums.num_effective,
+        num_masked_tokens=sums.num_tokens - sums.num_effective,
+        packing=sums.packing,
+        num_model_tokens=sums.num_model_tokens,
+        num_padded_tokens=sum(completion.num_tokens for completion in part.completions),
+        num_forward_passes=sums.num_forward_passes,
+        num_scoring_passes=sums.num_scoring_passes,
+        num_micro_batches=sums.num_micro_batches,
+        num_tokenizer_calls=sums.num_tokenizer_calls,
+        is_skipped=sums.is_skipped,
+        nonfinite_trajectories=sums.nonfinite_trajectories,
+        scoring_ms=times.total_ms("scoring"),
+        loss_forward_ms=times.total_ms("loss_forward"),
+        backward_ms=times.total_ms("backward"),
+        optimizer_ms=times.total_ms("optimizer"),
+        peak_memory_bytes=sums.peak_memory_bytes,
+    )
+
+
+def _exp(value: float) -> float:
+    """Infinite where a float has no room for it: a step that overflowed has metrics too."""
+    return math.exp(value) if value < 700 else math.inf

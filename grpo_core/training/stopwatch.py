@@ -1,0 +1,52 @@
+"""How long the parts of a step take on the device that computes them."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.autograd.profiler import record_function
+
+Mark = float | torch.cuda.Event
+
+
+class Stopwatch:
+    """Times spans by name and marks them in profiler traces.
+
+    On a GPU by events on its stream: kernels that are still queued when a span ends are in it, and nobody waits for
+    them before the time is asked for. On a CPU by the wall clock.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._is_cuda = device.type == "cuda"
+        self._spans: dict[str, list[tuple[Mark, Mark]]] = defaultdict(list)
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        with record_function(name):
+            start = self._mark()
+            yield
+            self._spans[name].append((start, self._mark()))
+
+    def total_ms(self, name: str) -> float:
+        """Of all spans of that name so far. Waits for the device to have finished them."""
+        return sum(_ms_between(start, end) for start, end in self._spans[name])
+
+    def _mark(self) -> Mark:
+        if not self._is_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def _ms_between(start: Mark, end: Mark) -> float:
+    if isinstance(start, torch.cuda.Event):
+        assert isinstance(end, torch.cuda.Event)
+        end.synchronize()
+        return start.elapsed_time(end)
+    assert not isinstance(end, torch.cuda.Event)
+    return (end - start) * 1e3
