@@ -20,6 +20,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -274,11 +275,23 @@ def persist_profile_snapshot(profile_name: str, payload: dict[str, Any]) -> str:
 
 
 @app.function(gpu=GPU, secrets=SECRETS, timeout=3600, single_use_containers=True)
-def run_pytest(arguments: list[str]) -> list[dict[str, Any]]:
-    """Run ``pytest ARGUMENTS`` on this project and return its events (see ``pytest_grpo.remote.protocol.Event``)."""
-    from pytest_grpo.remote.subprocess import collect_reports
+def run_pytest(request: str, files: bytes) -> Iterator[str]:
+    """Run the tests of one phase on the project's ``files`` and yield what happens, while it happens.
 
-    return collect_reports(arguments, PROJECT_FOLDER)
+    See ``pytest_grpo.remote``: ``request`` is a ``protocol.Request`` as JSON, what is yielded are messages of
+    ``place.serve``.
+    """
+    from pytest_grpo.remote.place import serve
+
+    yield from serve(request, files, modal.current_function_call_id())
+
+
+@app.function(gpu=GPU, secrets=SECRETS, timeout=3600, single_use_containers=True)
+def record_pytest(request: str, files: bytes) -> list[str]:
+    """As ``run_pytest``, for ``--modal-detach``: Modal keeps what happened until ``--modal-attach`` asks for it."""
+    from pytest_grpo.remote.place import serve
+
+    return list(serve(request, files))
 
 
 def _environment(name: str, horizon: int, compact_prompts: bool, use_state_cache: bool) -> dict[str, Any]:

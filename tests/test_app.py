@@ -17,6 +17,8 @@ import pytest
 
 import app
 from grpo_core.errors import AdapterNotFoundError, ConfigError, InvalidNameError
+from pytest_grpo.remote.protocol import Decoder, Request
+from pytest_grpo.remote.tree import pack
 
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 SMALL: dict[str, Any] = {"groups": 2, "samples": 2}
@@ -146,15 +148,21 @@ def test_a_snapshot_is_persisted(home: Path):
         app.persist_profile_snapshot.local("../ci", {})
 
 
-def test_pytest_runs_in_the_project():
-    name = "tests/test_app.py::test_only_known_gpus_are_taken"
+def test_a_phase_runs_on_the_files_that_travel(tmp_path: Path):
+    (tmp_path / "test_one.py").write_text("import pytest\n@pytest.mark.phase2\ndef test_one(): pass\n")
+    request = Request(2, ("test_one.py::test_one",), (), ("--rootdir=.", "-p", "no:cacheprovider"), {}, "/here")
 
-    events = app.run_pytest.local(["-p", "no:cacheprovider", "-q", name])
+    messages = app.run_pytest.local(request.to_json(), pack(tmp_path, ["test_one.py"]))
 
-    assert events[-1]["event"] == "end"
+    events = list(Decoder().decode("\n".join(messages).split("\n")))
+    assert events[0]["event"] == "begun"
     assert events[-1]["exit_code"] == 0, events[-1]["output_tail"]
-    outcomes = {(event["data"]["when"], event["data"]["outcome"]) for event in events if event["event"] == "report"}
-    assert outcomes == {("setup", "passed"), ("call", "passed"), ("teardown", "passed")}
+    outcomes = [(event["data"]["when"], event["data"]["outcome"]) for event in events if event["event"] == "report"]
+    assert outcomes == [("setup", "passed"), ("call", "passed"), ("teardown", "passed")]
+    recorded = app.record_pytest.local(request.to_json(), pack(tmp_path, ["test_one.py"]))
+    assert [event["event"] for event in Decoder().decode("\n".join(recorded).split("\n"))] == [
+        event["event"] for event in events
+    ]
 
 
 def test_only_known_gpus_are_taken():

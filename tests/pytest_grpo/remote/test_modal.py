@@ -4,37 +4,38 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("few_plugins")
+from tests.modal_server import ModalServer
 
 APP = """
-import contextlib
-from modal.exception import ConnectionError
-from pytest_grpo.remote.subprocess import collect_reports
+import modal
 
-class app:
-    @staticmethod
-    @contextlib.contextmanager
-    def run():
-        yield
+image = (
+    modal.Image.debian_slim()
+    .env({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_benchmark.plugin"})
+    .add_local_python_source("grpo_core", "pytest_grpo")
+)
+app = modal.App("small", image=image)
 
-class run_pytest:
-    @staticmethod
-    def remote(arguments):
-        {body}
+@app.function(timeout=300, single_use_containers=True)
+def run_pytest(request: str, files: bytes):
+    from pytest_grpo.remote.place import serve
+
+    yield from serve(request, files, modal.current_function_call_id())
+
+@app.function(timeout=300, single_use_containers=True)
+def record_pytest(request: str, files: bytes):
+    from pytest_grpo.remote.place import serve
+
+    return list(serve(request, files))
 """
 
 
-def give_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"):
-        monkeypatch.setenv(name, "not-a-real-token")
-
-
-def run_modal(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, body: str) -> pytest.RunResult:
-    """Run phase 2 through an app.py whose function runs ``body`` here: nothing is contacted."""
-    give_credentials(monkeypatch)
+@pytest.fixture
+def on_modal(project: pytest.Pytester, modal_server: ModalServer, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """The project with an app, and a Modal to run it on."""
     monkeypatch.delitem(sys.modules, "app", raising=False)
-    project.makepyfile(app=APP.format(body=body))
-    return project.runpytest("--phase", "2", "--modal")
+    project.makepyfile(app=APP)
+    return project
 
 
 def test_missing_credentials_are_one_line(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,22 +48,9 @@ def test_missing_credentials_are_one_line(project: pytest.Pytester, monkeypatch:
     ]
 
 
-def test_the_app_runs_the_tests_and_its_reports_are_replayed(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result = run_modal(project, monkeypatch, "return collect_reports(arguments)")
-    result.assert_outcomes(passed=1, deselected=3)
-    result.stdout.fnmatch_lines(["grpo: device profile of modal, mode modal, *", "2 pass, 0 fail, *"])
-
-
-def test_a_lost_connection_is_an_error_not_a_failure(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run_modal(project, monkeypatch, "raise ConnectionError('gone')")
-    result.assert_outcomes(errors=1, deselected=3)
-    result.stdout.fnmatch_lines(["*test_two has no result from where it ran: Modal: gone"])
-
-
-def test_a_project_without_an_app_is_one_line(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    give_credentials(monkeypatch)
-    result = project.runpytest("--phase", "2", "--modal")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --modal: no app.py in *; it must define app and run_pytest"])
+def test_a_phase_runs_in_a_container_and_is_reported_here(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
+    result = on_modal.runpytest("--phase", "2,3", "--modal")
+    result.assert_outcomes(passed=2, deselected=2)
+    result.stdout.fnmatch_lines(["grpo: device profile of modal, mode modal, *", "3 pass, 0 fail, *"])
+    assert modal_server.num_started == 2
+    assert modal_server.num_containers() == 0
