@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -103,15 +104,19 @@ def test_training_then_rollouts_then_inference(
     ]
 
     engine = app.InferenceEngine(preset=model_folder, run="demo")  # pyright: ignore[reportCallIssue]  # Modal's types
-    answers = engine.generate.local(["Q: 1 + 2 =\nA:", "Q: 2 + 2 =\nA:"], max_tokens=5, seed=3)
+
+    def generate(prompts: list[str], **sampling: int) -> list[dict[str, Any]]:
+        return asyncio.run(engine.generate.local(prompts, **sampling))
+
+    answers = generate(["Q: 1 + 2 =\nA:", "Q: 2 + 2 =\nA:"], max_tokens=5, seed=3)
     assert [answer["policy_version"] for answer in answers] == [2, 2]
     for answer in answers:
         assert 1 <= len(answer["completion_ids"]) == len(answer["sampling_logprobs"]) <= 5
         assert all(np.isfinite(logprob) and logprob <= 0 for logprob in answer["sampling_logprobs"])
-    (alone,) = engine.generate.local(["Q: 1 + 2 =\nA:"], max_tokens=5, seed=3)
+    (alone,) = generate(["Q: 1 + 2 =\nA:"], max_tokens=5, seed=3)
     assert alone["sampling_logprobs"] == pytest.approx(answers[0]["sampling_logprobs"], abs=1e-5)
     assert alone | {"sampling_logprobs": None} == answers[0] | {"sampling_logprobs": None}
-    assert engine.generate.local(["Q: 1 + 2 =\nA:"], version=0, max_tokens=5)[0]["policy_version"] == 0
+    assert generate(["Q: 1 + 2 =\nA:"], version=0, max_tokens=5)[0]["policy_version"] == 0
 
 
 def test_a_run_that_was_never_trained_samples_from_the_base_model(home: Path, model_folder: str):
@@ -167,8 +172,10 @@ def test_a_phase_runs_on_the_files_that_travel(tmp_path: Path):
 
 def test_only_known_gpus_are_taken():
     assert app.gpu_setting("H100") == "H100"
+    assert app.gpu_setting("H100:8") == "H100:8"
     assert app.gpu_setting("none") is None
-    for text in ("H900", "h100", "L4:2", ""):
+    assert [app.num_gpus(text) for text in ("H100:8", "L4", None)] == [8, 1, 0]
+    for text in ("H900", "h100", "L4:9", "L4:", "L4:x", ""):
         with pytest.raises(ConfigError, match=f"GRPO_MODAL_GPU {text!r}: allowed are T4, .*none"):
             app.gpu_setting(text)
 
