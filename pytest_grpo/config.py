@@ -64,13 +64,14 @@ class PluginConfig:
     @classmethod
     def from_pytest_config(cls, config: pytest.Config) -> PluginConfig:
         """Raises pytest.UsageError, one line, for each value that is not allowed."""
+        remote = _remote(config)
         only, asked = _phases(config)
         path = config.rootpath / (config.getini("grpo_thresholds") or "bench/thresholds.toml")
         is_child = config.pluginmanager.has_plugin(CHILD_PLUGIN)  # the session that it works for keeps the results
         return cls(
             only_phases=only,
             asked_phases=asked,
-            remote=_remote(config),
+            remote=remote,
             modal=ModalSettings.from_pytest_config(config, path),
             thresholds_path=path,
             thresholds_required=bool(config.getini("grpo_thresholds")),

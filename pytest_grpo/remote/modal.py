@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_grpo.remote.background import Background, BackgroundCall
-from pytest_grpo.remote.modal_app import ModalApp, translated_errors
-from pytest_grpo.remote.protocol import Decoder, Event, RemoteRefusedError, Request
+from pytest_grpo.remote.modal_app import ModalApp, UnreachableError, is_reachable, translated_errors
+from pytest_grpo.remote.protocol import Decoder, Event, RemoteLostError, RemoteRefusedError, Request
 from pytest_grpo.remote.requests import Requests
 from pytest_grpo.remote.tree import TreeError, pack
 
@@ -59,31 +59,34 @@ class ModalRemote:
         task = asyncio.current_task()
         assert task is not None
         self._calls.add(task)
+        call_id = ""
         try:
-            with translated_errors():
-                yield _state(self._app.opening)
-                await self._open()
-                function = self._app.with_options(self._functions["run_pytest"], request.phase)
-                yield _state("queued")
-                async with aclosing(self._events(function, request)) as events:
-                    async for event in events:
-                        yield event
-        finally:
-            self._calls.discard(task)
-
-    async def _events(self, function: Function[..., Any, Any], request: Request) -> AsyncGenerator[Event]:
-        decoder, call_id = Decoder(), ""
-        try:
-            async with aclosing(function.remote_gen.aio(request.to_json(), self._files())) as texts:
-                async for text in texts:
-                    for event in decoder.decode(text.split("\n")):
-                        if event["event"] == "begun":
-                            call_id = event["call_id"]
-                        yield event
-            call_id = ""
+            async with aclosing(self._events(request)) as events:
+                async for event in events:
+                    if event["event"] in ("begun", "end"):
+                        call_id = event.get("call_id", "")
+                    yield event
+        except UnreachableError as error:
+            if not await is_reachable():
+                call_id = ""
+                raise RemoteLostError(str(error), may_retry=False) from error
+            raise
         finally:
             if call_id:
                 await _cancel(call_id)  # the container does not end because nobody listens
+            self._calls.discard(task)
+
+    async def _events(self, request: Request) -> AsyncGenerator[Event]:
+        with translated_errors():
+            yield _state(self._app.opening)
+            await self._open()
+            function = self._app.with_options(self._functions["run_pytest"], request.phase)
+            yield _state("queued")
+            decoder = Decoder()
+            async with aclosing(function.remote_gen.aio(request.to_json(), self._files())) as texts:
+                async for text in texts:
+                    for event in decoder.decode(text.split("\n")):
+                        yield event
 
     async def _spawn(self, requests: list[Request]) -> dict[int, str]:
         started = {}

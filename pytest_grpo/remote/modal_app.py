@@ -6,6 +6,7 @@ It has two functions of the same parameters, a ``Request`` as JSON and the proje
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import sys
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
 GPU_VARIABLE = "GRPO_MODAL_GPU"
 """Read by app.py while it is imported. The SDK's options cannot take a GPU away, so this does."""
 DEFAULT_GPU = "L4"
+RECONNECT_TIMEOUT_S = 20
 FUNCTIONS = ("run_pytest", "record_pytest")
+
+
+class UnreachableError(RemoteLostError):
+    """Nothing answers. The SDK itself gives up on a refused connection at once."""
 
 
 class ModalApp:
@@ -133,6 +139,20 @@ def translated_errors() -> Iterator[None]:
     except (errors.InternalFailure, errors.RemoteError) as error:
         raise RemoteLostError(f"Modal lost its container: {error}") from error
     except (errors.Error, GRPCError, StreamTerminatedError, OSError, TimeoutError) as error:
-        # The SDK has tried again for a while before it says so.
-        reason = f"Modal cannot be reached: {error or type(error).__name__}"
-        raise RemoteLostError(reason, may_retry=False) from error
+        raise UnreachableError(f"Modal cannot be reached: {error or type(error).__name__}") from error
+
+
+async def is_reachable() -> bool:
+    """Whether Modal answers within ``RECONNECT_TIMEOUT_S``."""
+    import modal
+    from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+    for _ in range(RECONNECT_TIMEOUT_S):
+        try:
+            client = await modal.Client.from_env.aio()
+            await asyncio.wait_for(client.hello.aio(), RECONNECT_TIMEOUT_S)
+        except (modal.Error, GRPCError, StreamTerminatedError, OSError, TimeoutError):
+            await asyncio.sleep(1)
+        else:
+            return True
+    return False

@@ -152,6 +152,12 @@ def problem_of(event: Event, phase: int) -> str:
     for name, what, advice in differences:
         if event[name]:
             shown = ", ".join(event[name][:3]) + (f" and {len(event[name]) - 3} more" if len(event[name]) > 3 else "")
-            why = f" ({event['errors'][0].strip().splitlines()[-1]})" if event["errors"] else ""
-            return f"phase {phase}: {what}: {shown}{why}; {advice}"
+            return f"phase {phase}: {what}: {shown}{_first_error(event['errors'])}; {advice}"
     return ""
+
+
+def _first_error(errors: list[str]) -> str:
+    """The line of the first collection error that says what it was, in brackets."""
+    lines = [line for error in errors for line in error.splitlines()]
+    said = [line.removeprefix("E ").strip() for line in lines if line.startswith("E ")] or lines
+    return f" ({said[0]})" if said else ""
