@@ -124,7 +124,7 @@ class Scheduler:
         container.num_taken += 1
         if timeout_s := container.function.definition.timeout_secs:
             loop.call_later(timeout_s, self._time_out, one, container)
-        if kill := self._state.faults.on_input(container.function.name):
+        if kill := self._state.faults.on_input(container.function.name, one.id):
             self.kill(container, kill)
 
     def _time_out(self, one: Input, container: Container) -> None:
@@ -228,7 +228,7 @@ class Scheduler:
             elif function.num_crashes > MAX_CRASHES:
                 self._record(one, _crashed(function))
             else:
-                self._waiting.setdefault(function.id, deque()).appendleft(one)
+                self._waiting.setdefault(function.id, deque()).append(one)  # last, lest it takes all down with it
         if function.num_crashes > MAX_CRASHES:
             self._fail_waiting(function, _crashed(function))
             function.num_crashes = 0

@@ -132,7 +132,8 @@ class ModalServer:
     ) -> None:
         """Kill the container of ``function`` that gets its n-th input from now, or that yields its n-th chunk.
 
-        ``times=-1`` kills each one that follows, too. ``delay_s`` lets it work for a while before.
+        ``times=2`` kills the one that gets the same input next, too, ``times=-1`` every one. ``delay_s`` lets it work
+        for a while before.
         """
         kill = Kill(function, on_input, on_chunk, times, delay_s, is_preemption)
         self._call(lambda: self._state.faults.kills.append(kill))
