@@ -3,8 +3,9 @@
     modal run --detach app.py::train_grpo --steps 20 --environment arithmetic
     modal deploy app.py
 
-Two volumes are created at first use: ``pytest-grpo-data`` at /data and ``pytest-grpo-traces`` at /traces. Two settings
-are read from the environment where the app is run or deployed from:
+Three volumes are created at first use: ``pytest-grpo-data`` at /data, ``pytest-grpo-traces`` at /traces and, for models
+only, ``pytest-grpo-models`` at /models. Two settings are read from the environment where the app is run or deployed
+from:
 
 - ``GRPO_MODAL_GPU``: the GPU of every container that computes, such as ``L4`` or ``H100:8``, or ``none`` (default: L4)
 - ``GRPO_MODAL_SECRETS``: names of Modal secrets to attach, comma-separated: ``wandb-secret`` (WANDB_API_KEY) and
@@ -54,15 +55,20 @@ GPU = gpu_setting(_gpu_name)
 SECRETS = [modal.Secret.from_name(name) for name in _secret_names]
 DATA = modal.Volume.from_name("pytest-grpo-data", create_if_missing=True, version=2)
 TRACES = modal.Volume.from_name("pytest-grpo-traces", create_if_missing=True, version=2)
-VOLUMES: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {"/data": DATA, "/traces": TRACES}
+MODELS = modal.Volume.from_name("pytest-grpo-models", create_if_missing=True, version=2)
+VOLUMES: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {
+    "/data": DATA,
+    "/traces": TRACES,
+    "/models": MODELS,  # apart: a loaded model keeps its file open, and Modal reloads no volume with open files
+}
 
 ENVIRONMENT: dict[str, str] = {
     # A container imports this file again and must come to the same settings.
     "GRPO_MODAL_GPU": _gpu_name,
     "GRPO_MODAL_SECRETS": ",".join(_secret_names),
     "GRPO_HOME": "/",  # with the volumes /data and /traces in it
-    "GRPO_CACHE": "/data/cache",  # presets are built once, not once per container
-    "HF_HOME": "/data/huggingface",
+    "GRPO_CACHE": "/models/cache",  # presets are built once, not once per container
+    "HF_HOME": "/models/huggingface",
     "PYTEST_PLUGINS": "pytest_grpo.plugin",  # the packages are there as source, without their entry point
 }
 
@@ -438,7 +444,7 @@ def _kept_service(config: GrpoConfig, engine: str) -> "tuple[EngineService, Call
 
 
 def _commit() -> None:
-    """Show other containers what this one wrote."""
+    """Show other containers what this one wrote. Models are committed when their container ends."""
     if not modal.is_local():
         DATA.commit()
         TRACES.commit()

@@ -1,7 +1,9 @@
 """A small app that uses every part of Modal that this project uses. Tests run it on the local server."""
 
+import mmap
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import modal
@@ -49,11 +51,16 @@ def write(name: str, text: str, commit: bool) -> None:
 
 @app.function(volumes={"/data": VOLUME})
 def read(name: str, reload: bool = False, keep_open: str | None = None) -> str | None:
-    kept = open(Path(os.environ["DATA"]) / keep_open, "a") if keep_open else None  # noqa: SIM115
-    if reload:
-        VOLUME.reload()
-    if kept:
-        kept.close()
+    with ExitStack() as stack:
+        if keep_open:
+            file = stack.enter_context((Path(os.environ["DATA"]) / keep_open).open("w+b"))
+            file.write(b"content")
+            file.flush()
+            mapped = mmap.mmap(file.fileno(), 0)
+            file.close()
+            stack.enter_context(mapped)
+        if reload:
+            VOLUME.reload()
     path = Path(os.environ["DATA"]) / name
     return path.read_text() if path.exists() else None
 

@@ -128,8 +128,8 @@ def test_a_forgotten_commit_and_a_forgotten_reload_are_noticed(modal_server: Mod
     assert (modal_server.volume("example") / "kept").read_text() == "whole"
 
 
-def test_a_reload_with_an_open_file_is_refused(example: ModuleType):
-    with pytest.raises(RuntimeError, match="open files preventing the operation"):
+def test_a_reload_with_a_mapped_file_is_refused(example: ModuleType):
+    with pytest.raises(RuntimeError, match="open files preventing the operation: mine"):
         example.read.remote("kept", reload=True, keep_open="mine")
 
 

@@ -59,14 +59,16 @@ class View:
                 self.synced.pop(name, None)
 
     def open_files(self, process_group: int) -> list[str]:
-        """Files of this view that a process of the container holds open (Linux; elsewhere none are seen)."""
-        found = []
-        for link in Path("/proc").glob("[0-9]*/fd/*"):
+        """Files of this view that a process of the container has open or mapped (Linux; elsewhere none are seen)."""
+        found: set[str] = set()
+        for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                target = os.readlink(link)
-                if target.startswith(f"{self.folder}/") and os.getpgid(int(link.parts[2])) == process_group:
-                    found.append(target.removeprefix(f"{self.folder}/"))
-        return found
+                if os.getpgid(int(process.name)) != process_group:
+                    continue
+                paths = [os.readlink(link) for link in (process / "fd").iterdir()]
+                paths += [line.split(maxsplit=5)[-1] for line in (process / "maps").read_text().splitlines()]
+                found |= {path for path in paths if path.startswith(f"{self.folder}/")}
+        return sorted(path.removeprefix(f"{self.folder}/") for path in found)
 
 
 class Volumes:
