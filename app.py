@@ -377,7 +377,8 @@ def _environment(name: str, horizon: int, compact_prompts: bool, use_state_cache
 
 def _this_call() -> str:
     """The same when Modal starts a call again."""
-    return modal.current_function_call_id() or time.strftime("local-%Y%m%d-%H%M%S", time.gmtime())
+    here = f"local-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{time.time_ns() % 1_000_000_000:09d}"
+    return modal.current_function_call_id() or here
 
 
 def _is_running(call_id: str) -> bool:
