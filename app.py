@@ -3,61 +3,50 @@
     modal run --detach app.py::train_grpo --steps 20 --environment arithmetic
     modal deploy app.py
 
-Two volumes are created at first use: ``pytest-grpo-data`` at /data and ``pytest-grpo-traces`` at /traces. Two settings
-are read from the environment where the app is run or deployed from:
+Three volumes are created at first use: ``pytest-grpo-data`` at /data, ``pytest-grpo-traces`` at /traces and, for models
+only, ``pytest-grpo-models`` at /models. Two settings are read from the environment where the app is run or deployed
+from:
 
-- ``GRPO_MODAL_GPU``: the GPU of every container, one of ``GPU_TYPES``, or ``none`` (default: L4)
+- ``GRPO_MODAL_GPU``: the GPU of every container that computes, such as ``L4`` or ``H100:8``, or ``none`` (default: L4)
 - ``GRPO_MODAL_SECRETS``: names of Modal secrets to attach, comma-separated: ``wandb-secret`` (WANDB_API_KEY) and
   ``axiom-secrets`` (AXIOM_TOKEN, AXIOM_DATASET), or others with these keys (default: none, so that the app deploys
   where there are none)
 
-Importing this module contacts nothing. Every body also runs here, through ``.local()``, in ``GRPO_HOME``.
+Importing this module contacts nothing. Every body also runs here, through ``.local()``, in ``GRPO_HOME``. What the
+containers do is in ``grpo_core.cloud``; docs/modal.md says how to use it.
 """
 
 # No "from __future__ import annotations" here: Modal wants the parameters of a class as types, not as text.
+import asyncio
 import json
 import logging
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import modal
+import modal.exception
 
+from grpo_core.cloud.gpus import gpu_setting, num_gpus
 from grpo_core.config import GrpoConfig, build_config
-from grpo_core.errors import ConfigError
 from grpo_core.home import Home
-from grpo_core.types import PolicyVersion
 
 if TYPE_CHECKING:
-    from grpo_core.schedule.loop import StepReport
-    from grpo_core.schedule.stack import Stack
+    from grpo_core.cloud.distant_engine import DistantEngine
+    from grpo_core.cloud.engine_service import EngineService
+    from grpo_core.cloud.fleet import RolloutFleet, Shard
+    from grpo_core.types import Batch
 
 PROJECT_FOLDER = Path(__file__).resolve().parent  # in a container: where Modal puts this file
 REMOTE_FOLDER = "/root"
-GPU_TYPES = (
-    "T4", "L4", "A10", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000", "H100", "H100!", "H200", "B200",
-    "B200+",
-)  # fmt: skip
+VLLM = "vllm==0.32.0"
 LATEST = -1
 """As a policy version: the newest one that is published, or the base model when there is none."""
-
-
-def gpu_setting(text: str) -> str | None:
-    """The GPU of ``GRPO_MODAL_GPU``. Modal itself takes any text until it deploys.
-
-    Raises:
-        ConfigError: it is not one of ``GPU_TYPES`` or ``none``.
-    """
-    if text not in (*GPU_TYPES, "none"):
-        raise ConfigError(
-            f"GRPO_MODAL_GPU {text!r}: allowed are {', '.join(GPU_TYPES)} and none; set one, or unset it to take L4"
-        )
-    return None if text == "none" else text
-
 
 _gpu_name = os.environ.get("GRPO_MODAL_GPU") or "L4"
 _secret_names = [name.strip() for name in os.environ.get("GRPO_MODAL_SECRETS", "").split(",") if name.strip()]
@@ -66,32 +55,45 @@ GPU = gpu_setting(_gpu_name)
 SECRETS = [modal.Secret.from_name(name) for name in _secret_names]
 DATA = modal.Volume.from_name("pytest-grpo-data", create_if_missing=True, version=2)
 TRACES = modal.Volume.from_name("pytest-grpo-traces", create_if_missing=True, version=2)
-VOLUMES: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {"/data": DATA, "/traces": TRACES}
+MODELS = modal.Volume.from_name("pytest-grpo-models", create_if_missing=True, version=2)
+VOLUMES: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {
+    "/data": DATA,
+    "/traces": TRACES,
+    "/models": MODELS,  # apart: a loaded model keeps its file open, and Modal reloads no volume with open files
+}
 
 ENVIRONMENT: dict[str, str] = {
     # A container imports this file again and must come to the same settings.
     "GRPO_MODAL_GPU": _gpu_name,
     "GRPO_MODAL_SECRETS": ",".join(_secret_names),
-    "GRPO_CACHE": "/data/cache",  # presets are built once, not once per container
-    "HF_HOME": "/data/huggingface",
+    "GRPO_HOME": "/",  # with the volumes /data and /traces in it
+    "GRPO_CACHE": "/models/cache",  # presets are built once, not once per container
+    "HF_HOME": "/models/huggingface",
     "PYTEST_PLUGINS": "pytest_grpo.plugin",  # the packages are there as source, without their entry point
 }
 
-image = (
-    modal.Image.debian_slim(python_version="3.11")
-    .uv_pip_install(requirements=[str(PROJECT_FOLDER / "requirements.lock")], extra_options="--require-hashes")
-    .env(dict(ENVIRONMENT))
-    .add_local_file(PROJECT_FOLDER / "pyproject.toml", f"{REMOTE_FOLDER}/pyproject.toml")
-    .add_local_file(PROJECT_FOLDER / "conftest.py", f"{REMOTE_FOLDER}/conftest.py")
-    .add_local_dir(PROJECT_FOLDER / "bench", f"{REMOTE_FOLDER}/bench", ignore=["**/__pycache__"])
-    .add_local_dir(PROJECT_FOLDER / "scripts", f"{REMOTE_FOLDER}/scripts", ignore=["**/__pycache__"])
-    .add_local_python_source("grpo_core", "pytest_grpo")
+
+def _with_project(installed: modal.Image) -> modal.Image:
+    return (
+        installed.env(dict(ENVIRONMENT))
+        .add_local_file(PROJECT_FOLDER / "pyproject.toml", f"{REMOTE_FOLDER}/pyproject.toml")
+        .add_local_file(PROJECT_FOLDER / "conftest.py", f"{REMOTE_FOLDER}/conftest.py")
+        .add_local_dir(PROJECT_FOLDER / "bench", f"{REMOTE_FOLDER}/bench", ignore=["**/__pycache__"])
+        .add_local_dir(PROJECT_FOLDER / "scripts", f"{REMOTE_FOLDER}/scripts", ignore=["**/__pycache__"])
+        .add_local_python_source("grpo_core", "pytest_grpo")
+    )
+
+
+_locked = modal.Image.debian_slim(python_version="3.11").uv_pip_install(
+    requirements=[str(PROJECT_FOLDER / "requirements.lock")], extra_options="--require-hashes"
 )
+image = _with_project(_locked)
+engine_image = image if GPU is None else _with_project(_locked.uv_pip_install(VLLM))
 
 app = modal.App("pytest-grpo", image=image)
 
 
-@app.function(gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=12 * 3600)
+@app.function(gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=24 * 3600)
 def train_grpo(
     steps: int = 10,
     environment: str = "arithmetic",
@@ -104,62 +106,64 @@ def train_grpo(
     policy_lag: int = 1,
     compact_prompts: bool = False,
     use_state_cache: bool = False,
+    checkpoint_every: int = 10,
+    workers: int = 0,
+    engine: str = "auto",
     resume: bool = False,
     detach: bool = False,
+    settings: str = "",
 ) -> dict[str, Any]:
     """Train ``run`` to ``steps`` steps and return what it reached; prints a line per step and the result as JSON.
 
-    Without ``run`` the run is named after this call. Adapters, events and checkpoints go to the data volume.
+    Without ``run`` the run is named after this call. Adapters, events and checkpoints go to the data volume. When
+    Modal starts this call again because its container was lost, it goes on from the last checkpoint. With several
+    GPUs, ``torchrun`` starts one process on each. With ``workers``, so many ``run_rollout`` play each batch, with
+    ``engine`` as in ``InferenceEngine``. ``settings`` is a whole configuration as JSON, instead of the other flags.
     ``detach`` only lets Modal accept ``--detach`` behind the function's name, where it has no effect; we say so.
 
     Raises:
-        GrpoError: a value is not allowed, or the run cannot start or resume.
+        GrpoError: a value is not allowed, the run is being trained already, or it cannot start or resume.
     """
-    config = build_config(
-        {
-            "run": run or _name_of_this_call(),
-            "model": {"name": preset},
-            "environment": _environment(environment, horizon, compact_prompts, use_state_cache),
-            "rollout": {"num_groups": groups, "group_size": samples},
-            "schedule": {"num_steps": steps, "buffer_depth": buffer_depth, "max_policy_lag_steps": policy_lag},
-        }
-    )
-    from grpo_core.schedule.loop import train
-    from grpo_core.schedule.stack import build_stack
-    from grpo_core.telemetry.gpu import GpuSampler
-    from grpo_core.telemetry.sinks import open_telemetry
+    from grpo_core.cloud.claim import claim_run
+    from grpo_core.cloud.training import has_checkpoint, train_run, train_with_torchrun
 
+    values: dict[str, Any] = {
+        "run": run,
+        "model": {"name": preset},
+        "environment": _environment(environment, horizon, compact_prompts, use_state_cache),
+        "rollout": {"num_groups": groups, "group_size": samples},
+        "schedule": {
+            "num_steps": steps,
+            "buffer_depth": buffer_depth,
+            "max_policy_lag_steps": policy_lag,
+            "checkpoint_every_steps": checkpoint_every,
+        },
+    }
+    values = json.loads(settings) if settings else values
+    config = build_config({**values, "run": values["run"] or _this_call()})
     _show_logs()
     if detach:
         print("note: this run is not detached; --detach counts in front: modal run --detach app.py::train_grpo")
-    stack = build_stack(config, _home())
-    try:
-        with (
-            open_telemetry(config, stack.home) as telemetry,
-            GpuSampler(telemetry, config.telemetry.gpu_stats_interval_s),
-        ):
-            result = train(stack, telemetry, resume=resume, on_step=_print_step)
-    finally:
-        _commit()
-    summary: dict[str, Any] = {
-        "run": config.run,
-        "num_steps": len(result.reports),
-        "reward_means": [report.metrics.reward_mean for report in result.reports],
-        "policy_lag_steps": [report.policy_lag_steps for report in result.reports],
-        "duration_s": result.duration_s,
-        "interrupted": result.interrupted,
-        "checkpoint": None if result.checkpoint is None else str(result.checkpoint),
-        "events": str(stack.home.events / f"{config.run}.jsonl"),
-    }
+    home = Home.from_environment()
+    is_again = claim_run(home, config.run, _this_call(), _is_running)
+    _commit()
+    resume = resume or (is_again and has_checkpoint(config, home))
+    if num_gpus(GPU) > 1 and not modal.is_local():
+        summary = train_with_torchrun(config, home, num_gpus(GPU), commit=_commit, resume=resume)
+    else:
+        fleet = _fleet(config, workers, engine) if workers else None
+        summary = train_run(config, home, commit=_commit, resume=resume, fleet=fleet)
     print(json.dumps(summary))
     return summary
 
 
-@app.function(gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=3600)
+@app.function(volumes=VOLUMES, secrets=SECRETS, timeout=3600, retries=modal.Retries(max_retries=1, initial_delay=0.0))
 def run_rollout(
     run: str,
     version: int = LATEST,
     index: int = 0,
+    first_group: int = 0,
+    num_groups: int = 0,
     environment: str = "arithmetic",
     preset: str = "tiny",
     groups: int = 4,
@@ -167,59 +171,88 @@ def run_rollout(
     horizon: int = 1,
     compact_prompts: bool = False,
     use_state_cache: bool = False,
+    engine: str = "auto",
+    settings: str = "",
+    with_batch: bool = False,
 ) -> dict[str, Any]:
-    """Collect batch ``index`` with a published ``version`` of ``run`` and return its statistics.
+    """Play batch ``index`` with a published ``version`` of ``run`` and return its statistics.
 
-    A container keeps its models, so a second call for a version logs ``Adapter already cached locally``.
+    This container plays on its CPU and asks ``InferenceEngine``, which keeps its adapters: a second call for a version
+    logs ``Adapter already cached locally``. ``num_groups`` from ``first_group`` on are played here, all when it is 0.
+    ``with_batch`` adds what was played, as ``batch``. ``settings`` is as in ``train_grpo``.
 
     Raises:
         AdapterNotFoundError: that version was never published, or was pruned.
         GrpoError: another value is not allowed.
     """
-    config = build_config(
-        {
-            "run": run,
-            "model": {"name": preset},
-            "environment": _environment(environment, horizon, compact_prompts, use_state_cache),
-            "rollout": {"num_groups": groups, "group_size": samples},
-        }
-    )
+    from grpo_core.cloud.worker import play_groups
+
+    values: dict[str, Any] = {
+        "model": {"name": preset},
+        "environment": _environment(environment, horizon, compact_prompts, use_state_cache),
+        "rollout": {"num_groups": groups, "group_size": samples},
+    }
+    config = build_config({**(json.loads(settings) if settings else values), "run": run})
     _show_logs()
-    stack = _kept_stack(config, _home())  # pyright: ignore[reportArgumentType]  # it is frozen, so it hashes
-    swap = stack.engine.use_version(_find_version(stack, version))
-    batch = stack.collector.collect(index)
-    _commit()  # the state cache
+    distant, find_latest = _ask_engine(config, engine)
+    version = find_latest() if version == LATEST else version
+    end_group = first_group + num_groups if num_groups else config.rollout.num_groups
+    groups_here = range(first_group, end_group)
+    try:
+        batch, swap = play_groups(config, Home.from_environment(), distant, version, index, groups_here)
+    finally:
+        distant.close()
+    if config.environment.use_state_cache:
+        _commit()
     rewards = [trajectory.reward for group in batch.groups for trajectory in group.trajectories]
     return {
         "run": run,
         "policy_version": swap.policy_version,
         "adapter_cache_hit": swap.cache_hit,
         "adapter_load_ms": swap.load_ms,
+        "num_asked_again": distant.num_asked_again,
         "reward_mean": sum(rewards) / max(len(rewards), 1),
         "tokens_per_second": batch.stats.tokens_per_second,
         **asdict(batch.stats),
+        **({"batch": batch} if with_batch else {}),
     }
 
 
-@app.cls(gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=3600, scaledown_window=300)
-@modal.concurrent(max_inputs=16)
+@app.cls(image=engine_image, gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=3600, scaledown_window=300)
+@modal.concurrent(max_inputs=64)
 class InferenceEngine:
-    """Answers prompts with any published version of one run. Calls that overlap wait for each other."""
+    """Answers with any published version of one run. Calls that overlap decode as one batch, whatever versions they
+    ask for; equal beginnings of prompts are computed once.
+
+    ``engine`` is ``vllm``, ``torch``, or ``auto``: vLLM where there is a GPU. ``settings`` is as in ``train_grpo``.
+    """
 
     preset: str = modal.parameter(default="tiny")
     run: str = modal.parameter(default="run")
+    engine: str = modal.parameter(default="auto")
+    settings: str = modal.parameter(default="")
+
+    _opened: Any = None  # an EngineService; Modal resolves the annotations of this class
 
     @modal.enter()
     def load(self) -> None:
         """Load the model once per container."""
-        from grpo_core.schedule.stack import build_stack
+        self._open()
 
-        _show_logs()
-        self._stack = build_stack(build_config({"run": self.run, "model": {"name": self.preset}}), _home())
-        self._lock = threading.Lock()  # the engine samples from one version at a time
+    def _open(self) -> "EngineService":
+        if self._opened is None:  # for .local() of an async method, the SDK does not enter
+            _show_logs()
+            values = json.loads(self.settings) if self.settings else {"model": {"name": self.preset}}
+            self._opened = _service(build_config({**values, "run": self.run}), self.engine)
+        return self._opened
+
+    @modal.exit()
+    async def close(self) -> None:
+        """End the engine's threads and processes."""
+        await self._open().close()
 
     @modal.method()
-    def generate(
+    async def generate(
         self,
         prompts: list[str],
         version: int = LATEST,
@@ -234,22 +267,23 @@ class InferenceEngine:
             AdapterNotFoundError: that version was never published, or was pruned.
             PromptError: a prompt is empty or too long.
         """
-        from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
+        from grpo_core.rollout.protocol import GenerationRequest, SamplingParams, completions_or_error
 
-        stack = self._stack
+        service = self._open()
+        tokenizer = service.tokenizer
         requests = [
             GenerationRequest(
-                stack.tokenizer.encode(prompt),
+                tokenizer.encode(prompt),
                 SamplingParams(seed + index, temperature=temperature, top_p=top_p, max_tokens=max_tokens),
             )
             for index, prompt in enumerate(prompts)
         ]
-        with self._lock:
-            stack.engine.use_version(_find_version(stack, version))
-            completions = stack.engine.generate(requests)
+        version = await service.latest() if version == LATEST else version
+        await service.prepare(version)
+        completions = completions_or_error(await service.sample(requests, version))
         return [
             {
-                "text": stack.tokenizer.decode(completion.completion_ids),
+                "text": tokenizer.decode(completion.completion_ids),
                 "completion_ids": completion.completion_ids.tolist(),
                 "sampling_logprobs": completion.sampling_logprobs.tolist(),
                 "finish_reason": completion.finish_reason,
@@ -257,6 +291,45 @@ class InferenceEngine:
             }
             for completion in completions
         ]
+
+    @modal.method()
+    async def sample(self, requests: list[Any], version: int) -> list[Any]:
+        """As ``EngineService.sample``: how each request ended, a completion or the error that was its own."""
+        return await self._open().sample(requests, version)
+
+    @modal.method()
+    async def prepare(self, version: int) -> Any:
+        """As ``EngineService.prepare``."""
+        return await self._open().prepare(version)
+
+    @modal.method()
+    async def latest(self) -> int:
+        """The newest published version, 0 when there is none."""
+        return await self._open().latest()
+
+
+@app.function(gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=3600)
+def measure(settings: str, profile_name: str, target: str, warmup: bool, traced: bool) -> dict[str, Any]:
+    """What ``grpo profile --modal`` and ``grpo benchmark --modal`` run here; ``settings`` is as in ``train_grpo``.
+
+    Returns the snapshot, which is also kept as ``/data/benchmarks/<profile_name>.json``; a trace goes to ``/traces``.
+
+    Raises:
+        GrpoError: a value is not allowed.
+    """
+    from rich.console import Console
+
+    from grpo_core.commands.measure import keep_measurement
+
+    _show_logs()
+    config = build_config(json.loads(settings))
+    console = Console(highlight=False, width=100)
+    try:
+        return keep_measurement(
+            config, Home.from_environment(), console, profile_name, target, warmup=warmup, traced=traced
+        )
+    finally:
+        _commit()
 
 
 @app.function(volumes=VOLUMES)
@@ -268,17 +341,29 @@ def persist_profile_snapshot(profile_name: str, payload: dict[str, Any]) -> str:
     """
     from grpo_core.telemetry import snapshots
 
-    path = snapshots.persist_profile_snapshot(_home(), profile_name, payload)
+    path = snapshots.persist_profile_snapshot(Home.from_environment(), profile_name, payload)
     _commit()
     return str(path)
 
 
 @app.function(gpu=GPU, secrets=SECRETS, timeout=3600, single_use_containers=True)
-def run_pytest(arguments: list[str]) -> list[dict[str, Any]]:
-    """Run ``pytest ARGUMENTS`` on this project and return its events (see ``pytest_grpo.remote.protocol.Event``)."""
-    from pytest_grpo.remote.subprocess import collect_reports
+def run_pytest(request: str, files: bytes) -> Iterator[str]:
+    """Run the tests of one phase on the project's ``files`` and yield what happens, while it happens.
 
-    return collect_reports(arguments, PROJECT_FOLDER)
+    See ``pytest_grpo.remote``: ``request`` is a ``protocol.Request`` as JSON, what is yielded are messages of
+    ``place.serve``.
+    """
+    from pytest_grpo.remote.place import serve
+
+    yield from serve(request, files, modal.current_function_call_id())
+
+
+@app.function(gpu=GPU, secrets=SECRETS, timeout=3600, single_use_containers=True)
+def record_pytest(request: str, files: bytes) -> list[str]:
+    """As ``run_pytest``, for ``--modal-detach``: Modal keeps what happened until ``--modal-attach`` asks for it."""
+    from pytest_grpo.remote.place import serve
+
+    return list(serve(request, files))
 
 
 def _environment(name: str, horizon: int, compact_prompts: bool, use_state_cache: bool) -> dict[str, Any]:
@@ -290,37 +375,77 @@ def _environment(name: str, horizon: int, compact_prompts: bool, use_state_cache
     }
 
 
-def _home() -> Home:
-    """The volumes on Modal, ``GRPO_HOME`` here."""
-    return Home.from_environment() if modal.is_local() else Home(data=Path("/data"), traces=Path("/traces"))
+def _this_call() -> str:
+    """The same when Modal starts a call again."""
+    here = f"local-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{time.time_ns() % 1_000_000_000:09d}"
+    return modal.current_function_call_id() or here
 
 
-def _name_of_this_call() -> str:
-    return modal.current_function_call_id() or time.strftime("local-%Y%m%d-%H%M%S", time.gmtime())
+def _is_running(call_id: str) -> bool:
+    if not call_id.startswith("fc-"):
+        return False
+    try:
+        modal.FunctionCall.from_id(call_id).get(timeout=0)
+    except modal.exception.OutputExpiredError:
+        return False
+    except TimeoutError:
+        return True
+    except Exception:  # it ended with an error, whatever that was, or is not known any more
+        return False
+    return False
+
+
+def _fleet(config: GrpoConfig, num_workers: int, engine: str) -> "RolloutFleet":
+    """``num_workers`` calls of ``run_rollout`` for each batch, in flight together."""
+    from grpo_core.cloud.fleet import RolloutFleet
+
+    def play(shards: "Sequence[Shard]") -> "Iterator[Batch | Exception]":
+        parts = [(config.run, one.version, one.index, one.first_group, one.num_groups) for one in shards]
+        common = {"settings": config.model_dump_json(), "engine": engine, "with_batch": True}
+        if modal.is_local():
+            yield from (run_rollout.local(*part, **common)["batch"] for part in parts)
+            return
+        for result in run_rollout.starmap(parts, kwargs=common, return_exceptions=True):
+            yield result if isinstance(result, Exception) else result["batch"]
+
+    return RolloutFleet(config.rollout.num_groups, num_workers, play)
+
+
+def _ask_engine(config: GrpoConfig, engine: str) -> "tuple[DistantEngine, Callable[[], int]]":
+    """An engine of ``config.run`` in another container, and how to ask it for its latest version."""
+    from grpo_core.cloud.distant_engine import DistantEngine
+
+    def is_lost(error: Exception) -> bool:
+        return isinstance(error, modal.exception.InternalFailure)
+
+    if modal.is_local():
+        service, wait = _kept_service(config, engine)  # pyright: ignore[reportArgumentType]  # it is frozen: it hashes
+        return DistantEngine(
+            config.run,
+            lambda requests, version: wait(service.sample(requests, version)),
+            lambda version: wait(service.prepare(version)),
+            is_lost,
+        ), lambda: wait(service.latest())
+    there = InferenceEngine(run=config.run, engine=engine, settings=config.model_dump_json())  # pyright: ignore[reportCallIssue]  # Modal's types
+    return DistantEngine(config.run, there.sample.remote, there.prepare.remote, is_lost), there.latest.remote
+
+
+def _service(config: GrpoConfig, engine: str) -> "EngineService":
+    from grpo_core.cloud.engine_service import EngineService
+
+    return EngineService(config, Home.from_environment(), _reload, engine)
 
 
 @lru_cache(maxsize=1)
-def _kept_stack(config: GrpoConfig, home: Home) -> "Stack":
-    """One stack per container, for as long as it is asked for the same."""
-    from grpo_core.schedule.stack import build_stack
-
-    return build_stack(config, home)
-
-
-def _find_version(stack: "Stack", version: int) -> int:
-    """The number to sample from. Looks at the volume again only when it must."""
-    run = stack.config.run
-    if version == LATEST:
-        _reload()
-        latest = stack.store.latest(run)
-        return 0 if latest is None else latest.number
-    if version > 0 and PolicyVersion(run, version) not in stack.store.versions(run):
-        _reload()
-    return version
+def _kept_service(config: GrpoConfig, engine: str) -> "tuple[EngineService, Callable[[Any], Any]]":
+    """A service in this process, and how to wait for it: it runs in a loop of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="engine", daemon=True).start()
+    return _service(config, engine), lambda what: asyncio.run_coroutine_threadsafe(what, loop).result()
 
 
 def _commit() -> None:
-    """Show other containers what this one wrote."""
+    """Show other containers what this one wrote. Models are committed when their container ends."""
     if not modal.is_local():
         DATA.commit()
         TRACES.commit()
@@ -337,11 +462,3 @@ def _show_logs() -> None:
     if not modal.is_local():
         logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
         logging.getLogger("grpo_core").setLevel(logging.INFO)
-
-
-def _print_step(report: "StepReport") -> None:
-    print(
-        f"step {report.metrics.step}: reward {report.metrics.reward_mean:.3f}, {report.step_s:.2f} s, "
-        f"{report.rollout.tokens_per_second:.0f} tokens/s, policy lag {report.policy_lag_steps}",
-        flush=True,
-    )

@@ -80,6 +80,15 @@ def read_baseline(home: Home, name_or_path: str) -> Baseline:
     Raises:
         pytest.UsageError: there is none, it is damaged, or another version of its format.
     """
+    return _read(find_baseline(home, name_or_path))
+
+
+def find_baseline(home: Home, name_or_path: str) -> Path:
+    """The file of ``read_baseline``.
+
+    Raises:
+        pytest.UsageError: there is none.
+    """
     path = baselines_folder(home) / f"{name_or_path}.json"
     if "/" in name_or_path or not path.is_file():
         path = Path(name_or_path)
@@ -89,7 +98,7 @@ def read_baseline(home: Home, name_or_path: str) -> Baseline:
             f"baseline {name_or_path!r}: no such file, and {baselines_folder(home)} has {present}; "
             "name one of these, or store one with --grpo-save"
         )
-    return _read(path)
+    return path
 
 
 def list_baselines(home: Home) -> tuple[list[Baseline], list[str]]:

@@ -1,4 +1,5 @@
-"""Puts the measured arms into pytest-benchmark's session, so that its saving, JSON and comparing show them.
+"""Puts the measured arms into pytest-benchmark's session, so that its saving, JSON and comparing show them; and carries
+what its own fixture measured from the process that ran a test to the session that reports.
 
 pytest-benchmark has no public way to add samples that it did not take itself. This module is the only one that knows
 its internals; tests/pytest_grpo/test_benchmark_table.py fails when they change.
@@ -17,6 +18,13 @@ from pytest_grpo.reports.table import arm_quantity
 from pytest_grpo.types import RATE_SUFFIX, Row
 
 MS_SUFFIX = "_ms"
+SAVING_OPTIONS = (
+    *("benchmark_save", "benchmark_autosave", "benchmark_json", "benchmark_compare", "benchmark_compare_fail"),
+    *("benchmark_histogram", "benchmark_cprofile_dump"),
+)
+"""Where its command line says that results are kept or compared."""
+_RUN_FLAGS = ("skip", "disable", "enable", "only", "disable_gc")
+_RUN_VALUES = ("min_time", "max_time", "min_rounds", "calibration_precision", "warmup", "warmup_iterations")
 
 
 @dataclass(slots=True)
@@ -27,8 +35,8 @@ class Origin:
     fullname: str
     group: str
     extra_info: dict[str, Any]
-    param: None = None
-    params: None = None
+    param: Any = None
+    params: Any = None
     cprofile_stats: None = None
     has_error: bool = False
     options: dict[str, Any] = field(default_factory=dict)
@@ -51,6 +59,59 @@ def store(config: pytest.Config, rows: Iterable[tuple[str, Row]], fingerprint: M
         info = {**describe(row), **about, "fingerprint": dict(fingerprint or {})}
         # pytest-benchmark cannot write an entry without samples.
         session.benchmarks += [entry for arm in row.arms or {} if (entry := _entry(nodeid, row, arm, info))]
+
+
+def entries(config: pytest.Config) -> list[dict[str, Any]]:
+    """What its fixture has measured so far in this process, as JSON-able entries for ``add_entries``."""
+    session = config.pluginmanager.get_plugin("pytest-benchmark")
+    if session is None:
+        return []
+    return [
+        {"has_error": bool(entry.has_error), "samples": entry.stats.data, "iterations": entry.iterations}
+        | entry.as_dict(include_data=False, stats=False)
+        for entry in session.benchmarks
+    ]
+
+
+def add_entries(config: pytest.Config, added: Iterable[Mapping[str, Any]]) -> None:
+    """Add what another process measured, as if its fixture had run here."""
+    session = config.pluginmanager.get_plugin("pytest-benchmark")
+    if session is None or session.disabled or session.skip:
+        return
+    from pytest_benchmark.stats import Metadata
+
+    names = ("name", "fullname", "group", "extra_info", "param", "params", "has_error")
+    for given in added:
+        entry = Metadata(Origin(**{name: given[name] for name in names}), given["iterations"], given["options"])
+        for sample in given["samples"]:
+            entry.stats.update(sample)
+        session.benchmarks.append(entry)
+
+
+def machine_info(config: pytest.Config) -> dict[str, Any] | None:
+    """Its description of this machine, which takes a second or two; None when it is absent."""
+    session = config.pluginmanager.get_plugin("pytest-benchmark")
+    return None if session is None else session.get_machine_info()
+
+
+def wants_machine_info(config: pytest.Config) -> bool:
+    """Whether this session will save results or compare them, which needs the description of a machine."""
+    return any(config.getoption(name, None) for name in SAVING_OPTIONS)
+
+
+def run_arguments(config: pytest.Config) -> list[str]:
+    """Its options that say how to measure, for a process that measures for this one."""
+    flags = [
+        f"--benchmark-{name.replace('_', '-')}" for name in _RUN_FLAGS if config.getoption(f"benchmark_{name}", None)
+    ]
+    given = ((name, config.getoption(f"benchmark_{name}", None)) for name in _RUN_VALUES)
+    return flags + [
+        f"--benchmark-{name.replace('_', '-')}={_as_option(value)}" for name, value in given if value is not None
+    ]
+
+
+def _as_option(value: object) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 
 def describe(row: Row) -> dict[str, Any]:

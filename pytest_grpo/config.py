@@ -12,6 +12,8 @@ from typing import Literal, cast
 import pytest
 
 from pytest_grpo.phases import parse_phases, phases_in_expression
+from pytest_grpo.remote.protocol import CHILD_PLUGIN
+from pytest_grpo.remote.settings import ModalSettings
 
 DeviceProfile = Literal["cpu", "gpu"]
 RemoteKind = Literal["modal", "subprocess"]
@@ -21,9 +23,6 @@ DEFAULT_TOLERANCE = 0.05
 
 Override = tuple[str, str]
 """Where it was said, and ``name=value``."""
-
-CHILD_PLUGIN = "pytest_grpo.remote.reports"
-"""Loaded in the process that runs tests for another one; it must not send them on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,7 @@ class PluginConfig:
     """The phases that ``--phase`` or ``-m`` ask for."""
     remote: RemoteKind | None
     """Where phase tests run; None is here."""
+    modal: ModalSettings
     thresholds_path: Path
     thresholds_required: bool
     """The file was named: it must be readable even if no phase runs."""
@@ -64,14 +64,17 @@ class PluginConfig:
     @classmethod
     def from_pytest_config(cls, config: pytest.Config) -> PluginConfig:
         """Raises pytest.UsageError, one line, for each value that is not allowed."""
+        remote = _remote(config)
         only, asked = _phases(config)
-        path = config.getini("grpo_thresholds")
+        path = config.rootpath / (config.getini("grpo_thresholds") or "bench/thresholds.toml")
+        is_child = config.pluginmanager.has_plugin(CHILD_PLUGIN)  # the session that it works for keeps the results
         return cls(
             only_phases=only,
             asked_phases=asked,
-            remote=_remote(config),
-            thresholds_path=config.rootpath / (path or "bench/thresholds.toml"),
-            thresholds_required=bool(path),
+            remote=remote,
+            modal=ModalSettings.from_pytest_config(config, path),
+            thresholds_path=path,
+            thresholds_required=bool(config.getini("grpo_thresholds")),
             threshold_overrides=_overrides(config),
             looks=_looks(_value(config, "grpo_pairs")),
             budget_s=_budget_s(_value(config, "grpo_budget")),
@@ -83,11 +86,11 @@ class PluginConfig:
             has_control=config.getini("grpo_control"),
             system=_value(config, "grpo_system") or "grpo_core",
             versus=_versus(config),
-            save=_name(config, "grpo_save"),
+            save=None if is_child else _name(config, "grpo_save"),
             compare=_name(config, "grpo_compare"),
             tolerance=parse_tolerance(_value(config, "grpo_tolerance")),
             any_machine=config.getoption("grpo_any_machine") or config.getini("grpo_any_machine"),
-            html_path=_html_path(config),
+            html_path=None if is_child else _html_path(config),
         )
 
     @property
@@ -171,6 +174,11 @@ def _phases(config: pytest.Config) -> tuple[frozenset[int] | None, frozenset[int
                 f"--phase {option!r} and -m {expression!r}: {extra} is asked for by -m only; drop one of the two"
             )
         return only, asked or only
+    attached = config.getoption("grpo_modal_attach")
+    if attached is not None and not asked:
+        from pytest_grpo.remote.detached import phases_of_run
+
+        return None, phases_of_run(attached)
     ini = config.getini("grpo_phase")
     if ini and not asked:
         return parse_phases(ini), parse_phases(ini)
@@ -181,7 +189,7 @@ def _remote(config: pytest.Config) -> RemoteKind | None:
     if config.pluginmanager.has_plugin(CHILD_PLUGIN):
         return None
     kind = _choice(config, "grpo_remote", ("modal", "subprocess"), default="local")
-    modal = config.getoption("grpo_modal")
+    modal = _asks_for_modal(config)
     if modal and config.getoption("grpo_remote") not in (None, "modal"):
         raise pytest.UsageError(f"--modal and --grpo-remote {kind or 'local'}: two places to run; drop one of the two")
     if modal or (config.getini("grpo_modal") and config.getoption("grpo_remote") is None):
@@ -189,6 +197,15 @@ def _remote(config: pytest.Config) -> RemoteKind | None:
     if kind is not None and config.getoption("dist", "no") != "no":
         raise pytest.UsageError(f"{kind} runs phase tests one after the other: xdist cannot spread them; drop -n")
     return cast("RemoteKind | None", kind)
+
+
+def _asks_for_modal(config: pytest.Config) -> bool:
+    detach, attach = config.getoption("grpo_modal_detach"), config.getoption("grpo_modal_attach")
+    if detach and attach is not None:
+        raise pytest.UsageError(
+            f"--modal-detach and --modal-attach {attach}: one starts a run, one reports it; drop one"
+        )
+    return config.getoption("grpo_modal") or detach or attach is not None
 
 
 def _overrides(config: pytest.Config) -> tuple[Override, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,23 @@ def differing(a: Fingerprint, b: Fingerprint) -> list[str]:
         if a.thresholds[name] != b.thresholds[name]:
             found.append(f"threshold {name}: {a.thresholds[name]} / {b.thresholds[name]}")
     return found
+
+
+def merge(measured: Sequence[Fingerprint], here: Fingerprint) -> Fingerprint:
+    """One fingerprint of all machines that ``measured`` the code of ``here``, which may be several on Modal.
+
+    Where they differ it holds all values, so that only the same set of machines compares with it.
+    """
+    if not measured:
+        return here
+    merged: dict[str, Any] = {}
+    for field in fields(Fingerprint):
+        values = [getattr(fingerprint, field.name) for fingerprint in measured]
+        merged[field.name] = " | ".join(sorted(set(values))) if isinstance(values[0], str) else values[0]
+    merged["gpus"] = tuple(sorted({gpu for fingerprint in measured for gpu in fingerprint.gpus}))
+    merged["num_cores"] = min(fingerprint.num_cores for fingerprint in measured)
+    merged["thresholds"] = {name: text for fingerprint in measured for name, text in fingerprint.thresholds.items()}
+    return Fingerprint(**merged | {"commit": here.commit, "dirty": here.dirty})  # there it need not be a checkout
 
 
 def check_same(what: str, differences: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ def add_options(parser: pytest.Parser) -> None:
     add("--phase", "--grpo-phase", dest="grpo_phase", metavar="PHASES", help="run only these phases: 2,5 or all")
     add("--modal", "--grpo-modal", dest="grpo_modal", action="store_true", help="run the phase tests on Modal")
     add("--grpo-remote", metavar="PLACE", help="where phase tests run: local, subprocess (a clean process) or modal")
+    _add_modal(group)
     add(
         "--grpo-threshold",
         action="append",
@@ -39,9 +40,33 @@ def add_options(parser: pytest.Parser) -> None:
     add("--grpo-show-thresholds", action="store_true", help="show the thresholds and where each comes from")
 
 
+def _add_modal(group: pytest.OptionGroup) -> None:
+    add = group.addoption
+
+    def add_value(name: str, metavar: str, text: str) -> None:
+        add(f"--modal-{name}", f"--grpo-modal-{name}", dest=f"grpo_modal_{name}", metavar=metavar, help=text)
+
+    add_value("gpu", "TYPE", "GPU of the phases on Modal, e.g. L4, H100:2 or none; wins over the thresholds file")
+    add_value("app", "APP", "the name of a deployed app, or a Python file with an app (default: app.py)")
+    add_value("timeout", "SECONDS", "how long a phase may run on Modal (default: what the app says)")
+    add_value("region", "REGIONS", "where on Modal, e.g. us-east,eu")
+    add_value("env", "NAME", "the Modal environment (default: that of your Modal profile)")
+    add_value("retries", "N", "how often a phase whose container was lost starts again (default: 2)")
+    add_value("attach", "RUN", "report a run that --modal-detach started")
+    add(
+        "--modal-detach",
+        "--grpo-modal-detach",
+        dest="grpo_modal_detach",
+        action="store_true",
+        help="start the phases on Modal and end; --modal-attach reports them",
+    )
+
+
 def add_ini(parser: pytest.Parser) -> None:
     parser.addini("grpo_phase", "phases to run when none are asked for, as --phase", default="")
     parser.addini("grpo_modal", "as --modal", type="bool", default=False)
+    for name in ("gpu", "app", "timeout", "region", "env", "retries"):
+        parser.addini(f"grpo_modal_{name}", f"as --modal-{name}", default="")
     parser.addini("grpo_remote", "as --grpo-remote", default="")
     parser.addini("grpo_thresholds", "thresholds file (default: bench/thresholds.toml)", default="")
     parser.addini("grpo_threshold", "replaced bounds, as --grpo-threshold", type="linelist", default=[])

@@ -48,9 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
         file_thresholds(config)
     if settings.remote is not None and not config.getoption("collectonly"):
-        from pytest_grpo.remote.replay import RemoteReplay, connect
+        from pytest_grpo.remote.session import register
 
-        config.pluginmanager.register(RemoteReplay(config, connect(config, settings.remote)), "grpo-remote")
+        register(config)
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:

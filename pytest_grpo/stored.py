@@ -28,6 +28,7 @@ class StoredResults:
         self._config = config
         self._settings: PluginConfig = config.stash[PLUGIN_CONFIG]
         self._fingerprint: Fingerprint | None = None
+        self._measured_on: list[Fingerprint] = []
         self.baseline: Baseline | None = None
         if self._settings.save is not None:
             from grpo_core.home import Home
@@ -47,8 +48,27 @@ class StoredResults:
             check_same(f"baseline {name!r}", differing(baseline.fingerprint, self.fingerprint()))
         return baseline
 
+    def measured_on(self, fingerprint: Fingerprint) -> None:
+        """Results come from that machine rather than from this one."""
+        self._measured_on.append(fingerprint)
+
+    def baseline_text(self) -> str:
+        """The baseline's file, for another machine; nothing without one."""
+        if self._settings.compare is None:
+            return ""
+        from grpo_core.home import Home
+        from pytest_grpo.baselines import find_baseline
+
+        return find_baseline(Home.from_environment(), self._settings.compare).read_text(encoding="utf-8")
+
     def fingerprint(self) -> Fingerprint:
-        """Of this machine and checkout, taken once."""
+        """Of this checkout and of the machines that measured: this one, unless another said that it did."""
+        from pytest_grpo.fingerprint import merge
+
+        return merge(self._measured_on, self._own_fingerprint())
+
+    def _own_fingerprint(self) -> Fingerprint:
+        """Taken once."""
         if self._fingerprint is None:
             from pytest_grpo.fingerprint import take_fingerprint
             from pytest_grpo.thresholds import thresholds_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -17,42 +18,14 @@ import pytest
 
 import app
 from grpo_core.errors import AdapterNotFoundError, ConfigError, InvalidNameError
+from pytest_grpo.remote.protocol import Decoder, Request
+from pytest_grpo.remote.tree import pack
 
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 SMALL: dict[str, Any] = {"groups": 2, "samples": 2}
 
 # Modal warns that volumes are not mounted here; the bodies use GRPO_HOME instead.
 pytestmark = pytest.mark.filterwarnings("ignore:The .* function is executing locally:UserWarning")
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A random Qwen2 of a few thousand parameters with a byte-level tokenizer."""
-    import torch
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    folder = tmp_path_factory.mktemp("model")
-    trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(["Q: 1 + 2 =\nA: 3"], vocab_size=300, special_tokens=["<stop>"], show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=trained._tokenizer, eos_token="<stop>", pad_token="<stop>", clean_up_tokenization_spaces=False
-    )
-    tokenizer.save_pretrained(folder)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        Qwen2ForCausalLM(config).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture
@@ -101,15 +74,19 @@ def test_training_then_rollouts_then_inference(
     ]
 
     engine = app.InferenceEngine(preset=model_folder, run="demo")  # pyright: ignore[reportCallIssue]  # Modal's types
-    answers = engine.generate.local(["Q: 1 + 2 =\nA:", "Q: 2 + 2 =\nA:"], max_tokens=5, seed=3)
+
+    def generate(prompts: list[str], **sampling: int) -> list[dict[str, Any]]:
+        return asyncio.run(engine.generate.local(prompts, **sampling))
+
+    answers = generate(["Q: 1 + 2 =\nA:", "Q: 2 + 2 =\nA:"], max_tokens=5, seed=3)
     assert [answer["policy_version"] for answer in answers] == [2, 2]
     for answer in answers:
         assert 1 <= len(answer["completion_ids"]) == len(answer["sampling_logprobs"]) <= 5
         assert all(np.isfinite(logprob) and logprob <= 0 for logprob in answer["sampling_logprobs"])
-    (alone,) = engine.generate.local(["Q: 1 + 2 =\nA:"], max_tokens=5, seed=3)
+    (alone,) = generate(["Q: 1 + 2 =\nA:"], max_tokens=5, seed=3)
     assert alone["sampling_logprobs"] == pytest.approx(answers[0]["sampling_logprobs"], abs=1e-5)
     assert alone | {"sampling_logprobs": None} == answers[0] | {"sampling_logprobs": None}
-    assert engine.generate.local(["Q: 1 + 2 =\nA:"], version=0, max_tokens=5)[0]["policy_version"] == 0
+    assert generate(["Q: 1 + 2 =\nA:"], version=0, max_tokens=5)[0]["policy_version"] == 0
 
 
 def test_a_run_that_was_never_trained_samples_from_the_base_model(home: Path, model_folder: str):
@@ -146,21 +123,29 @@ def test_a_snapshot_is_persisted(home: Path):
         app.persist_profile_snapshot.local("../ci", {})
 
 
-def test_pytest_runs_in_the_project():
-    name = "tests/test_app.py::test_only_known_gpus_are_taken"
+def test_a_phase_runs_on_the_files_that_travel(tmp_path: Path):
+    (tmp_path / "test_one.py").write_text("import pytest\n@pytest.mark.phase2\ndef test_one(): pass\n")
+    request = Request(2, ("test_one.py::test_one",), (), ("--rootdir=.", "-p", "no:cacheprovider"), {}, "/here")
 
-    events = app.run_pytest.local(["-p", "no:cacheprovider", "-q", name])
+    messages = app.run_pytest.local(request.to_json(), pack(tmp_path, ["test_one.py"]))
 
-    assert events[-1]["event"] == "end"
+    events = list(Decoder().decode("\n".join(messages).split("\n")))
+    assert events[0]["event"] == "begun"
     assert events[-1]["exit_code"] == 0, events[-1]["output_tail"]
-    outcomes = {(event["data"]["when"], event["data"]["outcome"]) for event in events if event["event"] == "report"}
-    assert outcomes == {("setup", "passed"), ("call", "passed"), ("teardown", "passed")}
+    outcomes = [(event["data"]["when"], event["data"]["outcome"]) for event in events if event["event"] == "report"]
+    assert outcomes == [("setup", "passed"), ("call", "passed"), ("teardown", "passed")]
+    recorded = app.record_pytest.local(request.to_json(), pack(tmp_path, ["test_one.py"]))
+    assert [event["event"] for event in Decoder().decode("\n".join(recorded).split("\n"))] == [
+        event["event"] for event in events
+    ]
 
 
 def test_only_known_gpus_are_taken():
     assert app.gpu_setting("H100") == "H100"
+    assert app.gpu_setting("H100:8") == "H100:8"
     assert app.gpu_setting("none") is None
-    for text in ("H900", "h100", "L4:2", ""):
+    assert [app.num_gpus(text) for text in ("H100:8", "L4", None)] == [8, 1, 0]
+    for text in ("H900", "h100", "L4:9", "L4:", "L4:x", ""):
         with pytest.raises(ConfigError, match=f"GRPO_MODAL_GPU {text!r}: allowed are T4, .*none"):
             app.gpu_setting(text)
 

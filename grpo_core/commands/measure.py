@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from grpo_core.commands.modal_app import add_modal_flag, running_app
 from grpo_core.commands.options import add_config_flags, config_from_flags
 from grpo_core.config import GrpoConfig
 from grpo_core.home import Home, check_name
@@ -42,18 +43,14 @@ def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile-name", metavar="NAME", help="names the trace folder and the snapshot")
     parser.add_argument("--no-warmup", action="store_true", help="measure the first run too")
+    add_modal_flag(parser)
 
 
 def run_profile(flags: argparse.Namespace, console: Console) -> int:
     """Trace ``--target`` with the torch profiler; the folder and the snapshot are printed."""
     name = check_name(flags.profile_name or f"{flags.target}-profile", "--profile-name")
     config = _config(flags, name, _FULL, console)
-    home = Home.from_environment()
-    trace_folder = home.traces / name
-    payload = _measure(config, home, console, flags.target, warmup=not flags.no_warmup, trace_folder=trace_folder)
-    _report(console, payload)
-    console.print(f"trace: {trace_folder}", soft_wrap=True)
-    _persist(config, home, console, name, payload)
+    _keep(flags, config, console, name, flags.target, traced=True)
     return 0
 
 
@@ -61,11 +58,37 @@ def run_benchmark(flags: argparse.Namespace, console: Console) -> int:
     """Time ``--profile``; the snapshot is printed."""
     name = check_name(flags.profile_name or f"{flags.profile}-benchmark", "--profile-name")
     config = _config(flags, name, _SMOKE if flags.smoke else _FULL, console)
-    home = Home.from_environment()
-    payload = _measure(config, home, console, flags.profile, warmup=not flags.no_warmup, trace_folder=None)
-    _report(console, payload)
-    _persist(config, home, console, name, payload)
+    _keep(flags, config, console, name, flags.profile, traced=False)
     return 0
+
+
+def _keep(
+    flags: argparse.Namespace, config: GrpoConfig, console: Console, name: str, what: str, *, traced: bool
+) -> None:
+    """Here, or with ``--modal`` in a container of the app, which prints the same."""
+    warmup = not flags.no_warmup
+    if flags.modal:
+        with running_app() as app:
+            app.measure.remote(config.model_dump_json(), name, what, warmup, traced)
+    else:
+        keep_measurement(config, Home.from_environment(), console, name, what, warmup=warmup, traced=traced)
+
+
+def keep_measurement(
+    config: GrpoConfig, home: Home, console: Console, name: str, what: str, *, warmup: bool, traced: bool
+) -> dict[str, Any]:
+    """Measure ``what`` (rollout, trainer or e2e), print it, and keep the snapshot, which is returned.
+
+    Raises:
+        GrpoError: a model, environment or package that is not there.
+    """
+    trace_folder = home.traces / name if traced else None
+    payload = _measure(config, home, console, what, warmup=warmup, trace_folder=trace_folder)
+    _report(console, payload)
+    if trace_folder is not None:
+        console.print(f"trace: {trace_folder}", soft_wrap=True)
+    _persist(config, home, console, name, payload)
+    return payload
 
 
 def _config(flags: argparse.Namespace, name: str, sizes: Mapping[str, Any], console: Console) -> GrpoConfig:

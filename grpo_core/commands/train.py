@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from grpo_core.commands.modal_app import add_modal_flag, running_app
 from grpo_core.commands.options import add_config_flags, config_from_flags
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
@@ -24,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser)
     parser.add_argument("--run", metavar="NAME", help="names the run's files (default: environment and time)")
     parser.add_argument("--resume", action="store_true", help="continue the run NAME from its checkpoint")
+    add_modal_flag(parser)
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="with --modal: containers that play")
 
 
 def run(flags: argparse.Namespace, console: Console) -> int:
@@ -33,6 +36,12 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     environment = flags.environment or "arithmetic"
     run_name = flags.run or f"{environment.replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
     config = config_from_flags(flags, {"schedule.num_steps": 60}, run_name)
+    if flags.modal:
+        with running_app() as app:
+            app.train_grpo.remote(settings=config.model_dump_json(), resume=flags.resume, workers=flags.workers)
+        return 0
+    if flags.workers:
+        raise ConfigError("--workers: containers play with --modal only; add it, or leave --workers out")
     home = Home.from_environment()
 
     from grpo_core.schedule.followers import follow

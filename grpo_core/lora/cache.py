@@ -59,6 +59,11 @@ class LoRACache:
         self._counters = CacheCounters()
         self._lock = Lock()
 
+    def __contains__(self, version: PolicyVersion) -> bool:
+        """Whether ``version`` is in memory. Asking counts as no request."""
+        with self._lock:
+            return version in self._entries
+
     @property
     def counters(self) -> CacheCounters:
         return self._counters

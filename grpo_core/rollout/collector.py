@@ -30,6 +30,8 @@ _OPENING, _EPISODE = 0, 1  # streams of random numbers that never meet
 class Collector:
     """Turns a batch index into a ``Batch``: the same index, seed and policy version give the same batch.
 
+    ``groups`` are those of the batch that are played here: parts of a batch that several collectors play are the batch.
+
     With a state cache, starting states are those that the policy reached which first played them.
 
     While the engine decodes, the environments whose agents have answered play on in a thread of their own. Requests
@@ -47,8 +49,10 @@ class Collector:
         model_fingerprint: str,
         state_cache: StateCache | None = None,
         want_ref_logprobs: bool = True,
+        groups: range | None = None,
     ) -> None:
         self._engine = engine
+        self._groups = range(config.num_groups) if groups is None else groups
         self._tokenizer = tokenizer
         self._factory = factory
         self._config = config
@@ -66,7 +70,7 @@ class Collector:
         return tuple(self._failures)
 
     def collect(self, index: int) -> Batch:
-        """Play ``num_groups`` starting states, ``group_size`` episodes each, to their end.
+        """Play the starting states of ``groups``, ``group_size`` episodes each, to their end.
 
         Raises:
             PromptError: an observation of a starting state does not fit the model's context.
@@ -100,7 +104,7 @@ class Collector:
         self._failures.clear()
         firsts = self._starting_environments(index)
         episodes: list[Episode] = []
-        for group, first in enumerate(firsts):
+        for group, first in zip(self._groups, firsts, strict=True):
             state = first.snapshot()
             episodes.append(Episode(first, group, 0, state))
             for sample in range(1, self._config.group_size):
@@ -113,7 +117,7 @@ class Collector:
         """One per group, past its opening. Openings repeat from batch to batch, by group."""
         environments: list[Environment] = []
         openings: list[Episode] = []
-        for group in range(self._config.num_groups):
+        for group in self._groups:
             first = self._factory()
             first.reset(self._environment_seed(index, group))
             if first.in_opening:
@@ -126,7 +130,7 @@ class Collector:
         while self.play_round(openings, index):
             pass
         for opening in openings:
-            environments[opening.group] = opening.environment
+            environments[self._groups.index(opening.group)] = opening.environment
             if self._state_cache is not None:
                 self._state_cache.put(self._opening_key(opening.group), opening.environment.snapshot())
         return environments

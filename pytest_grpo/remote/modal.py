@@ -1,63 +1,144 @@
-"""Running tests on Modal, through the function ``run_pytest`` of the project's own ``app.py``."""
+"""Running phases on Modal, each in a container of its own."""
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import pytest
+from pytest_grpo.remote.background import Background, BackgroundCall
+from pytest_grpo.remote.modal_app import ModalApp, UnreachableError, is_reachable, translated_errors
+from pytest_grpo.remote.protocol import Decoder, Event, RemoteLostError, RemoteRefusedError, Request
+from pytest_grpo.remote.requests import Requests
+from pytest_grpo.remote.tree import TreeError, pack
 
-from pytest_grpo.remote.protocol import Event, RemoteLostError
+if TYPE_CHECKING:
+    from modal import Function
+
+MAX_SIDE_BY_SIDE = 8
+CLOSE_TIMEOUT_S = 10
 
 
 class ModalRemote:
-    """One container of the app in ``folder``/app.py, which has an ``app`` and a function ``run_pytest``.
+    """Phases on ``app``, with the files of the project in ``root``. Nothing is contacted before the first starts."""
 
-    Nothing is contacted before ``run``.
+    max_side_by_side = MAX_SIDE_BY_SIDE
 
-    Raises:
-        pytest.UsageError: there are no credentials, or no app.py.
-    """
+    def __init__(self, app: ModalApp, root: Path, requests: Requests) -> None:
+        self._app = app
+        self._root = root
+        self._requests = requests
+        self._archive: bytes | None = None
+        self._background = Background()
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._running: asyncio.Task[None] | None = None
+        self._functions: dict[str, Function[..., Any, Any]] = {}
+        self._is_open = asyncio.Event()
+        self._is_closing = asyncio.Event()
 
-    def __init__(self, folder: Path) -> None:
-        check_credentials()
-        if not (folder / "app.py").is_file():
-            raise pytest.UsageError(f"--modal: no app.py in {folder}; it must define app and run_pytest")
-        self._folder = folder
+    def start(self, request: Request) -> BackgroundCall:
+        return BackgroundCall(self._background, self._stream(request))
 
-    def run(self, node_ids: Sequence[str], arguments: Sequence[str]) -> Iterator[Event]:
-        from modal.exception import Error
+    def spawn(self, requests: list[Request]) -> dict[int, str]:
+        """Start phases that go on when this session ends. Returns the id of each phase's function call.
 
-        app_module = _import_app(self._folder)
+        Raises:
+            RemoteLostError, RemoteRefusedError: as a call.
+        """
+        return self._background.submit(self._spawn(requests)).result()
+
+    def close(self) -> None:
+        """Wait until calls have ended, then end the app, and with it whatever of it still runs."""
+        if self._background.is_started:
+            self._background.submit(self._close()).result()
+        self._background.close()
+
+    async def _stream(self, request: Request) -> AsyncIterator[Event]:
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
+        call_id = ""
         try:
-            with app_module.app.run():
-                events = app_module.run_pytest.remote([*arguments, *node_ids])
-        except Error as error:
-            raise RemoteLostError(f"Modal: {error}") from error
-        yield from events
+            async with aclosing(self._events(request)) as events:
+                async for event in events:
+                    if event["event"] in ("begun", "end"):
+                        call_id = event.get("call_id", "")
+                    yield event
+        except UnreachableError as error:
+            if not await is_reachable():
+                call_id = ""
+                raise RemoteLostError(str(error), may_retry=False) from error
+            raise
+        finally:
+            if call_id:
+                await _cancel(call_id)  # the container does not end because nobody listens
+            self._calls.discard(task)
+
+    async def _events(self, request: Request) -> AsyncGenerator[Event]:
+        with translated_errors():
+            yield _state(self._app.opening)
+            await self._open()
+            function = self._app.with_options(self._functions["run_pytest"], request.phase)
+            yield _state("queued")
+            decoder = Decoder()
+            async with aclosing(function.remote_gen.aio(request.to_json(), self._files())) as texts:
+                async for text in texts:
+                    for event in decoder.decode(text.split("\n")):
+                        yield event
+
+    async def _spawn(self, requests: list[Request]) -> dict[int, str]:
+        started = {}
+        with translated_errors():
+            async with self._app.running(detach=True) as functions:
+                for request in requests:
+                    function = self._app.with_options(functions["record_pytest"], request.phase)
+                    call = await function.spawn.aio(request.to_json(), self._files())
+                    started[request.phase] = call.object_id
+        return started
+
+    async def _open(self) -> None:
+        """The first call opens the app for all."""
+        if self._running is None:
+            self._running = asyncio.create_task(self._hold_open())
+        opened = asyncio.create_task(self._is_open.wait())
+        await asyncio.wait({self._running, opened}, return_when=asyncio.FIRST_COMPLETED)
+        opened.cancel()
+        if self._running.done():
+            self._running.result()  # why it did not open, or ended
+
+    async def _hold_open(self) -> None:
+        async with self._app.running(detach=False) as self._functions:
+            self._is_open.set()
+            await self._is_closing.wait()
+
+    async def _close(self) -> None:
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=CLOSE_TIMEOUT_S)
+        self._is_closing.set()
+        if self._running is not None:
+            if not self._is_open.is_set():
+                self._running.cancel()
+            await asyncio.wait({self._running}, timeout=CLOSE_TIMEOUT_S)
+
+    def _files(self) -> bytes:
+        if self._archive is None:
+            try:
+                self._archive = pack(self._root, self._requests.files)
+            except TreeError as error:
+                raise RemoteRefusedError(f"--modal: {error}") from error
+        return self._archive
 
 
-def check_credentials() -> None:
-    """Raises pytest.UsageError when Modal's own configuration has no token. Contacts nothing."""
-    try:
-        from modal.config import config
-    except ModuleNotFoundError:
-        raise pytest.UsageError(
-            "--modal: the package modal is not installed; pip install modal, or leave --modal out to measure here"
-        ) from None
-    if not (config.get("token_id") and config.get("token_secret")):
-        raise pytest.UsageError(
-            "--modal: no Modal credentials; run 'modal token new' or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, "
-            "or leave --modal out to measure here"
-        )
+async def _cancel(call_id: str) -> None:
+    from modal import FunctionCall
+    from modal.exception import Error
+
+    with suppress(Error, OSError, TimeoutError):
+        call = FunctionCall.from_id(call_id)
+        await asyncio.wait_for(call.cancel.aio(terminate_containers=True), CLOSE_TIMEOUT_S)
 
 
-def _import_app(folder: Path):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))  # Modal finds the function in the container by the module's name
-    try:
-        return importlib.import_module("app")
-    except ValueError as error:  # a setting that app.py refuses, e.g. an unknown GPU
-        raise pytest.UsageError(f"--modal: {error}") from error
+def _state(text: str) -> Event:
+    return {"event": "state", "text": text}

@@ -1,78 +1,118 @@
-"""Replays here what happened elsewhere: the terminal, JUnit files, ``-x`` and ``--lf`` see an ordinary session."""
+"""Replays here what happens elsewhere, while it happens: the terminal, JUnit files, ``-x`` and ``--lf`` see an ordinary
+session."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Generator
+from typing import Any, Literal
 
 import pytest
 
-from pytest_grpo.config import PLUGIN_CONFIG, RemoteKind
+from pytest_grpo import benchmark_table
+from pytest_grpo.fingerprint import Fingerprint
 from pytest_grpo.phases import phases_of
-from pytest_grpo.remote.protocol import Event, Remote, RemoteLostError
-from pytest_grpo.stash import NUM_GATES
-
-
-def connect(config: pytest.Config, kind: RemoteKind) -> Remote:
-    """The place of that kind for this project.
-
-    Raises:
-        pytest.UsageError: it cannot be used, e.g. without credentials.
-    """
-    if kind == "modal":
-        from pytest_grpo.remote.modal import ModalRemote
-
-        return ModalRemote(config.rootpath)
-    from pytest_grpo.remote.subprocess import SubprocessRemote
-
-    return SubprocessRemote(config.rootpath)
+from pytest_grpo.remote.protocol import Event, problem_of
+from pytest_grpo.remote.requests import Requests
+from pytest_grpo.remote.runs import PhaseRuns
+from pytest_grpo.stored import STORED
 
 
 class RemoteReplay:
-    """Takes over tests of a phase. All tests of one phase run together: both arms of a comparison share a device."""
+    """Takes over tests of a phase. All tests of one phase run together: both arms of a comparison share a device.
 
-    def __init__(self, config: pytest.Config, remote: Remote) -> None:
+    The reports of a test are replayed together, when it has ended: if its place is lost before, it runs again elsewhere
+    and nothing was said yet.
+    """
+
+    def __init__(self, config: pytest.Config, runs: PhaseRuns, requests: Requests, *, side_by_side: bool) -> None:
         self._config = config
-        self._remote = remote
-        self._requested: set[str] = set()
-        self._reports: dict[str, list[Event]] = {}
+        self._runs = runs
+        self._requests = requests
+        self._side_by_side = side_by_side
+        self._started: set[int] = set()
+        self._events: dict[str, list[Event]] = {}
+        self._done: set[str] = set()
         self._lost: dict[str, str] = {}
+        self._machines: list[dict[str, Any]] = []
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None]:
+        collected = list(items)  # before -k and its like
+        yield
+        self._requests.note_collected(collected)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
         phases = phases_of(item)
         if not phases:
             return None
-        if item.nodeid not in self._requested:
-            self._run_phase(min(phases), item.session.items)
+        self._start(min(phases), item.session.items)
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        for report in self._reports_of(item):
-            item.ihook.pytest_runtest_logreport(report=report)
+        while item.nodeid not in self._done and item.nodeid not in self._lost:
+            for phase, event in self._runs.next_events():
+                self._take(phase, event)
+        if item.nodeid in self._done:
+            self._replay(item, self._events.pop(item.nodeid))
+        else:
+            for report in _lost_reports(item, self._lost[item.nodeid]):
+                item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
-    def _run_phase(self, phase: int, items: Iterable[pytest.Item]) -> None:
-        node_ids = [item.nodeid for item in items if min(phases_of(item), default=None) == phase]
-        self._requested.update(node_ids)
-        reason = "it ended without a report of this test"
-        try:
-            for event in self._remote.run(node_ids, forwarded_arguments(self._config)):
-                if event["event"] == "report":
-                    self._keep(event["data"])
-                elif event["event"] == "warning":
-                    self._replay_warning(event)
-                else:
-                    reason = f"pytest ended there with exit code {event['exit_code']}\n{event['output_tail']}"
-        except RemoteLostError as error:
-            reason = str(error)
-        self._lost.update(dict.fromkeys(node_ids, reason))
+    def _start(self, phase: int, items: list[pytest.Item]) -> None:
+        """All phases, when the first is needed; one at a time where they would share a machine."""
+        if phase in self._started:
+            return
+        phases = dict.fromkeys(min(found) for item in items if (found := phases_of(item)))
+        needed = [number for number in phases if number not in self._started] if self._side_by_side else [phase]
+        self._started.update(needed)
+        self._runs.start([self._requests.of_phase(number, items) for number in needed])
 
-    def _keep(self, data: Event) -> None:
-        kept = self._reports.setdefault(data["nodeid"], [])
-        if kept and kept[-1]["when"] == "teardown":
-            kept.clear()  # the place ran this test again: the last run counts
-        kept.append(data)
+    def _take(self, phase: int, event: Event) -> None:
+        """Keep ``event`` with its test, or act on it.
+
+        Raises:
+            pytest.UsageError: the place cannot be used, or is not the same as here.
+        """
+        kind = event["event"]
+        if kind == "refused":
+            raise pytest.UsageError(event["reason"])
+        if kind == "collected":
+            problem = problem_of(event, phase)
+            if problem:
+                raise pytest.UsageError(problem)
+            self._config.stash[STORED].measured_on(_fingerprint(event["fingerprint"]))
+            if event["machine_info"] is not None:
+                self._machines.append(event["machine_info"])
+        elif kind == "lost":
+            self._lost.update(dict.fromkeys(event["node_ids"], event["reason"]))
+        elif kind == "begun":
+            self._show(f"grpo: phase {phase}: running")
+        elif kind == "state":
+            self._show(f"grpo: phase {phase}: {event['text']}")
+        elif kind == "report":
+            self._keep(event["data"]["nodeid"], event)
+        elif kind in ("start", "warning", "benchmark", "done"):
+            self._keep(event["nodeid"], event)
+
+    def _keep(self, nodeid: str, event: Event) -> None:
+        """Nothing of a test that has ended already: the place did it twice."""
+        if nodeid in self._done or not nodeid:
+            return  # what warned while collecting has warned here, too
+        if event["event"] == "start":
+            self._events[nodeid] = []
+        self._events.setdefault(nodeid, []).append(event)
+        if event["event"] == "done":
+            self._done.add(nodeid)
+
+    def _replay(self, item: pytest.Item, events: list[Event]) -> None:
+        for event in events:
+            if event["event"] == "report":
+                item.ihook.pytest_runtest_logreport(report=self._restore(event["data"]))
+            elif event["event"] == "warning" and event["when"] == "runtest":
+                self._replay_warning(event)
+        benchmark_table.add_entries(self._config, [event["entry"] for event in events if event["event"] == "benchmark"])
 
     def _replay_warning(self, event: Event) -> None:
         category = type(event["category"], (Warning,), {})
@@ -87,12 +127,6 @@ class RemoteReplay:
             }
         )
 
-    def _reports_of(self, item: pytest.Item) -> list[pytest.TestReport]:
-        kept = self._reports.get(item.nodeid, [])
-        if not kept or kept[-1]["when"] != "teardown":
-            return _lost_reports(item, self._lost[item.nodeid])
-        return [self._restore(data) for data in kept]
-
     def _restore(self, data: Event) -> pytest.TestReport:
         # JSON has no tuples; pytest takes a list for a skip's place and reason as an internal error.
         data["location"] = tuple(data["location"])
@@ -102,6 +136,30 @@ class RemoteReplay:
             data["longrepr"] = tuple(data["longrepr"])
         return self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
 
+    def _show(self, line: str) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and reporter.verbosity >= 0:
+            reporter.ensure_newline()
+            reporter.write_line(line)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
+        """The machines that measured, rather than this one."""
+        if self._machines:
+            machine_info.clear()
+            machine_info.update(self._machines[0])
+            others = [machine for machine in self._machines[1:] if machine != self._machines[0]]
+            if others:
+                machine_info["grpo_other_machines"] = others
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        self._runs.cancel()  # what -x, Ctrl-C or an error left behind
+
+
+def _fingerprint(fields: dict[str, Any]) -> Fingerprint:
+    return Fingerprint(**{**fields, "gpus": tuple(fields["gpus"])})
+
 
 def _lost_reports(item: pytest.Item, reason: str) -> list[pytest.TestReport]:
     """An error in setup, not a failure: a lost machine is no regression."""
@@ -109,40 +167,3 @@ def _lost_reports(item: pytest.Item, reason: str) -> list[pytest.TestReport]:
     text = f"{item.nodeid} has no result from where it ran: {reason}"
     setup = pytest.TestReport(item.nodeid, item.location, keywords, "failed", text, "setup")
     return [setup, pytest.TestReport(item.nodeid, item.location, keywords, "passed", None, "teardown")]
-
-
-def forwarded_arguments(config: pytest.Config) -> Sequence[str]:
-    """The settings of this session that the other process needs; its own ini file gives the rest.
-
-    Options of other plugins are not known here and are not forwarded.
-    """
-    settings = config.stash[PLUGIN_CONFIG]
-    arguments = ["--rootdir=.", "-p", "no:cacheprovider", "--color=no", f"--tb={config.getoption('tbstyle')}"]
-    arguments += [f"--verbosity={config.getoption('verbose')}", f"--import-mode={config.getoption('importmode')}"]
-    if config.inipath is not None and config.inipath.is_relative_to(config.rootpath):
-        arguments += ["-c", config.inipath.relative_to(config.rootpath).as_posix()]
-    for name in config.getoption("plugins") or ():
-        arguments += ["-p", name]
-    for override in config.getoption("override_ini") or ():
-        arguments += ["-o", override]
-    for warning_filter in config.getoption("pythonwarnings") or ():
-        arguments += ["-W", warning_filter]
-    if config.getoption("showlocals"):
-        arguments.append("--showlocals")
-    if config.getoption("maxfail"):
-        arguments.append(f"--maxfail={config.getoption('maxfail')}")
-    arguments.append(f"--grpo-pairs={','.join(map(str, settings.looks))}")
-    arguments.append(f"--grpo-budget={settings.budget_s:g}")
-    arguments.append(f"--grpo-num-gates={settings.num_gates or max(1, config.stash.get(NUM_GATES, 1))}")
-    arguments.append(f"--grpo-system={settings.system}")
-    if not settings.has_control:
-        arguments += ["-o", "grpo_control=false"]
-    if settings.compare is not None:
-        arguments += [f"--grpo-compare={settings.compare}", f"--grpo-tolerance={settings.tolerance:g}"]
-    if settings.any_machine:
-        arguments.append("--grpo-any-machine")
-    if settings.versus is not None:
-        arguments.append(f"--grpo-versus={settings.versus}")
-    if settings.device_profile is not None:
-        arguments.append(f"--grpo-device-profile={settings.device_profile}")
-    return [*arguments, *(f"--grpo-threshold={text}" for _, text in settings.threshold_overrides)]

@@ -1,57 +1,112 @@
-"""Running tests in a clean Python process on this machine. On Modal, the same code runs inside the container."""
+"""Running a phase in a clean process on this machine, through the same serialisation as anywhere else."""
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-from pytest_grpo.config import CHILD_PLUGIN
-from pytest_grpo.remote.protocol import Event
+from pytest_grpo.remote.protocol import Decoder, Event, RemoteLostError, Request
 
-OUTPUT_TAIL_CHARACTERS = 2000
-_NOT_INHERITED = ("PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER", "GITHUB_STEP_SUMMARY")
+CANCEL_TIMEOUT_S = 2
 
 
 class SubprocessRemote:
-    """A process of its own, started in ``folder``, the root of the project."""
+    """Processes of their own, started in ``folder``, the root of the project."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_side_by_side: int = 1) -> None:
         self._folder = folder
+        self.max_side_by_side = max_side_by_side
 
-    def run(self, node_ids: Sequence[str], arguments: Sequence[str]) -> Iterator[Event]:
-        yield from collect_reports([*arguments, *node_ids], self._folder)
+    def start(self, request: Request) -> SubprocessCall:
+        return SubprocessCall(request, self._folder)
 
-
-def collect_reports(arguments: Sequence[str], folder: Path | None = None) -> list[Event]:
-    """Run ``pytest ARGUMENTS`` in a new process in ``folder`` (default: the working folder).
-
-    Returns what it reported, in order, as JSON-able events (see ``remote.protocol.Event``); the last one is ``end``.
-    """
-    environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
-    with tempfile.TemporaryDirectory(prefix="grpo-reports-") as scratch:
-        path = Path(scratch) / "events.jsonl"
-        command = [sys.executable, "-m", "pytest", "-p", CHILD_PLUGIN, f"--grpo-report-file={path}", *arguments]
-        process = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
-        events = _read_events(path) if path.exists() else []
-    tail = process.stdout[-OUTPUT_TAIL_CHARACTERS:]
-    return [*events, {"event": "end", "exit_code": process.returncode, "output_tail": tail}]
+    def close(self) -> None:
+        pass
 
 
-def _read_events(path: Path) -> list[Event]:
-    *lines, _unfinished = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines]
+class SubprocessCall:
+    """A place (see ``pytest_grpo.remote.place``) with a process group of its own, so that all of it can be ended."""
+
+    def __init__(self, request: Request, folder: Path) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="grpo-place-")
+        self._errors = Path(self._scratch.name) / "errors.txt"
+        self._said: list[str] = []
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pytest_grpo.remote.place", self._scratch.name],
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+        self._request = request
+        self._has_ended = threading.Event()
+
+    @property
+    def pid(self) -> int:
+        """Of the place, and the id of its process group."""
+        return self._process.pid
+
+    def __iter__(self) -> Iterator[Event]:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        has_ended = False
+        try:
+            try:
+                process.stdin.write(self._request.to_json().encode() + b"\n")
+                process.stdin.flush()
+            except BrokenPipeError:
+                pass  # it is lost already; its exit says so below
+            for event in Decoder().decode(_whole_lines(process.stdout)):
+                has_ended = event["event"] == "end"
+                yield event
+        finally:
+            self._end()
+        if not has_ended:
+            raise RemoteLostError(f"its process {self.pid} was lost ({self._how_it_ended()})")
+
+    def cancel(self) -> None:
+        self._signal(signal.SIGTERM)
+        if not self._has_ended.wait(CANCEL_TIMEOUT_S):
+            self._signal(signal.SIGKILL)
+
+    def _end(self) -> None:
+        """Leave nothing running or lying around: not what tests started either."""
+        self._signal(signal.SIGKILL)  # the group, before its leader is reaped and its number can be another's
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    continue  # the request was not read to its end
+        self._said = self._errors.read_text(errors="replace").strip().splitlines()
+        self._scratch.cleanup()
+        self._has_ended.set()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.returncode is None:
+            try:
+                os.killpg(self._process.pid, number)
+            except ProcessLookupError:
+                return  # all of it has ended
+
+    def _how_it_ended(self) -> str:
+        code = self._process.returncode
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"{how}: {self._said[-1]}" if self._said else how
+
+
+def _whole_lines(pipe: IO[bytes]) -> Iterator[str]:
+    for line in pipe:
+        if line.endswith(b"\n"):  # else it was lost while it wrote
+            yield line.decode()

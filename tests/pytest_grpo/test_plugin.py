@@ -49,6 +49,23 @@ def usage_error(pytester: pytest.Pytester, *arguments: str) -> str:
         (["-o", "grpo_inconclusive=skip"], "ini grpo_inconclusive 'skip':", "allowed are fail, xfail"),
         (["--modal", "--grpo-remote", "subprocess"], "--modal and --grpo-remote subprocess:", "drop one"),
         (["--grpo-remote", "subprocess", "-n2"], "subprocess runs", "drop -n"),
+        (["--modal-gpu", "H900"], "--modal-gpu 'H900':", "allowed are T4, "),
+        (["--modal-gpu", "h100"], "--modal-gpu 'h100':", "H100:2, and none"),
+        (["--modal-gpu", "H100:9"], "--modal-gpu 'H100:9':", "1 to 8 of H100; try H100:2"),
+        (["--modal-gpu", "A10:5"], "--modal-gpu 'A10:5':", "1 to 4 of A10"),
+        (["--modal-gpu", "L4:"], "--modal-gpu 'L4:':", "1 to 8 of L4"),
+        (["--modal-gpu", "none:2"], "--modal-gpu 'none:2':", "allowed are T4"),
+        (["-o", "grpo_modal_gpu=L5"], "ini grpo_modal_gpu 'L5':", "allowed are T4"),
+        (["--modal-timeout", "soon"], "--modal-timeout 'soon':", "try 3600"),
+        (["-o", "grpo_modal_timeout=0"], "ini grpo_modal_timeout '0':", "at most a day"),
+        (["--modal-retries=-1"], "--modal-retries '-1':", "from 0 to 10"),
+        (["--modal-region", "US east"], "--modal-region 'US east':", "try us-east,eu"),
+        (["--modal-env", "my env"], "--modal-env 'my env':", "letters, digits"),
+        (["--modal-app", "an app"], "--modal-app 'an app':", "the name of a deployed app, or a Python file"),
+        (["--modal-app", "gone.py"], "--modal-app 'gone.py':", "no such file"),
+        (["--modal-detach", "--modal-attach", "r"], "--modal-detach and --modal-attach r:", "drop one"),
+        (["--modal-attach", "gone"], "--modal-attach 'gone':", "no such run"),
+        (["--modal-attach", "../x"], "--modal-attach '../x':", "no such run"),
     ],
 )
 def test_bad_input_is_one_line(project: pytest.Pytester, arguments: list[str], starts: str, says: str) -> None:
@@ -56,6 +73,21 @@ def test_bad_input_is_one_line(project: pytest.Pytester, arguments: list[str], s
     line = usage_error(project, *arguments)
     assert line.startswith(starts)
     assert says in line
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ('[modal.phase2]\ngpu = "H900"', "[modal.phase2] gpu = 'H900': allowed are T4"),
+        ("[modal.phase2]\ngpu = 2", "[modal.phase2] gpu = 2: allowed are T4"),
+        ('[modal.phase2]\nmemory = "L4"', "[modal.phase2]: allowed are tables phase0 to phase6 with gpu"),
+        ('[modal]\ngpu = "L4"', "[modal.gpu]: allowed are tables phase0 to phase6 with gpu"),
+    ],
+)
+def test_a_bad_gpu_of_a_phase_is_one_line(project: pytest.Pytester, table: str, says: str) -> None:
+    with project.path.joinpath("bench", "thresholds.toml").open("a") as file:
+        file.write(table)
+    assert says in usage_error(project)
 
 
 def test_a_named_threshold_needs_the_file(project: pytest.Pytester) -> None:

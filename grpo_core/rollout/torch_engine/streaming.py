@@ -8,12 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from grpo_core.errors import GrpoError
-from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, Outcome
-from grpo_core.rollout.torch_engine.engine import TorchEngine
+from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, Outcome, RolloutEngine
 from grpo_core.types import Completion
+
+
+class StreamableEngine(RolloutEngine, Protocol):
+    """A rollout engine that also tells how far the requests under way have come."""
+
+    def drawn_tokens(self) -> dict[int, list[int]]:
+        """The tokens drawn so far of each request under way, by its ticket; none of an engine that does not say."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +44,7 @@ class StreamingEngine:
     its end cancels the request and frees what it held.
     """
 
-    def __init__(self, engine: TorchEngine, *, max_requests: int = 1024) -> None:
+    def __init__(self, engine: StreamableEngine, *, max_requests: int = 1024) -> None:
         assert max_requests > 0
         self._engine = engine
         self._slots = asyncio.Semaphore(max_requests)

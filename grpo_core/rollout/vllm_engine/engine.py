@@ -161,6 +161,10 @@ class VllmEngine:
             self._client.cancel(ticket)
             self._adapters.release(number)
 
+    def drawn_tokens(self) -> dict[int, list[int]]:
+        """None: vLLM's process tells of whole completions only."""
+        return {}
+
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         return completions_or_error(run_requests(self, requests))
 

@@ -1,40 +1,46 @@
 from __future__ import annotations
 
+import importlib
+import json
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("few_plugins")
+from tests.modal_server import ModalServer
 
 APP = """
-import contextlib
-from modal.exception import ConnectionError
-from pytest_grpo.remote.subprocess import collect_reports
+import modal
 
-class app:
-    @staticmethod
-    @contextlib.contextmanager
-    def run():
-        yield
+image = (
+    modal.Image.debian_slim()
+    .env({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_benchmark.plugin"})
+    .add_local_python_source("grpo_core", "pytest_grpo")
+)
+app = modal.App("small", image=image)
 
-class run_pytest:
-    @staticmethod
-    def remote(arguments):
-        {body}
+@app.function(timeout=300, single_use_containers=True)
+def run_pytest(request: str, files: bytes):
+    from pytest_grpo.remote.place import serve
+
+    yield from serve(request, files, modal.current_function_call_id())
+
+@app.function(timeout=300, single_use_containers=True)
+def record_pytest(request: str, files: bytes):
+    from pytest_grpo.remote.place import serve
+
+    return list(serve(request, files))
 """
 
 
-def give_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"):
-        monkeypatch.setenv(name, "not-a-real-token")
-
-
-def run_modal(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, body: str) -> pytest.RunResult:
-    """Run phase 2 through an app.py whose function runs ``body`` here: nothing is contacted."""
-    give_credentials(monkeypatch)
+@pytest.fixture
+def on_modal(project: pytest.Pytester, modal_server: ModalServer, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """The project with an app, and a Modal to run it on."""
     monkeypatch.delitem(sys.modules, "app", raising=False)
-    project.makepyfile(app=APP.format(body=body))
-    return project.runpytest("--phase", "2", "--modal")
+    monkeypatch.syspath_prepend(project.path)
+    project.makepyfile(app=APP)
+    return project
 
 
 def test_missing_credentials_are_one_line(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,22 +53,101 @@ def test_missing_credentials_are_one_line(project: pytest.Pytester, monkeypatch:
     ]
 
 
-def test_the_app_runs_the_tests_and_its_reports_are_replayed(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+def test_a_phase_runs_in_a_container_and_is_reported_here(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
+    result = on_modal.runpytest("--phase", "2,3", "--modal")
+    result.assert_outcomes(passed=2, deselected=2)
+    result.stdout.fnmatch_lines(["grpo: device profile of modal, mode modal, *", "3 pass, 0 fail, *"])
+    assert modal_server.num_started == 2
+    assert modal_server.num_containers() == 0
+
+
+def test_progress_is_told_unless_quiet(on_modal: pytest.Pytester) -> None:
+    told = on_modal.runpytest("--phase", "2", "--modal", "--junitxml=junit.xml")
+    told.stdout.fnmatch_lines([f"grpo: phase 2: {state}" for state in ("building its image", "queued", "running")])
+    assert "queued" not in (on_modal.path / "junit.xml").read_text()
+    quiet = on_modal.runpytest("--phase", "2", "--modal", "-q")
+    quiet.stdout.no_fnmatch_line("grpo: phase 2: *")
+
+
+def test_collecting_contacts_nothing(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
+    modal_server.lose()
+    result = on_modal.runpytest("--phase", "2", "--modal", "--co", "-q")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["test_suite.py::test_two"])
+
+
+def test_a_detached_run_is_reported_as_often_as_wanted(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
+    started = on_modal.runpytest("--phase", "2,4", "--modal-detach")
+    started.assert_outcomes(skipped=2, deselected=2)
+    (line,) = [line for line in started.outlines if line.startswith("grpo: run ")]
+    run = line.rpartition(" ")[2]
+    for attempt in range(2):
+        attached = on_modal.runpytest("--modal-attach", run)
+        attached.assert_outcomes(passed=2, failed=1, deselected=1)
+        attached.stdout.fnmatch_lines(["2 pass, 1 fail, *"])
+        if attempt == 0:
+            modal_server.wait_until(lambda: modal_server.num_containers() == 0)
+            modal_server.lose()  # it is here now
+    on_modal.runpytest("--modal-attach", run, "--phase", "2").assert_outcomes(passed=1, deselected=3)
+    refused = on_modal.runpytest("--modal-attach", run, "--phase", "3")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines([f"ERROR: --modal-attach {run}: the run has no test_suite.py::test_three; *"])
+
+
+def test_the_results_are_of_the_container(on_modal: pytest.Pytester) -> None:
+    on_modal.makepyfile(
+        test_suite="""
+        import os, pytest
+        from pytest_grpo.agreement import same_tokens
+
+        @pytest.mark.phase2
+        def test_speed(grpo_arms, benchmark):
+            assert "MODAL_TASK_ID" in os.environ
+            benchmark.pedantic(lambda: None, rounds=3)
+            fast, slow = grpo_arms(agree=same_tokens, fast=lambda: {"seconds": 1}, slow=lambda: {"seconds": 3})
+            assert slow.seconds >= 2 * fast.seconds
+        """
+    )
+    on_modal.makeconftest(
+        """
+        import os
+        from pytest_grpo import fingerprint
+        PLACE = "container" if "MODAL_TASK_ID" in os.environ else "here"
+        fingerprint._cpu_name = lambda: PLACE
+        def pytest_benchmark_generate_machine_info(): return {"node": PLACE, "cpu": {}}
+        """
+    )
+    saving = ["--phase", "2", "--grpo-save=first", "--benchmark-json=out.json", "--grpo-html=page.html"]
+    result = on_modal.runpytest(*saving, "--modal")
+    result.assert_outcomes(passed=1)
+    stored = json.loads(next(Path(os.environ["GRPO_HOME"]).rglob("first.json")).read_text())
+    assert stored["fingerprint"]["cpu"] == "container"
+    document = json.loads((on_modal.path / "out.json").read_text())
+    assert document["machine_info"]["node"] == "container"
+    native, *arms = document["benchmarks"]
+    assert (native["name"], native["stats"]["rounds"]) == ("test_speed", 3)
+    assert [entry["extra_info"]["fingerprint"]["cpu"] for entry in arms] == ["container"] * 2
+    assert "container" in (on_modal.path / "page.html").read_text()
+    again = on_modal.runpytest("--phase", "2", "--grpo-compare=first", "--modal")
+    again.assert_outcomes(passed=1)
+    elsewhere = on_modal.runpytest("--phase", "2", "--grpo-compare=first", "--grpo-remote=subprocess")
+    assert elsewhere.ret == pytest.ExitCode.USAGE_ERROR
+    elsewhere.stderr.fnmatch_lines(["ERROR: phase 2: baseline *: not comparable: cpu: container / here; *"])
+
+
+def test_a_phase_can_have_another_gpu_and_a_deployed_app_is_used(
+    on_modal: pytest.Pytester, modal_server: ModalServer
 ) -> None:
-    result = run_modal(project, monkeypatch, "return collect_reports(arguments)")
-    result.assert_outcomes(passed=1, deselected=3)
-    result.stdout.fnmatch_lines(["grpo: device profile of modal, mode modal, *", "2 pass, 0 fail, *"])
-
-
-def test_a_lost_connection_is_an_error_not_a_failure(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run_modal(project, monkeypatch, "raise ConnectionError('gone')")
-    result.assert_outcomes(errors=1, deselected=3)
-    result.stdout.fnmatch_lines(["*test_two has no result from where it ran: Modal: gone"])
-
-
-def test_a_project_without_an_app_is_one_line(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    give_credentials(monkeypatch)
-    result = project.runpytest("--phase", "2", "--modal")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --modal: no app.py in *; it must define app and run_pytest"])
+    module = importlib.import_module("app")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(on_modal.path)
+        module.app.deploy(name="deployed")
+    (on_modal.path / "app.py").unlink()
+    with (on_modal.path / "bench/thresholds.toml").open("a") as file:
+        file.write('[modal.phase3]\ngpu = "H100:2"\n')
+    result = on_modal.runpytest("--phase", "2,3", "--modal", "--modal-app=deployed", "--modal-region=us-east")
+    result.assert_outcomes(passed=2, deselected=2)
+    result.stdout.fnmatch_lines(["grpo: phase 2: looking up deployed"])
+    missing = on_modal.runpytest("--phase", "2", "--modal", "--modal-app=gone")
+    assert missing.ret == pytest.ExitCode.USAGE_ERROR
+    missing.stderr.fnmatch_lines(["ERROR: --modal: *gone*"])

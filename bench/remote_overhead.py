@@ -1,0 +1,162 @@
+"""What it costs to run a phase elsewhere and report it here, beside a plain run on the same machine.
+
+``python bench/remote_overhead.py --json overhead.json`` runs the same small suites in fresh processes, here and with
+``--grpo-remote subprocess``, in turns whose order changes. Nothing but the way of running differs: what a test adds is
+the slope between a suite of one test and one of many, what a session adds is the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from grpo_core.home import write_json
+
+REMOTE = "--grpo-remote=subprocess"
+NUM_REPORTS = 500
+REPORT_BYTES = 100_000
+
+QUICK = (
+    "import pytest\n@pytest.mark.phase2\n@pytest.mark.parametrize('number', range({num_tests}))\ndef test(number): pass"
+)
+FIRST = """
+import pathlib, time, pytest
+pytestmark = pytest.mark.phase2
+def test_first(): pathlib.Path("ended.txt").write_text(str(time.time()))
+def test_second(): time.sleep(2)
+"""
+LARGE = """
+import pytest
+@pytest.mark.phase2
+@pytest.mark.parametrize("number", range({num_reports}))
+def test(number): print(str(number) + "x" * ({report_bytes} - len(str(number))))
+"""
+COUNTER = """
+import pathlib, sys
+def pytest_runtest_logreport(report):
+    if report.when == "call" and not any("report-file" in word for word in sys.argv):
+        with pathlib.Path("seen.txt").open("a") as file:
+            file.write(f"{len(report.capstdout)}\\n")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """The median of ``n`` values, and the least and the greatest of them."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+    unit: str
+
+
+def figure(values: Sequence[float], unit: str) -> Figure:
+    return Figure(median(values), min(values), max(values), len(values), unit)
+
+
+def measure_replay(folder: Path, num_tests: int, num_rounds: int, rng: random.Random) -> dict[str, Figure]:
+    """What a test and a session cost more elsewhere than here, round by round."""
+    cells = [(number, place) for number in (1, num_tests) for place in ("", REMOTE)]
+    per_test: list[float] = []
+    per_session: list[float] = []
+    for number in (1, num_tests):
+        _write(folder / str(number), QUICK.format(num_tests=number))
+    for _ in range(num_rounds):
+        seconds = {}
+        for number, place in rng.sample(cells, len(cells)):
+            start = time.perf_counter()
+            _finish(_start(folder / str(number), *([place] if place else [])))
+            seconds[number, place] = time.perf_counter() - start
+        extra_s = {number: seconds[number, REMOTE] - seconds[number, ""] for number in (1, num_tests)}
+        per_session.append(extra_s[1] * 1000)
+        per_test.append((extra_s[num_tests] - extra_s[1]) / (num_tests - 1) * 1000)
+    return {
+        "replay_overhead_per_test_ms": figure(per_test, "ms"),
+        "replay_overhead_per_session_ms": figure(per_session, "ms"),
+    }
+
+
+def measure_first_report(folder: Path, num_rounds: int) -> dict[str, Figure]:
+    """From the end of a test there to its line here, while the next test runs."""
+    _write(folder, FIRST)
+    waits = []
+    for _ in range(num_rounds):
+        process = _start(folder, REMOTE, "-v")
+        assert process.stdout is not None
+        line = ""
+        while "test_first PASSED" not in line:
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit("remote_overhead: pytest ended before the first report")
+        seen_s = time.time()
+        waits.append((seen_s - float((folder / "ended.txt").read_text())) * 1000)
+        _finish(process)
+    return {"first_report_visible_ms": figure(waits, "ms")}
+
+
+def measure_loss(folder: Path) -> dict[str, Figure]:
+    """How many of 500 reports of 100 kB do not arrive whole."""
+    _write(folder, LARGE.format(num_reports=NUM_REPORTS, report_bytes=REPORT_BYTES))
+    (folder / "conftest.py").write_text(COUNTER)
+    _finish(_start(folder, REMOTE))
+    sizes = [int(line) for line in (folder / "seen.txt").read_text().split()]
+    num_whole = sum(size == REPORT_BYTES + 1 for size in sizes)
+    return {"large_reports_lost": figure([NUM_REPORTS - num_whole], "reports")}
+
+
+def _write(folder: Path, suite: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "test_suite.py").write_text(suite)
+
+
+def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-u", "-m", "pytest", "--phase=2", "-p", "no:cacheprovider", *arguments]
+    environment = os.environ | {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_PLUGINS": "pytest_grpo.plugin",
+        "GRPO_HOME": str(folder / "home"),
+    }
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+    output, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"remote_overhead: pytest failed:\n{output}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--tests", type=int, default=200, metavar="N", help="tests of the larger suite (default: 200)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds of all runs (default: 5)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order in each round (default: 0)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    options = parser.parse_args(arguments)
+    if options.tests < 2 or options.rounds < 1:
+        parser.error("--tests takes at least 2, --rounds at least 1")
+    with tempfile.TemporaryDirectory(prefix="remote-overhead-") as name:
+        folder = Path(name)
+        figures = measure_replay(folder / "replay", options.tests, options.rounds, random.Random(options.seed))
+        figures |= measure_first_report(folder / "first", options.rounds)
+        figures |= measure_loss(folder / "large")
+    print("| figure | median | least to greatest | n |\n|---|---|---|---|")
+    for key, value in figures.items():
+        print(f"| {key} | {value.median:.4g} {value.unit} | {value.low:.4g} to {value.high:.4g} | {value.n} |")
+    if options.json is not None:
+        write_json(options.json, {key: asdict(value) for key, value in figures.items()})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

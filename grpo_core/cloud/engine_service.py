@@ -1,0 +1,158 @@
+"""One engine for many callers: their requests join one running batch, whatever version each of them wants."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from grpo_core.config import GrpoConfig
+from grpo_core.errors import ConfigError, GrpoError
+from grpo_core.home import Home
+from grpo_core.lora.cache import LoRACache
+from grpo_core.lora.store import AdapterStore
+from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest
+from grpo_core.types import Completion, PolicyVersion
+
+if TYPE_CHECKING:
+    from grpo_core.model import Policy, Tokenizer
+    from grpo_core.rollout.torch_engine.streaming import StreamableEngine, StreamingEngine
+
+MAX_CACHED_ADAPTERS = 8
+MAX_CACHED_ADAPTER_BYTES = 1 << 30
+ENGINES = ("auto", "torch", "vllm")
+
+logger = logging.getLogger("grpo_core.cloud")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyVersion:
+    """The answer of ``EngineService.prepare``."""
+
+    swap: AdapterSwap
+    model_fingerprint: str
+
+
+class EngineService:
+    """Serves the policy versions of ``config.run`` from one copy of the model.
+
+    ``reload`` shows this container what others have committed. It is called only for a version that is neither in
+    memory nor in the folder.
+
+    Raises:
+        ConfigError: ``kind`` is no engine.
+        GrpoError: a model or package that is not there.
+    """
+
+    def __init__(self, config: GrpoConfig, home: Home, reload: Callable[[], None], kind: str = "auto") -> None:
+        from grpo_core.model import load_policy, load_tokenizer
+
+        self._config = config
+        self._reload = reload
+        self._store = AdapterStore(home.adapters)
+        self._adapters = LoRACache(self._store, MAX_CACHED_ADAPTER_BYTES, MAX_CACHED_ADAPTERS)
+        self.tokenizer: Tokenizer = load_tokenizer(config.model.name)
+        policy = load_policy(config.model)
+        self._fingerprint = policy.fingerprint
+        self._engine, self._close_engine = self._build(_resolve(kind), policy)
+        self._streaming: StreamingEngine | None = None
+        self._finding = asyncio.Lock()
+
+    async def sample(self, requests: Sequence[GenerationRequest], version: int) -> list[Completion | GrpoError]:
+        """How each of ``requests`` ended, in order, all of them sampled from ``version``.
+
+        Raises:
+            AdapterNotFoundError: that version was never published, or was pruned.
+        """
+        await self._find(version)
+        streaming = self._stream()
+
+        async def answer(request: GenerationRequest) -> Completion | GrpoError:
+            try:
+                return await streaming.complete(replace(request, policy_version=version))
+            except GrpoError as error:
+                return error
+
+        return await asyncio.gather(*(answer(request) for request in requests))
+
+    async def prepare(self, version: int) -> ReadyVersion:
+        """Bring ``version`` into memory, so that requests for it begin at once. Raises as ``sample``."""
+        await self._find(version)
+        if version >= self._engine.policy_version:  # the newest runs merged, older ones beside it
+            return ReadyVersion(await self._stream().use_version(version), self._fingerprint)
+        if version == 0:
+            return ReadyVersion(AdapterSwap(0, cache_hit=True, load_ms=0.0, swap_ms=0.0), self._fingerprint)
+        loaded = await asyncio.to_thread(self._adapters.get, PolicyVersion(self._config.run, version))
+        swap = AdapterSwap(version, cache_hit=loaded.hit, load_ms=loaded.load_ms, swap_ms=0.0)
+        return ReadyVersion(swap, self._fingerprint)
+
+    async def latest(self) -> int:
+        """The newest version that is committed, 0 when there is none."""
+        await asyncio.to_thread(self._reload)
+        newest = self._store.latest(self._config.run)
+        return 0 if newest is None else newest.number
+
+    async def close(self) -> None:
+        """Give up what is under way and end the engine's threads and processes."""
+        if self._streaming is not None:
+            await self._streaming.__aexit__(None, None, None)
+        await asyncio.to_thread(self._close_engine)
+
+    async def _find(self, version: int) -> None:
+        """Look at the volume again, unless the version is here."""
+        wanted = PolicyVersion(self._config.run, version)
+        async with self._finding:
+            if version == 0 or wanted in self._adapters or wanted in self._store.versions(self._config.run):
+                return
+            await asyncio.to_thread(self._reload)
+
+    def _stream(self) -> StreamingEngine:
+        from grpo_core.rollout.torch_engine.streaming import StreamingEngine
+
+        if self._streaming is None:  # it belongs to the loop that asks first
+            self._streaming = StreamingEngine(self._engine)
+        return self._streaming
+
+    def _build(self, kind: str, policy: Policy) -> tuple[StreamableEngine, Callable[[], None]]:
+        """The engine, and how to end it."""
+        config = self._config
+        logger.info("engine: %s", kind)
+        if kind == "vllm":
+            from grpo_core.rollout.vllm_engine.engine import VllmEngine
+
+            vllm = VllmEngine(
+                config.model.name,
+                self.tokenizer.stop_id,
+                self._adapters,
+                self._store,
+                config.run,
+                fingerprint=policy.fingerprint,
+                max_lora_rank=config.model.lora_rank,
+                max_batch_sequences=config.rollout.max_batch_sequences,
+            )
+            return vllm, vllm.close
+        from grpo_core.rollout.torch_engine.engine import TorchEngine
+
+        torch_engine = TorchEngine(
+            policy,
+            self.tokenizer.stop_id,
+            self._adapters,
+            config.run,
+            max_batch_sequences=config.rollout.max_batch_sequences,
+            max_kv_bytes=config.rollout.max_kv_bytes,
+        )
+        return torch_engine, lambda: None
+
+
+def _resolve(kind: str) -> str:
+    """``auto`` is vLLM where it is installed and there is a GPU, else torch."""
+    if kind not in ENGINES:
+        raise ConfigError(f"engine {kind!r}: allowed are {', '.join(ENGINES)}; leave it out for auto")
+    if kind != "auto":
+        return kind
+    import torch
+
+    return "vllm" if torch.cuda.is_available() and find_spec("vllm") is not None else "torch"

@@ -1,0 +1,91 @@
+"""Rollout workers on other machines, as one collector: each plays some groups of every batch."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from grpo_core.errors import EpisodeError
+from grpo_core.rollout.episode import EpisodeFailure
+from grpo_core.rollout.protocol import AdapterSwap
+from grpo_core.types import Batch, RolloutStats
+
+logger = logging.getLogger("grpo_core.cloud")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The part of one batch that one worker plays: ``num_groups`` groups from ``first_group``."""
+
+    index: int
+    version: int
+    first_group: int
+    num_groups: int
+
+
+PlayShards = Callable[[Sequence[Shard]], Iterable[Batch | Exception]]
+
+
+class RolloutFleet:
+    """Stands where a run's collector and its engine stand. ``play`` has all shards played and answers in their order.
+
+    A shard that fails costs its own groups: the batch goes on without them, and a log line says so.
+    """
+
+    def __init__(self, num_groups: int, num_workers: int, play: PlayShards) -> None:
+        assert num_workers > 0
+        self.policy_version = 0
+        self._num_groups = num_groups
+        self._num_workers = min(num_workers, num_groups)
+        self._play = play
+
+    @property
+    def failures(self) -> tuple[EpisodeFailure, ...]:
+        """None are known here: workers play their failed episodes again and log them."""
+        return ()
+
+    def use_version(self, number: int) -> AdapterSwap:
+        """Have the next batch sampled from ``number``. The engines fetch it when they are first asked for it."""
+        self.policy_version = number
+        return AdapterSwap(number, cache_hit=False, load_ms=0.0, swap_ms=0.0)
+
+    def collect(self, index: int) -> Batch:
+        """As ``Collector.collect``, from many workers at once.
+
+        Raises:
+            EpisodeError: every shard failed.
+        """
+        start = time.perf_counter()
+        shards = list(self._shards(index))
+        results = list(self._play(shards))
+        batches = [result for result in results if isinstance(result, Batch)]
+        for shard, result in zip(shards, results, strict=True):
+            if isinstance(result, Exception):
+                last = shard.first_group + shard.num_groups - 1
+                logger.warning("batch %d goes on without groups %d to %d: %s", index, shard.first_group, last, result)
+        if not batches:
+            (first, *_) = (result for result in results if isinstance(result, Exception))
+            raise EpisodeError(f"batch {index}: every rollout worker failed; the first one with: {first}") from first
+        stats = [batch.stats for batch in batches]
+        return Batch(
+            index=index,
+            policy_version=self.policy_version,
+            groups=tuple(group for batch in batches for group in batch.groups),
+            stats=RolloutStats(
+                duration_s=time.perf_counter() - start,
+                num_prompt_tokens=sum(one.num_prompt_tokens for one in stats),
+                num_prefill_tokens=sum(one.num_prefill_tokens for one in stats),
+                num_completion_tokens=sum(one.num_completion_tokens for one in stats),
+                num_completions=sum(one.num_completions for one in stats),
+                num_failed_episodes=sum(one.num_failed_episodes for one in stats),
+            ),
+        )
+
+    def _shards(self, index: int) -> Iterable[Shard]:
+        """As even as they can be."""
+        bounds = [self._num_groups * place // self._num_workers for place in range(self._num_workers + 1)]
+        for first, end in itertools.pairwise(bounds):
+            yield Shard(index, self.policy_version, first, end - first)

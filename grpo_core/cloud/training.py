@@ -1,0 +1,124 @@
+"""A training run on machines that share a volume: here, on several GPUs, or fed by rollout workers elsewhere."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from grpo_core.cloud.shared_store import SharedAdapterStore
+from grpo_core.config import GrpoConfig
+from grpo_core.errors import EngineError
+from grpo_core.home import Home
+
+if TYPE_CHECKING:
+    from grpo_core.cloud.fleet import RolloutFleet
+    from grpo_core.rollout.collector import Collector
+    from grpo_core.rollout.torch_engine.engine import TorchEngine
+    from grpo_core.schedule.loop import StepReport
+
+
+def has_checkpoint(config: GrpoConfig, home: Home) -> bool:
+    return any((home.checkpoints / config.run).glob("step-*"))
+
+
+def train_run(
+    config: GrpoConfig, home: Home, *, commit: Callable[[], None], resume: bool, fleet: RolloutFleet | None = None
+) -> dict[str, Any]:
+    """Train in this process, with a line per step; what the run reached.
+
+    Every published adapter is committed before anybody is asked to sample from it, and with it the checkpoints of
+    the steps before. ``fleet`` collects the batches instead of this process.
+
+    Raises:
+        GrpoError: as ``schedule.loop.train``.
+    """
+    from grpo_core.schedule.loop import train
+    from grpo_core.schedule.stack import build_stack
+    from grpo_core.telemetry.gpu import GpuSampler
+    from grpo_core.telemetry.sinks import open_telemetry
+
+    stack = build_stack(config, home)
+    stack = replace(stack, store=SharedAdapterStore(home.adapters, commit))
+    if fleet is not None:  # it does what the loop asks of an engine and of a collector
+        stack = replace(stack, engine=cast("TorchEngine", fleet), collector=cast("Collector", fleet))
+    try:
+        with (
+            open_telemetry(config, home) as telemetry,
+            GpuSampler(telemetry, config.telemetry.gpu_stats_interval_s),
+        ):
+            result = train(stack, telemetry, resume=resume, on_step=_print_step)
+    finally:
+        commit()
+    return {
+        "run": config.run,
+        "num_steps": len(result.reports),
+        "reward_means": [report.metrics.reward_mean for report in result.reports],
+        "policy_lag_steps": [report.policy_lag_steps for report in result.reports],
+        "duration_s": result.duration_s,
+        "interrupted": result.interrupted,
+        "checkpoint": None if result.checkpoint is None else str(result.checkpoint),
+        "events": str(home.events / f"{config.run}.jsonl"),
+    }
+
+
+def train_with_torchrun(
+    config: GrpoConfig,
+    home: Home,
+    num_gpus: int,
+    *,
+    commit: Callable[[], None],
+    resume: bool,
+    commit_every_s: float = 30,
+) -> dict[str, Any]:
+    """Train with one process per GPU, committing every now and then; where it is kept.
+
+    Raises:
+        EngineError: the processes failed; what they wrote is committed.
+    """
+    process = subprocess.Popen(torchrun_command(config, num_gpus, resume=resume))
+    try:
+        while process.poll() is None:
+            try:
+                process.wait(commit_every_s)
+            except subprocess.TimeoutExpired:
+                commit()
+    finally:
+        process.terminate()
+        process.wait()
+        commit()
+    if process.returncode:
+        raise EngineError(
+            f"run {config.run!r}: torchrun ended with exit code {process.returncode}; its output says why"
+        )
+    return {"run": config.run, "num_gpus": num_gpus, "events": str(home.events / f"{config.run}.jsonl")}
+
+
+def torchrun_command(config: GrpoConfig, num_gpus: int, *, resume: bool) -> list[str]:
+    """``grpo train`` under ``torchrun`` with every setting of ``config`` that is not None."""
+    settings = [
+        f"--set={key}={json.dumps(value)}" for key, value in _flat(config.model_dump(mode="json")) if key != "run"
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_gpus}"]
+    return [*command, "-m", "grpo_core.cli", "train", "--run", config.run, *(["--resume"] if resume else []), *settings]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            found.append((f"{prefix}{key}", value))
+    return found
+
+
+def _print_step(report: StepReport) -> None:
+    print(
+        f"step {report.metrics.step}: reward {report.metrics.reward_mean:.3f}, {report.step_s:.2f} s, "
+        f"{report.rollout.tokens_per_second:.0f} tokens/s, policy lag {report.policy_lag_steps}",
+        flush=True,
+    )

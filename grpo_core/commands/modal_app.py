@@ -1,0 +1,52 @@
+"""``--modal`` of the commands: the same work, in a container of the project's ``app.py``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from grpo_core.errors import ConfigError, CredentialsError, EngineError
+
+
+def add_modal_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--modal", action="store_true", help="run it on Modal, on the GPU that GRPO_MODAL_GPU names (default L4)"
+    )
+
+
+@contextmanager
+def running_app() -> Iterator[ModuleType]:
+    """The module ``app`` of the working folder, running on Modal; what its containers print is printed here.
+
+    Raises:
+        ConfigError: there is no app.py here, or it refuses a setting.
+        CredentialsError: Modal has no credentials of ours, or refuses them.
+        EngineError: Modal, or the connection to it, failed.
+    """
+    folder = Path.cwd()
+    if not (folder / "app.py").is_file():
+        raise ConfigError("--modal: no app.py here; run it from the root of the project")
+    import modal
+    from modal import exception
+
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))  # Modal finds a function in the container by its module's name
+    module = importlib.import_module("app")
+    try:
+        with modal.enable_output(), module.app.run():
+            yield module
+    except exception.AuthError as error:
+        raise CredentialsError(
+            f"--modal: {_one_line(error)}; run 'modal token new', or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
+        ) from error
+    except exception.Error as error:
+        raise EngineError(f"--modal: {type(error).__name__}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

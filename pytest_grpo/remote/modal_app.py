@@ -1,0 +1,158 @@
+"""The app on Modal that runs phases: the project's own ``app.py``, run for this session, or a deployed one.
+
+It has two functions of the same parameters, a ``Request`` as JSON and the project's files as an archive:
+``run_pytest`` yields messages (see ``pytest_grpo.remote.place.serve``), ``record_pytest`` returns them all at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_grpo.phases import PHASES
+from pytest_grpo.remote.protocol import RemoteLostError, RemoteRefusedError
+from pytest_grpo.remote.settings import NO_GPU, ModalSettings
+
+if TYPE_CHECKING:
+    from modal import Function
+
+GPU_VARIABLE = "GRPO_MODAL_GPU"
+"""Read by app.py while it is imported. The SDK's options cannot take a GPU away, so this does."""
+DEFAULT_GPU = "L4"
+RECONNECT_TIMEOUT_S = 20
+FUNCTIONS = ("run_pytest", "record_pytest")
+
+
+class UnreachableError(RemoteLostError):
+    """Nothing answers. The SDK itself gives up on a refused connection at once."""
+
+
+class ModalApp:
+    """What ``settings`` say about the app of the project in ``root``. Contacts nothing before ``running``.
+
+    Raises:
+        pytest.UsageError: there are no credentials, or no app.
+    """
+
+    def __init__(self, settings: ModalSettings, root: Path) -> None:
+        check_credentials()
+        self._settings = settings
+        self._file = root / (settings.app or "app.py")
+        self.is_deployed = settings.app is not None and not settings.app.endswith(".py")
+        self._takes_gpu_away = any(settings.gpu_for(phase.number) == NO_GPU for phase in PHASES)
+        if not self.is_deployed and not self._file.is_file():
+            raise pytest.UsageError(
+                f"--modal: no {self._file.name} in {root}; it must define app and run_pytest, "
+                "or name a deployed app with --modal-app"
+            )
+        if self.is_deployed and self._takes_gpu_away:
+            raise pytest.UsageError(f"--modal-gpu {NO_GPU}: a deployed app keeps its GPU; deploy it without one")
+
+    @property
+    def opening(self) -> str:
+        """What takes time before a phase can queue, for people."""
+        return f"looking up {self._settings.app}" if self.is_deployed else "building its image"
+
+    @asynccontextmanager
+    async def running(self, *, detach: bool) -> AsyncIterator[dict[str, Function[..., Any, Any]]]:
+        """Its functions, while it runs; a detached one goes on until its calls have ended."""
+        environment = self._settings.environment
+        if self.is_deployed:
+            import modal
+
+            name = str(self._settings.app)
+            yield {each: modal.Function.from_name(name, each, environment_name=environment) for each in FUNCTIONS}
+            return
+        module = self._import()
+        async with module.app.run.aio(detach=detach, environment_name=environment):
+            yield {each: vars(module)[each] for each in FUNCTIONS}
+
+    def with_options(self, function: Function[..., Any, Any], phase: int) -> Function[..., Any, Any]:
+        """``function`` as the settings want it for ``phase``."""
+        gpu = self._settings.gpu_for(phase)
+        if self._takes_gpu_away:
+            gpu = None if gpu == NO_GPU else gpu or os.environ.get(GPU_VARIABLE) or DEFAULT_GPU
+        regions = list(self._settings.regions) or None
+        options: dict[str, Any] = {"gpu": gpu, "timeout": self._settings.timeout_s, "region": regions}
+        given = {name: value for name, value in options.items() if value is not None}
+        return function.with_options(**given) if given else function
+
+    def _import(self) -> Any:
+        """Raises RemoteRefusedError when the file cannot be used."""
+        folder, before = str(self._file.parent), os.environ.get(GPU_VARIABLE)
+        if folder not in sys.path:
+            sys.path.insert(0, folder)  # Modal finds the function in the container by the module's name
+        if self._takes_gpu_away:
+            os.environ[GPU_VARIABLE] = NO_GPU
+        try:
+            module = importlib.import_module(self._file.stem)
+        except (ValueError, ImportError, SyntaxError) as error:  # e.g. a setting that app.py refuses
+            raise RemoteRefusedError(f"--modal: {self._file.name}: {error}") from error
+        finally:
+            if self._takes_gpu_away:
+                os.environ.pop(GPU_VARIABLE)
+                os.environ.update({} if before is None else {GPU_VARIABLE: before})
+        missing = [name for name in ("app", *FUNCTIONS) if name not in vars(module)]
+        if missing:
+            raise RemoteRefusedError(f"--modal: {self._file.name} must define {', '.join(missing)}")
+        return module
+
+
+def check_credentials() -> None:
+    """Raises pytest.UsageError when Modal's own configuration has no token. Contacts nothing."""
+    try:
+        from modal.config import config
+    except ModuleNotFoundError:
+        raise pytest.UsageError(
+            "--modal: the package modal is not installed; pip install modal, or leave --modal out to measure here"
+        ) from None
+    if not (config.get("token_id") and config.get("token_secret")):
+        raise pytest.UsageError(
+            "--modal: no Modal credentials; run 'modal token new' or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, "
+            "or leave --modal out to measure here"
+        )
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Modal's errors as those of ``remote.protocol``."""
+    from grpclib.exceptions import GRPCError, StreamTerminatedError
+    from modal import exception as errors
+
+    try:
+        yield
+    except (errors.AuthError, errors.PermissionDeniedError) as error:
+        raise RemoteRefusedError(f"--modal: Modal refused your credentials: {error}; run 'modal token new'") from error
+    except (errors.NotFoundError, errors.InvalidError, errors.VersionError, errors.ImageBuildError) as error:
+        raise RemoteRefusedError(f"--modal: {error}") from error
+    except errors.FunctionTimeoutError as error:
+        reason = f"Modal ended it after its time limit: {error}; raise --modal-timeout"
+        raise RemoteLostError(reason, may_retry=False) from error
+    except (errors.InternalFailure, errors.RemoteError) as error:
+        raise RemoteLostError(f"Modal lost its container: {error}") from error
+    except (errors.Error, GRPCError, StreamTerminatedError, OSError, TimeoutError) as error:
+        raise UnreachableError(f"Modal cannot be reached: {error or type(error).__name__}") from error
+
+
+async def is_reachable() -> bool:
+    """Whether Modal answers within ``RECONNECT_TIMEOUT_S``."""
+    import modal
+    from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+    for _ in range(RECONNECT_TIMEOUT_S):
+        try:
+            client = await modal.Client.from_env.aio()
+            await asyncio.wait_for(client.hello.aio(), RECONNECT_TIMEOUT_S)
+        except (modal.Error, GRPCError, StreamTerminatedError, OSError, TimeoutError):
+            await asyncio.sleep(1)
+        else:
+            return True
+    return False

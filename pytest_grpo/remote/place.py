@@ -1,0 +1,147 @@
+"""The place where a phase runs: a container on Modal, a clean process here. Runs pytest and yields what it reports.
+
+``python -m pytest_grpo.remote.place SCRATCH`` reads a request from its standard input and writes messages to its
+standard output; it ends when its input does. Imports only the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import BinaryIO
+
+from pytest_grpo.remote.protocol import CHILD_PLUGIN, MAX_MESSAGE_BYTES, Request, encode
+from pytest_grpo.remote.tree import unpack
+
+OUTPUT_TAIL_BYTES = 2000
+POLL_INTERVAL_S = 0.02
+STOP_TIMEOUT_S = 5
+_NOT_INHERITED = ("PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER", "GITHUB_STEP_SUMMARY")
+_PLUGIN = "pytest_grpo.plugin"
+
+
+def serve(request: str, files: bytes, call_id: str | None = None) -> Iterator[str]:
+    """Run what ``request`` asks for in a new folder with ``files``, an archive.
+
+    Yields messages (see ``remote.protocol.Decoder``), one or more lines of JSON at a time, as they happen. ``call_id``
+    names this call, so that the other side can end it.
+    """
+    yield json.dumps({"event": "begun", "call_id": call_id})
+    with tempfile.TemporaryDirectory(prefix="grpo-place-") as scratch:
+        folder = Path(scratch).resolve() / "project"
+        unpack(files, folder)
+        yield from run_pytest(Request.from_json(request), folder, Path(scratch))
+
+
+def run_pytest(request: Request, folder: Path, scratch: Path) -> Iterator[str]:
+    """Run ``request`` in a pytest of its own. ``scratch`` is an empty folder for files beside the project's."""
+    events, output = scratch / "events.jsonl", scratch / "output.txt"
+    events.touch()
+    with output.open("wb") as stdout:
+        process = subprocess.Popen(
+            _command(request, events, scratch),
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+        )
+    there, here = (json.dumps(path)[1:-1] for path in (str(folder), request.root))
+    try:
+        with events.open("rb") as file:
+            for lines in _follow(process, file):
+                yield from _pack(line if there == here else line.replace(there, here) for line in lines)
+    finally:
+        _stop(process)
+    with output.open("rb") as file:
+        file.seek(max(0, output.stat().st_size - OUTPUT_TAIL_BYTES))
+        tail = file.read().decode(errors="replace").replace(str(folder), request.root)
+    yield json.dumps({"event": "end", "exit_code": process.returncode, "output_tail": tail})
+
+
+def _command(request: Request, events: Path, scratch: Path) -> list[str]:
+    request_file = scratch / "request.json"
+    request_file.write_text(request.to_json(), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", CHILD_PLUGIN, *request.arguments]
+    command += [f"--grpo-request-file={request_file}", f"--grpo-report-file={events}"]
+    if request.baseline:
+        baseline = scratch / "baseline.json"
+        baseline.write_text(request.baseline, encoding="utf-8")
+        command.append(f"--grpo-compare={baseline}")
+    return [*command, *dict.fromkeys(node_id.partition("::")[0] for node_id in request.node_ids)]
+
+
+def _environment() -> dict[str, str]:
+    """This process's, with the plugin named exactly once: by its entry point, or else by PYTEST_PLUGINS."""
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+    loads_entry_points = not environment.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+    named = [name for name in environment.pop("PYTEST_PLUGINS", "").split(",") if name and name != _PLUGIN]
+    if not (loads_entry_points and any(entry.value == _PLUGIN for entry in entry_points(group="pytest11"))):
+        named.append(_PLUGIN)
+    return environment | ({"PYTEST_PLUGINS": ",".join(named)} if named else {})
+
+
+def _follow(process: subprocess.Popen[bytes], file: BinaryIO) -> Iterator[list[str]]:
+    """The whole lines that ``process`` appends to ``file``, until it has ended."""
+    unfinished = b""
+    while True:
+        has_ended = process.poll() is not None  # before reading: what it wrote last is read too
+        *lines, unfinished = (unfinished + file.read()).split(b"\n")
+        if lines:
+            yield [line.decode() for line in lines]
+        elif has_ended:
+            return
+        else:
+            time.sleep(POLL_INTERVAL_S)
+
+
+def _pack(lines: Iterator[str]) -> Iterator[str]:
+    """Messages of ``lines``, several to one text as long as it stays small."""
+    batch: list[str] = []
+    num_bytes = 0
+    for line in lines:
+        for message in encode(line):
+            if batch and num_bytes + len(message) > MAX_MESSAGE_BYTES:
+                yield "\n".join(batch)
+                batch, num_bytes = [], 0
+            batch.append(message)
+            num_bytes += len(message)
+    if batch:
+        yield "\n".join(batch)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def main() -> None:
+    request = Request.from_json(sys.stdin.buffer.readline().decode())
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    print(json.dumps({"event": "begun", "call_id": None}), flush=True)
+    for text in run_pytest(request, Path.cwd(), Path(sys.argv[1])):
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+def _end_with_input() -> None:
+    """Nobody waits for the results any more: end this process and its pytest, which share a group of their own."""
+    sys.stdin.buffer.read()
+    os.killpg(os.getpgrp(), 15)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Sets up what a session needs to run its phases elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_grpo.config import PLUGIN_CONFIG
+from pytest_grpo.remote.protocol import Remote
+from pytest_grpo.remote.replay import RemoteReplay
+from pytest_grpo.remote.requests import Requests
+from pytest_grpo.remote.runs import PhaseRuns
+
+if TYPE_CHECKING:
+    from pytest_grpo.remote.modal import ModalRemote
+
+
+def register(config: pytest.Config) -> None:
+    """Register the plugin that takes over the tests of phases. Nothing is started or contacted before the first.
+
+    Raises:
+        pytest.UsageError: the place cannot be used, e.g. without credentials.
+    """
+    settings = config.stash[PLUGIN_CONFIG]
+    requests = Requests(config)
+    if settings.modal.is_detached:
+        from pytest_grpo.remote.detached import Detach
+
+        config.pluginmanager.register(Detach(_modal(config, requests), requests), "grpo-remote")
+        return
+    remote = _connect(config, requests)
+    runs = PhaseRuns(remote, settings.modal.num_retries)
+    replay = RemoteReplay(config, runs, requests, side_by_side=remote.max_side_by_side > 1)
+    config.pluginmanager.register(replay, "grpo-remote")
+
+
+def _connect(config: pytest.Config, requests: Requests) -> Remote:
+    settings = config.stash[PLUGIN_CONFIG]
+    if settings.modal.attached_run is not None:
+        from pytest_grpo.remote.detached import AttachedRemote
+
+        return AttachedRemote(settings.modal.attached_run)
+    if settings.remote == "modal":
+        return _modal(config, requests)
+    from pytest_grpo.remote.subprocess import SubprocessRemote
+
+    return SubprocessRemote(config.rootpath)
+
+
+def _modal(config: pytest.Config, requests: Requests) -> ModalRemote:
+    from pytest_grpo.remote.modal import ModalRemote
+    from pytest_grpo.remote.modal_app import ModalApp
+
+    return ModalRemote(ModalApp(config.stash[PLUGIN_CONFIG].modal, config.rootpath), config.rootpath, requests)

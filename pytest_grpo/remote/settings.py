@@ -1,0 +1,154 @@
+"""What the user asked of Modal, from options, ini values and the thresholds file, checked here: Modal itself takes any
+text for a GPU until it starts a container."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_grpo.phases import PHASE_NUMBERS
+
+GPU_TYPES = (
+    *("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000"),
+    *("H100", "H100!", "H200", "B200", "B200+"),
+)
+NO_GPU = "none"
+DEFAULT_RETRIES = 2
+_MAX_GPUS = 8
+_MAX_GPUS_OF = {"A10": 4, "A10G": 4}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REGION = re.compile(r"[a-z0-9-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ModalSettings:
+    """Where and on what phases run. None is what the app says."""
+
+    gpu: str | None
+    """``--modal-gpu``: for every phase."""
+    gpu_of_phase: Mapping[int, str]
+    """From the thresholds file's tables ``[modal.phaseN]``."""
+    default_gpu: str | None
+    """The ini ``grpo_modal_gpu``: weaker than the file."""
+    app: str | None
+    """The name of a deployed app, or a Python file; None is ``app.py`` in the project's root."""
+    timeout_s: int | None
+    regions: tuple[str, ...]
+    environment: str | None
+    num_retries: int
+    """How often a phase is started again after its place was lost. Holds for every kind of place."""
+    is_detached: bool
+    attached_run: str | None
+
+    @classmethod
+    def from_pytest_config(cls, config: pytest.Config, thresholds_path: Path) -> ModalSettings:
+        """Raises pytest.UsageError, one line, for each value that is not allowed."""
+        option, ini = config.getoption("grpo_modal_gpu"), config.getini("grpo_modal_gpu")
+        return cls(
+            gpu=None if option is None else check_gpu(option, f"--modal-gpu {option!r}"),
+            gpu_of_phase=read_gpus(thresholds_path),
+            default_gpu=check_gpu(ini, f"ini grpo_modal_gpu {ini!r}") if ini else None,
+            app=_app(config),
+            timeout_s=_whole_number(config, "timeout", 1, 86_400, "seconds, at most a day", "3600"),
+            regions=_regions(config),
+            environment=_matching(config, "env", _NAME, "letters, digits, '.', '_' and '-'", "main"),
+            num_retries=_num_retries(config),
+            is_detached=bool(config.getoption("grpo_modal_detach")),
+            attached_run=config.getoption("grpo_modal_attach"),
+        )
+
+    def gpu_for(self, phase: int) -> str | None:
+        return self.gpu or self.gpu_of_phase.get(phase) or self.default_gpu
+
+
+def check_gpu(text: str, where: str) -> str:
+    """``text`` if it is a GPU type with an optional count, or ``none``.
+
+    Raises:
+        pytest.UsageError: it is not; it names ``where`` it was said.
+    """
+    name, colon, count = text.partition(":")
+    if text == NO_GPU or (name in GPU_TYPES and not colon):
+        return text
+    if name not in GPU_TYPES:
+        raise pytest.UsageError(
+            f"{where}: allowed are {', '.join(GPU_TYPES)}, also with a count as in H100:2, and {NO_GPU}; choose one"
+        )
+    most = _MAX_GPUS_OF.get(name, _MAX_GPUS)
+    if not count.isdecimal() or not 1 <= int(count) <= most:
+        raise pytest.UsageError(f"{where}: allowed are 1 to {most} of {name}; try {name}:{min(2, most)}")
+    return text
+
+
+def read_gpus(path: Path) -> dict[int, str]:
+    """Phase -> GPU of the tables ``[modal.phaseN]``. None where it cannot be read: its other reader says so.
+
+    Raises:
+        pytest.UsageError: a table makes no sense.
+    """
+    try:
+        tables: Any = tomllib.loads(path.read_text(encoding="utf-8")).get("modal", {})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return {}
+    gpus = {}
+    for marker, table in tables.items() if isinstance(tables, dict) else [("", None)]:
+        where = f"thresholds {path}: [modal.{marker}]"
+        if marker not in PHASE_NUMBERS or not isinstance(table, dict) or set(table) != {"gpu"}:
+            raise pytest.UsageError(f'{where}: allowed are tables phase0 to phase6 with gpu = "H100:2" and the like')
+        gpus[PHASE_NUMBERS[marker]] = check_gpu(str(table["gpu"]), f"{where} gpu = {table['gpu']!r}")
+    return gpus
+
+
+def _value(config: pytest.Config, name: str) -> tuple[str, str]:
+    """What was set, and how to name it; nothing is ``""``."""
+    option = config.getoption(f"grpo_modal_{name}")
+    if option is not None:
+        return option, f"--modal-{name} {option!r}"
+    ini = config.getini(f"grpo_modal_{name}")
+    return ini, f"ini grpo_modal_{name} {ini!r}"
+
+
+def _matching(config: pytest.Config, name: str, pattern: re.Pattern[str], allowed: str, example: str) -> str | None:
+    text, where = _value(config, name)
+    if not text and config.getoption(f"grpo_modal_{name}") is None:
+        return None
+    if not pattern.fullmatch(text):
+        raise pytest.UsageError(f"{where}: allowed are {allowed}; try {example}")
+    return text
+
+
+def _app(config: pytest.Config) -> str | None:
+    text, where = _value(config, "app")
+    if not text.endswith(".py"):
+        return _matching(config, "app", _NAME, "the name of a deployed app, or a Python file", "pytest-grpo")
+    if not (config.rootpath / text).is_file():
+        raise pytest.UsageError(f"{where}: no such file in {config.rootpath}; name one, or a deployed app")
+    return text
+
+
+def _regions(config: pytest.Config) -> tuple[str, ...]:
+    text, where = _value(config, "region")
+    regions = tuple(part.strip() for part in text.split(",")) if text else ()
+    if not all(_REGION.fullmatch(region) for region in regions):
+        raise pytest.UsageError(f"{where}: allowed are names like us-east, comma-separated; try us-east,eu")
+    return regions
+
+
+def _whole_number(config: pytest.Config, name: str, least: int, most: int, what: str, example: str) -> int | None:
+    text, where = _value(config, name)
+    if not text and config.getoption(f"grpo_modal_{name}") is None:
+        return None
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise pytest.UsageError(f"{where}: allowed are whole {what}; try {example}")
+    return int(text)
+
+
+def _num_retries(config: pytest.Config) -> int:
+    number = _whole_number(config, "retries", 0, 10, "numbers from 0 to 10", str(DEFAULT_RETRIES))
+    return DEFAULT_RETRIES if number is None else number

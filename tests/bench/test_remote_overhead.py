@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.remote_overhead import figure, main
+
+
+def test_a_short_run_loses_nothing_and_writes_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tests", "3", "--rounds", "1", "--json", str(tmp_path / "overhead.json")]) == 0
+    figures = json.loads((tmp_path / "overhead.json").read_text())
+    assert set(figures) == {
+        "replay_overhead_per_test_ms",
+        "replay_overhead_per_session_ms",
+        "first_report_visible_ms",
+        "large_reports_lost",
+    }
+    assert figures["large_reports_lost"]["median"] == 0
+    assert {"median", "low", "high", "n", "unit"} == set(figures["first_report_visible_ms"])
+    assert "| large_reports_lost | 0 reports |" in capsys.readouterr().out
+
+
+def test_a_figure_is_the_median_with_its_spread() -> None:
+    spread = figure([3.0, 1.0, 2.0], "ms")
+    assert (spread.median, spread.low, spread.high, spread.n) == (2.0, 1.0, 3.0, 3)
+
+
+@pytest.mark.parametrize("arguments", [["--tests", "1"], ["--rounds", "0"]])
+def test_too_little_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "at least" in capsys.readouterr().err

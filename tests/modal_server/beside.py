@@ -1,0 +1,3 @@
+"""A module that example_app brings along."""
+
+HERE = True

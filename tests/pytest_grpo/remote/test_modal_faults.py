@@ -1,0 +1,147 @@
+"""What goes wrong with Modal: it ends in time, with the right report, nothing left running and nothing lost."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.modal_server import ModalServer
+from tests.pytest_grpo.remote.test_modal import on_modal as on_modal
+
+ON_MODAL = ("--phase", "2", "--modal")
+SUITE = """
+import pathlib, pytest, time
+pytestmark = pytest.mark.phase2
+def test_one(): pass
+def test_two():
+    time.sleep(0.5)  # what came before has arrived
+    pathlib.Path({mark!r}).touch()
+    time.sleep({pause_s})
+def test_three(): pass
+"""
+
+
+@pytest.fixture
+def mark(on_modal: pytest.Pytester, tmp_path: Path) -> Path:
+    """Appears when test_two runs in its container."""
+    path = tmp_path / "running"
+    on_modal.makepyfile(test_suite=SUITE.format(mark=str(path), pause_s=2))
+    return path
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.usefixtures("mark")
+def test_a_killed_container_is_replaced_and_nothing_is_said_twice(
+    on_modal: pytest.Pytester, modal_server: ModalServer, times: int
+) -> None:
+    modal_server.kill_on("run_pytest", on_chunk=2, times=times, delay_s=1)
+    result = on_modal.runpytest(*ON_MODAL, "-v")
+    result.assert_outcomes(passed=3)
+    assert len([line for line in result.outlines if "test_one PASSED" in line]) == 1
+    assert modal_server.num_started == 1 + times
+    modal_server.wait_until(lambda: modal_server.num_containers() == 0)
+
+
+@pytest.mark.usefixtures("mark")
+def test_a_container_that_is_killed_for_good_makes_errors(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
+    modal_server.kill_on("run_pytest", on_input=1, times=-1)
+    result = on_modal.runpytest(*ON_MODAL, "--modal-retries=1")
+    result.assert_outcomes(errors=3)
+    result.stdout.fnmatch_lines(["*has no result from where it ran: Modal lost its container: *crashed* (2 times)"])
+    modal_server.wait_until(lambda: modal_server.num_containers() == 0)
+
+
+def lose_when(mark: Path, server: ModalServer, duration_s: float | None) -> threading.Thread:
+    def lose() -> None:
+        server.wait_until(mark.exists, 60)
+        server.lose(duration_s)
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    return thread
+
+
+def test_a_server_that_is_gone_for_5_s_costs_nothing(
+    on_modal: pytest.Pytester, modal_server: ModalServer, mark: Path
+) -> None:
+    thread = lose_when(mark, modal_server, 5.0)
+    on_modal.runpytest(*ON_MODAL).assert_outcomes(passed=3)
+    thread.join()
+
+
+def test_a_server_that_is_gone_for_good_makes_errors(
+    on_modal: pytest.Pytester, modal_server: ModalServer, mark: Path
+) -> None:
+    thread = lose_when(mark, modal_server, None)
+    result = on_modal.runpytest(*ON_MODAL)
+    thread.join()
+    result.assert_outcomes(passed=1, errors=2)
+    result.stdout.fnmatch_lines(["*test_two has no result from where it ran: Modal cannot be reached: *"])
+
+
+def test_a_container_over_its_time_limit_makes_errors_and_is_not_tried_again(
+    on_modal: pytest.Pytester, modal_server: ModalServer, tmp_path: Path
+) -> None:
+    on_modal.makepyfile(test_suite=SUITE.format(mark=str(tmp_path / "mark"), pause_s=60))
+    result = on_modal.runpytest(*ON_MODAL, "--modal-timeout=10")
+    result.assert_outcomes(passed=1, errors=2)
+    result.stdout.fnmatch_lines(["*Modal ended it after its time limit: *; raise --modal-timeout"])
+    assert modal_server.num_started == 1
+
+
+def test_expired_credentials_are_one_line(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
+    modal_server.faults.refuses_credentials = True
+    result = on_modal.runpytest(*ON_MODAL)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --modal: Modal refused your credentials: *expired; run 'modal token new'"])
+
+
+def test_large_output_comes_through(on_modal: pytest.Pytester) -> None:
+    on_modal.makepyfile(
+        test_suite="import pytest\n@pytest.mark.phase2\ndef test_large():\n    print('x' * (10 << 20))\n    assert 0"
+    )
+    run = on_modal.inline_run(*ON_MODAL, "-qq", "--tb=no", "--show-capture=no")
+    call = next(report for report in run.getreports("pytest_runtest_logreport") if report.when == "call")
+    assert len(call.capstdout) == (10 << 20) + 1
+
+
+def start_session(project: pytest.Pytester, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "pytest", *ON_MODAL, *arguments],
+        cwd=project.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell may ignore it
+    )
+
+
+@pytest.mark.usefixtures("mark", "few_plugins")
+def test_two_sessions_at_once_do_not_meet(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
+    sessions = [start_session(on_modal) for _ in range(2)]
+    outputs = [session.communicate(timeout=90)[0] for session in sessions]
+    assert all("3 passed" in output for output in outputs), outputs
+    assert modal_server.num_started == 2
+
+
+@pytest.mark.usefixtures("mark", "few_plugins")
+@pytest.mark.parametrize("after", ["building its image", "queued", "running", "test_one PASSED"])
+def test_ctrl_c_leaves_nothing_running(on_modal: pytest.Pytester, modal_server: ModalServer, after: str) -> None:
+    on_modal.makepyfile(test_suite=SUITE.format(mark=str(on_modal.path / "mark"), pause_s=60))
+    modal_server.faults.image_build_s = 60 if "building" in after else 0
+    modal_server.faults.queue_s = 8 if "queued" in after else 0
+    session = start_session(on_modal, "-v")
+    assert session.stdout is not None
+    shown = []
+    while not shown or after not in shown[-1]:
+        shown.append(session.stdout.readline())
+        assert shown[-1], shown
+    session.send_signal(signal.SIGINT)
+    output, _ = session.communicate(timeout=25)
+    assert session.returncode == pytest.ExitCode.INTERRUPTED, output
+    modal_server.wait_until(lambda: modal_server.num_containers() == 0, 20)

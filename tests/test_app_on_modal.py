@@ -1,0 +1,179 @@
+"""The whole app on the local Modal server: deployed once, its containers killed, its volumes read by others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import modal
+import modal.exception
+import pytest
+
+from grpo_core.errors import ConfigError
+from tests.modal_server import ModalServer
+from tests.modal_server.fixture import use
+
+PROJECT_FOLDER = Path(__file__).resolve().parent.parent
+SMALL: dict[str, Any] = {"groups": 4, "samples": 2, "environment": "arithmetic"}
+
+
+def command(*arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+    """``python -m ARGUMENTS`` at the root of the project."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=PROJECT_FOLDER,
+        env={**os.environ, "GRPO_MODAL_GPU": "none", "COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ModalServer]:
+    """One server for all tests here, with the app deployed: containers take seconds to import torch."""
+    with use(ModalServer()) as server:
+        deployed = command("modal", "deploy", "app.py")
+        assert deployed.returncode == 0, deployed.stderr
+        yield server
+
+
+def function(name: str) -> Any:
+    return modal.Function.from_name("pytest-grpo", name)
+
+
+def data(server: ModalServer) -> Path:
+    return server.volume("pytest-grpo-data")
+
+
+def test_a_run_from_the_command_line_trains_for_three_steps(server: ModalServer, model_folder: str):
+    ran = command(
+        "modal", "run", "app.py::train_grpo", "--detach", "--steps", "3", "--run", "demo", "--preset", model_folder,
+        "--groups", "4", "--samples", "2",
+    )  # fmt: skip
+
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    for step in (1, 2, 3):
+        assert f"step {step}: reward" in ran.stdout
+    assert "note: this run is not detached" in ran.stdout
+    summary = next(json.loads(line) for line in ran.stdout.splitlines() if line.startswith('{"run"'))
+    assert summary["num_steps"] == 3
+    assert (data(server) / "checkpoints/demo/step-000003").is_dir()
+    events = (data(server) / "events/demo.jsonl").read_text()
+    assert {"train_step", "gpu_stats"} <= {json.loads(line)["kind"] for line in events.splitlines()}
+
+
+def test_workers_play_with_one_engine_that_reloads_only_for_what_is_new(server: ModalServer, model_folder: str):
+    ask = {"run": "demo", "version": 3, "preset": model_folder, **SMALL}
+    first = function("run_rollout").remote(**ask)
+    num_reloads = server.num_reloads
+    again = function("run_rollout").remote(**ask)
+
+    assert (first["policy_version"], first["adapter_cache_hit"], first["num_completions"]) == (3, False, 8)
+    assert again["adapter_cache_hit"] is True
+    assert server.num_reloads == num_reloads
+    server.wait_until(lambda: "Adapter already cached locally: demo-v000003" in server.output())
+    assert again["reward_mean"] == first["reward_mean"]
+
+    parts = [function("run_rollout").spawn(**ask, first_group=part, num_groups=2, with_batch=True) for part in (0, 2)]
+    whole = function("run_rollout").remote(**ask, with_batch=True)["batch"]
+    groups = [group for part in parts for group in part.get(timeout=120)["batch"].groups]
+    assert [group.group_id for group in groups] == [group.group_id for group in whole.groups]
+    for mine, other in zip(groups, whole.groups, strict=True):
+        for left, right in zip(mine.trajectories, other.trajectories, strict=True):
+            assert left.turns[0].completion_ids.tolist() == right.turns[0].completion_ids.tolist()
+
+
+def test_a_lost_engine_is_started_again_and_its_requests_are_asked_again(server: ModalServer, model_folder: str):
+    ask = {"run": "demo", "version": 3, "preset": model_folder, **SMALL}
+    before = function("run_rollout").remote(**ask)
+    server.kill_on("InferenceEngine.*", on_input=2, delay_s=0.0)
+
+    after = function("run_rollout").remote(**ask)
+
+    assert [after[name] for name in ("reward_mean", "num_completion_tokens")] == [
+        before[name] for name in ("reward_mean", "num_completion_tokens")
+    ]
+
+
+def test_a_failed_worker_costs_its_own_groups(server: ModalServer, model_folder: str):
+    server.kill_on("run_rollout", on_input=1, times=-1)
+    summary = function("train_grpo").remote(steps=2, run="fleet", preset=model_folder, workers=2, **SMALL)
+
+    assert summary["num_steps"] == 2
+    server.wait_until(lambda: "goes on without groups" in server.output())
+
+
+def test_one_call_trains_a_run_and_goes_on_when_its_container_is_lost(server: ModalServer, model_folder: str):
+    ask = {"run": "long", "preset": model_folder, "steps": 60, "checkpoint_every": 1, **SMALL}
+    before = server.output().count("step 3: ")
+    call = function("train_grpo").spawn(**ask)
+    server.wait_until(lambda: server.output().count("step 3: ") > before, timeout_s=120)
+
+    with pytest.raises(ConfigError, match=f"'long' is being trained by the call {call.object_id} now"):
+        function("train_grpo").remote(**ask)
+    assert server.kill("train_grpo", "preempted") > 0
+    summary = call.get(timeout=200)
+
+    assert 0 < summary["num_steps"] < 60  # those that were left
+    assert (data(server) / "checkpoints/long/step-000060").is_dir()
+    with pytest.raises(ConfigError, match="'long' has checkpoints"):
+        function("train_grpo").remote(**ask)
+
+
+def test_engines_answer_and_snapshots_are_kept(server: ModalServer, model_folder: str):
+    engine = modal.Cls.from_name("pytest-grpo", "InferenceEngine")(preset=model_folder, run="demo", engine="torch")
+    start = time.monotonic()
+    calls = [engine.generate.spawn(["Q: 1 + 2 =\nA:"], version=version, max_tokens=4) for version in (3, 2, 0)]
+    assert [call.get(timeout=120)[0]["policy_version"] for call in calls] == [3, 2, 0]
+    assert time.monotonic() - start < 120
+
+    path = function("persist_profile_snapshot").remote("ci", {"loss_forward_ms": 1.5})
+    assert path.endswith("/data/benchmarks/ci.json")
+    assert json.loads((data(server) / "benchmarks/ci.json").read_text())["loss_forward_ms"] == 1.5
+
+
+def test_grpo_profiles_on_modal(server: ModalServer, model_folder: str):
+    ran = command(
+        "grpo_core.cli", "profile", "--modal", "--target", "trainer", "--steps", "1", "--groups", "1", "--samples", "1",
+        "--horizon", "1", "--no-warmup", "--profile-name", "local-trainer-profile", "--environment", "arithmetic",
+        "--model", model_folder,
+    )  # fmt: skip
+
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    assert "/traces/local-trainer-profile" in ran.stdout
+    assert "/data/benchmarks/local-trainer-profile.json" in ran.stdout
+    assert (data(server) / "benchmarks/local-trainer-profile.json").is_file()
+    assert any((server.volume("pytest-grpo-traces") / "local-trainer-profile").iterdir())
+
+
+def test_grpo_trains_on_modal(server: ModalServer, model_folder: str):
+    ran = command(
+        "grpo_core.cli", "train", "--modal", "--run", "cli", "--steps", "2", "--groups", "2", "--samples", "2",
+        "--model", model_folder,
+    )  # fmt: skip
+
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    assert "step 2: reward" in ran.stdout
+    assert (data(server) / "checkpoints/cli/step-000002").is_dir()
+
+
+def test_expired_credentials_are_one_line(server: ModalServer):
+    server.faults.refuses_credentials = True
+    try:
+        ran = command("grpo_core.cli", "benchmark", "--modal", "--smoke")
+    finally:
+        server.faults.refuses_credentials = False
+
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(
+        "grpo: error: --modal: Token validation failed: the token has expired; run 'modal token"
+    )
+    assert ran.stderr.count("\n") == 1
