@@ -67,8 +67,8 @@ def test_a_prompt_sees_what_lies_before_it_and_not_what_follows(
 
     hidden = torch.ones(num_tokens, num_keys, dtype=torch.bool).triu(num_before + 1)
     bias = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))
-    by_head = (each.repeat_interleave(2, dim=0)[None] for each in (keys, values))
-    expected, _ = by_definition(queries.transpose(0, 1)[None], *by_head, bias)
+    all_keys, all_values = (each.repeat_interleave(2, dim=0)[None] for each in (keys, values))
+    expected, _ = by_definition(queries.transpose(0, 1)[None], all_keys, all_values, bias)
     torch.testing.assert_close(output.double(), expected[0].transpose(0, 1).flatten(1), atol=1e-5, rtol=0)
 
 
