@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--reward", type=float, default=0.3, help="that is to be reached (default 0.3)")
     parser.add_argument("--window", type=int, default=10, help="steps that the reward is averaged over (default 10)")
     parser.add_argument("--model", default="tiny", help="a preset, a model folder or a hub id (default tiny)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of each arm (default 2)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each arm (default 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the curves to this file")
     return parser

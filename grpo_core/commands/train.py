@@ -24,6 +24,9 @@ INTERRUPTED_EXIT_CODE = 130
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser)
     parser.add_argument("--run", metavar="NAME", help="names the run's files (default: environment and time)")
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="train in N processes on this machine, one per GPU"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run NAME from its checkpoint")
     add_modal_flag(parser)
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="with --modal: containers that play")
@@ -43,6 +46,13 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     if flags.workers:
         raise ConfigError("--workers: containers play with --modal only; add it, or leave --workers out")
     home = Home.from_environment()
+    if flags.processes < 1:
+        raise ConfigError(f"--processes {flags.processes}: give 1 or more, at most one per GPU")
+    if flags.processes > 1:
+        from grpo_core.commands.launch import launch_training
+
+        launch_training(config, flags.processes, resume=flags.resume)
+        return 0
 
     from grpo_core.schedule.followers import follow
     from grpo_core.schedule.stack import build_stack, build_trainer

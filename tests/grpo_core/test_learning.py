@@ -13,6 +13,7 @@ from grpo_core.schedule.stack import Stack, build_stack
 from grpo_core.telemetry.events import Telemetry
 
 NUM_STEPS = 60
+STATED_REWARD = 0.3  # mean reward of the trained policy; the base policy has about half of it
 EVALUATION = range(1000, 1016)  # batches of 128 answers, to questions that both policies get
 
 
@@ -24,7 +25,7 @@ def num_right(stack: Stack, version: int) -> tuple[int, int]:
     return int(sum(rewards)), len(rewards)
 
 
-def test_training_beats_the_base_policy_beyond_chance(tmp_path: Path) -> None:
+def test_training_reaches_its_reward_and_beats_the_base_policy_beyond_chance(tmp_path: Path) -> None:
     """With the base policy's rate taken at the top of what its own answers allow (1 - 1e-7), the trained policy's
     count of right answers has probability below 1e-6. Both answer the same questions, so the count of an untrained
     policy is a sum of independent trials, whose tail the binomial bounds (Hoeffding 1956)."""
@@ -44,3 +45,4 @@ def test_training_beats_the_base_policy_beyond_chance(tmp_path: Path) -> None:
     chance = float(binom.sf(trained - 1, num_answers, highest_base_rate))
     assert chance < 1e-6, f"{base} right before, {trained} after, of {num_answers}"
     assert trained > 1.2 * base
+    assert trained / num_answers >= STATED_REWARD, f"{base} right before, {trained} after, of {num_answers}"

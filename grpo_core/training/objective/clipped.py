@@ -15,7 +15,7 @@ def clipped_surrogate(
 
     Schulman et al. 2017, PPO, eq. 7; asymmetric bounds: Yu et al. 2025, DAPO, eq. 10; a second bound for negative
     advantages, whose term is unbounded otherwise: Ye et al. 2020, "Mastering Complex Control in MOBA Games with Deep
-    Reinforcement Learning", eq. 5. Clipped is a token whose gradient a bound removed.
+    Reinforcement Learning", dual-clip PPO. Clipped is a token whose gradient a bound removed.
     """
     loss = -torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages)
     is_high = (ratio > 1.0 + clip_high) & (advantages > 0)

@@ -13,7 +13,7 @@ def sapo_loss(
 ) -> PolicyTerm:
     """-(4 / t) sigmoid(t (r - 1)) A [C], t by the sign of the advantage.
 
-    Gao et al. 2025, "Soft Adaptive Policy Optimization", eq. 5 and 6. Its gradient is that of -r A at r = 1 and goes
+    Gao et al. 2025, "Soft Adaptive Policy Optimization", section 3. Its gradient is that of -r A at r = 1 and goes
     to 0 on both sides. Nothing is clipped.
     """
     temperature = torch.full_like(advantages, temperature_negative).masked_fill(advantages > 0, temperature_positive)

@@ -1,0 +1,68 @@
+"""The same training in several processes on this machine, one per GPU: torchrun's own launcher, without its flags."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from grpo_core.config import GrpoConfig
+from grpo_core.errors import LostProcessError
+
+
+def launch_training(config: GrpoConfig, num_processes: int, *, resume: bool = False) -> None:
+    """Run ``config`` as ``grpo train`` does, in ``num_processes`` processes, and wait for its end.
+
+    ``GRPO_HOME`` is that of the environment. Process 0 prints, writes the events and saves.
+
+    Raises:
+        LostProcessError: one of them failed; its own message says why. The others are ended.
+        KeyboardInterrupt: Ctrl-C; the step under way was finished and saved.
+    """
+    arguments = ["train", "--run", config.run, *(["--resume"] if resume else [])]
+    for key, value in _settings(config.model_dump(mode="json", exclude_defaults=True, exclude={"run"})):
+        arguments += ["--set", f"{key}={json.dumps(value)}"]  # JSON is TOML, for values that are no tables
+    launch(arguments, num_processes)
+
+
+def launch(arguments: Sequence[str], num_processes: int) -> None:
+    """Run ``grpo`` with ``arguments`` in ``num_processes`` processes that know of each other.
+
+    Raises:
+        LostProcessError, KeyboardInterrupt: as ``launch_training``.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "grpo_core.cli", *arguments)
+    except SignalException:
+        raise KeyboardInterrupt from None
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise LostProcessError(
+            f"process {rank} of {num_processes} ended with exit code {failure.exitcode}; its message is above. "
+            "Continue with --resume once that is mended"
+        ) from None
+
+
+def _settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,119 @@
+"""``grpo train`` in two processes, on this machine's loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpo_core.commands.launch import launch_training
+from grpo_core.config import GrpoConfig, build_config
+from grpo_core.home import Home
+from grpo_core.schedule.loop import train
+from grpo_core.schedule.stack import build_stack
+from grpo_core.telemetry.events import Telemetry
+
+ENVIRONMENT = """
+from grpo_core.environments.arithmetic import ArithmeticEnvironment
+
+class Chatty(ArithmeticEnvironment):
+    \"\"\"Pays for long answers, which a random policy can give, unlike right ones.\"\"\"
+
+    def __init__(self, config):
+        super().__init__()
+
+    def step(self, actions):
+        super().step(actions)
+        self._reward = float(len(actions["solver"]))
+"""
+
+
+def make_config(model_folder: Path, num_steps: int) -> GrpoConfig:
+    return build_config(
+        {
+            "run": "run",
+            "model": {"name": str(model_folder), "device": "cpu", "lora_rank": 4},
+            "environment": {"name": "launched_environment:Chatty"},
+            "rollout": {"num_groups": 3, "group_size": 2, "max_completion_tokens": 8},
+            "training": {"learning_rate": 0.01},
+            "schedule": {"num_steps": num_steps, "max_policy_lag_steps": 0, "torch_threads": 1},
+        }
+    )
+
+
+def train_steps(home: Path) -> list[dict[str, Any]]:
+    path = home / "data/events/run.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
+    return [record for record in records if record["kind"] == "train_step"]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "launched_environment.py").write_text(ENVIRONMENT)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("GRPO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_two_processes_train_stop_and_resume_as_one_does(home: Path, model_folder: Path, tmp_path: Path) -> None:
+    launch_training(make_config(model_folder, 2), 2)
+    launch_training(make_config(model_folder, 4), 2, resume=True)
+
+    stack = build_stack(make_config(model_folder, 4), Home(tmp_path / "one/data", tmp_path / "one/traces"))
+    expected = [report.metrics for report in train(stack, Telemetry("run", [])).reports]
+    found = train_steps(home)
+    assert [step["step"] for step in found] == [1, 2, 3, 4]
+    for step, metrics in zip(found, expected, strict=True):
+        assert step["loss"] == pytest.approx(metrics.loss, abs=1e-4)
+        assert step["grad_norm"] == pytest.approx(metrics.grad_norm, rel=1e-3)
+        assert step["reward_mean"] == metrics.reward_mean
+        assert step["num_loss_tokens"] == metrics.num_loss_tokens
+        assert step["ratio_max"] == pytest.approx(1, abs=1e-4)  # both sampled and trained with what was published
+    assert (home / "data/checkpoints/run/step-000004").is_dir()
+
+
+def test_when_one_process_is_gone_the_other_ends(home: Path, model_folder: Path) -> None:
+    killed = 1
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "grpo_core.cli", "train", "--run", "run", "--model", str(model_folder)]
+    command += ["--environment", "launched_environment:Chatty", "--groups", "3", "--samples", "2"]
+    command += ["--steps", "1000000", "--set", "rollout.max_completion_tokens=8"]
+    processes = [
+        subprocess.Popen(
+            command,
+            env=os.environ
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+            | {"MASTER_PORT": port, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        deadline = time.monotonic() + 120
+        while len(train_steps(home)) < 2:
+            assert [process.poll() for process in processes] == [None, None]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        processes[killed].kill()
+        _, errors = processes[1 - killed].communicate(timeout=60)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+    assert processes[1 - killed].returncode == 2, errors
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith(f"grpo: error: process {1 - killed}: another process is gone (")
+    assert last.endswith("continue with --resume")

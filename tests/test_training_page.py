@@ -1,0 +1,36 @@
+"""docs/training.md names every choice of the objective, and its command is one that the CLI takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from grpo_core.config import TrainingConfig, build_config
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+CHOICES = ("loss", "advantages", "kl_estimator", "kl_in", "old_logprobs", "mismatch_correction")
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_every_choice_is_described(key: str) -> None:
+    named = set(re.findall(r"`\"?([a-z0-9_]+)\"?`|\"(recomputed|sampling)\"", PAGE))
+    found = {name for pair in named for name in pair if name}
+    if key == "kl_in":
+        assert "- `loss`:" in PAGE
+        assert "- `reward`:" in PAGE
+    assert set(get_args(TrainingConfig.model_fields[key].annotation)) - {"none"} <= found
+
+
+def test_its_settings_are_allowed() -> None:
+    (command,) = re.findall(r"\$ (uv run grpo train (?:.*\\\n)*.*)", PAGE)
+    words = shlex.split(command.replace("\\\n", " "))
+    settings = dict(word.split("=") for word in words if word.startswith("training."))
+
+    config = build_config({"training": {key.removeprefix("training."): value for key, value in settings.items()}})
+
+    assert config.training.loss == "gspo"
+    assert config.training.clip_high == 4e-4
