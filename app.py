@@ -34,6 +34,7 @@ import modal.exception
 
 from grpo_core.cloud.gpus import gpu_setting, num_gpus
 from grpo_core.config import GrpoConfig, build_config
+from grpo_core.errors import ConfigError
 from grpo_core.home import Home
 
 if TYPE_CHECKING:
@@ -141,6 +142,11 @@ def train_grpo(
     }
     values = json.loads(settings) if settings else values
     config = build_config({**values, "run": values["run"] or _this_call()})
+    if workers and num_gpus(GPU) > 1:
+        raise ConfigError(
+            f"workers {workers} with GRPO_MODAL_GPU {GPU!r}: of several GPUs the first one plays; leave workers out, or "
+            "train on one GPU"
+        )
     _show_logs()
     if detach:
         print("note: this run is not detached; --detach counts in front: modal run --detach app.py::train_grpo")
