@@ -80,11 +80,14 @@ class ModalRemote:
             await self._open()
             function = self._app.with_options(self._functions["run_pytest"], request.phase)
             yield _state("queued")
-            decoder = Decoder()
+            decoder, has_ended = Decoder(), False
             async with aclosing(function.remote_gen.aio(request.to_json(), self._files())) as texts:
                 async for text in texts:
                     for event in decoder.decode(text.split("\n")):
+                        has_ended = event["event"] == "end"
                         yield event
+            if not has_ended:
+                raise RemoteLostError("its container was replaced")
 
     async def _spawn(self, requests: list[Request]) -> dict[int, str]:
         started = {}
