@@ -112,6 +112,7 @@ def test_a_detached_run_is_reported_as_often_as_wanted(on_modal: pytest.Pytester
     refused.stderr.fnmatch_lines([f"ERROR: --modal-attach {run}: the run has no test_suite.py::test_three; *"])
 
 
+@pytest.mark.usefixtures("few_plugins")
 def test_the_results_are_of_the_container(on_modal: pytest.Pytester) -> None:
     on_modal.makepyfile(
         test_suite="""
@@ -136,7 +137,7 @@ def test_the_results_are_of_the_container(on_modal: pytest.Pytester) -> None:
         """
     )
     saving = ["--phase", "2", "--grpo-save=first", "--benchmark-json=out.json", "--grpo-html=page.html"]
-    result = on_modal.runpytest(*saving, "--modal")
+    result = on_modal.runpytest_subprocess(*saving, "--modal")
     result.assert_outcomes(passed=1)
     stored = json.loads(next(Path(os.environ["GRPO_HOME"]).rglob("first.json")).read_text())
     assert stored["fingerprint"]["cpu"] == "container"
@@ -146,9 +147,9 @@ def test_the_results_are_of_the_container(on_modal: pytest.Pytester) -> None:
     assert (native["name"], native["stats"]["rounds"]) == ("test_speed", 3)
     assert [entry["extra_info"]["fingerprint"]["cpu"] for entry in arms] == ["container"] * 2
     assert "container" in (on_modal.path / "page.html").read_text()
-    again = on_modal.runpytest("--phase", "2", "--grpo-compare=first", "--modal")
+    again = on_modal.runpytest_subprocess("--phase", "2", "--grpo-compare=first", "--modal")
     again.assert_outcomes(passed=1)
-    elsewhere = on_modal.runpytest("--phase", "2", "--grpo-compare=first", "--grpo-remote=subprocess")
+    elsewhere = on_modal.runpytest_subprocess("--phase", "2", "--grpo-compare=first", "--grpo-remote=subprocess")
     assert elsewhere.ret == pytest.ExitCode.USAGE_ERROR
     elsewhere.stderr.fnmatch_lines(["ERROR: phase 2: baseline *: not comparable: cpu: container / here; *"])
 
