@@ -106,7 +106,7 @@ def test_a_lost_engine_is_started_again_and_its_requests_are_asked_again(server:
 
 
 def test_a_failed_worker_costs_its_own_groups(server: ModalServer, model_folder: str):
-    server.kill_on("run_rollout", on_input=1, times=-1)
+    server.kill_on("run_rollout", on_input=1, times=-1, same_input=True)
     summary = function("train_grpo").remote(steps=2, run="fleet", preset=model_folder, workers=2, **SMALL)
 
     assert summary["num_steps"] == 2
