@@ -17,30 +17,22 @@ containers do is in ``grpo_core.cloud``; docs/modal.md says how to use it.
 """
 
 # No "from __future__ import annotations" here: Modal wants the parameters of a class as types, not as text.
-import asyncio
 import json
-import logging
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import modal
-import modal.exception
 
 from grpo_core.cloud.gpus import gpu_setting, num_gpus
-from grpo_core.config import GrpoConfig, build_config
+from grpo_core.config import build_config
+from grpo_core.errors import ConfigError
 from grpo_core.home import Home
 
 if TYPE_CHECKING:
-    from grpo_core.cloud.distant_engine import DistantEngine
     from grpo_core.cloud.engine_service import EngineService
-    from grpo_core.cloud.fleet import RolloutFleet, Shard
-    from grpo_core.types import Batch
 
 PROJECT_FOLDER = Path(__file__).resolve().parent  # in a container: where Modal puts this file
 REMOTE_FOLDER = "/root"
@@ -125,6 +117,7 @@ def train_grpo(
         GrpoError: a value is not allowed, the run is being trained already, or it cannot start or resume.
     """
     from grpo_core.cloud.claim import claim_run
+    from grpo_core.cloud.modal_calls import fleet_of, is_running, show_logs, this_call
     from grpo_core.cloud.training import has_checkpoint, train_run, train_with_torchrun
 
     values: dict[str, Any] = {
@@ -140,18 +133,23 @@ def train_grpo(
         },
     }
     values = json.loads(settings) if settings else values
-    config = build_config({**values, "run": values["run"] or _this_call()})
-    _show_logs()
+    config = build_config({**values, "run": values["run"] or this_call()})
+    if workers and num_gpus(GPU) > 1:
+        raise ConfigError(
+            f"workers {workers} with GRPO_MODAL_GPU {GPU!r}: the first GPU plays for all; leave workers out, or "
+            "train on one GPU"
+        )
+    show_logs()
     if detach:
         print("note: this run is not detached; --detach counts in front: modal run --detach app.py::train_grpo")
     home = Home.from_environment()
-    is_again = claim_run(home, config.run, _this_call(), _is_running)
+    is_again = claim_run(home, config.run, this_call(), is_running)
     _commit()
     resume = resume or (is_again and has_checkpoint(config, home))
     if num_gpus(GPU) > 1 and not modal.is_local():
         summary = train_with_torchrun(config, home, num_gpus(GPU), commit=_commit, resume=resume)
     else:
-        fleet = _fleet(config, workers, engine) if workers else None
+        fleet = fleet_of(run_rollout, config, workers, engine) if workers else None
         summary = train_run(config, home, commit=_commit, resume=resume, fleet=fleet)
     print(json.dumps(summary))
     return summary
@@ -185,6 +183,7 @@ def run_rollout(
         AdapterNotFoundError: that version was never published, or was pruned.
         GrpoError: another value is not allowed.
     """
+    from grpo_core.cloud.modal_calls import ask_engine, show_logs
     from grpo_core.cloud.worker import play_groups
 
     values: dict[str, Any] = {
@@ -193,8 +192,8 @@ def run_rollout(
         "rollout": {"num_groups": groups, "group_size": samples},
     }
     config = build_config({**(json.loads(settings) if settings else values), "run": run})
-    _show_logs()
-    distant, find_latest = _ask_engine(config, engine)
+    show_logs()
+    distant, find_latest = ask_engine(InferenceEngine, config, engine, _reload)
     version = find_latest() if version == LATEST else version
     end_group = first_group + num_groups if num_groups else config.rollout.num_groups
     groups_here = range(first_group, end_group)
@@ -241,9 +240,13 @@ class InferenceEngine:
 
     def _open(self) -> "EngineService":
         if self._opened is None:  # for .local() of an async method, the SDK does not enter
-            _show_logs()
+            from grpo_core.cloud.engine_service import EngineService
+            from grpo_core.cloud.modal_calls import show_logs
+
+            show_logs()
             values = json.loads(self.settings) if self.settings else {"model": {"name": self.preset}}
-            self._opened = _service(build_config({**values, "run": self.run}), self.engine)
+            config = build_config({**values, "run": self.run})
+            self._opened = EngineService(config, Home.from_environment(), _reload, self.engine)
         return self._opened
 
     @modal.exit()
@@ -319,9 +322,10 @@ def measure(settings: str, profile_name: str, target: str, warmup: bool, traced:
     """
     from rich.console import Console
 
+    from grpo_core.cloud.modal_calls import show_logs
     from grpo_core.commands.measure import keep_measurement
 
-    _show_logs()
+    show_logs()
     config = build_config(json.loads(settings))
     console = Console(highlight=False, width=100)
     try:
@@ -375,75 +379,6 @@ def _environment(name: str, horizon: int, compact_prompts: bool, use_state_cache
     }
 
 
-def _this_call() -> str:
-    """The same when Modal starts a call again."""
-    here = f"local-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{time.time_ns() % 1_000_000_000:09d}"
-    return modal.current_function_call_id() or here
-
-
-def _is_running(call_id: str) -> bool:
-    if not call_id.startswith("fc-"):
-        return False
-    try:
-        modal.FunctionCall.from_id(call_id).get(timeout=0)
-    except modal.exception.OutputExpiredError:
-        return False
-    except TimeoutError:
-        return True
-    except Exception:  # it ended with an error, whatever that was, or is not known any more
-        return False
-    return False
-
-
-def _fleet(config: GrpoConfig, num_workers: int, engine: str) -> "RolloutFleet":
-    """``num_workers`` calls of ``run_rollout`` for each batch, in flight together."""
-    from grpo_core.cloud.fleet import RolloutFleet
-
-    def play(shards: "Sequence[Shard]") -> "Iterator[Batch | Exception]":
-        parts = [(config.run, one.version, one.index, one.first_group, one.num_groups) for one in shards]
-        common = {"settings": config.model_dump_json(), "engine": engine, "with_batch": True}
-        if modal.is_local():
-            yield from (run_rollout.local(*part, **common)["batch"] for part in parts)
-            return
-        for result in run_rollout.starmap(parts, kwargs=common, return_exceptions=True):
-            yield result if isinstance(result, Exception) else result["batch"]
-
-    return RolloutFleet(config.rollout.num_groups, num_workers, play)
-
-
-def _ask_engine(config: GrpoConfig, engine: str) -> "tuple[DistantEngine, Callable[[], int]]":
-    """An engine of ``config.run`` in another container, and how to ask it for its latest version."""
-    from grpo_core.cloud.distant_engine import DistantEngine
-
-    def is_lost(error: Exception) -> bool:
-        return isinstance(error, modal.exception.InternalFailure)
-
-    if modal.is_local():
-        service, wait = _kept_service(config, engine)  # pyright: ignore[reportArgumentType]  # it is frozen: it hashes
-        return DistantEngine(
-            config.run,
-            lambda requests, version: wait(service.sample(requests, version)),
-            lambda version: wait(service.prepare(version)),
-            is_lost,
-        ), lambda: wait(service.latest())
-    there = InferenceEngine(run=config.run, engine=engine, settings=config.model_dump_json())  # pyright: ignore[reportCallIssue]  # Modal's types
-    return DistantEngine(config.run, there.sample.remote, there.prepare.remote, is_lost), there.latest.remote
-
-
-def _service(config: GrpoConfig, engine: str) -> "EngineService":
-    from grpo_core.cloud.engine_service import EngineService
-
-    return EngineService(config, Home.from_environment(), _reload, engine)
-
-
-@lru_cache(maxsize=1)
-def _kept_service(config: GrpoConfig, engine: str) -> "tuple[EngineService, Callable[[Any], Any]]":
-    """A service in this process, and how to wait for it: it runs in a loop of its own."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="engine", daemon=True).start()
-    return _service(config, engine), lambda what: asyncio.run_coroutine_threadsafe(what, loop).result()
-
-
 def _commit() -> None:
     """Show other containers what this one wrote. Models are committed when their container ends."""
     if not modal.is_local():
@@ -455,10 +390,3 @@ def _reload() -> None:
     """See what other containers have committed."""
     if not modal.is_local():
         DATA.reload()
-
-
-def _show_logs() -> None:
-    """Let ``modal app logs`` show what the packages log."""
-    if not modal.is_local():
-        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-        logging.getLogger("grpo_core").setLevel(logging.INFO)

@@ -44,13 +44,15 @@ def _add_modal(group: pytest.OptionGroup) -> None:
     add = group.addoption
 
     def add_value(name: str, metavar: str, text: str) -> None:
-        add(f"--modal-{name}", f"--grpo-modal-{name}", dest=f"grpo_modal_{name}", metavar=metavar, help=text)
+        dest = f"grpo_modal_{name.replace('-', '_')}"
+        add(f"--modal-{name}", f"--grpo-modal-{name}", dest=dest, metavar=metavar, help=text)
 
     add_value("gpu", "TYPE", "GPU of the phases on Modal, e.g. L4, H100:2 or none; wins over the thresholds file")
     add_value("app", "APP", "the name of a deployed app, or a Python file with an app (default: app.py)")
     add_value("timeout", "SECONDS", "how long a phase may run on Modal (default: what the app says)")
     add_value("region", "REGIONS", "where on Modal, e.g. us-east,eu")
     add_value("env", "NAME", "the Modal environment (default: that of your Modal profile)")
+    add_value("max-containers", "N", "how many phases may run at once on Modal (default: 8)")
     add_value("retries", "N", "how often a phase whose container was lost starts again (default: 2)")
     add_value("attach", "RUN", "report a run that --modal-detach started")
     add(
@@ -65,8 +67,8 @@ def _add_modal(group: pytest.OptionGroup) -> None:
 def add_ini(parser: pytest.Parser) -> None:
     parser.addini("grpo_phase", "phases to run when none are asked for, as --phase", default="")
     parser.addini("grpo_modal", "as --modal", type="bool", default=False)
-    for name in ("gpu", "app", "timeout", "region", "env", "retries"):
-        parser.addini(f"grpo_modal_{name}", f"as --modal-{name}", default="")
+    for name in ("gpu", "app", "timeout", "region", "env", "max-containers", "retries"):
+        parser.addini(f"grpo_modal_{name.replace('-', '_')}", f"as --modal-{name}", default="")
     parser.addini("grpo_remote", "as --grpo-remote", default="")
     parser.addini("grpo_thresholds", "thresholds file (default: bench/thresholds.toml)", default="")
     parser.addini("grpo_threshold", "replaced bounds, as --grpo-threshold", type="linelist", default=[])

@@ -114,6 +114,13 @@ def test_a_bad_value_is_refused_before_anything_is_written(home: Path):
     assert list(home.iterdir()) == []
 
 
+def test_workers_and_several_gpus_do_not_go_together(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(app, "GPU", "H100:2")
+    with pytest.raises(ConfigError, match="workers 3 with GRPO_MODAL_GPU 'H100:2'"):
+        app.train_grpo.local(workers=3)
+    assert list(home.iterdir()) == []
+
+
 def test_a_snapshot_is_persisted(home: Path):
     path = app.persist_profile_snapshot.local("ci", {"loss_forward_ms": 1.5})
 

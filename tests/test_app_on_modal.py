@@ -94,17 +94,19 @@ def test_workers_play_with_one_engine_that_reloads_only_for_what_is_new(server: 
 def test_a_lost_engine_is_started_again_and_its_requests_are_asked_again(server: ModalServer, model_folder: str):
     ask = {"run": "demo", "version": 3, "preset": model_folder, **SMALL}
     before = function("run_rollout").remote(**ask)
-    server.kill_on("InferenceEngine.*", on_input=2, delay_s=0.0)
+    num_started = server.num_started
+    server.kill_on("InferenceEngine.*", on_input=2)
 
     after = function("run_rollout").remote(**ask)
 
+    assert server.num_started == num_started + 1
     assert [after[name] for name in ("reward_mean", "num_completion_tokens")] == [
         before[name] for name in ("reward_mean", "num_completion_tokens")
     ]
 
 
 def test_a_failed_worker_costs_its_own_groups(server: ModalServer, model_folder: str):
-    server.kill_on("run_rollout", on_input=1, times=-1)
+    server.kill_on("run_rollout", on_input=1, times=-1, same_input=True)
     summary = function("train_grpo").remote(steps=2, run="fleet", preset=model_folder, workers=2, **SMALL)
 
     assert summary["num_steps"] == 2

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from grpo_core.cloud import rank
 from grpo_core.cloud.shared_store import SharedAdapterStore
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import EngineError
@@ -79,7 +81,10 @@ def train_with_torchrun(
     Raises:
         EngineError: the processes failed; what they wrote is committed.
     """
-    process = subprocess.Popen(torchrun_command(config, num_gpus, resume=resume))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_gpus}"]
+    arguments = json.dumps(train_arguments(config, resume=resume))
+    environment = {**os.environ, rank.VARIABLE: arguments}
+    process = subprocess.Popen([*command, "-m", rank.__name__], env=environment)
     try:
         while process.poll() is None:
             try:
@@ -97,13 +102,10 @@ def train_with_torchrun(
     return {"run": config.run, "num_gpus": num_gpus, "events": str(home.events / f"{config.run}.jsonl")}
 
 
-def torchrun_command(config: GrpoConfig, num_gpus: int, *, resume: bool) -> list[str]:
-    """``grpo train`` under ``torchrun`` with every setting of ``config`` that is not None."""
-    settings = [
-        f"--set={key}={json.dumps(value)}" for key, value in _flat(config.model_dump(mode="json")) if key != "run"
-    ]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_gpus}"]
-    return [*command, "-m", "grpo_core.cli", "train", "--run", config.run, *(["--resume"] if resume else []), *settings]
+def train_arguments(config: GrpoConfig, *, resume: bool) -> list[str]:
+    """Arguments of ``grpo`` that train with every setting of ``config`` that is not None."""
+    settings = [f"--set={key}={json.dumps(value)}" for key, value in _flat(config.model_dump(mode="json"))]
+    return ["train", "--run", config.run, *(["--resume"] if resume else []), *settings]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -111,7 +113,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
             found += _flat(value, f"{prefix}{key}.")
-        elif value is not None:
+        elif value is not None and key != "run":
             found.append((f"{prefix}{key}", value))
     return found
 

@@ -15,9 +15,9 @@ from typing import Literal
 
 import pytest
 
-from pytest_grpo.phases import phases_of
+from pytest_grpo.phases import PHASES, phases_of
 from pytest_grpo.remote.background import Background, BackgroundCall
-from pytest_grpo.remote.modal import MAX_SIDE_BY_SIDE, ModalRemote
+from pytest_grpo.remote.modal import ModalRemote
 from pytest_grpo.remote.modal_app import check_credentials, translated_errors
 from pytest_grpo.remote.protocol import Decoder, Event, RemoteLostError, RemoteRefusedError, Request
 from pytest_grpo.remote.requests import Requests
@@ -122,7 +122,7 @@ class Detach:
 class AttachedRemote:
     """A place whose events are those of a detached run. It starts nothing, and closing it ends nothing on Modal."""
 
-    max_side_by_side = MAX_SIDE_BY_SIDE
+    max_side_by_side = len(PHASES)
 
     def __init__(self, name: str) -> None:
         self._run = read_run(name)

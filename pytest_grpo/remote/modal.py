@@ -17,16 +17,14 @@ from pytest_grpo.remote.tree import TreeError, pack
 if TYPE_CHECKING:
     from modal import Function
 
-MAX_SIDE_BY_SIDE = 8
 CLOSE_TIMEOUT_S = 10
 
 
 class ModalRemote:
     """Phases on ``app``, with the files of the project in ``root``. Nothing is contacted before the first starts."""
 
-    max_side_by_side = MAX_SIDE_BY_SIDE
-
-    def __init__(self, app: ModalApp, root: Path, requests: Requests) -> None:
+    def __init__(self, app: ModalApp, root: Path, requests: Requests, max_side_by_side: int) -> None:
+        self.max_side_by_side = max_side_by_side
         self._app = app
         self._root = root
         self._requests = requests
@@ -82,11 +80,14 @@ class ModalRemote:
             await self._open()
             function = self._app.with_options(self._functions["run_pytest"], request.phase)
             yield _state("queued")
-            decoder = Decoder()
+            decoder, has_ended = Decoder(), False
             async with aclosing(function.remote_gen.aio(request.to_json(), self._files())) as texts:
                 async for text in texts:
                     for event in decoder.decode(text.split("\n")):
+                        has_ended = event["event"] == "end"
                         yield event
+            if not has_ended:
+                raise RemoteLostError("its container was replaced")
 
     async def _spawn(self, requests: list[Request]) -> dict[int, str]:
         started = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import BinaryIO
 
-from pytest_grpo.remote.protocol import CHILD_PLUGIN, MAX_MESSAGE_BYTES, Request, encode
+from pytest_grpo.remote.protocol import CHILD_PLUGIN, MAX_MESSAGE_BYTES, Request, encode, number_texts
 from pytest_grpo.remote.tree import unpack
 
 OUTPUT_TAIL_BYTES = 2000
@@ -34,6 +35,10 @@ def serve(request: str, files: bytes, call_id: str | None = None) -> Iterator[st
     Yields messages (see ``remote.protocol.Decoder``), one or more lines of JSON at a time, as they happen. ``call_id``
     names this call, so that the other side can end it.
     """
+    yield from number_texts(_serve(request, files, call_id), secrets.token_hex(8))
+
+
+def _serve(request: str, files: bytes, call_id: str | None) -> Iterator[str]:
     yield json.dumps({"event": "begun", "call_id": call_id})
     with tempfile.TemporaryDirectory(prefix="grpo-place-") as scratch:
         folder = Path(scratch).resolve() / "project"

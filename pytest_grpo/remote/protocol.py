@@ -121,15 +121,35 @@ def encode(line: str) -> Iterator[str]:
         yield json.dumps({"part": start, "is_last": is_last, "text": line[start : start + size]})
 
 
+def number_texts(texts: Iterable[str], place: str) -> Iterator[str]:
+    """Each text with a first line that says where it comes from and its number. ``place`` is new at each beginning.
+
+    Modal runs a generator again when its container is lost, and drops as many chunks as had arrived before: it takes
+    the second run for a repetition of the first. The numbers tell that something is missing.
+    """
+    for number, text in enumerate(texts):
+        yield f"{json.dumps({'place': place, 'number': number})}\n{text}"
+
+
 class Decoder:
     """Puts messages together again."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
+        self._place = ""
+        self._next_number = 0
 
     def decode(self, messages: Iterable[str]) -> Iterator[Event]:
+        """The events in ``messages``.
+
+        Raises:
+            RemoteLostError: a numbered text is missing.
+        """
         for message in messages:
             data = json.loads(message)
+            if "place" in data:
+                self._check_number(data["place"], data["number"])
+                continue
             if "part" not in data:
                 yield data
                 continue
@@ -140,6 +160,13 @@ class Decoder:
                 text = "".join(self._parts)
                 self._parts.clear()
                 yield json.loads(text)
+
+    def _check_number(self, place: str, number: int) -> None:
+        if place != self._place:
+            self._place, self._next_number = place, 0
+        if number != self._next_number:
+            raise RemoteLostError("its container was replaced in the middle")
+        self._next_number += 1
 
 
 def problem_of(event: Event, phase: int) -> str:

@@ -52,4 +52,5 @@ def _modal(config: pytest.Config, requests: Requests) -> ModalRemote:
     from pytest_grpo.remote.modal import ModalRemote
     from pytest_grpo.remote.modal_app import ModalApp
 
-    return ModalRemote(ModalApp(config.stash[PLUGIN_CONFIG].modal, config.rootpath), config.rootpath, requests)
+    settings = config.stash[PLUGIN_CONFIG].modal
+    return ModalRemote(ModalApp(settings, config.rootpath), config.rootpath, requests, settings.max_containers)

@@ -14,14 +14,11 @@ import pytest
 
 from pytest_grpo.phases import PHASE_NUMBERS
 
-GPU_TYPES = (
-    *("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000"),
-    *("H100", "H100!", "H200", "B200", "B200+"),
-)
 NO_GPU = "none"
 DEFAULT_RETRIES = 2
-_MAX_GPUS = 8
-_MAX_GPUS_OF = {"A10": 4, "A10G": 4}
+DEFAULT_MAX_CONTAINERS = 8
+_FEWER_GPUS = {"A10": 4}
+"""Types of which fewer fit into one container than of the others."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REGION = re.compile(r"[a-z0-9-]+")
 
@@ -41,6 +38,8 @@ class ModalSettings:
     timeout_s: int | None
     regions: tuple[str, ...]
     environment: str | None
+    max_containers: int
+    """How many phases may run at once."""
     num_retries: int
     """How often a phase is started again after its place was lost. Holds for every kind of place."""
     is_detached: bool
@@ -49,6 +48,7 @@ class ModalSettings:
     @classmethod
     def from_pytest_config(cls, config: pytest.Config, thresholds_path: Path) -> ModalSettings:
         """Raises pytest.UsageError, one line, for each value that is not allowed."""
+        retries = _whole_number(config, "retries", 0, 10, "numbers from 0 to 10", str(DEFAULT_RETRIES))
         option, ini = config.getoption("grpo_modal_gpu"), config.getini("grpo_modal_gpu")
         return cls(
             gpu=None if option is None else check_gpu(option, f"--modal-gpu {option!r}"),
@@ -58,7 +58,9 @@ class ModalSettings:
             timeout_s=_whole_number(config, "timeout", 1, 86_400, "seconds, at most a day", "3600"),
             regions=_regions(config),
             environment=_matching(config, "env", _NAME, "letters, digits, '.', '_' and '-'", "main"),
-            num_retries=_num_retries(config),
+            max_containers=_whole_number(config, "max_containers", 1, 100, "numbers from 1 to 100", "2")
+            or DEFAULT_MAX_CONTAINERS,
+            num_retries=DEFAULT_RETRIES if retries is None else retries,
             is_detached=bool(config.getoption("grpo_modal_detach")),
             attached_run=config.getoption("grpo_modal_attach"),
         )
@@ -73,6 +75,8 @@ def check_gpu(text: str, where: str) -> str:
     Raises:
         pytest.UsageError: it is not; it names ``where`` it was said.
     """
+    from grpo_core.cloud.gpus import GPU_TYPES, MAX_GPUS
+
     name, colon, count = text.partition(":")
     if text == NO_GPU or (name in GPU_TYPES and not colon):
         return text
@@ -80,7 +84,7 @@ def check_gpu(text: str, where: str) -> str:
         raise pytest.UsageError(
             f"{where}: allowed are {', '.join(GPU_TYPES)}, also with a count as in H100:2, and {NO_GPU}; choose one"
         )
-    most = _MAX_GPUS_OF.get(name, _MAX_GPUS)
+    most = _FEWER_GPUS.get(name, MAX_GPUS)
     if not count.isdecimal() or not 1 <= int(count) <= most:
         raise pytest.UsageError(f"{where}: allowed are 1 to {most} of {name}; try {name}:{min(2, most)}")
     return text
@@ -109,7 +113,7 @@ def _value(config: pytest.Config, name: str) -> tuple[str, str]:
     """What was set, and how to name it; nothing is ``""``."""
     option = config.getoption(f"grpo_modal_{name}")
     if option is not None:
-        return option, f"--modal-{name} {option!r}"
+        return option, f"--modal-{name.replace('_', '-')} {option!r}"
     ini = config.getini(f"grpo_modal_{name}")
     return ini, f"ini grpo_modal_{name} {ini!r}"
 
@@ -147,8 +151,3 @@ def _whole_number(config: pytest.Config, name: str, least: int, most: int, what:
     if not text.isdecimal() or not least <= int(text) <= most:
         raise pytest.UsageError(f"{where}: allowed are whole {what}; try {example}")
     return int(text)
-
-
-def _num_retries(config: pytest.Config) -> int:
-    number = _whole_number(config, "retries", 0, 10, "numbers from 0 to 10", str(DEFAULT_RETRIES))
-    return DEFAULT_RETRIES if number is None else number

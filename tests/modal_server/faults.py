@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 class Kill:
     """Kill the container of ``function`` that is given its n-th input or has yielded its n-th chunk.
 
-    ``times`` is for the same input again, in whichever container it is tried next.
+    ``times`` goes on with each input that follows or, with ``same_input``, only where the same one is tried again.
     """
 
     function: str
@@ -18,9 +18,10 @@ class Kill:
     times: int
     delay_s: float
     is_preemption: bool
+    same_input: bool = False
     num_seen: int = 0
     input_id: str = ""
-    """The one that it hit."""
+    """The first one that it hit."""
 
 
 @dataclass(slots=True)
@@ -35,10 +36,10 @@ class Faults:
     def on_input(self, function: str, input_id: str) -> Kill | None:
         """What shall happen to the container that is given this input, if anything."""
         for kill in self._of(function):
-            if kill.on_input is None or kill.input_id not in ("", input_id):
+            if kill.on_input is None or (kill.same_input and kill.input_id not in ("", input_id)):
                 continue
             kill.num_seen += 1
-            if kill.input_id or kill.num_seen == kill.on_input:
+            if kill.num_seen >= kill.on_input:
                 kill.input_id = input_id
                 kill.times -= 1
                 return kill

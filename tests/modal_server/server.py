@@ -129,13 +129,14 @@ class ModalServer:
         times: int = 1,
         delay_s: float = 0.0,
         is_preemption: bool = False,
+        same_input: bool = False,
     ) -> None:
         """Kill the container of ``function`` that gets its n-th input from now, or that yields its n-th chunk.
 
-        ``times=2`` kills the one that gets the same input next, too, ``times=-1`` every one. ``delay_s`` lets it work
-        for a while before.
+        ``times=2`` kills the one that gets the next input, too, ``times=-1`` every one from then on; with
+        ``same_input``, only those that get the first one's input again. ``delay_s`` lets it work for a while before.
         """
-        kill = Kill(function, on_input, on_chunk, times, delay_s, is_preemption)
+        kill = Kill(function, on_input, on_chunk, times, delay_s, is_preemption, same_input)
         self._call(lambda: self._state.faults.kills.append(kill))
 
     def lose(self, duration_s: float | None = None) -> None:

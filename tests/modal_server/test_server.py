@@ -75,6 +75,18 @@ def test_a_deployment_is_looked_up_and_called(modal_server: ModalServer):
         modal.Function.from_name("example", "cube").remote(4)
 
 
+def test_the_cli_shows_logs_and_fetches_files(modal_server: ModalServer):
+    assert modal_cli("deploy", "example_app.py").returncode == 0
+    modal.Function.from_name("example", "square").remote(5)
+    modal.Function.from_name("example", "write").remote("kept", "whole", True)
+
+    assert "squaring 5" in modal_cli("app", "logs", "example").stdout
+    assert modal_cli("volume", "ls", "example").stdout.split() == ["kept"]
+    assert modal_cli("volume", "get", "example", "kept", "-").stdout.startswith("whole")
+    assert modal_cli("app", "stop", "example", "--yes").returncode == 0
+    modal_server.wait_until(lambda: modal_server.num_containers() == 0)
+
+
 def test_a_class_enters_once_and_serves_calls_that_overlap(modal_server: ModalServer, example: ModuleType):
     greeter = example.Greeter(name="me")
     calls = [greeter.meet.spawn(0.5) for _ in range(4)]

@@ -59,6 +59,7 @@ def usage_error(pytester: pytest.Pytester, *arguments: str) -> str:
         (["--modal-timeout", "soon"], "--modal-timeout 'soon':", "try 3600"),
         (["-o", "grpo_modal_timeout=0"], "ini grpo_modal_timeout '0':", "at most a day"),
         (["--modal-retries=-1"], "--modal-retries '-1':", "from 0 to 10"),
+        (["--modal-max-containers", "0"], "--modal-max-containers '0':", "from 1 to 100"),
         (["--modal-region", "US east"], "--modal-region 'US east':", "try us-east,eu"),
         (["--modal-env", "my env"], "--modal-env 'my env':", "letters, digits"),
         (["--modal-app", "an app"], "--modal-app 'an app':", "the name of a deployed app, or a Python file"),

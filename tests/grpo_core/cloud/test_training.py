@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,11 @@ import torch
 from grpo_core.cli import _parser
 from grpo_core.cloud.gpus import gpu_setting, num_gpus
 from grpo_core.cloud.shared_store import SharedAdapterStore
-from grpo_core.cloud.training import torchrun_command
+from grpo_core.cloud.training import has_checkpoint, train_arguments, train_with_torchrun
 from grpo_core.commands.options import config_from_flags
 from grpo_core.config import build_config
-from grpo_core.errors import ConfigError
+from grpo_core.errors import ConfigError, EngineError
+from grpo_core.home import Home
 from grpo_core.types import Adapter, PolicyVersion
 
 
@@ -30,13 +30,39 @@ def test_torchrun_gets_the_whole_configuration():
         }
     )
 
-    command = torchrun_command(config, 4, resume=True)
+    flags: argparse.Namespace = _parser().parse_args(train_arguments(config, resume=True))
 
-    assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
-    assert "--nproc-per-node=4" in command
-    flags: argparse.Namespace = _parser().parse_args(command[command.index("train") :])
     assert (flags.run, flags.resume) == ("wide", True)
     assert config_from_flags(flags, {}, flags.run) == config
+
+
+def test_torchrun_trains_and_what_it_wrote_is_committed(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("GRPO_HOME", str(tmp_path))
+    config = build_config(
+        {
+            "run": "wide",
+            "model": {"name": str(model_folder), "device": "cpu"},
+            "rollout": {"num_groups": 2, "group_size": 2},
+            "schedule": {"num_steps": 2},
+        }
+    )
+    commits: list[bool] = []
+    home = Home.from_environment()
+
+    def commit() -> None:
+        commits.append(has_checkpoint(config, home))
+
+    summary = train_with_torchrun(config, home, 1, commit=commit, resume=False, commit_every_s=0.5)
+
+    assert (summary["run"], summary["num_gpus"]) == ("wide", 1)
+    assert (home.checkpoints / "wide/step-000002").is_dir()
+    assert len(commits) > 1
+    assert commits[-1]
+    with pytest.raises(EngineError, match="run 'wide': torchrun ended with exit code 1"):
+        train_with_torchrun(config, home, 1, commit=commit, resume=False)
+    assert "'wide' has checkpoints" in capfd.readouterr().err
 
 
 def test_a_count_of_gpus_is_part_of_the_setting():

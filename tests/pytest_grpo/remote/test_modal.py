@@ -58,7 +58,7 @@ def test_a_phase_runs_in_a_container_and_is_reported_here(on_modal: pytest.Pytes
     result.assert_outcomes(passed=2, deselected=2)
     result.stdout.fnmatch_lines(["grpo: device profile of modal, mode modal, *", "3 pass, 0 fail, *"])
     assert modal_server.num_started == 2
-    assert modal_server.num_containers() == 0
+    modal_server.wait_until(lambda: modal_server.num_containers() == 0)
 
 
 def test_progress_is_told_unless_quiet(on_modal: pytest.Pytester) -> None:
@@ -67,6 +67,24 @@ def test_progress_is_told_unless_quiet(on_modal: pytest.Pytester) -> None:
     assert "queued" not in (on_modal.path / "junit.xml").read_text()
     quiet = on_modal.runpytest("--phase", "2", "--modal", "-q")
     quiet.stdout.no_fnmatch_line("grpo: phase 2: *")
+
+
+@pytest.mark.parametrize(("bound", "last_start"), [("1", 2), ("2", 1)])
+def test_phases_run_side_by_side_as_many_as_allowed(on_modal: pytest.Pytester, bound: str, last_start: int) -> None:
+    result = on_modal.runpytest("--phase", "2,3", "--modal", f"--modal-max-containers={bound}", "-v")
+    result.assert_outcomes(passed=2, deselected=2)
+    opened = [line for line in result.outlines if "building its image" in line or "PASSED" in line]
+    assert opened.index("grpo: phase 3: building its image") == last_start
+
+
+def test_the_first_failure_stops_the_other_phases(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
+    on_modal.makepyfile(
+        test_suite="import pytest, time\n@pytest.mark.phase2\ndef test_fails(): assert 0\n"
+        "@pytest.mark.phase3\ndef test_sleeps(): time.sleep(300)"
+    )
+    result = on_modal.runpytest("--phase", "2,3", "--modal", "-x")
+    result.assert_outcomes(failed=1)
+    modal_server.wait_until(lambda: modal_server.num_containers() == 0)
 
 
 def test_collecting_contacts_nothing(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
@@ -94,6 +112,7 @@ def test_a_detached_run_is_reported_as_often_as_wanted(on_modal: pytest.Pytester
     refused.stderr.fnmatch_lines([f"ERROR: --modal-attach {run}: the run has no test_suite.py::test_three; *"])
 
 
+@pytest.mark.usefixtures("few_plugins")
 def test_the_results_are_of_the_container(on_modal: pytest.Pytester) -> None:
     on_modal.makepyfile(
         test_suite="""
@@ -118,7 +137,7 @@ def test_the_results_are_of_the_container(on_modal: pytest.Pytester) -> None:
         """
     )
     saving = ["--phase", "2", "--grpo-save=first", "--benchmark-json=out.json", "--grpo-html=page.html"]
-    result = on_modal.runpytest(*saving, "--modal")
+    result = on_modal.runpytest_subprocess(*saving, "--modal")
     result.assert_outcomes(passed=1)
     stored = json.loads(next(Path(os.environ["GRPO_HOME"]).rglob("first.json")).read_text())
     assert stored["fingerprint"]["cpu"] == "container"
@@ -128,9 +147,9 @@ def test_the_results_are_of_the_container(on_modal: pytest.Pytester) -> None:
     assert (native["name"], native["stats"]["rounds"]) == ("test_speed", 3)
     assert [entry["extra_info"]["fingerprint"]["cpu"] for entry in arms] == ["container"] * 2
     assert "container" in (on_modal.path / "page.html").read_text()
-    again = on_modal.runpytest("--phase", "2", "--grpo-compare=first", "--modal")
+    again = on_modal.runpytest_subprocess("--phase", "2", "--grpo-compare=first", "--modal")
     again.assert_outcomes(passed=1)
-    elsewhere = on_modal.runpytest("--phase", "2", "--grpo-compare=first", "--grpo-remote=subprocess")
+    elsewhere = on_modal.runpytest_subprocess("--phase", "2", "--grpo-compare=first", "--grpo-remote=subprocess")
     assert elsewhere.ret == pytest.ExitCode.USAGE_ERROR
     elsewhere.stderr.fnmatch_lines(["ERROR: phase 2: baseline *: not comparable: cpu: container / here; *"])
 

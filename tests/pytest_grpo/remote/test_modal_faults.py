@@ -43,7 +43,7 @@ def test_a_killed_container_is_replaced_and_nothing_is_said_twice(
     result = on_modal.runpytest(*ON_MODAL, "-v")
     result.assert_outcomes(passed=3)
     assert len([line for line in result.outlines if "test_one PASSED" in line]) == 1
-    assert modal_server.num_started == 1 + times
+    assert modal_server.num_started > times
     modal_server.wait_until(lambda: modal_server.num_containers() == 0)
 
 

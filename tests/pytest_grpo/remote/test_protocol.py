@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from pytest_grpo.remote.protocol import MAX_MESSAGE_BYTES, Decoder, Event, Request, encode
+from pytest_grpo.remote.protocol import (
+    MAX_MESSAGE_BYTES,
+    Decoder,
+    Event,
+    RemoteLostError,
+    Request,
+    encode,
+    number_texts,
+)
 
 
 def messages_of(event: Event) -> list[str]:
@@ -26,6 +34,16 @@ def test_a_place_that_begins_again_in_the_middle_of_an_event_is_understood() -> 
         {"event": "begun"},
         large,
     ]
+
+
+def test_a_run_of_which_the_beginning_was_dropped_is_noticed() -> None:
+    texts = [json.dumps({"event": "start", "nodeid": name}) for name in "abc"]
+    first, second = list(number_texts(texts, "one")), list(number_texts(texts, "two"))
+    decoder = Decoder()
+    assert len(list(decoder.decode(line for text in first[:2] for line in text.split("\n")))) == 2
+    with pytest.raises(RemoteLostError, match="replaced in the middle"):
+        list(decoder.decode(second[2].split("\n")))
+    assert len(list(Decoder().decode(line for text in [*first, *second] for line in text.split("\n")))) == 6
 
 
 def test_500_reports_of_100_kb_arrive_in_order() -> None:

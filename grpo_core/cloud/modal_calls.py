@@ -1,0 +1,95 @@
+"""What the functions of ``app.py`` ask Modal and each other. Without containers, all of it happens in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import modal
+import modal.exception
+
+from grpo_core.cloud.distant_engine import DistantEngine
+from grpo_core.cloud.engine_service import EngineService
+from grpo_core.cloud.fleet import RolloutFleet, Shard
+from grpo_core.config import GrpoConfig
+from grpo_core.home import Home
+from grpo_core.types import Batch
+
+
+def this_call() -> str:
+    """The id of the call that runs in this container: the same when Modal starts it again."""
+    here = f"local-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{time.time_ns() % 1_000_000_000:09d}"
+    return modal.current_function_call_id() or here
+
+
+def is_running(call_id: str) -> bool:
+    """Whether a call of ours has not ended yet, as far as Modal knows."""
+    if not call_id.startswith("fc-"):
+        return False
+    try:
+        modal.FunctionCall.from_id(call_id).get(timeout=0)
+    except modal.exception.OutputExpiredError:
+        return False
+    except TimeoutError:
+        return True
+    except Exception:  # it ended with an error, whatever that was, or is not known any more
+        return False
+    return False
+
+
+def show_logs() -> None:
+    """Let ``modal app logs`` show what the packages log."""
+    if not modal.is_local():
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("grpo_core").setLevel(logging.INFO)
+
+
+def fleet_of(run_rollout: Any, config: GrpoConfig, num_workers: int, engine: str) -> RolloutFleet:
+    """``num_workers`` calls of the Modal function ``run_rollout`` for each batch, in flight together."""
+
+    def play(shards: Sequence[Shard]) -> Iterator[Batch | Exception]:
+        parts = [(config.run, one.version, one.index, one.first_group, one.num_groups) for one in shards]
+        common = {"settings": config.model_dump_json(), "engine": engine, "with_batch": True}
+        if modal.is_local():
+            yield from (run_rollout.local(*part, **common)["batch"] for part in parts)
+            return
+        for result in run_rollout.starmap(parts, kwargs=common, return_exceptions=True):
+            yield result if isinstance(result, Exception) else result["batch"]
+
+    return RolloutFleet(config.rollout.num_groups, num_workers, play)
+
+
+def ask_engine(
+    engine_class: Any, config: GrpoConfig, engine: str, reload: Callable[[], None]
+) -> tuple[DistantEngine, Callable[[], int]]:
+    """An engine of ``config.run`` in a container of the Modal class, and how to ask it for its latest version."""
+    if modal.is_local():
+        service, wait = _kept_service(config, engine, reload)  # pyright: ignore[reportArgumentType]  # frozen: it hashes
+        return DistantEngine(
+            config.run,
+            lambda requests, version: wait(service.sample(requests, version)),
+            lambda version: wait(service.prepare(version)),
+            _is_lost,
+        ), lambda: wait(service.latest())
+    there = engine_class(run=config.run, engine=engine, settings=config.model_dump_json())
+    return DistantEngine(config.run, there.sample.remote, there.prepare.remote, _is_lost), there.latest.remote
+
+
+def _is_lost(error: Exception) -> bool:
+    return isinstance(error, modal.exception.InternalFailure)
+
+
+@lru_cache(maxsize=1)
+def _kept_service(
+    config: GrpoConfig, engine: str, reload: Callable[[], None]
+) -> tuple[EngineService, Callable[[Any], Any]]:
+    """A service in this process, and how to wait for it: it runs in a loop of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="engine", daemon=True).start()
+    service = EngineService(config, Home.from_environment(), reload, engine)
+    return service, lambda what: asyncio.run_coroutine_threadsafe(what, loop).result()
