@@ -31,6 +31,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if num_rows < MIN_ROWS:
         return F.linear(x, weight, bias)
     assert _ONEDNN_LINEAR is not None
+    # oneDNN has no fast kernel for a weight with gaps between its rows: it takes a thousand times as long.
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()
     num_more = -num_rows % _row_step(num_rows)
     if num_more:
         rows = F.pad(rows, (0, 0, 0, num_more))
