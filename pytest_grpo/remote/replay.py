@@ -31,6 +31,7 @@ class RemoteReplay:
         self._requests = requests
         self._side_by_side = side_by_side
         self._started: set[int] = set()
+        self._asked: set[str] = set()
         self._events: dict[str, list[Event]] = {}
         self._done: set[str] = set()
         self._lost: dict[str, str] = {}
@@ -67,7 +68,9 @@ class RemoteReplay:
         phases = dict.fromkeys(min(found) for item in items if (found := phases_of(item)))
         needed = [number for number in phases if number not in self._started] if self._side_by_side else [phase]
         self._started.update(needed)
-        self._runs.start([self._requests.of_phase(number, items) for number in needed])
+        requests = [self._requests.of_phase(number, items) for number in needed]
+        self._asked.update(nodeid for request in requests for nodeid in request.node_ids)
+        self._runs.start(requests)
 
     def _take(self, phase: int, event: Event) -> None:
         """Keep ``event`` with its test, or act on it.
@@ -154,6 +157,8 @@ class RemoteReplay:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
+        if self._asked <= self._done | self._lost.keys():
+            self._runs.let_end()
         self._runs.cancel()  # what -x, Ctrl-C or an error left behind
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 from pytest_grpo.remote.protocol import Call, Event, Remote, RemoteLostError, RemoteRefusedError, Request
 
 POLL_INTERVAL_S = 0.5
+END_TIMEOUT_S = 10
 USAGE_ERROR = 4
 """pytest's exit code for what the user must mend, said in one line."""
 
@@ -72,6 +73,10 @@ class PhaseRuns:
             for future in self._futures:
                 if future.done():
                     future.result()  # an error of our own ends the session
+
+    def let_end(self) -> None:
+        """Every test has its result: give the places a moment to end by themselves, with their sessions' last hooks."""
+        wait(self._futures, timeout=END_TIMEOUT_S)
 
     def cancel(self) -> None:
         """End all that runs, and wait until it has ended."""

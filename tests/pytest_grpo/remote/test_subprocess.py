@@ -65,3 +65,17 @@ def test_a_test_that_takes_its_process_down_is_an_error_and_the_others_run(proje
     )
     suite = next(ElementTree.parse(project.path / "junit.xml").iter("testsuite"))
     assert (suite.get("errors"), suite.get("failures")) == ("1", "0")
+
+
+def test_the_session_there_ends_in_an_orderly_way(project: pytest.Pytester) -> None:
+    project.makeconftest(
+        """
+        import pathlib, sys, time
+        def pytest_sessionfinish():
+            if any("report-file" in word for word in sys.argv):
+                time.sleep(0.5)
+                pathlib.Path("finished.txt").touch()
+        """
+    )
+    project.runpytest("--phase", "2", "--grpo-remote=subprocess").assert_outcomes(passed=1, deselected=3)
+    assert (project.path / "finished.txt").exists()
