@@ -39,7 +39,11 @@ class Figure:
 
     @property
     def wanted(self) -> str:
-        return f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}" if self.at_most else ""
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least:g} to {self.at_most:g}"
+        if self.at_least is not None:
+            return f"≥ {self.at_least:g}"
+        return f"≤ {self.at_most:.3g}" if self.at_most is not None else ""
 
     def as_json(self) -> dict[str, object]:
         return {"median": self.median, "low": self.low, "high": self.high, "n": self.n, "unit": self.unit}

@@ -1,0 +1,58 @@
+"""What a step adds to the memory of its process, each arm in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from bench.rollout_arms.figures import Figure
+from bench.trainer_arms.arms import load_arm_system
+from bench.trainer_arms.work import Shape, random_batch
+from grpo_core.presets import PRESETS
+
+SMALL = Shape(num_groups=1, group_size=2, num_prompt_tokens=16, num_tokens=4)
+
+
+def measure_step_bytes(name: str, preset: str, shape: Shape, folder: Path, num_threads: int) -> int:
+    """Bytes that the largest moment of a step lies above the memory before it, in a new process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(step_bytes, name, preset, shape, folder, num_threads).result()
+
+
+def step_bytes(name: str, preset: str, shape: Shape, folder: Path, num_threads: int) -> int:
+    """``measure_step_bytes`` of this process, which has to be new. A very small step comes first, for its libraries."""
+    torch.set_num_threads(num_threads)
+    rng = np.random.default_rng(0)
+    system = load_arm_system(name, preset, folder)
+    vocab_size = PRESETS[preset].vocab_size
+    system.train_step(random_batch(rng, SMALL, vocab_size))
+    batch = random_batch(rng, shape, vocab_size)
+    before = psutil.Process().memory_info().rss
+    _forget_peak()
+    system.train_step(batch)
+    return _peak_bytes() - before
+
+
+def _forget_peak() -> None:
+    """Loading a model has a peak of its own, which Linux can forget; elsewhere it stays."""
+    if sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_bytes() -> int:
+    if sys.platform == "linux":
+        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("ascii").splitlines())
+        return int(fields["VmHWM"].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def memory_figure(mine: int, others: int, at_most: float) -> Figure:
+    ratio = mine / others
+    return Figure(ratio, ratio, ratio, 1, "ratio", at_most=at_most)

@@ -1,0 +1,148 @@
+"""How fast a training step is, beside TRL's and beside this trainer with a padded row per completion.
+
+``uv run --extra trl python bench/trainer_speed.py --json speed.json`` gives all arms the same tensors, round by round
+and in an order that changes, checks that they compute the same, and prints Markdown tables. Each arm that can also
+samples as many tokens as it trains on, so that the whole step stands beside the kernel's gain. ``--growth FILE.svg``
+adds what a step costs over group sizes.
+
+Arms: ``shared`` is this project's trainer, ``padded`` the same with ``packing = "padded"``, ``trl`` is TRL's
+GRPOTrainer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grpo_core.errors import GrpoError
+from grpo_core.home import write_atomic, write_json
+
+if TYPE_CHECKING:
+    from bench.rollout_arms.figures import Report
+
+ARMS = ("shared", "padded", "trl")
+PRESETS = ("tiny", "small")
+
+
+def run(options: argparse.Namespace) -> list[Report]:
+    """All parts that were asked for."""
+    from bench.rollout_arms.arm import Setup
+    from bench.rollout_arms.figures import Report
+    from bench.trainer_arms.arms import SHARED, build_arms, model_config
+    from bench.trainer_arms.growth import measure_growth
+    from bench.trainer_arms.speed import measure_speed
+    from bench.trainer_arms.work import Shape
+
+    missing: list[str] = []
+    arms = list(options.arms)
+    if "trl" in arms and find_spec("trl") is None:
+        arms.remove("trl")
+        missing.append("Arm trl left out: trl is not installed; run: pip install 'pytest-grpo[trl]'")
+    shape = Shape(options.groups, options.group_size, options.prompt_tokens, options.new_tokens)
+    reports: list[Report] = []
+    with tempfile.TemporaryDirectory() as folder:
+        preset = options.presets[0]
+        setup = Setup(
+            model_config(preset),
+            options.threads,
+            max_sequences=shape.num_groups * shape.group_size,
+            folder=Path(folder),
+        )
+        if options.growth is not None:
+            (arm,) = build_arms([SHARED], setup, with_rollouts=False).values()
+            reports.append(measure_growth(preset, arm, shape, options.growth))
+        speed = measure_speed(setup, options.presets, shape, arms, options.rounds, options.seed)
+    return [speed, *reports, Report((*missing, _load_line()), {})]
+
+
+def _load_line() -> str:
+    """Others on the machine make every arm slower, and one with many small products most."""
+    return f"Mean load of the last minutes: {', '.join(f'{value:.1f}' for value in os.getloadavg())}."
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed are whole numbers from 1")
+    return int(text)
+
+
+def _group_size(text: str) -> int:
+    if _positive(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed are whole numbers from 2")
+    return int(text)
+
+
+def _presets(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not set(names) <= set(PRESETS):
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed are any of {', '.join(PRESETS)}")
+    return names
+
+
+def _arms(text: str) -> tuple[str, ...]:
+    names = text.split(",")
+    if not set(names) <= set(ARMS) or "shared" not in names:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed are shared and, with it, any of {', '.join(ARMS[1:])}")
+    return tuple(name for name in ARMS if name in names)
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: the folder {path.parent} does not exist; create it")
+    return path
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One line, without the usage."""
+        self.exit(2, f"{message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(description="Time training steps of this project's trainer and TRL's, in turn.")
+    parser.add_argument("--arms", type=_arms, default=ARMS, metavar="NAME[,NAME]", help=f"of {', '.join(ARMS)}")
+    parser.add_argument("--presets", type=_presets, default=PRESETS, metavar="NAME[,NAME]", help="default tiny,small")
+    parser.add_argument("--rounds", type=_positive, default=7, help="samples of each arm (default 7)")
+    parser.add_argument("--groups", type=_positive, default=2, help="prompts of a batch (default 2)")
+    parser.add_argument("--group-size", type=_group_size, default=8, help="completions per prompt (default 8)")
+    parser.add_argument("--prompt-tokens", type=_positive, default=944, help="of each prompt (default 944)")
+    parser.add_argument("--new-tokens", type=_positive, default=64, help="of each completion (default 64)")
+    parser.add_argument("--threads", type=_positive, default=2, help="CPU threads of each arm (default 2)")
+    parser.add_argument("--seed", type=_positive, default=1)
+    parser.add_argument(
+        "--growth", type=_file, metavar="FILE.svg", help="measure group sizes of the first preset, too, and draw them"
+    )
+    parser.add_argument("--json", type=_file, metavar="FILE", help="write the figures to this file")
+    parser.add_argument("--markdown", type=_file, metavar="FILE", help="write the tables to this file, too")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when everything was measured, 2 for a mistake on the command line."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        reports = run(options)
+    except GrpoError as error:
+        parser.error(str(error))
+        raise
+    text = "\n\n".join("\n".join(report.lines) for report in reports if report.lines) + "\n"
+    print(text, end="")
+    if options.markdown is not None:
+        write_atomic(options.markdown, text.encode())
+    if options.json is not None:
+        write_json(
+            options.json, {key: figure.as_json() for report in reports for key, figure in report.figures.items()}
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
