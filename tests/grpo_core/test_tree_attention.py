@@ -74,7 +74,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     tree = build_tree([rng.integers(0, 3, size).astype(np.int32) for size in (5, 6, 7)], min_saved_tokens=1)
     plan = TreePlan(tree, CPU)
 
-    assert torch.autograd.gradcheck(lambda *qkv: plan.attend(0, *qkv, SCALING), inputs(rng, tree.num_tokens))
+    assert torch.autograd.gradcheck(lambda q, k, v: plan.attend(0, q, k, v, SCALING), inputs(rng, tree.num_tokens))
 
 
 def test_no_key_is_read_for_a_token_that_does_not_see_it() -> None:
