@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from grpo_core.dense import linear
 from grpo_core.prefix_tree import Node, PrefixTree
 
 MAX_BLOCK_TOKENS = 256  # longer runs become chains: the kernel computes a causal block's upper half in part
@@ -211,17 +212,33 @@ class _BlockAttention(torch.autograd.Function):
             for target, part in zip((to_q, to_k, to_v), found, strict=True):
                 target.index_copy_(0, batch.real_places, _unbatched(part, batch))
         for block in ctx.blocks.below:
-            own, above, num = block.queries, block.keys, k.shape[1]
-            mine, output_, lse_ = (_folded(tensor[own], num) for tensor in (q, output, lse))
-            found = _flash_backward(
-                _folded(to_output[own], num), mine, _row(k[above]), _row(v[above]), output_, lse_, 0.0, False,
-                scale=ctx.scaling,
-            )  # fmt: skip
-            to_q[own] += _unfolded(found[0], q[own])
-            to_k[above] += found[1][0].transpose(0, 1)
-            to_v[above] += found[2][0].transpose(0, 1)
+            own, above = block.queries, block.keys
+            mine = [_folded(tensor[own], k.shape[1])[0] for tensor in (to_output, q, output, lse)]
+            parts = [_below_backward(k[above, head], v[above, head], ctx.scaling, *(tensor[head] for tensor in mine))
+                     for head in range(k.shape[1])]  # fmt: skip
+            from_q, from_k, from_v = (torch.stack(part) for part in zip(*parts, strict=True))
+            to_q[own] += _unfolded(from_q[None], q[own])
+            to_k[above] += from_k.transpose(0, 1)
+            to_v[above] += from_v.transpose(0, 1)
         results = (tensor.transpose(0, 1)[None] for tensor in (to_q, to_k, to_v))
         return (*results, None, None)
+
+
+def _below_backward(
+    keys: Tensor, values: Tensor, scaling: float, to_output: Tensor, queries: Tensor, output: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the queries [M, D] below a run of L tokens, and of its ``keys`` and ``values`` [L, D].
+
+    Dao et al. 2022, algorithm 4, a block at a time. Three of its five products go through the fastest kernel.
+    """
+    if queries.dtype not in (torch.float32, torch.float64):  # scores need more digits than such products keep
+        rows = (tensor[None, None] for tensor in (to_output, queries, keys, values, output, lse))
+        from_q, from_k, from_v = _flash_backward(*rows, 0.0, False, scale=scaling)
+        return from_q[0, 0], from_k[0, 0], from_v[0, 0]
+    weights = linear(queries, keys).mul_(scaling).sub_(lse[:, None]).exp_()  # [M, L]
+    to_weights = linear(to_output, values).sub_((to_output * output).sum(dim=-1, keepdim=True)).mul_(weights)
+    to_queries = linear(to_weights, keys.t()).mul_(scaling)
+    return to_queries, (to_weights.t() @ queries).mul_(scaling), weights.t() @ to_output
 
 
 def _batched(tensor: Tensor, batch: CausalBatch) -> Tensor:
