@@ -23,6 +23,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x W^T + b`` of ``x`` [..., in], ``weight`` [out, in] and ``bias`` [out]: [..., out]. Records no gradient."""
     if has_fast_linear(x) and weight.dtype == torch.float32:
         assert _ONEDNN_LINEAR is not None
+        # oneDNN has no fast kernel for a weight with gaps between its rows: it takes a thousand times as long.
+        if not (weight.is_contiguous() or weight.t().is_contiguous()):
+            weight = weight.contiguous()
         return _ONEDNN_LINEAR(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 

@@ -213,9 +213,9 @@ class _BlockAttention(torch.autograd.Function):
                 target.index_copy_(0, batch.real_places, _unbatched(part, batch))
         for block in ctx.blocks.below:
             own, above = block.queries, block.keys
-            mine = [_folded(tensor[own], k.shape[1])[0] for tensor in (to_output, q, output, lse)]
-            parts = [_below_backward(k[above, head], v[above, head], ctx.scaling, *(tensor[head] for tensor in mine))
-                     for head in range(k.shape[1])]  # fmt: skip
+            by_head = [_folded(tensor[own], k.shape[1])[0] for tensor in (to_output, q, output, lse)]
+            by_head += [_row(tensor[above])[0].contiguous() for tensor in (k, v)]
+            parts = [_below_backward(*tensors, scaling=ctx.scaling) for tensors in zip(*by_head, strict=True)]
             from_q, from_k, from_v = (torch.stack(part) for part in zip(*parts, strict=True))
             to_q[own] += _unfolded(from_q[None], q[own])
             to_k[above] += from_k.transpose(0, 1)
@@ -225,7 +225,7 @@ class _BlockAttention(torch.autograd.Function):
 
 
 def _below_backward(
-    keys: Tensor, values: Tensor, scaling: float, to_output: Tensor, queries: Tensor, output: Tensor, lse: Tensor
+    to_output: Tensor, queries: Tensor, output: Tensor, lse: Tensor, keys: Tensor, values: Tensor, *, scaling: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the queries [M, D] below a run of L tokens, and of its ``keys`` and ``values`` [L, D].
 
