@@ -107,7 +107,7 @@ def test_training_resumes(home: Path, model_folder: str, capsys: pytest.CaptureF
 
 
 def test_a_bad_value_is_refused_before_anything_is_written(home: Path):
-    with pytest.raises(ConfigError, match="group_size 1 has no spread"):
+    with pytest.raises(ConfigError, match="group_size 1 has no siblings"):
         app.train_grpo.local(samples=1)
     with pytest.raises(InvalidNameError, match="'a/b'"):
         app.run_rollout.local("a/b")

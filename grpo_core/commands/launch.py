@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import LostProcessError
+
+_LAUNCHER_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def launch_training(config: GrpoConfig, num_processes: int, *, resume: bool = False) -> None:
@@ -48,7 +53,8 @@ def launch(arguments: Sequence[str], num_processes: int) -> None:
         monitor_interval=0.1,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "grpo_core.cli", *arguments)
+        with _signals_restored():
+            elastic_launch(config, sys.executable)("-m", "grpo_core.cli", *arguments)
     except SignalException:
         raise KeyboardInterrupt from None
     except ChildFailedError as error:
@@ -57,6 +63,20 @@ def launch(arguments: Sequence[str], num_processes: int) -> None:
             f"process {rank} of {num_processes} ended with exit code {failure.exitcode}; its message is above. "
             "Continue with --resume once that is mended"
         ) from None
+
+
+@contextmanager
+def _signals_restored() -> Iterator[None]:
+    """torchrun's launcher takes these signals for itself and does not give them back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _LAUNCHER_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

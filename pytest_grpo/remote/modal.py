@@ -103,6 +103,7 @@ class ModalRemote:
         """The first call opens the app for all."""
         if self._running is None:
             self._running = asyncio.create_task(self._hold_open())
+            self._running.add_done_callback(_look_at)
         opened = asyncio.create_task(self._is_open.wait())
         await asyncio.wait({self._running, opened}, return_when=asyncio.FIRST_COMPLETED)
         opened.cancel()
@@ -130,6 +131,12 @@ class ModalRemote:
             except TreeError as error:
                 raise RemoteRefusedError(f"--modal: {error}") from error
         return self._archive
+
+
+def _look_at(ended: asyncio.Task[None]) -> None:
+    """What broke the app off is told by the phases that it broke off; asyncio need not log it, whenever it may."""
+    if not ended.cancelled():
+        ended.exception()
 
 
 async def _cancel(call_id: str) -> None:

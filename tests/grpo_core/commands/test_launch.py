@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -64,8 +65,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_two_processes_train_stop_and_resume_as_one_does(home: Path, model_folder: Path, tmp_path: Path) -> None:
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
+
     launch_training(make_config(model_folder, 2), 2)
     launch_training(make_config(model_folder, 4), 2, resume=True)
+
+    assert signal.getsignal(signal.SIGINT) is on_ctrl_c  # the launcher takes it for itself
 
     stack = build_stack(make_config(model_folder, 4), Home(tmp_path / "one/data", tmp_path / "one/traces"))
     expected = [report.metrics for report in train(stack, Telemetry("run", [])).reports]
@@ -107,7 +112,7 @@ def test_when_one_process_is_gone_the_other_ends(home: Path, model_folder: Path)
             assert time.monotonic() < deadline
             time.sleep(0.02)
         processes[killed].kill()
-        _, errors = processes[1 - killed].communicate(timeout=60)
+        _, errors = processes[1 - killed].communicate(timeout=300)
     finally:
         for process in processes:
             process.kill()
