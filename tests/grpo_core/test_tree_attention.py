@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
-from grpo_core import tree_attention
+from grpo_core import block_attention
 from grpo_core.prefix_tree import PrefixTree, build_rows, build_tree
-from grpo_core.tree_attention import Blocks, TreePlan, bucket, build_block_mask, flex_tree_attention, tree_mask
+from grpo_core.tree_attention import TreePlan, bucket, build_block_mask, flex_tree_attention, tree_mask
 
 CPU = torch.device("cpu")
 SCALING = 0.3
@@ -45,12 +45,13 @@ def masked(tree: PrefixTree, queries: Tensor, keys: Tensor, values: Tensor) -> T
     ).transpose(1, 2)
 
 
-@pytest.mark.parametrize("max_block_tokens", [256, 10])
+@pytest.mark.parametrize(("max_run_tokens", "min_block_tokens"), [(256, 128), (10, 1)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_blocks_give_the_output_and_gradients_of_a_masked_product(
-    max_block_tokens: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+    max_run_tokens: int, min_block_tokens: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tree_attention, "MAX_BLOCK_TOKENS", max_block_tokens)
+    monkeypatch.setattr(block_attention, "MAX_RUN_TOKENS", max_run_tokens)
+    monkeypatch.setattr(block_attention, "MIN_BLOCK_TOKENS", min_block_tokens)
     rng = np.random.default_rng(0)
     tree = forest(rng)
     mine = inputs(rng, tree.num_tokens, dtype)
@@ -77,18 +78,28 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda q, k, v: plan.attend(0, q, k, v, SCALING), inputs(rng, tree.num_tokens))
 
 
-def test_no_key_is_read_for_a_token_that_does_not_see_it() -> None:
-    """Over all blocks: as many pairs as there are in the mask, but for what causal blocks and padding add."""
-    rng = np.random.default_rng(2)
-    prompt = rng.integers(0, 50, 100)
-    completions = [np.concatenate([prompt, rng.integers(50, 90, 16)]).astype(np.int32) for _ in range(5)]
-    tree = build_tree(completions, min_saved_tokens=20)
-    blocks = Blocks.of(tree)
+def test_keys_that_do_not_change_get_no_gradient() -> None:
+    """As in a first layer whose key projection is frozen."""
+    rng = np.random.default_rng(5)
+    tree = forest(rng)
+    q, k, v = inputs(rng, tree.num_tokens)
+    with_keys, without = (
+        torch.autograd.grad(TreePlan(tree, CPU).attend(0, q, keys, v, SCALING).square().sum(), (q, v))
+        for keys in (k, k.detach())
+    )
+    for one, other in zip(with_keys, without, strict=True):
+        assert torch.equal(one, other)
 
-    below = sum((b.keys.stop - b.keys.start) * (b.queries.stop - b.queries.start) for b in blocks.below)
-    causal = sum(len(b.places) * (len(b.places) // b.num_blocks) for b in blocks.causal)
-    assert below == 100 * 5 * 16
-    assert causal == 100**2 + 5 * 16**2
+
+def test_half_precision_is_computed_in_float32() -> None:
+    rng = np.random.default_rng(6)
+    tree = forest(rng)
+    q, k, v = (tensor.detach().bfloat16() for tensor in inputs(rng, tree.num_tokens))
+    output = TreePlan(tree, CPU).attend(0, q, k, v, SCALING)
+
+    assert output.dtype == torch.bfloat16
+    exact = masked(tree, q.float(), k.float(), v.float())
+    torch.testing.assert_close(output.float(), exact, atol=1e-5, rtol=2**-8)  # rounded once
 
 
 def test_flex_attention_has_the_same_mask() -> None:
