@@ -11,11 +11,11 @@ from pytest_grpo.config import PLUGIN_CONFIG
 
 if TYPE_CHECKING:
     from grpo_core.home import Home
-    from grpo_core.schedule.stack import Stack
+    from grpo_core.schedule.stack import LocalStack
     from pytest_grpo.arms import MeasuredArm
     from pytest_grpo.thresholds import Threshold
 
-BuildStack = Callable[..., "Stack"]
+BuildStack = Callable[..., "LocalStack"]
 GrpoArms = Callable[..., "tuple[MeasuredArm, ...]"]
 GrpoThreshold = Callable[[str], "Threshold"]
 
@@ -36,7 +36,7 @@ def build_stack_for(bench_home: Home, request: pytest.FixtureRequest) -> BuildSt
     if system != "grpo_core":
         pytest.skip(f"measures the schedule, the environments or the telemetry of grpo_core, not of {system}")
 
-    def build(run: str, **sections: dict[str, Any]) -> Stack:
+    def build(run: str, **sections: dict[str, Any]) -> LocalStack:
         from grpo_core.config import build_config
         from grpo_core.schedule.stack import build_stack
 

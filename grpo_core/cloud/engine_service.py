@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError, GrpoError
@@ -15,15 +15,15 @@ from grpo_core.home import Home
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest
-from grpo_core.types import Completion, PolicyVersion
+from grpo_core.types import Completion, EngineName, PolicyVersion
 
 if TYPE_CHECKING:
-    from grpo_core.model import Policy, Tokenizer
-    from grpo_core.rollout.torch_engine.streaming import StreamableEngine, StreamingEngine
+    from grpo_core.model import Tokenizer
+    from grpo_core.rollout.torch_engine.streaming import StreamingEngine
 
 MAX_CACHED_ADAPTERS = 8
 MAX_CACHED_ADAPTER_BYTES = 1 << 30
-ENGINES = ("auto", "torch", "vllm")
+ENGINES = ("auto", *get_args(EngineName))
 
 logger = logging.getLogger("grpo_core.cloud")
 
@@ -34,6 +34,7 @@ class ReadyVersion:
 
     swap: AdapterSwap
     model_fingerprint: str
+    scores_in_one_pass: bool
 
 
 class EngineService:
@@ -48,16 +49,18 @@ class EngineService:
     """
 
     def __init__(self, config: GrpoConfig, home: Home, reload: Callable[[], None], kind: str = "auto") -> None:
-        from grpo_core.model import load_policy, load_tokenizer
+        from grpo_core.model import load_tokenizer
+        from grpo_core.rollout.engines import check_engine, open_engine
 
+        config = _with_engine(config, kind)
+        check_engine(config)
+        logger.info("engine: %s", config.rollout.engine)
         self._config = config
         self._reload = reload
         self._store = AdapterStore(home.adapters)
         self._adapters = LoRACache(self._store, MAX_CACHED_ADAPTER_BYTES, MAX_CACHED_ADAPTERS)
         self.tokenizer: Tokenizer = load_tokenizer(config.model.name)
-        policy = load_policy(config.model)
-        self._fingerprint = policy.fingerprint
-        self._engine, self._close_engine = self._build(_resolve(kind), policy)
+        self._engine = open_engine(config, self.tokenizer.stop_id, self._adapters, self._store)
         self._streaming: StreamingEngine | None = None
         self._finding = asyncio.Lock()
 
@@ -81,13 +84,8 @@ class EngineService:
     async def prepare(self, version: int) -> ReadyVersion:
         """Bring ``version`` into memory, so that requests for it begin at once. Raises as ``sample``."""
         await self._find(version)
-        if version >= self._engine.policy_version:  # the newest runs merged, older ones beside it
-            return ReadyVersion(await self._stream().use_version(version), self._fingerprint)
-        if version == 0:
-            return ReadyVersion(AdapterSwap(0, cache_hit=True, load_ms=0.0, swap_ms=0.0), self._fingerprint)
-        loaded = await asyncio.to_thread(self._adapters.get, PolicyVersion(self._config.run, version))
-        swap = AdapterSwap(version, cache_hit=loaded.hit, load_ms=loaded.load_ms, swap_ms=0.0)
-        return ReadyVersion(swap, self._fingerprint)
+        swap = await self._swap(version)
+        return ReadyVersion(swap, self._engine.model_fingerprint, self._engine.scores_in_one_pass)
 
     async def latest(self) -> int:
         """The newest version that is committed, 0 when there is none."""
@@ -99,7 +97,15 @@ class EngineService:
         """Give up what is under way and end the engine's threads and processes."""
         if self._streaming is not None:
             await self._streaming.__aexit__(None, None, None)
-        await asyncio.to_thread(self._close_engine)
+        await asyncio.to_thread(self._engine.close)
+
+    async def _swap(self, version: int) -> AdapterSwap:
+        if version >= self._engine.policy_version:  # the newest runs merged, older ones beside it
+            return await self._stream().use_version(version)
+        if version == 0:
+            return AdapterSwap(0, cache_hit=True, load_ms=0.0, swap_ms=0.0)
+        loaded = await asyncio.to_thread(self._adapters.get, PolicyVersion(self._config.run, version))
+        return AdapterSwap(version, cache_hit=loaded.hit, load_ms=loaded.load_ms, swap_ms=0.0)
 
     async def _find(self, version: int) -> None:
         """Look at the volume again, unless the version is here."""
@@ -116,43 +122,13 @@ class EngineService:
             self._streaming = StreamingEngine(self._engine)
         return self._streaming
 
-    def _build(self, kind: str, policy: Policy) -> tuple[StreamableEngine, Callable[[], None]]:
-        """The engine, and how to end it."""
-        config = self._config
-        logger.info("engine: %s", kind)
-        if kind == "vllm":
-            from grpo_core.rollout.vllm_engine.engine import VllmEngine
 
-            vllm = VllmEngine(
-                config.model.name,
-                self.tokenizer.stop_id,
-                self._adapters,
-                self._store,
-                config.run,
-                fingerprint=policy.fingerprint,
-                max_lora_rank=config.model.lora_rank,
-                max_batch_sequences=config.rollout.max_batch_sequences,
-            )
-            return vllm, vllm.close
-        from grpo_core.rollout.torch_engine.engine import TorchEngine
-
-        torch_engine = TorchEngine(
-            policy,
-            self.tokenizer.stop_id,
-            self._adapters,
-            config.run,
-            max_batch_sequences=config.rollout.max_batch_sequences,
-            max_kv_bytes=config.rollout.max_kv_bytes,
-        )
-        return torch_engine, lambda: None
-
-
-def _resolve(kind: str) -> str:
-    """``auto`` is vLLM where it is installed and there is a GPU, else torch."""
+def _with_engine(config: GrpoConfig, kind: str) -> GrpoConfig:
+    """``config`` with this engine. ``auto`` is its own, but vLLM where that is installed and there is a GPU."""
     if kind not in ENGINES:
         raise ConfigError(f"engine {kind!r}: allowed are {', '.join(ENGINES)}; leave it out for auto")
-    if kind != "auto":
-        return kind
-    import torch
+    if kind == "auto":
+        import torch
 
-    return "vllm" if torch.cuda.is_available() and find_spec("vllm") is not None else "torch"
+        kind = "vllm" if torch.cuda.is_available() and find_spec("vllm") is not None else config.rollout.engine
+    return config.model_copy(update={"rollout": config.rollout.model_copy(update={"engine": kind})})

@@ -6,21 +6,23 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from grpo_core.cloud import rank
 from grpo_core.cloud.shared_store import SharedAdapterStore
+from grpo_core.commands.options import train_arguments
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import EngineError
 from grpo_core.home import Home
 
 if TYPE_CHECKING:
     from grpo_core.cloud.fleet import RolloutFleet
-    from grpo_core.rollout.collector import Collector
-    from grpo_core.rollout.torch_engine.engine import TorchEngine
+    from grpo_core.lora.store import AdapterStore
     from grpo_core.schedule.loop import StepReport
+    from grpo_core.schedule.stack import Stack
 
 
 def has_checkpoint(config: GrpoConfig, home: Home) -> bool:
@@ -39,16 +41,12 @@ def train_run(
         GrpoError: as ``schedule.loop.train``.
     """
     from grpo_core.schedule.loop import train
-    from grpo_core.schedule.stack import build_stack
     from grpo_core.telemetry.gpu import GpuSampler
     from grpo_core.telemetry.sinks import open_telemetry
 
-    stack = build_stack(config, home)
-    stack = replace(stack, store=SharedAdapterStore(home.adapters, commit))
-    if fleet is not None:  # it does what the loop asks of an engine and of a collector
-        stack = replace(stack, engine=cast("TorchEngine", fleet), collector=cast("Collector", fleet))
     try:
         with (
+            _open_stack(config, home, SharedAdapterStore(home.adapters, commit), fleet) as stack,
             open_telemetry(config, home) as telemetry,
             GpuSampler(telemetry, config.telemetry.gpu_stats_interval_s),
         ):
@@ -65,6 +63,19 @@ def train_run(
         "checkpoint": None if result.checkpoint is None else str(result.checkpoint),
         "events": str(home.events / f"{config.run}.jsonl"),
     }
+
+
+@contextmanager
+def _open_stack(config: GrpoConfig, home: Home, store: AdapterStore, fleet: RolloutFleet | None) -> Iterator[Stack]:
+    """A run's parts, with ``store`` as where its versions go. A ``fleet`` plays in the place of an engine here."""
+    from grpo_core.schedule.stack import Stack, build_stack, build_trainer
+    from grpo_core.training.parallel import SingleProcess
+
+    if fleet is not None:
+        yield Stack(config, home, store, fleet, build_trainer(config, SingleProcess()))
+        return
+    with build_stack(config, home) as stack:
+        yield replace(stack, store=store)
 
 
 def train_with_torchrun(
@@ -100,22 +111,6 @@ def train_with_torchrun(
             f"run {config.run!r}: torchrun ended with exit code {process.returncode}; its output says why"
         )
     return {"run": config.run, "num_gpus": num_gpus, "events": str(home.events / f"{config.run}.jsonl")}
-
-
-def train_arguments(config: GrpoConfig, *, resume: bool) -> list[str]:
-    """Arguments of ``grpo`` that train with every setting of ``config`` that is not None."""
-    settings = [f"--set={key}={json.dumps(value)}" for key, value in _flat(config.model_dump(mode="json"))]
-    return ["train", "--run", config.run, *(["--resume"] if resume else []), *settings]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{key}.")
-        elif value is not None and key != "run":
-            found.append((f"{prefix}{key}", value))
-    return found
 
 
 def _print_step(report: StepReport) -> None:

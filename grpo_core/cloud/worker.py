@@ -31,7 +31,7 @@ def play_groups(
         config.rollout,
         model_fingerprint=engine.model_fingerprint,
         state_cache=StateCache(home.states) if config.environment.use_state_cache else None,
-        want_ref_logprobs=config.training.kl_coefficient > 0,
+        want_ref_logprobs=config.training.kl_coefficient > 0 and engine.scores_in_one_pass,
         groups=groups,
     )
     return collector.collect(index), swap

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
+from grpo_core.commands.options import train_arguments
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import LostProcessError
 
@@ -26,10 +25,7 @@ def launch_training(config: GrpoConfig, num_processes: int, *, resume: bool = Fa
         LostProcessError: one of them failed; its own message says why. The others are ended.
         KeyboardInterrupt: Ctrl-C; the step under way was finished and saved.
     """
-    arguments = ["train", "--run", config.run, *(["--resume"] if resume else [])]
-    for key, value in _settings(config.model_dump(mode="json", exclude_defaults=True, exclude={"run"})):
-        arguments += ["--set", f"{key}={json.dumps(value)}"]  # JSON is TOML, for values that are no tables
-    launch(arguments, num_processes)
+    launch(train_arguments(config, resume=resume), num_processes)
 
 
 def launch(arguments: Sequence[str], num_processes: int) -> None:
@@ -77,12 +73,3 @@ def _signals_restored() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _settings(value, f"{prefix}{key}.")
-        elif value is not None:
-            yield f"{prefix}{key}", value

@@ -109,15 +109,16 @@ def _measure(
 
     with console.status(f"loading {config.model.name}"):
         stack = build_stack(config, home)
-        stack.store.discard_after(config.run, -1)
     measure = {"rollout": _measure_rollout, "trainer": _measure_trainer, "e2e": _measure_schedule}[what]
     with (
+        stack,
         open_telemetry(config, home) as telemetry,
         GpuSampler(telemetry, config.telemetry.gpu_stats_interval_s) as sampler,
         console.status(f"measuring {what}"),
     ):
         if sampler.note:
             console.print(sampler.note)
+        stack.store.discard_after(config.run, -1)
         measured = measure(stack, telemetry, warmup, trace_folder)
     return {"target": what, "config": config.model_dump(mode="json"), **measured}
 

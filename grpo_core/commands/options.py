@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ _FLAGS: Mapping[str, str] = {
     "horizon": "environment.horizon",
     "compact_prompts": "environment.compact_prompts",
     "use_state_cache": "environment.use_state_cache",
+    "engine": "rollout.engine",
     "groups": "rollout.num_groups",
     "samples": "rollout.group_size",
     "seed": "rollout.seed",
@@ -40,6 +42,7 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", help="auto (default), cpu or cuda")
     group.add_argument("--environment", metavar="NAME", help="arithmetic, diplomacy or package.module:factory")
+    group.add_argument("--engine", metavar="NAME", help="what samples: torch (default), vllm or plain")
     group.add_argument("--steps", type=int, metavar="N", help="training steps, or batches to collect")
     group.add_argument("--groups", type=int, metavar="N", help="starting states per batch")
     group.add_argument("--samples", type=int, metavar="N", help="episodes per starting state (the group size)")
@@ -76,6 +79,17 @@ def config_from_flags(flags: argparse.Namespace, defaults: Mapping[str, Any], ru
             _put(values, key, value)
     values["run"] = run
     return build_config(values)
+
+
+def train_arguments(config: GrpoConfig, *, resume: bool) -> list[str]:
+    """The reverse: arguments of ``grpo`` that train with ``config``, whatever the defaults are where they are read."""
+    settings = [
+        f"--set={section}.{key}={json.dumps(value)}"  # JSON is TOML, for values that are no tables
+        for section, values in config.model_dump(mode="json", exclude={"run"}).items()
+        for key, value in values.items()
+        if value is not None
+    ]
+    return ["train", "--run", config.run, *(["--resume"] if resume else []), *settings]
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:

@@ -48,6 +48,10 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     home = Home.from_environment()
     if flags.processes < 1:
         raise ConfigError(f"--processes {flags.processes}: give 1 or more, at most one per GPU")
+
+    from grpo_core.rollout.engines import check_engine
+
+    check_engine(config)
     if flags.processes > 1:
         from grpo_core.commands.launch import launch_training
 
@@ -64,7 +68,8 @@ def run(flags: argparse.Namespace, console: Console) -> int:
             return 0
         with console.status(f"loading {config.model.name}"):
             stack = build_stack(config, home, ranks)
-        result = _train(stack, console, resume=flags.resume)
+        with stack:
+            result = _train(stack, console, resume=flags.resume)
     if result.interrupted:
         console.print(f"stopped early; continue with: grpo train --run {run_name} --resume")
         return INTERRUPTED_EXIT_CODE

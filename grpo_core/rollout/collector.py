@@ -17,7 +17,7 @@ from grpo_core.errors import EpisodeError, GrpoError, InvalidActionError
 from grpo_core.model import Tokenizer
 from grpo_core.rollout.constraint import Constraint, Line, LineConstraint
 from grpo_core.rollout.episode import MAX_ATTEMPTS, Episode, EpisodeFailure
-from grpo_core.rollout.protocol import GenerationRequest, RolloutEngine, SamplingParams
+from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, RolloutEngine, SamplingParams
 from grpo_core.rollout.regex import compile_regex
 from grpo_core.rollout.round import Round
 from grpo_core.types import Batch, Group, Int32, Observation, RolloutStats, Trajectory
@@ -68,6 +68,10 @@ class Collector:
     def failures(self) -> tuple[EpisodeFailure, ...]:
         """The attempts that failed since ``start`` was last called, ``collect``'s call included."""
         return tuple(self._failures)
+
+    def use_version(self, number: int) -> AdapterSwap:
+        """Play with this policy version from now on. Raises as ``RolloutEngine.use_version``."""
+        return self._engine.use_version(number)
 
     def collect(self, index: int) -> Batch:
         """Play the starting states of ``groups``, ``group_size`` episodes each, to their end.

@@ -49,10 +49,12 @@ class _Work:
 
 
 class PlainEngine:
-    """Implements ``RolloutEngine``. One thread uses it at a time; its ``policy`` is its own copy of the weights.
+    """Implements ``LocalEngine``. One thread uses it at a time; its ``policy`` is its own copy of the weights.
 
     ``step`` gives the oldest request its next token that is not forced.
     """
+
+    scores_in_one_pass = True
 
     def __init__(self, policy: Policy, stop_id: int, adapters: LoRACache, run: str) -> None:
         if not policy.takes_plan:
@@ -61,6 +63,7 @@ class PlainEngine:
                 policy.name,
                 policy.architecture,
             )
+        self.model_fingerprint = policy.fingerprint
         self._policy = policy
         self._stop_id = stop_id
         self._adapters = adapters
@@ -119,6 +122,16 @@ class PlainEngine:
             num_forced = int((~result.completion_mask).sum())
             self._count(num_completion_tokens=len(result.completion_ids), num_forced_tokens=num_forced)
         return [Outcome(ticket, result)]
+
+    def drawn_tokens(self) -> dict[int, list[int]]:
+        under_way = ((ticket, work) for ticket, work in self._waiting.items() if isinstance(work, _Work))
+        return {ticket: list(work.draft.tokens) for ticket, work in under_way}
+
+    def forget_prompts(self) -> None:
+        """No request leaves its prompt behind."""
+
+    def close(self) -> None:
+        """Nothing runs beside this object."""
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         return completions_or_error(run_requests(self, requests))

@@ -128,6 +128,33 @@ class RolloutEngine(Protocol):
         ...
 
 
+class LocalEngine(RolloutEngine, Protocol):
+    """A rollout engine that this process has opened (``grpo_core.rollout.engines``), and closes."""
+
+    @property
+    def model_fingerprint(self) -> str:
+        """Of the base weights that it samples from, as ``Policy.fingerprint``."""
+        ...
+
+    @property
+    def scores_in_one_pass(self) -> bool:
+        """Whether ``want_ref_logprobs`` costs one pass over what was finished. Where it takes one per token, ask for
+        none: a trainer, which has the base weights, computes what is missing in one pass."""
+        ...
+
+    def drawn_tokens(self) -> dict[int, list[int]]:
+        """The tokens drawn so far of each request under way, by its ticket; none of an engine that does not say."""
+        ...
+
+    def forget_prompts(self) -> None:
+        """Free the prompts that nobody uses now, as a new policy version does: the next request reads its own anew."""
+        ...
+
+    def close(self) -> None:
+        """End the threads and processes that belong to it. Requests under way are forgotten. Twice is no error."""
+        ...
+
+
 def run_requests(engine: RolloutEngine, requests: Sequence[GenerationRequest]) -> list[Completion | GrpoError]:
     """How each of ``requests`` ended, in order. Nothing else may be under way in ``engine``."""
     places = {engine.submit(request): place for place, request in enumerate(requests)}

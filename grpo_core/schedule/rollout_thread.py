@@ -40,7 +40,7 @@ def _produce(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) -> None:
     try:
         torch.set_num_threads(num_torch_threads(stack.config, stack.trainer.ranks.size))
         while (grant := buffer.wait_for_slot()) is not None:
-            swap = stack.engine.use_version(buffer.trainer_version)
+            swap = stack.collector.use_version(buffer.trainer_version)
             telemetry.emit(
                 "adapter_load",
                 version=swap.policy_version,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol
 
 from grpo_core.config import GrpoConfig
 from grpo_core.environments import make_environment_factory
@@ -13,25 +16,41 @@ from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model import Tokenizer, load_policy, load_tokenizer
 from grpo_core.rollout.collector import Collector
-from grpo_core.rollout.torch_engine.engine import TorchEngine
+from grpo_core.rollout.engines import check_engine, open_engine
+from grpo_core.rollout.episode import EpisodeFailure
+from grpo_core.rollout.protocol import AdapterSwap, LocalEngine
 from grpo_core.training.parallel import Ranks, SingleProcess
 from grpo_core.training.trainer import Trainer
+from grpo_core.types import Batch
 
 MAX_CACHED_ADAPTER_BYTES = 1 << 30
 
 
+class BatchCollector(Protocol):
+    """Who plays: a ``Collector`` in this process, or a fleet of them elsewhere."""
+
+    @property
+    def failures(self) -> Sequence[EpisodeFailure]:
+        """The attempts that failed since ``collect`` was last called."""
+        ...
+
+    def use_version(self, number: int) -> AdapterSwap:
+        """Sample the next batch from this policy version. Raises as ``RolloutEngine.use_version``."""
+        ...
+
+    def collect(self, index: int) -> Batch:
+        """Play batch ``index``. Raises as ``Collector.collect``."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """All of it lives in one process; the engine and the trainer have a copy of the base weights each. Of several
-    processes that train together, only the first has one."""
+    """What the loop joins. Of several processes that train together, only the first has one."""
 
     config: GrpoConfig
     home: Home
-    tokenizer: Tokenizer
-    adapters: LoRACache
     store: AdapterStore
-    engine: TorchEngine
-    collector: Collector
+    collector: BatchCollector
     trainer: Trainer
 
     @property
@@ -43,14 +62,38 @@ class Stack:
         return self.home.checkpoints / self.config.run
 
 
+@dataclass(frozen=True, slots=True)
+class LocalStack(Stack):
+    """One that plays itself: the engine and the trainer have a copy of the base weights each.
+
+    Close it, or use it as a context manager, so that an engine's processes end with it.
+    """
+
+    collector: Collector
+    tokenizer: Tokenizer
+    adapters: LoRACache
+    engine: LocalEngine
+
+    def __enter__(self) -> LocalStack:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.engine.close()
+
+
 def build_trainer(config: GrpoConfig, ranks: Ranks) -> Trainer:
     """A trainer with base weights of its own: all that a process needs which only helps to train.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: there is no such model, or the torch engine, which is to sample from it, cannot drive it.
     """
     return Trainer(
-        load_policy(config.model),
+        load_policy(config.model, any_architecture=config.rollout.engine != "torch"),
         config.model,
         config.training,
         run=config.run,
@@ -59,44 +102,38 @@ def build_trainer(config: GrpoConfig, ranks: Ranks) -> Trainer:
     )
 
 
-def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> Stack:
+def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> LocalStack:
     """Load the models and join the parts. Nothing runs yet, nothing but the preset is written.
 
     With several ``ranks`` this is process 0; the others ``follow`` (``grpo_core.schedule.followers``).
 
     Raises:
-        GrpoError: a model, environment or package that is not there.
+        GrpoError: a model, environment or package that is not there, or an engine that does not start.
     """
+    check_engine(config)
     factory = make_environment_factory(config.environment)
     tokenizer = load_tokenizer(config.model.name)
-    policy = load_policy(config.model)
+    trainer = build_trainer(config, ranks if ranks is not None else SingleProcess())
     store = AdapterStore(home.adapters)
     adapters = LoRACache(
         store, max_bytes=MAX_CACHED_ADAPTER_BYTES, max_adapters=config.schedule.max_policy_lag_steps + 2
     )
-    engine = TorchEngine(
-        policy,
-        tokenizer.stop_id,
-        adapters,
-        config.run,
-        max_batch_sequences=config.rollout.max_batch_sequences,
-        max_kv_bytes=config.rollout.max_kv_bytes,
-    )
-    return Stack(
+    engine = open_engine(config, tokenizer.stop_id, adapters, store, fingerprint=trainer.base_fingerprint)
+    return LocalStack(
         config=config,
         home=home,
-        tokenizer=tokenizer,
-        adapters=adapters,
         store=store,
-        engine=engine,
         collector=Collector(
             engine,
             tokenizer,
             factory,
             config.rollout,
-            model_fingerprint=policy.fingerprint,
+            model_fingerprint=engine.model_fingerprint,
             state_cache=StateCache(home.states) if config.environment.use_state_cache else None,
-            want_ref_logprobs=config.training.kl_coefficient > 0,
+            want_ref_logprobs=config.training.kl_coefficient > 0 and engine.scores_in_one_pass,
         ),
-        trainer=build_trainer(config, ranks if ranks is not None else SingleProcess()),
+        trainer=trainer,
+        tokenizer=tokenizer,
+        adapters=adapters,
+        engine=engine,
     )

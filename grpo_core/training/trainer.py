@@ -72,6 +72,11 @@ class Trainer:
     def device(self) -> torch.device:
         return self._policy.device
 
+    @property
+    def base_fingerprint(self) -> str:
+        """Of the base weights, as ``Policy.fingerprint``."""
+        return self._policy.fingerprint
+
     def _count_forward(self, module: torch.nn.Module, inputs: object) -> None:
         self.num_forward_passes += 1
 

@@ -60,6 +60,28 @@ def model_folder(model_folders: dict[str, Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mistral_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of an architecture whose attention takes no plan."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.for_model(
+        "mistral",
+        vocab_size=384,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        sliding_window=8,
+    )
+    folder = tmp_path_factory.mktemp("mistral")
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tokenizer(model_folder: Path) -> Tokenizer:
     from grpo_core.model import load_tokenizer
 

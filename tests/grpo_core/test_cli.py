@@ -18,6 +18,10 @@ from grpo_core.commands.options import add_config_flags, config_from_flags
         (["train", "--samples", "1"], "group_size 1"),
         (["train", "--policy-lag", "-1"], "max_policy_lag_steps"),
         (["train", "--preset", "huge"], "'huge'"),
+        (
+            ["train", "--engine", "vlm"],
+            "rollout.engine: 'vlm' is not allowed: Input should be 'torch', 'vllm' or",
+        ),
         (["train", "--environment", "chess"], "'chess'"),
         (["train", "--resume"], "--run"),
         (["profile", "--profile-name", "a/b"], "'a/b'"),

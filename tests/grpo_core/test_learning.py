@@ -9,7 +9,7 @@ from scipy.stats import beta, binom
 from grpo_core.config import build_config
 from grpo_core.home import Home
 from grpo_core.schedule.loop import train
-from grpo_core.schedule.stack import Stack, build_stack
+from grpo_core.schedule.stack import LocalStack, build_stack
 from grpo_core.telemetry.events import Telemetry
 
 NUM_STEPS = 60
@@ -17,9 +17,9 @@ STATED_REWARD = 0.3  # mean reward of the trained policy; the base policy has ab
 EVALUATION = range(1000, 1016)  # batches of 128 answers, to questions that both policies get
 
 
-def num_right(stack: Stack, version: int) -> tuple[int, int]:
+def num_right(stack: LocalStack, version: int) -> tuple[int, int]:
     """Right answers and answers of policy ``version``."""
-    stack.engine.use_version(version)
+    stack.collector.use_version(version)
     batches = [stack.collector.collect(index) for index in EVALUATION]
     rewards = [t.reward for batch in batches for group in batch.groups for t in group.trajectories]
     return int(sum(rewards)), len(rewards)

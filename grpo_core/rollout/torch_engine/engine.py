@@ -44,12 +44,14 @@ PREFILL_TOKENS = {"cpu": 512}  # more are no faster there, and take more memory
 
 
 class TorchEngine:
-    """Implements ``RolloutEngine``. One thread uses it at a time; its ``policy`` is its own copy of the weights.
+    """Implements ``LocalEngine``. One thread uses it at a time; its ``policy`` is its own copy of the weights.
 
     ``max_kv_bytes`` bounds the keys and values of prompts and completions together; prompts that nobody uses stay for
     others to come until their room is needed. ``prefill_tokens`` of prompts are read in one pass; by default as many
     as pay on the device. ``jump_forward`` off reads forced tokens one per pass: the plain path.
     """
+
+    scores_in_one_pass = True
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class TorchEngine:
         max_kv_bytes: int = DEFAULT_KV_BYTES,
         jump_forward: bool = True,
     ) -> None:
+        self.model_fingerprint = policy.fingerprint
         self._device = policy.device
         self._max_context_tokens = policy.max_context_tokens
         self._stop_id = stop_id
@@ -156,7 +159,6 @@ class TorchEngine:
         self._ended = [outcome for outcome in self._ended if outcome.ticket != ticket]
 
     def forget_prompts(self) -> None:
-        """Free the prompts that nobody uses now, as a new policy version does: the next request reads its own anew."""
         self._prefixes.evict(self._prefixes.num_bytes)
 
     def drawn_tokens(self) -> dict[int, list[int]]:
@@ -166,6 +168,9 @@ class TorchEngine:
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         return completions_or_error(run_requests(self, requests))
+
+    def close(self) -> None:
+        """Nothing runs beside this object."""
 
     @torch.inference_mode()
     def step(self) -> list[Outcome]:

@@ -8,19 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from grpo_core.errors import GrpoError
-from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, Outcome, RolloutEngine
+from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, LocalEngine, Outcome
 from grpo_core.types import Completion
-
-
-class StreamableEngine(RolloutEngine, Protocol):
-    """A rollout engine that also tells how far the requests under way have come."""
-
-    def drawn_tokens(self) -> dict[int, list[int]]:
-        """The tokens drawn so far of each request under way, by its ticket; none of an engine that does not say."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +36,7 @@ class StreamingEngine:
     its end cancels the request and frees what it held.
     """
 
-    def __init__(self, engine: StreamableEngine, *, max_requests: int = 1024) -> None:
+    def __init__(self, engine: LocalEngine, *, max_requests: int = 1024) -> None:
         assert max_requests > 0
         self._engine = engine
         self._slots = asyncio.Semaphore(max_requests)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Coroutine, Sequence
@@ -51,7 +52,7 @@ class VllmClient:
         self._unread: list[tuple[int, asyncio.Future[Reading] | None]] = []
         self._reader: asyncio.Task[None] | None = None
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-client", daemon=True)
+        self._thread = threading.Thread(target=self._run_loop, name="vllm-client", daemon=True)
         self._thread.start()
         try:
             self._llm = self._wait(self._start_vllm(options))
@@ -61,6 +62,11 @@ class VllmClient:
             raise EngineError(f"vLLM does not start ({reason}); its own output says why") from error
         self.max_context_tokens: int = self._llm.vllm_config.model_config.max_model_len
         self.vocab_size: int = self._llm.vllm_config.model_config.get_vocab_size()
+
+    def _run_loop(self) -> None:
+        """vLLM's processes inherit from the thread that starts them that Ctrl-C in the terminal waits."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        self._loop.run_forever()
 
     async def _start_vllm(self, options: dict[str, Any]) -> Any:
         arguments = AsyncEngineArgs(
@@ -110,6 +116,9 @@ class VllmClient:
     def unload(self, adapter: LoadedAdapter) -> None:
         self._wait(self._while_alive(self._llm.remove_lora(adapter.id)))
 
+    def forget_prompts(self) -> None:
+        self._wait(self._while_alive(self._llm.reset_prefix_cache()))
+
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -124,7 +133,10 @@ class VllmClient:
     async def _stop_vllm(self) -> None:
         for ticket in list(self._tasks):
             await self._cancel(ticket)
+        processes = self._llm.engine_core.resources.engine_manager.processes
         self._llm.shutdown(timeout=_SHUTDOWN_S)
+        for process in processes:
+            process.join()  # vLLM does not wait for those that it had to kill
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()

