@@ -19,9 +19,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from grpo_core.attention import ATTENTION_NAME, exact_packing
 from grpo_core.config import ModelConfig
-from grpo_core.dense import freeze_linears
 from grpo_core.errors import ModelError
 from grpo_core.heap import keep_freed_memory
+from grpo_core.layers.replace import use_fast_parts
 from grpo_core.presets import PRESETS, preset_folder
 from grpo_core.types import Int32
 
@@ -223,7 +223,7 @@ def attach_lora(policy: Policy, config: ModelConfig, seed: int) -> PeftModel:
         torch.manual_seed(seed)
         model = get_peft_model(policy.model, lora, autocast_adapter_dtype=True)  # pyright: ignore[reportArgumentType]
     assert isinstance(model, PeftModel)
-    freeze_linears(model)
+    use_fast_parts(model)
     model.eval()
     return model
 

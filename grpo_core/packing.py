@@ -189,8 +189,12 @@ def score_chosen(
 
     The distribution is the one that was sampled from: logits over temperature, renormalised over the support.
     """
-    plan = TreePlan(batch.tree, batch.input_ids.device) if batch.tree is not None and takes_plan(decoder) else None
-    hidden = forward_hidden(decoder, batch.input_ids, batch.position_ids, plan)
-    states = hidden.flatten(0, 1)[batch.predictors]
+    needed, places = torch.unique(batch.predictors, return_inverse=True)
+    plan = None
+    if batch.tree is not None and takes_plan(decoder):
+        plan = TreePlan(batch.tree, batch.input_ids.device, needed.cpu().numpy())
+    hidden = forward_hidden(decoder, batch.input_ids, batch.position_ids, plan).flatten(0, 1)
+    is_narrowed = len(hidden) == len(needed) < batch.input_ids.numel()  # the last layer had no other rows
+    states = hidden[places if is_narrowed else batch.predictors]
     chosen = ChosenTokens(batch.targets, batch.temperatures, batch.support)
     return score_tokens(states, head, chosen, entropy_gradient=entropy_gradient)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
@@ -25,18 +26,28 @@ SMALLEST_BUCKET = 128
 
 
 class TreePlan:
-    """The ``AttentionPlan`` of a tree, for one row of its tokens."""
+    """The ``AttentionPlan`` of a tree, for one row of its tokens.
 
-    def __init__(self, tree: PrefixTree, device: torch.device) -> None:
+    With ``needed`` [Q], places in the layout that ascend, a last layer may have queries of those tokens only.
+    """
+
+    def __init__(self, tree: PrefixTree, device: torch.device, needed: NDArray[np.int64] | None = None) -> None:
         self._tree = tree
         self._device = device
+        self._needed = needed if needed is not None and len(needed) < tree.num_tokens else None
+
+    @functools.cached_property
+    def needed_rows(self) -> Tensor | None:
+        """[Q] int64: the tokens whose last hidden states are needed; None for all."""
+        return None if self._needed is None else torch.from_numpy(self._needed).to(self._device)
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
         # Under autocast the rotation makes float32 of them, which SDPA would undo itself.
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
         if queries.device.type == "cpu" and queries.dtype != torch.float16:
             exact = (tensor.to(torch.promote_types(values.dtype, torch.float32)) for tensor in (queries, keys, values))
-            output = BlockAttention.apply(*exact, scaling, self._blocks)
+            blocks = self._blocks if queries.shape[2] == keys.shape[2] else self._needed_blocks
+            output = BlockAttention.apply(*exact, scaling, blocks)
             assert isinstance(output, Tensor)
             return output.to(values.dtype)
         if queries.device.type == "cuda":
@@ -49,6 +60,10 @@ class TreePlan:
     @functools.cached_property
     def _blocks(self) -> tuple[Block, ...]:
         return build_blocks(self._tree)
+
+    @functools.cached_property
+    def _needed_blocks(self) -> tuple[Block, ...]:
+        return build_blocks(self._tree, self._needed)
 
     @functools.cached_property
     def _block_mask(self) -> BlockMask:

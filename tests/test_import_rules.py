@@ -15,8 +15,8 @@ PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 VALUES = {"errors", "types"}
 BASE = VALUES | {"config", "home"}
 POLICY = {
-    *("attention", "corpus", "dense", "environments", "head", "heap", "lora", "model", "packing", "prefix_tree"),
-    *("presets", "tree_attention"),
+    *("attention", "block_attention", "corpus", "dense", "environments", "head", "heap", "layers", "lora", "model"),
+    *("packing", "prefix_tree", "presets", "tree_attention"),
 }
 LOWER = BASE | POLICY
 MAY_IMPORT = {

@@ -118,14 +118,16 @@ def test_a_sibling_does_not_change_a_score(policy: Policy, make_completion: Make
     assert torch.allclose(alone, together, atol=1e-5, rtol=0)
 
 
-def lora_gradients(policy: Policy, loss_of: Callable[[PeftModel], Tensor]) -> dict[str, Tensor]:
+def lora_gradients(
+    policy: Policy, loss_of: Callable[[PeftModel], Tensor], dtype: torch.dtype = torch.float64
+) -> dict[str, Tensor]:
     """Gradients of ``loss_of(peft model)`` with respect to every A and B."""
     peft = attach_lora(policy, ModelConfig(lora_rank=3, lora_alpha=6.0), seed=0)
     generator = torch.Generator().manual_seed(3)
     parameters = {name: value for name, value in peft.named_parameters() if value.requires_grad}
     assert len(parameters) == len(get_peft_model_state_dict(peft)) == 2 * 2 * 4
     for value in parameters.values():
-        value.data = torch.randn(value.shape, generator=generator, dtype=torch.float64) * 0.1
+        value.data = (torch.randn(value.shape, generator=generator, dtype=torch.float64) * 0.1).to(dtype)
     loss_of(peft).backward()
     return {name: value.grad for name, value in parameters.items() if value.grad is not None}
 
@@ -164,6 +166,45 @@ def test_gradients_are_those_of_a_plain_forward_in_float64(
         for name, gradient in plain.items():
             assert float(gradient.abs().max()) > 1e-3, name
             assert float((gradient - other[name]).abs().max()) < 1e-9, name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_in_float32_sharing_changes_no_loss_and_no_gradient(
+    architecture: str, model_folders: dict[str, Path], mixed: list[Completion]
+) -> None:
+    """Of the mean over tokens, as a step has it, so that 1e-4 is of the size of a loss and not of a sum."""
+    losses: dict[Packing, float] = {}
+
+    def gradients(packing: Packing) -> dict[str, Tensor]:
+        policy = load_policy(ModelConfig(name=str(model_folders[architecture]), device="cpu"))
+
+        def loss(_: PeftModel) -> Tensor:
+            value = torch.cat(packed_logprobs(policy, mixed, packing=packing)).mean()
+            losses[packing] = float(value.detach())
+            return value
+
+        return lora_gradients(policy, loss, torch.float32)
+
+    padded, shared = gradients("padded"), gradients("shared_prefix")
+    assert abs(losses["shared_prefix"] - losses["padded"]) < 1e-4
+    for name, gradient in padded.items():
+        assert float(gradient.abs().max()) > 1e-3, name
+        assert float((gradient - shared[name]).abs().max()) < 1e-4, name
+
+
+def test_the_last_layer_computes_the_rows_that_predict_something(policy: Policy, mixed: list[Completion]) -> None:
+    attach_lora(policy, ModelConfig(), seed=0)
+    packs = pack_completions(mixed, "shared_prefix")
+    batch = build_packed_batch(packs, mixed, "shared_prefix", policy.device)
+    num_rows: list[int] = []
+    for layer in policy.decoder.get_submodule("layers").children():
+        layer.get_submodule("mlp").register_forward_hook(lambda _, inputs, output: num_rows.append(output.shape[1]))
+    with torch.no_grad():
+        score_chosen(policy.decoder, policy.head, batch)
+
+    num_tokens, num_needed = batch.input_ids.numel(), len(batch.predictors.unique())
+    assert num_needed < num_tokens
+    assert num_rows == [num_tokens] * (policy.num_layers - 1) + [num_needed]
 
 
 def test_completions_that_share_tokens_become_one_pack(mixed: list[Completion]) -> None:
