@@ -63,7 +63,7 @@ def _attend_chunk(layer: int, chunk: PromptChunk, queries: Tensor, keys: Tensor,
 
 
 @dataclass(frozen=True, slots=True)
-class _Segment:
+class Segment:
     """Tokens ``start:stop`` of the pass read all of ``node``, the first node of their prompt or a later one."""
 
     node: PrefixNode
@@ -75,35 +75,54 @@ class _Segment:
         return self.node.start == 0
 
 
-class RowAttention:
-    """New tokens of every slot, ``counts[slot]`` of them, over the nodes that they share and what is their own.
+@dataclass(frozen=True, slots=True)
+class RowPlan:
+    """One pass over new tokens of every slot, ``counts[slot]`` of them: what each reads, and where its own keys go.
 
-    A node is read once for all the rows that share it. Each part of a token's keys gives an output and the logarithm of
-    its weights' sum, from which the parts are put together exactly (Milakov and Gimelshein 2018).
+    A token sees the nodes of its ``segments`` and the own keys of its slot up to its place.
     """
 
-    def __init__(self, batch: RowBatch, counts: Sequence[int]) -> None:
+    counts: Sequence[int]
+    slots: list[int]  # [T]
+    places: list[int]  # [T], in the slot
+    positions: list[int]  # [T], in the sequence
+    segments: list[Segment]
+
+
+def plan_pass(batch: RowBatch, counts: Sequence[int]) -> RowPlan:
+    slots = [slot for slot, count in enumerate(counts) for _ in range(count)]
+    owns = [row.num_own if row is not None else 0 for row in batch.rows]
+    places = [owns[slot] + offset for slot, count in enumerate(counts) for offset in range(count)]
+    shared = [row.num_shared if row is not None else 0 for row in batch.rows]
+    positions = [place + shared[slot] for slot, place in zip(slots, places, strict=True)]
+    return RowPlan(counts, slots, places, positions, _segments(batch, counts))
+
+
+class RowAttention:
+    """The attention of a ``RowPlan``. A node is read once for all the rows that share it.
+
+    Each part of a token's keys gives an output and the logarithm of its weights' sum, from which the parts are put
+    together exactly (Milakov and Gimelshein 2018).
+    """
+
+    def __init__(self, batch: RowBatch, plan: RowPlan) -> None:
         self._batch = batch
-        device = batch.keys[0].device
-        owns = [row.num_own if row is not None else 0 for row in batch.rows]
-        self._num_slots, self._most = len(counts), max(counts)
-        self._segments = _segments(batch, counts)
-        slots = [slot for slot, count in enumerate(counts) for _ in range(count)]
-        offsets = [offset for count in counts for offset in range(count)]
-        places = [owns[slot] + offset for slot, offset in zip(slots, offsets, strict=True)]
-        shared = [row.num_shared if row is not None else 0 for row in batch.rows]
-        self._slots = torch.tensor(slots, device=device)  # [T]
+        device = batch.keys.device
+        self._num_slots, self._most = len(plan.counts), max(plan.counts)
+        self._segments = plan.segments
+        offsets = [offset for count in plan.counts for offset in range(count)]
+        self._slots = torch.tensor(plan.slots, device=device)  # [T]
         self._offsets = torch.tensor(offsets, device=device)
-        self._places = torch.tensor(places, device=device)  # where each token's keys go in its slot
-        self.positions = self._places + torch.tensor([shared[slot] for slot in slots], device=device)
-        self._width = max(places) + 1
-        self._bias = self._own_bias(min(places) + 1 == self._width)
+        self._places = torch.tensor(plan.places, device=device)
+        self.positions = torch.tensor(plan.positions, device=device)
+        self._width = max(plan.places) + 1
+        self._bias = self._own_bias(min(plan.places) + 1 == self._width)
 
     def _own_bias(self, sees_all: bool) -> Tensor | None:
         """0 where a token sees an own key, -inf where not, [B, 1, most, S]; None when all see all."""
         if sees_all and self._most == 1:
             return None
-        dtype, device = self._batch.keys[0].dtype, self._slots.device
+        dtype, device = self._batch.keys.dtype, self._slots.device
         last = torch.zeros(self._num_slots, self._most, dtype=torch.long, device=device)  # padding sees the first key
         last[self._slots, self._offsets] = self._places
         beyond = torch.arange(self._width, device=device) > last[..., None]
@@ -170,7 +189,7 @@ def _attend_node(layer: int, node: PrefixNode, queries: Tensor) -> tuple[Tensor,
     return attend_part(queries, node.keys[None, layer], node.values[None, layer], None)
 
 
-def _segments(batch: RowBatch, counts: Sequence[int]) -> list[_Segment]:
+def _segments(batch: RowBatch, counts: Sequence[int]) -> list[Segment]:
     """Who reads which node, the first nodes of all prompts before later ones.
 
     Rows of one node lie side by side but for free slots, which may read along: what they compute is never looked at.
@@ -195,5 +214,5 @@ def _segments(batch: RowBatch, counts: Sequence[int]) -> list[_Segment]:
                 if place == first:
                     reach[node] = stop
         first = stop
-    segments = [_Segment(node, start, stop) for node, runs in ends.items() for start, stop in runs]
+    segments = [Segment(node, start, stop) for node, runs in ends.items() for start, stop in runs]
     return sorted(segments, key=lambda segment: segment.node.start)

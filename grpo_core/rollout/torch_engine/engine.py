@@ -27,9 +27,8 @@ from grpo_core.rollout.protocol import (
 )
 from grpo_core.rollout.torch_engine.adapters import RowUpdates
 from grpo_core.rollout.torch_engine.admission import Admission, Reading
-from grpo_core.rollout.torch_engine.attention import RowAttention
 from grpo_core.rollout.torch_engine.chooser import choose_tokens
-from grpo_core.rollout.torch_engine.decoder import forward
+from grpo_core.rollout.torch_engine.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import next_chunks, read_chunks
 from grpo_core.rollout.torch_engine.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.rows import Row, RowBatch, plan_rows
@@ -48,7 +47,8 @@ class TorchEngine:
 
     ``max_kv_bytes`` bounds the keys and values of prompts and completions together; prompts that nobody uses stay for
     others to come until their room is needed. ``prefill_tokens`` of prompts are read in one pass; by default as many
-    as pay on the device. ``jump_forward`` off reads forced tokens one per pass: the plain path.
+    as pay on the device. Off, these are plain paths: ``jump_forward`` reads forced tokens one per pass, ``native``
+    computes with torch what compiled code would on a CPU.
     """
 
     scores_in_one_pass = True
@@ -64,6 +64,7 @@ class TorchEngine:
         prefill_tokens: int | None = None,
         max_kv_bytes: int = DEFAULT_KV_BYTES,
         jump_forward: bool = True,
+        native: bool = True,
     ) -> None:
         self.model_fingerprint = policy.fingerprint
         self._device = policy.device
@@ -74,7 +75,8 @@ class TorchEngine:
         base = fuse_weights(policy)
         self._versions = Versions(base, policy.fingerprint, adapters, run)
         self._prefixes = PrefixCache(base)
-        self._scorer = ReferenceScorer(base, self._prefixes, policy.device, self._prefill_tokens)
+        self._passes = Passes(base, native=native)
+        self._scorer = ReferenceScorer(base, self._prefixes, self._passes, self._prefill_tokens)
         self._merged_rows = RowBatch(base)  # of the active version, on merged weights
         self._base_rows = RowBatch(base)  # of all others, on base weights and low-rank updates
         batches = (self._merged_rows, self._base_rows)
@@ -213,7 +215,7 @@ class TorchEngine:
             if not chunks:
                 continue
             try:
-                read_chunks(chunks, self._versions.weights_of(version), self._prefixes, self._device)
+                read_chunks(chunks, self._versions.weights_of(version), self._prefixes, self._passes)
             except torch.OutOfMemoryError as error:
                 self._fail_reading({chunk.node for chunk in chunks}, error)
             else:
@@ -254,13 +256,11 @@ class TorchEngine:
         """One forward pass: every row's pending tokens, then its next ones."""
         tokens = [row.draft.pending if row is not None else [0] for row in batch.rows]  # free slots compute along
         counts = [len(each) for each in tokens]
-        attention = RowAttention(batch, counts)
         version = self._versions.weights_of(self._versions.active) if batch is self._merged_rows else None
         weights = version.weights if version is not None else self._versions.base
         updates = [] if version is not None else self._row_updates(batch, counts)
-        ids = torch.tensor([token for each in tokens for token in each], device=self._device)
         with record_function("decode"):
-            hidden = forward(weights, ids, attention.positions, attention, updates)
+            hidden = self._passes.over_rows(weights, tokens, batch, updates)
         self._count(num_decode_steps=1)
         rows: list[Row] = []
         lasts: list[int] = []

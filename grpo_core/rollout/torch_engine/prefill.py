@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 from torch import Tensor
-from torch.autograd.profiler import record_function
 
-from grpo_core.rollout.torch_engine.adapters import RowUpdates
-from grpo_core.rollout.torch_engine.attention import PromptAttention, PromptChunk
-from grpo_core.rollout.torch_engine.decoder import forward
+from grpo_core.rollout.torch_engine.attention import PromptChunk
+from grpo_core.rollout.torch_engine.passes import Passes
 from grpo_core.rollout.torch_engine.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.versions import VersionWeights
 
@@ -52,25 +48,11 @@ def planned_ends(chunks: Sequence[PromptChunk]) -> set[PrefixNode]:
     return {chunk.node for chunk in chunks if chunk.stop == chunk.node.num_tokens}
 
 
-def read_chunks(
-    chunks: Sequence[PromptChunk], version: VersionWeights, cache: PrefixCache, device: torch.device
-) -> None:
+def read_chunks(chunks: Sequence[PromptChunk], version: VersionWeights, cache: PrefixCache, passes: Passes) -> None:
     """Compute ``chunks`` in one pass."""
     for chunk in chunks:
         cache.allocate(chunk.node)
-    ids = np.concatenate([chunk.node.tokens[chunk.start : chunk.stop] for chunk in chunks]).astype(np.int64)
-    starts = [(chunk.node.start + chunk.start, chunk.num_tokens) for chunk in chunks]
-    positions = np.concatenate([np.arange(start, start + num) for start, num in starts])
-    updates = [RowUpdates(0, len(ids), version.updates)] if version.updates is not None else []
-    with record_function("prefill"):
-        hidden = forward(
-            version.weights,
-            torch.from_numpy(ids).to(device),
-            torch.from_numpy(positions).to(device),
-            PromptAttention(chunks),
-            updates,
-        )
-    _mark_ready(chunks, hidden)
+    _mark_ready(chunks, passes.over_prompts(version, chunks))
 
 
 def _mark_ready(chunks: Sequence[PromptChunk], hidden: Tensor) -> None:

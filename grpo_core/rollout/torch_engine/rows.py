@@ -4,7 +4,7 @@ A row reads its prompt from the nodes that it shares with others, and keeps what
 cache. Short or unshared ends of a prompt are copied into the slot: one dense product for all rows then costs less than
 one per node.
 
-Legend: B slots, K key heads, S own tokens, D head size.
+Legend: L layers, B slots, K key heads, S own tokens, D head size.
 """
 
 from __future__ import annotations
@@ -64,14 +64,13 @@ def _is_copied(node: PrefixNode, num_prompt: int, num_readers: int) -> bool:
 
 
 class RowBatch:
-    """Slots for rows. ``keys[layer]`` and ``values[layer]`` are [B, K, S, D]; ``rows[slot]`` is None where free."""
+    """Slots for rows. ``keys`` and ``values`` are [L, B, K, S, D]; ``rows[slot]`` is None where free."""
 
     def __init__(self, weights: DecoderWeights) -> None:
         self._weights = weights
         self.max_own = 0  # tokens of the longest slot so far
         self.rows: list[Row | None] = []
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
+        self.keys = self.values = self._slots(0, 0)
 
     @property
     def num_rows(self) -> int:
@@ -79,7 +78,7 @@ class RowBatch:
 
     @property
     def num_bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in (*self.keys, *self.values))
+        return 2 * self.keys.numel() * self.keys.element_size()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Give every row a slot, siblings next to each other, and copy the ends of the prompts that are not shared."""
@@ -100,8 +99,8 @@ class RowBatch:
     def wipe(self, row: Row) -> None:
         """Zero the slot of ``row``: what is not a number there would reach the next row in it."""
         slot = self.rows.index(row)
-        for tensor in (*self.keys, *self.values):
-            tensor[slot] = 0
+        self.keys[:, slot] = 0
+        self.values[:, slot] = 0
 
     def take_from(self, other: RowBatch) -> None:
         """Move all rows of ``other`` here, as they stand."""
@@ -111,13 +110,13 @@ class RowBatch:
             slots = self._free_run(len(moved))
             for slot, (source, row) in zip(slots, moved, strict=True):
                 self.rows[slot] = row
-                for layer in range(len(self.keys)):
-                    self.keys[layer][slot, :, : row.num_own] = other.keys[layer][source, :, : row.num_own]
-                    self.values[layer][slot, :, : row.num_own] = other.values[layer][source, :, : row.num_own]
+                self.keys[:, slot, :, : row.num_own] = other.keys[:, source, :, : row.num_own]
+                self.values[:, slot, :, : row.num_own] = other.values[:, source, :, : row.num_own]
         other.clear()
 
     def clear(self) -> None:
-        self.rows, self.keys, self.values, self.max_own = [], [], [], 0
+        self.rows, self.max_own = [], 0
+        self.keys = self.values = self._slots(0, 0)
 
     def compact(self) -> None:
         """Close up free slots once they are a good part; give the memory back when no row is left."""
@@ -126,33 +125,32 @@ class RowBatch:
             self.clear()
         elif num_rows < COMPACT_BELOW * len(self.rows):
             kept = [slot for slot, row in enumerate(self.rows) if row is not None]
-            index = torch.tensor(kept, device=self.keys[0].device)
+            index = torch.tensor(kept, device=self.keys.device)
             self.rows = [self.rows[slot] for slot in kept]
-            self.keys = [keys[index] for keys in self.keys]
-            self.values = [values[index] for values in self.values]
+            self.keys = self.keys[:, index]
+            self.values = self.values[:, index]
 
     def _reserve(self, num_rows: int, max_own: int) -> None:
         """Room for ``num_rows`` more, of up to ``max_own`` own tokens."""
         self.max_own = max(self.max_own, max_own)
         size = rounded_tokens(self.max_own)
-        has_room = self.keys and self.keys[0].shape[2] >= size and self._has_free_run(num_rows)
-        if has_room:
+        if self.keys.shape[3] >= size and self._has_free_run(num_rows):
             return
         kept = [slot for slot, row in enumerate(self.rows) if row is not None]
-        weights = self._weights
-        shape = (len(kept) + num_rows, weights.num_key_heads, size, weights.head_size)
-        for tensors in (self.keys, self.values):
-            for layer in range(len(weights.layers)):
-                # Zeros: what a free slot or an unused place holds meets a weight of 0, and must not be NaN.
-                grown = weights.embedding.new_zeros(shape)
-                if kept:
-                    old = tensors[layer]
-                    grown[: len(kept), :, : old.shape[2]] = old[torch.tensor(kept, device=old.device)]
-                if layer < len(tensors):
-                    tensors[layer] = grown
-                else:
-                    tensors.append(grown)
+        self.keys, self.values = (self._grown(tensor, kept, num_rows, size) for tensor in (self.keys, self.values))
         self.rows = [self.rows[slot] for slot in kept] + [None] * num_rows
+
+    def _grown(self, old: Tensor, kept: list[int], num_more: int, size: int) -> Tensor:
+        grown = self._slots(len(kept) + num_more, size)
+        if kept:
+            grown[:, : len(kept), :, : old.shape[3]] = old[:, torch.tensor(kept, device=old.device)]
+        return grown
+
+    def _slots(self, num_slots: int, size: int) -> Tensor:
+        """Zeros: what a free slot or an unused place holds meets a weight of 0, and must not be NaN."""
+        weights = self._weights
+        shape = (len(weights.layers), num_slots, weights.num_key_heads, size, weights.head_size)
+        return weights.embedding.new_zeros(shape)
 
     def _has_free_run(self, size: int) -> bool:
         return _find_run(self.rows, size) is not None
@@ -166,8 +164,8 @@ class RowBatch:
         for layer in range(len(self.keys)):
             keys, values = gather(nodes, layer)
             index = torch.tensor(slots, device=keys.device)
-            self.keys[layer][index, :, : keys.shape[1]] = keys
-            self.values[layer][index, :, : values.shape[1]] = values
+            self.keys[layer, index, :, : keys.shape[1]] = keys
+            self.values[layer, index, :, : values.shape[1]] = values
 
 
 def rounded_tokens(num_tokens: int) -> int:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 
 from grpo_core.rollout.draft import Draft
-from grpo_core.rollout.torch_engine.attention import RowAttention
-from grpo_core.rollout.torch_engine.decoder import apply_head, forward
+from grpo_core.rollout.torch_engine.decoder import apply_head
+from grpo_core.rollout.torch_engine.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import is_prefilled, next_chunks, read_chunks
 from grpo_core.rollout.torch_engine.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.rows import Row, RowBatch, plan_rows
@@ -25,10 +25,11 @@ HEAD_CHUNK_TOKENS = 1024
 class ReferenceScorer:
     """Scores with the base weights. Its prompts stay in the prefix cache as those of version 0."""
 
-    def __init__(self, base: DecoderWeights, cache: PrefixCache, device: torch.device, max_tokens: int) -> None:
+    def __init__(self, base: DecoderWeights, cache: PrefixCache, passes: Passes, max_tokens: int) -> None:
         self._base = base
         self._cache = cache
-        self._device = device
+        self._passes = passes
+        self._device = base.embedding.device
         self._max_tokens = max_tokens
         self.num_tokens = 0  # that went through the model
 
@@ -38,7 +39,7 @@ class ReferenceScorer:
         try:
             while not all(map(is_prefilled, leaves)):
                 chunks = next_chunks(leaves, self._max_tokens)
-                read_chunks(chunks, VersionWeights(self._base, None), self._cache, self._device)
+                read_chunks(chunks, VersionWeights(self._base, None), self._cache, self._passes)
                 self.num_tokens += sum(chunk.num_tokens for chunk in chunks)
             results: list[Float32] = []
             for part in self._parts(drafts):
@@ -74,10 +75,8 @@ class ReferenceScorer:
         """The hidden states [R, hidden] that predict each row's tokens."""
         # The last token predicts nothing any more; a row of one token still takes part, with that token.
         inputs = [row.draft.tokens[: max(1, len(row.draft.tokens) - 1)] for row in rows]
-        attention = RowAttention(batch, [len(ids) for ids in inputs])
-        ids = torch.tensor([token for each in inputs for token in each], device=self._device)
-        hidden = forward(self._base, ids, attention.positions, attention)
-        self.num_tokens += len(ids)
+        hidden = self._passes.over_rows(self._base, inputs, batch)
+        self.num_tokens += len(hidden)
         states: dict[Row, Tensor] = {}
         first = 0
         for row, each in zip(rows, inputs, strict=True):

@@ -125,14 +125,19 @@ def peft_model(bench: Bench, adapter: Adapter, plain_model: nn.Module) -> nn.Mod
     return PeftModel.from_pretrained(plain_model, bench.store.folder_of(adapter.version)).eval()  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "llama"])
 def test_cold_sampling_is_the_greedy_search_of_transformers(
-    architecture: str, model_folders: dict[str, Path], make_bench: MakeBench, load_plain: Callable[[Path], Any]
+    architecture: str,
+    native: bool,
+    model_folders: dict[str, Path],
+    make_bench: MakeBench,
+    load_plain: Callable[[Path], Any],
 ) -> None:
     plain = load_plain(model_folders[architecture])
     prompts = [prompt(seed, length) for seed, length in enumerate((1, 5, 17, 40))]
 
-    completions = make_bench(model_folders[architecture]).engine.generate(
+    completions = make_bench(model_folders[architecture], native=native).engine.generate(
         [request(ids, temperature=1e-6, max_tokens=24) for ids in prompts]
     )
 
@@ -144,15 +149,17 @@ def test_cold_sampling_is_the_greedy_search_of_transformers(
         assert completion.completion_ids.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("with_adapter", [False, True])
 def test_sampling_logprobs_are_those_of_a_plain_forward(
     with_adapter: bool,
+    native: bool,
     make_bench: MakeBench,
     make_adapter: MakeAdapter,
     plain_model: nn.Module,
     plain_logprobs: PlainLogprobs,
 ) -> None:
-    bench = make_bench()
+    bench = make_bench(native=native)
     rng = np.random.default_rng(0)
     constraint = random_constraint(rng)
     options: list[dict[str, Any]] = [
@@ -232,16 +239,17 @@ def test_reference_logprobs_come_only_where_they_are_wanted(make_bench: MakeBenc
         assert [completion.ref_logprobs is not None for completion in completions] == wanted
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_completion_does_not_depend_on_who_shares_the_batch(seed: int, make_bench: MakeBench) -> None:
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_completion_does_not_depend_on_who_shares_the_batch(seed: int, native: bool, make_bench: MakeBench) -> None:
     requests = random_requests(np.random.default_rng(seed), 7)
     assert len(requests) > 7
-    bench = make_bench()
+    bench = make_bench(native=native)
 
     together = bench.engine.generate(requests)
     alone = [bench.engine.generate([item])[0] for item in requests]
     backwards = bench.engine.generate(requests[::-1])[::-1]
-    in_small_batches = make_bench(max_batch_sequences=3, prefill_tokens=16).engine.generate(requests)
+    in_small_batches = make_bench(max_batch_sequences=3, prefill_tokens=16, native=native).engine.generate(requests)
 
     for item, reference in zip(requests, together, strict=True):
         assert np.array_equal(item.prompt_ids, reference.prompt_ids)

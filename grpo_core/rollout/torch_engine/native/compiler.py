@@ -1,0 +1,93 @@
+"""Builds the C kernels of this package with the machine's own compiler, once per machine, and loads them.
+
+Where there is no compiler the engine computes the same with torch, and says once that it is slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock
+
+from grpo_core.errors import HomeError
+from grpo_core.home import make_folder
+from grpo_core.presets import cache_folder
+
+FOLDER = Path(__file__).parent
+SOURCES = ("decode.c", "attention.h", "vectors.h")
+FLAGS = ("-std=gnu11", "-O3", "-fschedule-insns", "-march=native", "-fopenmp", "-fPIC", "-shared")
+COMPILERS = ("cc", "gcc", "clang")
+COMPILE_TIMEOUT_S = 120
+
+logger = logging.getLogger("grpo_core.rollout")
+
+
+@functools.cache
+def load_kernels() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where they cannot be built."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return None
+    try:
+        return ctypes.CDLL(str(_library()))
+    except (OSError, HomeError, _BuildError, subprocess.TimeoutExpired) as error:
+        logger.warning("decoding with torch, which is slower on this CPU than compiled code: %s", error)
+        return None
+
+
+class _BuildError(Exception):
+    pass
+
+
+def _library() -> Path:
+    """The library built from ``SOURCES`` for this processor. One process builds, others wait for it."""
+    source = b"".join((FOLDER / name).read_bytes() for name in SOURCES)
+    compilers = list(_compilers())
+    if not compilers:
+        raise _BuildError(f"no C compiler; install one ({', '.join(COMPILERS[1:])}), or set CC to its path")
+    described = "\n".join((*FLAGS, *compilers, _processor()))
+    key = hashlib.sha256(source + described.encode()).hexdigest()[:16]
+    library = make_folder(cache_folder() / "kernels") / f"decode-{key}.so"
+    if not library.exists():
+        with FileLock(library.with_suffix(".lock")):
+            if not library.exists():
+                _build(compilers, library)
+    return library
+
+
+def _compilers() -> Iterator[str]:
+    named = os.environ.get("CC")
+    for name in (named,) if named else COMPILERS:
+        path = shutil.which(name)
+        if path is not None:
+            yield path
+
+
+def _processor() -> str:
+    """What ``-march=native`` depends on."""
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    said = ("model name", "flags", "CPU part", "Features")
+    return "\n".join(sorted({line for line in info if line.startswith(said)}))
+
+
+def _build(compilers: list[str], library: Path) -> None:
+    failures: list[str] = []
+    for compiler in compilers:
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            built = Path(folder) / library.name
+            command = [compiler, *FLAGS, str(FOLDER / SOURCES[0]), "-o", str(built), "-lm"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
+            if done.returncode == 0:
+                built.replace(library)
+                return
+        failures.append(f"{compiler}: {(done.stderr.strip().splitlines() or ['it said nothing'])[0]}")
+    raise _BuildError("; ".join(failures))

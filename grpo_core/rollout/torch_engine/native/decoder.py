@@ -1,0 +1,213 @@
+"""``decoder.forward`` and its attention in one call of compiled code, for float32 on a CPU.
+
+Legend: T tokens of the pass, H query heads, K key heads, D head size.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from grpo_core.rollout.torch_engine.attention import PromptChunk, RowPlan
+from grpo_core.rollout.torch_engine.native.compiler import load_kernels
+from grpo_core.rollout.torch_engine.prefix_cache import PrefixNode
+from grpo_core.rollout.torch_engine.rows import RowBatch
+from grpo_core.rollout.torch_engine.weights import DecoderWeights
+
+LANES = 16  # sizes are multiples of it, as the C code wants
+MAX_GROUP = 16  # query heads of a key head
+MAX_HEAD_SIZE = 256
+TABLE_STEP_POSITIONS = 512
+
+_Pointer = ctypes.c_void_p
+_Int = ctypes.c_int64
+_WEIGHTS = (
+    *("attention_norm", "qkv", "qkv_bias", "query_norm", "key_norm", "output", "output_bias"),
+    *("mlp_norm", "gate_up", "gate_up_bias", "down", "down_bias"),
+)
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [(name, _Pointer) for name in _WEIGHTS]
+
+
+class _Model(ctypes.Structure):
+    _fields_ = [
+        *((name, _Int) for name in ("hidden", "intermediate", "num_layers", "num_heads", "num_key_heads", "head_size")),
+        *((name, _Pointer) for name in ("embedding", "final_norm", "cosines", "sines")),
+        ("epsilon", ctypes.c_double),
+    ]
+
+
+class _Store(ctypes.Structure):
+    _fields_ = [
+        *((name, _Pointer) for name in ("keys", "values")),
+        *((name, _Int) for name in ("layer_stride", "head_stride")),
+    ]
+
+
+class _Segment(ctypes.Structure):
+    _fields_ = [("store", _Store), *((name, _Int) for name in ("num_keys", "start", "stop"))]
+
+
+class _Pass(ctypes.Structure):
+    _fields_ = [
+        *((name, _Int) for name in ("num_tokens", "num_segments", "num_threads")),
+        *(
+            (name, _Pointer)
+            for name in ("ids", "positions", "stores", "offsets", "places", "own", "segments", "states")
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class NativePass:
+    """Tokens to run, and where their keys are. ``numbers`` [5, T] has by token: id, position in the sequence, index in
+    ``own`` of the store that its keys go to, where its sequence begins there (in elements), its place from there on."""
+
+    numbers: NDArray[np.int64]
+    own: list[_Store]
+    segments: list[_Segment]
+
+
+def rows_pass(token_ids: Sequence[int], batch: RowBatch, plan: RowPlan) -> NativePass:
+    """The next tokens of rows."""
+    keys, values = batch.keys, batch.values
+    slot_stride = keys.stride(1)
+    offsets = [slot * slot_stride for slot in plan.slots]
+    numbers = np.array([token_ids, plan.positions, [0] * len(token_ids), offsets, plan.places], dtype=np.int64)
+    store = _Store(keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(2))
+    return NativePass(numbers, [store], [_segment(each.node, each.start, each.stop) for each in plan.segments])
+
+
+def prompts_pass(chunks: Sequence[PromptChunk]) -> NativePass:
+    """Parts of prompts, whose keys all go to their nodes."""
+    counts = [chunk.num_tokens for chunk in chunks]
+    numbers = np.zeros((5, sum(counts)), dtype=np.int64)
+    segments: list[_Segment] = []
+    stop = 0
+    for index, (chunk, count) in enumerate(zip(chunks, counts, strict=True)):
+        assert chunk.keep
+        start, stop = stop, stop + count
+        numbers[0, start:stop] = chunk.node.tokens[chunk.start : chunk.stop]
+        numbers[1, start:stop] = np.arange(chunk.node.start + chunk.start, chunk.node.start + chunk.stop)
+        numbers[2, start:stop] = index
+        numbers[4, start:stop] = np.arange(chunk.start, chunk.stop)
+        segments += [_segment(node, start, stop) for node in chunk.before]
+    return NativePass(numbers, [_node_store(chunk.node) for chunk in chunks], segments)
+
+
+class NativeDecoder:
+    """Runs passes over merged weights. ``open_native`` says whether there is one."""
+
+    def __init__(self, kernels: ctypes.CDLL, weights: DecoderWeights) -> None:
+        self._decode = kernels.grpo_decode
+        self._decode.argtypes = [_Pointer, _Pointer, _Pointer]
+        self._decode.restype = ctypes.c_int
+        self._cosines = self._sines = weights.embedding.new_empty(0, weights.head_size // 2)
+        self._use(weights)
+
+    def forward(self, weights: DecoderWeights, asked: NativePass) -> Tensor:
+        """Hidden states [T, hidden], normalised for the head.
+
+        Raises:
+            torch.OutOfMemoryError: there is no room for the activations.
+        """
+        if weights is not self._weights:
+            self._use(weights)
+        numbers = asked.numbers
+        num_tokens = numbers.shape[1]
+        self._reach(int(numbers[1].max()) + 1)
+        states = torch.empty(num_tokens, weights.embedding.shape[1])
+        address, step = numbers.ctypes.data, numbers.strides[0]
+        own = (_Store * len(asked.own))(*asked.own)
+        segments = (_Segment * len(asked.segments))(*asked.segments)
+        described = _Pass(
+            num_tokens=num_tokens,
+            num_segments=len(segments),
+            num_threads=torch.get_num_threads(),
+            ids=address,
+            positions=address + step,
+            stores=address + 2 * step,
+            offsets=address + 3 * step,
+            places=address + 4 * step,
+            own=ctypes.addressof(own),
+            segments=ctypes.addressof(segments),
+            states=states.data_ptr(),
+        )
+        if self._decode(ctypes.byref(self._model), self._layers, ctypes.byref(described)):
+            raise torch.OutOfMemoryError(f"a pass over {num_tokens} tokens: out of memory")
+        return states
+
+    def _use(self, weights: DecoderWeights) -> None:
+        self._weights = weights  # kept, because what follows points into it
+        self._layers = (_Layer * len(weights.layers))()
+        for layer, has in zip(self._layers, weights.layers, strict=True):
+            for name in ("attention_norm", "query_norm", "key_norm", "mlp_norm"):
+                setattr(layer, name, _address(getattr(has, name)))
+            for name in ("qkv", "output", "gate_up", "down"):
+                linear = has.linear(name)
+                setattr(layer, name, _address(linear.weight))
+                setattr(layer, f"{name}_bias", _address(linear.bias))
+        self._model = _Model(
+            hidden=weights.embedding.shape[1],
+            intermediate=weights.layers[0].down.weight.shape[1],
+            num_layers=len(weights.layers),
+            num_heads=weights.num_heads,
+            num_key_heads=weights.num_key_heads,
+            head_size=weights.head_size,
+            embedding=_address(weights.embedding),
+            final_norm=_address(weights.final_norm),
+            cosines=_address(self._cosines),
+            sines=_address(self._sines),
+            epsilon=weights.epsilon,
+        )
+
+    def _reach(self, num_positions: int) -> None:
+        """Tables of the rotary embedding for so many positions."""
+        if num_positions <= len(self._cosines):
+            return
+        size = -(-num_positions // TABLE_STEP_POSITIONS) * TABLE_STEP_POSITIONS
+        angles = torch.arange(size).float()[:, None] * self._weights.inverse_frequencies
+        self._cosines = angles.cos() * self._weights.rotary_scaling
+        self._sines = angles.sin() * self._weights.rotary_scaling
+        self._model.cosines, self._model.sines = _address(self._cosines), _address(self._sines)
+
+
+def open_native(weights: DecoderWeights) -> NativeDecoder | None:
+    """Compiled code for ``weights``, or None where there is none for them or for this machine."""
+    embedding = weights.embedding
+    if embedding.device.type != "cpu" or embedding.dtype != torch.float32:
+        return None
+    intermediate = weights.layers[0].down.weight.shape[1]
+    sizes = (embedding.shape[1], intermediate, weights.head_size)
+    if any(size % LANES for size in sizes) or weights.head_size > MAX_HEAD_SIZE:
+        return None
+    if weights.num_heads > MAX_GROUP * weights.num_key_heads:
+        return None
+    kernels = load_kernels()
+    return NativeDecoder(kernels, weights) if kernels is not None else None
+
+
+def _node_store(node: PrefixNode) -> _Store:
+    keys, values = node.keys, node.values
+    assert keys is not None
+    assert values is not None
+    return _Store(keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1))
+
+
+def _segment(node: PrefixNode, start: int, stop: int) -> _Segment:
+    return _Segment(_node_store(node), node.num_tokens, start, stop)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    if tensor is None:
+        return None
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()

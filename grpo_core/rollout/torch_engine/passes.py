@@ -1,0 +1,63 @@
+"""Runs one pass of the decoder, over prompts or over rows, by compiled code where that can and with torch elsewhere.
+
+Legend: T tokens of the pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.profiler import record_function
+
+from grpo_core.rollout.torch_engine.adapters import RowUpdates
+from grpo_core.rollout.torch_engine.attention import PromptAttention, PromptChunk, RowAttention, plan_pass
+from grpo_core.rollout.torch_engine.decoder import forward
+from grpo_core.rollout.torch_engine.native.decoder import open_native, prompts_pass, rows_pass
+from grpo_core.rollout.torch_engine.rows import RowBatch
+from grpo_core.rollout.torch_engine.versions import VersionWeights
+from grpo_core.rollout.torch_engine.weights import DecoderWeights
+
+
+class Passes:
+    """Hidden states [T, hidden], normalised for the head; keys and values go to where they are read from.
+
+    ``native`` off computes everything with torch: the plain path.
+    """
+
+    def __init__(self, base: DecoderWeights, *, native: bool) -> None:
+        self._device = base.embedding.device
+        self._native = open_native(base) if native else None
+
+    def over_prompts(self, version: VersionWeights, chunks: Sequence[PromptChunk]) -> Tensor:
+        """Parts of prompts, whose nodes have room for their keys and values."""
+        with record_function("prefill"):
+            if self._native is not None and version.updates is None and all(chunk.keep for chunk in chunks):
+                return self._native.forward(version.weights, prompts_pass(chunks))
+            ids = np.concatenate([chunk.node.tokens[chunk.start : chunk.stop] for chunk in chunks]).astype(np.int64)
+            starts = [(chunk.node.start + chunk.start, chunk.num_tokens) for chunk in chunks]
+            positions = np.concatenate([np.arange(start, start + num) for start, num in starts])
+            return forward(
+                version.weights,
+                torch.from_numpy(ids).to(self._device),
+                torch.from_numpy(positions).to(self._device),
+                PromptAttention(chunks),
+                [RowUpdates(0, len(ids), version.updates)] if version.updates is not None else [],
+            )
+
+    def over_rows(
+        self,
+        weights: DecoderWeights,
+        tokens: Sequence[Sequence[int]],
+        batch: RowBatch,
+        updates: Sequence[RowUpdates] = (),
+    ) -> Tensor:
+        """``tokens[slot]``, at least one, of every slot of ``batch``."""
+        plan = plan_pass(batch, [len(each) for each in tokens])
+        ids = [token for each in tokens for token in each]
+        if self._native is not None and not updates:
+            return self._native.forward(weights, rows_pass(ids, batch, plan))
+        attention = RowAttention(batch, plan)
+        return forward(weights, torch.tensor(ids, device=self._device), attention.positions, attention, updates)
