@@ -111,9 +111,9 @@ def _block(runs: Sequence[Run], chosen: NDArray[np.int64]) -> Block:
     queries = np.concatenate([run.queries for run in runs])
     starts = np.repeat([run.own.start for run in runs], [len(run.queries) for run in runs])
     places = np.concatenate([np.arange(part.start, part.stop) for part in own])
-    sees = (places >= starts[:, None]) & (places <= queries[:, None])
     more = (0, -len(queries) % QUERY_STEP)
-    mask = np.where(np.pad(sees, (more, (0, num_keys - num_path - num_own))), 0.0, -np.inf).astype(np.float32)
+    mask = np.full((len(queries) + more[1], num_keys - num_path), -np.inf, dtype=np.float32)
+    mask[: len(queries), :num_own][(places >= starts[:, None]) & (places <= queries[:, None])] = 0.0
     mask[len(queries) :] = 0.0  # so that the filling has a softmax, too
     return Block(
         keys=_joined([*path, *own]),

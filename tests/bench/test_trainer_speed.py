@@ -131,16 +131,18 @@ def test_batches_have_the_shape_and_rewards_that_differ() -> None:
 
 
 def test_flops_are_those_counted_by_hand() -> None:
-    """One prompt of two tokens, two completions of two: four tokens go in, four are chosen."""
+    """One prompt of two tokens, two completions of two: four tokens go in, three predict, four are chosen."""
     sizes = PRESETS["tiny"]
-    layer = 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 896
+    keys_values, others = 2 * 256 * 128, 2 * 256 * 256 + 3 * 256 * 896
     assert (sizes.hidden_size, sizes.num_layers, sizes.vocab_size) == (256, 4, 2048)
     found = step_flops("tiny", Shape(1, 2, 2, 2))
 
-    pairs = 1 + 2 + 3 + 3
-    linears, attention, head = 2 * 4 * layer * 4, 4 * pairs * 256 * 4, 2 * 4 * 256 * 2048
+    pairs, last_pairs = 1 + 2 + 3 + 3, 2 + 3 + 3
+    linears = 2 * 4 * (4 * keys_values + 3 * others) + 2 * 3 * others
+    attention, head = 4 * (3 * pairs + last_pairs) * 256, 2 * 4 * 256 * 2048
     assert found.forward == linears + attention + head
-    assert found.backward == linears - 2 * 4 * (256 * 256 + 2 * 256 * 128) + 2 * attention + head
+    below_all_trained = 2 * 4 * (256 * 256 + keys_values) + 2 * pairs * 256
+    assert found.backward == linears - below_all_trained + 2 * attention + head
 
 
 def test_growth_is_measured_against_what_predicts_it() -> None:
