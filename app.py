@@ -85,7 +85,7 @@ engine_image = image if GPU is None else _with_project(_locked.uv_pip_install(VL
 app = modal.App("pytest-grpo", image=image)
 
 
-@app.function(gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=24 * 3600)
+@app.function(image=engine_image, gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=24 * 3600)
 def train_grpo(
     steps: int = 10,
     environment: str = "arithmetic",
@@ -110,7 +110,8 @@ def train_grpo(
     Without ``run`` the run is named after this call. Adapters, events and checkpoints go to the data volume. When
     Modal starts this call again because its container was lost, it goes on from the last checkpoint. With several
     GPUs, ``torchrun`` starts one process on each. With ``workers``, so many ``run_rollout`` play each batch, with
-    ``engine`` as in ``InferenceEngine``. ``settings`` is a whole configuration as JSON, instead of the other flags.
+    ``engine`` as in ``InferenceEngine``; without them this container samples, with torch when that is ``auto``.
+    ``settings`` is a whole configuration as JSON, instead of the other flags.
     ``detach`` only lets Modal accept ``--detach`` behind the function's name, where it has no effect; we say so.
 
     Raises:
@@ -124,7 +125,11 @@ def train_grpo(
         "run": run,
         "model": {"name": preset},
         "environment": _environment(environment, horizon, compact_prompts, use_state_cache),
-        "rollout": {"num_groups": groups, "group_size": samples},
+        "rollout": {
+            "num_groups": groups,
+            "group_size": samples,
+            **({} if engine == "auto" else {"engine": engine}),
+        },
         "schedule": {
             "num_steps": steps,
             "buffer_depth": buffer_depth,
@@ -223,7 +228,8 @@ class InferenceEngine:
     """Answers with any published version of one run. Calls that overlap decode as one batch, whatever versions they
     ask for; equal beginnings of prompts are computed once.
 
-    ``engine`` is ``vllm``, ``torch``, or ``auto``: vLLM where there is a GPU. ``settings`` is as in ``train_grpo``.
+    ``engine`` is ``vllm``, ``torch``, ``plain``, or ``auto``: vLLM where there is a GPU, else the one of the settings.
+    ``settings`` is as in ``train_grpo``.
     """
 
     preset: str = modal.parameter(default="tiny")
@@ -311,7 +317,7 @@ class InferenceEngine:
         return await self._open().latest()
 
 
-@app.function(gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=3600)
+@app.function(image=engine_image, gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=3600)
 def measure(settings: str, profile_name: str, target: str, warmup: bool, traced: bool) -> dict[str, Any]:
     """What ``grpo profile --modal`` and ``grpo benchmark --modal`` run here; ``settings`` is as in ``train_grpo``.
 

@@ -40,8 +40,10 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     run_name = flags.run or f"{environment.replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
     config = config_from_flags(flags, {"schedule.num_steps": 60}, run_name)
     if flags.modal:
+        engine = config.rollout.engine if "engine" in config.rollout.model_fields_set else "auto"
+        settings = config.model_dump_json()
         with running_app() as app:
-            app.train_grpo.remote(settings=config.model_dump_json(), resume=flags.resume, workers=flags.workers)
+            app.train_grpo.remote(settings=settings, resume=flags.resume, workers=flags.workers, engine=engine)
         return 0
     if flags.workers:
         raise ConfigError("--workers: containers play with --modal only; add it, or leave --workers out")

@@ -46,10 +46,11 @@ class GrpoCoreSystem:
         from grpo_core.config import build_config
         from grpo_core.lora.store import AdapterStore
         from grpo_core.model import load_policy, load_tokenizer
-        from grpo_core.rollout.torch_engine.engine import TorchEngine
+        from grpo_core.rollout.engines import open_engine
 
         config = build_config(
             {
+                "run": RUN,
                 "model": {
                     "name": settings.model,
                     "device": settings.device,
@@ -71,7 +72,7 @@ class GrpoCoreSystem:
         self._tokenizer = load_tokenizer(settings.model)
         self._store = AdapterStore(settings.home / "adapters")
         self._adapters = _switchable_cache(self._store)
-        self._engine = TorchEngine(load_policy(config.model), self._tokenizer.stop_id, self._adapters, RUN)
+        self._engine = open_engine(config, self._tokenizer.stop_id, self._adapters, self._store)
         self._num_cold_loads = 0
         self._step_logprobs: StepLogprobs = []
         make_trainer = _recording_trainer(self._step_logprobs)
