@@ -25,7 +25,6 @@ from grpo_core.config import EnvironmentConfig, GrpoConfig, build_config
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
 from grpo_core.errors import EngineError, EpisodeError
 from grpo_core.home import Home
-from grpo_core.rollout.engines import open_engine
 from grpo_core.schedule.loop import StepReport, train
 from grpo_core.schedule.stack import LocalStack, build_stack
 from grpo_core.telemetry.events import Telemetry
@@ -167,7 +166,7 @@ def test_the_command_stops_at_ctrl_c_with_all_its_processes_and_goes_on(
 
 def test_a_lagging_policy_that_learns_nothing_has_ratio_1_and_old_adapters_go(make_home: Callable[[str], Home]) -> None:
     """With a learning rate of 0 every version is the same policy, published and loaded anew; then vLLM dies."""
-    config = make_config(1, 6)
+    config = make_config(1, 100)
     config = config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": 0.0})})
     held: list[list[str]] = []
     reports: list[StepReport] = []
@@ -175,7 +174,8 @@ def test_a_lagging_policy_that_learns_nothing_has_ratio_1_and_old_adapters_go(ma
 
         def note(report: StepReport) -> None:
             reports.append(report)
-            held.append(loaded_versions(stack))
+            if report.metrics.step < 6:
+                held.append(loaded_versions(stack))
             if report.metrics.step == 5:
                 for process in vllm_processes():
                     process.kill()
@@ -193,20 +193,12 @@ def test_a_lagging_policy_that_learns_nothing_has_ratio_1_and_old_adapters_go(ma
     assert all("?" not in names for names in held)
 
 
-def test_a_run_that_fails_and_a_model_that_does_not_start_leave_no_process(
-    make_home: Callable[[str], Home], tmp_path: Path
-) -> None:
+def test_a_run_that_fails_leaves_no_process(make_home: Callable[[str], Home]) -> None:
     config = make_config(1, 2, environment=f"{__name__}:broken")
     with build_stack(config, make_home("broken")) as stack:
         assert len(vllm_processes()) > 0
         with pytest.raises(EpisodeError, match="a bug of the environment"):
             train(stack, Telemetry("run", []))
-    assert vllm_processes() == []
-
-    too_little = config.model_copy(update={"rollout": config.rollout.model_copy(update={"max_kv_bytes": 1 << 50})})
-    with pytest.raises(EngineError, match="vLLM does not start") as raised:
-        open_engine(too_little, 0, stack.adapters, stack.store, fingerprint="")
-    assert "\n" not in str(raised.value)
     assert vllm_processes() == []
 
 
