@@ -87,7 +87,10 @@ class RolloutConfig(_Section):
 class TrainingConfig(_Section):
     """One GRPO update."""
 
-    learning_rate: float = Field(default=2e-3, ge=0)
+    method: Literal["lora", "full"] = "lora"
+    """What is trained: an adapter on frozen weights (``model.lora_*``), or all weights, which are then published."""
+    learning_rate: float | None = Field(default=None, ge=0)
+    """Default: 2e-3 for an adapter, 3e-4 for all weights. They suit the presets; large models want a hundredth."""
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo", "sapo"] = "dapo"
     """The policy term and its normalisation; docs/training.md has the formula of each."""
     advantages: Literal["group_std", "batch_std", "mean_only", "leave_one_out"] = "group_std"
@@ -140,6 +143,21 @@ class TrainingConfig(_Section):
     shard_base_weights: bool = False
     """With several processes, each keeps its part of every layer's frozen weights and gathers a layer when it runs
     (FSDP2). Off: each has a copy (as DDP)."""
+
+    @property
+    def effective_learning_rate(self) -> float:
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 3e-4 if self.method == "full" else 2e-3
+
+    @model_validator(mode="after")
+    def _method_is_consistent(self) -> TrainingConfig:
+        if self.method == "full" and self.shard_base_weights:
+            raise ValueError(
+                "shard_base_weights does not go with method 'full': no weights stay frozen; turn it off, and each "
+                "process has a copy"
+            )
+        return self
 
     @model_validator(mode="after")
     def _objective_is_consistent(self) -> TrainingConfig:
@@ -215,6 +233,18 @@ class GrpoConfig(_Section):
     training: TrainingConfig = TrainingConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+
+    @model_validator(mode="after")
+    def _adapter_is_trained(self) -> GrpoConfig:
+        defaults = ModelConfig()
+        for key in ("lora_rank", "lora_alpha", "lora_targets"):
+            value = getattr(self.model, key)
+            if self.training.method == "full" and value != getattr(defaults, key):
+                raise ValueError(
+                    f"model.{key} {value} does not go with training.method 'full', which has no adapter; leave it out, "
+                    "or set training.method to 'lora'"
+                )
+        return self
 
     @model_validator(mode="after")
     def _groups_have_siblings(self) -> GrpoConfig:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -226,6 +226,13 @@ def attach_lora(policy: Policy, config: ModelConfig, seed: int) -> PeftModel:
     use_fast_parts(model)
     model.eval()
     return model
+
+
+def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All that ``model``'s state consists of, by name: its own parameters and buffers, tied ones once."""
+    named = model.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in reversed(named.items())}  # of the names that share a tensor
+    return {name: tensor for name, tensor in named.items() if first[id(tensor)] == name}
 
 
 def _obstacle(model_config: PreTrainedConfig) -> str | None:

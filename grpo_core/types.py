@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,7 +166,7 @@ class StepMetrics:
 
 @dataclass(frozen=True, slots=True)
 class PolicyVersion:
-    """Version ``number`` of the policy that ``run`` trains; 0 is the base model with a fresh adapter."""
+    """Version ``number`` of the policy that ``run`` trains; 0 is the base model."""
 
     run: str
     number: int
@@ -190,3 +190,21 @@ class Adapter:
     @property
     def num_bytes(self) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+
+@dataclass(frozen=True, slots=True)
+class FullWeights:
+    """All weights of one policy version, by their names in ``transformers``' state dict; tied ones once."""
+
+    version: PolicyVersion
+    base_fingerprint: str  # of the model that training began with
+    architecture: Mapping[str, Any]  # transformers' config.json
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+
+PolicyWeights = Adapter | FullWeights
+"""What training publishes and rollouts sample from, as ``training.method`` has it."""

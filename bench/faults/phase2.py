@@ -57,7 +57,7 @@ def adapter_never_merged(patch: pytest.MonkeyPatch) -> None:
     """A swap changes the version's number and not the sampler's weights."""
     from grpo_core.rollout.torch_engine.adapters import MergedWeights
 
-    patch.setattr(MergedWeights, "merge", lambda self, updates: self._base)
+    patch.setattr(MergedWeights, "merge", lambda self, updates: replace(self._base))
 
 
 def padding_read_as_prompt(patch: pytest.MonkeyPatch) -> None:

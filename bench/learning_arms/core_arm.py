@@ -31,13 +31,13 @@ def task_config(task: Task) -> GrpoConfig:
 def learn(task: Task, folder: Path) -> tuple[Run, Start]:
     """The run, and what it started from."""
     stack = build_stack(task_config(task), Home(data=folder / "data", traces=folder / "traces"))
-    weights = dict(stack.trainer.adapter().tensors)
+    weights = dict(stack.trainer.weights().tensors)
     rewards: list[float] = []
     questions: list[str] = []
     for index in range(task.num_steps):
         batch = stack.collector.collect(index)
         questions += [stack.tokenizer.decode(group.trajectories[0].turns[0].prompt_ids) for group in batch.groups]
         rewards.append(stack.trainer.step(batch).reward_mean)
-        stack.store.publish(stack.trainer.adapter())
+        stack.store.publish(stack.trainer.weights())
         stack.engine.use_version(stack.trainer.version)
     return Run(tuple(rewards), tuple(questions)), Start(tuple(questions), weights)

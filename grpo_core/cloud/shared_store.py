@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grpo_core.lora.store import AdapterStore
-from grpo_core.types import Adapter
+from grpo_core.types import PolicyWeights
 
 
 class SharedAdapterStore(AdapterStore):
@@ -20,7 +20,7 @@ class SharedAdapterStore(AdapterStore):
         super().__init__(folder)
         self._commit = commit
 
-    def publish(self, adapter: Adapter) -> Path:
-        path = super().publish(adapter)
+    def publish(self, weights: PolicyWeights) -> Path:
+        path = super().publish(weights)
         self._commit()
         return path

@@ -1,1 +1,1 @@
-"""Adapters at rest (``store``) and in memory (``cache``)."""
+"""Published weights at rest (``store``, ``layout``) and in memory (``cache``)."""

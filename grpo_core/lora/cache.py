@@ -1,4 +1,4 @@
-"""Adapters kept in memory, least recently used out first, so that a version is read from disk once."""
+"""Published weights kept in memory, least recently used out first, so that a version is read from disk once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from threading import Lock
 
 from grpo_core.lora.store import AdapterStore
-from grpo_core.types import Adapter, PolicyVersion
+from grpo_core.types import PolicyVersion, PolicyWeights
 
 logger = logging.getLogger("grpo_core.lora")
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("grpo_core.lora")
 class CacheResult:
     """One answer of the cache. ``load_ms`` is the wall time of the call, whatever it had to do."""
 
-    adapter: Adapter
+    weights: PolicyWeights
     hit: bool  # it was in memory already
     load_ms: float
 
@@ -38,14 +38,14 @@ class CacheCounters:
 
 @dataclass(slots=True)
 class _Entry:
-    adapter: Adapter
+    weights: PolicyWeights
     num_pins: int = 0
 
 
 class LoRACache:
-    """At most ``max_adapters`` adapters of at most ``max_bytes`` together. Thread-safe.
+    """At most ``max_adapters`` versions of at most ``max_bytes`` together. Thread-safe.
 
-    Pinned adapters stay even over these limits. An adapter that does not fit beside them is served but not kept.
+    Pinned ones stay even over these limits. One that does not fit beside them is served but not kept.
     """
 
     def __init__(self, store: AdapterStore, max_bytes: int, max_adapters: int) -> None:
@@ -55,7 +55,7 @@ class LoRACache:
         self._max_bytes = max_bytes
         self._max_adapters = max_adapters
         self._entries: OrderedDict[PolicyVersion, _Entry] = OrderedDict()
-        self._loading: dict[PolicyVersion, Future[Adapter]] = {}
+        self._loading: dict[PolicyVersion, Future[PolicyWeights]] = {}
         self._counters = CacheCounters()
         self._lock = Lock()
 
@@ -70,17 +70,17 @@ class LoRACache:
 
     @property
     def num_adapters(self) -> int:
-        """Adapters in memory now."""
+        """Versions in memory now."""
         return len(self._entries)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the adapters in memory now."""
+        """Bytes of their weights."""
         with self._lock:
-            return sum(entry.adapter.num_bytes for entry in self._entries.values())
+            return sum(entry.weights.num_bytes for entry in self._entries.values())
 
     def get(self, version: PolicyVersion) -> CacheResult:
-        """The adapter of ``version``, from memory or else from the store. Concurrent calls share one load.
+        """The weights of ``version``, from memory or else from the store. Concurrent calls share one load.
 
         Raises:
             AdapterNotFoundError, AdapterCorruptError: as ``AdapterStore.load``, for every caller that waited for that
@@ -89,11 +89,11 @@ class LoRACache:
         return self._acquire(version, num_pins=0)
 
     @contextmanager
-    def pinned(self, version: PolicyVersion) -> Iterator[Adapter]:
-        """The adapter of ``version``, kept in memory for the length of the ``with`` block. Raises as ``get``."""
-        adapter = self._acquire(version, num_pins=1).adapter
+    def pinned(self, version: PolicyVersion) -> Iterator[PolicyWeights]:
+        """The weights of ``version``, kept in memory for the length of the ``with`` block. Raises as ``get``."""
+        weights = self._acquire(version, num_pins=1).weights
         try:
-            yield adapter
+            yield weights
         finally:
             with self._lock:
                 self._entries[version].num_pins -= 1
@@ -115,52 +115,52 @@ class LoRACache:
                 self._loading[version] = Future()
         if entry is not None:
             logger.info("Adapter already cached locally: %s", version.name)
-            adapter = entry.adapter
+            weights = entry.weights
         elif pending is not None:
-            adapter = pending.result()
+            weights = pending.result()
             with self._lock:
-                adapter = self._keep(adapter, num_pins)
+                weights = self._keep(weights, num_pins)
         else:
-            adapter = self._load(version, num_pins)
-        return CacheResult(adapter, entry is not None, (time.perf_counter() - start) * 1e3)
+            weights = self._load(version, num_pins)
+        return CacheResult(weights, entry is not None, (time.perf_counter() - start) * 1e3)
 
-    def _load(self, version: PolicyVersion, num_pins: int) -> Adapter:
+    def _load(self, version: PolicyVersion, num_pins: int) -> PolicyWeights:
         try:
-            adapter = self._store.load(version)
+            weights = self._store.load(version)
         except BaseException as error:  # whatever it is, also an interrupt, the waiting threads must not hang
             with self._lock:
                 pending = self._loading.pop(version)
             pending.set_exception(error)
             raise
         with self._lock:
-            adapter = self._keep(adapter, num_pins)
+            weights = self._keep(weights, num_pins)
             pending = self._loading.pop(version)
-        pending.set_result(adapter)
-        return adapter
+        pending.set_result(weights)
+        return weights
 
-    def _keep(self, adapter: Adapter, num_pins: int) -> Adapter:
-        """The adapter to use: one that was kept, evicted and loaded again meanwhile comes before ``adapter``."""
-        entry = self._entries.get(adapter.version)
+    def _keep(self, weights: PolicyWeights, num_pins: int) -> PolicyWeights:
+        """Those to use: what was kept, evicted and loaded again meanwhile comes before ``weights``."""
+        entry = self._entries.get(weights.version)
         if entry is None:
-            if num_pins == 0 and not self._fits_beside_pinned(adapter):
-                return adapter
-            entry = self._entries[adapter.version] = _Entry(adapter)
+            if num_pins == 0 and not self._fits_beside_pinned(weights):
+                return weights
+            entry = self._entries[weights.version] = _Entry(weights)
         entry.num_pins += num_pins
-        self._entries.move_to_end(adapter.version)
+        self._entries.move_to_end(weights.version)
         self._evict()
-        return entry.adapter
+        return entry.weights
 
-    def _fits_beside_pinned(self, adapter: Adapter) -> bool:
-        pinned = [entry.adapter.num_bytes for entry in self._entries.values() if entry.num_pins > 0]
-        return sum(pinned) + adapter.num_bytes <= self._max_bytes and len(pinned) + 1 <= self._max_adapters
+    def _fits_beside_pinned(self, weights: PolicyWeights) -> bool:
+        pinned = [entry.weights.num_bytes for entry in self._entries.values() if entry.num_pins > 0]
+        return sum(pinned) + weights.num_bytes <= self._max_bytes and len(pinned) + 1 <= self._max_adapters
 
     def _evict(self) -> None:
-        num_bytes = sum(entry.adapter.num_bytes for entry in self._entries.values())
+        num_bytes = sum(entry.weights.num_bytes for entry in self._entries.values())
         for version, entry in list(self._entries.items()):
             if num_bytes <= self._max_bytes and len(self._entries) <= self._max_adapters:
                 return
             if entry.num_pins == 0:
-                num_bytes -= entry.adapter.num_bytes
+                num_bytes -= entry.weights.num_bytes
                 del self._entries[version]
                 self._count(evictions=1)
 

@@ -1,12 +1,13 @@
-"""The adapter store: content-addressed objects that PEFT can load, and small references that name them.
+"""The store of published weights: content-addressed objects that PEFT or transformers can load, and references to them.
 
-    objects/<sha256>/adapter_model.safetensors, adapter_config.json
-    runs/<run>/v000003.json
+    objects/<sha256>/adapter_model.safetensors, adapter_config.json    an adapter
+                     model.safetensors, config.json                    full weights
+    runs/<run>/v000003.json                                            a reference: what the version is, and its object
     .lock                           held by the one process that publishes or prunes
 
 An object is complete before it gets its name, and a reference is written after its object. So a version is there as a
 whole or not at all. The address covers the files' checksums and every field of the reference that describes the
-adapter, so that a damaged reference is noticed too.
+weights, so that a damaged reference is noticed too.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ import os
 import re
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from grpo_core.errors import AdapterCorruptError, AdapterError, AdapterNotFoundError, HomeError
 from grpo_core.home import check_name, make_folder, write_atomic, write_json
-from grpo_core.types import Adapter, PolicyVersion
+from grpo_core.lora.layout import description_of, files_of, from_files
+from grpo_core.types import PolicyVersion, PolicyWeights
 
-_MODEL_FILE = "adapter_model.safetensors"
-_CONFIG_FILE = "adapter_config.json"
-_PEFT_PREFIX = "base_model.model."
 _REFERENCE_NAME = re.compile(r"v(\d{6,})\.json")
 
 
@@ -37,27 +38,28 @@ _REFERENCE_NAME = re.compile(r"v(\d{6,})\.json")
 class _Reference:
     """What a version is. Two versions with equal references are the same object."""
 
-    base_fingerprint: str
-    rank: int
-    alpha: float
-    target_modules: tuple[str, ...]
-    files: dict[str, str]  # name -> sha256
+    description: Mapping[str, Any]  # of ``layout``
+    files: Mapping[str, str]  # name -> sha256
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return {**self.description, "files": dict(self.files)}
 
     @property
     def address(self) -> str:
-        return _sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        return _sha256(json.dumps(self.fields, sort_keys=True).encode())
 
 
 class AdapterStore:
-    """Published adapters under ``folder``, by run and version. Safe across threads and processes."""
+    """Published weights under ``folder``, by run and version. Safe across threads and processes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._objects = folder / "objects"
         self._lock = FileLock(folder / ".lock")
 
-    def publish(self, adapter: Adapter) -> Path:
-        """Store ``adapter`` under its version and return its folder, which PEFT can load.
+    def publish(self, weights: PolicyWeights) -> Path:
+        """Store ``weights`` under their version and return its folder, which PEFT or transformers can load.
 
         Publishing the same content again changes nothing, except that it repairs a damaged object.
 
@@ -65,26 +67,22 @@ class AdapterStore:
             AdapterError: the version is already published with other content.
             HomeError: the store cannot be written.
         """
-        contents = {_MODEL_FILE: _model_bytes(adapter), _CONFIG_FILE: _config_bytes(adapter)}
+        version, contents = weights.version, files_of(weights)
         reference = _Reference(
-            base_fingerprint=adapter.base_fingerprint,
-            rank=adapter.rank,
-            alpha=float(adapter.alpha),
-            target_modules=adapter.target_modules,
-            files={name: _sha256(content) for name, content in contents.items()},
+            description=description_of(weights), files={name: _sha256(content) for name, content in contents.items()}
         )
-        path = self._reference_path(adapter.version)
+        path = self._reference_path(version)
         make_folder(self._folder)
         with self._lock:
             is_published = path.exists()
-            if is_published and self._read_reference(adapter.version) != reference:
+            if is_published and self._read_reference(version) != reference:
                 raise AdapterError(
-                    f"adapter {adapter.version.name}: already published with other content; publish under another "
+                    f"adapter {version.name}: already published with other content; publish under another "
                     "run name or version, or discard the old version first"
                 )
             folder = self._write_object(reference.address, contents)
             if not is_published:
-                described = asdict(reference) | {
+                described = reference.fields | {
                     "object": reference.address,
                     "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 }
@@ -92,29 +90,18 @@ class AdapterStore:
                 _sync_folder(path.parent)
         return folder
 
-    def load(self, version: PolicyVersion) -> Adapter:
-        """The adapter of ``version``, on the CPU, checked against its checksums.
+    def load(self, version: PolicyVersion) -> PolicyWeights:
+        """The weights of ``version``, on the CPU, checked against their checksums.
 
         Raises:
             AdapterNotFoundError: it was never published, or was pruned.
             AdapterCorruptError: a file is missing, cut off or changed.
         """
-        import safetensors.torch
-
         reference = self._read_reference(version)
-        contents = self._read_object(version, reference)
-        tensors = safetensors.torch.load(contents[_MODEL_FILE])
-        return Adapter(
-            version=version,
-            base_fingerprint=reference.base_fingerprint,
-            rank=reference.rank,
-            alpha=reference.alpha,
-            target_modules=reference.target_modules,
-            tensors={name.removeprefix(_PEFT_PREFIX): tensor for name, tensor in tensors.items()},
-        )
+        return from_files(version, reference.description, self._read_object(version, reference))
 
     def folder_of(self, version: PolicyVersion) -> Path:
-        """The folder of ``version``, checked like ``load``, for an engine that reads PEFT's files itself.
+        """The folder of ``version``, checked like ``load``, for an engine that reads the files itself.
 
         Raises:
             AdapterNotFoundError, AdapterCorruptError: as ``load``.
@@ -234,49 +221,14 @@ class AdapterStore:
         return self._run_folder(version.run) / f"v{version.number:06d}.json"
 
 
-def _model_bytes(adapter: Adapter) -> bytes:
-    import safetensors.torch
-
-    for name, tensor in adapter.tensors.items():
-        assert name.endswith((".lora_A.weight", ".lora_B.weight")), name
-        assert not name.startswith(_PEFT_PREFIX), name
-        assert tensor.shape[0 if name.endswith(".lora_A.weight") else 1] == adapter.rank, (name, tensor.shape)
-    # A copy of each: the trainer may keep them as views of one buffer, which safetensors refuses.
-    tensors = {
-        _PEFT_PREFIX + name: tensor.detach().to("cpu", copy=True).contiguous()
-        for name, tensor in adapter.tensors.items()
-    }
-    return safetensors.torch.save(tensors, metadata={"format": "pt"})
-
-
-def _config_bytes(adapter: Adapter) -> bytes:
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": None,
-        "inference_mode": True,
-        "r": adapter.rank,
-        "lora_alpha": adapter.alpha,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": list(adapter.target_modules),
-    }
-    return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
-
-
 def _parse_reference(content: bytes) -> _Reference:
     """Raises ValueError unless the content is a reference whose fields match its address."""
     try:
         fields = json.loads(content)
-        reference = _Reference(
-            base_fingerprint=fields["base_fingerprint"],
-            rank=fields["rank"],
-            alpha=fields["alpha"],
-            target_modules=tuple(fields["target_modules"]),
-            files=fields["files"],
-        )
+        rest = {key: value for key, value in fields.items() if key not in ("files", "object", "created_at")}
+        reference = _Reference(rest, dict(fields["files"]))
         is_intact = reference.address == fields["object"]
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError("not a reference") from error
     if not is_intact:
         raise ValueError("address does not match")

@@ -1,4 +1,4 @@
-"""One active adapter, merged into a second copy of its target weights: no cost per token, and the base stays exact."""
+"""One active version in a second copy of the weights that it changes: no cost per token, and the base stays exact."""
 
 from __future__ import annotations
 
@@ -9,42 +9,45 @@ import torch
 from torch import Tensor, nn
 
 from grpo_core.errors import AdapterError
-from grpo_core.types import Adapter
+from grpo_core.lora.fit import check_full_weights
+from grpo_core.model import distinct_tensors
+from grpo_core.types import Adapter, FullWeights, PolicyWeights
 
 
 class MergedWeights:
-    """Switches the target modules of one model between base and merged weights."""
+    """Switches the weights of one model between the base's and those of a version."""
 
     def __init__(self, model: nn.Module, fingerprint: str) -> None:
-        self._linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        self._tensors = distinct_tensors(model)
+        self._linears = {name: module.weight for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         self._fingerprint = fingerprint
-        self._base: dict[str, Tensor] = {}
-        self._merged: dict[str, Tensor] = {}
-        self._active: tuple[str, ...] = ()
+        self._base: dict[Tensor, Tensor] = {}  # the values of each weight that was ever changed
+        self._merged: dict[Tensor, Tensor] = {}
+        self._active: tuple[Tensor, ...] = ()
 
     @torch.no_grad()
-    def merge(self, adapter: Adapter) -> None:
-        """Use W + alpha/rank * B A for every target of ``adapter`` (Hu et al. 2021, eq. 3), and base elsewhere.
+    def merge(self, version: PolicyWeights) -> None:
+        """Use full weights as they are; of an adapter W + alpha/rank * B A for every target (Hu et al. 2021, eq. 3),
+        and base elsewhere.
 
         Raises:
-            AdapterError: it was trained on another base model, or names modules that this one does not have. The
-                weights in use stay as they were.
+            AdapterError: it was trained on another base model, or has modules or shapes that this one does not have.
+                The weights in use stay as they were.
         """
-        updates = self._updates(adapter)
+        values = self._full(version) if isinstance(version, FullWeights) else self._adapted(version)
         self.unmerge()
-        for name, update in updates.items():
-            weight = self._linears[name].weight
-            if name not in self._base:
-                self._base[name] = weight.data
-                self._merged[name] = torch.empty_like(weight.data)
-            self._merged[name].copy_(self._base[name].float() + update)
-            weight.data = self._merged[name]
-        self._active = tuple(updates)
+        for weight, value in values.items():
+            if weight not in self._base:
+                self._base[weight] = weight.data
+                self._merged[weight] = torch.empty_like(weight.data)
+            self._merged[weight].copy_(value)
+            weight.data = self._merged[weight]
+        self._active = tuple(values)
 
     def unmerge(self) -> None:
         """Use the base weights everywhere."""
-        for name, weight in self._base.items():
-            self._linears[name].weight.data = weight
+        for weight, base in self._base.items():
+            weight.data = base
         self._active = ()
 
     @contextmanager
@@ -55,25 +58,30 @@ class MergedWeights:
         try:
             yield
         finally:
-            for name in active:
-                self._linears[name].weight.data = self._merged[name]
+            for weight in active:
+                weight.data = self._merged[weight]
             self._active = active
 
-    def _updates(self, adapter: Adapter) -> dict[str, Tensor]:
-        """alpha/rank * B A per module name, checked against the model before anything changes."""
+    def _full(self, full: FullWeights) -> dict[Tensor, Tensor]:
+        """The new values of every weight, checked against the model before anything changes."""
+        check_full_weights(full, self._fingerprint, self._tensors)
+        return {self._tensors[name]: value for name, value in full.tensors.items()}
+
+    def _adapted(self, adapter: Adapter) -> dict[Tensor, Tensor]:
+        """W + alpha/rank * B A per target, checked against the model before anything changes."""
         if adapter.base_fingerprint != self._fingerprint:
             raise AdapterError(
                 f"adapter {adapter.version.name} was trained on base model {adapter.base_fingerprint}, this one is "
                 f"{self._fingerprint}; use the adapter's own model, or publish under another run name"
             )
         names = sorted(key.removesuffix(".lora_A.weight") for key in adapter.tensors if key.endswith(".lora_A.weight"))
-        updates: dict[str, Tensor] = {}
+        values: dict[Tensor, Tensor] = {}
         for name in names:
             if name not in self._linears:
                 raise AdapterError(
                     f"adapter {adapter.version.name}: the model has no linear module {name!r}; retrain it"
                 )
-            weight = self._linears[name].weight
+            weight = self._linears[name]
             down = adapter.tensors[f"{name}.lora_A.weight"].to(weight.device, torch.float32)
             up = adapter.tensors[f"{name}.lora_B.weight"].to(weight.device, torch.float32)
             if (up.shape[0], down.shape[1]) != tuple(weight.shape):
@@ -81,5 +89,6 @@ class MergedWeights:
                     f"adapter {adapter.version.name}: {name} has shape {(up.shape[0], down.shape[1])}, the model "
                     f"{tuple(weight.shape)}; use the adapter's own model"
                 )
-            updates[name] = (up @ down) * (adapter.alpha / adapter.rank)
-        return updates
+            base = self._base.get(weight, weight.data)
+            values[weight] = base.float() + (up @ down) * (adapter.alpha / adapter.rank)
+        return values

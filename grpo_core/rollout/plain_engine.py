@@ -34,7 +34,7 @@ from grpo_core.rollout.protocol import (
 )
 from grpo_core.rollout.sampling import draw_tokens
 from grpo_core.rollout.teacher import score
-from grpo_core.types import Adapter, Completion, Float32, PolicyVersion
+from grpo_core.types import Completion, Float32, PolicyVersion, PolicyWeights
 
 logger = logging.getLogger("grpo_core.rollout")
 
@@ -44,7 +44,7 @@ class _Work:
     """A request under way, with what it needs whatever becomes of the store."""
 
     draft: Draft
-    adapter: Adapter | None  # None: the base model
+    weights: PolicyWeights | None  # None: the base model
     cache: DynamicCache
 
 
@@ -69,8 +69,8 @@ class PlainEngine:
         self._adapters = adapters
         self._run = run
         self._weights = MergedWeights(policy.model, policy.fingerprint)
-        self._merged: Adapter | None = None
-        self._active: Adapter | None = None  # the version in use; a request of another one may be merged just now
+        self._merged: PolicyWeights | None = None
+        self._active: PolicyWeights | None = None  # the version in use; a request of another one may be merged just now
         self._waiting: dict[int, _Work | GrpoError] = {}
         self._last_ticket = 0
         self._counters = EngineCounters()
@@ -85,12 +85,12 @@ class PlainEngine:
 
     def use_version(self, number: int) -> AdapterSwap:
         start = time.perf_counter()
-        adapter, cache_hit = self._load(number)
+        weights, cache_hit = self._load(number)
         load_ms = _elapsed_ms(start)
         start = time.perf_counter()
         if number != self.policy_version:
-            self._merge(adapter)
-            self._active = adapter
+            self._merge(weights)
+            self._active = weights
             self._count(num_adapter_swaps=int(number != 0))
         return AdapterSwap(number, cache_hit, load_ms, swap_ms=_elapsed_ms(start))
 
@@ -139,16 +139,16 @@ class PlainEngine:
     def _start(self, request: GenerationRequest) -> _Work:
         check_request(request, self._policy.max_context_tokens, self._policy.vocab_size)
         number = self.policy_version if request.policy_version is None else request.policy_version
-        adapter = self._active if number == self.policy_version else self._load(number)[0]
+        weights = self._active if number == self.policy_version else self._load(number)[0]
         stop_ids = () if request.sampling.ignore_stop else (self._stop_id, *request.sampling.stop_ids)
         draft = Draft(self._last_ticket, request, number, frozenset(stop_ids))
-        return _Work(draft, adapter, DynamicCache(config=self._model.config))
+        return _Work(draft, weights, DynamicCache(config=self._model.config))
 
     def _advance(self, work: _Work) -> Completion | GrpoError | None:
         """Choose one token, and what is forced around it. None when the request goes on."""
         draft = work.draft
         try:
-            self._merge(work.adapter)
+            self._merge(work.weights)
             draft.take_forced(whole_run=True)
             if draft.finish_reason is None:
                 (draw,) = draw_tokens(
@@ -191,7 +191,7 @@ class PlainEngine:
         completion = work.draft.completion()
         if not work.draft.request.want_ref_logprobs:
             return completion
-        if work.adapter is None:  # the policy is the base model
+        if work.weights is None:  # the policy is the base model
             return work.draft.completion(completion.sampling_logprobs)
         with self._weights.base_weights():
             return work.draft.completion(self._score(completion))
@@ -208,22 +208,22 @@ class PlainEngine:
     def _model(self) -> Any:
         return self._policy.model
 
-    def _load(self, number: int) -> tuple[Adapter | None, bool]:
-        """The adapter of version ``number``, None for the base model, and whether it was at hand."""
+    def _load(self, number: int) -> tuple[PolicyWeights | None, bool]:
+        """The weights of version ``number``, None for the base model, and whether they were at hand."""
         if number == 0:
             return None, True
         loaded = self._adapters.get(PolicyVersion(self._run, number))
-        return loaded.adapter, loaded.hit
+        return loaded.weights, loaded.hit
 
-    def _merge(self, adapter: Adapter | None) -> None:
-        """Run with ``adapter`` from now on. Raises as ``MergedWeights.merge``."""
-        if adapter is self._merged:
+    def _merge(self, weights: PolicyWeights | None) -> None:
+        """Run with ``weights`` from now on. Raises as ``MergedWeights.merge``."""
+        if weights is self._merged:
             return
-        if adapter is None:
+        if weights is None:
             self._weights.unmerge()
         else:
-            self._weights.merge(adapter)
-        self._merged = adapter
+            self._weights.merge(weights)
+        self._merged = weights
 
     def _count(self, **added: int) -> None:
         self._counters = self._counters + EngineCounters(**added)

@@ -27,7 +27,7 @@ _OVER = b""
 def send_start(ranks: Ranks, trainer: Trainer, checkpoint: Checkpoint | None) -> None:
     """Let the others start as ``trainer`` does: from ``checkpoint``, which they read themselves, or from the base."""
     start = {
-        "base_fingerprint": trainer.adapter().base_fingerprint,
+        "base_fingerprint": trainer.base_fingerprint,
         "checkpoint": None if checkpoint is None else str(checkpoint.path),
     }
     ranks.broadcast(json.dumps(start).encode())
@@ -56,7 +56,7 @@ def follow(trainer: Trainer, config: GrpoConfig) -> int:
     assert ranks.rank > 0
     with own_torch_threads(config, ranks.size), _patient():
         start = json.loads(ranks.broadcast(_OVER))
-        own = trainer.adapter().base_fingerprint
+        own = trainer.base_fingerprint
         if start["base_fingerprint"] != own:
             raise ModelError(
                 f"process {ranks.rank}: model {config.model.name!r} is {own} here and {start['base_fingerprint']} in "

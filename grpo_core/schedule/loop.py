@@ -107,7 +107,7 @@ def _prepare(stack: Stack, resume: bool) -> Checkpoint | None:
         restore_trainer(stack.trainer, checkpoint)
         restore_random_state(checkpoint.random)
         stack.store.discard_after(stack.config.run, stack.trainer.version - 1)
-        stack.store.publish(stack.trainer.adapter())
+        stack.store.publish(stack.trainer.weights())
         return checkpoint
     if any(stack.checkpoint_folder.glob("step-*")):
         raise ConfigError(
@@ -201,14 +201,14 @@ def _train_step(stack: Stack, lease: Lease, telemetry: Telemetry) -> StepReport:
 
 
 def publish(stack: Stack, telemetry: Telemetry) -> float:
-    """Store the trainer's adapter as its version, forget the ones too old to be sampled from; milliseconds."""
+    """Store the trainer's weights as its version, forget the ones too old to be sampled from; milliseconds."""
     times = Stopwatch(stack.trainer.device)
     with times.span("publish"):
-        adapter = stack.trainer.adapter()
-        stack.store.publish(adapter)
+        weights = stack.trainer.weights()
+        stack.store.publish(weights)
         stack.store.prune(stack.config.run, keep_last=stack.config.schedule.max_policy_lag_steps + 2)
     publish_ms = times.total_ms("publish")
     telemetry.emit(
-        "adapter_publish", version=adapter.version.number, publish_ms=publish_ms, num_bytes=adapter.num_bytes
+        "adapter_publish", version=weights.version.number, publish_ms=publish_ms, num_bytes=weights.num_bytes
     )
     return publish_ms

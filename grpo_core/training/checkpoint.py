@@ -1,6 +1,6 @@
 """A training state on disk: one checksummed folder that appears whole or not at all.
 
-step-000012/adapter.safetensors     the policy
+step-000012/adapter.safetensors     the policy; model.safetensors with full fine-tuning
             optimizer.safetensors   "<parameter index>.<name>"
             random.safetensors      the random number generators
             state.json              position, shapes, the run's configuration, sha256 of the others and of itself
@@ -26,15 +26,24 @@ from safetensors.torch import load, save
 
 from grpo_core.errors import CheckpointError, HomeError
 from grpo_core.home import make_folder
+from grpo_core.lora.layout import described, description_of
 from grpo_core.training.random_state import RandomState, capture_random_state
 from grpo_core.training.trainer import Trainer
-from grpo_core.types import Adapter, PolicyVersion
+from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 
 logger = logging.getLogger("grpo_core.training")
 
 FORMAT = 2
 _STATE = "state.json"
-_TENSORS = ("adapter.safetensors", "optimizer.safetensors", "random.safetensors")
+_ADAPTER, _MODEL = "adapter.safetensors", "model.safetensors"
+_OPTIMIZER, _RANDOM = "optimizer.safetensors", "random.safetensors"
+_KEYS = {
+    "method": "training.method",
+    "base_fingerprint": "model.name (its weights)",
+    "target_modules": "model.lora_targets",
+    "rank": "model.lora_rank",
+    "alpha": "model.lora_alpha",
+}  # of a description, and what the user knows them as
 _STEP_NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -43,7 +52,7 @@ class Checkpoint:
     """What a run needs to go on: the policy, the optimizer state behind it, and where everything stood."""
 
     path: Path
-    adapter: Adapter
+    weights: PolicyWeights
     optimizer: dict[str, torch.Tensor]  # "<parameter index>.<name>"
     optimizer_name: str
     random: RandomState
@@ -68,7 +77,7 @@ def save_checkpoint(
         HomeError: the folder cannot be written.
     """
     assert keep_last >= 1
-    adapter = trainer.adapter()
+    weights = trainer.weights()
     target = make_folder(folder) / f"step-{trainer.version:06d}"
     optimizer = {
         f"{index}.{name}": value.detach().cpu().contiguous()
@@ -76,18 +85,16 @@ def save_checkpoint(
         for name, value in values.items()
     }
     random = random_state if random_state is not None else capture_random_state()
-    tensors = (adapter.tensors, optimizer, random)
-    contents = {name: save(dict(values)) for name, values in zip(_TENSORS, tensors, strict=True)}
+    name = _ADAPTER if isinstance(weights, Adapter) else _MODEL
+    tensors = {name: weights.tensors, _OPTIMIZER: optimizer, _RANDOM: random}
+    contents = {name: save(dict(values)) for name, values in tensors.items()}
     state = {
         "format": FORMAT,
         "step": trainer.version,
         "next_batch": trainer.version,  # step k trains on batch k
         "num_skipped_steps": trainer.num_skipped_steps,
-        "run": adapter.version.run,
-        "base_fingerprint": adapter.base_fingerprint,
-        "rank": adapter.rank,
-        "alpha": adapter.alpha,
-        "target_modules": list(adapter.target_modules),
+        "run": weights.version.run,
+        **description_of(weights),
         "optimizer": type(trainer.optimizer).__name__,
         "config": dict(config),
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
@@ -131,7 +138,7 @@ def restore_trainer(trainer: Trainer, checkpoint: Checkpoint) -> None:
         CheckpointError: it is of another model, adapter or optimizer; names the key. Nothing has changed then.
     """
     _check_fits(trainer, checkpoint)
-    trainer.load_adapter(checkpoint.adapter)
+    trainer.load_weights(checkpoint.weights)
     trainer.num_skipped_steps = checkpoint.num_skipped_steps
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in checkpoint.optimizer.items():
@@ -142,14 +149,9 @@ def restore_trainer(trainer: Trainer, checkpoint: Checkpoint) -> None:
 
 
 def _check_fits(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    there, here = checkpoint.adapter, trainer.adapter()
-    compared = {
-        "model.name (its weights)": (there.base_fingerprint, here.base_fingerprint),
-        "model.lora_targets": (sorted(there.target_modules), sorted(here.target_modules)),
-        "model.lora_rank": (there.rank, here.rank),
-        "model.lora_alpha": (there.alpha, here.alpha),
-        "the optimizer": (checkpoint.optimizer_name, type(trainer.optimizer).__name__),
-    }
+    there, here = _described(checkpoint.weights), _described(trainer.weights())
+    compared = {key: (there.get(name), here.get(name)) for name, key in _KEYS.items()}
+    compared["the optimizer"] = (checkpoint.optimizer_name, type(trainer.optimizer).__name__)
     for key, (stored, own) in compared.items():
         if stored != own:
             raise CheckpointError(
@@ -158,28 +160,27 @@ def _check_fits(trainer: Trainer, checkpoint: Checkpoint) -> None:
             )
 
 
+def _described(weights: PolicyWeights) -> dict[str, Any]:
+    """Its description, so that it can be compared: the order of ``lora_targets`` means nothing."""
+    found = {"method": "lora"} | description_of(weights)
+    return {name: sorted(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
 def _read(path: Path) -> Checkpoint:
     state = _unsealed((path / _STATE).read_bytes())
     if state["format"] != FORMAT:
         raise ValueError(f"format {state['format']}, this version reads format {FORMAT}")
     if path.name != f"step-{state['step']:06d}":
         raise ValueError(f"holds step {state['step']}")
-    contents = {name: (path / name).read_bytes() for name in _TENSORS}
+    policy = _ADAPTER if _ADAPTER in state["sha256"] else _MODEL
+    contents = {name: (path / name).read_bytes() for name in (policy, _OPTIMIZER, _RANDOM)}
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != state["sha256"][name]:
             raise ValueError(f"{name} does not match its checksum")
-    weights, optimizer, random = (load(contents[name]) for name in _TENSORS)
-    adapter = Adapter(
-        version=PolicyVersion(state["run"], state["step"]),
-        base_fingerprint=state["base_fingerprint"],
-        rank=state["rank"],
-        alpha=state["alpha"],
-        target_modules=tuple(state["target_modules"]),
-        tensors=weights,
-    )
+    tensors, optimizer, random = (load(content) for content in contents.values())
     return Checkpoint(
         path=path,
-        adapter=adapter,
+        weights=described(PolicyVersion(state["run"], state["step"]), state, tensors),
         optimizer=optimizer,
         optimizer_name=state["optimizer"],
         random=random,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from peft import PeftModel
 
 from grpo_core.config import TrainingConfig
 from grpo_core.model import Policy
@@ -16,6 +15,7 @@ from grpo_core.training.objective.known import KnownLogprobs, num_chosen
 from grpo_core.training.objective.trained_part import TrainedPart
 from grpo_core.training.parallel import Ranks
 from grpo_core.training.share import own_micro_batches, own_sequences
+from grpo_core.training.trained_weights import TrainedWeights
 from grpo_core.types import Completion, Float64
 
 
@@ -46,12 +46,12 @@ def score_completions(
 
 
 def find_logprobs(
-    policy: Policy, adapted: PeftModel, part: TrainedPart, config: TrainingConfig, ranks: Ranks
+    policy: Policy, trained: TrainedWeights, part: TrainedPart, config: TrainingConfig, ranks: Ranks
 ) -> KnownLogprobs:
     """What the objective of ``part`` needs: what came with its completions, and the rest from forward passes.
 
-    Old log-probabilities are computed when the configuration asks for them, the reference's, with the adapter of
-    ``adapted`` off, for the completions that have none and when there is a KL term.
+    Old log-probabilities are computed when the configuration asks for them, the reference's, with the base model in
+    the place of what is ``trained``, for the completions that have none and when there is a KL term.
     """
     completions, own = part.completions, own_sequences(part, ranks)
     chosen = [item.sampling_logprobs[item.completion_mask] for item in completions]
@@ -62,7 +62,7 @@ def find_logprobs(
         own_lost = [place for place, index in enumerate(lost) if index in set(own)]
         scored = np.zeros(0)
         if lost:
-            with adapted.disable_adapter():
+            with trained.base_model():
                 without = [completions[index] for index in lost]
                 scored = score_completions(policy, without, own_lost, config, ranks).logprobs
         reference = _reference(completions, scored)

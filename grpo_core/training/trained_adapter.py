@@ -1,44 +1,66 @@
-"""The adapter that is being trained: out of the model for others to use, and back into it."""
+"""The adapter that is being trained: on the model, out of it for others to use, and back into it."""
 
 from __future__ import annotations
 
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import nn
 
 from grpo_core.config import ModelConfig
 from grpo_core.errors import AdapterError
-from grpo_core.types import Adapter, PolicyVersion
+from grpo_core.model import Policy, attach_lora
+from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 
 _PEFT_PREFIX = "base_model.model."
 
 
-def read_adapter(model: PeftModel, config: ModelConfig, fingerprint: str, version: PolicyVersion) -> Adapter:
-    """A copy of ``model``'s adapter as it is now, float32, on the CPU."""
-    tensors = {
-        name.removeprefix(_PEFT_PREFIX): tensor.detach().float().cpu().clone().contiguous()
-        for name, tensor in get_peft_model_state_dict(model).items()
-    }
-    return Adapter(
-        version=version,
-        base_fingerprint=fingerprint,
-        rank=config.lora_rank,
-        alpha=config.lora_alpha,
-        target_modules=config.lora_targets,
-        tensors=tensors,
-    )
+class TrainedAdapter:
+    """Implements ``TrainedWeights``: a LoRA adapter, and all other weights frozen."""
 
+    def __init__(self, policy: Policy, config: ModelConfig, seed: int) -> None:
+        self._config = config
+        self._fingerprint = policy.fingerprint
+        self._model = attach_lora(policy, config, seed)
 
-def write_adapter(model: PeftModel, adapter: Adapter, mine: Adapter) -> None:
-    """Put ``adapter`` in the place of ``mine``, the one that ``model`` has.
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
 
-    Raises:
-        AdapterError: it is for another base model or of another shape.
-    """
-    shapes = {name: tensor.shape for name, tensor in mine.tensors.items()}
-    if adapter.base_fingerprint != mine.base_fingerprint or shapes != {
-        name: tensor.shape for name, tensor in adapter.tensors.items()
-    }:
-        raise AdapterError(
-            f"adapter {adapter.version.name} (base {adapter.base_fingerprint}, rank {adapter.rank}) does not fit "
-            f"this model (base {mine.base_fingerprint}, rank {mine.rank}); use the one it was trained with"
+    def read(self, version: PolicyVersion) -> Adapter:
+        tensors = {
+            name.removeprefix(_PEFT_PREFIX): tensor.detach().float().cpu().clone().contiguous()
+            for name, tensor in get_peft_model_state_dict(self._model).items()
+        }
+        return Adapter(
+            version=version,
+            base_fingerprint=self._fingerprint,
+            rank=self._config.lora_rank,
+            alpha=self._config.lora_alpha,
+            target_modules=self._config.lora_targets,
+            tensors=tensors,
         )
-    set_peft_model_state_dict(model, {f"{_PEFT_PREFIX}{name}": tensor for name, tensor in adapter.tensors.items()})
+
+    def write(self, weights: PolicyWeights) -> None:
+        if not isinstance(weights, Adapter):
+            raise AdapterError(
+                f"{weights.version.name} has full weights, this trainer an adapter; set training.method to 'full'"
+            )
+        mine = self.read(weights.version)
+        shapes = {name: tensor.shape for name, tensor in mine.tensors.items()}
+        if weights.base_fingerprint != mine.base_fingerprint or shapes != {
+            name: tensor.shape for name, tensor in weights.tensors.items()
+        }:
+            raise AdapterError(
+                f"adapter {weights.version.name} (base {weights.base_fingerprint}, rank {weights.rank}) does not fit "
+                f"this model (base {mine.base_fingerprint}, rank {mine.rank}); use the one it was trained with"
+            )
+        set_peft_model_state_dict(
+            self._model, {f"{_PEFT_PREFIX}{name}": tensor for name, tensor in weights.tensors.items()}
+        )
+
+    @contextmanager
+    def base_model(self) -> Iterator[None]:
+        with self._model.disable_adapter():
+            yield

@@ -1,4 +1,4 @@
-"""One GRPO update: pre-tokenized trajectories in, one forward pass per micro-batch, a changed adapter out."""
+"""One GRPO update: pre-tokenized trajectories in, one forward pass per micro-batch, changed weights out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from grpo_core.config import ModelConfig, TrainingConfig
-from grpo_core.model import Policy, attach_lora, num_tokenizer_calls
+from grpo_core.model import Policy, num_tokenizer_calls
 from grpo_core.packing import PackedBatch, score_chosen, usable_packing
 from grpo_core.training.batch_check import check_batch
 from grpo_core.training.finite import FiniteWatch, trajectory_names
@@ -24,14 +24,14 @@ from grpo_core.training.sharding import shard_layers
 from grpo_core.training.share import own_micro_batches, own_sequences
 from grpo_core.training.step_sums import StepSums, step_metrics
 from grpo_core.training.stopwatch import Stopwatch
-from grpo_core.training.trained_adapter import read_adapter, write_adapter
-from grpo_core.types import Adapter, Batch, Packing, PolicyVersion, StepMetrics
+from grpo_core.training.trained_weights import open_trained_weights
+from grpo_core.types import Batch, Packing, PolicyVersion, PolicyWeights, StepMetrics
 
 logger = logging.getLogger("grpo_core.training")
 
 
 class Trainer:
-    """Owns one copy of the policy, its adapter and the optimizer.
+    """Owns one copy of the policy, the weights of it that are trained, and the optimizer.
 
     ``version`` counts the batches since the base: a step that is skipped, because its loss or gradient was no number,
     makes a version with the weights of the one before it. So step k trains on batch k whatever happens.
@@ -49,19 +49,21 @@ class Trainer:
     ) -> None:
         """With ``ranks``, one of several processes with the same policy, which all make the same steps."""
         self._policy = policy
-        self._model_config = model
         self._config = training
         self._run = run
         self.packing: Packing = usable_packing(policy.decoder, training.packing)
         self.ranks: Ranks = ranks if ranks is not None else SingleProcess()
-        self._peft = attach_lora(policy, model, seed)
-        self._parameters = [parameter for parameter in self._peft.parameters() if parameter.requires_grad]
+        self.trained = open_trained_weights(policy, model, training, seed)
+        self._parameters = list(self.trained.parameters)
         if training.shard_base_weights and self.ranks.size > 1:
             shard_layers(policy, self._parameters)
         if training.gradient_checkpointing:
             recompute_activations(policy)
         self.optimizer = torch.optim.AdamW(
-            self._parameters, lr=training.learning_rate, weight_decay=0.0, fused=policy.device.type in FUSED_DEVICES
+            self._parameters,
+            lr=training.effective_learning_rate,
+            weight_decay=0.0,
+            fused=policy.device.type in FUSED_DEVICES,
         )
         self.version = 0
         self.num_skipped_steps = 0
@@ -81,7 +83,7 @@ class Trainer:
         self.num_forward_passes += 1
 
     def step(self, batch: Batch) -> StepMetrics:
-        """Update the adapter on ``batch``.
+        """Update the weights on ``batch``.
 
         Raises:
             BatchError: the batch cannot be trained on. Nothing has changed then.
@@ -120,7 +122,7 @@ class Trainer:
         """Those that came with ``part``, and from passes of their own those that did not and are needed."""
         passes = self.num_forward_passes
         with times.span("scoring"), autocast(self._policy.device, self._config.precision):
-            known = find_logprobs(self._policy, self._peft, part, self._config, self.ranks)
+            known = find_logprobs(self._policy, self.trained, part, self._config, self.ranks)
         sums.num_scoring_passes = self.num_forward_passes - passes
         return known
 
@@ -154,16 +156,15 @@ class Trainer:
                 self.optimizer.zero_grad(set_to_none=True)
         return is_finite
 
-    def adapter(self) -> Adapter:
-        """A copy of the adapter as it is now, on the CPU."""
-        version = PolicyVersion(self._run, self.version)
-        return read_adapter(self._peft, self._model_config, self._policy.fingerprint, version)
+    def weights(self) -> PolicyWeights:
+        """A copy of what is trained as it is now, on the CPU."""
+        return self.trained.read(PolicyVersion(self._run, self.version))
 
-    def load_adapter(self, adapter: Adapter) -> None:
-        """Continue from ``adapter``; the optimizer state is the caller's to restore.
+    def load_weights(self, weights: PolicyWeights) -> None:
+        """Continue from ``weights``; the optimizer state is the caller's to restore.
 
         Raises:
-            AdapterError: it is for another base model or of another shape.
+            AdapterError: they are for another base model, of another method or shape.
         """
-        write_adapter(self._peft, adapter, self.adapter())
-        self.version = adapter.version.number
+        self.trained.write(weights)
+        self.version = weights.version.number

@@ -139,13 +139,13 @@ class GrpoCoreSystem:
         )
 
     def weights(self) -> Mapping[str, Float32]:
-        return {name: tensor.numpy() for name, tensor in self._trainer.adapter().tensors.items()}
+        return {name: tensor.numpy() for name, tensor in self._trainer.weights().tensors.items()}
 
     def load_weights(self, weights: Mapping[str, Float32]) -> None:
         import torch
 
         tensors = {name: torch.from_numpy(values) for name, values in weights.items()}
-        self._trainer.load_adapter(replace(self._trainer.adapter(), tensors=tensors))
+        self._trainer.load_weights(replace(self._trainer.weights(), tensors=tensors))
 
     def publish_adapter(self) -> int:
         from grpo_core.types import PolicyVersion
@@ -153,7 +153,7 @@ class GrpoCoreSystem:
         latest = self._store.latest(RUN)
         # Not the trainer's own number: an engine takes 0 for the base model, and never asks the cache for it.
         version = PolicyVersion(RUN, latest.number + 1 if latest is not None else 1)
-        self._store.publish(replace(self._trainer.adapter(), version=version))
+        self._store.publish(replace(self._trainer.weights(), version=version))
         return version.number
 
     def swap_adapter(self, version: int, *, cached: bool = True) -> AdapterSwap:

@@ -57,6 +57,7 @@ def test_an_unknown_key_is_named_with_the_allowed_ones(prefix: str, section: typ
         ("training.advantages", "std"),
         ("training.clip_low", 1.0),
         ("training.kl_coefficient", "a"),
+        ("training.method", "qlora"),
         ("training.packing", "none"),
         ("training.loss", "ppo"),
         ("training.kl_estimator", "k4"),
@@ -139,6 +140,33 @@ def test_choices_of_the_objective_that_contradict_each_other_are_named_together(
     assert message.startswith(f"training: {match}")
     assert "\n" not in message
     build_config({"training": {**values, **mended}})
+
+
+@pytest.mark.parametrize(("key", "value"), [("lora_rank", 8), ("lora_alpha", 16.0), ("lora_targets", ["q_proj"])])
+def test_full_fine_tuning_has_no_adapter(key: str, value: object) -> None:
+    message = message_of({"model": {key: value}, "training": {"method": "full"}})
+
+    assert message.startswith(f"model.{key} ")
+    assert "does not go with training.method 'full'" in message
+    assert "\n" not in message
+    build_config({"model": {key: value}, "training": {"method": "lora"}})
+    full = build_config({"training": {"method": "full"}})
+    assert build_config(full.model_dump(mode="json")) == full
+
+
+def test_the_default_learning_rate_is_that_of_the_method() -> None:
+    rates = [
+        build_config({"training": training}).training.effective_learning_rate
+        for training in ({}, {"method": "full"}, {"method": "full", "learning_rate": 0.0})
+    ]
+    assert rates == [2e-3, 3e-4, 0.0]
+
+
+def test_full_fine_tuning_has_no_frozen_weights_to_shard() -> None:
+    message = message_of({"training": {"method": "full", "shard_base_weights": True}})
+
+    assert message.startswith("training: shard_base_weights does not go with method 'full'")
+    build_config({"training": {"method": "lora", "shard_base_weights": True}})
 
 
 @pytest.mark.parametrize("run", ["", "a/b", "..", "a b"])

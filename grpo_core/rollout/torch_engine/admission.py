@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from grpo_core.errors import CapacityError
 from grpo_core.rollout.draft import Draft
@@ -17,7 +17,7 @@ Reading = tuple[Draft, PrefixNode]
 class Admission:
     """``waiting`` have not begun; of ``reading`` the prompt is under way."""
 
-    def __init__(self, prefixes: PrefixCache, batches: Sequence[RowBatch], max_sequences: int, max_bytes: int) -> None:
+    def __init__(self, prefixes: PrefixCache, batches: Iterable[RowBatch], max_sequences: int, max_bytes: int) -> None:
         self._prefixes = prefixes
         self._batches = batches
         self._max_sequences = max_sequences

@@ -6,6 +6,7 @@ sequence under way its next token, and with it the run of tokens that its constr
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -27,6 +28,7 @@ from grpo_core.rollout.protocol import (
 )
 from grpo_core.rollout.torch_engine.adapters import RowUpdates
 from grpo_core.rollout.torch_engine.admission import Admission, Reading
+from grpo_core.rollout.torch_engine.batches import RowBatches
 from grpo_core.rollout.torch_engine.chooser import choose_tokens
 from grpo_core.rollout.torch_engine.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import next_chunks, read_chunks
@@ -77,10 +79,8 @@ class TorchEngine:
         self._prefixes = PrefixCache(base)
         self._passes = Passes(base, native=native)
         self._scorer = ReferenceScorer(base, self._prefixes, self._passes, self._prefill_tokens)
-        self._merged_rows = RowBatch(base)  # of the active version, on merged weights
-        self._base_rows = RowBatch(base)  # of all others, on base weights and low-rank updates
-        batches = (self._merged_rows, self._base_rows)
-        self._admission = Admission(self._prefixes, batches, max_batch_sequences, max_kv_bytes)
+        self._batches = RowBatches()
+        self._admission = Admission(self._prefixes, self._batches, max_batch_sequences, max_kv_bytes)
         self._unscored: list[Draft] = []
         self._num_siblings: Counter[tuple[int, bytes]] = Counter()  # not finished, by version and prompt
         self._ended: list[Outcome] = []
@@ -99,7 +99,7 @@ class TorchEngine:
     def num_under_way(self) -> int:
         """Requests that were submitted and have not ended."""
         not_decoding = (self._admission.waiting, self._admission.reading, self._unscored, self._ended)
-        return sum(map(len, not_decoding)) + self._merged_rows.num_rows + self._base_rows.num_rows
+        return sum(map(len, not_decoding)) + self._batches.num_rows
 
     @property
     def base_weights(self) -> DecoderWeights:
@@ -114,11 +114,15 @@ class TorchEngine:
         """Keys and values held now, cached prompts included."""
         return self._admission.num_bytes
 
+    @torch.inference_mode()
     def use_version(self, number: int) -> AdapterSwap:
         before = self._versions.active
+        running = self._versions.weights_of(before).weights
+        is_needed = self._versions.is_held(before)
         swap = self._versions.activate(number)
         if number != before:
-            self._base_rows.take_from(self._merged_rows)  # they finish on the version that they began with
+            if is_needed:  # its requests finish on the version that they began with
+                self._batches.move(running, self._versions.weights_of(before).weights)
             if before != 0:  # the base model stays in use, for reference log-probabilities
                 self._prefixes.drop(before)
             self._count(num_adapter_swaps=int(number != 0))
@@ -151,7 +155,7 @@ class TorchEngine:
             admission.reading.remove((draft, leaf))
             self._forget(draft, leaf)
             self._count(num_cancelled=1)
-        for batch in (self._merged_rows, self._base_rows):
+        for batch in self._batches:
             for row in [row for row in batch.rows if row is not None and row.draft.ticket == ticket]:
                 self._leave(batch, row)
                 self._count(num_cancelled=1)
@@ -165,8 +169,7 @@ class TorchEngine:
 
     def drawn_tokens(self) -> dict[int, list[int]]:
         """What has been drawn so far, by ticket, for the requests that are decoding now."""
-        batches = (self._merged_rows, self._base_rows)
-        return {row.draft.ticket: list(row.draft.tokens) for batch in batches for row in batch.rows if row is not None}
+        return {row.draft.ticket: list(row.draft.tokens) for row in self._batches.rows}
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         return completions_or_error(run_requests(self, requests))
@@ -178,11 +181,12 @@ class TorchEngine:
     def step(self) -> list[Outcome]:
         self._admit()
         joined = self._read_prompts()
-        for batch in (self._merged_rows, self._base_rows):
+        for batch in self._batches:
             if batch.rows:
                 self._advance(batch)
         if joined:
             self._join(joined)
+        self._batches.tidy()
         self._score()
         ended, self._ended = self._ended, []
         return ended
@@ -202,7 +206,7 @@ class TorchEngine:
         while self._admission.reading:
             self._read_part()
             ready = self._admission.take_ready()
-            if not self._admission.reading or self._merged_rows.rows or self._base_rows.rows:
+            if not self._admission.reading or self._batches.num_rows:
                 return ready
             self._admission.reading[:0] = ready  # nothing decodes: they begin together
         return []
@@ -235,19 +239,16 @@ class TorchEngine:
     def _join(self, ready: Sequence[Reading]) -> None:
         """Draw first tokens, and give a slot to what goes on."""
         rows = plan_rows(ready)
+        rows.sort(key=lambda row: row.draft.policy_version)
+        for version, group in itertools.groupby(rows, key=lambda row: row.draft.policy_version):
+            self._begin(list(group), self._versions.weights_of(version).weights)
+
+    def _begin(self, rows: Sequence[Row], weights: DecoderWeights) -> None:
         ends = [row.leaf.end_hidden for row in rows]
-        self._choose(rows, torch.stack([end for end in ends if end is not None]))
-        for is_merged, batch in ((True, self._merged_rows), (False, self._base_rows)):
-            going_on = [
-                row
-                for row in rows
-                if row.draft.finish_reason is None
-                and row.draft.pending
-                and (row.draft.policy_version == self._versions.active) == is_merged
-            ]
-            going_on.sort(key=lambda row: row.draft.policy_version)
-            if going_on:
-                batch.add(going_on)
+        self._choose(weights, rows, torch.stack([end for end in ends if end is not None]))
+        going_on = [row for row in rows if row.draft.finish_reason is None and row.draft.pending]
+        if going_on:
+            self._batches.of(weights).add(going_on)
         for row in rows:
             if row.draft.finish_reason is not None:
                 self._finish(row.draft, row.leaf)
@@ -256,11 +257,9 @@ class TorchEngine:
         """One forward pass: every row's pending tokens, then its next ones."""
         tokens = [row.draft.pending if row is not None else [0] for row in batch.rows]  # free slots compute along
         counts = [len(each) for each in tokens]
-        version = self._versions.weights_of(self._versions.active) if batch is self._merged_rows else None
-        weights = version.weights if version is not None else self._versions.base
-        updates = [] if version is not None else self._row_updates(batch, counts)
+        updates = self._row_updates(batch, counts) if batch.weights is self._versions.base else []
         with record_function("decode"):
-            hidden = self._passes.over_rows(weights, tokens, batch, updates)
+            hidden = self._passes.over_rows(batch.weights, tokens, batch, updates)
         self._count(num_decode_steps=1)
         rows: list[Row] = []
         lasts: list[int] = []
@@ -272,7 +271,11 @@ class TorchEngine:
                 row.draft.pending.clear()
                 rows.append(row)
                 lasts.append(last)
-        self._choose(rows, hidden if len(rows) == len(hidden) else hidden[torch.tensor(lasts, device=self._device)])
+        self._choose(
+            batch.weights,
+            rows,
+            hidden if len(rows) == len(hidden) else hidden[torch.tensor(lasts, device=self._device)],
+        )
         for row in rows:
             if row.draft.finish_reason is not None:
                 batch.remove(row)
@@ -285,7 +288,7 @@ class TorchEngine:
         first = 0
         for row, count in zip(batch.rows, counts, strict=True):
             # Also for the active version: rows that began when it was active before are here, on base weights.
-            updates = self._versions.updates_of(row.draft.policy_version) if row is not None else {}
+            updates = self._versions.beside(row.draft.policy_version).updates if row is not None else None
             if updates:
                 if result and result[-1].stop == first and result[-1].updates is updates:
                     result[-1] = RowUpdates(result[-1].start, first + count, updates)
@@ -294,18 +297,18 @@ class TorchEngine:
             first += count
         return result
 
-    def _choose(self, rows: Sequence[Row], hidden: Tensor) -> None:
+    def _choose(self, weights: DecoderWeights, rows: Sequence[Row], hidden: Tensor) -> None:
         """Give every row its next tokens; rows that cannot have any end with their error."""
         drafts = [row.draft for row in rows]
         with record_function("choose"):
-            errors = choose_tokens(self._versions.base, drafts, hidden, jump_forward=self._jump_forward)
+            errors = choose_tokens(weights, drafts, hidden, jump_forward=self._jump_forward)
         for row in rows:
             error = errors.get(row.draft)
             if error is not None:
                 self._fail_row(row, error)
 
     def _fail_row(self, row: Row, error: GrpoError) -> None:
-        for batch in (self._merged_rows, self._base_rows):
+        for batch in self._batches:
             if row in batch.rows:
                 batch.wipe(row)
                 batch.remove(row)

@@ -67,7 +67,7 @@ class RowBatch:
     """Slots for rows. ``keys`` and ``values`` are [L, B, K, S, D]; ``rows[slot]`` is None where free."""
 
     def __init__(self, weights: DecoderWeights) -> None:
-        self._weights = weights
+        self.weights = weights  # that its rows run with
         self.max_own = 0  # tokens of the longest slot so far
         self.rows: list[Row | None] = []
         self.keys = self.values = self._slots(0, 0)
@@ -148,7 +148,7 @@ class RowBatch:
 
     def _slots(self, num_slots: int, size: int) -> Tensor:
         """Zeros: what a free slot or an unused place holds meets a weight of 0, and must not be NaN."""
-        weights = self._weights
+        weights = self.weights
         shape = (len(weights.layers), num_slots, weights.num_key_heads, size, weights.head_size)
         return weights.embedding.new_zeros(shape)
 

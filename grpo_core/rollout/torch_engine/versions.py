@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from grpo_core.lora.cache import LoRACache
 from grpo_core.rollout.protocol import AdapterSwap
 from grpo_core.rollout.torch_engine.adapters import MergedWeights, Updates, read_updates
+from grpo_core.rollout.torch_engine.full_weights import write_weights
 from grpo_core.rollout.torch_engine.weights import DecoderWeights
-from grpo_core.types import PolicyVersion
+from grpo_core.types import FullWeights, PolicyVersion, PolicyWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,12 @@ class VersionWeights:
 
 
 class Versions:
-    """The active version, merged, and those that requests still need, as low-rank updates. 0 is the base model."""
+    """The active version, and those that requests still need beside it. 0 is the base model.
+
+    An adapter runs merged into a second copy of its targets while it is active, and else as low-rank updates of the
+    base. Full weights have a copy of their own, which the next version is written into unless a request still needs
+    it: then that one gets a new copy, and the old one goes with its last request.
+    """
 
     def __init__(self, base: DecoderWeights, fingerprint: str, adapters: LoRACache, run: str) -> None:
         self.base = base
@@ -33,30 +39,31 @@ class Versions:
         self._adapters = adapters
         self._run = run
         self._merger = MergedWeights(base)
-        self._merged = base
+        self._base = VersionWeights(base, None)
+        self._running = self._base  # the active version
+        self._beside = self._base  # the same, once it is not active any more
         self._num_holds: Counter[int] = Counter()
-        self._active_updates: Updates = {}
-        self._updates: dict[int, Updates] = {}
+        self._held: dict[int, VersionWeights] = {}  # beside the active one
         self._pins: dict[int, ExitStack] = {}
 
     def activate(self, number: int) -> AdapterSwap:
-        """Merge version ``number``. What ran merged before must from now on ask ``weights_of`` anew.
+        """Run version ``number``. What ran before must from now on ask ``weights_of`` anew.
 
         Raises:
             AdapterError: it is not there, damaged, or does not fit; the active version stays.
         """
         start = time.perf_counter()
-        hit, load_ms, updates = True, 0.0, None
+        hit, load_ms, found = True, 0.0, None
         if number != 0:
             loaded = self._adapters.get(PolicyVersion(self._run, number))
-            hit, load_ms = loaded.hit, loaded.load_ms
+            hit, load_ms, found = loaded.hit, loaded.load_ms, loaded.weights
             start = time.perf_counter()
-            if number != self.active:
-                updates = read_updates(loaded.adapter, self.base, self._fingerprint)
         if number != self.active:
-            self._merged = self._merger.merge(updates) if updates is not None else self.base
-            self.active = number
-            self._active_updates = updates or {}
+            unused = None if self.is_held(self.active) else self._beside
+            beside = self._held.get(number) or self._open(found, instead_of=unused)
+            updates = beside.updates
+            self._running = beside if updates is None else VersionWeights(self._merger.merge(updates), None)
+            self._beside, self.active = beside, number
             self.num_swaps += number != 0
         return AdapterSwap(number, cache_hit=hit, load_ms=load_ms, swap_ms=(time.perf_counter() - start) * 1e3)
 
@@ -66,15 +73,14 @@ class Versions:
         Raises:
             AdapterError: as ``activate``.
         """
-        if number not in self._updates and number in (0, self.active):
-            self._updates[number] = self._active_updates if number else {}
-            self._pins[number] = ExitStack()
-        elif number not in self._updates:
-            pin = ExitStack()
-            with pin:
-                adapter = pin.enter_context(self._adapters.pinned(PolicyVersion(self._run, number)))
-                self._updates[number] = read_updates(adapter, self.base, self._fingerprint)
-                self._pins[number] = pin.pop_all()
+        if number not in self._held and number in (0, self.active):
+            self._held[number] = self._beside if number else self._base
+        elif number not in self._held:
+            with ExitStack() as pin:
+                found = pin.enter_context(self._adapters.pinned(PolicyVersion(self._run, number)))
+                self._held[number] = self._open(found)
+                if self._held[number].updates is not None:  # those are the cached tensors, not a copy
+                    self._pins[number] = pin.pop_all()
         self._num_holds[number] += 1
 
     def release(self, number: int) -> bool:
@@ -83,21 +89,30 @@ class Versions:
         if self._num_holds[number] > 0:
             return False
         del self._num_holds[number]
-        del self._updates[number]
-        self._pins.pop(number).close()
+        del self._held[number]
+        if number in self._pins:
+            self._pins.pop(number).close()
         return True
 
     def is_held(self, number: int) -> bool:
         return number in self._num_holds
 
-    def updates_of(self, number: int) -> Updates:
-        """What version ``number``, which is held, adds to the base weights."""
-        return self._updates[number]
-
     def weights_of(self, number: int) -> VersionWeights:
         """How to run version ``number``, which is active or held."""
         if number == 0:
-            return VersionWeights(self.base, None)
-        if number == self.active:
-            return VersionWeights(self._merged, None)
-        return VersionWeights(self.base, self._updates[number])
+            return self._base
+        return self._running if number == self.active else self._held[number]
+
+    def beside(self, number: int) -> VersionWeights:
+        """How version ``number``, which is held, runs beside an active one, whether it is active itself or not."""
+        return self._held[number]
+
+    def _open(self, found: PolicyWeights | None, instead_of: VersionWeights | None = None) -> VersionWeights:
+        """``found`` as it runs beside an active version; it may take the copy of the one ``instead_of``."""
+        if found is None:
+            return self._base
+        if isinstance(found, FullWeights):
+            over = instead_of.weights if instead_of is not None else self.base
+            free = over if over is not self.base else None
+            return VersionWeights(write_weights(found, self.base, self._fingerprint, over=free), None)
+        return VersionWeights(self.base, read_updates(found, self.base, self._fingerprint))

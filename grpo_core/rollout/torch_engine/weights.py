@@ -68,6 +68,13 @@ class DecoderWeights:
     num_key_heads: int
     head_size: int
     places: dict[str, Place]
+    name: str  # of the decoder in the model
+    head_name: str
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the head's weight is the embedding."""
+        return self.head.weight.data_ptr() == self.embedding.data_ptr()
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -106,6 +113,8 @@ def fuse_weights(policy: Policy) -> DecoderWeights:
         num_key_heads=config.num_key_value_heads,
         head_size=len(layers[0].qkv.weight) // (config.num_attention_heads + 2 * config.num_key_value_heads),
         places=reader.places,
+        name=reader.name_of(policy.decoder),
+        head_name=reader.name_of(policy.head),
     )
 
 
@@ -128,7 +137,8 @@ class _Reader:
     """Reads the decoder of ``policy`` by the names of its parts, and notes where each linear module went."""
 
     def __init__(self, policy: Policy) -> None:
-        self._prefix = next(name for name, module in policy.model.named_modules() if module is policy.decoder)
+        self._names = {module: name for name, module in policy.model.named_modules()}
+        self._prefix = self._names[policy.decoder]
         self._linears = {
             name: module for name, module in policy.decoder.named_modules() if isinstance(module, nn.Linear)
         }
@@ -139,6 +149,9 @@ class _Reader:
         assert isinstance(policy.head, nn.Linear)
         self._head = policy.head
         self.places: dict[str, Place] = {}
+
+    def name_of(self, module: nn.Module) -> str:
+        return self._names[module]
 
     def tensor(self, name: str) -> Tensor:
         return self._tensors[name]

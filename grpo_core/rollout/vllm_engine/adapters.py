@@ -12,7 +12,7 @@ from grpo_core.errors import AdapterError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.rollout.protocol import AdapterSwap
-from grpo_core.types import Adapter, PolicyVersion
+from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class ResidentAdapters:
             return True, 0.0
         version = PolicyVersion(self._run, number)
         found = self._cache.get(version)
-        check_fits(found.adapter, self._base)
+        check_fits(found.weights, self._base)
         loaded = LoadedAdapter(version, next(self._ids), self._store.folder_of(version))
         self._load(loaded)
         self._loaded[number] = loaded
@@ -98,13 +98,15 @@ class ResidentAdapters:
                 self._unload(loaded)
 
 
-def check_fits(adapter: Adapter, base: BaseModel) -> None:
+def check_fits(adapter: PolicyWeights, base: BaseModel) -> None:
     """vLLM leaves out modules that it does not find, so every one is looked up here.
 
     Raises:
-        AdapterError: ``adapter`` is for another base model, or its rank is beyond the limit.
+        AdapterError: ``adapter`` is none, is for another base model, or its rank is beyond the limit.
     """
     name = adapter.version.name
+    if not isinstance(adapter, Adapter):
+        raise AdapterError(f"version {name} has full weights, and vLLM takes adapters here; use the torch engine")
     if adapter.base_fingerprint != base.fingerprint:
         raise AdapterError(
             f"adapter {name} was trained on base model {adapter.base_fingerprint}, this one is {base.fingerprint}; use "

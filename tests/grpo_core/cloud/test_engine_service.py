@@ -41,7 +41,8 @@ def adapter(config: GrpoConfig) -> Adapter:
     from grpo_core.training.trainer import Trainer
 
     trainer = Trainer(load_policy(config.model), config.model, config.training, run="demo", seed=0)
-    made = trainer.adapter()
+    made = trainer.weights()
+    assert isinstance(made, Adapter)
     generator = torch.Generator().manual_seed(0)
     return replace(made, tensors={n: torch.randn(t.shape, generator=generator) for n, t in made.tensors.items()})
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from grpo_core.errors import AdapterCorruptError, AdapterNotFoundError
 from grpo_core.lora.cache import CacheCounters, LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.types import Adapter, PolicyVersion
+from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 
 ADAPTER_BYTES = 2 * 4 * 8 * 4  # A and B, rank 4, width 8, float32
 
@@ -38,7 +38,7 @@ class SlowStore(AdapterStore):
         self.go = threading.Event()
         self.num_loads = 0
 
-    def load(self, version: PolicyVersion) -> Adapter:
+    def load(self, version: PolicyVersion) -> PolicyWeights:
         self.num_loads += 1
         assert self.go.wait(30)
         return super().load(version)
@@ -67,8 +67,8 @@ def test_the_second_request_is_a_hit_and_says_so(store: AdapterStore, caplog: py
         second = cache.get(version(3))
 
     assert (first.hit, second.hit) == (False, True)
-    assert second.adapter is first.adapter
-    assert first.adapter.version == version(3)
+    assert second.weights is first.weights
+    assert first.weights.version == version(3)
     assert first.load_ms > 0
     assert second.load_ms > 0
     assert caplog.messages == ["Adapter already cached locally: run-v000003"]
@@ -100,7 +100,7 @@ def test_what_cannot_fit_is_served_but_not_kept(store: AdapterStore, max_bytes: 
     for _ in range(2):
         result = cache.get(version(1))
         assert not result.hit
-        assert result.adapter.tensors["layer.q_proj.lora_A.weight"][0, 0] == 1
+        assert result.weights.tensors["layer.q_proj.lora_A.weight"][0, 0] == 1
     assert cache.counters == CacheCounters(misses=2)
     assert cache.num_adapters == 0
 
@@ -147,7 +147,7 @@ def test_concurrent_requests_share_one_load(slow_store: SlowStore) -> None:
         results = [future.result() for future in futures]
 
     assert slow_store.num_loads == 1
-    assert len({id(result.adapter) for result in results}) == 1
+    assert len({id(result.weights) for result in results}) == 1
     assert not any(result.hit for result in results)
     assert cache.counters == CacheCounters(misses=1, joined=3)
     assert cache.get(version(1)).hit
@@ -193,7 +193,7 @@ def test_it_keeps_what_a_plain_lru_list_keeps(
     for number in requests:
         result = cache.get(version(number))
         assert result.hit == (number in recent)
-        assert result.adapter.version == version(number)
+        assert result.weights.version == version(number)
         recent = ([n for n in recent if n != number] + [number])[-size:] if size else []
         assert cache.num_adapters == len(recent)
         assert cache.num_bytes == len(recent) * ADAPTER_BYTES
@@ -210,7 +210,7 @@ def test_many_threads_get_the_right_adapter_and_every_request_is_counted(store: 
             number = (seed * 7 + step * 3) % 5
             with cache.pinned(version(number)) as adapter:
                 assert adapter.version == version(number)
-                assert cache.get(version(number)).adapter is adapter
+                assert cache.get(version(number)).weights is adapter
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))

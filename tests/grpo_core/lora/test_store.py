@@ -14,7 +14,7 @@ import torch
 
 from grpo_core.errors import AdapterCorruptError, AdapterError, AdapterNotFoundError, GrpoError, InvalidNameError
 from grpo_core.lora.store import AdapterStore
-from grpo_core.types import Adapter, PolicyVersion
+from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj")
 
@@ -28,7 +28,7 @@ def make_adapter(number: int, run: str = "run", seed: int | None = None, rank: i
     return Adapter(PolicyVersion(run, number), "base-1", rank, 4.0, ("q_proj", "down_proj"), tensors)
 
 
-def assert_equal(left: Adapter, right: Adapter) -> None:
+def assert_equal(left: PolicyWeights, right: PolicyWeights) -> None:
     assert dataclasses.replace(left, tensors={}) == dataclasses.replace(right, tensors={})
     assert left.tensors.keys() == right.tensors.keys()
     for name in left.tensors:

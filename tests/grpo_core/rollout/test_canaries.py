@@ -24,7 +24,7 @@ from grpo_core.rollout.plain_engine import PlainEngine
 from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, Outcome, SamplingParams
 from grpo_core.rollout.teacher import support_problem
 from grpo_core.rollout.torch_engine.engine import TorchEngine
-from grpo_core.types import Adapter, Completion, Float32, RaggedIds
+from grpo_core.types import Completion, Float32, PolicyWeights, RaggedIds
 
 RUN = "doctor"
 Examine = Callable[[type], Patient]
@@ -62,7 +62,7 @@ def test_a_sound_engine_passes_them_all(kind: type, examine: Examine) -> None:
 class LosesModules(PlainEngine):
     """Merges all of an adapter but its ``k_proj``."""
 
-    def _load(self, number: int) -> tuple[Adapter | None, bool]:
+    def _load(self, number: int) -> tuple[PolicyWeights | None, bool]:
         adapter, hit = super()._load(number)
         if adapter is not None:
             kept = {name: tensor for name, tensor in adapter.tensors.items() if ".k_proj." not in name}

@@ -106,14 +106,15 @@ def make_stack(model_folder: Path, tmp_path: Path) -> MakeStack:
         depth: int = 1,
         checkpoint_every: int = 50,
         learning_rate: float = 0.01,
+        method: str = "lora",
     ) -> Stack:
         config = build_config(
             {
                 "run": "run",
-                "model": {"name": str(model_folder), "device": "cpu", "lora_rank": 4},
+                "model": {"name": str(model_folder), "device": "cpu"} | ({"lora_rank": 4} if method == "lora" else {}),
                 "environment": {"name": environment},
                 "rollout": {"num_groups": 2, "group_size": 2, "max_completion_tokens": 8},
-                "training": {"learning_rate": learning_rate, "kl_coefficient": 0.01},
+                "training": {"method": method, "learning_rate": learning_rate, "kl_coefficient": 0.01},
                 "schedule": {
                     "num_steps": num_steps,
                     "max_policy_lag_steps": lag,
@@ -201,7 +202,7 @@ def test_published_versions_are_the_trainers(make_stack: MakeStack) -> None:
 
     latest = stack.store.latest("run")
     assert latest is not None
-    stored, own = stack.store.load(latest).tensors, stack.trainer.adapter().tensors
+    stored, own = stack.store.load(latest).tensors, stack.trainer.weights().tensors
     assert latest.number == stack.trainer.version == 4
     assert all(torch.equal(stored[name], own[name]) for name in own)
 
@@ -262,7 +263,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(make_stack: MakeStack)
     assert first.interrupted
     assert first.checkpoint is not None
     assert first.checkpoint.name == "step-000002"
-    assert load_checkpoint(first.checkpoint.parent).adapter.version.number == 2
+    assert load_checkpoint(first.checkpoint.parent).weights.version.number == 2
     second = train(make_stack(num_steps=5), quiet(), resume=True)
 
     assert not second.interrupted
@@ -270,12 +271,15 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(make_stack: MakeStack)
     assert losses(first) + losses(second) == losses(uninterrupted)
 
 
-@pytest.mark.parametrize(("lag", "depth"), [(0, 1), (1, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("method", "lag", "depth"),
+    [("lora", 0, 1), ("lora", 1, 1), ("lora", 1, 2), ("lora", 2, 3), ("full", 0, 1), ("full", 1, 2)],
+)
 def test_a_run_that_was_killed_repeats_its_steps_bit_for_bit(
-    lag: int, depth: int, make_stack: MakeStack, tmp_path: Path
+    method: str, lag: int, depth: int, make_stack: MakeStack, tmp_path: Path
 ) -> None:
     """``killed`` is the home as it was in the middle of step 5, two steps after the last checkpoint."""
-    options = {"lag": lag, "depth": depth, "num_steps": 8, "checkpoint_every": 3}
+    options = {"method": method, "lag": lag, "depth": depth, "num_steps": 8, "checkpoint_every": 3}
     recorded: list[int] = []
 
     def copy(report: StepReport) -> None:
@@ -408,7 +412,7 @@ def test_a_run_is_not_overwritten(make_stack: MakeStack) -> None:
 
     assert "\n" not in str(error.value)
     after = load_checkpoint(make_stack().checkpoint_folder)
-    assert all(torch.equal(value, after.adapter.tensors[name]) for name, value in before.adapter.tensors.items())
+    assert all(torch.equal(value, after.weights.tensors[name]) for name, value in before.weights.tensors.items())
 
 
 def test_there_must_be_something_to_resume(make_stack: MakeStack) -> None:

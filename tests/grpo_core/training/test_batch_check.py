@@ -106,5 +106,5 @@ def test_a_batch_that_cannot_be_trained_on_is_named_and_changes_nothing(
     assert trainer.version == 1
     assert trainer.num_forward_passes == untouched.num_forward_passes
     assert trainer.step(good).loss == untouched.step(good).loss
-    one, other = trainer.adapter().tensors, untouched.adapter().tensors
+    one, other = trainer.weights().tensors, untouched.weights().tensors
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -66,7 +66,7 @@ def test_a_restored_trainer_goes_on_bit_for_bit(make_trainer: MakeTrainer, batch
             wanted.kl,
             wanted.grad_norm,
         )
-    one, other = trainer.adapter().tensors, uninterrupted.adapter().tensors
+    one, other = trainer.weights().tensors, uninterrupted.weights().tensors
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert checkpoint.config == CONFIG
 
@@ -78,11 +78,11 @@ def test_without_the_optimizer_state_it_would_go_on_differently(
     checkpoint = load_checkpoint(trained)
     whole, bare = make_trainer(**TRAINING), make_trainer(**TRAINING)
     restore_trainer(whole, checkpoint)
-    bare.load_adapter(checkpoint.adapter)
+    bare.load_weights(checkpoint.weights)
     for trainer in (whole, bare):
         trainer.step(batches[3])
 
-    assert any(not torch.equal(value, bare.adapter().tensors[name]) for name, value in whole.adapter().tensors.items())
+    assert any(not torch.equal(value, bare.weights().tensors[name]) for name, value in whole.weights().tensors.items())
 
 
 def test_a_changed_learning_rate_is_that_of_the_new_configuration(make_trainer: MakeTrainer, trained: Path) -> None:
@@ -99,7 +99,7 @@ def test_the_last_ones_are_kept(make_trainer: MakeTrainer, trained: Path) -> Non
         save_checkpoint(trained, trainer, CONFIG, keep_last=3)
 
     assert sorted(names(trained)) == ["step-1000000", "step-1000001", "step-999999"]
-    assert load_checkpoint(trained).adapter.version.number == 1_000_001
+    assert load_checkpoint(trained).weights.version.number == 1_000_001
 
 
 def test_the_position_and_the_random_numbers_go_on(make_trainer: MakeTrainer, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_damaged_newest_is_skipped_with_a_warning_that_names_it(
     with caplog.at_level(logging.WARNING, logger="grpo_core.training"):
         checkpoint = load_checkpoint(trained)
 
-    assert checkpoint.adapter.version.number == 2
+    assert checkpoint.weights.version.number == 2
     (record,) = caplog.records
     message = record.getMessage()
     assert message.startswith(f"checkpoint {trained / 'step-000003'} is damaged (")
@@ -183,7 +183,7 @@ def test_a_changed_value_of_the_state_is_noticed(
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
     with caplog.at_level(logging.WARNING, logger="grpo_core.training"):
-        assert load_checkpoint(trained).adapter.version.number == 2
+        assert load_checkpoint(trained).weights.version.number == 2
     assert "step-000003 is damaged (state.json does not match its checksum)" in caplog.text
 
 
@@ -192,7 +192,7 @@ def test_a_folder_under_another_steps_name_is_no_checkpoint(trained: Path, caplo
     (trained / "step-000010").mkdir()  # empty
     (trained / "step-notes").mkdir()
 
-    assert load_checkpoint(trained).adapter.version.number == 3
+    assert load_checkpoint(trained).weights.version.number == 3
     assert "step-000010 is damaged (state.json is missing)" in caplog.text
     assert "step-000009 is damaged (holds step 2)" in caplog.text
 
@@ -225,14 +225,14 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_its_key(
     trainer = make_trainer(folder, **options)
     if optimizer is not None:
         trainer.optimizer = optimizer(trainer.optimizer.param_groups[0]["params"], lr=0.1)
-    before = trainer.adapter().tensors
+    before = trainer.weights().tensors
     with pytest.raises(CheckpointError, match=f"step-000003: {match}") as error:
         restore_trainer(trainer, load_checkpoint(trained))
 
     assert "\n" not in str(error.value)
     assert trainer.version == 0
     assert trainer.optimizer.state_dict()["state"] == {}
-    assert all(torch.equal(value, before[name]) for name, value in trainer.adapter().tensors.items())
+    assert all(torch.equal(value, before[name]) for name, value in trainer.weights().tensors.items())
 
 
 @pytest.mark.parametrize("fails", ["fsync", "rename"])
@@ -252,7 +252,7 @@ def test_a_failed_save_leaves_the_old_ones(
             save_checkpoint(trained, trainer, CONFIG)
     assert "\n" not in str(error.value)
     assert names(trained) == ["step-000002", "step-000003"]
-    assert load_checkpoint(trained).adapter.version.number == 3
+    assert load_checkpoint(trained).weights.version.number == 3
 
 
 KILLED_WHILE_SAVING = """
@@ -289,7 +289,7 @@ while True:
         os._exit(0)
     _, status = os.waitpid(child, 0)
     damaged = [str(path) for path in checkpoint._steps(folder) if not checkpoint._read(path)]
-    newest = checkpoint.load_checkpoint(folder).adapter.version.number
+    newest = checkpoint.load_checkpoint(folder).weights.version.number
     print(number, os.WIFSIGNALED(status), newest, len(damaged), flush=True)
     if not os.WIFSIGNALED(status):
         break

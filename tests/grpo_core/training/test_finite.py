@@ -45,7 +45,7 @@ def overflowing(batch: Batch, *places: tuple[int, int]) -> Batch:
 def state_of(trainer: Trainer) -> dict[str, Tensor]:
     states = trainer.optimizer.state_dict()["state"]
     return {
-        **trainer.adapter().tensors,
+        **trainer.weights().tensors,
         **{f"{i}.{name}": value.clone() for i, state in states.items() for name, value in state.items()},
         **capture_random_state(),
     }
@@ -76,7 +76,7 @@ def test_a_step_that_overflows_is_skipped_and_names_its_trajectories(
     assert (metrics.step, trainer.version, trainer.num_skipped_steps) == (2, 2, 1)
     assert same(before, state_of(trainer))
     assert caplog.messages == ["step 2 is skipped, its loss or gradient is no number: 1[2]|2[0]"]
-    assert trainer.adapter().version.number == 2
+    assert trainer.weights().version.number == 2
 
 
 def test_the_step_after_a_skipped_one_is_as_if_it_had_not_been(

@@ -37,6 +37,9 @@ CASES: dict[str, dict[str, Any]] = {
     "idle_sharded": {"training": EXACT | {"shard_base_weights": True}, "batches": ["one_group"]},
     "batch_std": {"training": EXACT | {"advantages": "batch_std", "loss": "grpo"}, "batches": ["uneven"]},
     "trained": {"training": EXACT | {"learning_rate": 0.01}, "batches": ["uneven", "one_group", "uneven"]},
+    "full": {"training": EXACT | {"method": "full"}, "batches": ["uneven"]},
+    "full_idle": {"training": EXACT | {"method": "full"}, "batches": ["one_group"]},
+    "full_reference": {"training": EXACT | {"method": "full"}, "batches": ["without_reference"]},
     "overflow": {"training": EXACT | {"learning_rate": 0.01}, "batches": ["uneven", "overflowing"]},
 }
 

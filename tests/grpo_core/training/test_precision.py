@@ -54,7 +54,7 @@ def test_bfloat16_products_leave_adapter_gradient_and_optimizer_in_float32(
     assert {output.dtype for output in outputs} == {torch.bfloat16}
     assert {output.dtype for output in plain_outputs} == {torch.float32}
     assert {gradient.dtype for gradient in gradients_of(half)} == {torch.float32}
-    assert {tensor.dtype for tensor in half.adapter().tensors.values()} == {torch.float32}
+    assert {tensor.dtype for tensor in half.weights().tensors.values()} == {torch.float32}
     states = half.optimizer.state_dict()["state"].values()
     assert {value.dtype for state in states for value in state.values()} == {torch.float32}
     assert found.loss == pytest.approx(expected.loss, abs=0.02)
@@ -66,9 +66,9 @@ def test_an_adapter_smaller_than_bfloat16_can_tell_apart_still_moves(make_traine
     """Steps of 1e-5 on weights near 0.1: bfloat16 has 3 digits."""
     trainer = make_trainer(precision="bfloat16", learning_rate=1e-5)
     trainer.step(batch)
-    before = trainer.adapter().tensors
+    before = trainer.weights().tensors
     trainer.step(batch)
-    after = trainer.adapter().tensors
+    after = trainer.weights().tensors
 
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert len(moved) == len(before)
@@ -139,5 +139,5 @@ def test_the_fused_optimizer_is_the_plain_one(make_trainer: MakeTrainer, batch: 
         fused.step(batch)
         plain.step(batch)
 
-    one, other = fused.adapter().tensors, plain.adapter().tensors
+    one, other = fused.weights().tensors, plain.weights().tensors
     assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)

@@ -99,7 +99,7 @@ def test_the_gradient_does_not_depend_on_the_split_or_on_the_packing(
 
     def step(**packing: object) -> tuple[list[Tensor], StepMetrics]:
         trainer = make_trainer(**{"kl_coefficient": 0.1, **EXACT, **choice, **packing})
-        trainer.load_adapter(adapter)
+        trainer.load_weights(adapter)
         in_float64(trainer._policy.model)
         metrics = trainer.step(batch)
         return gradients_of(trainer), metrics
@@ -114,12 +114,13 @@ def test_the_gradient_does_not_depend_on_the_split_or_on_the_packing(
             assert getattr(metrics, name) == pytest.approx(getattr(one, name), abs=1e-9), name
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
 def test_at_learning_rate_0_every_metric_keeps_its_on_policy_value_for_20_steps(
-    make_trainer: MakeTrainer, make_engine: MakeEngine, sample_batch: SampleBatch, tmp_path: Path
+    method: str, make_trainer: MakeTrainer, make_engine: MakeEngine, sample_batch: SampleBatch, tmp_path: Path
 ) -> None:
-    """Through the adapter store and the sampler, as in a run. The updates must not even round."""
-    trainer, engine = make_trainer(learning_rate=0.0, kl_coefficient=0.1), make_engine()
-    before = trainer.adapter().tensors
+    """Through the store and the sampler, as in a run. The updates must not even round."""
+    trainer, engine = make_trainer(method=method, learning_rate=0.0, kl_coefficient=0.1), make_engine()
+    before = trainer.weights().tensors
     for seed in range(20):
         metrics = trainer.step(sample_batch(engine, seed))
         for name in ("ratio_min", "ratio_max", "mismatch_ratio_min", "mismatch_ratio_max"):
@@ -131,11 +132,11 @@ def test_at_learning_rate_0_every_metric_keeps_its_on_policy_value_for_20_steps(
         assert metrics.num_effective_tokens == metrics.num_loss_tokens
         assert metrics.num_scoring_passes == metrics.num_dropped_groups == 0
         assert metrics.grad_norm > 1e-3
-        AdapterStore(tmp_path / "adapters").publish(trainer.adapter())
+        AdapterStore(tmp_path / "adapters").publish(trainer.weights())
         engine.use_version(trainer.version)
 
     assert trainer.version == 20
-    after = trainer.adapter().tensors
+    after = trainer.weights().tensors
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -152,7 +153,7 @@ def test_a_missing_reference_is_computed_once_with_the_adapter_off_and_counted(
     steps = []
     for item in (batch, without_reference(batch, every=every)):
         trainer = make_trainer(kl_coefficient=0.5, **EXACT)
-        trainer.load_adapter(make_adapter(policy))
+        trainer.load_weights(make_adapter(policy))
         steps.append((trainer.step(item), gradients_of(trainer)))
     (with_values, expected), (without, found) = steps
 
@@ -185,7 +186,7 @@ def test_recomputed_old_logprobs_leave_the_mismatch_to_the_correction(
 
     def step(**choice: object) -> StepMetrics:
         trainer = make_trainer(kl_coefficient=0.0, **choice)
-        trainer.load_adapter(make_adapter(policy))
+        trainer.load_weights(make_adapter(policy))
         return trainer.step(batch)
 
     plain, recomputed = step(), step(**RECOMPUTED)
@@ -232,13 +233,13 @@ def test_a_step_whose_groups_are_all_dropped_changes_nothing(
     trainer = make_trainer(drop_zero_variance_groups=True, learning_rate=0.01, kl_coefficient=0.1, **RECOMPUTED)
     batch = sample_batch(make_engine(), 5)
     trainer.step(batch)  # so that the optimizer has momentum
-    before = trainer.adapter().tensors
+    before = trainer.weights().tensors
 
     metrics = trainer.step(with_rewards(batch, 1, 0, 0.5, -2))
 
     assert (metrics.num_dropped_groups, metrics.num_loss_tokens, metrics.num_forward_passes) == (4, 0, 0)
     assert (metrics.loss, metrics.grad_norm, metrics.ratio_max, metrics.step) == (0, 0, 1, 2)
-    after = trainer.adapter().tensors
+    after = trainer.weights().tensors
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -308,7 +309,7 @@ def test_the_constrained_gradient_is_that_of_the_expected_reward_over_all_answer
     assert float(probabilities.max()) < 0.9
 
     trainer = make_trainer(advantages="mean_only", kl_coefficient=0.0, loss="cispo", **RECOMPUTED, **EXACT)
-    trainer.load_adapter(adapter)
+    trainer.load_weights(adapter)
     in_float64(trainer._policy.model)
     advantages = (probabilities * (rewards - expected_reward)).tolist()  # of mean 0
     trajectories = tuple(Trajectory("0", "solver", (a,), r) for a, r in zip(answers, advantages, strict=True))

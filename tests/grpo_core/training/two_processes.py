@@ -51,7 +51,7 @@ def tensors_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     """The gradients of the last step and the adapter after it."""
     gradients = [parameter.grad for parameter in trainer.optimizer.param_groups[0]["params"]]
     found = {f"gradient.{index}": value.clone() for index, value in enumerate(gradients) if value is not None}
-    return found | {f"adapter.{name}": value for name, value in trainer.adapter().tensors.items()}
+    return found | {f"adapter.{name}": value for name, value in trainer.weights().tensors.items()}
 
 
 if __name__ == "__main__":

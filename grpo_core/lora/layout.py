@@ -1,0 +1,102 @@
+"""How weights are written down: PEFT's files for an adapter, transformers' for full weights, and what describes them.
+
+A description is plain JSON: every field but the version and the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from grpo_core.types import Adapter, FullWeights, PolicyVersion, PolicyWeights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ADAPTER_FILE = "adapter_model.safetensors"
+MODEL_FILE = "model.safetensors"
+_PEFT_PREFIX = "base_model.model."
+
+
+def description_of(weights: PolicyWeights) -> dict[str, Any]:
+    """What ``described`` makes ``weights`` of again, with the version and the tensors."""
+    if isinstance(weights, FullWeights):
+        return {
+            "method": "full",
+            "base_fingerprint": weights.base_fingerprint,
+            "architecture": dict(weights.architecture),
+        }
+    return {
+        "base_fingerprint": weights.base_fingerprint,
+        "rank": weights.rank,
+        "alpha": float(weights.alpha),
+        "target_modules": list(weights.target_modules),
+    }
+
+
+def described(version: PolicyVersion, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PolicyWeights:
+    """The weights that ``description`` is of. Raises KeyError where a field is missing."""
+    if description.get("method") == "full":
+        return FullWeights(version, description["base_fingerprint"], description["architecture"], tensors)
+    return Adapter(
+        version=version,
+        base_fingerprint=description["base_fingerprint"],
+        rank=description["rank"],
+        alpha=description["alpha"],
+        target_modules=tuple(description["target_modules"]),
+        tensors=tensors,
+    )
+
+
+def files_of(weights: PolicyWeights) -> dict[str, bytes]:
+    """The files, by name, of a folder that PEFT (``PeftModel.from_pretrained``) or transformers
+    (``AutoModelForCausalLM.from_pretrained``) can load."""
+    if isinstance(weights, FullWeights):
+        return {MODEL_FILE: _safetensors(weights.tensors), "config.json": _json(weights.architecture)}
+    for name, tensor in weights.tensors.items():
+        assert name.endswith((".lora_A.weight", ".lora_B.weight")), name
+        assert not name.startswith(_PEFT_PREFIX), name
+        assert tensor.shape[0 if name.endswith(".lora_A.weight") else 1] == weights.rank, (name, tensor.shape)
+    tensors = {_PEFT_PREFIX + name: tensor for name, tensor in weights.tensors.items()}
+    return {ADAPTER_FILE: _safetensors(tensors), "adapter_config.json": _json(_peft_config(weights))}
+
+
+def from_files(version: PolicyVersion, description: Mapping[str, Any], contents: Mapping[str, bytes]) -> PolicyWeights:
+    """The weights whose ``files_of`` are ``contents``, on the CPU."""
+    import safetensors.torch
+
+    (name,) = (name for name in contents if name.endswith(".safetensors"))
+    tensors = safetensors.torch.load(contents[name])
+    return described(version, description, {key.removeprefix(_PEFT_PREFIX): tensor for key, tensor in tensors.items()})
+
+
+def _safetensors(tensors: Mapping[str, Tensor]) -> bytes:
+    import safetensors.torch
+
+    return safetensors.torch.save({name: _owned(tensor) for name, tensor in tensors.items()}, metadata={"format": "pt"})
+
+
+def _owned(tensor: Tensor) -> Tensor:
+    """On the CPU. A copy where it is a view: the trainer may keep all as views of one buffer, which safetensors
+    refuses."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _peft_config(adapter: Adapter) -> dict[str, Any]:
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": list(adapter.target_modules),
+    }

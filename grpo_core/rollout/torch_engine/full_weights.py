@@ -1,0 +1,80 @@
+"""Full weights at sampling time: a whole copy of the decoder, which one version after the other is written into."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from grpo_core.lora.fit import check_full_weights
+from grpo_core.rollout.torch_engine.weights import DecoderWeights, LayerWeights, Linear
+from grpo_core.types import FullWeights
+
+
+@torch.inference_mode()
+def write_weights(
+    full: FullWeights, base: DecoderWeights, fingerprint: str, *, over: DecoderWeights | None = None
+) -> DecoderWeights:
+    """A decoder with the weights of ``full``, in the dtype of ``base``: in the copy ``over``, or in a new one.
+
+    Raises:
+        AdapterError: ``full`` was trained from another base model, or has other names or shapes. ``over`` is as it was.
+    """
+    check_full_weights(full, fingerprint, named_tensors(base))
+    copy = over if over is not None else _copy(base)
+    for name, tensor in named_tensors(copy).items():
+        tensor.copy_(full.tensors[name])
+    return copy
+
+
+def named_tensors(weights: DecoderWeights) -> dict[str, Tensor]:
+    """Views of all of ``weights`` by their names in the model, tied ones once."""
+    decoder = weights.name
+    named = {f"{decoder}.embed_tokens.weight": weights.embedding, f"{decoder}.norm.weight": weights.final_norm}
+    for index, layer in enumerate(weights.layers):
+        norms = {
+            "input_layernorm": layer.attention_norm,
+            "post_attention_layernorm": layer.mlp_norm,
+            "self_attn.q_norm": layer.query_norm,
+            "self_attn.k_norm": layer.key_norm,
+        }
+        named |= {f"{decoder}.layers.{index}.{name}.weight": norm for name, norm in norms.items() if norm is not None}
+    for name, place in weights.places.items():
+        linear = weights.layers[place.layer].linear(place.linear)
+        named[f"{name}.weight"] = linear.weight[place.start : place.stop]
+        if linear.bias is not None:
+            named[f"{name}.bias"] = linear.bias[place.start : place.stop]
+    if not weights.is_tied:
+        named[f"{weights.head_name}.weight"] = weights.head.weight
+    if weights.head.bias is not None:
+        named[f"{weights.head_name}.bias"] = weights.head.bias
+    return named
+
+
+def _copy(weights: DecoderWeights) -> DecoderWeights:
+    embedding, head = weights.embedding.clone(), _copy_linear(weights.head)
+    return replace(
+        weights,
+        embedding=embedding,
+        layers=tuple(_copy_layer(layer) for layer in weights.layers),
+        final_norm=weights.final_norm.clone(),
+        head=Linear(embedding, head.bias) if weights.is_tied else head,
+    )
+
+
+def _copy_layer(layer: LayerWeights) -> LayerWeights:
+    return LayerWeights(
+        attention_norm=layer.attention_norm.clone(),
+        qkv=_copy_linear(layer.qkv),
+        query_norm=None if layer.query_norm is None else layer.query_norm.clone(),
+        key_norm=None if layer.key_norm is None else layer.key_norm.clone(),
+        output=_copy_linear(layer.output),
+        mlp_norm=layer.mlp_norm.clone(),
+        gate_up=_copy_linear(layer.gate_up),
+        down=_copy_linear(layer.down),
+    )
+
+
+def _copy_linear(linear: Linear) -> Linear:
+    return Linear(linear.weight.clone(), None if linear.bias is None else linear.bias.clone())

@@ -1,0 +1,50 @@
+"""What a trainer changes: the seam between an update and the two ways of tuning, LoRA and full."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from torch import nn
+
+from grpo_core.config import ModelConfig, TrainingConfig
+from grpo_core.model import Policy
+from grpo_core.training.trained_adapter import TrainedAdapter
+from grpo_core.training.trained_model import TrainedModel
+from grpo_core.types import PolicyVersion, PolicyWeights
+
+
+class TrainedWeights(Protocol):
+    """The float32 parameters of a policy that are trained, by gradients on them where they lie in its model."""
+
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]: ...
+
+    def read(self, version: PolicyVersion) -> PolicyWeights:
+        """A copy as they are now, float32, on the CPU."""
+        ...
+
+    def write(self, weights: PolicyWeights) -> None:
+        """Go on from ``weights``.
+
+        Raises:
+            AdapterError: they are of the other method, for another base model, or of another shape. Nothing has
+                changed then.
+        """
+        ...
+
+    def base_model(self) -> AbstractContextManager[None]:
+        """Inside the block the policy is the base model, the reference of the KL term."""
+        ...
+
+
+def open_trained_weights(policy: Policy, model: ModelConfig, training: TrainingConfig, seed: int) -> TrainedWeights:
+    """Those of ``training.method``, ready for an optimizer. The policy does not change yet.
+
+    Raises:
+        ModelError: ``lora_targets`` is empty or names what is no linear module of the decoder.
+    """
+    if training.method == "full":
+        return TrainedModel(policy, model)
+    return TrainedAdapter(policy, model, seed)
