@@ -12,7 +12,7 @@ import pytest
 from grpo_core.config import TrainingConfig, build_config
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
-CHOICES = ("loss", "advantages", "kl_estimator", "kl_in", "old_logprobs", "mismatch_correction")
+CHOICES = ("method", "loss", "advantages", "kl_estimator", "kl_in", "old_logprobs", "mismatch_correction")
 
 
 @pytest.mark.parametrize("key", CHOICES)
@@ -26,11 +26,12 @@ def test_every_choice_is_described(key: str) -> None:
 
 
 def test_its_settings_are_allowed() -> None:
-    (command,) = re.findall(r"\$ (uv run grpo train (?:.*\\\n)*.*)", PAGE)
-    words = shlex.split(command.replace("\\\n", " "))
-    settings = dict(word.split("=") for word in words if word.startswith("training."))
+    configs = []
+    for command in re.findall(r"\$ (uv run grpo train (?:.*\\\n)*.*)", PAGE):
+        words = shlex.split(command.replace("\\\n", " "))
+        settings = dict(word.removeprefix("training.").split("=") for word in words if word.startswith("training."))
+        configs.append(build_config({"training": settings}).training)
 
-    config = build_config({"training": {key.removeprefix("training."): value for key, value in settings.items()}})
-
-    assert config.training.loss == "gspo"
-    assert config.training.clip_high == 4e-4
+    assert [config.loss for config in configs] == ["gspo", "dapo"]
+    assert [config.method for config in configs] == ["lora", "full"]
+    assert configs[0].clip_high == 4e-4
