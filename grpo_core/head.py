@@ -95,6 +95,11 @@ class _Scores(torch.autograd.Function):
                 by_entropy[rows] = chunk.to_states(found.by_entropy(), weight)
         if is_trained:
             ctx.save_for_backward(states, weight, bias)
+            device = states.device.type
+            # The backward pass computes the logits again, in the precision that they had.
+            ctx.autocast = torch.autocast(
+                device, torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device)
+            )
         else:
             ctx.save_for_backward(by_logprob, by_entropy)
         ctx.chosen, ctx.is_trained, ctx.dtype = chosen, is_trained, states.dtype
@@ -109,7 +114,8 @@ class _Scores(torch.autograd.Function):
             return None, None, None, None, None
         to_logprobs, to_entropy = gradients
         if ctx.is_trained:
-            return (*_recomputed(ctx, to_logprobs, to_entropy), None, None)
+            with ctx.autocast:
+                return (*_recomputed(ctx, to_logprobs, to_entropy), None, None)
         by_logprob, by_entropy = ctx.saved_tensors
         result = to_logprobs[:, None] * by_logprob if to_logprobs is not None else torch.zeros_like(by_logprob)
         if to_entropy is not None and by_entropy is not None:

@@ -54,7 +54,7 @@ def store(tmp_path: Path) -> AdapterStore:
 def make_engine(model_folder: Path, store: AdapterStore) -> MakeEngine:
     def make(kind: type, version: int = 0, folder: Path = model_folder, **options: Any) -> RolloutEngine:
         policy = load_policy(ModelConfig.model_validate({"name": str(folder), "device": "cpu", **options}))
-        engine = kind(policy, STOP_ID, LoRACache(store, max_bytes=1 << 20, max_adapters=3), "run")
+        engine = kind(policy, STOP_ID, LoRACache(store, max_bytes=0, max_adapters=3), "run")
         engine.use_version(version)
         return engine
 
@@ -163,6 +163,17 @@ def test_a_swap_with_nothing_under_way_writes_into_the_copy_that_is_there(
     assert after.embedding.data_ptr() == before.embedding.data_ptr()
     assert after.embedding.data_ptr() != engine.base_weights.embedding.data_ptr()
     assert_same(engine.generate(requests()), make_engine(TorchEngine, 2).generate(requests()))
+
+
+def test_the_active_version_is_not_read_again(model_folder: Path, store: AdapterStore, make_engine: MakeEngine) -> None:
+    """Full weights are often larger than the cache."""
+    store.publish(full_weights(model_folder, 1))
+    engine = make_engine(TorchEngine, 1)
+    store.prune("run", keep_last=0)
+
+    swap = engine.use_version(1)
+
+    assert (swap.cache_hit, swap.load_ms) == (True, 0.0)
 
 
 def test_the_copy_of_an_old_version_goes_with_its_last_request(

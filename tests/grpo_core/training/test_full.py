@@ -237,6 +237,20 @@ def test_a_step_that_is_no_number_changes_no_weight(
     assert all(torch.equal(value, before[name]) for name, value in trainer.weights().tensors.items())
 
 
+def test_recomputed_activations_give_the_same_gradients(
+    make_trainer: MakeTrainer, make_engine: MakeEngine, sample_batch: SampleBatch
+) -> None:
+    batch = sample_batch(make_engine(), 6)
+    kept, recomputed = (make_trainer(method="full", gradient_checkpointing=on, **EXACT) for on in (False, True))
+    for trainer in (kept, recomputed):
+        trainer.step(batch)
+
+    for one, other in zip(kept.trained.parameters, recomputed.trained.parameters, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.allclose(one.grad, other.grad, atol=1e-6)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_of_a_bfloat16_model_float32_weights_are_trained(
     precision: str, make_engine: MakeEngine, sample_batch: SampleBatch, model_folder: Path
