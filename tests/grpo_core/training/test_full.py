@@ -185,7 +185,8 @@ def test_published_weights_are_a_folder_that_transformers_loads(
         path = store.publish(trainer.weights())
 
         assert sorted(file.name for file in path.iterdir()) == ["config.json", "model.safetensors"]
-        loaded, report = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
+        found: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
+        loaded, report = found
         assert not report["missing_keys"]
         assert not report["unexpected_keys"]
         mine = trainer._policy.model.state_dict()
