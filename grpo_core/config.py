@@ -235,14 +235,20 @@ class GrpoConfig(_Section):
     telemetry: TelemetryConfig = TelemetryConfig()
 
     @model_validator(mode="after")
-    def _adapter_is_trained(self) -> GrpoConfig:
-        defaults = ModelConfig()
+    def _full_weights_have_no_adapter(self) -> GrpoConfig:
+        if self.training.method != "full":
+            return self
+        if self.rollout.engine == "vllm":
+            raise ValueError(
+                "rollout.engine 'vllm' does not go with training.method 'full': it samples from adapters only; use "
+                "'torch' or 'plain'"
+            )
+        defaults, model = ModelConfig().model_dump(), self.model.model_dump()
         for key in ("lora_rank", "lora_alpha", "lora_targets"):
-            value = getattr(self.model, key)
-            if self.training.method == "full" and value != getattr(defaults, key):
+            if model[key] != defaults[key]:
                 raise ValueError(
-                    f"model.{key} {value} does not go with training.method 'full', which has no adapter; leave it out, "
-                    "or set training.method to 'lora'"
+                    f"model.{key} {model[key]} does not go with training.method 'full', which has no adapter; leave it "
+                    "out, or set training.method to 'lora'"
                 )
         return self
 

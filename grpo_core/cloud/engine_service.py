@@ -124,11 +124,12 @@ class EngineService:
 
 
 def _with_engine(config: GrpoConfig, kind: str) -> GrpoConfig:
-    """``config`` with this engine. ``auto`` is its own, but vLLM where that is installed and there is a GPU."""
+    """``config`` with this engine. ``auto`` is its own, but vLLM where that can serve it and there is a GPU."""
     if kind not in ENGINES:
         raise ConfigError(f"engine {kind!r}: allowed are {', '.join(ENGINES)}; leave it out for auto")
     if kind == "auto":
         import torch
 
-        kind = "vllm" if torch.cuda.is_available() and find_spec("vllm") is not None else config.rollout.engine
+        can_serve = config.training.method != "full" and find_spec("vllm") is not None
+        kind = "vllm" if can_serve and torch.cuda.is_available() else config.rollout.engine
     return config.model_copy(update={"rollout": config.rollout.model_copy(update={"engine": kind})})

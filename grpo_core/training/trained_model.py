@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from grpo_core.config import ModelConfig
 from grpo_core.errors import AdapterError, ModelError
+from grpo_core.layers.replace import use_fast_parts
 from grpo_core.lora.fit import check_full_weights
 from grpo_core.model import Policy, distinct_tensors, load_policy
 from grpo_core.types import FullWeights, PolicyVersion, PolicyWeights
@@ -31,6 +32,7 @@ class TrainedModel:
             # A copy: what a checkpoint was loaded into may be pages of its file.
             parameter.data = parameter.data.to(torch.float32, copy=True)
             parameter.requires_grad_(True)
+        use_fast_parts(policy.model)
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -154,6 +154,13 @@ def test_full_fine_tuning_has_no_adapter(key: str, value: object) -> None:
     assert build_config(full.model_dump(mode="json")) == full
 
 
+def test_vllm_samples_no_full_weights() -> None:
+    message = message_of({"rollout": {"engine": "vllm"}, "training": {"method": "full"}})
+
+    assert message.startswith("rollout.engine 'vllm' does not go with training.method 'full'")
+    build_config({"rollout": {"engine": "plain"}, "training": {"method": "full"}})
+
+
 def test_the_default_learning_rate_is_that_of_the_method() -> None:
     rates = [
         build_config({"training": training}).training.effective_learning_rate
