@@ -14,7 +14,7 @@ import torch
 
 from grpo_core.errors import AdapterCorruptError, AdapterError, AdapterNotFoundError, GrpoError, InvalidNameError
 from grpo_core.lora.store import AdapterStore
-from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
+from grpo_core.types import Adapter, FullWeights, PolicyVersion, PolicyWeights
 
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj")
 
@@ -374,3 +374,40 @@ def test_a_store_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None
 
     with pytest.raises(GrpoError, match=r"cannot write .*; set GRPO_HOME"):
         AdapterStore(tmp_path / "file" / "store").publish(make_adapter(0))
+
+
+def make_full(number: int, run: str = "run") -> FullWeights:
+    generator = torch.Generator().manual_seed(number)
+    tensors = {f"model.layers.{layer}.weight": torch.randn(8, 8, generator=generator) for layer in range(2)}
+    return FullWeights(PolicyVersion(run, number), "base-1", {"model_type": "llama", "vocab_size": 8}, tensors)
+
+
+def test_full_weights_go_by_the_same_rules(tmp_path: Path) -> None:
+    """Beside an adapter of the same run: published whole, pruned, and found to be another content."""
+    store = AdapterStore(tmp_path)
+    store.publish(make_adapter(1))
+    store.publish(make_full(2))
+    folder = store.publish(make_full(3))
+
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert_equal(store.load(PolicyVersion("run", 1)), make_adapter(1))
+    assert_equal(store.load(PolicyVersion("run", 2)), make_full(2))
+    with pytest.raises(AdapterError, match="already published with other content"):
+        store.publish(make_adapter(3))
+    store.prune("run", keep_last=1)
+    assert [path.name for path in (tmp_path / "objects").iterdir()] == [folder.name]
+    assert_equal(store.load(PolicyVersion("run", 3)), make_full(3))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_damaged_full_weights_are_noticed_and_repaired(name: str, tmp_path: Path) -> None:
+    store = AdapterStore(tmp_path)
+    path = store.publish(make_full(3)) / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(AdapterCorruptError, match=rf"{name} does not match its sha256"):
+        store.load(PolicyVersion("run", 3))
+
+    store.publish(make_full(3))
+
+    assert_equal(store.load(PolicyVersion("run", 3)), make_full(3))
