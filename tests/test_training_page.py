@@ -30,7 +30,8 @@ def test_its_settings_are_allowed() -> None:
     for command in re.findall(r"\$ (uv run grpo train (?:.*\\\n)*.*)", PAGE):
         words = shlex.split(command.replace("\\\n", " "))
         settings = dict(word.removeprefix("training.").split("=") for word in words if word.startswith("training."))
-        configs.append(build_config({"training": settings}).training)
+        if settings:
+            configs.append(build_config({"training": settings}).training)
 
     assert [config.loss for config in configs] == ["gspo", "dapo"]
     assert [config.method for config in configs] == ["lora", "full"]
