@@ -169,7 +169,7 @@ class SwitchesUnderWay(PlainEngine):
     def use_version(self, number: int) -> AdapterSwap:
         swap = super().use_version(number)
         for ticket, work in self._waiting.items():
-            self._waiting[ticket] = replace(work, adapter=self._active)  # type: ignore[type-var]
+            self._waiting[ticket] = replace(work, weights=self._active)  # type: ignore[type-var]
         return swap
 
 
