@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import modal
 
-from grpo_core.cloud.gpus import gpu_setting, num_gpus
+from grpo_core.cloud.gpus import DEFAULT_GPU, GPU_VARIABLE, gpu_setting, num_gpus
 from grpo_core.config import build_config
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
@@ -40,7 +40,7 @@ VLLM = "vllm==0.32.0"
 LATEST = -1
 """As a policy version: the newest one that is published, or the base model when there is none."""
 
-_gpu_name = os.environ.get("GRPO_MODAL_GPU") or "L4"
+_gpu_name = os.environ.get(GPU_VARIABLE) or DEFAULT_GPU
 _secret_names = [name.strip() for name in os.environ.get("GRPO_MODAL_SECRETS", "").split(",") if name.strip()]
 
 GPU = gpu_setting(_gpu_name)
@@ -56,7 +56,7 @@ VOLUMES: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {
 
 ENVIRONMENT: dict[str, str] = {
     # A container imports this file again and must come to the same settings.
-    "GRPO_MODAL_GPU": _gpu_name,
+    GPU_VARIABLE: _gpu_name,
     "GRPO_MODAL_SECRETS": ",".join(_secret_names),
     "GRPO_HOME": "/",  # with the volumes /data and /traces in it
     "GRPO_CACHE": "/models/cache",  # presets are built once, not once per container

@@ -152,8 +152,12 @@ def test_only_known_gpus_are_taken():
     assert app.gpu_setting("H100:8") == "H100:8"
     assert app.gpu_setting("none") is None
     assert [app.num_gpus(text) for text in ("H100:8", "L4", None)] == [8, 1, 0]
-    for text in ("H900", "h100", "L4:9", "L4:", "L4:x", ""):
-        with pytest.raises(ConfigError, match=f"GRPO_MODAL_GPU {text!r}: allowed are T4, .*none"):
+    for text, allowed in {
+        **dict.fromkeys(("H900", "h100", "", "none:2"), "T4, .*none"),
+        **dict.fromkeys(("L4:9", "L4:", "L4:x"), "1 to 8 of L4; try L4:2"),
+        "A10:5": "1 to 4 of A10",
+    }.items():
+        with pytest.raises(ConfigError, match=f"GRPO_MODAL_GPU {text!r}: allowed are {allowed}"):
             app.gpu_setting(text)
 
 

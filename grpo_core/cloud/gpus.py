@@ -4,27 +4,42 @@ from __future__ import annotations
 
 from grpo_core.errors import ConfigError
 
-GPU_TYPES = (
-    "T4", "L4", "A10", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000", "H100", "H100!", "H200", "B200",
-    "B200+",
-)  # fmt: skip
-MAX_GPUS = 8
+MAX_GPUS = {
+    **dict.fromkeys(("T4", "L4"), 8),
+    "A10": 4,
+    **dict.fromkeys(("L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000", "H100", "H100!", "H200"), 8),
+    **dict.fromkeys(("B200", "B200+"), 8),
+}
+"""Each type that Modal has, and how many of it fit into one container."""
+NO_GPU = "none"
+DEFAULT_GPU = "L4"
+GPU_VARIABLE = "GRPO_MODAL_GPU"
+"""The GPU of every container of app.py that computes; read where the app is run or deployed from."""
+
+
+def check_gpu(text: str, where: str) -> str:
+    """``text`` if it is one of ``MAX_GPUS``, alone or with a count as in ``H100:8``, or ``none``.
+
+    Raises:
+        ConfigError: it is not; the line names ``where`` it was said.
+    """
+    name, colon, count = text.partition(":")
+    if text == NO_GPU or (name in MAX_GPUS and not colon):
+        return text
+    if name not in MAX_GPUS:
+        raise ConfigError(
+            f"{where}: allowed are {', '.join(MAX_GPUS)}, also with a count as in H100:2, and {NO_GPU}; choose one"
+        )
+    most = MAX_GPUS[name]
+    if not count.isdecimal() or not 1 <= int(count) <= most:
+        raise ConfigError(f"{where}: allowed are 1 to {most} of {name}; try {name}:2")
+    return text
 
 
 def gpu_setting(text: str) -> str | None:
-    """``text`` if it is one of ``GPU_TYPES``, alone or with a count as in ``H100:8``; None for ``none``.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    name, separator, count = text.partition(":")
-    is_counted = not separator or (count.isdecimal() and 1 <= int(count) <= MAX_GPUS)
-    if text != "none" and (name not in GPU_TYPES or not is_counted):
-        raise ConfigError(
-            f"GRPO_MODAL_GPU {text!r}: allowed are {', '.join(GPU_TYPES)}, each with up to :{MAX_GPUS}, and none; "
-            "set one, or unset it to take L4"
-        )
-    return None if text == "none" else text
+    """What Modal takes for ``text``, the value of ``GPU_VARIABLE``: None for ``none``. Raises as ``check_gpu``."""
+    checked = check_gpu(text, f"{GPU_VARIABLE} {text!r}")
+    return None if checked == NO_GPU else checked
 
 
 def num_gpus(setting: str | None) -> int:

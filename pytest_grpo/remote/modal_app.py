@@ -11,22 +11,18 @@ import importlib
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_grpo.phases import PHASES
 from pytest_grpo.remote.protocol import RemoteLostError, RemoteRefusedError
-from pytest_grpo.remote.settings import NO_GPU, ModalSettings
+from pytest_grpo.remote.settings import ModalSettings
 
 if TYPE_CHECKING:
     from modal import Function
 
-GPU_VARIABLE = "GRPO_MODAL_GPU"
-"""Read by app.py while it is imported. The SDK's options cannot take a GPU away, so this does."""
-DEFAULT_GPU = "L4"
 RECONNECT_TIMEOUT_S = 20
 FUNCTIONS = ("run_pytest", "record_pytest")
 
@@ -47,14 +43,13 @@ class ModalApp:
         self._settings = settings
         self._file = root / (settings.app or "app.py")
         self.is_deployed = settings.app is not None and not settings.app.endswith(".py")
-        self._takes_gpu_away = any(settings.gpu_for(phase.number) == NO_GPU for phase in PHASES)
         if not self.is_deployed and not self._file.is_file():
             raise pytest.UsageError(
                 f"--modal: no {self._file.name} in {root}; it must define app and run_pytest, "
                 "or name a deployed app with --modal-app"
             )
-        if self.is_deployed and self._takes_gpu_away:
-            raise pytest.UsageError(f"--modal-gpu {NO_GPU}: a deployed app keeps its GPU; deploy it without one")
+        if self.is_deployed and settings.takes_gpu_away:
+            raise pytest.UsageError("--modal-gpu none: a deployed app keeps its GPU; deploy it without one")
 
     @property
     def opening(self) -> str:
@@ -77,8 +72,10 @@ class ModalApp:
 
     def with_options(self, function: Function[..., Any, Any], phase: int) -> Function[..., Any, Any]:
         """``function`` as the settings want it for ``phase``."""
+        from grpo_core.cloud.gpus import DEFAULT_GPU, GPU_VARIABLE, NO_GPU
+
         gpu = self._settings.gpu_for(phase)
-        if self._takes_gpu_away:
+        if self._settings.takes_gpu_away:
             gpu = None if gpu == NO_GPU else gpu or os.environ.get(GPU_VARIABLE) or DEFAULT_GPU
         regions = list(self._settings.regions) or None
         options: dict[str, Any] = {"gpu": gpu, "timeout": self._settings.timeout_s, "region": regions}
@@ -87,23 +84,32 @@ class ModalApp:
 
     def _import(self) -> Any:
         """Raises RemoteRefusedError when the file cannot be used."""
-        folder, before = str(self._file.parent), os.environ.get(GPU_VARIABLE)
+        folder = str(self._file.parent)
         if folder not in sys.path:
             sys.path.insert(0, folder)  # Modal finds the function in the container by the module's name
-        if self._takes_gpu_away:
-            os.environ[GPU_VARIABLE] = NO_GPU
         try:
-            module = importlib.import_module(self._file.stem)
+            with _gpu_taken_away() if self._settings.takes_gpu_away else nullcontext():
+                module = importlib.import_module(self._file.stem)
         except (ValueError, ImportError, SyntaxError) as error:  # e.g. a setting that app.py refuses
             raise RemoteRefusedError(f"--modal: {self._file.name}: {error}") from error
-        finally:
-            if self._takes_gpu_away:
-                os.environ.pop(GPU_VARIABLE)
-                os.environ.update({} if before is None else {GPU_VARIABLE: before})
         missing = [name for name in ("app", *FUNCTIONS) if name not in vars(module)]
         if missing:
             raise RemoteRefusedError(f"--modal: {self._file.name} must define {', '.join(missing)}")
         return module
+
+
+@contextmanager
+def _gpu_taken_away() -> Iterator[None]:
+    """While app.py is imported: it reads this variable. The SDK's options cannot take a GPU away."""
+    from grpo_core.cloud.gpus import GPU_VARIABLE, NO_GPU
+
+    before = os.environ.get(GPU_VARIABLE)
+    os.environ[GPU_VARIABLE] = NO_GPU
+    try:
+        yield
+    finally:
+        os.environ.pop(GPU_VARIABLE)
+        os.environ.update({} if before is None else {GPU_VARIABLE: before})
 
 
 def check_credentials() -> None:

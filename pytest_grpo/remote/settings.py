@@ -14,11 +14,8 @@ import pytest
 
 from pytest_grpo.phases import PHASE_NUMBERS
 
-NO_GPU = "none"
 DEFAULT_RETRIES = 2
 DEFAULT_MAX_CONTAINERS = 8
-_FEWER_GPUS = {"A10": 4}
-"""Types of which fewer fit into one container than of the others."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REGION = re.compile(r"[a-z0-9-]+")
 
@@ -68,26 +65,23 @@ class ModalSettings:
     def gpu_for(self, phase: int) -> str | None:
         return self.gpu or self.gpu_of_phase.get(phase) or self.default_gpu
 
+    @property
+    def takes_gpu_away(self) -> bool:
+        """Whether a phase shall run without one. The SDK's options cannot say so."""
+        from grpo_core.cloud.gpus import NO_GPU
+
+        return any(self.gpu_for(number) == NO_GPU for number in PHASE_NUMBERS.values())
+
 
 def check_gpu(text: str, where: str) -> str:
-    """``text`` if it is a GPU type with an optional count, or ``none``.
+    """As ``grpo_core.cloud.gpus.check_gpu``, with pytest.UsageError."""
+    from grpo_core.cloud import gpus
+    from grpo_core.errors import ConfigError
 
-    Raises:
-        pytest.UsageError: it is not; it names ``where`` it was said.
-    """
-    from grpo_core.cloud.gpus import GPU_TYPES, MAX_GPUS
-
-    name, colon, count = text.partition(":")
-    if text == NO_GPU or (name in GPU_TYPES and not colon):
-        return text
-    if name not in GPU_TYPES:
-        raise pytest.UsageError(
-            f"{where}: allowed are {', '.join(GPU_TYPES)}, also with a count as in H100:2, and {NO_GPU}; choose one"
-        )
-    most = _FEWER_GPUS.get(name, MAX_GPUS)
-    if not count.isdecimal() or not 1 <= int(count) <= most:
-        raise pytest.UsageError(f"{where}: allowed are 1 to {most} of {name}; try {name}:{min(2, most)}")
-    return text
+    try:
+        return gpus.check_gpu(text, where)
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def read_gpus(path: Path) -> dict[int, str]:

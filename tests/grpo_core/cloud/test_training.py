@@ -67,7 +67,7 @@ def test_torchrun_trains_and_what_it_wrote_is_committed(
 
 def test_a_count_of_gpus_is_part_of_the_setting():
     assert [num_gpus(gpu_setting(text)) for text in ("L4", "H100:8", "A100-80GB:2", "none")] == [1, 8, 2, 0]
-    with pytest.raises(ConfigError, match=r"GRPO_MODAL_GPU 'H100:9': allowed are T4, .*up to :8"):
+    with pytest.raises(ConfigError, match="GRPO_MODAL_GPU 'H100:9': allowed are 1 to 8 of H100; try H100:2"):
         gpu_setting("H100:9")
 
 
