@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.modal_server.volumes import View, Volumes
 
 SITE_FOLDER = Path(__file__).parent / "site"
-INHERITED = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SSL_CERT_FILE")
+INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SSL_CERT_FILE")
 STOP_GRACE_S = 3.0
 EndReason = Literal["crashed", "preempted", "stopped", "timed out"]
 
@@ -170,6 +170,7 @@ class Container:
             **from_image,
             **secrets,
             "HOME": str(self.folder / "root"),
+            "TMPDIR": str(self.folder / "tmp"),  # what a killed container leaves there goes with it
             "PYTHONPATH": f"{self.folder / 'root'}{os.pathsep}{SITE_FOLDER}",
             "MODAL_IS_REMOTE": "1",
             "MODAL_SERVER_URL": f"unix://{self.folder / 's'}",

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -86,6 +87,11 @@ def nap(duration_s: float) -> str:
     print("napping")
     time.sleep(duration_s)
     return "rested"
+
+
+@app.function()
+def keep_temporary() -> str:
+    return tempfile.mkdtemp()
 
 
 @app.function()

@@ -45,7 +45,8 @@ class Logs:
     async def AppFetchLogs(
         self, request: api_pb2.AppFetchLogsRequest, _: Container | None
     ) -> api_pb2.AppFetchLogsResponse:
-        return api_pb2.AppFetchLogsResponse(batches=self._batches.get(request.app_id, []))
+        found = [one for one in self._batches.get(request.app_id, []) if _is_found(one, request)]
+        return api_pb2.AppFetchLogsResponse(batches=found[-request.limit :] if request.limit else found)
 
     async def AppCountLogs(self, _: object, __: Container | None) -> Empty:
         return Empty()
@@ -103,3 +104,8 @@ def _is_wanted(batch: api_pb2.TaskLogsBatch, request: api_pb2.AppGetLogsRequest)
         and request.function_call_id in ("", item.function_call_id)
         and request.file_descriptor in (api_pb2.FILE_DESCRIPTOR_UNSPECIFIED, item.file_descriptor)
     )
+
+
+def _is_found(batch: api_pb2.TaskLogsBatch, request: api_pb2.AppFetchLogsRequest) -> bool:
+    (item,) = batch.items
+    return request.function_id in ("", batch.function_id) and request.search_text in item.data

@@ -62,6 +62,26 @@ class Function:
     def max_concurrent_inputs(self) -> int:
         return self.definition.max_concurrent_inputs or 1
 
+    def placement(self, environment: str) -> Placement:
+        gpu = self.definition.resources.gpu_config
+        return Placement(
+            gpu=f"{gpu.gpu_type}:{gpu.count}" if gpu.count else "",
+            regions=tuple(self.definition.scheduler_placement.regions),
+            timeout_s=self.definition.timeout_secs,
+            environment=environment,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What was asked of Modal for a container."""
+
+    gpu: str
+    """Type and count, as ``H100:2``; empty without one."""
+    regions: tuple[str, ...]
+    timeout_s: int
+    environment: str
+
 
 InputState = Literal["pending", "running", "done"]
 

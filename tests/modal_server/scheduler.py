@@ -28,7 +28,8 @@ Status = api_pb2.GenericResult
 class Scheduler:
     def __init__(self, state: State, mounts: Mounts, volumes: Volumes, is_lost: Callable[[], bool]) -> None:
         self.containers: list[Container] = []
-        self.num_started = 0
+        self.started: list[Function] = []
+        """Those of every container so far, in order."""
         self._state = state
         self._mounts = mounts
         self._volumes = volumes
@@ -185,7 +186,7 @@ class Scheduler:
             container = Container(self._state, function)
             mine.append(container)
             self.containers.append(container)
-            self.num_started += 1
+            self.started.append(function)
             num_waiting -= function.max_concurrent_inputs
             task = asyncio.get_running_loop().create_task(self._run(container))
             self._tasks.add(task)

@@ -16,6 +16,7 @@ from typing import Any
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from grpclib.server import Stream
+from modal_proto import api_pb2
 
 from tests.modal_server.apps import Apps
 from tests.modal_server.blobs import Blobs
@@ -28,6 +29,7 @@ from tests.modal_server.functions import Functions
 from tests.modal_server.images import Images
 from tests.modal_server.logs import Logs
 from tests.modal_server.mounts import Mounts
+from tests.modal_server.records import Placement
 from tests.modal_server.scheduler import Scheduler
 from tests.modal_server.secrets import Secrets
 from tests.modal_server.state import State
@@ -99,7 +101,33 @@ class ModalServer:
     @property
     def num_started(self) -> int:
         """Containers started so far."""
-        return self._state.scheduler.num_started
+        return len(self._state.scheduler.started)
+
+    def placements(self, function: str) -> list[Placement]:
+        """Of the containers of ``function`` that were started so far, in order."""
+        return self._call(
+            lambda: [
+                one.placement(self._state.apps[one.app_id].environment)
+                for one in self._state.scheduler.started
+                if one.name == function
+            ]
+        )
+
+    def definition(self, app: str, function: str) -> api_pb2.Function:
+        """What a deployed app said of one of its functions."""
+
+        def find() -> api_pb2.Function:
+            deployed = self._state.find_deployed(app, "main")
+            assert deployed is not None, f"no app {app!r}"
+            return self._state.functions[deployed.function_ids[function]].definition
+
+        return self._call(find)
+
+    def num_inputs(self, function: str) -> int:
+        """Inputs that callers gave to ``function``; one that is run again counts once."""
+        return self._call(
+            lambda: sum(len(call.inputs) for call in self._state.calls.values() if call.function.name == function)
+        )
 
     @property
     def num_reloads(self) -> int:
@@ -213,8 +241,6 @@ class ModalServer:
 
     async def _watch_clients(self) -> None:
         """Stop what a client left behind that has not been heard of for long."""
-        from modal_proto import api_pb2
-
         while True:
             await asyncio.sleep(1)
             for app in list(self._state.apps.values()):

@@ -80,7 +80,9 @@ def test_the_cli_shows_logs_and_fetches_files(modal_server: ModalServer):
     modal.Function.from_name("example", "square").remote(5)
     modal.Function.from_name("example", "write").remote("kept", "whole", True)
 
+    modal.Function.from_name("example", "square").remote(6)
     assert "squaring 5" in modal_cli("app", "logs", "example").stdout
+    assert modal_cli("app", "logs", "example", "--search", "squaring 6").stdout.split() == ["squaring", "6"]
     assert modal_cli("volume", "ls", "example").stdout.split() == ["kept"]
     assert modal_cli("volume", "get", "example", "kept", "-").stdout.startswith("whole")
     assert modal_cli("app", "stop", "example", "--yes").returncode == 0
@@ -170,6 +172,17 @@ def test_a_killed_container_s_input_is_run_again(modal_server: ModalServer, exam
 
     assert example.nap.remote(0.8) == "rested"
     assert modal_server.output().count("napping") == 2
+
+
+def test_what_a_killed_container_leaves_in_its_temporary_folder_goes_with_it(
+    modal_server: ModalServer, example: ModuleType
+):
+    left = Path(example.keep_temporary.remote())
+    assert left.is_dir()
+
+    assert modal_server.kill("keep_temporary") == 1
+
+    modal_server.wait_until(lambda: not left.exists())
 
 
 def test_a_generator_that_loses_its_container_yields_each_item_once(modal_server: ModalServer, example: ModuleType):
