@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -135,17 +137,19 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def main() -> None:
     request = Request.from_json(sys.stdin.buffer.readline().decode())
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    scratch = Path(sys.argv[1])
+    threading.Thread(target=_end_with_input, args=(scratch,), daemon=True).start()
     print(json.dumps({"event": "begun", "call_id": None}), flush=True)
-    for text in run_pytest(request, Path.cwd(), Path(sys.argv[1])):
+    for text in run_pytest(request, Path.cwd(), scratch):
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
 
-def _end_with_input() -> None:
+def _end_with_input(scratch: Path) -> None:
     """Nobody waits for the results any more: end this process and its pytest, which share a group of their own."""
     sys.stdin.buffer.read()
-    os.killpg(os.getpgrp(), 15)
+    shutil.rmtree(scratch, ignore_errors=True)  # the session that made it was killed
+    os.killpg(os.getpgrp(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

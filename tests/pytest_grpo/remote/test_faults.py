@@ -164,25 +164,37 @@ def test_two_sessions_that_save_one_name_keep_the_first(project: pytest.Pytester
     assert sum("exists and is never overwritten" in output for output in outputs) == 1, outputs
 
 
-@pytest.mark.parametrize("after", ["grpo: phase 2: running", "test_replayed PASSED"])
-def test_ctrl_c_leaves_nothing_running(project: pytest.Pytester, after: str) -> None:
-    project.makepyfile(
-        test_suite="import os, pathlib, pytest, time\npytestmark = pytest.mark.phase2\n"
-        "pathlib.Path('pids.txt').write_text(f'{os.getpid()} {os.getppid()}')\n"
-        "def test_replayed(): pass\ndef test_running(): time.sleep(60)"
-    )
+SLEEPS = """
+import os, pathlib, pytest, time
+pytestmark = pytest.mark.phase2
+pathlib.Path('pids.txt').write_text(f'{os.getpid()} {os.getppid()}')
+def test_replayed(): pass
+def test_running(): time.sleep(60)
+"""
+
+
+def start_until(project: pytest.Pytester, said: str) -> subprocess.Popen[str]:
+    """A session of its own that has just ``said`` something."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "pytest", *REMOTE, "-v"],
         cwd=project.path,
         stdout=subprocess.PIPE,
         text=True,
+        env=os.environ | {"TMPDIR": str(project.mkdir("tmp"))},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell may ignore it
     )
     assert process.stdout is not None
     shown = []
-    while not shown or after not in shown[-1]:
+    while not shown or said not in shown[-1]:
         shown.append(process.stdout.readline())
         assert shown[-1], shown
+    return process
+
+
+@pytest.mark.parametrize("after", ["grpo: phase 2: running", "test_replayed PASSED"])
+def test_ctrl_c_leaves_nothing_running(project: pytest.Pytester, after: str) -> None:
+    project.makepyfile(test_suite=SLEEPS)
+    process = start_until(project, after)
     children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
     assert children
     process.send_signal(signal.SIGINT)
@@ -190,4 +202,15 @@ def test_ctrl_c_leaves_nothing_running(project: pytest.Pytester, after: str) -> 
     assert process.returncode == pytest.ExitCode.INTERRUPTED
     assert "KeyboardInterrupt" in output
     assert are_gone(children)
-    assert not [name for name in os.listdir(project.path) if name.startswith("grpo-place")]
+    assert list(project.path.glob("tmp/grpo-place-*")) == []
+
+
+def test_a_killed_session_leaves_nothing_either(project: pytest.Pytester) -> None:
+    project.makepyfile(test_suite=SLEEPS)
+    process = start_until(project, "test_replayed PASSED")
+    children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    assert list(project.path.glob("tmp/grpo-place-*"))
+    process.kill()
+    process.communicate(timeout=15)
+    assert are_gone(children)
+    assert list(project.path.glob("tmp/grpo-place-*")) == []
