@@ -52,6 +52,8 @@ class ModalServer:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="modal-server", daemon=True)
         self._started = threading.Event()
         self._is_lost = False
+        self.num_requests = 0
+        """Of clients, not of containers."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -220,6 +222,7 @@ class ModalServer:
         await self._endpoint.listen(self._port)
 
     async def _check_credentials(self, stream: Stream) -> None:
+        self.num_requests += 1
         metadata = stream.metadata or {}
         given = (metadata.get("x-modal-token-id"), metadata.get("x-modal-token-secret"))
         if self.faults.refuses_credentials or given != (TOKEN_ID, TOKEN_SECRET):

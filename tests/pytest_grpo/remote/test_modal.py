@@ -3,12 +3,16 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pytest_grpo.remote import tree
 from tests.modal_server import ModalServer
+from tests.modal_server.records import Placement
 
 APP = """
 import modal
@@ -87,11 +91,88 @@ def test_the_first_failure_stops_the_other_phases(on_modal: pytest.Pytester, mod
     modal_server.wait_until(lambda: modal_server.num_containers() == 0)
 
 
-def test_collecting_contacts_nothing(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
-    modal_server.lose()
-    result = on_modal.runpytest("--phase", "2", "--modal", "--co", "-q")
+@pytest.mark.parametrize("asked", ["--modal", "--modal-detach"])
+def test_collecting_contacts_nothing(on_modal: pytest.Pytester, modal_server: ModalServer, asked: str) -> None:
+    result = on_modal.runpytest("--phase", "2", asked, "--co", "-q")
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(["test_suite.py::test_two"])
+    assert modal_server.num_requests == 0
+
+
+@pytest.mark.usefixtures("few_plugins")
+def test_tests_are_chosen_as_for_a_local_run(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
+    on_modal.makepyfile(
+        test_suite="import pytest\npytestmark = pytest.mark.phase2\ndef test_good(): pass\n"
+        "@pytest.mark.parametrize('name', ['first', 'second', 'third'])\ndef test_bad(name): assert name == ''"
+    )
+
+    def outcomes(*arguments: str) -> list[str]:
+        """What ran, here and, with what is added, on Modal."""
+        shown = on_modal.runpytest("--phase", "2", "-v", *arguments).stdout.str()
+        return re.findall(r"^test_suite.py::\S+ (?:PASSED|FAILED)", shown, re.MULTILINE)
+
+    on_modal.runpytest("--phase", "2", "-k", "third")  # what failed last
+    for chosen, num_run in (("--lf", 1), ("-k=good or third", 2), ("test_suite.py::test_good", 1), ("--maxfail=2", 3)):
+        here = outcomes(chosen)
+        assert outcomes(chosen, "--modal") == here
+        assert len(here) == num_run
+    assert modal_server.num_started == 4
+
+
+def test_what_was_asked_for_a_phase_reaches_modal(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
+    with (on_modal.path / "bench/thresholds.toml").open("a") as file:
+        file.write('[modal.phase3]\ngpu = "H100:2"\n')
+    on_modal.makeini("[pytest]\ngrpo_control = false\ngrpo_modal_gpu = T4\ngrpo_modal_region = us-east, eu\n")
+    asked = ["--phase", "2,3", "--modal", "--modal-timeout=77", "--modal-env=staging", "--modal-max-containers=1"]
+    on_modal.runpytest(*asked).assert_outcomes(passed=2, deselected=2)
+    assert modal_server.placements("run_pytest") == [
+        Placement("T4:1", ("us-east", "eu"), 77, "staging"),
+        Placement("H100:2", ("us-east", "eu"), 77, "staging"),
+    ]
+    on_modal.runpytest(*asked, "--modal-gpu=A10:4").assert_outcomes(passed=2, deselected=2)
+    assert [one.gpu for one in modal_server.placements("run_pytest")[2:]] == ["A10:4"] * 2
+
+
+def test_a_gpu_of_the_app_can_be_taken_away(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
+    gpu = "gpu=os.environ.get('GRPO_MODAL_GPU', 'L4').replace('none', '') or None, "
+    on_modal.makepyfile(app="import os\n" + APP.replace("timeout=300, ", gpu))
+    with (on_modal.path / "bench/thresholds.toml").open("a") as file:
+        file.write('[modal.phase2]\ngpu = "none"\n')
+    result = on_modal.runpytest("--phase", "2,3", "--modal", "--modal-max-containers=1")
+    result.assert_outcomes(passed=2, deselected=2)
+    assert [one.gpu for one in modal_server.placements("run_pytest")] == ["", "L4:1"]
+    assert "GRPO_MODAL_GPU" not in os.environ
+
+
+TRAVELS = """
+import os, pathlib, pytest
+@pytest.mark.phase2
+def test_files():
+    assert "MODAL_TASK_ID" in os.environ
+    assert pathlib.Path("large.bin").stat().st_size == 3 << 20
+    assert pathlib.Path("new.txt").exists()
+    assert not pathlib.Path(".env").exists()
+    assert not pathlib.Path("keys").exists()
+"""
+
+
+def test_the_files_of_the_project_travel_and_its_secrets_do_not(on_modal: pytest.Pytester) -> None:
+    on_modal.makepyfile(test_suite=TRAVELS)
+    (on_modal.path / "large.bin").write_bytes(os.urandom(3 << 20))  # more than Modal takes in one message
+    (on_modal.path / ".env").write_text("TOKEN=1")
+    (on_modal.mkdir("keys") / "server.pem").write_text("secret")
+    subprocess.run(["git", "init", "-q"], cwd=on_modal.path, check=True)
+    subprocess.run(["git", "add", "-f", "."], cwd=on_modal.path, check=True)
+    (on_modal.path / "new.txt").write_text("not tracked")
+    on_modal.runpytest("--phase", "2", "--modal").assert_outcomes(passed=1)
+
+
+def test_too_many_files_are_one_line(on_modal: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "MAX_TREE_BYTES", 1 << 20)
+    (on_modal.path / "model.bin").write_bytes(b"0" * (2 << 20))
+    result = on_modal.runpytest("--phase", "2", "--modal")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --modal: the project's files take 2 MiB, at most 1 MiB travel; *model.bin*"])
 
 
 def test_a_detached_run_is_reported_as_often_as_wanted(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
@@ -154,9 +235,7 @@ def test_the_results_are_of_the_container(on_modal: pytest.Pytester) -> None:
     elsewhere.stderr.fnmatch_lines(["ERROR: phase 2: baseline *: not comparable: cpu: container / here; *"])
 
 
-def test_a_phase_can_have_another_gpu_and_a_deployed_app_is_used(
-    on_modal: pytest.Pytester, modal_server: ModalServer
-) -> None:
+def test_a_deployed_app_is_used(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
     module = importlib.import_module("app")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(on_modal.path)
@@ -167,6 +246,8 @@ def test_a_phase_can_have_another_gpu_and_a_deployed_app_is_used(
     result = on_modal.runpytest("--phase", "2,3", "--modal", "--modal-app=deployed", "--modal-region=us-east")
     result.assert_outcomes(passed=2, deselected=2)
     result.stdout.fnmatch_lines(["grpo: phase 2: looking up deployed"])
+    assert sorted(one.gpu for one in modal_server.placements("run_pytest")) == ["", "H100:2"]
+    assert {one.regions for one in modal_server.placements("run_pytest")} == {("us-east",)}
     missing = on_modal.runpytest("--phase", "2", "--modal", "--modal-app=gone")
     assert missing.ret == pytest.ExitCode.USAGE_ERROR
     missing.stderr.fnmatch_lines(["ERROR: --modal: *gone*"])
