@@ -136,7 +136,7 @@ def translated_errors() -> Iterator[None]:
     try:
         yield
     except (errors.AuthError, errors.PermissionDeniedError) as error:
-        raise RemoteRefusedError(f"--modal: Modal refused your credentials: {error}; run 'modal token new'") from error
+        raise _refused(error) from error
     except (errors.NotFoundError, errors.InvalidError, errors.VersionError, errors.ImageBuildError) as error:
         raise RemoteRefusedError(f"--modal: {error}") from error
     except errors.FunctionTimeoutError as error:
@@ -149,16 +149,27 @@ def translated_errors() -> Iterator[None]:
 
 
 async def is_reachable() -> bool:
-    """Whether Modal answers within ``RECONNECT_TIMEOUT_S``."""
+    """Whether Modal answers within ``RECONNECT_TIMEOUT_S``.
+
+    Raises:
+        RemoteRefusedError: it does, but the credentials have expired meanwhile.
+    """
     import modal
+    import modal.exception
     from grpclib.exceptions import GRPCError, StreamTerminatedError
 
     for _ in range(RECONNECT_TIMEOUT_S):
         try:
             client = await modal.Client.from_env.aio()
             await asyncio.wait_for(client.hello.aio(), RECONNECT_TIMEOUT_S)
+        except (modal.exception.AuthError, modal.exception.PermissionDeniedError) as error:
+            raise _refused(error) from error
         except (modal.Error, GRPCError, StreamTerminatedError, OSError, TimeoutError):
             await asyncio.sleep(1)
         else:
             return True
     return False
+
+
+def _refused(error: Exception) -> RemoteRefusedError:
+    return RemoteRefusedError(f"--modal: Modal refused your credentials: {error}; run 'modal token new'")

@@ -101,6 +101,72 @@ def test_expired_credentials_are_one_line(on_modal: pytest.Pytester, modal_serve
     result.stderr.fnmatch_lines(["ERROR: --modal: Modal refused your credentials: *expired; run 'modal token new'"])
 
 
+def test_credentials_that_expire_while_a_phase_runs_end_the_session(
+    on_modal: pytest.Pytester, modal_server: ModalServer, mark: Path
+) -> None:
+    def expire() -> None:
+        modal_server.wait_until(mark.exists, 60)
+        modal_server.faults.refuses_credentials = True
+        modal_server.lose(0.5)  # what was open is asked for again
+
+    thread = threading.Thread(target=expire)
+    thread.start()
+    result = on_modal.runpytest(*ON_MODAL, "--junitxml=junit.xml")
+    thread.join()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --modal: Modal refused your credentials: *expired; run 'modal token new'"])
+    assert 'name="test_one"' in (on_modal.path / "junit.xml").read_text()  # what was known is kept
+
+
+@pytest.mark.parametrize(
+    ("breaks", "num_passed", "says"),
+    [
+        ("os._exit(7)", 2, "pytest ended there with exit code 7 while it ran"),
+        ("os.kill(os.getppid(), 9)", 1, "Modal lost its container: *crashed 4 times in a row"),
+    ],
+)
+def test_a_test_that_takes_its_process_or_its_container_down_is_an_error(
+    on_modal: pytest.Pytester, modal_server: ModalServer, breaks: str, num_passed: int, says: str
+) -> None:
+    on_modal.makepyfile(
+        test_suite="import os, pytest, time\npytestmark = pytest.mark.phase2\n"
+        f"def test_one(): pass\ndef test_two(): time.sleep(0.5); {breaks}\ndef test_three(): pass"
+    )
+    result = on_modal.runpytest(*ON_MODAL, "--modal-retries=0")
+    result.assert_outcomes(passed=num_passed, errors=3 - num_passed)
+    result.stdout.fnmatch_lines([f"*test_two has no result from where it ran: {says}*"])
+    modal_server.wait_until(lambda: modal_server.num_containers() == 0)
+
+
+def test_an_internal_error_there_is_an_error_that_shows_it(on_modal: pytest.Pytester) -> None:
+    on_modal.makeconftest(
+        """
+        import os
+
+        def pytest_runtest_logfinish(nodeid):
+            if "MODAL_TASK_ID" in os.environ and "second" in nodeid:
+                raise RuntimeError("broken hook")
+        """
+    )
+    on_modal.makepyfile(
+        test_suite="import pytest\npytestmark = pytest.mark.phase2\n"
+        "def test_first(): pass\ndef test_second(): pass\ndef test_third(): pass"
+    )
+    result = on_modal.runpytest(*ON_MODAL)
+    result.assert_outcomes(passed=1, errors=2)
+    result.stdout.fnmatch_lines(["*pytest ended there with exit code 3*", "INTERNALERROR> RuntimeError: broken hook"])
+
+
+def test_other_code_there_stops_the_session(on_modal: pytest.Pytester) -> None:
+    on_modal.makeconftest(
+        "import os, pathlib\nif 'MODAL_TASK_ID' in os.environ:\n    pathlib.Path('other.py').write_text('CHANGED = 1')"
+    )
+    on_modal.makepyfile(other="CHANGED = 0")
+    result = on_modal.runpytest(*ON_MODAL)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: phase 2: other code there: other.py; save your files and *"])
+
+
 def test_large_output_comes_through(on_modal: pytest.Pytester) -> None:
     on_modal.makepyfile(
         test_suite="import pytest\n@pytest.mark.phase2\ndef test_large():\n    print('x' * (10 << 20))\n    assert 0"
