@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import modal
 
 from grpo_core.cloud.gpus import DEFAULT_GPU, GPU_VARIABLE, gpu_setting, num_gpus
+from grpo_core.cloud.images import project_image
 from grpo_core.config import build_config
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from grpo_core.cloud.engine_service import EngineService
 
 PROJECT_FOLDER = Path(__file__).resolve().parent  # in a container: where Modal puts this file
-REMOTE_FOLDER = "/root"
-VLLM = "vllm==0.32.0"
 LATEST = -1
 """As a policy version: the newest one that is published, or the base model when there is none."""
 
@@ -65,22 +64,8 @@ ENVIRONMENT: dict[str, str] = {
 }
 
 
-def _with_project(installed: modal.Image) -> modal.Image:
-    return (
-        installed.env(dict(ENVIRONMENT))
-        .add_local_file(PROJECT_FOLDER / "pyproject.toml", f"{REMOTE_FOLDER}/pyproject.toml")
-        .add_local_file(PROJECT_FOLDER / "conftest.py", f"{REMOTE_FOLDER}/conftest.py")
-        .add_local_dir(PROJECT_FOLDER / "bench", f"{REMOTE_FOLDER}/bench", ignore=["**/__pycache__"])
-        .add_local_dir(PROJECT_FOLDER / "scripts", f"{REMOTE_FOLDER}/scripts", ignore=["**/__pycache__"])
-        .add_local_python_source("grpo_core", "pytest_grpo")
-    )
-
-
-_locked = modal.Image.debian_slim(python_version="3.11").uv_pip_install(
-    requirements=[str(PROJECT_FOLDER / "requirements.lock")], extra_options="--require-hashes"
-)
-image = _with_project(_locked)
-engine_image = image if GPU is None else _with_project(_locked.uv_pip_install(VLLM))
+image = project_image(PROJECT_FOLDER, ENVIRONMENT)
+engine_image = image if GPU is None else project_image(PROJECT_FOLDER, ENVIRONMENT, with_vllm=True)
 
 app = modal.App("pytest-grpo", image=image)
 
@@ -121,15 +106,9 @@ def train_grpo(
     from grpo_core.cloud.modal_calls import fleet_of, is_running, show_logs, this_call
     from grpo_core.cloud.training import has_checkpoint, train_run, train_with_torchrun
 
-    values: dict[str, Any] = {
+    values = _values(preset, environment, horizon, compact_prompts, use_state_cache, groups, samples)
+    values |= {
         "run": run,
-        "model": {"name": preset},
-        "environment": _environment(environment, horizon, compact_prompts, use_state_cache),
-        "rollout": {
-            "num_groups": groups,
-            "group_size": samples,
-            **({} if engine == "auto" else {"engine": engine}),
-        },
         "schedule": {
             "num_steps": steps,
             "buffer_depth": buffer_depth,
@@ -137,6 +116,8 @@ def train_grpo(
             "checkpoint_every_steps": checkpoint_every,
         },
     }
+    if engine != "auto":
+        values["rollout"]["engine"] = engine
     values = json.loads(settings) if settings else values
     config = build_config({**values, "run": values["run"] or this_call()})
     if workers and num_gpus(GPU) > 1:
@@ -178,11 +159,11 @@ def run_rollout(
     settings: str = "",
     with_batch: bool = False,
 ) -> dict[str, Any]:
-    """Play batch ``index`` with a published ``version`` of ``run`` and return its statistics.
+    """Play batch ``index`` with a published ``version`` of ``run``; return its statistics, printed as JSON.
 
     This container plays on its CPU and asks ``InferenceEngine``, which keeps its adapters: a second call for a version
     logs ``Adapter already cached locally``. ``num_groups`` from ``first_group`` on are played here, all when it is 0.
-    ``with_batch`` adds what was played, as ``batch``. ``settings`` is as in ``train_grpo``.
+    ``with_batch`` adds what was played, as ``batch``, and prints nothing. ``settings`` is as in ``train_grpo``.
 
     Raises:
         AdapterNotFoundError: that version was never published, or was pruned.
@@ -191,11 +172,7 @@ def run_rollout(
     from grpo_core.cloud.modal_calls import ask_engine, show_logs
     from grpo_core.cloud.worker import play_groups
 
-    values: dict[str, Any] = {
-        "model": {"name": preset},
-        "environment": _environment(environment, horizon, compact_prompts, use_state_cache),
-        "rollout": {"num_groups": groups, "group_size": samples},
-    }
+    values = _values(preset, environment, horizon, compact_prompts, use_state_cache, groups, samples)
     config = build_config({**(json.loads(settings) if settings else values), "run": run})
     show_logs()
     distant, find_latest = ask_engine(InferenceEngine, config, engine, _reload)
@@ -209,7 +186,7 @@ def run_rollout(
     if config.environment.use_state_cache:
         _commit()
     rewards = [trajectory.reward for group in batch.groups for trajectory in group.trajectories]
-    return {
+    summary = {
         "run": run,
         "policy_version": swap.policy_version,
         "adapter_cache_hit": swap.cache_hit,
@@ -218,8 +195,11 @@ def run_rollout(
         "reward_mean": sum(rewards) / max(len(rewards), 1),
         "tokens_per_second": batch.stats.tokens_per_second,
         **asdict(batch.stats),
-        **({"batch": batch} if with_batch else {}),
     }
+    if with_batch:
+        return {**summary, "batch": batch}
+    print(json.dumps(summary))
+    return summary
 
 
 @app.cls(image=engine_image, gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=3600, scaledown_window=300)
@@ -276,30 +256,9 @@ class InferenceEngine:
             AdapterNotFoundError: that version was never published, or was pruned.
             PromptError: a prompt is empty or too long.
         """
-        from grpo_core.rollout.protocol import GenerationRequest, SamplingParams, completions_or_error
-
         service = self._open()
-        tokenizer = service.tokenizer
-        requests = [
-            GenerationRequest(
-                tokenizer.encode(prompt),
-                SamplingParams(seed + index, temperature=temperature, top_p=top_p, max_tokens=max_tokens),
-            )
-            for index, prompt in enumerate(prompts)
-        ]
         version = await service.latest() if version == LATEST else version
-        await service.prepare(version)
-        completions = completions_or_error(await service.sample(requests, version))
-        return [
-            {
-                "text": tokenizer.decode(completion.completion_ids),
-                "completion_ids": completion.completion_ids.tolist(),
-                "sampling_logprobs": completion.sampling_logprobs.tolist(),
-                "finish_reason": completion.finish_reason,
-                "policy_version": completion.policy_version,
-            }
-            for completion in completions
-        ]
+        return await service.generate(prompts, version, max_tokens, temperature, top_p, seed)
 
     @modal.method()
     async def sample(self, requests: list[Any], version: int) -> list[Any]:
@@ -376,12 +335,25 @@ def record_pytest(request: str, files: bytes) -> list[str]:
     return list(serve(request, files))
 
 
-def _environment(name: str, horizon: int, compact_prompts: bool, use_state_cache: bool) -> dict[str, Any]:
+def _values(
+    preset: str,
+    environment: str,
+    horizon: int,
+    compact_prompts: bool,
+    use_state_cache: bool,
+    groups: int,
+    samples: int,
+) -> dict[str, Any]:
+    """Of a configuration."""
     return {
-        "name": name,
-        "horizon": horizon,
-        "compact_prompts": compact_prompts,
-        "use_state_cache": use_state_cache,
+        "model": {"name": preset},
+        "environment": {
+            "name": environment,
+            "horizon": horizon,
+            "compact_prompts": compact_prompts,
+            "use_state_cache": use_state_cache,
+        },
+        "rollout": {"num_groups": groups, "group_size": samples},
     }
 
 

@@ -64,6 +64,7 @@ def test_training_then_rollouts_then_inference(
     assert json.loads(printed[-1]) == summary
 
     first = app.run_rollout.local("demo", preset=model_folder, **SMALL)
+    assert json.loads(capsys.readouterr().out) == first
     assert (first["policy_version"], first["adapter_cache_hit"], first["num_completions"]) == (2, False, 4)
     assert "Adapter already cached locally" not in caplog.text
     again = app.run_rollout.local("demo", version=2, preset=model_folder, **SMALL)
@@ -162,8 +163,8 @@ def test_only_known_gpus_are_taken():
 
 
 def test_the_image_has_only_files_that_exist():
-    source = (PROJECT_FOLDER / "app.py").read_text(encoding="utf-8")
-    names = re.findall(r'PROJECT_FOLDER / "([^"]+)"', source)
+    source = (PROJECT_FOLDER / "grpo_core/cloud/images.py").read_text(encoding="utf-8")
+    names = re.findall(r'project / "([^"]+)"', source)
 
     assert len(names) == 5
     assert [name for name in names if not (PROJECT_FOLDER / name).exists()] == []

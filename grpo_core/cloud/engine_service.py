@@ -7,14 +7,14 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError, GrpoError
 from grpo_core.home import Home
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest
+from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, SamplingParams, completions_or_error
 from grpo_core.types import Completion, EngineName, PolicyVersion
 
 if TYPE_CHECKING:
@@ -80,6 +80,35 @@ class EngineService:
                 return error
 
         return await asyncio.gather(*(answer(request) for request in requests))
+
+    async def generate(
+        self, prompts: Sequence[str], version: int, max_tokens: int, temperature: float, top_p: float, seed: int
+    ) -> list[dict[str, Any]]:
+        """One completion per prompt, in order, of plain types. Prompt i is sampled with ``seed`` + i.
+
+        Raises:
+            AdapterNotFoundError: that version was never published, or was pruned.
+            PromptError: a prompt is empty or too long.
+        """
+        requests = [
+            GenerationRequest(
+                self.tokenizer.encode(prompt),
+                SamplingParams(seed + index, temperature=temperature, top_p=top_p, max_tokens=max_tokens),
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+        await self.prepare(version)
+        completions = completions_or_error(await self.sample(requests, version))
+        return [
+            {
+                "text": self.tokenizer.decode(completion.completion_ids),
+                "completion_ids": completion.completion_ids.tolist(),
+                "sampling_logprobs": completion.sampling_logprobs.tolist(),
+                "finish_reason": completion.finish_reason,
+                "policy_version": completion.policy_version,
+            }
+            for completion in completions
+        ]
 
     async def prepare(self, version: int) -> ReadyVersion:
         """Bring ``version`` into memory, so that requests for it begin at once. Raises as ``sample``."""
