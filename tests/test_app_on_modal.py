@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,12 +24,12 @@ PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 SMALL: dict[str, Any] = {"groups": 4, "samples": 2, "environment": "arithmetic"}
 
 
-def command(*arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, timeout_s: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
     """``python -m ARGUMENTS`` at the root of the project."""
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=PROJECT_FOLDER,
-        env={**os.environ, "GRPO_MODAL_GPU": "none", "COLUMNS": "200", "NO_COLOR": "1"},
+        env={**os.environ, "GRPO_MODAL_GPU": "none", "COLUMNS": "200", "NO_COLOR": "1", **environment},
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -80,6 +81,8 @@ def test_workers_play_with_one_engine_that_reloads_only_for_what_is_new(server: 
     assert again["adapter_cache_hit"] is True
     assert server.num_reloads == num_reloads
     server.wait_until(lambda: "Adapter already cached locally: demo-v000003" in server.output())
+    logs = command("modal", "function", "logs", "pytest-grpo/run_rollout").stdout
+    assert "Adapter already cached locally: demo-v000003" in logs
     assert again["reward_mean"] == first["reward_mean"]
 
     parts = [function("run_rollout").spawn(**ask, first_group=part, num_groups=2, with_batch=True) for part in (0, 2)]
@@ -93,16 +96,32 @@ def test_workers_play_with_one_engine_that_reloads_only_for_what_is_new(server: 
 
 def test_a_lost_engine_is_started_again_and_its_requests_are_asked_again(server: ModalServer, model_folder: str):
     ask = {"run": "demo", "version": 3, "preset": model_folder, **SMALL}
+    num_asked = server.num_inputs("InferenceEngine.*")
     before = function("run_rollout").remote(**ask)
-    num_started = server.num_started
+    num_started, num_calls = server.num_started, server.num_inputs("InferenceEngine.*") - num_asked
     server.kill_on("InferenceEngine.*", on_input=2)
 
     after = function("run_rollout").remote(**ask)
 
+    played = ("reward_mean", "num_completion_tokens")
     assert server.num_started == num_started + 1
-    assert [after[name] for name in ("reward_mean", "num_completion_tokens")] == [
-        before[name] for name in ("reward_mean", "num_completion_tokens")
-    ]
+    assert [after[name] for name in played] == [before[name] for name in played]
+    assert server.num_inputs("InferenceEngine.*") == num_asked + 2 * num_calls  # Modal itself ran what was lost again
+
+
+def test_an_engine_that_modal_gives_up_is_asked_again_once(server: ModalServer, model_folder: str):
+    ask = {"run": "demo", "version": 3, "preset": model_folder, **SMALL}
+    num_asked = server.num_inputs("InferenceEngine.*")
+    before = function("run_rollout").remote(**ask)
+    num_calls = server.num_inputs("InferenceEngine.*") - num_asked
+    server.kill_on("InferenceEngine.*", on_input=2, times=4)
+
+    after = function("run_rollout").remote(**ask)
+
+    played = ("reward_mean", "num_completion_tokens")
+    assert [after[name] for name in played] == [before[name] for name in played]
+    assert 1 <= after["num_asked_again"] <= num_calls
+    assert server.num_inputs("InferenceEngine.*") == num_asked + 2 * num_calls + after["num_asked_again"]
 
 
 def test_a_failed_worker_costs_its_own_groups(server: ModalServer, model_folder: str):
@@ -111,6 +130,9 @@ def test_a_failed_worker_costs_its_own_groups(server: ModalServer, model_folder:
 
     assert summary["num_steps"] == 2
     server.wait_until(lambda: "goes on without groups" in server.output())
+    lines = [json.loads(line) for line in (data(server) / "events/fleet.jsonl").read_text().splitlines()]
+    rollouts = [line["num_completions"] for line in lines if line["kind"] == "rollout"]
+    assert sorted(rollouts) == [4, 8]  # one batch lost the groups of one worker, and no other did
 
 
 def test_one_call_trains_a_run_and_goes_on_when_its_container_is_lost(server: ModalServer, model_folder: str):
@@ -154,6 +176,63 @@ def test_grpo_profiles_on_modal(server: ModalServer, model_folder: str):
     assert "/data/benchmarks/local-trainer-profile.json" in ran.stdout
     assert (data(server) / "benchmarks/local-trainer-profile.json").is_file()
     assert any((server.volume("pytest-grpo-traces") / "local-trainer-profile").iterdir())
+
+
+def test_grpo_benchmarks_on_modal(server: ModalServer, model_folder: str):
+    ran = command(
+        "grpo_core.cli", "benchmark", "--modal", "--smoke", "--profile", "rollout", "--no-warmup",
+        "--profile-name", "rollout-snapshot", "--environment", "arithmetic", "--model", model_folder,
+    )  # fmt: skip
+
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    assert "fetch it: modal volume get pytest-grpo-data benchmarks/rollout-snapshot.json" in ran.stdout
+    kept = json.loads((data(server) / "benchmarks/rollout-snapshot.json").read_text())
+    assert kept["timing/tokens_per_second"] > 0
+    fetched = command("modal", "volume", "get", "pytest-grpo-data", "benchmarks/rollout-snapshot.json", "-")
+    assert json.loads(fetched.stdout[: fetched.stdout.rindex("}") + 1]) == kept
+
+
+def test_ctrl_c_ends_a_run_of_this_terminal(server: ModalServer, model_folder: str):
+    before = server.output().count("step 3: ")
+    client = subprocess.Popen(
+        [sys.executable, "-m", "grpo_core.cli", "train", "--modal", "--run", "ended", "--steps", "500", "--groups", "2",
+         "--samples", "2", "--model", model_folder, "--set", "schedule.checkpoint_every_steps=1"],
+        cwd=PROJECT_FOLDER, env={**os.environ, "GRPO_MODAL_GPU": "none"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    server.wait_until(lambda: server.output().count("step 3: ") > before, timeout_s=120)
+
+    client.send_signal(signal.SIGINT)
+
+    output, _ = client.communicate(timeout=60)
+    assert client.returncode == 130, output
+    server.wait_until(lambda: server.num_containers("train_grpo") == 0)
+    assert any((data(server) / "checkpoints/ended").iterdir())
+
+
+def test_what_the_app_asks_of_modal(server: ModalServer):
+    server.set_secret("wandb-secret", WANDB_API_KEY="key")
+    environment = {"GRPO_MODAL_GPU": "H100:2", "GRPO_MODAL_SECRETS": "wandb-secret"}
+    deployed = command("modal", "deploy", "--name", "wide", "app.py", **environment)
+    assert deployed.returncode == 0, deployed.stderr
+
+    def asked(name: str) -> tuple[str, int, int]:
+        definition = server.definition("wide", name)
+        gpu = definition.resources.gpu_config
+        return f"{gpu.gpu_type}:{gpu.count}", definition.timeout_secs, definition.retry_policy.retries
+
+    assert asked("train_grpo") == ("H100:2", 24 * 3600, 0)
+    assert asked("run_rollout") == (":0", 3600, 1)
+    assert asked("InferenceEngine.*") == ("H100:2", 3600, 0)
+    assert asked("persist_profile_snapshot")[0] == ":0"
+    assert asked("run_pytest") == asked("record_pytest") == asked("measure") == ("H100:2", 3600, 0)
+    assert server.definition("wide", "run_pytest").single_use_containers
+    assert server.definition("wide", "InferenceEngine.*").max_concurrent_inputs == 64
+    for name in ("train_grpo", "run_rollout", "InferenceEngine.*", "measure"):
+        definition = server.definition("wide", name)
+        assert [mount.mount_path for mount in definition.volume_mounts] == ["/data", "/traces", "/models"]
+        assert list(definition.secret_ids) == ["st-wandb-secret"]
 
 
 def test_grpo_trains_on_modal(server: ModalServer, model_folder: str):

@@ -70,6 +70,9 @@ def _keep(
     if flags.modal:
         with running_app() as app:
             app.measure.remote(config.model_dump_json(), name, what, warmup, traced)
+        console.print(f"fetch it: modal volume get {app.DATA.name} benchmarks/{name}.json", soft_wrap=True)
+        if traced:
+            console.print(f"fetch it: modal volume get {app.TRACES.name} {name}", soft_wrap=True)
     else:
         keep_measurement(config, Home.from_environment(), console, name, what, warmup=warmup, traced=traced)
 

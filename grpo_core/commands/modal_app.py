@@ -27,6 +27,7 @@ def running_app() -> Iterator[ModuleType]:
         ConfigError: there is no app.py here, or it refuses a setting.
         CredentialsError: Modal has no credentials of ours, or refuses them.
         EngineError: Modal, or the connection to it, failed.
+        KeyboardInterrupt: Ctrl-C; the app is ended, and with it what ran.
     """
     folder = Path.cwd()
     if not (folder / "app.py").is_file():
@@ -37,15 +38,22 @@ def running_app() -> Iterator[ModuleType]:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))  # Modal finds a function in the container by its module's name
     module = importlib.import_module("app")
+    interrupt: KeyboardInterrupt | None = None
     try:
         with modal.enable_output(), module.app.run():
-            yield module
+            try:
+                yield module
+            except KeyboardInterrupt as error:  # the SDK ends the app and says no more of it
+                interrupt = error
+                raise
     except exception.AuthError as error:
         raise CredentialsError(
             f"--modal: {_one_line(error)}; run 'modal token new', or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
         ) from error
     except exception.Error as error:
         raise EngineError(f"--modal: {type(error).__name__}: {_one_line(error)}") from error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _one_line(error: Exception) -> str:

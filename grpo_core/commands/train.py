@@ -40,6 +40,8 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     run_name = flags.run or f"{environment.replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
     config = config_from_flags(flags, {"schedule.num_steps": 60}, run_name)
     if flags.modal:
+        if flags.processes != 1:
+            raise ConfigError("--processes: on Modal the GPUs count, as in GRPO_MODAL_GPU=H100:4; leave it out")
         engine = config.rollout.engine if "engine" in config.rollout.model_fields_set else "auto"
         settings = config.model_dump_json()
         with running_app() as app:

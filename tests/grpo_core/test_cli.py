@@ -24,6 +24,8 @@ from grpo_core.commands.options import add_config_flags, config_from_flags
         ),
         (["train", "--environment", "chess"], "'chess'"),
         (["train", "--resume"], "--run"),
+        (["train", "--modal", "--processes", "4"], "GRPO_MODAL_GPU=H100:4"),
+        (["train", "--workers", "4"], "--modal"),
         (["profile", "--profile-name", "a/b"], "'a/b'"),
         (["benchmark", "--buffer-depth", "3", "--policy-lag", "1"], "buffer_depth 3"),
     ],
