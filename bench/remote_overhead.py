@@ -2,7 +2,8 @@
 
 ``python bench/remote_overhead.py --json overhead.json`` runs the same small suites in fresh processes, here and with
 ``--grpo-remote subprocess``, in turns whose order changes. Nothing but the way of running differs: what a test adds is
-the slope between a suite of one test and one of many, what a session adds is the rest.
+the slope between a suite of one test and one of many, what a session adds is the rest. ``--place modal`` runs them with
+``--modal`` instead; through ``python -m tests.modal_server`` the container shares this machine and its clock.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+from bench.rollout_arms.figures import Figure, figure_table
 from grpo_core.home import write_json
 
-REMOTE = "--grpo-remote=subprocess"
+PROJECT_FOLDER = Path(__file__).resolve().parent.parent
+PLACES = {"subprocess": "--grpo-remote=subprocess", "modal": "--modal"}
 NUM_REPORTS = 500
 REPORT_BYTES = 100_000
 
@@ -29,9 +32,9 @@ QUICK = (
     "import pytest\n@pytest.mark.phase2\n@pytest.mark.parametrize('number', range({num_tests}))\ndef test(number): pass"
 )
 FIRST = """
-import pathlib, time, pytest
+import time, pytest
 pytestmark = pytest.mark.phase2
-def test_first(): pathlib.Path("ended.txt").write_text(str(time.time()))
+def test_first(): print("ended", time.time())
 def test_second(): time.sleep(2)
 """
 LARGE = """
@@ -49,24 +52,34 @@ def pytest_runtest_logreport(report):
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """The median of ``n`` values, and the least and the greatest of them."""
+APP = f"""
+import modal
+from pathlib import Path
+from grpo_core.cloud.images import project_image
 
-    median: float
-    low: float
-    high: float
-    n: int
-    unit: str
+image = project_image(Path({str(PROJECT_FOLDER)!r}), {{"PYTEST_PLUGINS": "pytest_grpo.plugin"}})
+app = modal.App("remote-overhead", image=image)
+
+@app.function(timeout=600, single_use_containers=True)
+def run_pytest(request: str, files: bytes):
+    from pytest_grpo.remote.place import serve
+
+    yield from serve(request, files, modal.current_function_call_id())
+
+@app.function()
+def record_pytest(request: str, files: bytes):
+    raise NotImplementedError("nothing is detached here")
+"""
 
 
-def figure(values: Sequence[float], unit: str) -> Figure:
-    return Figure(median(values), min(values), max(values), len(values), unit)
+def figure(values: Sequence[float], unit: str, at_most: float | None = None) -> Figure:
+    """The median, and the least and the greatest: the values may be few, or below zero."""
+    return Figure(median(values), min(values), max(values), len(values), unit, at_most=at_most)
 
 
-def measure_replay(folder: Path, num_tests: int, num_rounds: int, rng: random.Random) -> dict[str, Figure]:
+def measure_replay(folder: Path, remote: str, num_tests: int, num_rounds: int, rng: random.Random) -> dict[str, Figure]:
     """What a test and a session cost more elsewhere than here, round by round."""
-    cells = [(number, place) for number in (1, num_tests) for place in ("", REMOTE)]
+    cells = [(number, place) for number in (1, num_tests) for place in ("", remote)]
     per_test: list[float] = []
     per_session: list[float] = []
     for number in (1, num_tests):
@@ -77,21 +90,21 @@ def measure_replay(folder: Path, num_tests: int, num_rounds: int, rng: random.Ra
             start = time.perf_counter()
             _finish(_start(folder / str(number), *([place] if place else [])))
             seconds[number, place] = time.perf_counter() - start
-        extra_s = {number: seconds[number, REMOTE] - seconds[number, ""] for number in (1, num_tests)}
+        extra_s = {number: seconds[number, remote] - seconds[number, ""] for number in (1, num_tests)}
         per_session.append(extra_s[1] * 1000)
         per_test.append((extra_s[num_tests] - extra_s[1]) / (num_tests - 1) * 1000)
     return {
-        "replay_overhead_per_test_ms": figure(per_test, "ms"),
+        "replay_overhead_per_test_ms": figure(per_test, "ms", at_most=30),
         "replay_overhead_per_session_ms": figure(per_session, "ms"),
     }
 
 
-def measure_first_report(folder: Path, num_rounds: int) -> dict[str, Figure]:
+def measure_first_report(folder: Path, remote: str, num_rounds: int) -> dict[str, Figure]:
     """From the end of a test there to its line here, while the next test runs."""
     _write(folder, FIRST)
     waits = []
     for _ in range(num_rounds):
-        process = _start(folder, REMOTE, "-v")
+        process = _start(folder, remote, "-v", "-rP")
         assert process.stdout is not None
         line = ""
         while "test_first PASSED" not in line:
@@ -99,24 +112,26 @@ def measure_first_report(folder: Path, num_rounds: int) -> dict[str, Figure]:
             if not line:
                 raise SystemExit("remote_overhead: pytest ended before the first report")
         seen_s = time.time()
-        waits.append((seen_s - float((folder / "ended.txt").read_text())) * 1000)
-        _finish(process)
-    return {"first_report_visible_ms": figure(waits, "ms")}
+        ended = re.search(r"^ended ([\d.]+)", _finish(process), re.MULTILINE)
+        assert ended is not None
+        waits.append((seen_s - float(ended[1])) * 1000)
+    return {"first_report_visible_ms": figure(waits, "ms", at_most=1000)}
 
 
-def measure_loss(folder: Path) -> dict[str, Figure]:
+def measure_loss(folder: Path, remote: str) -> dict[str, Figure]:
     """How many of 500 reports of 100 kB do not arrive whole."""
     _write(folder, LARGE.format(num_reports=NUM_REPORTS, report_bytes=REPORT_BYTES))
     (folder / "conftest.py").write_text(COUNTER)
-    _finish(_start(folder, REMOTE))
+    _finish(_start(folder, remote))
     sizes = [int(line) for line in (folder / "seen.txt").read_text().split()]
     num_whole = sum(size == REPORT_BYTES + 1 for size in sizes)
-    return {"large_reports_lost": figure([NUM_REPORTS - num_whole], "reports")}
+    return {"large_reports_lost": figure([NUM_REPORTS - num_whole], "reports", at_most=0)}
 
 
 def _write(folder: Path, suite: str) -> None:
     folder.mkdir(parents=True)
     (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "app.py").write_text(APP)
     (folder / "test_suite.py").write_text(suite)
 
 
@@ -130,14 +145,17 @@ def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def _finish(process: subprocess.Popen[str]) -> None:
+def _finish(process: subprocess.Popen[str]) -> str:
+    """What it printed, but for what was read already."""
     output, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"remote_overhead: pytest failed:\n{output}")
+    return output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--place", choices=PLACES, default="subprocess", help="beside here (default: subprocess)")
     parser.add_argument("--tests", type=int, default=200, metavar="N", help="tests of the larger suite (default: 200)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds of all runs (default: 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the order in each round (default: 0)")
@@ -145,16 +163,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.tests < 2 or options.rounds < 1:
         parser.error("--tests takes at least 2, --rounds at least 1")
+    remote = PLACES[options.place]
     with tempfile.TemporaryDirectory(prefix="remote-overhead-") as name:
         folder = Path(name)
-        figures = measure_replay(folder / "replay", options.tests, options.rounds, random.Random(options.seed))
-        figures |= measure_first_report(folder / "first", options.rounds)
-        figures |= measure_loss(folder / "large")
-    print("| figure | median | least to greatest | n |\n|---|---|---|---|")
-    for key, value in figures.items():
-        print(f"| {key} | {value.median:.4g} {value.unit} | {value.low:.4g} to {value.high:.4g} | {value.n} |")
+        rng = random.Random(options.seed)
+        figures = measure_replay(folder / "replay", remote, options.tests, options.rounds, rng)
+        figures |= measure_first_report(folder / "first", remote, options.rounds)
+        figures |= measure_loss(folder / "large", remote)
+    print(*figure_table(figures), sep="\n")
     if options.json is not None:
-        write_json(options.json, {key: asdict(value) for key, value in figures.items()})
+        write_json(options.json, {key: value.as_json() for key, value in figures.items()})
     return 0
 
 

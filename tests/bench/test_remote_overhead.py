@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.remote_overhead import figure, main
+from bench.remote_overhead import figure, main, measure_first_report
 
 
 def test_a_short_run_loses_nothing_and_writes_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -19,7 +19,15 @@ def test_a_short_run_loses_nothing_and_writes_every_figure(tmp_path: Path, capsy
     }
     assert figures["large_reports_lost"]["median"] == 0
     assert {"median", "low", "high", "n", "unit"} == set(figures["first_report_visible_ms"])
-    assert "| large_reports_lost | 0 reports |" in capsys.readouterr().out
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "large_reports_lost" in line]
+    assert line == "| `large_reports_lost` | 0 [0, 0] | 1 | reports | ≤ 0 | yes |"
+
+
+@pytest.mark.usefixtures("modal_server")
+def test_a_container_s_first_report_is_visible_at_once(tmp_path: Path) -> None:
+    seen = measure_first_report(tmp_path / "first", "--modal", 1)["first_report_visible_ms"]
+    assert (seen.n, seen.unit, seen.wanted) == (1, "ms", "≤ 1e+03")
+    assert 0 < seen.median < 20_000
 
 
 def test_a_figure_is_the_median_with_its_spread() -> None:
