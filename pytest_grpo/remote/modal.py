@@ -100,8 +100,8 @@ class ModalRemote:
         return started
 
     async def _open(self) -> None:
-        """The first call opens the app for all."""
-        if self._running is None:
+        """The first call opens the app for all, or the next one when that failed."""
+        if self._running is None or (self._running.done() and not self._is_open.is_set()):
             self._running = asyncio.create_task(self._hold_open())
             self._running.add_done_callback(_look_at)
         opened = asyncio.create_task(self._is_open.wait())

@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,7 @@ class ModalApp:
     async def running(self, *, detach: bool) -> AsyncIterator[dict[str, Function[..., Any, Any]]]:
         """Its functions, while it runs; a detached one goes on until its calls have ended."""
         environment = self._settings.environment
+        await _connect()
         if self.is_deployed:
             import modal
 
@@ -148,6 +149,17 @@ def translated_errors() -> Iterator[None]:
         raise UnreachableError(f"Modal cannot be reached: {error or type(error).__name__}") from error
 
 
+async def _connect() -> None:
+    """Raises RemoteLostError when Modal does not answer in time: the SDK itself would try for a minute."""
+    import modal
+
+    try:
+        await asyncio.wait_for(modal.Client.from_env.aio(), RECONNECT_TIMEOUT_S)
+    except TimeoutError as error:
+        reason = f"Modal cannot be reached: no answer within {RECONNECT_TIMEOUT_S} s"
+        raise RemoteLostError(reason, may_retry=False) from error
+
+
 async def is_reachable() -> bool:
     """Whether Modal answers within ``RECONNECT_TIMEOUT_S``.
 
@@ -158,16 +170,18 @@ async def is_reachable() -> bool:
     import modal.exception
     from grpclib.exceptions import GRPCError, StreamTerminatedError
 
-    for _ in range(RECONNECT_TIMEOUT_S):
-        try:
-            client = await modal.Client.from_env.aio()
-            await asyncio.wait_for(client.hello.aio(), RECONNECT_TIMEOUT_S)
-        except (modal.exception.AuthError, modal.exception.PermissionDeniedError) as error:
-            raise _refused(error) from error
-        except (modal.Error, GRPCError, StreamTerminatedError, OSError, TimeoutError):
-            await asyncio.sleep(1)
-        else:
-            return True
+    with suppress(TimeoutError):
+        async with asyncio.timeout(RECONNECT_TIMEOUT_S):  # of all attempts: the SDK takes long over one
+            while True:
+                try:
+                    client = await modal.Client.from_env.aio()
+                    await client.hello.aio()
+                except (modal.exception.AuthError, modal.exception.PermissionDeniedError) as error:
+                    raise _refused(error) from error
+                except (modal.Error, GRPCError, StreamTerminatedError, OSError):
+                    await asyncio.sleep(1)
+                else:
+                    return True
     return False
 
 

@@ -74,6 +74,30 @@ def test_a_server_that_is_gone_for_5_s_costs_nothing(
     thread.join()
 
 
+def test_a_server_that_is_gone_while_the_image_is_built_costs_nothing(
+    on_modal: pytest.Pytester, modal_server: ModalServer, mark: Path
+) -> None:
+    modal_server.faults.image_build_s = 3
+
+    def lose() -> None:
+        modal_server.wait_until(lambda: modal_server.num_requests > 3, 60)
+        modal_server.lose(2.0)
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    on_modal.runpytest(*ON_MODAL).assert_outcomes(passed=3)
+    thread.join()
+
+
+def test_a_server_that_is_gone_from_the_start_makes_errors(
+    on_modal: pytest.Pytester, modal_server: ModalServer
+) -> None:
+    modal_server.lose()
+    result = on_modal.runpytest(*ON_MODAL)
+    result.assert_outcomes(errors=1, deselected=3)
+    result.stdout.fnmatch_lines(["*test_two has no result from where it ran: Modal cannot be reached: *"])
+
+
 def test_a_server_that_is_gone_for_good_makes_errors(
     on_modal: pytest.Pytester, modal_server: ModalServer, mark: Path
 ) -> None:
@@ -178,7 +202,7 @@ def test_large_output_comes_through(on_modal: pytest.Pytester) -> None:
 
 def start_session(project: pytest.Pytester, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-u", "-m", "pytest", *ON_MODAL, *arguments],
+        [sys.executable, "-u", "-m", "pytest", *arguments],
         cwd=project.path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -187,12 +211,16 @@ def start_session(project: pytest.Pytester, *arguments: str) -> subprocess.Popen
     )
 
 
-@pytest.mark.usefixtures("mark", "few_plugins")
-def test_two_sessions_at_once_do_not_meet(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
-    sessions = [start_session(on_modal) for _ in range(2)]
+@pytest.mark.usefixtures("few_plugins")
+def test_two_sessions_at_once_do_not_meet_and_keep_the_first_of_one_name(
+    on_modal: pytest.Pytester, modal_server: ModalServer
+) -> None:
+    sessions = [start_session(on_modal, *ON_MODAL, "--grpo-save=same") for _ in range(2)]
     outputs = [session.communicate(timeout=90)[0] for session in sessions]
-    assert all("3 passed" in output for output in outputs), outputs
+    assert all("1 passed" in output for output in outputs), outputs
     assert modal_server.num_started == 2
+    assert sum("grpo: stored as same" in output for output in outputs) == 1, outputs
+    assert sum("exists and is never overwritten" in output for output in outputs) == 1, outputs
 
 
 @pytest.mark.usefixtures("mark", "few_plugins")
@@ -201,13 +229,30 @@ def test_ctrl_c_leaves_nothing_running(on_modal: pytest.Pytester, modal_server: 
     on_modal.makepyfile(test_suite=SUITE.format(mark=str(on_modal.path / "mark"), pause_s=60))
     modal_server.faults.image_build_s = 60 if "building" in after else 0
     modal_server.faults.queue_s = 8 if "queued" in after else 0
-    session = start_session(on_modal, "-v")
+    session = start_session(on_modal, *ON_MODAL, "-v")
+    output = interrupt(session, after)
+    assert session.returncode == pytest.ExitCode.INTERRUPTED, output
+    modal_server.wait_until(lambda: modal_server.num_containers() == 0, 20)
+
+
+@pytest.mark.usefixtures("few_plugins")
+def test_ctrl_c_while_attached_ends_the_watching_only(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
+    on_modal.makepyfile(test_suite=SUITE.format(mark=str(on_modal.path / "mark"), pause_s=8))
+    started = on_modal.runpytest("--phase", "2", "--modal-detach")
+    run = next(line for line in started.outlines if line.startswith("grpo: run ")).rpartition(" ")[2]
+    session = start_session(on_modal, "--modal-attach", run, "-v")
+    output = interrupt(session, f"waiting for run {run}")
+    assert session.returncode == pytest.ExitCode.INTERRUPTED, output
+    on_modal.runpytest("--modal-attach", run).assert_outcomes(passed=3)
+    assert modal_server.num_started == 1
+
+
+def interrupt(session: subprocess.Popen[str], after: str) -> str:
+    """Ctrl-C once it has said ``after``; what it says then."""
     assert session.stdout is not None
     shown = []
     while not shown or after not in shown[-1]:
         shown.append(session.stdout.readline())
         assert shown[-1], shown
     session.send_signal(signal.SIGINT)
-    output, _ = session.communicate(timeout=25)
-    assert session.returncode == pytest.ExitCode.INTERRUPTED, output
-    modal_server.wait_until(lambda: modal_server.num_containers() == 0, 20)
+    return session.communicate(timeout=25)[0]
