@@ -47,11 +47,9 @@ SECRETS = [modal.Secret.from_name(name) for name in _secret_names]
 DATA = modal.Volume.from_name("pytest-grpo-data", create_if_missing=True, version=2)
 TRACES = modal.Volume.from_name("pytest-grpo-traces", create_if_missing=True, version=2)
 MODELS = modal.Volume.from_name("pytest-grpo-models", create_if_missing=True, version=2)
-VOLUMES: dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount] = {
-    "/data": DATA,
-    "/traces": TRACES,
-    "/models": MODELS,  # apart: a loaded model keeps its file open, and Modal reloads no volume with open files
-}
+Volumes = dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount]
+CACHE: Volumes = {"/models": MODELS}  # apart: a loaded model keeps its file open, and Modal reloads no such volume
+VOLUMES: Volumes = {"/data": DATA, "/traces": TRACES, **CACHE}
 
 ENVIRONMENT: dict[str, str] = {
     # A container imports this file again and must come to the same settings.
@@ -315,7 +313,7 @@ def persist_profile_snapshot(profile_name: str, payload: dict[str, Any]) -> str:
     return str(path)
 
 
-@app.function(gpu=GPU, secrets=SECRETS, timeout=3600, single_use_containers=True)
+@app.function(gpu=GPU, volumes=CACHE, secrets=SECRETS, timeout=3600, single_use_containers=True)
 def run_pytest(request: str, files: bytes) -> Iterator[str]:
     """Run the tests of one phase on the project's ``files`` and yield what happens, while it happens.
 
@@ -327,7 +325,7 @@ def run_pytest(request: str, files: bytes) -> Iterator[str]:
     yield from serve(request, files, modal.current_function_call_id())
 
 
-@app.function(gpu=GPU, secrets=SECRETS, timeout=3600, single_use_containers=True)
+@app.function(gpu=GPU, volumes=CACHE, secrets=SECRETS, timeout=3600, single_use_containers=True)
 def record_pytest(request: str, files: bytes) -> list[str]:
     """As ``run_pytest``, for ``--modal-detach``: Modal keeps what happened until ``--modal-attach`` asks for it."""
     from pytest_grpo.remote.place import serve

@@ -229,6 +229,8 @@ def test_what_the_app_asks_of_modal(server: ModalServer):
     assert asked("run_pytest") == asked("record_pytest") == asked("measure") == ("H100:2", 3600, 0)
     assert server.definition("wide", "run_pytest").single_use_containers
     assert server.definition("wide", "InferenceEngine.*").max_concurrent_inputs == 64
+    for name in ("run_pytest", "record_pytest"):  # a phase need not build the model, and writes nothing else
+        assert [mount.mount_path for mount in server.definition("wide", name).volume_mounts] == ["/models"]
     for name in ("train_grpo", "run_rollout", "InferenceEngine.*", "measure"):
         definition = server.definition("wide", name)
         assert [mount.mount_path for mount in definition.volume_mounts] == ["/data", "/traces", "/models"]
