@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,15 @@ PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 SMALL: dict[str, Any] = {"groups": 4, "samples": 2, "environment": "arithmetic"}
 
 
-def command(*arguments: str, timeout_s: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, settings: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """``python -m ARGUMENTS`` at the root of the project."""
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=PROJECT_FOLDER,
-        env={**os.environ, "GRPO_MODAL_GPU": "none", "COLUMNS": "200", "NO_COLOR": "1", **environment},
+        env={**os.environ, "GRPO_MODAL_GPU": "none", "COLUMNS": "200", "NO_COLOR": "1", **(settings or {})},
         capture_output=True,
         text=True,
-        timeout=timeout_s,
+        timeout=240,
         check=False,
     )
 
@@ -213,8 +213,8 @@ def test_ctrl_c_ends_a_run_of_this_terminal(server: ModalServer, model_folder: s
 
 def test_what_the_app_asks_of_modal(server: ModalServer):
     server.set_secret("wandb-secret", WANDB_API_KEY="key")
-    environment = {"GRPO_MODAL_GPU": "H100:2", "GRPO_MODAL_SECRETS": "wandb-secret"}
-    deployed = command("modal", "deploy", "--name", "wide", "app.py", **environment)
+    settings = {"GRPO_MODAL_GPU": "H100:2", "GRPO_MODAL_SECRETS": "wandb-secret"}
+    deployed = command("modal", "deploy", "--name", "wide", "app.py", settings=settings)
     assert deployed.returncode == 0, deployed.stderr
 
     def asked(name: str) -> tuple[str, int, int]:

@@ -50,6 +50,8 @@ class Container:
         self.started_at = time.time()
         self.is_ready = False
         self.is_stopping = False
+        self.is_doomed = False
+        """A planted fault is about to kill it."""
         self.end_reason: EndReason = "crashed"
         self.startup_failure: api_pb2.GenericResult | None = None
         self.wake = Bell()

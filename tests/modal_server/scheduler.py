@@ -89,6 +89,7 @@ class Scheduler:
                     one.container.kill("preempted")
 
     def kill(self, container: Container, kill: Kill) -> None:
+        container.is_doomed = True
         reason = "preempted" if kill.is_preemption else "crashed"
         asyncio.get_running_loop().call_later(kill.delay_s, container.kill, reason)
 
@@ -125,7 +126,7 @@ class Scheduler:
         container.num_taken += 1
         if timeout_s := container.function.definition.timeout_secs:
             loop.call_later(timeout_s, self._time_out, one, container)
-        if kill := self._state.faults.on_input(container.function.name, one.id):
+        if not container.is_doomed and (kill := self._state.faults.on_input(container.function.name, one.id)):
             self.kill(container, kill)
 
     def _time_out(self, one: Input, container: Container) -> None:
