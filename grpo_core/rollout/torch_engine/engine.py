@@ -259,23 +259,15 @@ class TorchEngine:
         counts = [len(each) for each in tokens]
         updates = self._row_updates(batch, counts) if batch.weights is self._versions.base else []
         with record_function("decode"):
-            hidden = self._passes.over_rows(batch.weights, tokens, batch, updates)
+            hidden = self._passes.over_rows(batch.weights, tokens, batch, updates, only_last=True)  # [slots, hidden]
         self._count(num_decode_steps=1)
-        rows: list[Row] = []
-        lasts: list[int] = []
-        last = -1
-        for row, count in zip(batch.rows, counts, strict=True):
-            last += count
-            if row is not None:
-                row.num_own += count
-                row.draft.pending.clear()
-                rows.append(row)
-                lasts.append(last)
-        self._choose(
-            batch.weights,
-            rows,
-            hidden if len(rows) == len(hidden) else hidden[torch.tensor(lasts, device=self._device)],
-        )
+        used = [(slot, row) for slot, row in enumerate(batch.rows) if row is not None]
+        for slot, row in used:
+            row.num_own += counts[slot]
+            row.draft.pending.clear()
+        rows = [row for _, row in used]
+        slots = torch.tensor([slot for slot, _ in used], device=self._device)
+        self._choose(batch.weights, rows, hidden if len(rows) == len(hidden) else hidden[slots])
         for row in rows:
             if row.draft.finish_reason is not None:
                 batch.remove(row)

@@ -1,11 +1,9 @@
-"""Runs one pass of the decoder, over prompts or over rows, by compiled code where that can and with torch elsewhere.
-
-Legend: T tokens of the pass.
-"""
+"""Runs one pass of the decoder, over prompts or over rows, by compiled code where that can and with torch elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -22,7 +20,7 @@ from grpo_core.rollout.torch_engine.weights import DecoderWeights
 
 
 class Passes:
-    """Hidden states [T, hidden], normalised for the head; keys and values go to where they are read from.
+    """Hidden states [wanted, hidden], normalised for the head; keys and values go to where they are read from.
 
     ``native`` off computes everything with torch: the plain path.
     """
@@ -32,20 +30,24 @@ class Passes:
         self._native = open_native(base) if native else None
 
     def over_prompts(self, version: VersionWeights, chunks: Sequence[PromptChunk]) -> Tensor:
-        """Parts of prompts, whose nodes have room for their keys and values."""
+        """Parts of prompts, whose nodes have room for their keys and values: the states after those that end their
+        node."""
+        stops = np.cumsum([chunk.num_tokens for chunk in chunks]).tolist()
+        ends = [stop - 1 for chunk, stop in zip(chunks, stops, strict=True) if chunk.stop == chunk.node.num_tokens]
         with record_function("prefill"):
             if self._native is not None and version.updates is None and all(chunk.keep for chunk in chunks):
-                return self._native.forward(version.weights, prompts_pass(chunks))
+                return self._native.forward(version.weights, prompts_pass(chunks, ends))
             ids = np.concatenate([chunk.node.tokens[chunk.start : chunk.stop] for chunk in chunks]).astype(np.int64)
             starts = [(chunk.node.start + chunk.start, chunk.num_tokens) for chunk in chunks]
             positions = np.concatenate([np.arange(start, start + num) for start, num in starts])
-            return forward(
+            hidden = forward(
                 version.weights,
                 torch.from_numpy(ids).to(self._device),
                 torch.from_numpy(positions).to(self._device),
                 PromptAttention(chunks),
                 [RowUpdates(0, len(ids), version.updates)] if version.updates is not None else [],
             )
+            return hidden[torch.tensor(ends, dtype=torch.long, device=self._device)]
 
     def over_rows(
         self,
@@ -53,11 +55,18 @@ class Passes:
         tokens: Sequence[Sequence[int]],
         batch: RowBatch,
         updates: Sequence[RowUpdates] = (),
+        *,
+        only_last: bool = False,
     ) -> Tensor:
-        """``tokens[slot]``, at least one, of every slot of ``batch``."""
-        plan = plan_pass(batch, [len(each) for each in tokens])
+        """``tokens[slot]``, at least one, of every slot of ``batch``: the states after all of them, or ``only_last``
+        those after the last one of every slot."""
+        counts = [len(each) for each in tokens]
+        plan = plan_pass(batch, counts)
         ids = [token for each in tokens for token in each]
+        wanted = [stop - 1 for stop in accumulate(counts)] if only_last else range(len(ids))
         if self._native is not None and not updates:
-            return self._native.forward(weights, rows_pass(ids, batch, plan))
+            return self._native.forward(weights, rows_pass(ids, batch, plan, wanted))
         attention = RowAttention(batch, plan)
-        return forward(weights, torch.tensor(ids, device=self._device), attention.positions, attention, updates)
+        read = torch.tensor(ids, device=self._device)
+        hidden = forward(weights, read, attention.positions, attention, updates)
+        return hidden if len(wanted) == len(ids) else hidden[torch.tensor(wanted, device=self._device)]

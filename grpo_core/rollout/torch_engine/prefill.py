@@ -55,10 +55,10 @@ def read_chunks(chunks: Sequence[PromptChunk], version: VersionWeights, cache: P
     _mark_ready(chunks, passes.over_prompts(version, chunks))
 
 
-def _mark_ready(chunks: Sequence[PromptChunk], hidden: Tensor) -> None:
-    last = -1
+def _mark_ready(chunks: Sequence[PromptChunk], ends: Tensor) -> None:
+    """``ends`` are the states after the chunks that end their node."""
+    states = iter(ends)
     for chunk in chunks:
-        last += chunk.num_tokens
         chunk.node.num_ready = max(chunk.node.num_ready, chunk.stop)
         if chunk.stop == chunk.node.num_tokens:
-            chunk.node.end_hidden = hidden[last].clone()
+            chunk.node.end_hidden = next(states).clone()

@@ -11,7 +11,7 @@
 
 #include "attention.h"
 
-#define MIN_TURNED_TOKENS 64 /* of a product that turns its weight around */
+#define MIN_TURNED_TOKENS 32 /* of a product that turns its weight around */
 #define MAX_TURNED 128
 
 typedef struct {
@@ -48,9 +48,15 @@ typedef struct {
     float *states; /* [T, hidden] */
 } Pass;
 
+/* Of the last layer all tokens need keys and values, and only some the rest. */
+typedef struct {
+    const Pass *all, *wanted;
+    const int64_t *indices; /* [wanted->num_tokens], which of all they are */
+} Passes;
+
 /* What the threads share, by token. */
 typedef struct {
-    float *normed, *heads, *attended, *gates, *ups; /* queries, keys and values are in ``heads`` */
+    float *normed, *few, *heads, *attended, *gates, *ups; /* queries, keys and values are in ``heads`` */
 } Shared;
 
 static inline float *at(float *from, const Store *store, int64_t layer, int64_t head) {
@@ -149,11 +155,12 @@ static void rotate(float *x, const float *cosines, const float *sines, int64_t s
     }
 }
 
-/* Queries, keys and values of heads first:last of all H + 2 K; keys and values go to their stores. */
+/* Heads first:last of all H + 2 K, queries, keys and values; keys and values go to their stores. */
 static void project_heads(const float *x, const Model *model, const Pass *pass, int64_t index, const Layer *layer,
                           int64_t first, int64_t last, float *heads) {
     const int64_t size = model->head_size, key_heads = model->num_key_heads;
     const int64_t width = (model->num_heads + 2 * key_heads) * size;
+    if (first >= last) return;
     const float scale = (float)(1.0 / sqrt((double)size));
     fill(layer->qkv_bias, pass->num_tokens, first * size, last * size, heads, width);
     add_product(x, model->hidden, layer->qkv, pass->num_tokens, first * size, last * size, heads, width);
@@ -218,60 +225,76 @@ static void attend_block(const Model *model, const Pass *pass, int64_t index, in
     }
 }
 
-static void run_layer(const Model *model, const Pass *pass, const Layer *layer, int64_t index, const Shared *shared,
-                      int64_t me, int64_t threads) {
-    const int64_t num = pass->num_tokens, hidden = model->hidden, width = model->num_heads * model->head_size;
-    const int64_t key_heads = model->num_key_heads, group = model->num_heads / key_heads;
+static void run_layer(const Model *model, const Pass *pass, const Pass *wanted, const Layer *layer, int64_t index,
+                      const Shared *shared, int64_t me, int64_t threads) {
+    const int64_t num = wanted->num_tokens, hidden = model->hidden, width = model->num_heads * model->head_size;
+    const int64_t heads = model->num_heads, key_heads = model->num_key_heads, group = heads / key_heads;
+    const int64_t step = num < MIN_TURNED_TOKENS ? LANES : BLOCK;
+    float *normed = wanted == pass ? shared->normed : shared->few;
     int64_t first, last;
 
     normalise_part(model, pass, layer->attention_norm, shared->normed, me, threads);
+    if (wanted != pass) normalise_part(model, wanted, layer->attention_norm, normed, me, threads);
 #pragma omp barrier
-    part_of(model->num_heads + 2 * key_heads, 1, me, threads, &first, &last);
-    project_heads(shared->normed, model, pass, index, layer, first, last, shared->heads);
+    part_of(heads + 2 * key_heads, 1, me, threads, &first, &last);
+    project_heads(normed, model, wanted, index, layer, first, last < heads ? last : heads, shared->heads);
+    project_heads(shared->normed, model, pass, index, layer, first > heads ? first : heads, last, shared->heads);
 #pragma omp barrier
+    if (!num) return;
     const int64_t blocks_wanted = (threads + key_heads - 1) / key_heads;
     int64_t block = (num + blocks_wanted - 1) / blocks_wanted;
     if (block > MAX_QUERIES / group) block = MAX_QUERIES / group;
     const int64_t num_blocks = (num + block - 1) / block;
     for (int64_t item = me; item < key_heads * num_blocks; item += threads) {
         const int64_t start = item / key_heads * block;
-        attend_block(model, pass, index, item % key_heads, start, start + block < num ? start + block : num, shared);
+        attend_block(model, wanted, index, item % key_heads, start, start + block < num ? start + block : num, shared);
     }
 #pragma omp barrier
-    part_of(hidden, num < MIN_TURNED_TOKENS ? LANES : BLOCK, me, threads, &first, &last);
-    if (layer->output_bias) add_bias(layer->output_bias, num, first, last, pass->states, hidden);
-    add_product(shared->attended, width, layer->output, num, first, last, pass->states, hidden);
+    part_of(hidden, step, me, threads, &first, &last);
+    if (layer->output_bias) add_bias(layer->output_bias, num, first, last, wanted->states, hidden);
+    add_product(shared->attended, width, layer->output, num, first, last, wanted->states, hidden);
 #pragma omp barrier
-    normalise_part(model, pass, layer->mlp_norm, shared->normed, me, threads);
+    normalise_part(model, wanted, layer->mlp_norm, normed, me, threads);
 #pragma omp barrier
-    part_of(model->intermediate, num < MIN_TURNED_TOKENS ? LANES : BLOCK, me, threads, &first, &last);
-    activate(shared->normed, model, layer, num, first, last, shared->gates, shared->ups);
+    part_of(model->intermediate, step, me, threads, &first, &last);
+    activate(normed, model, layer, num, first, last, shared->gates, shared->ups);
 #pragma omp barrier
-    part_of(hidden, num < MIN_TURNED_TOKENS ? LANES : BLOCK, me, threads, &first, &last);
-    if (layer->down_bias) add_bias(layer->down_bias, num, first, last, pass->states, hidden);
-    add_product(shared->gates, model->intermediate, layer->down, num, first, last, pass->states, hidden);
+    part_of(hidden, step, me, threads, &first, &last);
+    if (layer->down_bias) add_bias(layer->down_bias, num, first, last, wanted->states, hidden);
+    add_product(shared->gates, model->intermediate, layer->down, num, first, last, wanted->states, hidden);
 #pragma omp barrier
 }
 
-/* Leaves the normalised states after the last layer in pass->states. Returns 0, or 1 where memory is short. */
-int grpo_decode(const Model *model, const Layer *layers, const Pass *pass) {
+/* Leaves the normalised states after the last layer in the wanted pass. Returns 0, or 1 where memory is short. */
+int grpo_decode(const Model *model, const Layer *layers, const Passes *passes) {
+    const Pass *pass = passes->all, *wanted = passes->wanted;
     const int64_t num = pass->num_tokens, hidden = model->hidden, width = model->num_heads * model->head_size;
     const int64_t all_heads = width + 2 * model->num_key_heads * model->head_size, units = model->intermediate;
-    const size_t needed = (size_t)(num * (all_heads + width + 2 * units + hidden));
+    const size_t needed = (size_t)(num * (all_heads + width + 2 * units + 2 * hidden));
     float *memory = aligned_alloc(64, needed * sizeof(float)); /* all sizes are multiples of LANES */
     if (!memory) return 1;
     Shared shared = {.heads = memory, .attended = memory + num * all_heads};
     shared.gates = shared.attended + num * width;
     shared.ups = shared.gates + num * units;
     shared.normed = shared.ups + num * units;
+    shared.few = shared.normed + num * hidden;
     for (int64_t t = 0; t < num; t++)
         memcpy(pass->states + t * hidden, model->embedding + pass->ids[t] * hidden, (size_t)hidden * sizeof(float));
 #pragma omp parallel num_threads((int)pass->num_threads)
     {
         const int64_t me = omp_get_thread_num(), threads = omp_get_num_threads();
-        for (int64_t index = 0; index < model->num_layers; index++)
-            run_layer(model, pass, layers + index, index, &shared, me, threads);
-        normalise_part(model, pass, model->final_norm, pass->states, me, threads);
+        for (int64_t index = 0; index < model->num_layers - 1; index++)
+            run_layer(model, pass, pass, layers + index, index, &shared, me, threads);
+        if (wanted != pass) {
+            int64_t first, last;
+            part_of(wanted->num_tokens, 1, me, threads, &first, &last); /* as normalise_part has them */
+            for (int64_t t = first; t < last; t++)
+                memcpy(wanted->states + t * hidden, pass->states + passes->indices[t] * hidden,
+                       (size_t)hidden * sizeof(float));
+        }
+        const int64_t index = model->num_layers - 1;
+        run_layer(model, pass, wanted, layers + index, index, &shared, me, threads);
+        normalise_part(model, wanted, model->final_norm, wanted->states, me, threads);
     }
     free(memory);
     return 0;

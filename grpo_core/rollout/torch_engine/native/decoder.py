@@ -66,27 +66,44 @@ class _Pass(ctypes.Structure):
     ]
 
 
+class _Passes(ctypes.Structure):
+    _fields_ = [(name, _Pointer) for name in ("all", "wanted", "indices")]
+
+
 @dataclass(frozen=True, slots=True)
 class NativePass:
     """Tokens to run, and where their keys are. ``numbers`` [5, T] has by token: id, position in the sequence, index in
-    ``own`` of the store that its keys go to, where its sequence begins there (in elements), its place from there on."""
+    ``own`` of the store that its keys go to, where its sequence begins there (in elements), its place from there on.
+    States are wanted of the tokens ``wanted``, in ascending order."""
 
     numbers: NDArray[np.int64]
     own: list[_Store]
     segments: list[_Segment]
+    wanted: NDArray[np.int64]
+
+    def only_wanted(self) -> NativePass:
+        """The pass of the wanted tokens alone."""
+        segments: list[_Segment] = []
+        for segment in self.segments:
+            start, stop = np.searchsorted(self.wanted, (segment.start, segment.stop)).tolist()
+            if start < stop:
+                segments.append(_Segment(segment.store, segment.num_keys, start, stop))
+        numbers = np.ascontiguousarray(self.numbers[:, self.wanted])
+        return NativePass(numbers, self.own, segments, np.arange(len(self.wanted)))
 
 
-def rows_pass(token_ids: Sequence[int], batch: RowBatch, plan: RowPlan) -> NativePass:
+def rows_pass(token_ids: Sequence[int], batch: RowBatch, plan: RowPlan, wanted: Sequence[int]) -> NativePass:
     """The next tokens of rows."""
     keys, values = batch.keys, batch.values
     slot_stride = keys.stride(1)
     offsets = [slot * slot_stride for slot in plan.slots]
     numbers = np.array([token_ids, plan.positions, [0] * len(token_ids), offsets, plan.places], dtype=np.int64)
     store = _Store(keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(2))
-    return NativePass(numbers, [store], [_segment(each.node, each.start, each.stop) for each in plan.segments])
+    segments = [_segment(each.node, each.start, each.stop) for each in plan.segments]
+    return NativePass(numbers, [store], segments, np.array(wanted, dtype=np.int64))
 
 
-def prompts_pass(chunks: Sequence[PromptChunk]) -> NativePass:
+def prompts_pass(chunks: Sequence[PromptChunk], wanted: Sequence[int]) -> NativePass:
     """Parts of prompts, whose keys all go to their nodes."""
     counts = [chunk.num_tokens for chunk in chunks]
     numbers = np.zeros((5, sum(counts)), dtype=np.int64)
@@ -100,7 +117,8 @@ def prompts_pass(chunks: Sequence[PromptChunk]) -> NativePass:
         numbers[2, start:stop] = index
         numbers[4, start:stop] = np.arange(chunk.start, chunk.stop)
         segments += [_segment(node, start, stop) for node in chunk.before]
-    return NativePass(numbers, [_node_store(chunk.node) for chunk in chunks], segments)
+    stores = [_node_store(chunk.node) for chunk in chunks]
+    return NativePass(numbers, stores, segments, np.array(wanted, dtype=np.int64))
 
 
 class NativeDecoder:
@@ -114,36 +132,21 @@ class NativeDecoder:
         self._use(weights)
 
     def forward(self, weights: DecoderWeights, asked: NativePass) -> Tensor:
-        """Hidden states [T, hidden], normalised for the head.
+        """Hidden states [wanted, hidden], normalised for the head.
 
         Raises:
             torch.OutOfMemoryError: there is no room for the activations.
         """
         if weights is not self._weights:
             self._use(weights)
-        numbers = asked.numbers
-        num_tokens = numbers.shape[1]
-        self._reach(int(numbers[1].max()) + 1)
-        states = torch.empty(num_tokens, weights.embedding.shape[1])
-        address, step = numbers.ctypes.data, numbers.strides[0]
-        own = (_Store * len(asked.own))(*asked.own)
-        segments = (_Segment * len(asked.segments))(*asked.segments)
-        described = _Pass(
-            num_tokens=num_tokens,
-            num_segments=len(segments),
-            num_threads=torch.get_num_threads(),
-            ids=address,
-            positions=address + step,
-            stores=address + 2 * step,
-            offsets=address + 3 * step,
-            places=address + 4 * step,
-            own=ctypes.addressof(own),
-            segments=ctypes.addressof(segments),
-            states=states.data_ptr(),
-        )
-        if self._decode(ctypes.byref(self._model), self._layers, ctypes.byref(described)):
+        num_tokens, num_wanted = asked.numbers.shape[1], len(asked.wanted)
+        self._reach(int(asked.numbers[1].max()) + 1)
+        every = _Described(asked, weights.embedding.shape[1])
+        wanted = every if num_wanted == num_tokens else _Described(asked.only_wanted(), weights.embedding.shape[1])
+        passes = _Passes(ctypes.addressof(every.pass_), ctypes.addressof(wanted.pass_), asked.wanted.ctypes.data)
+        if self._decode(ctypes.byref(self._model), self._layers, ctypes.byref(passes)):
             raise torch.OutOfMemoryError(f"a pass over {num_tokens} tokens: out of memory")
-        return states
+        return wanted.states
 
     def _use(self, weights: DecoderWeights) -> None:
         self._weights = weights  # kept, because what follows points into it
@@ -178,6 +181,31 @@ class NativeDecoder:
         self._cosines = angles.cos() * self._weights.rotary_scaling
         self._sines = angles.sin() * self._weights.rotary_scaling
         self._model.cosines, self._model.sines = _address(self._cosines), _address(self._sines)
+
+
+class _Described:
+    """A pass as the C code reads it, and what it points to."""
+
+    def __init__(self, asked: NativePass, hidden_size: int) -> None:
+        self._numbers = asked.numbers
+        self._own = (_Store * len(asked.own))(*asked.own)
+        self._segments = (_Segment * len(asked.segments))(*asked.segments)
+        num_tokens = asked.numbers.shape[1]
+        self.states = torch.empty(num_tokens, hidden_size)
+        address, step = asked.numbers.ctypes.data, asked.numbers.strides[0]
+        self.pass_ = _Pass(
+            num_tokens=num_tokens,
+            num_segments=len(asked.segments),
+            num_threads=torch.get_num_threads(),
+            ids=address,
+            positions=address + step,
+            stores=address + 2 * step,
+            offsets=address + 3 * step,
+            places=address + 4 * step,
+            own=ctypes.addressof(self._own),
+            segments=ctypes.addressof(self._segments),
+            states=self.states.data_ptr(),
+        )
 
 
 def open_native(weights: DecoderWeights) -> NativeDecoder | None:

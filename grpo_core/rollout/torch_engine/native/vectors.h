@@ -31,18 +31,6 @@ static inline vec larger(vec a, vec b) { /* b where one of them is not a number 
     return (vec)(((ints)a & takes_a) | ((ints)b & ~takes_a));
 }
 
-static inline float sum_of(vec x) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += x[i];
-    return total;
-}
-
-static inline float largest_of(vec x) {
-    float most = x[0];
-    for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
-    return most;
-}
-
 /* e^x, x at most 88, within 2 units in the last place: Cody and Waite's reduction and a polynomial of degree 6. */
 static inline vec exponential(vec x) {
     x = larger(splat(-87.0f), x);
@@ -77,16 +65,36 @@ static inline vec exponential(vec x) {
 #define LOWER_1 0, 8, 2, 10, 4, 12, 6, 14
 #define UPPER_1 1, 9, 3, 11, 5, 13, 7, 15
 #endif
-/* Of each run of 2 n lanes: the sums of a's lower and upper n lanes, then those of b's. */
-#define HALVES(a, b, n) (__builtin_shufflevector(a, b, LOWER_##n) + __builtin_shufflevector(a, b, UPPER_##n))
+/* Of each run of 2 n lanes: a's lower or upper n lanes, then b's. */
+#define LOWER(a, b, n) __builtin_shufflevector(a, b, LOWER_##n)
+#define UPPER(a, b, n) __builtin_shufflevector(a, b, UPPER_##n)
+#define HALVES(a, b, n) (LOWER(a, b, n) + UPPER(a, b, n))
+
+static inline float sum_of(vec x) {
+#if LANES == 16
+    x = HALVES(x, x, 8);
+#endif
+    x = HALVES(x, x, 4);
+    x = HALVES(x, x, 2);
+    return HALVES(x, x, 1)[0];
+}
+
+static inline float largest_of(vec x) { /* any where one is not a number */
+#if LANES == 16
+    x = larger(LOWER(x, x, 8), UPPER(x, x, 8));
+#endif
+    x = larger(LOWER(x, x, 4), UPPER(x, x, 4));
+    x = larger(LOWER(x, x, 2), UPPER(x, x, 2));
+    return larger(LOWER(x, x, 1), UPPER(x, x, 1))[0];
+}
 
 /* One of the steps that turn LANES rows of LANES around. */
 #define SWAP(rows, n)                                                                                                  \
     for (int i = 0; i < LANES; i++)                                                                                    \
         if (!(i & n)) {                                                                                                \
             const vec a = rows[i], b = rows[i + n];                                                                    \
-            rows[i] = __builtin_shufflevector(a, b, LOWER_##n);                                                        \
-            rows[i + n] = __builtin_shufflevector(a, b, UPPER_##n);                                                    \
+            rows[i] = LOWER(a, b, n);                                                        \
+            rows[i + n] = UPPER(a, b, n);                                                    \
         }
 
 /* Products of four vectors with four others: ``out`` [TILE, TILE] has x[i] . w[j], each of ``size``. */

@@ -101,15 +101,18 @@ def rows_of(weights: DecoderWeights, leaves: list[PrefixNode], prompts: list[Int
     return batch
 
 
-def advance(passes: Passes, weights: DecoderWeights, batch: RowBatch, seed: int, most: int) -> Tensor:
-    """One pass over 1 to ``most`` tokens of every row."""
+def advance(
+    passes: Passes, weights: DecoderWeights, batch: RowBatch, seed: int, most: int, *, only_last: bool = False
+) -> Tensor:
+    """The states of one pass over 1 to ``most`` tokens of every row, without those of free slots."""
     rng = np.random.default_rng(seed)
     tokens = [rng.integers(1, VOCAB, rng.integers(1, most + 1) if row else 1).tolist() for row in batch.rows]
-    states = passes.over_rows(weights, tokens, batch)
+    states = passes.over_rows(weights, tokens, batch, only_last=only_last)
+    is_used: list[bool] = []
     for row, each in zip(batch.rows, tokens, strict=True):
+        is_used += [row is not None] * (1 if only_last else len(each))
         if row is not None:
             row.num_own += len(each)
-    is_used = [row is not None for row, each in zip(batch.rows, tokens, strict=True) for _ in each]
     return states[torch.tensor(is_used)]
 
 
@@ -127,7 +130,8 @@ def everything(weights: DecoderWeights, *, native: bool, max_tokens: int) -> lis
                 assert node.values is not None
                 states += [node.keys, node.values]
         batch = rows_of(weights, leaves, prompts, group=3)
-        states += [advance(passes, weights, batch, seed, most) for seed, most in enumerate((1, 1, 9, 1))]
+        states += [advance(passes, weights, batch, seed, most) for seed, most in enumerate((1, 1, 9))]
+        states += [advance(passes, weights, batch, seed, most, only_last=True) for seed, most in enumerate((9, 1, 9))]
         used = [slot for slot, row in enumerate(batch.rows) if row is not None]
         return [*states, batch.keys[:, used], batch.values[:, used]]
 
