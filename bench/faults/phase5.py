@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from grpo_core.environments.diplomacy.prompts import Segments
     from grpo_core.rollout.collector import Collector
     from grpo_core.rollout.protocol import GenerationRequest
-    from grpo_core.rollout.torch_engine.attention import PromptChunk
-    from grpo_core.rollout.torch_engine.decoder import Attention
-    from grpo_core.rollout.torch_engine.weights import DecoderWeights
+    from grpo_core.rollout.torch_engine.versions import VersionWeights
     from grpo_core.types import Observation
 
 FULL_PROMPT_TOKENS = 1000
@@ -65,33 +63,28 @@ def examples_before_compact(patch: pytest.MonkeyPatch) -> None:
 
 def prefill_in_fixed_buckets(patch: pytest.MonkeyPatch) -> None:
     """Prompts are prefilled in rows of 1,024 tokens, for a compiler that wants fixed shapes."""
-    from torch.nn import functional
+    import numpy as np
+    import torch
 
-    from grpo_core.rollout.torch_engine import engine, prefill
+    from grpo_core.rollout.torch_engine.attention import PromptChunk
+    from grpo_core.rollout.torch_engine.passes import Passes
+    from grpo_core.rollout.torch_engine.prefix_cache import PrefixNode
 
-    original_forward, original_read = prefill.forward, prefill.read_chunks
+    original = Passes.over_prompts
 
-    def forward(
-        weights: DecoderWeights, token_ids: Tensor, positions: Tensor, attention: Attention, updates: object = ()
-    ) -> Tensor:
-        class Bucketed:
-            """Attention of the real tokens; the padding goes through all else."""
-
-            def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-                num = len(token_ids)
-                real = attention.attend(layer, queries[:num], keys[:num], values[:num])
-                return functional.pad(real, (0, 0, 0, len(queries) - num))
-
-        padding = (0, -len(token_ids) % PREFILL_BUCKET_TOKENS)
-        ids, places = functional.pad(token_ids, padding), functional.pad(positions, padding)
-        return original_forward(weights, ids, places, Bucketed())[: len(token_ids)]
-
-    def read_chunks(chunks: Sequence[PromptChunk], *others: Any) -> None:
+    def over_prompts(self: Passes, version: VersionWeights, chunks: Sequence[PromptChunk]) -> Tensor:
+        ends: list[Tensor] = []
         for chunk in chunks:  # a row each
-            original_read([chunk], *others)
+            padding = PrefixNode(np.zeros(-chunk.num_tokens % PREFILL_BUCKET_TOKENS, np.int32), 0, None)
+            assert chunk.node.keys is not None
+            layers, heads, _, size = chunk.node.keys.shape
+            padding.keys = chunk.node.keys.new_empty(layers, heads, padding.num_tokens, size)
+            padding.values = torch.empty_like(padding.keys)
+            states = original(self, version, [chunk, PromptChunk(padding, [], 0, padding.num_tokens)])
+            ends.append(states[: int(chunk.stop == chunk.node.num_tokens)])
+        return torch.cat(ends)
 
-    patch.setattr(prefill, "forward", forward)
-    patch.setattr(engine, "read_chunks", read_chunks)
+    patch.setattr(Passes, "over_prompts", over_prompts)
 
 
 def compact_drops_a_unit(patch: pytest.MonkeyPatch) -> None:
