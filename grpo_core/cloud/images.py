@@ -13,8 +13,11 @@ VLLM = "vllm==0.32.0"
 
 def project_image(project: Path, environment: Mapping[str, str], *, with_vllm: bool = False) -> modal.Image:
     """The locked packages, the files of the folder ``project`` and, as source, its two packages."""
-    installed = modal.Image.debian_slim(python_version="3.11").uv_pip_install(
-        requirements=[str(project / "requirements.lock")], extra_options="--require-hashes"
+    # A phase that measures on a CPU there compiles grpo_core's decoder.
+    installed = (
+        modal.Image.debian_slim(python_version="3.11")
+        .apt_install("gcc", "libc6-dev")
+        .uv_pip_install(requirements=[str(project / "requirements.lock")], extra_options="--require-hashes")
     )
     if with_vllm:
         installed = installed.uv_pip_install(VLLM)
@@ -24,5 +27,5 @@ def project_image(project: Path, environment: Mapping[str, str], *, with_vllm: b
         .add_local_file(project / "conftest.py", f"{REMOTE_FOLDER}/conftest.py")
         .add_local_dir(project / "bench", f"{REMOTE_FOLDER}/bench", ignore=["**/__pycache__"])
         .add_local_dir(project / "scripts", f"{REMOTE_FOLDER}/scripts", ignore=["**/__pycache__"])
-        .add_local_python_source("grpo_core", "pytest_grpo")
+        .add_local_python_source("grpo_core", "pytest_grpo", ignore=["**/__pycache__"])  # C sources, too
     )
