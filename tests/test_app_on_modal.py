@@ -194,6 +194,7 @@ def test_grpo_benchmarks_on_modal(server: ModalServer, model_folder: str):
 
 def test_ctrl_c_ends_a_run_of_this_terminal(server: ModalServer, model_folder: str):
     before = server.output().count("step 3: ")
+    others = server.num_containers("train_grpo")  # of the deployed app, which wait for more to do
     client = subprocess.Popen(
         [sys.executable, "-m", "grpo_core.cli", "train", "--modal", "--run", "ended", "--steps", "500", "--groups", "2",
          "--samples", "2", "--model", model_folder, "--set", "schedule.checkpoint_every_steps=1"],
@@ -207,7 +208,7 @@ def test_ctrl_c_ends_a_run_of_this_terminal(server: ModalServer, model_folder: s
 
     output, _ = client.communicate(timeout=60)
     assert client.returncode == 130, output
-    server.wait_until(lambda: server.num_containers("train_grpo") == 0)
+    server.wait_until(lambda: server.num_containers("train_grpo") <= others)
     assert any((data(server) / "checkpoints/ended").iterdir())
 
 
