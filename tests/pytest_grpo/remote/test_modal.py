@@ -73,12 +73,12 @@ def test_progress_is_told_unless_quiet(on_modal: pytest.Pytester) -> None:
     quiet.stdout.no_fnmatch_line("grpo: phase 2: *")
 
 
-@pytest.mark.parametrize(("bound", "last_start"), [("1", 2), ("2", 1)])
-def test_phases_run_side_by_side_as_many_as_allowed(on_modal: pytest.Pytester, bound: str, last_start: int) -> None:
+@pytest.mark.parametrize("bound", [1, 2])
+def test_phases_run_side_by_side_as_many_as_allowed(on_modal: pytest.Pytester, bound: int) -> None:
     result = on_modal.runpytest("--phase", "2,3", "--modal", f"--modal-max-containers={bound}", "-v")
     result.assert_outcomes(passed=2, deselected=2)
     opened = [line for line in result.outlines if "building its image" in line or "PASSED" in line]
-    assert opened.index("grpo: phase 3: building its image") == last_start
+    assert ["PASSED" in line for line in opened].index(True) == bound  # so many are opened before the first one ends
 
 
 def test_the_first_failure_stops_the_other_phases(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
