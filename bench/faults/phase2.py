@@ -32,13 +32,15 @@ def cache_bypassed(patch: pytest.MonkeyPatch) -> None:
 
 
 def batch_size_one(patch: pytest.MonkeyPatch) -> None:
-    """The engine's default batch size is 1."""
+    """The engine decodes one sequence at a time, whatever it is told."""
     from grpo_core.rollout.torch_engine.engine import TorchEngine
 
-    defaults = TorchEngine.__init__.__kwdefaults__
-    assert defaults is not None
-    assert "max_batch_sequences" in defaults
-    patch.setitem(defaults, "max_batch_sequences", 1)
+    original = TorchEngine.__init__
+
+    def init(self: TorchEngine, *parts: Any, **limits: Any) -> None:
+        original(self, *parts, **{**limits, "max_batch_sequences": 1})
+
+    patch.setattr(TorchEngine, "__init__", init)
 
 
 def hits_not_counted(patch: pytest.MonkeyPatch) -> None:
