@@ -19,9 +19,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.options import OneLineParser, arms_of, new_file, positive
 from grpo_core.config import ModelConfig
 from grpo_core.errors import GrpoError
-from grpo_core.home import write_atomic, write_json
 
 if TYPE_CHECKING:
     from bench.rollout_arms.figures import Report
@@ -78,55 +78,29 @@ def _installed(names: Sequence[str]) -> tuple[list[str], list[str]]:
     return [name for name in names if name not in missing], lines
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed are whole numbers from 1")
-    return int(text)
-
-
 def _positives(text: str) -> tuple[int, ...]:
-    return tuple(sorted({_positive(part) for part in text.split(",")}))
-
-
-def _arms(text: str) -> tuple[str, ...]:
-    names = text.split(",")
-    if not set(names) <= set(ARMS) or "torch" not in names:
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed are torch and, with it, any of {', '.join(ARMS[1:])}")
-    return tuple(name for name in ARMS if name in names)
-
-
-def _file(text: str) -> Path:
-    path = Path(text)
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: the folder {path.parent} does not exist; create it")
-    return path
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One line, without the usage."""
-        self.exit(2, f"{message}\n")
+    return tuple(sorted({positive(part) for part in text.split(",")}))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(description="Time completions of this project's engine, TRL and vLLM, in turn.")
-    parser.add_argument("--arms", type=_arms, default=ARMS, metavar="NAME[,NAME]", help=f"of {', '.join(ARMS)}")
-    parser.add_argument("--rounds", type=_positive, default=7, help="samples of each arm (default 7)")
+    parser = OneLineParser(description="Time completions of this project's engine, TRL and vLLM, in turn.")
+    parser.add_argument("--arms", type=arms_of(ARMS), default=ARMS, metavar="NAME[,NAME]", help=f"of {', '.join(ARMS)}")
+    parser.add_argument("--rounds", type=positive, default=7, help="samples of each arm (default 7)")
     parser.add_argument("--sequences", type=_positives, default=(8, 16, 64), metavar="N[,N]", help="default 8,16,64")
-    parser.add_argument("--group-size", type=_positive, default=8, help="sequences per prompt (default 8)")
-    parser.add_argument("--prompt-tokens", type=_positive, default=944, help="of each prompt (default 944)")
-    parser.add_argument("--new-tokens", type=_positive, default=64, help="of each completion (default 64)")
+    parser.add_argument("--group-size", type=positive, default=8, help="sequences per prompt (default 8)")
+    parser.add_argument("--prompt-tokens", type=positive, default=944, help="of each prompt (default 944)")
+    parser.add_argument("--new-tokens", type=positive, default=64, help="of each completion (default 64)")
     parser.add_argument("--model", default="tiny", help="a preset, a model folder or a hub id (default tiny)")
     parser.add_argument("--device", default="cpu", help="as torch names it (default cpu)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--threads", type=_positive, default=2, help="CPU threads of each arm (default 2)")
-    parser.add_argument("--seed", type=_positive, default=1)
+    parser.add_argument("--threads", type=positive, default=2, help="CPU threads of each arm (default 2)")
+    parser.add_argument("--seed", type=positive, default=1)
     parser.add_argument(
-        "--growth", type=_file, metavar="FILE.svg", help="measure decode steps, too, and draw them here"
+        "--growth", type=new_file, metavar="FILE.svg", help="measure decode steps, too, and draw them here"
     )
     parser.add_argument("--costs", action="store_true", help="measure what adapters and memory cost, too")
-    parser.add_argument("--json", type=_file, metavar="FILE", help="write the figures to this file")
-    parser.add_argument("--markdown", type=_file, metavar="FILE", help="write the tables to this file, too")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures to this file")
+    parser.add_argument("--markdown", type=new_file, metavar="FILE", help="write the tables to this file, too")
     return parser
 
 
@@ -136,19 +110,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if odd := [number for number in options.sequences if number % options.group_size]:
         parser.error(f"--sequences {odd[0]}: allowed are multiples of --group-size {options.group_size}")
+    from bench.rollout_arms.figures import publish
+
     try:
         reports = run(options)
     except GrpoError as error:
         parser.error(str(error))
         raise
-    text = "\n\n".join("\n".join(report.lines) for report in reports if report.lines) + "\n"
-    print(text, end="")
-    if options.markdown is not None:
-        write_atomic(options.markdown, text.encode())
-    if options.json is not None:
-        write_json(
-            options.json, {key: figure.as_json() for report in reports for key, figure in report.figures.items()}
-        )
+    publish(reports, options.markdown, options.json)
     return 0
 
 

@@ -20,8 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.options import OneLineParser, arms_of, new_file, positive
 from grpo_core.errors import GrpoError
-from grpo_core.home import write_atomic, write_json
 
 if TYPE_CHECKING:
     from bench.rollout_arms.figures import Report
@@ -66,14 +66,8 @@ def _load_line() -> str:
     return f"Mean load of the last minutes: {', '.join(f'{value:.1f}' for value in os.getloadavg())}."
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed are whole numbers from 1")
-    return int(text)
-
-
 def _group_size(text: str) -> int:
-    if _positive(text) < 2:
+    if positive(text) < 2:
         raise argparse.ArgumentTypeError(f"{text!r}: allowed are whole numbers from 2")
     return int(text)
 
@@ -85,42 +79,25 @@ def _presets(text: str) -> tuple[str, ...]:
     return names
 
 
-def _arms(text: str) -> tuple[str, ...]:
-    names = text.split(",")
-    if not set(names) <= set(ARMS) or "shared" not in names:
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed are shared and, with it, any of {', '.join(ARMS[1:])}")
-    return tuple(name for name in ARMS if name in names)
-
-
-def _file(text: str) -> Path:
-    path = Path(text)
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: the folder {path.parent} does not exist; create it")
-    return path
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One line, without the usage."""
-        self.exit(2, f"{message}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(description="Time training steps of this project's trainer and TRL's, in turn.")
-    parser.add_argument("--arms", type=_arms, default=ARMS, metavar="NAME[,NAME]", help=f"of {', '.join(ARMS)}")
+    parser = OneLineParser(description="Time training steps of this project's trainer and TRL's, in turn.")
+    parser.add_argument("--arms", type=arms_of(ARMS), default=ARMS, metavar="NAME[,NAME]", help=f"of {', '.join(ARMS)}")
     parser.add_argument("--presets", type=_presets, default=PRESETS, metavar="NAME[,NAME]", help="default tiny,small")
-    parser.add_argument("--rounds", type=_positive, default=7, help="samples of each arm (default 7)")
-    parser.add_argument("--groups", type=_positive, default=2, help="prompts of a batch (default 2)")
+    parser.add_argument("--rounds", type=positive, default=7, help="samples of each arm (default 7)")
+    parser.add_argument("--groups", type=positive, default=2, help="prompts of a batch (default 2)")
     parser.add_argument("--group-size", type=_group_size, default=8, help="completions per prompt (default 8)")
-    parser.add_argument("--prompt-tokens", type=_positive, default=944, help="of each prompt (default 944)")
-    parser.add_argument("--new-tokens", type=_positive, default=64, help="of each completion (default 64)")
-    parser.add_argument("--threads", type=_positive, default=2, help="CPU threads of each arm (default 2)")
-    parser.add_argument("--seed", type=_positive, default=1)
+    parser.add_argument("--prompt-tokens", type=positive, default=944, help="of each prompt (default 944)")
+    parser.add_argument("--new-tokens", type=positive, default=64, help="of each completion (default 64)")
+    parser.add_argument("--threads", type=positive, default=2, help="CPU threads of each arm (default 2)")
+    parser.add_argument("--seed", type=positive, default=1)
     parser.add_argument(
-        "--growth", type=_file, metavar="FILE.svg", help="measure group sizes of the first preset, too, and draw them"
+        "--growth",
+        type=new_file,
+        metavar="FILE.svg",
+        help="measure group sizes of the first preset, too, and draw them",
     )
-    parser.add_argument("--json", type=_file, metavar="FILE", help="write the figures to this file")
-    parser.add_argument("--markdown", type=_file, metavar="FILE", help="write the tables to this file, too")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures to this file")
+    parser.add_argument("--markdown", type=new_file, metavar="FILE", help="write the tables to this file, too")
     return parser
 
 
@@ -128,19 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when everything was measured, 2 for a mistake on the command line."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    from bench.rollout_arms.figures import publish
+
     try:
         reports = run(options)
     except GrpoError as error:
         parser.error(str(error))
         raise
-    text = "\n\n".join("\n".join(report.lines) for report in reports if report.lines) + "\n"
-    print(text, end="")
-    if options.markdown is not None:
-        write_atomic(options.markdown, text.encode())
-    if options.json is not None:
-        write_json(
-            options.json, {key: figure.as_json() for report in reports for key, figure in report.figures.items()}
-        )
+    publish(reports, options.markdown, options.json)
     return 0
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest
 
+from bench.options import positive
 from grpo_core.home import write_json
 from pytest_grpo.stats import AlphaLedger, Plan, judge
 from pytest_grpo.types import Verdict
@@ -321,16 +322,10 @@ def _print_row(*cells: object, is_header: bool = False) -> None:
         print("|---" * len(cells) + "|")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed are whole numbers from 1")
-    return int(text)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Simulate how often the verdicts are wrong.")
-    parser.add_argument("--suites", type=_positive, default=20_000, help="simulated suites per noise")
-    parser.add_argument("--gates", type=_positive, default=9, help="timing gates per suite")
+    parser.add_argument("--suites", type=positive, default=20_000, help="simulated suites per noise")
+    parser.add_argument("--gates", type=positive, default=9, help="timing gates per suite")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the rates to this file")
     options = parser.parse_args(arguments)

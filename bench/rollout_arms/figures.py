@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bench.rollout_arms.arm import Sample
 from bench.rollout_arms.rounds import FREE, ORDERS, Timed, select
+from grpo_core.home import write_atomic, write_json
 from pytest_grpo.stats import interval
 
 
@@ -58,6 +60,16 @@ class Report:
 
     lines: tuple[str, ...]
     figures: Mapping[str, Figure]
+
+
+def publish(reports: Sequence[Report], markdown: Path | None, json: Path | None) -> None:
+    """Print all lines, and write them and all figures to the files that were asked for."""
+    text = "\n\n".join("\n".join(report.lines) for report in reports if report.lines) + "\n"
+    print(text, end="")
+    if markdown is not None:
+        write_atomic(markdown, text.encode())
+    if json is not None:
+        write_json(json, {key: figure.as_json() for report in reports for key, figure in report.figures.items()})
 
 
 @dataclass(frozen=True, slots=True)
