@@ -136,10 +136,8 @@ def test_runs_of_the_log_are_not_made_again(tmp_path: Path, capsys: pytest.Captu
     save(path, make_run(finding("batched_speedup", reason="below | short of it")))
     assert main(["--fault", SLOW.name, "--json", str(path), "--markdown", str(page)]) == 0
     table = capsys.readouterr().out
-    assert (
-        "| 2 | `batch_size_one`: The engine decodes one sequence at a time, whatever it is told. | `batched_speedup` | fail |"
-        in table
-    )
+    what = "The engine decodes one sequence at a time, whatever it is told."
+    assert f"| 2 | `batch_size_one`: {what} | `batched_speedup` | fail |" in table
     assert "below \\| short of it" in table
     assert "1 of 1 faults were seen." in table
     assert page.read_text(encoding="utf-8") == table
