@@ -142,11 +142,16 @@ def test_credentials_that_expire_while_a_phase_runs_end_the_session(
     assert 'name="test_one"' in (on_modal.path / "junit.xml").read_text()  # what was known is kept
 
 
+# Modal itself begins a lost container's work four times. It drops as many chunks as it already had, and how many those
+# are is a matter of time: either the fourth loss is told, or a chunk of a later beginning that does not follow.
+CONTAINER_LOST = r"(Modal lost its container: .*crashed 4 times in a row|its container was replaced in the middle)"
+
+
 @pytest.mark.parametrize(
     ("breaks", "num_passed", "says"),
     [
         ("os._exit(7)", 2, "pytest ended there with exit code 7 while it ran"),
-        ("os.kill(os.getppid(), 9)", 1, "Modal lost its container: *crashed 4 times in a row"),
+        ("os.kill(os.getppid(), 9)", 1, CONTAINER_LOST),
     ],
 )
 def test_a_test_that_takes_its_process_or_its_container_down_is_an_error(
@@ -158,7 +163,7 @@ def test_a_test_that_takes_its_process_or_its_container_down_is_an_error(
     )
     result = on_modal.runpytest(*ON_MODAL, "--modal-retries=0")
     result.assert_outcomes(passed=num_passed, errors=3 - num_passed)
-    result.stdout.fnmatch_lines([f"*test_two has no result from where it ran: {says}*"])
+    result.stdout.re_match_lines([f".*test_two has no result from where it ran: {says}"])
     modal_server.wait_until(lambda: modal_server.num_containers() == 0)
 
 
