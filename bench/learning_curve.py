@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.options import OneLineParser
 from grpo_core.errors import GrpoError
 from grpo_core.home import write_atomic, write_json
 
@@ -104,7 +105,7 @@ def drawing(runs: Runs, window: int) -> Markup:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Train on arithmetic here and in TRL, and compare the steps it takes.")
+    parser = OneLineParser(description="Train on arithmetic here and in TRL, and compare the steps it takes.")
     parser.add_argument("--steps", type=int, default=60, help="of each run (default 60)")
     parser.add_argument("--seeds", type=_numbers, default=(0, 1, 2), metavar="N[,N]", help="default 0,1,2")
     parser.add_argument("--groups", type=int, default=16, help="questions per step (default 16)")
@@ -133,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = run(options)
     except GrpoError as error:
         parser.error(str(error))
+        raise
     print("\n".join(table(runs, options.seeds, options.reward, options.window)))
     if not has_trl():
         print("\nArm trl left out: trl is not installed; run: pip install 'pytest-grpo[trl]'")

@@ -54,11 +54,3 @@ def test_both_are_trained_on_the_same_questions(tmp_path: Path, capsys: pytest.C
     assert all(f"| 3 | {arm} |" in printed for arm in arms)
     assert ("pip install" in printed) == ("trl" not in arms)
     assert (tmp_path / "a.svg").read_text().startswith("<svg")
-
-
-def test_a_window_beyond_the_run_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as error:
-        main(["--steps", "3", "--window", "4"])
-
-    assert error.value.code == 2
-    assert "--window 4: allowed are 1 to --steps 3" in capsys.readouterr().err

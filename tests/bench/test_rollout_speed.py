@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import json
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,8 +17,10 @@ from bench.rollout_arms.rounds import FREE, ORDERS, Shape, Timed, run_rounds, wa
 from bench.rollout_arms.torch_arm import TorchArm, requests
 from bench.rollout_arms.works import OrderWorks, free_work
 from bench.rollout_speed import main
-from grpo_core.config import ModelConfig
 from grpo_core.model import load_policy, load_tokenizer
+
+if TYPE_CHECKING:
+    from tests.bench.conftest import RunShort
 
 KEYS = {
     "tokens_per_second_vs_trl",
@@ -33,11 +33,6 @@ KEYS = {
     "prompt_tokens",
 }
 SHAPE = Shape(num_sequences=(2, 4), group_size=2, num_prompt_tokens=24, num_tokens=4, vocab_size=2048)
-
-
-@pytest.fixture
-def setup(tmp_path: Path) -> Setup:
-    return Setup(ModelConfig(name="tiny", device="cpu"), num_threads=1, max_sequences=4, folder=tmp_path)
 
 
 class FakeArm:
@@ -182,35 +177,21 @@ def test_the_adapter_of_all_arms_changes_what_is_said(setup: Setup) -> None:
     assert not np.allclose(base[0].sampling_logprobs[0], adapted[0].sampling_logprobs[0], atol=0.01)
 
 
-def run_main(*arguments: str) -> int:
-    small = ("--threads", "1", "--group-size", "2", "--prompt-tokens", "24", "--new-tokens", "4", "--rounds", "2")
-    return main([*small, *arguments])
-
-
-def test_the_torch_arms_run_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_torch_arms_run_end_to_end(run_short: RunShort) -> None:
     pytest.importorskip("diplomacy", reason="the extra diplomacy is not installed")
-    file, page = tmp_path / "speed.json", tmp_path / "speed.md"
-    written = ("--json", str(file), "--markdown", str(page))
-    assert run_main("--arms", "torch,no_jump_forward", "--sequences", "2,4", *written) == 0
-    figures = json.loads(file.read_text(encoding="utf-8"))
-    assert {"jump_forward_gain", "jump_forward_gain_2", "jump_forward_gain_4", "prompt_tokens"} <= set(figures)
-    assert not any("trl" in key or "vllm" in key for key in figures)
-    assert figures["prefill_tokens_per_group"]["median"] == figures["prompt_tokens"]["median"] == 24
-    for figure in figures.values():
-        assert figure.keys() == {"median", "low", "high", "n", "unit"}
+    found = run_short(main, ["--arms", "torch,no_jump_forward", "--sequences", "2,4"])
+    assert {"jump_forward_gain", "jump_forward_gain_2", "jump_forward_gain_4", "prompt_tokens"} <= set(found.figures)
+    assert not any("trl" in key or "vllm" in key for key in found.figures)
+    assert found.figures["prefill_tokens_per_group"]["median"] == found.figures["prompt_tokens"]["median"] == 24
+    for figure in found.figures.values():
         assert 0 < figure["low"] <= figure["median"] <= figure["high"]
-    printed = capsys.readouterr()
-    assert printed.out == page.read_text(encoding="utf-8")
-    assert "| 4 | orders | `no_jump_forward` |" in printed.out
-    assert "round 2/2: 4 sequences, free, torch: 16 tokens in " in printed.err
+    assert "| 4 | orders | `no_jump_forward` |" in found.tables
+    assert "round 2/2: 4 sequences, free, torch: 16 tokens in " in found.progress
 
 
-def test_an_arm_without_its_package_is_left_out_and_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_arm_without_its_package_is_left_out_and_named(run_short: RunShort, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.rollout_speed.find_spec", lambda name: None)
-    assert run_main("--arms", "torch,trl,vllm", "--sequences", "2") == 0
-    printed = capsys.readouterr().out
+    printed = run_short(main, ["--arms", "torch,trl,vllm", "--sequences", "2"]).tables
     assert "Arm trl left out: trl is not installed; run: pip install 'pytest-grpo[trl]'\n" in printed
     assert "Arm vllm left out: vllm is not installed; run: pip install " in printed
     assert "| 2 | free | `torch` |" in printed
@@ -239,32 +220,6 @@ def test_costs_are_those_of_swaps_and_of_a_process_of_its_own(setup: Setup) -> N
     assert report.figures["resident_memory_ratio_tiny"].median > 0
     weights = sum(weight.nbytes for weight in load_policy(setup.model).model.parameters())
     assert f"twice the weights are {2 * weights / 2**20:.0f} MiB" in report.lines[-1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--rounds", "0"], "argument --rounds: '0': allowed are whole numbers from 1"),
-        (["--sequences", "8,x"], "argument --sequences: 'x': allowed are whole numbers from 1"),
-        (["--sequences", "8,12"], "--sequences 12: allowed are multiples of --group-size 8"),
-        (["--arms", "torch,sglang"], "argument --arms: 'torch,sglang': allowed are torch and, with it, any of no_jump"),
-        (["--arms", "trl"], "argument --arms: 'trl': allowed are torch and, with it, any of"),
-        (["--json", "none/speed.json"], "argument --json: none/speed.json: the folder none does not exist; create it"),
-        (["--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
-        (["--model", "huge"], "model 'huge': no such preset or folder"),
-        (["--device", "abacus"], "model.device 'abacus': "),
-        (["--fast"], "unrecognized arguments: --fast"),
-    ],
-)
-def test_mistakes_on_the_command_line(
-    arguments: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(arguments)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith(message)
-    assert captured.err.count("\n") == 1
 
 
 def test_threads_are_those_that_were_asked_for(setup: Setup) -> None:

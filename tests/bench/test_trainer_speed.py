@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-import json
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from bench.rollout_arms.arm import Setup, Work
 from bench.rollout_arms.figures import Figure
-from bench.trainer_arms.arms import SHARED, Taken, build_arms, model_config
+from bench.trainer_arms.arms import SHARED, Taken, build_arms
 from bench.trainer_arms.figures import agreement, all_figures, preset_figures
 from bench.trainer_arms.flops import step_flops
 from bench.trainer_arms.growth import GROUP_SIZES, growth_predictors, slope_ratio
@@ -21,6 +20,9 @@ from bench.trainer_arms.work import Shape, on_policy, random_batch
 from bench.trainer_speed import main
 from grpo_core.presets import PRESETS
 from pytest_grpo.systems.protocol import TrainBatch, TrainStep
+
+if TYPE_CHECKING:
+    from tests.bench.conftest import RunShort
 
 SHAPE = Shape(num_groups=2, group_size=3, num_prompt_tokens=20, num_tokens=5)
 FULL = Shape(num_groups=2, group_size=8, num_prompt_tokens=944, num_tokens=64)
@@ -43,11 +45,6 @@ class FakeArm:
         self.works.append(work)
         logprobs = tuple(np.full(len(one.completion_ids), -3.0, np.float32) for one in batch.completions)
         return Taken(replace(taken(1, 1).step, logprobs=logprobs), 1.0, 1.0)
-
-
-@pytest.fixture
-def setup(tmp_path: Path) -> Setup:
-    return Setup(model_config("tiny"), num_threads=1, max_sequences=6, folder=tmp_path)
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -177,48 +174,17 @@ def test_memory_is_that_of_a_step(tmp_path: Path) -> None:
     assert many > few + 20 * 2**20
 
 
-def run_main(*arguments: str) -> int:
-    small = ("--threads", "1", "--group-size", "2", "--prompt-tokens", "24", "--new-tokens", "4", "--rounds", "2")
-    return main([*small, "--presets", "tiny", "--arms", "shared,padded", *arguments])
-
-
-def test_the_arms_run_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file, page, drawing = tmp_path / "speed.json", tmp_path / "speed.md", tmp_path / "growth.svg"
-    assert run_main("--json", str(file), "--markdown", str(page), "--growth", str(drawing)) == 0
-    figures = json.loads(file.read_text(encoding="utf-8"))
+def test_the_arms_run_end_to_end(run_short: RunShort, tmp_path: Path) -> None:
+    drawing = tmp_path / "growth.svg"
+    found = run_short(main, ["--presets", "tiny", "--arms", "shared,padded", "--growth", str(drawing)])
 
     keys = {"step_vs_padded", "peak_memory_vs_padded", "forward_over_backward"}
-    assert set(figures) == {
+    assert set(found.figures) == {
         *keys,
         *(f"{key}_tiny" for key in keys),
         "matrix_rate",
         "growth_slope_vs_tokens_tiny",
         "growth_slope_vs_flops_tiny",
     }
-    for figure in figures.values():
-        assert figure.keys() == {"median", "low", "high", "n", "unit"}
-    text = page.read_text(encoding="utf-8")
-    assert text == capsys.readouterr().out
-    assert "log-probabilities differ by at most" in text
+    assert "log-probabilities differ by at most" in found.tables
     assert ElementTree.parse(drawing).getroot().tag.endswith("svg")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--arms", "padded"], "argument --arms: 'padded': allowed are shared and, with it, any of padded, trl"),
-        (["--presets", "large"], "argument --presets: 'large': allowed are any of tiny, small"),
-        (["--group-size", "1"], "argument --group-size: '1': allowed are whole numbers from 2"),
-        (["--rounds", "none"], "argument --rounds: 'none': allowed are whole numbers from 1"),
-        (["--json", "/nowhere/speed.json"], "argument --json: /nowhere/speed.json: the folder /nowhere does not exist"),
-    ],
-)
-def test_mistakes_on_the_command_line(
-    arguments: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(arguments)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith(message)
-    assert captured.err.count("\n") == 1
