@@ -2,4 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytest.register_assert_rewrite("tests")  # also of what stands beside the tests
 pytest_plugins = ["pytester"]
