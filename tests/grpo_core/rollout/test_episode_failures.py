@@ -1,0 +1,128 @@
+"""What goes wrong in an episode: it is played again, or the caller hears of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+
+from grpo_core.config import EnvironmentConfig
+from grpo_core.environments import ConfiguredFactory, EnvironmentFactory
+from grpo_core.environments.arithmetic import ArithmeticEnvironment
+from grpo_core.errors import AdapterNotFoundError, EpisodeError, PromptError
+from grpo_core.rollout.episode import MAX_ATTEMPTS
+from grpo_core.rollout.protocol import Outcome
+from grpo_core.types import Observation
+from tests.grpo_core.rollout.batch_content import content
+from tests.grpo_core.rollout.duel import duels
+from tests.grpo_core.rollout.one_by_one import OneByOne
+from tests.grpo_core.rollout.rooms import SMALL, TINY, Rooms
+
+
+@pytest.mark.parametrize(
+    ("breaks", "num_rounds", "error"),
+    [
+        ("step", 1, "ZeroDivisionError: a broken rule"),
+        ("wrong move", 1, "InvalidActionError: a broken move"),
+        ("observe", 1, "KeyError: 'a lost board'"),
+        ("nobody", 1, "InvalidActionError: the environment observes no agent and is not done"),
+        ("prompt", 1, "PromptError: prompt of"),
+        ("rewards", 2, "KeyError: 'right'"),
+    ],
+)
+def test_a_failed_episode_is_played_again(
+    breaks: str, num_rounds: int, error: str, rooms: Rooms, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = content(rooms.collector(duels()).collect(4))
+    collector = rooms.collector(duels({7: breaks}))  # 0 to 2 play the openings, 3 to 5 are siblings of 0
+    with caplog.at_level(logging.WARNING, logger="grpo_core.rollout"):
+        batch = collector.collect(4)
+
+    (failure,) = collector.failures
+    assert batch.stats.num_failed_episodes == 1
+    assert [record.getMessage() for record in caplog.records if record.name == "grpo_core.rollout"] == [
+        f"{failure}; it is played again"
+    ]
+    assert str(failure).startswith("batch 4, group 1, sample 2, attempt 1 of 3: environment 'duel' with seed ")
+    assert failure.num_rounds == num_rounds
+    assert failure.error.startswith(error)
+    played = content(batch)
+    replaced = [1 * 8 + 2, 1 * 8 + 4 + 2]
+    assert [place for place, (one, other) in enumerate(zip(whole, played, strict=True)) if one != other] == replaced
+    for place in replaced:
+        assert played[place][3][0][0] == whole[place][3][0][0]  # from the same starting state
+        assert len(played[place][3]) == 2
+
+
+def test_agents_of_a_failed_episode_are_asked_no_further(rooms: Rooms) -> None:
+    engine = rooms.engine = OneByOne(rooms.engine)
+
+    rooms.collector(duels({7: "prompt"})).collect(0)
+
+    tickets = [place for place, request in enumerate(engine.submitted, 1) if len(request.prompt_ids) > 2048]
+    assert len(tickets) == 2  # of the left and the right
+    assert engine.cancelled == tickets[1:]
+
+
+def test_a_failed_opening_is_played_again(rooms: Rooms) -> None:
+    whole = rooms.collector(duels()).collect(0)
+    collector = rooms.collector(duels({1: "opening"}))
+    batch = collector.collect(0)
+
+    assert batch.stats.num_failed_episodes == 1
+    assert collector.failures[0].is_opening
+    assert "group 1, the opening, attempt 1" in str(collector.failures[0])
+    changed = [one != other for one, other in zip(content(whole), content(batch), strict=True)]
+    assert changed == [8 <= place < 16 for place in range(24)]
+
+
+@pytest.mark.parametrize("breaks", ["opening", "step", "observe", "nobody", "prompt", "rewards"])
+def test_an_episode_that_always_fails_is_an_error(breaks: str, rooms: Rooms) -> None:
+    engine = rooms.engine = OneByOne(rooms.engine)
+    collector = rooms.collector(duels(breaks), TINY)
+
+    with pytest.raises(EpisodeError, match=r"batch 0, group 0, .*, attempt 3 of 3: environment 'duel' .*; mend the"):
+        collector.collect(0)
+
+    assert max(failure.attempt for failure in collector.failures) == MAX_ATTEMPTS
+    assert not engine.waiting
+    assert len(content(rooms.collector(duels(), TINY).collect(0))) == 8
+
+
+def test_what_fails_before_anybody_answers_reaches_the_caller(rooms: Rooms) -> None:
+    class Unset(ArithmeticEnvironment):
+        def observe(self) -> tuple[Observation, ...]:
+            raise RuntimeError("no questions here")
+
+    collector = rooms.collector(ConfiguredFactory(EnvironmentConfig(), "unset", lambda _: Unset()))
+    with pytest.raises(RuntimeError, match="no questions here"):
+        collector.collect(0)
+    assert collector.failures == ()
+
+
+def test_a_prompt_that_does_not_fit_reaches_the_caller(
+    rooms: Rooms, arithmetic: EnvironmentFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once: the starting state's prompt would be too long in every attempt."""
+    engine = rooms.engine = OneByOne(rooms.engine)
+    collector = rooms.collector(arithmetic, SMALL.model_copy(update={"max_completion_tokens": 2045}))
+
+    with pytest.raises(PromptError, match="the model's context is 2048"):
+        collector.collect(0)
+
+    assert engine.num_steps == 1
+    assert not engine.waiting
+    assert collector.failures == ()
+    assert not caplog.records
+
+
+def test_an_adapter_that_is_missing_reaches_the_caller(rooms: Rooms) -> None:
+    class Elsewhere(OneByOne):
+        def step(self) -> list[Outcome]:
+            lost = AdapterNotFoundError("version 3 is gone")
+            return [replace(outcome, result=lost) for outcome in super().step()]
+
+    rooms.engine = Elsewhere(rooms.engine)
+    with pytest.raises(AdapterNotFoundError, match="version 3"):
+        rooms.collector(duels()).collect(0)
