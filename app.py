@@ -29,7 +29,6 @@ import modal
 from grpo_core.cloud.gpus import DEFAULT_GPU, GPU_VARIABLE, gpu_setting, num_gpus
 from grpo_core.cloud.images import project_image
 from grpo_core.config import build_config
-from grpo_core.errors import ConfigError
 from grpo_core.home import Home
 
 if TYPE_CHECKING:
@@ -102,6 +101,7 @@ def train_grpo(
     """
     from grpo_core.cloud.claim import claim_run
     from grpo_core.cloud.modal_calls import fleet_of, is_running, show_logs, this_call
+    from grpo_core.cloud.refusals import check_workers
     from grpo_core.cloud.training import has_checkpoint, train_run, train_with_torchrun
 
     values = _values(preset, environment, horizon, compact_prompts, use_state_cache, groups, samples)
@@ -118,11 +118,7 @@ def train_grpo(
         values["rollout"]["engine"] = engine
     values = json.loads(settings) if settings else values
     config = build_config({**values, "run": values["run"] or this_call()})
-    if workers and num_gpus(GPU) > 1:
-        raise ConfigError(
-            f"workers {workers} with GRPO_MODAL_GPU {GPU!r}: the first GPU plays for all; leave workers out, or "
-            "train on one GPU"
-        )
+    check_workers(workers, GPU)
     show_logs()
     if detach:
         print("note: this run is not detached; --detach counts in front: modal run --detach app.py::train_grpo")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from grpo_core.commands.modal_app import add_modal_flag, running_app
+from grpo_core.commands.modal_app import add_modal_flag, check_for_modal, running_app
 from grpo_core.commands.options import add_config_flags, config_from_flags
 from grpo_core.config import GrpoConfig
 from grpo_core.home import Home, check_name
@@ -68,6 +68,7 @@ def _keep(
     """Here, or with ``--modal`` in a container of the app, which prints the same."""
     warmup = not flags.no_warmup
     if flags.modal:
+        check_for_modal(config)
         with running_app() as app:
             app.measure.remote(config.model_dump_json(), name, what, warmup, traced)
         console.print(f"fetch it: modal volume get {app.DATA.name} benchmarks/{name}.json", soft_wrap=True)

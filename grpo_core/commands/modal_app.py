@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError, CredentialsError, EngineError
 
 
@@ -17,6 +19,20 @@ def add_modal_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--modal", action="store_true", help="run it on Modal, on the GPU that GRPO_MODAL_GPU names (default L4)"
     )
+
+
+def check_for_modal(config: GrpoConfig, num_workers: int = 0) -> None:
+    """See here that the containers can run ``config``, with ``num_workers`` that play, as far as that can be told.
+
+    Raises:
+        ConfigError, ModelError: as ``grpo_core.cloud.refusals``, or GRPO_MODAL_GPU names no GPU.
+    """
+    from grpo_core.cloud.gpus import DEFAULT_GPU, GPU_VARIABLE, gpu_setting
+    from grpo_core.cloud.refusals import check_settings, check_workers
+
+    gpu = gpu_setting(os.environ.get(GPU_VARIABLE) or DEFAULT_GPU)
+    check_settings(config, gpu)
+    check_workers(num_workers, gpu)
 
 
 @contextmanager

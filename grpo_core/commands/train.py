@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from grpo_core.commands.modal_app import add_modal_flag, running_app
+from grpo_core.commands.modal_app import add_modal_flag, check_for_modal, running_app
 from grpo_core.commands.options import add_config_flags, config_from_flags
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
@@ -42,6 +42,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     if flags.modal:
         if flags.processes != 1:
             raise ConfigError("--processes: on Modal the GPUs count, as in GRPO_MODAL_GPU=H100:4; leave it out")
+        check_for_modal(config, flags.workers)
         engine = config.rollout.engine if "engine" in config.rollout.model_fields_set else "auto"
         settings = config.model_dump_json()
         with running_app() as app:

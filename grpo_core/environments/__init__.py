@@ -16,7 +16,7 @@ from grpo_core.environments.diplomacy.phase import PhaseCache
 from grpo_core.environments.protocol import Environment, EnvironmentFactory
 from grpo_core.errors import ConfigError
 
-__all__ = ["ConfiguredFactory", "Environment", "EnvironmentFactory", "make_environment_factory"]
+__all__ = ["ConfiguredFactory", "Environment", "EnvironmentFactory", "check_environment", "make_environment_factory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,18 @@ class ConfiguredFactory:
         return self.make(self.config)
 
 
+def check_environment(config: EnvironmentConfig) -> None:
+    """See that ``config.name`` is a name of ours or looks like that of a factory. Nothing is imported.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if config.name not in ("arithmetic", "diplomacy") and ":" not in config.name:
+        raise ConfigError(
+            f"environment.name {config.name!r} is not known; allowed: arithmetic, diplomacy, or package.module:factory"
+        )
+
+
 def make_environment_factory(config: EnvironmentConfig) -> EnvironmentFactory:
     """The factory of the environment that ``config.name`` names.
 
@@ -38,15 +50,12 @@ def make_environment_factory(config: EnvironmentConfig) -> EnvironmentFactory:
         ConfigError: no such environment, or a factory that cannot be imported.
         MissingPackageError: the environment needs a package that is not installed.
     """
+    check_environment(config)
     if config.name == "arithmetic":
         return ConfiguredFactory(config, f"arithmetic max_operand={config.max_operand}", _make_arithmetic)
     if config.name == "diplomacy":
         return ConfiguredFactory(config, _diplomacy_key(config), partial(_make_diplomacy, PhaseCache()))
-    if ":" in config.name:
-        return ConfiguredFactory(config, f"custom {config.model_dump_json()}", _import_factory(config.name))
-    raise ConfigError(
-        f"environment.name {config.name!r} is not known; allowed: arithmetic, diplomacy, or package.module:factory"
-    )
+    return ConfiguredFactory(config, f"custom {config.model_dump_json()}", _import_factory(config.name))
 
 
 def _make_arithmetic(config: EnvironmentConfig) -> Environment:

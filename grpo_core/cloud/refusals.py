@@ -1,0 +1,77 @@
+"""What a container of the app would refuse, said here before anything is sent.
+
+Left to the container is what only it knows: whether a model's folder is on a volume, a hub id exists, or an environment
+of one's own can be imported there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from grpo_core.cloud.gpus import GPU_VARIABLE, NO_GPU, num_gpus
+from grpo_core.config import GrpoConfig, ModelConfig
+from grpo_core.environments import check_environment
+from grpo_core.errors import ConfigError, ModelError
+
+
+def check_settings(config: GrpoConfig, gpu: str | None) -> None:
+    """See that containers with ``gpu``, a checked setting, can run ``config``.
+
+    Raises:
+        ConfigError, ModelError: as the container would say it.
+    """
+    check_environment(config.environment)
+    _check_model(config.model.name)
+    device = _check_device(config.model, gpu)
+    if config.rollout.engine == "vllm" and gpu is None:
+        raise ConfigError(
+            f"rollout.engine 'vllm' with {GPU_VARIABLE} {NO_GPU!r}: containers without a GPU have no vLLM; name a GPU, "
+            "or use 'torch'"
+        )
+    if config.rollout.engine == "vllm" and device != "cuda":
+        raise ConfigError(
+            f"model.device {config.model.device!r} with rollout.engine 'vllm': vLLM in a container runs on cuda; leave "
+            "model.device out"
+        )
+
+
+def check_workers(num_workers: int, gpu: str | None) -> None:
+    """See that so many workers can play for a trainer on ``gpu``, a checked setting; 0 is none.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if num_workers < 0:
+        raise ConfigError(f"workers {num_workers}: give 1 or more, or 0 for rollouts beside the trainer")
+    if num_workers and num_gpus(gpu) > 1:
+        raise ConfigError(
+            f"workers {num_workers} with {GPU_VARIABLE} {gpu!r}: the first GPU plays for all; leave workers out, or "
+            "train on one GPU"
+        )
+
+
+def _check_model(name: str) -> None:
+    """A path, or a hub id, has a slash; a folder without one is relative to the working folder, here or there."""
+    from grpo_core.presets import PRESETS
+
+    if name not in PRESETS and "/" not in name and not Path(name).is_dir():
+        raise ModelError(
+            f"model {name!r}: no such preset; allowed: {', '.join(PRESETS)}, a model folder on a volume, or a hub id "
+            "such as 'Qwen/Qwen2.5-0.5B'"
+        )
+
+
+def _check_device(model: ModelConfig, gpu: str | None) -> str:
+    """The device type that ``model.device`` is there."""
+    import torch
+
+    if model.device == "auto":
+        return "cpu" if gpu is None else "cuda"
+    try:
+        device = torch.device(model.device).type
+    except RuntimeError:
+        device = ""
+    if device == "cpu" or (device == "cuda" and gpu is not None):
+        return device
+    allowed = "'auto' or 'cpu'" if gpu is None else "'auto', 'cpu' or 'cuda'"
+    raise ModelError(f"model.device {model.device!r} with {GPU_VARIABLE} {gpu or NO_GPU!r}: use {allowed}")
