@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 
 from grpo_core.config import GrpoConfig
@@ -20,11 +21,16 @@ def check_engine(config: GrpoConfig) -> None:
 
     Raises:
         MissingPackageError: it needs a package that is not installed.
-        ConfigError: it would sample on another device than ``model.device``.
+        ConfigError: it does not run on this system, or would sample on another device than ``model.device``.
         ModelError: there is no such device.
     """
     if config.rollout.engine != "vllm":
         return
+    if sys.platform != "linux":
+        raise ConfigError(
+            f"rollout.engine 'vllm' runs on Linux only, and this is {sys.platform}; use 'torch', or 'plain' for other "
+            "architectures"
+        )
     if find_spec("vllm") is None:
         raise MissingPackageError(
             "rollout.engine 'vllm' needs the package vllm, which is not installed; install the extra 'vllm' "

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from grpo_core.config import GrpoConfig, build_config
-from grpo_core.errors import MissingPackageError, ModelError
+from grpo_core.errors import ConfigError, MissingPackageError, ModelError
 from grpo_core.home import Home
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
@@ -123,3 +123,14 @@ def test_a_missing_vllm_is_one_line_before_anything_is_loaded(tmp_path: Path) ->
             check(config)
         assert "\n" not in str(raised.value)
     assert not (tmp_path / "data").exists()
+
+
+def test_where_vllm_does_not_run_one_line_names_the_engines_that_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("grpo_core.rollout.engines.sys.platform", "darwin")
+
+    with pytest.raises(ConfigError, match="runs on Linux only, and this is darwin; use 'torch'") as raised:
+        check_engine(config_of(tmp_path / "no-such-model", engine="vllm"))
+
+    assert "\n" not in str(raised.value)
