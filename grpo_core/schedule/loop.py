@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from grpo_core.errors import ConfigError
+from grpo_core.errors import ConfigError, GrpoError
 from grpo_core.schedule.buffer import Lease, RolloutBuffer
 from grpo_core.schedule.cores import own_torch_threads
 from grpo_core.schedule.followers import send_batch, send_end, send_start
@@ -64,6 +64,7 @@ def train(
     Raises:
         ConfigError: the run has a checkpoint already and ``resume`` is off.
         CheckpointError, AdapterError: there is nothing to resume, or it does not fit.
+        GrpoError: as ``Collector.collect``, or the engine has died. The steps that were done are saved.
     """
     config = stack.config
     resumed = _prepare(stack, resume)
@@ -83,7 +84,7 @@ def train(
     with _open_buffer(stack, resumed) as buffer, own_torch_threads(config, stack.trainer.ranks.size):
         stopping = threading.Event()
         with stop_on_interrupt(stopping, buffer), rollout_thread(stack, buffer, telemetry):
-            while not stopping.is_set() and (lease := buffer.take()) is not None:
+            while not stopping.is_set() and (lease := _take(buffer, checkpoints)) is not None:
                 report = _train_step(stack, lease, telemetry)
                 random_state = capture_random_state()  # here: without lag, nobody plays until the step is acknowledged
                 buffer.acknowledge(lease)
@@ -161,6 +162,15 @@ class _Checkpoints:
         )
         self._unsaved = None
         buffer.forget_trained()
+
+
+def _take(buffer: RolloutBuffer, checkpoints: _Checkpoints) -> Lease | None:
+    """As ``buffer.take``. Where nobody plays any more, the trainer is whole, and so no step of it is lost."""
+    try:
+        return buffer.take()
+    except GrpoError:
+        checkpoints.save_last(buffer)
+        raise
 
 
 def _train_step(stack: Stack, lease: Lease, telemetry: Telemetry) -> StepReport:
