@@ -1,6 +1,7 @@
 """Attention over a prefix tree: every token sees its ancestors, and its own node causally. Exact.
 
-On a CPU it is computed by blocks (see ``grpo_core.block_attention``), in float32 or float64. On a GPU it is
+On a CPU it is compiled code (``grpo_core.native``) for float32, and goes by blocks (``grpo_core.block_attention``) where
+there is none and in float64. On a GPU it is
 FlexAttention with a block mask, compiled once per bucket of lengths; elsewhere SDPA with a mask.
 
 Legend: H query heads, K key heads, T tokens of the layout, D head size.
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from grpo_core.block_attention import Block, BlockAttention, build_blocks
+from grpo_core.native.tree_attention import NativeTreeAttention, Sight, has_native_attention
 from grpo_core.prefix_tree import PrefixTree
 
 SMALLEST_BUCKET = 128
@@ -45,17 +47,31 @@ class TreePlan:
         # Under autocast the rotation makes float32 of them, which SDPA would undo itself.
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
         if queries.device.type == "cpu" and queries.dtype != torch.float16:
-            exact = (tensor.to(torch.promote_types(values.dtype, torch.float32)) for tensor in (queries, keys, values))
-            blocks = self._blocks if queries.shape[2] == keys.shape[2] else self._needed_blocks
-            output = BlockAttention.apply(*exact, scaling, blocks)
-            assert isinstance(output, Tensor)
-            return output.to(values.dtype)
+            return self._on_cpu(queries, keys, values, scaling)
         if queries.device.type == "cuda":
             return flex_tree_attention(queries, keys, values, scaling, self._block_mask, compiled_flex_attention())
         output = F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=self._mask, scale=scaling, enable_gqa=queries.shape[1] != keys.shape[1]
         )
         return output.transpose(1, 2)
+
+    def _on_cpu(self, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
+        exact = [tensor.to(torch.promote_types(values.dtype, torch.float32)) for tensor in (queries, keys, values)]
+        is_whole = queries.shape[2] == keys.shape[2]
+        if has_native_attention(*exact[:2]):
+            output = NativeTreeAttention.apply(*exact, scaling, self._sight if is_whole else self._needed_sight)
+        else:
+            output = BlockAttention.apply(*exact, scaling, self._blocks if is_whole else self._needed_blocks)
+        assert isinstance(output, Tensor)
+        return output.to(values.dtype)
+
+    @functools.cached_property
+    def _sight(self) -> Sight:
+        return Sight.of(self._tree.visible_until)
+
+    @functools.cached_property
+    def _needed_sight(self) -> Sight:
+        return Sight.of(self._tree.visible_until, self._needed)
 
     @functools.cached_property
     def _blocks(self) -> tuple[Block, ...]:

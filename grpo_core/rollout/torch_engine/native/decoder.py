@@ -8,18 +8,20 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from grpo_core.native.compiler import load_kernels
 from grpo_core.rollout.torch_engine.attention import PromptChunk, RowPlan
-from grpo_core.rollout.torch_engine.native.compiler import load_kernels
 from grpo_core.rollout.torch_engine.prefix_cache import PrefixNode
 from grpo_core.rollout.torch_engine.rows import RowBatch
 from grpo_core.rollout.torch_engine.weights import DecoderWeights
 
+SOURCE = Path(__file__).with_name("decode.c")
 LANES = 16  # sizes are multiples of it, as the C code wants
 MAX_GROUP = 16  # query heads of a key head
 MAX_HEAD_SIZE = 256
@@ -219,7 +221,7 @@ def open_native(weights: DecoderWeights) -> NativeDecoder | None:
         return None
     if weights.num_heads > MAX_GROUP * weights.num_key_heads:
         return None
-    kernels = load_kernels()
+    kernels = load_kernels(SOURCE)
     return NativeDecoder(kernels, weights) if kernels is not None else None
 
 

@@ -1,6 +1,6 @@
-"""Builds the C kernels of this package with the machine's own compiler, once per machine, and loads them.
+"""Builds the project's C kernels with the machine's own compiler, once per machine, and loads them.
 
-Where there is no compiler the engine computes the same with torch, and says once that it is slower.
+Where there is no compiler torch computes the same, and it is said once that this is slower.
 """
 
 from __future__ import annotations
@@ -24,23 +24,22 @@ from grpo_core.home import make_folder
 from grpo_core.presets import cache_folder
 
 FOLDER = Path(__file__).parent
-SOURCES = ("decode.c", "attention.h", "vectors.h")
 FLAGS = ("-std=gnu11", "-O3", "-fschedule-insns", "-march=native", "-fopenmp", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_TIMEOUT_S = 120
 
-logger = logging.getLogger("grpo_core.rollout")
+logger = logging.getLogger("grpo_core.native")
 
 
 @functools.cache
-def load_kernels() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where they cannot be built."""
+def load_kernels(source: Path) -> ctypes.CDLL | None:
+    """The compiled kernels of ``source``, a C file, or None where they cannot be built."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return None
     try:
-        return ctypes.CDLL(str(_library()))
+        return ctypes.CDLL(str(_library(source)))
     except (OSError, HomeError, _BuildError, subprocess.TimeoutExpired) as error:
-        logger.warning("decoding with torch, which is slower on this CPU than compiled code: %s", error)
+        logger.warning("%s: torch computes it, which is slower on this CPU than compiled code: %s", source.stem, error)
         return None
 
 
@@ -48,19 +47,20 @@ class _BuildError(Exception):
     pass
 
 
-def _library() -> Path:
-    """The library built from ``SOURCES`` for this processor. One process builds, others wait for it."""
-    source = b"".join((FOLDER / name).read_bytes() for name in SOURCES)
+def _library(source: Path) -> Path:
+    """The library built from ``source`` for this processor. One process builds, others wait for it."""
+    headers = sorted({*FOLDER.glob("*.h"), *source.parent.glob("*.h")})
+    text = b"".join(path.read_bytes() for path in (source, *headers))
     compilers = list(_compilers())
     if not compilers:
         raise _BuildError(f"no C compiler; install one ({', '.join(COMPILERS[1:])}), or set CC to its path")
     described = "\n".join((*FLAGS, *compilers, _processor()))
-    key = hashlib.sha256(source + described.encode()).hexdigest()[:16]
-    library = make_folder(cache_folder() / "kernels") / f"decode-{key}.so"
+    key = hashlib.sha256(text + described.encode()).hexdigest()[:16]
+    library = make_folder(cache_folder() / "kernels") / f"{source.stem}-{key}.so"
     if not library.exists():
         with FileLock(library.with_suffix(".lock")):
             if not library.exists():
-                _build(compilers, library)
+                _build(compilers, source, library)
     return library
 
 
@@ -79,12 +79,12 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in info if line.startswith(said)}))
 
 
-def _build(compilers: list[str], library: Path) -> None:
+def _build(compilers: list[str], source: Path, library: Path) -> None:
     failures: list[str] = []
     for compiler in compilers:
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             built = Path(folder) / library.name
-            command = [compiler, *FLAGS, str(FOLDER / SOURCES[0]), "-o", str(built), "-lm"]
+            command = [compiler, *FLAGS, f"-I{FOLDER}", str(source), "-o", str(built), "-lm"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
             if done.returncode == 0:
                 built.replace(library)
