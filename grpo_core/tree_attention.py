@@ -1,8 +1,8 @@
 """Attention over a prefix tree: every token sees its ancestors, and its own node causally. Exact.
 
-On a CPU it is compiled code (``grpo_core.native``) for float32, and goes by blocks (``grpo_core.block_attention``) where
-there is none and in float64. On a GPU it is
-FlexAttention with a block mask, compiled once per bucket of lengths; elsewhere SDPA with a mask.
+On a CPU float32 is compiled code (``grpo_core.native``); float64, and all where nothing can be compiled, goes by blocks
+(``grpo_core.block_attention``). On a GPU it is FlexAttention with a block mask, compiled once per bucket of lengths;
+elsewhere SDPA with a mask.
 
 Legend: H query heads, K key heads, T tokens of the layout, D head size.
 """

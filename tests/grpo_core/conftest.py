@@ -6,7 +6,7 @@ The models have few parameters but spread-out weights, so that their distributio
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,18 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def fresh_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The folder of compiled code of a machine on which nothing was compiled yet."""
+    from grpo_core.native.compiler import load_kernels
+
+    monkeypatch.setenv("GRPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CC", raising=False)
+    load_kernels.cache_clear()
+    yield tmp_path / "cache" / "kernels"
+    load_kernels.cache_clear()
 
 
 @pytest.fixture(scope="session")
