@@ -16,7 +16,7 @@ VALUES = {"errors", "types"}
 BASE = VALUES | {"config", "home"}
 POLICY = {
     *("attention", "block_attention", "corpus", "dense", "environments", "head", "heap", "layers", "lora", "model"),
-    *("packing", "prefix_tree", "presets", "tree_attention"),
+    *("native", "packing", "prefix_tree", "presets", "tree_attention"),
 }
 LOWER = BASE | POLICY
 MAY_IMPORT = {

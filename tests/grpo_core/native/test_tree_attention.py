@@ -176,14 +176,14 @@ def test_without_a_compiler_blocks_compute_it_and_that_is_said_once(
 ) -> None:
     monkeypatch.setenv("PATH", "")
     tree = trees()["groups"]
-    *read, _ = random_inputs(tree, tree.num_tokens, (4, 2, 16))
+    q, k, v, _ = random_inputs(tree, tree.num_tokens, (4, 2, 16))
     plan = TreePlan(tree, torch.device("cpu"))
 
     with caplog.at_level(logging.WARNING):
-        outputs = [plan.attend(0, *read, SCALING) for _ in range(2)]
+        outputs = [plan.attend(0, q, k, v, SCALING) for _ in range(2)]
 
     assert torch.equal(*outputs)
-    by_block = BlockAttention.apply(*read, SCALING, build_blocks(tree))  # pyright: ignore[reportCallIssue]
+    by_block = BlockAttention.apply(q, k, v, SCALING, build_blocks(tree))
     assert isinstance(by_block, Tensor)
     assert torch.equal(outputs[0], by_block)
     (said,) = [record.getMessage() for record in caplog.records if record.name == "grpo_core.native"]
