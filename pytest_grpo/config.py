@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import Literal, cast
 
 import pytest
 
+from pytest_grpo.device import DeviceProfile, detect_device_profile
 from pytest_grpo.phases import parse_phases, phases_in_expression
 from pytest_grpo.remote.protocol import CHILD_PLUGIN
 from pytest_grpo.remote.settings import ModalSettings
 
-DeviceProfile = Literal["cpu", "gpu"]
 RemoteKind = Literal["modal", "subprocess"]
 
 DEFAULT_TOLERANCE = 0.05
@@ -114,38 +113,6 @@ def check_systems(settings: PluginConfig) -> None:
             from pytest_grpo.systems.load import find_system
 
             find_system(name)
-
-
-def detect_device_profile() -> DeviceProfile:
-    """``gpu`` when NVML sees a device that this process may use. Imports no torch."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return "cpu"
-    return "gpu" if _gpu_name() else "cpu"
-
-
-@functools.cache
-def describe_device(profile: DeviceProfile) -> str:
-    """One line for people: the profile and what stands behind it."""
-    if profile == "gpu":
-        return f"gpu {_gpu_name()}".rstrip()
-    import platform
-
-    return f"cpu {platform.machine()}, {os.cpu_count()} cores"
-
-
-def _gpu_name() -> str:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ""
-    try:
-        return str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)))
-    except pynvml.NVMLError:
-        return ""
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def _value(config: pytest.Config, name: str) -> str:
