@@ -1,73 +1,65 @@
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import random
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
+from bench.verdict_quality import main
+from bench.verdict_study import noises
+from bench.verdict_study.decisions import decide, judge_one, suite_failures
+from bench.verdict_study.quality import study
+from bench.verdict_study.rate import Rate
+from bench.verdict_study.timings import order_signs, simulate
 from pytest_grpo import measure
 from pytest_grpo.stats import Plan
 from pytest_grpo.types import Verdict
 
-SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "verdict_quality.py"
 REQUIRED_KEYS = {"false_fail_rate", "wrong_verdict_rate_at_threshold", "power_at_10_percent"}
 
 
-@pytest.fixture(scope="module")
-def quality() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("verdict_quality", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["verdict_quality"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_order_is_that_of_the_harness(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_is_that_of_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
     num_pairs = 24
     monkeypatch.setattr(measure, "MIN_SAMPLE_S", 0.0)  # one run per sample
     runs: list[float] = []
     sampler = measure.Sampler({"a": lambda: runs.append(1.0), "b": lambda: runs.append(-1.0)}, rng=random.Random(1))
     sampler.take_until(num_pairs)
     measured = runs[-2 * num_pairs :]
-    simulated = quality.order_signs(np.random.default_rng(0), 200, num_pairs)
+    simulated = order_signs(np.random.default_rng(0), 200, num_pairs)
     assert measured[1::2] == [-first for first in measured[0::2]]
     for signs in (np.array(measured[0::2]), *simulated[:2]):
         assert abs(signs.sum()) < num_pairs / 2
         assert abs((signs[0::2] * signs[1::2]).sum()) < num_pairs / 2  # neighbours neither mirror nor repeat each other
 
 
-def test_counting_decides_as_the_harness_does(quality: ModuleType) -> None:
+def test_counting_decides_as_the_harness_does() -> None:
     rng = np.random.default_rng(1)
     plans = [Plan(fail_alpha=0.001), Plan(looks=(3, 9, 20), pass_alpha=0.2, fail_alpha=0.1)]
     for plan, shift in itertools.product(plans, (-0.06, -0.02, 0.0, 0.02, 0.06)):
         logs = shift + 0.06 * rng.standard_normal((60, plan.looks[-1]))
-        codes, used = quality.decide(logs, plan)
-        one_by_one = [quality.judge_one(row, plan) for row in logs]
+        codes, used = decide(logs, plan)
+        one_by_one = [judge_one(row, plan) for row in logs]
         assert one_by_one == list(zip(codes.tolist(), used.tolist(), strict=True))
 
 
-def test_noises_are_what_their_names_say(quality: ModuleType) -> None:
+def test_noises_are_what_their_names_say() -> None:
     rng, shape = np.random.default_rng(2), (4_000, 80)
     for name in ("independent", "drift", "fast_drift"):
-        assert getattr(quality, name)(rng, shape).std() == pytest.approx(quality.JITTER, rel=0.02)
+        assert getattr(noises, name)(rng, shape).std() == pytest.approx(noises.JITTER, rel=0.02)
     for name, memory in (("independent", 0.0), ("drift", 0.9), ("fast_drift", 0.5)):
-        values = getattr(quality, name)(rng, shape)
+        values = getattr(noises, name)(rng, shape)
         neighbours = np.corrcoef(values[:, :-1].ravel(), values[:, 1:].ravel())[0, 1]
         assert neighbours == pytest.approx(memory, abs=0.02)
-    heavy = np.abs(quality.heavy_tails(rng, shape))
-    assert np.median(heavy) == pytest.approx(0.765 * quality.JITTER, rel=0.02)
-    assert np.quantile(heavy, 0.999) > 8 * quality.JITTER
+    heavy = np.abs(noises.heavy_tails(rng, shape))
+    assert np.median(heavy) == pytest.approx(0.765 * noises.JITTER, rel=0.02)
+    assert np.quantile(heavy, 0.999) > 8 * noises.JITTER
 
 
-def test_bursts_last_five_to_ten_samples_a_tenth_of_the_time(quality: ModuleType) -> None:
-    slow = quality._slow_stretches(np.random.default_rng(3), (2_000, 80)) > 0
+def test_bursts_last_five_to_ten_samples_a_tenth_of_the_time() -> None:
+    slow = noises._slow_stretches(np.random.default_rng(3), (2_000, 80)) > 0
     assert slow.mean() == pytest.approx(0.1, abs=0.01)
     lengths = []
     for row in slow.tolist():
@@ -77,18 +69,18 @@ def test_bursts_last_five_to_ten_samples_a_tenth_of_the_time(quality: ModuleType
     assert np.mean([length <= 10 for length in lengths]) > 0.8  # longer: two stretches in a row
 
 
-def test_real_losses_give_their_share_back_and_sound_gates_pass(quality: ModuleType) -> None:
+def test_real_losses_give_their_share_back_and_sound_gates_pass() -> None:
     rng = np.random.default_rng(4)
     pairs = 0.04 * rng.standard_normal((300, 9, 40))
     is_loss = rng.random((300, 9)) < 0.5
-    failed = quality.suite_failures(pairs, np.where(is_loss, -0.2, 0.2))
+    failed = suite_failures(pairs, np.where(is_loss, -0.2, 0.2))
     assert (failed == is_loss).all()
 
 
-def test_blocks_raise_false_alarms_where_pairs_do_not(quality: ModuleType) -> None:
+def test_blocks_raise_false_alarms_where_pairs_do_not() -> None:
     rng = np.random.default_rng(5)
-    timings = quality.simulate(quality.bursts, rng, 200, 9, Plan().looks[-1])
-    found = quality.study(timings, rng)
+    timings = simulate(noises.bursts, rng, 200, 9, Plan().looks[-1])
+    found = study(timings, rng)
     assert found.alarms["means of two blocks"].share > 0.2
     assert found.alarms["this plugin"].num_hits == 0
     powers = found.power[Verdict.FAIL, 0.1]
@@ -96,18 +88,16 @@ def test_blocks_raise_false_alarms_where_pairs_do_not(quality: ModuleType) -> No
     assert powers[-1].share > 0.99
 
 
-def test_rates_come_with_the_exact_interval(quality: ModuleType) -> None:
-    none_of_20 = quality.Rate(0, 20).as_json()
+def test_rates_come_with_the_exact_interval() -> None:
+    none_of_20 = Rate(0, 20).as_json()
     assert (none_of_20["median"], none_of_20["low"], none_of_20["n"], none_of_20["unit"]) == (0, 0, 20, "share")
     assert none_of_20["high"] == pytest.approx(1 - 0.025 ** (1 / 20))
 
 
-def test_json_has_the_rates_and_repeats(
-    quality: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_has_the_rates_and_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [tmp_path / name for name in ("one.json", "two.json")]
     for file in files:
-        assert quality.main(["--suites", "150", "--json", str(file)]) == 0
+        assert main(["--suites", "150", "--json", str(file)]) == 0
     rates = json.loads(files[0].read_text())
     assert rates.keys() >= REQUIRED_KEYS
     for rate in rates.values():
@@ -116,11 +106,11 @@ def test_json_has_the_rates_and_repeats(
     assert rates["false_fail_rate"]["n"] == 150
     assert files[0].read_bytes() == files[1].read_bytes()
     printed = capsys.readouterr().out
-    assert all(f"| {name} |" in printed for name in quality.NOISES)
+    assert all(f"| {name} |" in printed for name in noises.NOISES)
 
 
-def test_a_missing_folder_is_one_line(quality: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert quality.main(["--json", str(tmp_path / "none" / "rates.json")]) == 2
+def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json", str(tmp_path / "none" / "rates.json")]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
@@ -130,7 +120,7 @@ def test_a_missing_folder_is_one_line(quality: ModuleType, tmp_path: Path, capsy
 
 @pytest.mark.parametrize("option", ["--suites", "--gates"])
 @pytest.mark.parametrize("value", ["0", "1.5", "many"])
-def test_numbers_start_at_one(quality: ModuleType, option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_start_at_one(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        quality.main([option, value])
+        main([option, value])
     assert "whole numbers from 1" in capsys.readouterr().err

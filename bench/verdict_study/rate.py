@@ -1,0 +1,33 @@
+"""A share of trials, with its exact interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import binomtest
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """``num_hits`` of ``num_trials``."""
+
+    num_hits: int
+    num_trials: int
+
+    @classmethod
+    def of(cls, hits: ArrayLike) -> Rate:
+        return cls(int(np.count_nonzero(hits)), np.size(hits))
+
+    @property
+    def share(self) -> float:
+        return self.num_hits / self.num_trials
+
+    def as_json(self) -> dict[str, object]:
+        """With the exact 95 % interval of Clopper and Pearson."""
+        ends = binomtest(self.num_hits, self.num_trials).proportion_ci(0.95, method="exact")
+        return {"median": self.share, "low": ends.low, "high": ends.high, "n": self.num_trials, "unit": "share"}
+
+    def __str__(self) -> str:
+        return f"{100 * self.share:.{2 if self.share < 0.1 else 1}f} %"
