@@ -23,7 +23,8 @@ from transformers import PreTrainedConfig
 
 from grpo_core.attention import exact_packing, forward_hidden, takes_plan
 from grpo_core.errors import ModelError
-from grpo_core.head import ChosenTokens, Support, TokenScores, score_tokens
+from grpo_core.head.chosen import ChosenTokens, Support, TokenScores
+from grpo_core.head.scores import score_tokens
 from grpo_core.prefix_tree import PrefixTree, build_rows, build_tree, related
 from grpo_core.tree_attention import TreePlan
 from grpo_core.types import Bool, Completion, Int32, Packing

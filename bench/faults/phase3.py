@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from grpo_core.config import ModelConfig
-    from grpo_core.head import TokenScores
+    from grpo_core.head.chosen import TokenScores
     from grpo_core.packing import Pack, PackedBatch
     from grpo_core.tree_attention import TreePlan
     from grpo_core.types import Completion, Packing

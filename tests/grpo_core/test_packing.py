@@ -275,8 +275,8 @@ def test_the_head_chunks_long_batches_without_a_seam(
 ) -> None:
     with torch.no_grad():
         whole = packed_logprobs(policy, mixed, packing="shared_prefix")
-        monkeypatch.setattr("grpo_core.head.MIN_CHUNK_TOKENS", 3)
-        monkeypatch.setattr("grpo_core.head.MAX_CHUNK_LOGITS", {"cpu": 1})
+        monkeypatch.setattr("grpo_core.head.chunks.MIN_CHUNK_TOKENS", 3)
+        monkeypatch.setattr("grpo_core.head.chunks.MAX_CHUNK_LOGITS", {"cpu": 1})
         chunked = packed_logprobs(policy, mixed, packing="shared_prefix")
 
     for a, b in zip(whole, chunked, strict=True):

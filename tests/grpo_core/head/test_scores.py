@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grpo_core import head as head_module
-from grpo_core.head import ChosenTokens, Support, TokenScores, score_tokens
+from grpo_core.head import chunks
+from grpo_core.head.chosen import ChosenTokens, Support, TokenScores
+from grpo_core.head.scores import _Scores, score_tokens
 
 HIDDEN, VOCAB, NUM = 5, 17, 9
 
@@ -52,10 +53,10 @@ def plain(states: Tensor, head: nn.Linear, chosen: ChosenTokens) -> TokenScores:
 @pytest.fixture(params=["blocks", "ragged", "small_chunks"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How supports are computed, and in what chunks."""
-    monkeypatch.setattr(head_module, "GATHER_COST", 0 if request.param == "ragged" else 10**6)
+    monkeypatch.setattr(chunks, "GATHER_COST", 0 if request.param == "ragged" else 10**6)
     if request.param == "small_chunks":
-        monkeypatch.setattr(head_module, "MIN_CHUNK_TOKENS", 2)
-        monkeypatch.setattr(head_module, "MAX_CHUNK_LOGITS", {"cpu": 1})
+        monkeypatch.setattr(chunks, "MIN_CHUNK_TOKENS", 2)
+        monkeypatch.setattr(chunks, "MAX_CHUNK_LOGITS", {"cpu": 1})
     return request.param
 
 
@@ -84,7 +85,7 @@ def test_gradients_are_those_of_finite_differences(path: str, supports: bool) ->
     states, head, chosen = problem(1, supports=supports, bias=True)
 
     def score(states: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        return head_module._Scores.apply(states, weight, bias, chosen, True)  # pyright: ignore[reportReturnType]
+        return _Scores.apply(states, weight, bias, chosen, True)  # pyright: ignore[reportReturnType]
 
     weight, bias = head.weight.detach(), head.bias.detach()
     assert torch.autograd.gradcheck(lambda states: score(states, weight, bias), [states])
@@ -121,8 +122,8 @@ def test_large_and_impossible_logits_stay_finite() -> None:
 
 def test_never_two_tensors_of_tokens_times_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all tensors that are made, none has more entries than a chunk."""
-    monkeypatch.setattr(head_module, "MIN_CHUNK_TOKENS", 8)
-    monkeypatch.setattr(head_module, "MAX_CHUNK_LOGITS", {"cpu": 1})
+    monkeypatch.setattr(chunks, "MIN_CHUNK_TOKENS", 8)
+    monkeypatch.setattr(chunks, "MAX_CHUNK_LOGITS", {"cpu": 1})
     sizes: list[int] = []
 
     class Watch(TorchDispatchMode):
