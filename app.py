@@ -20,14 +20,15 @@ containers do is in ``grpo_core.cloud``; docs/modal.md says how to use it.
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import modal
 
+from grpo_core.cloud.flags import rollout_values, schedule_values
 from grpo_core.cloud.gpus import DEFAULT_GPU, GPU_VARIABLE, gpu_setting, num_gpus
 from grpo_core.cloud.images import project_image
+from grpo_core.cloud.volumes import CACHE, VOLUMES, commit, reload
 from grpo_core.config import build_config
 from grpo_core.home import Home
 
@@ -43,12 +44,6 @@ _secret_names = [name.strip() for name in os.environ.get("GRPO_MODAL_SECRETS", "
 
 GPU = gpu_setting(_gpu_name)
 SECRETS = [modal.Secret.from_name(name) for name in _secret_names]
-DATA = modal.Volume.from_name("pytest-grpo-data", create_if_missing=True, version=2)
-TRACES = modal.Volume.from_name("pytest-grpo-traces", create_if_missing=True, version=2)
-MODELS = modal.Volume.from_name("pytest-grpo-models", create_if_missing=True, version=2)
-Volumes = dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount]
-CACHE: Volumes = {"/models": MODELS}  # apart: a loaded model keeps its file open, and Modal reloads no such volume
-VOLUMES: Volumes = {"/data": DATA, "/traces": TRACES, **CACHE}
 
 ENVIRONMENT: dict[str, str] = {
     # A container imports this file again and must come to the same settings.
@@ -104,16 +99,8 @@ def train_grpo(
     from grpo_core.cloud.refusals import check_workers
     from grpo_core.cloud.training import has_checkpoint, train_run, train_with_torchrun
 
-    values = _values(preset, environment, horizon, compact_prompts, use_state_cache, groups, samples)
-    values |= {
-        "run": run,
-        "schedule": {
-            "num_steps": steps,
-            "buffer_depth": buffer_depth,
-            "max_policy_lag_steps": policy_lag,
-            "checkpoint_every_steps": checkpoint_every,
-        },
-    }
+    values = rollout_values(preset, environment, horizon, compact_prompts, use_state_cache, groups, samples)
+    values |= {"run": run, **schedule_values(steps, buffer_depth, policy_lag, checkpoint_every)}
     if engine != "auto":
         values["rollout"]["engine"] = engine
     values = json.loads(settings) if settings else values
@@ -124,13 +111,13 @@ def train_grpo(
         print("note: this run is not detached; --detach counts in front: modal run --detach app.py::train_grpo")
     home = Home.from_environment()
     is_again = claim_run(home, config.run, this_call(), is_running)
-    _commit()
+    commit()
     resume = resume or (is_again and has_checkpoint(config, home))
     if num_gpus(GPU) > 1 and not modal.is_local():
-        summary = train_with_torchrun(config, home, num_gpus(GPU), commit=_commit, resume=resume)
+        summary = train_with_torchrun(config, home, num_gpus(GPU), commit=commit, resume=resume)
     else:
         fleet = fleet_of(run_rollout, config, workers, engine) if workers else None
-        summary = train_run(config, home, commit=_commit, resume=resume, fleet=fleet)
+        summary = train_run(config, home, commit=commit, resume=resume, fleet=fleet)
     print(json.dumps(summary))
     return summary
 
@@ -164,12 +151,12 @@ def run_rollout(
         GrpoError: another value is not allowed.
     """
     from grpo_core.cloud.modal_calls import ask_engine, show_logs
-    from grpo_core.cloud.worker import play_groups
+    from grpo_core.cloud.worker import play_groups, summarize
 
-    values = _values(preset, environment, horizon, compact_prompts, use_state_cache, groups, samples)
+    values = rollout_values(preset, environment, horizon, compact_prompts, use_state_cache, groups, samples)
     config = build_config({**(json.loads(settings) if settings else values), "run": run})
     show_logs()
-    distant, find_latest = ask_engine(InferenceEngine, config, engine, _reload)
+    distant, find_latest = ask_engine(InferenceEngine, config, engine, reload)
     version = find_latest() if version == LATEST else version
     end_group = first_group + num_groups if num_groups else config.rollout.num_groups
     groups_here = range(first_group, end_group)
@@ -178,18 +165,8 @@ def run_rollout(
     finally:
         distant.close()
     if config.environment.use_state_cache:
-        _commit()
-    rewards = [trajectory.reward for group in batch.groups for trajectory in group.trajectories]
-    summary = {
-        "run": run,
-        "policy_version": swap.policy_version,
-        "adapter_cache_hit": swap.cache_hit,
-        "adapter_load_ms": swap.load_ms,
-        "num_asked_again": distant.num_asked_again,
-        "reward_mean": sum(rewards) / max(len(rewards), 1),
-        "tokens_per_second": batch.stats.tokens_per_second,
-        **asdict(batch.stats),
-    }
+        commit()
+    summary = {"run": run, **summarize(batch, swap, distant.num_asked_again)}
     if with_batch:
         return {**summary, "batch": batch}
     print(json.dumps(summary))
@@ -226,7 +203,7 @@ class InferenceEngine:
             show_logs()
             values = json.loads(self.settings) if self.settings else {"model": {"name": self.preset}}
             config = build_config({**values, "run": self.run})
-            self._opened = EngineService(config, Home.from_environment(), _reload, self.engine)
+            self._opened = EngineService(config, Home.from_environment(), reload, self.engine)
         return self._opened
 
     @modal.exit()
@@ -292,7 +269,7 @@ def measure(settings: str, profile_name: str, target: str, warmup: bool, traced:
             config, Home.from_environment(), console, profile_name, target, warmup=warmup, traced=traced
         )
     finally:
-        _commit()
+        commit()
 
 
 @app.function(volumes=VOLUMES)
@@ -305,7 +282,7 @@ def persist_profile_snapshot(profile_name: str, payload: dict[str, Any]) -> str:
     from grpo_core.telemetry import snapshots
 
     path = snapshots.persist_profile_snapshot(Home.from_environment(), profile_name, payload)
-    _commit()
+    commit()
     return str(path)
 
 
@@ -327,38 +304,3 @@ def record_pytest(request: str, files: bytes) -> list[str]:
     from pytest_grpo.remote.place import serve
 
     return list(serve(request, files))
-
-
-def _values(
-    preset: str,
-    environment: str,
-    horizon: int,
-    compact_prompts: bool,
-    use_state_cache: bool,
-    groups: int,
-    samples: int,
-) -> dict[str, Any]:
-    """Of a configuration."""
-    return {
-        "model": {"name": preset},
-        "environment": {
-            "name": environment,
-            "horizon": horizon,
-            "compact_prompts": compact_prompts,
-            "use_state_cache": use_state_cache,
-        },
-        "rollout": {"num_groups": groups, "group_size": samples},
-    }
-
-
-def _commit() -> None:
-    """Show other containers what this one wrote. Models are committed when their container ends."""
-    if not modal.is_local():
-        DATA.commit()
-        TRACES.commit()
-
-
-def _reload() -> None:
-    """See what other containers have committed."""
-    if not modal.is_local():
-        DATA.reload()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 from grpo_core.cloud.distant_engine import DistantEngine
 from grpo_core.config import GrpoConfig
 from grpo_core.environments import make_environment_factory
@@ -35,3 +38,17 @@ def play_groups(
         groups=groups,
     )
     return collector.collect(index), swap
+
+
+def summarize(batch: Batch, swap: AdapterSwap, num_asked_again: int) -> dict[str, Any]:
+    """What is told of the groups that were played: their version, rewards and statistics, for JSON."""
+    rewards = [trajectory.reward for group in batch.groups for trajectory in group.trajectories]
+    return {
+        "policy_version": swap.policy_version,
+        "adapter_cache_hit": swap.cache_hit,
+        "adapter_load_ms": swap.load_ms,
+        "num_asked_again": num_asked_again,
+        "reward_mean": sum(rewards) / max(len(rewards), 1),
+        "tokens_per_second": batch.stats.tokens_per_second,
+        **asdict(batch.stats),
+    }

@@ -68,12 +68,14 @@ def _keep(
     """Here, or with ``--modal`` in a container of the app, which prints the same."""
     warmup = not flags.no_warmup
     if flags.modal:
+        from grpo_core.cloud.volumes import DATA, TRACES
+
         check_for_modal(config)
         with running_app() as app:
             app.measure.remote(config.model_dump_json(), name, what, warmup, traced)
-        console.print(f"fetch it: modal volume get {app.DATA.name} benchmarks/{name}.json", soft_wrap=True)
+        console.print(f"fetch it: modal volume get {DATA.name} benchmarks/{name}.json", soft_wrap=True)
         if traced:
-            console.print(f"fetch it: modal volume get {app.TRACES.name} {name}", soft_wrap=True)
+            console.print(f"fetch it: modal volume get {TRACES.name} {name}", soft_wrap=True)
     else:
         keep_measurement(config, Home.from_environment(), console, name, what, warmup=warmup, traced=traced)
 
