@@ -112,9 +112,12 @@ class TrainingConfig(_Section):
     kl_coefficient: float = Field(default=0.01, ge=0)
     """Weight of the KL divergence to the base model. At 0 it is not computed."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """``k1`` belongs in the reward: in the loss its gradient has mean 0."""
+    """``k1`` belongs in the reward: in the loss its gradient has mean 0, unless ``kl_bias_correction`` is on."""
     kl_in: Literal["loss", "reward"] = "loss"
     """A term of the loss, or a penalty on the reward of the trajectory, before the advantages."""
+    kl_bias_correction: bool = False
+    """Multiply the KL term of a token by its ratio to ``old_logprobs``, so that its gradient is the divergence's own
+    (DeepSeek-V3.2; ``use_bias_correction_kl`` in TRL)."""
     old_logprobs: Literal["sampling", "recomputed"] = "sampling"
     """What the ratio of the loss is to: the sampler's log-probabilities, or the trainer's own, from one more forward
     pass before the update."""
@@ -172,6 +175,16 @@ class TrainingConfig(_Section):
             raise ValueError(
                 f"loss_length_tokens {self.loss_length_tokens} does not go with loss {self.loss!r}: it is what "
                 "'dr_grpo', and no other, divides by; set both or neither"
+            )
+        if self.kl_bias_correction and self.kl_in == "reward":
+            raise ValueError(
+                "kl_bias_correction does not go with kl_in 'reward': a reward has no gradient to correct; set kl_in to "
+                "'loss', or leave it out"
+            )
+        if self.kl_bias_correction and self.kl_estimator == "k2":
+            raise ValueError(
+                "kl_bias_correction does not go with kl_estimator 'k2', which is biased whatever weighs it; use 'k3', "
+                "or 'k1'"
             )
         if self.mismatch_correction.endswith("truncate") and self.old_logprobs == "sampling":
             raise ValueError(

@@ -116,6 +116,16 @@ def test_a_depth_that_would_grow_too_old_is_refused() -> None:
         ({"loss": "dr_grpo"}, "loss_length_tokens None does not go with loss 'dr_grpo'", {"loss_length_tokens": 64}),
         ({"loss_length_tokens": 64}, "loss_length_tokens 64 does not go with loss 'dapo'", {"loss": "dr_grpo"}),
         (
+            {"kl_bias_correction": True, "kl_in": "reward"},
+            "kl_bias_correction does not go with kl_in 'reward'",
+            {"kl_in": "loss"},
+        ),
+        (
+            {"kl_bias_correction": True, "kl_estimator": "k2"},
+            "kl_bias_correction does not go with kl_estimator 'k2'",
+            {"kl_estimator": "k1"},
+        ),
+        (
             {"mismatch_correction": "token_truncate"},
             "mismatch_correction 'token_truncate' needs old_logprobs 'recomputed'",
             {"old_logprobs": "recomputed"},

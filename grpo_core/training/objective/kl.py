@@ -25,4 +25,12 @@ def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return difference.exp() - difference - 1.0
 
 
+def bias_corrected(kl: Tensor, log_ratio: Tensor) -> Tensor:
+    """r kl, with r = p / p_old and its gradient: over tokens that the old policy sampled, k1 and k3 then estimate the
+    divergence of the policy itself, and their gradient its gradient, off policy and on it (DeepSeek-AI 2025,
+    DeepSeek-V3.2, section 3.1, "unbiased KL estimate").
+    """
+    return log_ratio.exp() * kl
+
+
 KL_ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}

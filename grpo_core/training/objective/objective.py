@@ -21,7 +21,7 @@ from grpo_core.packing import PackedBatch, TokenScores
 from grpo_core.training.advantages import group_advantages
 from grpo_core.training.objective.cispo import cispo_loss
 from grpo_core.training.objective.clipped import clipped_surrogate
-from grpo_core.training.objective.kl import KL_ESTIMATORS, k3
+from grpo_core.training.objective.kl import KL_ESTIMATORS, bias_corrected, k3
 from grpo_core.training.objective.known import KnownLogprobs, KnownTable, KnownTokens, num_chosen
 from grpo_core.training.objective.mismatch import masked_weights, truncated_weights
 from grpo_core.training.objective.normalisation import (
@@ -89,9 +89,7 @@ class Objective:
         config, logprobs = self._config, scores.logprobs
         known = self._table.tokens(batch.order, logprobs)
         log_ratio = logprobs - known.old_logprobs
-        if config.loss == "gspo":
-            log_ratio = sequence_means(log_ratio, known.sequences)
-        ratio = log_ratio.exp()
+        ratio = (sequence_means(log_ratio, known.sequences) if config.loss == "gspo" else log_ratio).exp()
         policy = _policy_term(config, logprobs, ratio, known.advantages)
         before = known.old_logprobs if self._is_recomputed else logprobs.detach()
         mismatch = before - known.sampling_logprobs
@@ -102,6 +100,8 @@ class Objective:
             kl = k3(logprobs.detach(), known.ref_logprobs)
             if config.kl_in == "loss":
                 estimate = KL_ESTIMATORS[config.kl_estimator](logprobs, known.ref_logprobs)
+                if config.kl_bias_correction:
+                    estimate = bias_corrected(estimate, log_ratio)  # the token's own ratio, in gspo too
                 loss = loss + config.kl_coefficient * (known.kl_weights * estimate).sum()
         if config.entropy_coefficient > 0:
             loss = loss - config.entropy_coefficient * (known.entropy_weights * scores.entropy).sum()

@@ -79,6 +79,7 @@ def with_rewards(batch: Batch, *rewards: float) -> Batch:
         {"loss": "gspo"},
         {"loss": "cispo"},
         {"loss": "sapo"},
+        {"kl_bias_correction": True},
         {"kl_in": "reward", "kl_estimator": "k1", "advantages": "leave_one_out"},
         {"mask_overlong": True, "entropy_coefficient": 0.1},
         {"top_entropy_share": 0.4, "mismatch_correction": "sequence_mask", "entropy_coefficient": 0.1, **RECOMPUTED},

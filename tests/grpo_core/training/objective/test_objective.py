@@ -25,6 +25,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "asymmetric and dual": {"clip_low": 0.1, "clip_high": 0.3, "clip_dual": 1.5},
     **{f"{kl} in the {place}": {"kl_coefficient": 0.2, "kl_estimator": kl, "kl_in": place}
        for kl in ("k1", "k2", "k3") for place in ("loss", "reward")},
+    **{f"corrected {kl} of {loss}": {"kl_coefficient": 0.2, "kl_estimator": kl, "kl_bias_correction": True,
+                                     "loss": loss} for kl, loss in (("k1", "dapo"), ("k3", "grpo"), ("k3", "gspo"))},
     **{advantages: {"advantages": advantages} for advantages in ("batch_std", "mean_only", "leave_one_out")},
     **{f"{level}_{how}": {"mismatch_correction": f"{level}_{how}", "mismatch_low": 0.8, "mismatch_high": 1.2,
                             **RECOMPUTED}
@@ -164,6 +166,18 @@ HALF = 2**-0.5  # the ratio of the second sequence, sqrt(0.5 * 1)
             {"kl_coefficient": 0.3, "kl_estimator": "k1"},
             (0.6 + 0.3 * np.log(1.5)) / 3,
             [0.1, 0.1, 1 / 3 + 0.1],
+        ),
+        # Weighed by the ratios 1.5, 0.5, 1: r k1 with the gradient r (k1 + 1).
+        (
+            {"kl_coefficient": 0.3, "kl_estimator": "k1", "kl_bias_correction": True},
+            (0.6 + 0.3 * (1.5 * np.log(1.5) - 0.5 * np.log(2) + np.log(2))) / 3,
+            [0.15 * (np.log(1.5) + 1), 0.05 * (1 - np.log(2)), 1 / 3 + 0.1 * (np.log(2) + 1)],
+        ),
+        # The same in gspo, whose policy term has a ratio of the sequence: the KL term keeps the token's own.
+        (
+            {"loss": "gspo", "kl_coefficient": 0.4, "kl_estimator": "k1", "kl_bias_correction": True},
+            -0.2 + 0.4 * (1.5 * np.log(1.5) / 2 + (np.log(2) - 0.5 * np.log(2)) / 4),
+            [0.3 * (np.log(1.5) + 1), 0.05 * (1 - np.log(2)), 0.1 * (np.log(2) + 1)],
         ),
         ({"entropy_coefficient": 0.5}, 0.2 - 0.5 * 3, [0, 0, 1 / 3]),
         # Only the first ratio is outside, so its token is left out, and still one of the three.

@@ -39,8 +39,7 @@ def make_trl(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> It
             model_init_kwargs={"dtype": "float32"},
             per_device_train_batch_size=2,
             num_generations=2,
-            use_bias_correction_kl=False,
-            **options,
+            **{"use_bias_correction_kl": False, **options},
         )
         trainer = GRPOTrainer(
             str(model_folder),
@@ -124,6 +123,21 @@ CASES = {
     "dual": ({"clip_dual": 1.4}, {"delta": 1.4}),
     "kl": ({"kl_coefficient": 0.3}, {"beta": 0.3}),
     "kl of grpo": ({"loss": "grpo", "kl_coefficient": 0.3}, {"loss_type": "grpo", "beta": 0.3}),
+    **{
+        f"corrected kl of {loss}": (
+            {"loss": loss, "kl_coefficient": 0.3, "kl_bias_correction": True},
+            {"loss_type": loss, "beta": 0.3, "use_bias_correction_kl": True},
+        )
+        for loss in ("dapo", "grpo", "sapo")
+    },
+    "corrected kl of cispo": (
+        {"loss": "cispo", "clip_high": 0.25, "kl_coefficient": 0.3, "kl_bias_correction": True},
+        {"loss_type": "cispo", "epsilon_high": 1.25, "beta": 0.3, "use_bias_correction_kl": True},
+    ),
+    "corrected kl and dual clip, recomputed": (
+        {"kl_coefficient": 0.3, "kl_bias_correction": True, "clip_dual": 1.4, "old_logprobs": "recomputed"},
+        {"beta": 0.3, "use_bias_correction_kl": True, "delta": 1.4},
+    ),
     "entropy bonus": ({"entropy_coefficient": 0.2}, {"entropy_coef": 0.2}),
     "entropy bonus of grpo": (
         {"loss": "grpo", "entropy_coefficient": 0.2},
