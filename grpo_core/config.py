@@ -77,11 +77,23 @@ class RolloutConfig(_Section):
     """Draw only tokens of at least this share of the most probable one's probability."""
     max_completion_tokens: int = Field(default=64, ge=1)
     """Of a free answer. A constrained one ends with its constraint."""
+    overlong_buffer_tokens: int = Field(default=0, ge=0)
+    """Soft overlong penalty (DAPO): over the last so many of ``max_completion_tokens``, what an answer earns falls by
+    up to 1. 0 is none."""
     max_batch_sequences: int = Field(default=256, ge=1)
     """Most sequences that decode together."""
     max_kv_bytes: int = Field(default=2 << 30, ge=1 << 20)
     """Keys and values that the engine may hold, cached prompts included. vLLM reserves them at its start."""
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _buffer_is_a_part(self) -> RolloutConfig:
+        if self.overlong_buffer_tokens > self.max_completion_tokens:
+            raise ValueError(
+                f"overlong_buffer_tokens {self.overlong_buffer_tokens} is more than max_completion_tokens "
+                f"{self.max_completion_tokens}, whose last part it is; lower it"
+            )
+        return self
 
 
 class TrainingConfig(_Section):

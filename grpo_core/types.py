@@ -86,6 +86,7 @@ class Trajectory:
     agent: str
     turns: tuple[Completion, ...]
     reward: float
+    overlong_penalty: float = 0.0  # 0 to -1, a part of what is trained on, and not of ``reward``
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ class StepMetrics:
     loss: float
     reward_mean: float
     reward_std: float
+    overlong_penalty_mean: float
     advantage_abs_mean: float
     kl: float
     entropy: float

@@ -17,6 +17,7 @@ from grpo_core.errors import EpisodeError, GrpoError, InvalidActionError
 from grpo_core.model import Tokenizer
 from grpo_core.rollout.constraint import Constraint, Line, LineConstraint
 from grpo_core.rollout.episode import MAX_ATTEMPTS, Episode, EpisodeFailure
+from grpo_core.rollout.overlong import overlong_penalty
 from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, RolloutEngine, SamplingParams
 from grpo_core.rollout.regex import compile_regex
 from grpo_core.rollout.round import Round
@@ -236,7 +237,12 @@ class Collector:
             rewards = episode.rewards if episode.rewards is not None else episode.environment.rewards()
             for agent, turns in episode.turns.items():
                 group_id = f"{index}-{episode.group}-{agent}"
-                trajectory = Trajectory(group_id, agent, tuple(turns), float(rewards[agent]))
+                penalty = overlong_penalty(
+                    episode.max_answer_tokens[agent],
+                    max_tokens=self._config.max_completion_tokens,
+                    buffer_tokens=self._config.overlong_buffer_tokens,
+                )
+                trajectory = Trajectory(group_id, agent, tuple(turns), float(rewards[agent]), penalty)
                 members[episode.group, agent].append(trajectory)
         return tuple(Group(siblings[0].group_id, tuple(siblings)) for _, siblings in sorted(members.items()))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +49,7 @@ class Episode:
     attempt: int = 0
     num_rounds: int = 0
     turns: dict[str, list[Completion]] = field(default_factory=lambda: defaultdict(list))
+    max_answer_tokens: Counter[str] = field(default_factory=Counter)  # by agent: of its longest open-ended answer
     rewards: Mapping[str, float] | None = None  # by agent, once it is over
     observations: tuple[Observation, ...] | None = None  # of the round to come; None before anybody looked
     requests: tuple[GenerationRequest, ...] = ()  # one per observation
@@ -70,8 +71,11 @@ class Episode:
 
     def play(self, actions: Mapping[str, str]) -> None:
         """Give the answers of this round to the environment."""
-        for observation, completion in self.in_order():
-            self.turns[observation.agent].append(completion)
+        for request, (observation, completion) in zip(self.requests, self.in_order(), strict=True):
+            agent, num_tokens = observation.agent, len(completion.completion_ids)
+            self.turns[agent].append(completion)
+            if request.is_open_ended:
+                self.max_answer_tokens[agent] = max(self.max_answer_tokens[agent], num_tokens)
         self.num_rounds += 1
         self.environment.step(actions)
 
@@ -79,6 +83,7 @@ class Episode:
         """Begin the next attempt, in an environment that no failure has touched."""
         self.environment = environment
         self.turns.clear()
+        self.max_answer_tokens.clear()
         self.answers.clear()
         self.num_rounds = 0
         environment.restore(self.starting_state)

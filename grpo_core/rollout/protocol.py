@@ -45,6 +45,11 @@ class GenerationRequest:
     want_ref_logprobs: bool = False
     policy_version: int | None = None  # None: the one that the engine uses when the request is submitted
 
+    @property
+    def is_open_ended(self) -> bool:
+        """Only ``max_tokens`` bounds its completion."""
+        return self.constraint is None or self.constraint.max_tokens is None
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

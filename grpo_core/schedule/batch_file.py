@@ -24,7 +24,7 @@ from grpo_core.types import Batch, Completion, Group, RaggedIds, RolloutStats, T
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 1
+FORMAT = 2
 
 _SEAL = re.compile(rb"grpo-batch-seal:[0-9a-f]{64}")
 _BLANK_SEAL = b"grpo-batch-seal:" + b"0" * 64
@@ -113,6 +113,7 @@ def _describe(batch: Batch) -> dict[str, Any]:
                         "group_id": trajectory.group_id,
                         "agent": trajectory.agent,
                         "reward": float(trajectory.reward),
+                        "overlong_penalty": float(trajectory.overlong_penalty),
                         "num_turns": len(trajectory.turns),
                     }
                     for trajectory in group.trajectories
@@ -126,7 +127,8 @@ def _describe(batch: Batch) -> dict[str, Any]:
 def _assemble(described: dict[str, Any], turns: Iterator[Completion]) -> Batch:
     def trajectory(fields: dict[str, Any]) -> Trajectory:
         own_turns = tuple(next(turns) for _ in range(fields["num_turns"]))
-        return Trajectory(fields["group_id"], fields["agent"], own_turns, fields["reward"])
+        earned = (fields["reward"], fields["overlong_penalty"])
+        return Trajectory(fields["group_id"], fields["agent"], own_turns, *earned)
 
     groups = tuple(
         Group(group["group_id"], tuple(trajectory(fields) for fields in group["trajectories"]))

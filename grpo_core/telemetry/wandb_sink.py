@@ -35,6 +35,7 @@ _NAMES: Mapping[str, Mapping[str, str]] = {
         "is_skipped": "loss/is_skipped",
         "reward_mean": "reward/mean",
         "reward_std": "reward/std",
+        "overlong_penalty_mean": "reward/overlong_penalty_mean",
         "advantage_abs_mean": "reward/advantage_abs_mean",
         "num_dropped_groups": "reward/num_dropped_groups",
         "scoring_ms": "timing/scoring_ms",

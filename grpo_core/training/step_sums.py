@@ -84,8 +84,9 @@ def step_metrics(
     version: int, batch: Batch, part: TrainedPart, objective: Objective, sums: StepSums, times: Stopwatch
 ) -> StepMetrics:
     """The metrics of the step to ``version``. A step without a token has on-policy ratios."""
-    rewards = [trajectory.reward for group in batch.groups for trajectory in group.trajectories]
-    num_turns = sum(len(trajectory.turns) for group in batch.groups for trajectory in group.trajectories)
+    trajectories = [trajectory for group in batch.groups for trajectory in group.trajectories]
+    rewards = [trajectory.reward for trajectory in trajectories]
+    num_turns = sum(len(trajectory.turns) for trajectory in trajectories)
     num = max(sums.num_tokens, 1)
     extremes = (sums.ratio_min, sums.ratio_max, _exp(sums.mismatch_min), _exp(sums.mismatch_max))
     ratio_min, ratio_max, mismatch_min, mismatch_max = extremes if sums.num_tokens else (1.0,) * 4
@@ -94,6 +95,7 @@ def step_metrics(
         loss=sums.loss,
         reward_mean=float(np.mean(rewards)),
         reward_std=float(np.std(rewards)),
+        overlong_penalty_mean=float(np.mean([trajectory.overlong_penalty for trajectory in trajectories])),
         advantage_abs_mean=float(np.abs(objective.advantages).sum() / num_turns),
         kl=sums.kl / num,
         entropy=sums.entropy / num,

@@ -53,6 +53,7 @@ def test_an_unknown_key_is_named_with_the_allowed_ones(prefix: str, section: typ
         ("rollout.temperature", 0),
         ("rollout.top_p", 1.1),
         ("rollout.max_completion_tokens", 0),
+        ("rollout.overlong_buffer_tokens", -1),
         ("training.learning_rate", -1e-3),
         ("training.advantages", "std"),
         ("training.clip_low", 1.0),
@@ -150,6 +151,13 @@ def test_choices_of_the_objective_that_contradict_each_other_are_named_together(
     assert message.startswith(f"training: {match}")
     assert "\n" not in message
     build_config({"training": {**values, **mended}})
+
+
+def test_an_overlong_buffer_is_a_part_of_the_answer() -> None:
+    message = message_of({"rollout": {"overlong_buffer_tokens": 65}})
+
+    assert message.startswith("rollout: overlong_buffer_tokens 65 is more than max_completion_tokens 64")
+    build_config({"rollout": {"overlong_buffer_tokens": 64}})
 
 
 @pytest.mark.parametrize(("key", "value"), [("lora_rank", 8), ("lora_alpha", 16.0), ("lora_targets", ["q_proj"])])

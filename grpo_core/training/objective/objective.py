@@ -30,7 +30,7 @@ from grpo_core.training.objective.normalisation import (
     sequence_mean_weights,
     token_mean_weights,
 )
-from grpo_core.training.objective.penalty import penalised_groups
+from grpo_core.training.objective.penalty import kl_penalised_groups, overlong_penalised_groups
 from grpo_core.training.objective.policy_term import PolicyTerm
 from grpo_core.training.objective.sapo import sapo_loss
 from grpo_core.training.objective.sequence import sequence_means, sequence_sums
@@ -164,9 +164,9 @@ def _normalisation(config: TrainingConfig, lengths: Lengths) -> Float64:
 
 def sequence_advantages(part: TrainedPart, known: KnownLogprobs, config: TrainingConfig) -> Float64:
     """[B]: the advantage of the trajectory that each sequence is of."""
-    groups = part.groups
+    groups = overlong_penalised_groups(part.groups)
     if config.kl_in == "reward" and known.reference is not None:
         kl = KL_ESTIMATORS[config.kl_estimator](torch.from_numpy(known.old), torch.from_numpy(known.reference))
-        groups = penalised_groups(part, kl.numpy(), config.kl_coefficient)
+        groups = kl_penalised_groups(groups, kl.numpy(), config.kl_coefficient)
     advantages = [value for group in group_advantages(groups, config.advantages) for value in group.tolist()]
     return np.repeat(np.array(advantages, dtype=np.float64), part.num_turns)

@@ -69,7 +69,7 @@ def tuples(elements: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...
     return st.lists(elements, max_size=3).map(tuple)
 
 
-TRAJECTORIES = st.builds(Trajectory, st.text(), st.text(), tuples(completions()), FLOAT)
+TRAJECTORIES = st.builds(Trajectory, st.text(), st.text(), tuples(completions()), FLOAT, FLOAT)
 STATS = st.builds(RolloutStats, FLOAT, *[st.integers(0, 2**40)] * 5)
 BATCHES = st.builds(
     Batch, st.integers(0), st.integers(0), tuples(st.builds(Group, st.text(), tuples(TRAJECTORIES))), STATS
@@ -89,7 +89,7 @@ def make_batch() -> Batch:
         ref_logprobs=np.array([-0.25, 0.0], np.float32),
     )
     free_turn = replace(turn, allowed_ids=None, ref_logprobs=None, finish_reason="length")
-    trajectories = (Trajectory("g", "ENGLAND", (turn, free_turn), 1.5), Trajectory("g", "ENGLAND", (), -1.0))
+    trajectories = (Trajectory("g", "ENGLAND", (turn, free_turn), 1.5, -0.25), Trajectory("g", "ENGLAND", (), -1.0))
     return Batch(4, 3, (Group("g", trajectories), Group("none", ())), RolloutStats(1.25, 10, 9, 8, 2, 1))
 
 
@@ -116,7 +116,7 @@ def test_it_is_a_plain_arrow_file_with_a_row_per_turn(tmp_path: Path) -> None:
     assert table.num_rows == 2
     assert table["completion_ids"].to_pylist() == [[8, 9], [8, 9]]
     assert table["allowed_ids"].to_pylist() == [[8, 1, 9], None]
-    assert table.schema.metadata[b"format"] == b"1"
+    assert table.schema.metadata[b"format"] == b"2"
 
 
 def test_arrays_of_another_type_are_not_silently_converted(tmp_path: Path) -> None:
@@ -146,10 +146,10 @@ def test_any_damage_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: s
 
 def test_a_file_of_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(batch_file, "FORMAT", 2)
+        patch.setattr(batch_file, "FORMAT", 3)
         path = write_batch(tmp_path / "batch.arrow", make_batch())
         assert_same(read_batch(path), make_batch())
-    with pytest.raises(StoredBatchError, match="format 2, but this version reads format 1"):
+    with pytest.raises(StoredBatchError, match="format 3, but this version reads format 2"):
         read_batch(path)
 
 

@@ -228,6 +228,35 @@ def test_groups_without_a_winner_cost_nothing_when_they_are_dropped(
     assert kept.advantage_abs_mean == pytest.approx(dropped.advantage_abs_mean)
 
 
+def test_an_overlong_penalty_is_trained_on_and_measured_and_no_part_of_the_reward(
+    make_trainer: MakeTrainer, make_engine: MakeEngine, sample_batch: SampleBatch
+) -> None:
+    """Rewards that are equal, and would be dropped, but for it."""
+    batch = with_rewards(sample_batch(make_engine(), 5), 1, 0, 0.5, -2)
+    late = replace(
+        batch,
+        groups=tuple(
+            replace(
+                group,
+                trajectories=tuple(
+                    replace(item, overlong_penalty=-place / 4) for place, item in enumerate(group.trajectories)
+                ),
+            )
+            for group in batch.groups
+        ),
+    )
+    trainer, plain, dropping = (
+        make_trainer(kl_coefficient=0.0, drop_zero_variance_groups=drop, **EXACT) for drop in (False, False, True)
+    )
+
+    metrics, without = trainer.step(late), plain.step(batch)
+
+    assert metrics.overlong_penalty_mean == pytest.approx(-0.25)  # of 0, -1/4 and -2/4
+    assert metrics.reward_mean == without.reward_mean == pytest.approx(-0.125)
+    assert (metrics.grad_norm > 0, without.grad_norm, without.overlong_penalty_mean) == (True, 0, 0)
+    assert dropping.step(late).num_dropped_groups == 4  # it goes by the environment's rewards
+
+
 def test_a_step_whose_groups_are_all_dropped_changes_nothing(
     make_trainer: MakeTrainer, make_engine: MakeEngine, sample_batch: SampleBatch
 ) -> None:

@@ -225,6 +225,20 @@ def test_a_penalty_in_the_reward_by_hand(make_step: MakeStep) -> None:
     assert float(found.terms[0].kl.sum()) > 0  # measured all the same
 
 
+def test_an_overlong_penalty_by_hand(make_step: MakeStep) -> None:
+    """The rewards are 1 and -1 - 0.5, with k1 in the reward -1 - 0.5 - ln 2 / 2."""
+    step = by_hand(make_step)
+    first, second = step.part.trajectories
+    group = replace(step.part.groups[0], trajectories=(first, replace(second, overlong_penalty=-0.5)))
+    step = replace(step, part=replace(step.part, groups=(group,)))
+
+    found = step.evaluate(advantages="mean_only").advantages
+    assert found.tolist() == pytest.approx([2.5 / 2, -2.5 / 2])
+    both = step.evaluate(advantages="mean_only", kl_coefficient=0.5, kl_estimator="k1", kl_in="reward").advantages
+    difference = 2.5 + np.log(2) / 2
+    assert both.tolist() == pytest.approx([difference / 2, -difference / 2])
+
+
 def test_masks_leave_measurements_alone(make_step: MakeStep) -> None:
     """What is logged is of all tokens that went through the model: a mask may hide nothing."""
     step = make_step(recomputed=True, overlong=(0, 3))

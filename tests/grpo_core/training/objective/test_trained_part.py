@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grpo_core.training.objective.penalty import penalised_groups
+from grpo_core.training.objective.penalty import kl_penalised_groups, overlong_penalised_groups
 from grpo_core.training.objective.trained_part import overlong_sequences, select_groups
 
 if TYPE_CHECKING:
@@ -34,7 +35,18 @@ def test_the_penalty_is_the_sum_over_all_turns(make_step: MakeStep) -> None:
     sizes = [sum(step.lengths[index : index + 2]) for index in (0, 2, 4)]
     parts = np.split(kl, np.cumsum(sizes)[:-1])
 
-    groups = penalised_groups(step.part, kl, 0.1)
+    groups = kl_penalised_groups(step.part.groups, kl, 0.1)
 
     found = [trajectory.reward for group in groups for trajectory in group.trajectories]
     assert found == [reward - 0.1 * part.sum() for reward, part in zip((1.0, 0.0, 0.5), parts, strict=True)]
+
+
+def test_the_overlong_penalty_is_added_to_the_reward(make_step: MakeStep) -> None:
+    (group,) = make_step(rewards=((1.0, 0.0, 0.5),)).part.groups
+    penalties = (-0.25, 0.0, -1.0)
+    trajectories = zip(group.trajectories, penalties, strict=True)
+    late = replace(group, trajectories=tuple(replace(item, overlong_penalty=value) for item, value in trajectories))
+
+    (found,) = overlong_penalised_groups([late])
+
+    assert [item.reward for item in found.trajectories] == [0.75, 0.0, -0.5]
