@@ -69,6 +69,10 @@ class RolloutConfig(_Section):
     """Starting states per batch. In Diplomacy each gives one group per power."""
     group_size: int = Field(default=8, ge=1)
     """Sibling episodes per starting state (``num_generations`` elsewhere)."""
+    max_refill_rounds: int = Field(default=0, ge=0)
+    """Dynamic sampling (DAPO; ``filter_groups`` in verl): so many times, starting states whose siblings all earned the
+    same are replaced by new ones. What is left then stays in the batch; ``training.drop_zero_variance_groups`` leaves
+    it out. 0 is off."""
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
@@ -85,6 +89,15 @@ class RolloutConfig(_Section):
     max_kv_bytes: int = Field(default=2 << 30, ge=1 << 20)
     """Keys and values that the engine may hold, cached prompts included. vLLM reserves them at its start."""
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _refills_can_differ(self) -> RolloutConfig:
+        if self.max_refill_rounds and self.group_size == 1:
+            raise ValueError(
+                f"max_refill_rounds {self.max_refill_rounds} does not go with group_size 1: a single reward never "
+                "differs, so all would be replaced; leave it out, or raise group_size"
+            )
+        return self
 
     @model_validator(mode="after")
     def _buffer_is_a_part(self) -> RolloutConfig:

@@ -96,10 +96,15 @@ class Group:
     group_id: str
     trajectories: tuple[Trajectory, ...]
 
+    @property
+    def has_spread(self) -> bool:
+        """Its rewards differ: there is a winner, and so a gradient. One that is no number differs from all."""
+        return any(trajectory.reward != self.trajectories[0].reward for trajectory in self.trajectories)
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutStats:
-    """What it took to collect one batch."""
+    """What it took to collect one batch, starting states included that were played for it and replaced."""
 
     duration_s: float
     num_prompt_tokens: int  # tokens of all prompts, as the policy saw them
@@ -107,6 +112,12 @@ class RolloutStats:
     num_completion_tokens: int
     num_completions: int
     num_failed_episodes: int = 0
+    num_sampled_groups: int = 0  # starting states that were played
+    num_replaced_groups: int = 0  # those of them that are not in the batch: all their rewards were equal
+    num_refilled_groups: int = 0  # starting states of the batch that replaced others, and have a gradient
+    num_zero_variance_groups: int = 0  # starting states of the batch that have none
+    num_trajectories: int = 0
+    sampled_reward_mean: float = 0.0  # over all of them: what the policy earns, which a selected batch does not tell
 
     @property
     def tokens_per_second(self) -> float:

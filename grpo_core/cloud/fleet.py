@@ -69,19 +69,11 @@ class RolloutFleet:
         if not batches:
             (first, *_) = (result for result in results if isinstance(result, Exception))
             raise EpisodeError(f"batch {index}: every rollout worker failed; the first one with: {first}") from first
-        stats = [batch.stats for batch in batches]
         return Batch(
             index=index,
             policy_version=self.policy_version,
             groups=tuple(group for batch in batches for group in batch.groups),
-            stats=RolloutStats(
-                duration_s=time.perf_counter() - start,
-                num_prompt_tokens=sum(one.num_prompt_tokens for one in stats),
-                num_prefill_tokens=sum(one.num_prefill_tokens for one in stats),
-                num_completion_tokens=sum(one.num_completion_tokens for one in stats),
-                num_completions=sum(one.num_completions for one in stats),
-                num_failed_episodes=sum(one.num_failed_episodes for one in stats),
-            ),
+            stats=_add_up([batch.stats for batch in batches], time.perf_counter() - start),
         )
 
     def _shards(self, index: int) -> Iterable[Shard]:
@@ -89,3 +81,22 @@ class RolloutFleet:
         bounds = [self._num_groups * place // self._num_workers for place in range(self._num_workers + 1)]
         for first, end in itertools.pairwise(bounds):
             yield Shard(index, self.policy_version, first, end - first)
+
+
+def _add_up(stats: Sequence[RolloutStats], duration_s: float) -> RolloutStats:
+    num_trajectories = sum(one.num_trajectories for one in stats)
+    reward_sum = sum(one.sampled_reward_mean * one.num_trajectories for one in stats)
+    return RolloutStats(
+        duration_s=duration_s,
+        num_prompt_tokens=sum(one.num_prompt_tokens for one in stats),
+        num_prefill_tokens=sum(one.num_prefill_tokens for one in stats),
+        num_completion_tokens=sum(one.num_completion_tokens for one in stats),
+        num_completions=sum(one.num_completions for one in stats),
+        num_failed_episodes=sum(one.num_failed_episodes for one in stats),
+        num_sampled_groups=sum(one.num_sampled_groups for one in stats),
+        num_replaced_groups=sum(one.num_replaced_groups for one in stats),
+        num_refilled_groups=sum(one.num_refilled_groups for one in stats),
+        num_zero_variance_groups=sum(one.num_zero_variance_groups for one in stats),
+        num_trajectories=num_trajectories,
+        sampled_reward_mean=reward_sum / max(num_trajectories, 1),
+    )

@@ -8,8 +8,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 
-import numpy as np
-
 from grpo_core.config import RolloutConfig
 from grpo_core.environments.protocol import Environment, EnvironmentFactory
 from grpo_core.environments.state_cache import StateCache
@@ -18,20 +16,21 @@ from grpo_core.model import Tokenizer
 from grpo_core.rollout.constraint import Constraint, Line, LineConstraint
 from grpo_core.rollout.episode import MAX_ATTEMPTS, Episode, EpisodeFailure
 from grpo_core.rollout.overlong import overlong_penalty
+from grpo_core.rollout.played import PlayedStarts
 from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, RolloutEngine, SamplingParams
 from grpo_core.rollout.regex import compile_regex
 from grpo_core.rollout.round import Round
-from grpo_core.types import Batch, Group, Int32, Observation, RolloutStats, Trajectory
+from grpo_core.rollout.seeds import environment_seed, turn_seed
+from grpo_core.types import Batch, Group, Int32, Observation, Trajectory
 
 logger = logging.getLogger("grpo_core.rollout")
-
-_OPENING, _EPISODE = 0, 1  # streams of random numbers that never meet
 
 
 class Collector:
     """Turns a batch index into a ``Batch``: the same index, seed and policy version give the same batch.
 
-    ``groups`` are those of the batch that are played here: parts of a batch that several collectors play are the batch.
+    ``groups`` are the places of the batch that are played here: parts of a batch that several collectors play are the
+    batch.
 
     With a state cache, starting states are those that the policy reached which first played them.
 
@@ -77,6 +76,9 @@ class Collector:
     def collect(self, index: int) -> Batch:
         """Play the starting states of ``groups``, ``group_size`` episodes each, to their end.
 
+        Those without a gradient are replaced, at most ``max_refill_rounds`` times. What replaces one depends on its
+        place and on how many it had, and on no other: no cursor has to be kept.
+
         Raises:
             PromptError: an observation of a starting state does not fit the model's context.
             AdapterError: the engine cannot sample from its policy version.
@@ -85,63 +87,76 @@ class Collector:
         """
         start = time.perf_counter()
         before = self._engine.counters
-        episodes = self.start(index)
-        while self.play_round(episodes, index):
-            pass
-        groups = self.groups(episodes, index)
-        turns = [turn for group in groups for trajectory in group.trajectories for turn in trajectory.turns]
+        self._failures.clear()
+        played = PlayedStarts(self._play(index, self._groups, refill=0))
+        for refill in range(1, self._config.max_refill_rounds + 1):
+            places = played.without_gradient
+            if not places:
+                break
+            played.replace(self._play(index, places, refill))
         return Batch(
             index=index,
             policy_version=self._engine.policy_version,
-            groups=groups,
-            stats=RolloutStats(
+            groups=played.groups,
+            stats=played.stats(
                 duration_s=time.perf_counter() - start,
-                num_prompt_tokens=sum(len(turn.prompt_ids) for turn in turns),
                 num_prefill_tokens=(self._engine.counters - before).num_prefill_tokens,
-                num_completion_tokens=sum(len(turn.completion_ids) for turn in turns),
-                num_completions=len(turns),
                 num_failed_episodes=len(self._failures),
             ),
         )
 
+    def _play(self, index: int, places: Sequence[int], refill: int) -> dict[int, tuple[Group, ...]]:
+        """The groups of the starting states in ``places``, or of their ``refill``-th replacements, to their end."""
+        episodes = self._begin(index, places, refill)
+        while self.play_round(episodes, index):
+            pass
+        found: dict[int, list[Group]] = {place: [] for place in places}
+        for (place, _), group in self._groups_of(episodes, index).items():
+            found[place].append(group)
+        return {place: tuple(groups) for place, groups in found.items()}
+
     def start(self, index: int) -> list[Episode]:
         """The episodes of batch ``index``. Siblings start from one state, after the opening when there is one."""
         self._failures.clear()
-        firsts = self._starting_environments(index)
+        return self._begin(index, self._groups, refill=0)
+
+    def _begin(self, index: int, places: Sequence[int], refill: int) -> list[Episode]:
+        firsts = self._starting_environments(index, places, refill)
         episodes: list[Episode] = []
-        for group, first in zip(self._groups, firsts, strict=True):
+        for group, first in zip(places, firsts, strict=True):
             state = first.snapshot()
-            episodes.append(Episode(first, group, 0, state))
+            episodes.append(Episode(first, group, 0, state, refill))
             for sample in range(1, self._config.group_size):
                 sibling = self._factory()
                 sibling.restore(state)
-                episodes.append(Episode(sibling, group, sample, state))
+                episodes.append(Episode(sibling, group, sample, state, refill))
         return episodes
 
-    def _starting_environments(self, index: int) -> list[Environment]:
-        """One per group, past its opening. Openings repeat from batch to batch, by group."""
+    def _starting_environments(self, index: int, places: Sequence[int], refill: int) -> list[Environment]:
+        """One per place, past its opening. Openings repeat from batch to batch, by place and refill."""
         environments: list[Environment] = []
         openings: list[Episode] = []
-        for group in self._groups:
+        for group in places:
             first = self._factory()
-            first.reset(self._environment_seed(index, group))
+            first.reset(environment_seed(self._config.seed, index, group, refill))
             if first.in_opening:
-                cached = self._state_cache.get(self._opening_key(group)) if self._state_cache is not None else None
+                key = self._opening_key(group, refill)
+                cached = self._state_cache.get(key) if self._state_cache is not None else None
                 if cached is not None:
                     first.restore(cached)
                 else:
-                    openings.append(Episode(first, group, 0, first.snapshot(), is_opening=True))
+                    openings.append(Episode(first, group, 0, first.snapshot(), refill, is_opening=True))
             environments.append(first)
         while self.play_round(openings, index):
             pass
         for opening in openings:
-            environments[self._groups.index(opening.group)] = opening.environment
+            environments[places.index(opening.group)] = opening.environment
             if self._state_cache is not None:
-                self._state_cache.put(self._opening_key(opening.group), opening.environment.snapshot())
+                self._state_cache.put(self._opening_key(opening.group, refill), opening.environment.snapshot())
         return environments
 
-    def _opening_key(self, group: int) -> dict[str, str | int]:
-        return {
+    def _opening_key(self, group: int, refill: int) -> dict[str, str | int]:
+        key: dict[str, str | int] = {
             "environment": self._factory.key,
             "model": self._fingerprint,
             "temperature": str(self._config.temperature),
@@ -152,6 +167,7 @@ class Collector:
             "seed": self._config.seed,
             "group": group,
         }
+        return key | {"refill": refill} if refill else key  # without one as ever, so that what is cached stays known
 
     def play_round(self, episodes: Sequence[Episode], index: int) -> bool:
         """Let every agent that waits for a move make it, all in one batch. False when none waits.
@@ -202,9 +218,10 @@ class Collector:
     def _describe(self, episode: Episode, index: int, error: Exception) -> EpisodeFailure:
         return EpisodeFailure(
             environment=self._factory.key,
-            environment_seed=self._environment_seed(index, episode.group),
+            environment_seed=environment_seed(self._config.seed, index, episode.group, episode.refill),
             batch_index=index,
             group=episode.group,
+            refill=episode.refill,
             sample=episode.sample,
             is_opening=episode.is_opening,
             attempt=episode.attempt + 1,
@@ -224,7 +241,7 @@ class Collector:
             episode.rewards = {agent: float(rewards[agent]) for agent in episode.turns}
         wants_reference = self._want_ref_logprobs and not episode.is_opening
         episode.requests = tuple(
-            self._request(observation, self._turn_seed(index, episode, place), wants_reference)
+            self._request(observation, turn_seed(self._config.seed, index, episode, place), wants_reference)
             for place, observation in enumerate(observations)
         )
         episode.observations = observations
@@ -232,28 +249,24 @@ class Collector:
 
     def groups(self, episodes: Sequence[Episode], index: int) -> tuple[Group, ...]:
         """What was played so far, siblings together. None is missing: an episode that fails is played again."""
+        return tuple(self._groups_of(episodes, index).values())
+
+    def _groups_of(self, episodes: Sequence[Episode], index: int) -> dict[tuple[int, str], Group]:
+        """By place and agent, in their order."""
         members: dict[tuple[int, str], list[Trajectory]] = defaultdict(list)
         for episode in episodes:
             rewards = episode.rewards if episode.rewards is not None else episode.environment.rewards()
+            place = f"{episode.group}.{episode.refill}" if episode.refill else f"{episode.group}"
             for agent, turns in episode.turns.items():
-                group_id = f"{index}-{episode.group}-{agent}"
                 penalty = overlong_penalty(
                     episode.max_answer_tokens[agent],
                     max_tokens=self._config.max_completion_tokens,
                     buffer_tokens=self._config.overlong_buffer_tokens,
                 )
+                group_id = f"{index}-{place}-{agent}"
                 trajectory = Trajectory(group_id, agent, tuple(turns), float(rewards[agent]), penalty)
                 members[episode.group, agent].append(trajectory)
-        return tuple(Group(siblings[0].group_id, tuple(siblings)) for _, siblings in sorted(members.items()))
-
-    def _environment_seed(self, index: int, group: int) -> int:
-        return _seed(self._config.seed, index, group)
-
-    def _turn_seed(self, index: int, episode: Episode, place: int) -> int:
-        stream = (_OPENING,) if episode.is_opening else (_EPISODE, index)
-        member = (episode.group,) if episode.is_opening else (episode.group, episode.sample)
-        attempt = (episode.attempt,) if episode.attempt else ()  # longer, so that no attempt's seeds are another's
-        return _seed(self._config.seed, *stream, *member, *attempt, episode.num_rounds, place)
+        return {key: Group(siblings[0].group_id, tuple(siblings)) for key, siblings in sorted(members.items())}
 
     def _request(self, observation: Observation, seed: int, wants_reference: bool) -> GenerationRequest:
         return GenerationRequest(
@@ -283,8 +296,3 @@ class Collector:
     def _encode_line(self, text: str) -> Line:
         ids: Int32 = self._tokenizer.encode(text)
         return tuple(int(token) for token in ids)
-
-
-def _seed(*parts: int) -> int:
-    """A seed that depends on every part."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

@@ -22,6 +22,7 @@ class EpisodeFailure:
     environment_seed: int  # of its reset
     batch_index: int
     group: int
+    refill: int  # 0, or which replacement of the group's starting state
     sample: int
     is_opening: bool
     attempt: int  # counted from 1
@@ -30,8 +31,9 @@ class EpisodeFailure:
 
     def __str__(self) -> str:
         what = "the opening" if self.is_opening else f"sample {self.sample}"
+        group = f"group {self.group}, refill {self.refill}" if self.refill else f"group {self.group}"
         return (
-            f"batch {self.batch_index}, group {self.group}, {what}, attempt {self.attempt} of {MAX_ATTEMPTS}: "
+            f"batch {self.batch_index}, {group}, {what}, attempt {self.attempt} of {MAX_ATTEMPTS}: "
             f"environment {self.environment!r} with seed {self.environment_seed} failed after "
             f"{self.num_rounds} round{'' if self.num_rounds == 1 else 's'}: {self.error}"
         )
@@ -45,6 +47,7 @@ class Episode:
     group: int
     sample: int
     starting_state: Mapping[str, Any]  # its snapshot: where every attempt begins
+    refill: int = 0  # from 1 on: which replacement of the group's first starting state
     is_opening: bool = False  # played to the end of the opening only, to be trained on by nobody
     attempt: int = 0
     num_rounds: int = 0

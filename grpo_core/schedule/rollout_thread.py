@@ -68,6 +68,7 @@ def emit_failures(failures: Sequence[EpisodeFailure], telemetry: Telemetry) -> N
             environment=failure.environment,
             environment_seed=str(failure.environment_seed),
             group_number=failure.group,
+            refill_number=failure.refill,
             sample_number=failure.sample,
             attempt=failure.attempt,
             error=failure.error,

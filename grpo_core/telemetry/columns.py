@@ -41,7 +41,13 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
         "num_completion_tokens": int,
         "num_completions": int,
         "num_failed_episodes": int,
-        "reward_mean": float,
+        "num_sampled_groups": int,  # starting states, with those that were replaced
+        "num_replaced_groups": int,
+        "num_refilled_groups": int,
+        "num_zero_variance_groups": int,
+        "num_trajectories": int,
+        "sampled_reward_mean": float,  # over all of them
+        "reward_mean": float,  # over those of the batch
         "buffer_depth": int,
     },
     "episode_failed": {
@@ -49,6 +55,7 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
         "environment": str,
         "environment_seed": str,  # an unsigned number of 64 bits, more than databases hold
         "group_number": int,
+        "refill_number": int,
         "sample_number": int,
         "attempt": int,
         "error": str,

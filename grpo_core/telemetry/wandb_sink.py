@@ -72,6 +72,12 @@ _NAMES: Mapping[str, Mapping[str, str]] = {
         "num_completion_tokens": "rollout/num_completion_tokens",
         "num_completions": "rollout/num_completions",
         "num_failed_episodes": "rollout/num_failed_episodes",
+        "num_sampled_groups": "rollout/num_sampled_groups",
+        "num_replaced_groups": "rollout/num_replaced_groups",
+        "num_refilled_groups": "rollout/num_refilled_groups",
+        "num_zero_variance_groups": "rollout/num_zero_variance_groups",
+        "num_trajectories": "rollout/num_trajectories",
+        "sampled_reward_mean": "rollout/sampled_reward_mean",
     },
     "gpu_stats": {
         "utilization_percent": "gpu/{device_index}/utilization_percent",

@@ -54,6 +54,7 @@ def test_an_unknown_key_is_named_with_the_allowed_ones(prefix: str, section: typ
         ("rollout.top_p", 1.1),
         ("rollout.max_completion_tokens", 0),
         ("rollout.overlong_buffer_tokens", -1),
+        ("rollout.max_refill_rounds", -1),
         ("training.learning_rate", -1e-3),
         ("training.advantages", "std"),
         ("training.clip_low", 1.0),
@@ -151,6 +152,14 @@ def test_choices_of_the_objective_that_contradict_each_other_are_named_together(
     assert message.startswith(f"training: {match}")
     assert "\n" not in message
     build_config({"training": {**values, **mended}})
+
+
+def test_single_episodes_are_not_replaced_for_their_equal_rewards() -> None:
+    rollout = {"group_size": 1, "max_refill_rounds": 2}
+    message = message_of({"rollout": rollout, "training": {"advantages": "mean_only"}})
+
+    assert message.startswith("rollout: max_refill_rounds 2 does not go with group_size 1")
+    build_config({"rollout": {**rollout, "group_size": 2}})
 
 
 def test_an_overlong_buffer_is_a_part_of_the_answer() -> None:

@@ -32,12 +32,8 @@ class TrainedPart:
 
 def select_groups(groups: tuple[Group, ...], *, drop_zero_variance: bool) -> TrainedPart:
     """All groups, or those whose rewards differ: the others have no winner (Yu et al. 2025, DAPO, section 3.2)."""
-    kept = tuple(group for group in groups if not drop_zero_variance or _has_spread(group))
+    kept = tuple(group for group in groups if not drop_zero_variance or group.has_spread)
     return TrainedPart(kept, len(groups) - len(kept))
-
-
-def _has_spread(group: Group) -> bool:
-    return len({trajectory.reward for trajectory in group.trajectories}) > 1
 
 
 def is_overlong(trajectory: Trajectory) -> bool:

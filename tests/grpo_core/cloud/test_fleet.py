@@ -15,7 +15,23 @@ from grpo_core.types import Batch, Group, RolloutStats
 
 def batch(shard: Shard) -> Batch:
     groups = tuple(Group(f"{shard.index}-{number}", ()) for number in range(shard.first_group, _end(shard)))
-    return Batch(shard.index, shard.version, groups, RolloutStats(1.0, 10, 5, 20, shard.num_groups, 0))
+    return Batch(shard.index, shard.version, groups, _stats(shard))
+
+
+def _stats(shard: Shard) -> RolloutStats:
+    return RolloutStats(
+        1.0,
+        num_prompt_tokens=10,
+        num_prefill_tokens=5,
+        num_completion_tokens=20,
+        num_completions=shard.num_groups,
+        num_sampled_groups=shard.num_groups + 2,
+        num_replaced_groups=2,
+        num_refilled_groups=1,
+        num_zero_variance_groups=1,
+        num_trajectories=3 * (shard.num_groups + 2),
+        sampled_reward_mean=float(shard.first_group),
+    )
 
 
 def _end(shard: Shard) -> int:
@@ -62,9 +78,13 @@ def test_when_every_shard_fails_there_is_no_batch():
 
 
 def test_statistics_add_up():
-    fleet = RolloutFleet(4, 2, lambda shards: [batch(shard) for shard in shards])
+    fleet = RolloutFleet(5, 2, lambda shards: [batch(shard) for shard in shards])
 
     stats = fleet.collect(0).stats
 
     assert (stats.num_prompt_tokens, stats.num_prefill_tokens) == (20, 10)
     assert np.isfinite(stats.tokens_per_second)
+    assert (stats.num_sampled_groups, stats.num_replaced_groups) == (9, 4)
+    assert (stats.num_refilled_groups, stats.num_zero_variance_groups) == (2, 2)
+    assert stats.num_trajectories == 27
+    assert stats.sampled_reward_mean == pytest.approx(2 * 15 / 27)  # of 2 groups 0, of 3 groups 2

@@ -82,6 +82,9 @@ def test_stats_count_shared_prompts_once(rooms: Rooms, arithmetic: EnvironmentFa
         num_completion_tokens=sum(len(turn.completion_ids) for turn in turns),
         num_completions=12,
         num_failed_episodes=0,
+        num_sampled_groups=3,
+        num_zero_variance_groups=3,  # nobody adds up
+        num_trajectories=12,
     )
     assert batch.stats.num_prompt_tokens >= 4 * batch.stats.num_prefill_tokens
     assert batch.stats.tokens_per_second == batch.stats.num_completion_tokens / batch.stats.duration_s

@@ -29,13 +29,19 @@ def make_stack(model_folder: Path, tmp_path: Path) -> MakeStack:
         checkpoint_every: int = 50,
         learning_rate: float = 0.01,
         method: str = "lora",
+        max_refill_rounds: int = 0,
     ) -> Stack:
         config = build_config(
             {
                 "run": "run",
                 "model": {"name": str(model_folder), "device": "cpu"} | ({"lora_rank": 4} if method == "lora" else {}),
                 "environment": {"name": environment},
-                "rollout": {"num_groups": 2, "group_size": 2, "max_completion_tokens": 8},
+                "rollout": {
+                    "num_groups": 2,
+                    "group_size": 2,
+                    "max_completion_tokens": 8,
+                    "max_refill_rounds": max_refill_rounds,
+                },
                 "training": {"method": method, "learning_rate": learning_rate, "kl_coefficient": 0.01},
                 "schedule": {
                     "num_steps": num_steps,

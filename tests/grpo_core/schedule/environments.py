@@ -1,4 +1,4 @@
-"""Arithmetic that pays a random policy, and two that end a run."""
+"""Arithmetic that pays a random policy, or sometimes nobody, and two that end a run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ class Chatty(ArithmeticEnvironment):
     def step(self, actions: Mapping[str, str]) -> None:
         super().step(actions)
         self._reward = float(len(actions["solver"]))
+
+
+class Picky(Chatty):
+    """Pays nobody where the first number is even: such groups have no gradient."""
+
+    def step(self, actions: Mapping[str, str]) -> None:
+        super().step(actions)
+        self._reward *= self._a % 2
 
 
 class Broken(Chatty):
@@ -37,6 +45,10 @@ class Worthless(Chatty):
 
 def chatty(config: EnvironmentConfig) -> Chatty:
     return Chatty()
+
+
+def picky(config: EnvironmentConfig) -> Picky:
+    return Picky()
 
 
 def broken(config: EnvironmentConfig) -> Broken:

@@ -70,7 +70,7 @@ def tuples(elements: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...
 
 
 TRAJECTORIES = st.builds(Trajectory, st.text(), st.text(), tuples(completions()), FLOAT, FLOAT)
-STATS = st.builds(RolloutStats, FLOAT, *[st.integers(0, 2**40)] * 5)
+STATS = st.builds(RolloutStats, FLOAT, *[st.integers(0, 2**40)] * 10, FLOAT)
 BATCHES = st.builds(
     Batch, st.integers(0), st.integers(0), tuples(st.builds(Group, st.text(), tuples(TRAJECTORIES))), STATS
 )

@@ -20,6 +20,7 @@ from grpo_core.schedule.loop import StepReport, train
 from grpo_core.schedule.stack import Stack
 from grpo_core.training.checkpoint import load_checkpoint
 from grpo_core.types import PolicyVersion
+from tests.grpo_core.schedule import environments
 from tests.grpo_core.schedule.run import losses, quiet, rollout_threads
 
 MakeStack = Callable[..., Stack]
@@ -65,15 +66,43 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(make_stack: MakeStack)
     assert losses(first) + losses(second) == losses(uninterrupted)
 
 
+def test_an_interrupted_run_refills_its_batches_as_the_whole_one_does(make_stack: MakeStack) -> None:
+    options = {"environment": f"{environments.__name__}:picky", "max_refill_rounds": 6, "num_steps": 6}
+    uninterrupted = train(make_stack(home="whole", **options), quiet())
+
+    first = train(make_stack(**options), quiet(), on_step=interrupt_at(2))
+    second = train(make_stack(**options), quiet(), resume=True)
+
+    reports = [*first.reports, *second.reports]
+    assert losses(first) + losses(second) == losses(uninterrupted)
+    assert [report.rollout.num_sampled_groups for report in reports] == [
+        report.rollout.num_sampled_groups for report in uninterrupted.reports
+    ]
+    assert sum(report.rollout.num_replaced_groups for report in first.reports) > 0
+    assert sum(report.rollout.num_replaced_groups for report in second.reports) > 0
+    assert all(report.metrics.advantage_abs_mean > 0 for report in reports)
+
+
 @pytest.mark.parametrize(
-    ("method", "lag", "depth"),
-    [("lora", 0, 1), ("lora", 1, 1), ("lora", 1, 2), ("lora", 2, 3), ("full", 0, 1), ("full", 1, 2)],
+    ("method", "lag", "depth", "max_refill_rounds"),
+    [
+        ("lora", 0, 1, 0),
+        ("lora", 1, 1, 0),
+        ("lora", 1, 2, 0),
+        ("lora", 2, 3, 0),
+        ("full", 0, 1, 0),
+        ("full", 1, 2, 0),
+        ("lora", 0, 1, 4),
+        ("lora", 2, 3, 4),
+    ],
 )
 def test_a_run_that_was_killed_repeats_its_steps_bit_for_bit(
-    method: str, lag: int, depth: int, make_stack: MakeStack, tmp_path: Path
+    method: str, lag: int, depth: int, max_refill_rounds: int, make_stack: MakeStack, tmp_path: Path
 ) -> None:
     """``killed`` is the home as it was in the middle of step 5, two steps after the last checkpoint."""
     options = {"method": method, "lag": lag, "depth": depth, "num_steps": 8, "checkpoint_every": 3}
+    if max_refill_rounds:
+        options |= {"max_refill_rounds": max_refill_rounds, "environment": f"{environments.__name__}:picky"}
     recorded: list[int] = []
 
     def copy(report: StepReport) -> None:

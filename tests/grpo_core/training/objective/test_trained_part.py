@@ -22,6 +22,13 @@ def test_groups_without_a_winner_are_dropped_on_request(make_step: MakeStep) -> 
     assert len(dropped.completions) == 3
 
 
+def test_a_reward_that_is_no_number_has_no_equal(make_step: MakeStep) -> None:
+    nothing = float("nan")
+    groups = make_step(rewards=((nothing, nothing), (2.0, nothing), (2.0, 2.0), (2.0, 3.0))).part.groups
+
+    assert [group.has_spread for group in groups] == [True, True, False, True]
+
+
 def test_all_turns_of_a_trajectory_that_was_cut_off_at_the_end_are_overlong(make_step: MakeStep) -> None:
     part = make_step(rewards=((1.0, 0.0), (0.0, 2.0)), num_turns=3, overlong=(1, 2)).part
 

@@ -1,0 +1,57 @@
+"""What was played for one batch: the groups in it, and those that were replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from grpo_core.types import Group, RolloutStats
+
+
+class PlayedStarts:
+    """The groups of each starting state, one per agent, by its place in the batch.
+
+    With dynamic sampling a starting state without a gradient, as no group of it has unequal rewards, is replaced by a
+    new one in the same place (Yu et al. 2025, DAPO, section 3.2). Where one group has a gradient, all of them stay.
+    """
+
+    def __init__(self, starts: Mapping[int, tuple[Group, ...]]) -> None:
+        self._starts = dict(starts)
+        self._replaced: list[tuple[Group, ...]] = []
+        self._refilled: set[int] = set()
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Those of the batch, in the order of their places."""
+        return tuple(group for groups in self._starts.values() for group in groups)
+
+    @property
+    def without_gradient(self) -> list[int]:
+        """Places whose starting state has none."""
+        return [place for place, groups in self._starts.items() if not any(group.has_spread for group in groups)]
+
+    def replace(self, starts: Mapping[int, tuple[Group, ...]]) -> None:
+        """Put ``starts`` in the places of others, which leave the batch."""
+        self._replaced += [self._starts[place] for place in starts]
+        self._starts.update(starts)
+        self._refilled.update(starts)
+
+    def stats(self, *, duration_s: float, num_prefill_tokens: int, num_failed_episodes: int) -> RolloutStats:
+        """Of all that was played, in the batch or replaced."""
+        played = [group for groups in (*self._starts.values(), *self._replaced) for group in groups]
+        trajectories = [trajectory for group in played for trajectory in group.trajectories]
+        turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+        without_gradient = self.without_gradient
+        return RolloutStats(
+            duration_s=duration_s,
+            num_prompt_tokens=sum(len(turn.prompt_ids) for turn in turns),
+            num_prefill_tokens=num_prefill_tokens,
+            num_completion_tokens=sum(len(turn.completion_ids) for turn in turns),
+            num_completions=len(turns),
+            num_failed_episodes=num_failed_episodes,
+            num_sampled_groups=len(self._starts) + len(self._replaced),
+            num_replaced_groups=len(self._replaced),
+            num_refilled_groups=len(self._refilled.difference(without_gradient)),
+            num_zero_variance_groups=len(without_gradient),
+            num_trajectories=len(trajectories),
+            sampled_reward_mean=sum(trajectory.reward for trajectory in trajectories) / max(len(trajectories), 1),
+        )
