@@ -29,10 +29,13 @@ def test_its_settings_are_allowed() -> None:
     configs = []
     for command in re.findall(r"\$ (uv run grpo train (?:.*\\\n)*.*)", PAGE):
         words = shlex.split(command.replace("\\\n", " "))
-        settings = dict(word.removeprefix("training.").split("=") for word in words if word.startswith("training."))
+        settings: dict[str, dict[str, str]] = {}
+        for found in filter(None, (re.fullmatch(r"(\w+)\.(\w+)=(.*)", word) for word in words)):
+            settings.setdefault(found[1], {})[found[2]] = found[3]
         if settings:
-            configs.append(build_config({"training": settings}).training)
+            configs.append(build_config(settings))
 
-    assert [config.loss for config in configs] == ["gspo", "dapo"]
-    assert [config.method for config in configs] == ["lora", "full"]
-    assert configs[0].clip_high == 4e-4
+    assert [config.training.loss for config in configs] == ["gspo", "dapo", "dapo"]
+    assert [config.rollout.max_refill_rounds for config in configs] == [0, 4, 0]
+    assert [config.training.method for config in configs] == ["lora", "lora", "full"]
+    assert configs[0].training.clip_high == 4e-4

@@ -56,7 +56,7 @@ def train_run(
     return {
         "run": config.run,
         "num_steps": len(result.reports),
-        "reward_means": [report.metrics.reward_mean for report in result.reports],
+        "reward_means": [report.rollout.sampled_reward_mean for report in result.reports],
         "policy_lag_steps": [report.policy_lag_steps for report in result.reports],
         "duration_s": result.duration_s,
         "interrupted": result.interrupted,
@@ -115,7 +115,7 @@ def train_with_torchrun(
 
 def _print_step(report: StepReport) -> None:
     print(
-        f"step {report.metrics.step}: reward {report.metrics.reward_mean:.3f}, {report.step_s:.2f} s, "
+        f"step {report.metrics.step}: reward {report.rollout.sampled_reward_mean:.3f}, {report.step_s:.2f} s, "
         f"{report.rollout.tokens_per_second:.0f} tokens/s, policy lag {report.policy_lag_steps}",
         flush=True,
     )

@@ -107,9 +107,9 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
             task = progress.add_task(config.run, total=config.schedule.num_steps, text="collecting the first batch")
 
             def show(report: StepReport) -> None:
-                rewards.append(report.metrics.reward_mean)
+                rewards.append(report.rollout.sampled_reward_mean)
                 text = (
-                    f"{report.step_s:.2f} s/step  reward {report.metrics.reward_mean:.3f}  "
+                    f"{report.step_s:.2f} s/step  reward {report.rollout.sampled_reward_mean:.3f}  "
                     f"{report.rollout.tokens_per_second:.0f} tok/s  lag {report.policy_lag_steps}"
                 )
                 progress.update(task, completed=report.metrics.step, text=text)

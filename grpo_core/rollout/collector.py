@@ -6,22 +6,20 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import lru_cache
 
 from grpo_core.config import RolloutConfig
 from grpo_core.environments.protocol import Environment, EnvironmentFactory
 from grpo_core.environments.state_cache import StateCache
 from grpo_core.errors import EpisodeError, GrpoError, InvalidActionError
 from grpo_core.model import Tokenizer
-from grpo_core.rollout.constraint import Constraint, Line, LineConstraint
 from grpo_core.rollout.episode import MAX_ATTEMPTS, Episode, EpisodeFailure
 from grpo_core.rollout.overlong import overlong_penalty
 from grpo_core.rollout.played import PlayedStarts
-from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, RolloutEngine, SamplingParams
-from grpo_core.rollout.regex import compile_regex
+from grpo_core.rollout.protocol import AdapterSwap, RolloutEngine
+from grpo_core.rollout.requests import RequestBuilder
 from grpo_core.rollout.round import Round
 from grpo_core.rollout.seeds import environment_seed, turn_seed
-from grpo_core.types import Batch, Group, Int32, Observation, Trajectory
+from grpo_core.types import Batch, Group, Observation, Trajectory
 
 logger = logging.getLogger("grpo_core.rollout")
 
@@ -60,9 +58,7 @@ class Collector:
         self._state_cache = state_cache
         self._want_ref_logprobs = want_ref_logprobs
         self._failures: list[EpisodeFailure] = []
-        self._prompt_ids = lru_cache(maxsize=1024)(tokenizer.encode)  # siblings begin alike
-        self._line = lru_cache(maxsize=65536)(self._encode_line)
-        self._constraint = lru_cache(maxsize=1024)(self._build_constraint)
+        self._requests = RequestBuilder(tokenizer, config)
 
     @property
     def failures(self) -> tuple[EpisodeFailure, ...]:
@@ -241,7 +237,9 @@ class Collector:
             episode.rewards = {agent: float(rewards[agent]) for agent in episode.turns}
         wants_reference = self._want_ref_logprobs and not episode.is_opening
         episode.requests = tuple(
-            self._request(observation, turn_seed(self._config.seed, index, episode, place), wants_reference)
+            self._requests.build(
+                observation, turn_seed(self._config.seed, index, episode, place), want_ref_logprobs=wants_reference
+            )
             for place, observation in enumerate(observations)
         )
         episode.observations = observations
@@ -267,32 +265,3 @@ class Collector:
                 trajectory = Trajectory(group_id, agent, tuple(turns), float(rewards[agent]), penalty)
                 members[episode.group, agent].append(trajectory)
         return {key: Group(siblings[0].group_id, tuple(siblings)) for key, siblings in sorted(members.items())}
-
-    def _request(self, observation: Observation, seed: int, wants_reference: bool) -> GenerationRequest:
-        return GenerationRequest(
-            prompt_ids=self._prompt_ids(observation.prompt),
-            sampling=SamplingParams(
-                seed=seed,
-                temperature=self._config.temperature,
-                top_p=self._config.top_p,
-                top_k=self._config.top_k,
-                min_p=self._config.min_p,
-                max_tokens=self._config.max_completion_tokens,
-            ),
-            constraint=self._constraint_of(observation),
-            want_ref_logprobs=wants_reference,
-        )
-
-    def _constraint_of(self, observation: Observation) -> Constraint | None:
-        if observation.choices is not None:
-            return self._constraint(observation.choices, observation.distinct_choices)
-        if observation.pattern is not None:
-            return compile_regex(observation.pattern, self._tokenizer)
-        return None
-
-    def _build_constraint(self, choices: tuple[tuple[str, ...], ...], distinct: bool) -> LineConstraint:
-        return LineConstraint(tuple(tuple(self._line(line) for line in lines) for lines in choices), distinct)
-
-    def _encode_line(self, text: str) -> Line:
-        ids: Int32 = self._tokenizer.encode(text)
-        return tuple(int(token) for token in ids)

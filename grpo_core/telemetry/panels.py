@@ -113,10 +113,18 @@ PANELS: tuple[Panel, ...] = (
     _panel(
         6,
         "Rollouts",
-        "What a batch took to collect, what it earned, and the episodes that failed.",
-        "s, reward, episodes",
+        "What a batch took to collect, what it earned, what all earned that was played for it, the starting states "
+        "that were replaced, and the episodes that failed.",
+        "s, reward, groups, episodes",
         kind="rollout",
-        columns={"batch_index": "max", "duration_s": "avg", "reward_mean": "avg", "num_failed_episodes": "sum"},
+        columns={
+            "batch_index": "max",
+            "duration_s": "avg",
+            "reward_mean": "avg",
+            "sampled_reward_mean": "avg",
+            "num_replaced_groups": "avg",
+            "num_failed_episodes": "sum",
+        },
     ),
     Panel(
         7,

@@ -1,0 +1,53 @@
+"""Observations as requests to an engine: prompts and what constrains their answers, in tokens."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from grpo_core.config import RolloutConfig
+from grpo_core.model import Tokenizer
+from grpo_core.rollout.constraint import Constraint, Line, LineConstraint
+from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
+from grpo_core.rollout.regex import compile_regex
+from grpo_core.types import Int32, Observation
+
+
+class RequestBuilder:
+    """Requests that sample as ``config`` says. What siblings ask alike is encoded once."""
+
+    def __init__(self, tokenizer: Tokenizer, config: RolloutConfig) -> None:
+        self._tokenizer = tokenizer
+        self._config = config
+        self._prompt_ids = lru_cache(maxsize=1024)(tokenizer.encode)
+        self._line = lru_cache(maxsize=65536)(self._encode_line)
+        self._constraint = lru_cache(maxsize=1024)(self._build_constraint)
+
+    def build(self, observation: Observation, seed: int, *, want_ref_logprobs: bool) -> GenerationRequest:
+        """The request for an answer to ``observation``, drawn with ``seed``."""
+        return GenerationRequest(
+            prompt_ids=self._prompt_ids(observation.prompt),
+            sampling=SamplingParams(
+                seed=seed,
+                temperature=self._config.temperature,
+                top_p=self._config.top_p,
+                top_k=self._config.top_k,
+                min_p=self._config.min_p,
+                max_tokens=self._config.max_completion_tokens,
+            ),
+            constraint=self._constraint_of(observation),
+            want_ref_logprobs=want_ref_logprobs,
+        )
+
+    def _constraint_of(self, observation: Observation) -> Constraint | None:
+        if observation.choices is not None:
+            return self._constraint(observation.choices, observation.distinct_choices)
+        if observation.pattern is not None:
+            return compile_regex(observation.pattern, self._tokenizer)
+        return None
+
+    def _build_constraint(self, choices: tuple[tuple[str, ...], ...], distinct: bool) -> LineConstraint:
+        return LineConstraint(tuple(tuple(self._line(line) for line in lines) for lines in choices), distinct)
+
+    def _encode_line(self, text: str) -> Line:
+        ids: Int32 = self._tokenizer.encode(text)
+        return tuple(int(token) for token in ids)
