@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,8 +13,6 @@ import pytest
 from grpo_core.config import EnvironmentConfig, RolloutConfig
 from grpo_core.environments import ConfiguredFactory, EnvironmentFactory
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
-from grpo_core.rollout.episode import Episode
-from grpo_core.rollout.seeds import environment_seed, turn_seed
 from grpo_core.types import Batch
 from tests.grpo_core.rollout.batch_content import content, turns_of
 from tests.grpo_core.rollout.duel import Duel
@@ -24,6 +21,7 @@ from tests.grpo_core.rollout.rooms import Rooms
 
 OFF = RolloutConfig(num_groups=6, group_size=3, max_completion_tokens=6)
 ON = OFF.model_copy(update={"max_refill_rounds": 12})
+NOTHING = float("nan")  # one object, which a set would hold once
 
 
 class Picky(ArithmeticEnvironment):
@@ -214,28 +212,3 @@ def test_a_reward_that_is_no_number_is_left_to_the_trainer_to_refuse(rooms: Room
     batch = rooms.collector(factory, ON).collect(0)
 
     assert batch.stats.num_replaced_groups == 0
-
-
-NOTHING = float("nan")  # one object, which a set would hold once
-
-
-def test_no_two_places_have_the_same_seed() -> None:
-    """Of any batch, replacement, attempt, round or agent. Numbers that are 0 count as much as others."""
-    some = range(4)
-    environments = [environment_seed(7, *where) for where in itertools.product(some, some, some)]
-    assert len(set(environments)) == len(environments)
-
-    episodes = [
-        Episode(Duel(), group, sample, {}, refill, is_opening, attempt, num_rounds)
-        for group, sample, refill, attempt, num_rounds in itertools.product(some, some, some, range(3), some)
-        for is_opening in (False, True)
-        if sample == 0 or not is_opening
-    ]
-    turns = [
-        turn_seed(7, index, episode, place)
-        for episode in episodes
-        for index in (some if not episode.is_opening else (0,))
-        for place in some
-    ]
-    assert len(set(turns)) == len(turns)
-    assert turn_seed(7, 0, episodes[1], 0) == turn_seed(7, 5, episodes[1], 0)  # an opening's
