@@ -20,8 +20,11 @@ def completion_budget(request: GenerationRequest) -> int:
     return request.sampling.max_tokens
 
 
-def check_request(request: GenerationRequest, max_context_tokens: int, vocab_size: int) -> None:
-    """
+def check_request(
+    request: GenerationRequest, max_context_tokens: int, vocab_size: int, *, kv_cache_bytes: int | None = None
+) -> None:
+    """``kv_cache_bytes`` are given where they hold less than the model's context, and so bound it.
+
     Raises:
         PromptError: the prompt is empty, holds ids that are not the model's, or does not fit the context together with
             what may be generated, or nothing may be generated.
@@ -40,10 +43,13 @@ def check_request(request: GenerationRequest, max_context_tokens: int, vocab_siz
             "the text with the model's own tokenizer"
         )
     if num_prompt + num_completion > max_context_tokens:
+        bound, way_out = "the model's context is", "take a model with a longer context"
+        if kv_cache_bytes is not None:
+            bound, way_out = f"rollout.max_kv_bytes {kv_cache_bytes} holds a context of", "raise rollout.max_kv_bytes"
         raise PromptError(
-            f"prompt of {num_prompt} tokens and up to {num_completion} to generate: the model's context is "
+            f"prompt of {num_prompt} tokens and up to {num_completion} to generate: {bound} "
             f"{max_context_tokens} tokens; shorten the prompt (compact prompts), lower "
-            "rollout.max_completion_tokens, or take a model with a longer context"
+            f"rollout.max_completion_tokens, or {way_out}"
         )
 
 

@@ -9,16 +9,17 @@ import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
-from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+from vllm import SamplingParams, envs  # pyright: ignore[reportMissingImports]
 from vllm.engine.arg_utils import AsyncEngineArgs  # pyright: ignore[reportMissingImports]
 from vllm.exceptions import VLLMClientError, VLLMError  # pyright: ignore[reportMissingImports]
 from vllm.inputs.engine import tokens_input  # pyright: ignore[reportMissingImports]
 from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
+from vllm.usage.usage_lib import UsageContext  # pyright: ignore[reportMissingImports]
 from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # pyright: ignore[reportMissingImports]
 
@@ -26,6 +27,8 @@ from grpo_core.errors import EngineError, GrpoError, SamplingError
 from grpo_core.rollout.protocol import GenerationRequest
 from grpo_core.rollout.vllm_engine.adapters import LoadedAdapter
 from grpo_core.rollout.vllm_engine.job import Ended, Job
+from grpo_core.rollout.vllm_engine.processes import bind_processes
+from grpo_core.rollout.vllm_engine.silence import LOOK_EVERY_S, Silence
 from grpo_core.rollout.vllm_engine.statistics import IterationStatistics
 from grpo_core.rollout.vllm_engine.task import Reading, SamplingTask, ScoringTask, end_id, pack_task
 from grpo_core.types import Completion, FinishReason, Int32
@@ -33,7 +36,10 @@ from grpo_core.types import Completion, FinishReason, Int32
 T = TypeVar("T")
 _SHUTDOWN_S = 30.0  # vLLM kills what has not ended by then
 _PACKAGE = "grpo_core.rollout.vllm_engine"
-_DEAD = "vLLM's engine process has died, its own output says why; build a new engine, perhaps with smaller batches"
+_DEAD = (
+    "vLLM's engine process has died, its own output says why; start again, a training run with --resume, perhaps with "
+    "a smaller rollout.max_batch_sequences"
+)
 
 
 class VllmClient:
@@ -45,6 +51,7 @@ class VllmClient:
 
     def __init__(self, options: dict[str, Any], stop_id: int) -> None:
         self.statistics = IterationStatistics()
+        self.model_context_tokens = 0
         self._stop_id = stop_id
         self._ended: SimpleQueue[Ended | BaseException] = SimpleQueue()
         self._failure: BaseException | None = None
@@ -75,9 +82,13 @@ class VllmClient:
             worker_extension_cls=f"{_PACKAGE}.sampler.RecordReader",
             async_scheduling=False,  # the sampler must know every token before it draws the next
             generation_config="vllm",
-            disable_log_stats=True,
         )
-        return AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda config, index=0: self.statistics])
+        bind_processes()
+        config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        self.model_context_tokens = config.model_config.max_model_len  # before vLLM cuts it to what its cache holds
+        return AsyncLLM.from_vllm_config(
+            config, stat_loggers=[lambda config, index=0: self.statistics], disable_log_stats=True
+        )
 
     def close(self) -> None:
         """End vLLM's processes. Jobs under way are forgotten."""
@@ -92,10 +103,15 @@ class VllmClient:
         """Wait for the next job to end.
 
         Raises:
-            GrpoError: vLLM has died. So it is from then on.
+            GrpoError: vLLM has died, or hangs. So it is from then on.
         """
-        if self._failure is None:
-            ended = self._ended.get()
+        silence = self._silence()
+        while self._failure is None:
+            try:
+                ended = self._ended.get(timeout=LOOK_EVERY_S)
+            except Empty:
+                self._look(silence)
+                continue
             if isinstance(ended, Ended):
                 return ended
             self._failure = EngineError(_DEAD) if isinstance(ended, EngineDeadError) else ended
@@ -118,6 +134,15 @@ class VllmClient:
 
     def forget_prompts(self) -> None:
         self._wait(self._while_alive(self._llm.reset_prefix_cache()))
+
+    def _silence(self) -> Silence:
+        return Silence(self.statistics, envs.VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS)
+
+    def _look(self, silence: Silence) -> None:
+        try:
+            silence.look()
+        except EngineError as error:
+            self._failure = error
 
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
@@ -269,13 +294,27 @@ class VllmClient:
                     future.set_result(Reading.unpack(answer.result()[0][place]))  # every worker has the same
 
     async def _while_alive(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of a call into vLLM's process. vLLM itself would wait for ever for an answer from a dead one."""
+        """The result of a call into vLLM's process. vLLM itself would wait for ever for an answer from a dead one.
+
+        Raises:
+            EngineDeadError, GrpoError: it has died, or hangs, or did so before.
+        """
+        if self._failure is not None:
+            coroutine.close()
+            raise self._failure
         task = self._loop.create_task(coroutine)
+        silence = self._silence()
         while not task.done():
-            await asyncio.wait({task}, timeout=1.0)
-            if not task.done() and self._llm.errored:
+            await asyncio.wait({task}, timeout=LOOK_EVERY_S)
+            if task.done():
+                break
+            if self._llm.errored:
                 task.cancel()
                 raise self._llm.dead_error
+            self._look(silence)
+            if self._failure is not None:
+                task.cancel()
+                raise self._failure
         return task.result()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ from grpo_core.types import Completion
 
 if TYPE_CHECKING:
     from grpo_core.rollout.vllm_engine.client import VllmClient
+
+logger = logging.getLogger("grpo_core.rollout")
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM can be started for
 _CONTEXT_THAT_FITS = -1
@@ -99,6 +102,7 @@ class VllmEngine:
         self.model_fingerprint = fingerprint
         base = BaseModel(fingerprint, linear_shapes(folder), max_lora_rank)
         self._client = _start_client(options, stop_id)
+        self._bounding_kv_bytes = _bounding_kv_bytes(self._client, kv_cache_bytes)
         self._adapters = ResidentAdapters(adapters, store, run, base, self._client.load, self._client.unload)
         self._pending: dict[int, int | GrpoError] = {}  # the version of each request, or why it cannot run
         self._ticket = 0
@@ -139,7 +143,12 @@ class VllmEngine:
         self._ticket += 1
         number = self.policy_version if request.policy_version is None else request.policy_version
         try:
-            check_request(request, self._client.max_context_tokens, self._client.vocab_size)
+            check_request(
+                request,
+                self._client.max_context_tokens,
+                self._client.vocab_size,
+                kv_cache_bytes=self._bounding_kv_bytes,
+            )
             adapter = self._adapters.acquire(number)
         except GrpoError as error:
             self._pending[self._ticket] = error
@@ -223,6 +232,19 @@ def _start_client(options: dict[str, Any], stop_id: int) -> VllmClient:
     except ImportError as error:
         raise _missing(error) from error
     return VllmClient(options, stop_id)
+
+
+def _bounding_kv_bytes(client: VllmClient, kv_cache_bytes: int | None) -> int | None:
+    """``kv_cache_bytes`` where they hold less than the model's context, which a log line then says."""
+    if kv_cache_bytes is None or client.max_context_tokens == client.model_context_tokens:
+        return None
+    logger.warning(
+        "rollout.max_kv_bytes %d holds %d of the %d tokens of the model's context; what is longer is refused",
+        kv_cache_bytes,
+        client.max_context_tokens,
+        client.model_context_tokens,
+    )
+    return kv_cache_bytes
 
 
 def _set_environment() -> None:
