@@ -6,7 +6,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -28,9 +28,10 @@ from grpo_core.rollout.protocol import GenerationRequest
 from grpo_core.rollout.vllm_engine.adapters import LoadedAdapter
 from grpo_core.rollout.vllm_engine.job import Ended, Job
 from grpo_core.rollout.vllm_engine.processes import bind_processes
+from grpo_core.rollout.vllm_engine.records import RecordFetcher
 from grpo_core.rollout.vllm_engine.silence import LOOK_EVERY_S, Silence
 from grpo_core.rollout.vllm_engine.statistics import IterationStatistics
-from grpo_core.rollout.vllm_engine.task import Reading, SamplingTask, ScoringTask, end_id, pack_task
+from grpo_core.rollout.vllm_engine.task import SamplingTask, ScoringTask, end_id, pack_task
 from grpo_core.types import Completion, FinishReason, Int32
 
 T = TypeVar("T")
@@ -56,8 +57,7 @@ class VllmClient:
         self._ended: SimpleQueue[Ended | BaseException] = SimpleQueue()
         self._failure: BaseException | None = None
         self._tasks: dict[int, asyncio.Task[Ended]] = {}
-        self._unread: list[tuple[int, asyncio.Future[Reading] | None]] = []
-        self._reader: asyncio.Task[None] | None = None
+        self._records = RecordFetcher(self._take_records)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="vllm-client", daemon=True)
         self._thread.start()
@@ -191,10 +191,10 @@ class VllmClient:
         except GrpoError as error:
             return Ended(job.ticket, error)
         except (VLLMClientError, EngineGenerateError) as error:
-            self._forget(job.ticket)
+            self._records.forget(job.ticket, -job.ticket)
             return Ended(job.ticket, EngineError(f"vLLM failed on this request: {error.__cause__ or error}"))
         except asyncio.CancelledError:
-            self._forget(job.ticket)
+            self._records.forget(job.ticket, -job.ticket)
             raise
 
     async def _complete(self, job: Job) -> Ended:
@@ -205,7 +205,7 @@ class VllmClient:
             stop_ids = set() if request.sampling.ignore_stop else {last_id, *request.sampling.stop_ids}
         task = SamplingTask(job.ticket, request.sampling, job.max_tokens, last_id, constraint)
         output = await self._run(task, request.prompt_ids, job.max_tokens, sorted(stop_ids), job.adapter)
-        reading = await self._reading(job.ticket)
+        reading = await self._records.fetch(job.ticket)
         if reading.error is not None:
             return Ended(job.ticket, reading.error)
         tokens = np.array(output.outputs[0].token_ids[: len(reading.logprobs)], dtype=np.int32)
@@ -230,7 +230,7 @@ class VllmClient:
         num = int(np.flatnonzero(completion.completion_mask)[-1]) + 1
         await self._run(ScoringTask.of(-job.ticket, completion), completion.prompt_ids, num, [], None)
         scores = np.zeros(len(completion.completion_ids), dtype=np.float32)
-        scores[:num] = (await self._reading(-job.ticket)).logprobs
+        scores[:num] = (await self._records.fetch(-job.ticket)).logprobs
         scores[~completion.completion_mask] = 0.0
         if not np.isfinite(scores).all():
             raise SamplingError("logits of the base model are not numbers (NaN or infinity); check its weights")
@@ -263,35 +263,9 @@ class VllmClient:
         )
         return [output async for output in outputs][-1]
 
-    async def _reading(self, ticket: int) -> Reading:
-        future: asyncio.Future[Reading] = self._loop.create_future()
-        self._read([(ticket, future)])
-        return await future
-
-    def _forget(self, ticket: int) -> None:
-        self._read([(ticket, None), (-ticket, None)])
-
-    def _read(self, wanted: Sequence[tuple[int, asyncio.Future[Reading] | None]]) -> None:
-        """Fetch records; those wanted meanwhile go together in the next call. Without a future they are forgotten."""
-        self._unread.extend(wanted)
-        if self._reader is None or self._reader.done():
-            self._reader = self._loop.create_task(self._read_all())
-
-    async def _read_all(self) -> None:
-        while self._unread:
-            batch, self._unread = self._unread, []
-            tickets = [ticket for ticket, _ in batch]
-            call = self._llm.collective_rpc("take_records", args=(tickets,))
-            answer = self._loop.create_task(self._while_alive(call))
-            await asyncio.wait({answer})
-            error = answer.exception()
-            for place, (_, future) in enumerate(batch):
-                if future is None or future.done():  # forgotten, or its job was cancelled
-                    continue
-                if error is not None:
-                    future.set_exception(error)
-                else:
-                    future.set_result(Reading.unpack(answer.result()[0][place]))  # every worker has the same
+    async def _take_records(self, tickets: list[int]) -> list[dict[str, Any]]:
+        (records, *_) = await self._while_alive(self._llm.collective_rpc("take_records", args=(tickets,)))
+        return records  # of the first worker: every one has the same
 
     async def _while_alive(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """The result of a call into vLLM's process. vLLM itself would wait for ever for an answer from a dead one.

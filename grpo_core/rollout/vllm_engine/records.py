@@ -1,0 +1,49 @@
+"""Brings back what vLLM's sampler has recorded: what is wanted while a call is under way goes together in the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from grpo_core.rollout.vllm_engine.task import Reading
+
+TakeRecords = Callable[[list[int]], Coroutine[Any, Any, Sequence[Mapping[str, Any]]]]
+
+
+class RecordFetcher:
+    """``take`` gives a packed record per ticket, which vLLM's process then forgets. One event loop uses it."""
+
+    def __init__(self, take: TakeRecords) -> None:
+        self._take = take
+        self._wanted: list[tuple[int, asyncio.Future[Reading] | None]] = []
+        self._fetching: asyncio.Task[None] | None = None
+
+    async def fetch(self, ticket: int) -> Reading:
+        """Raises as ``take``."""
+        future: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
+        self._want([(ticket, future)])
+        return await future
+
+    def forget(self, *tickets: int) -> None:
+        """Let vLLM's process forget what nobody will read."""
+        self._want([(ticket, None) for ticket in tickets])
+
+    def _want(self, wanted: Sequence[tuple[int, asyncio.Future[Reading] | None]]) -> None:
+        self._wanted.extend(wanted)
+        if self._fetching is None or self._fetching.done():
+            self._fetching = asyncio.create_task(self._fetch_all())
+
+    async def _fetch_all(self) -> None:
+        while self._wanted:
+            batch, self._wanted = self._wanted, []
+            answer = asyncio.get_running_loop().create_task(self._take([ticket for ticket, _ in batch]))
+            await asyncio.wait({answer})
+            error = answer.exception()
+            for place, (_, future) in enumerate(batch):
+                if future is None or future.done():  # forgotten, or its job was cancelled
+                    continue
+                if error is not None:
+                    future.set_exception(error)
+                else:
+                    future.set_result(Reading.unpack(answer.result()[place]))
