@@ -5,6 +5,7 @@ Legend: B rows, V vocabulary, C candidates (the vocabulary, or the ids that a co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,7 +59,8 @@ def draw_tokens(
 ) -> list[Draw | SamplingError]:
     """Sample every row of ``logits`` [B, V] by the inverse of its cumulative distribution at its ``uniform``.
 
-    One uniform per row, so that a row's token depends on nothing else in the batch. A row whose logits are not numbers
+    One uniform per row, so that a row's token depends on nothing else in the batch: on a CPU equal logits give the same
+    bits whatever the other rows are. A row whose logits are not numbers
     gives the error in its place.
     """
     results: list[Draw | SamplingError | None] = [None] * len(params)
@@ -78,8 +80,9 @@ def draw_tokens(
 
 
 def _candidate_logits(logits: Tensor, bound: Sequence[tuple[int, np.ndarray]]) -> Tensor:
-    """The logits of every row's ids, padded with -inf: [B, C]."""
+    """The logits of every row's ids, padded with -inf to whole blocks, so that how much is added up alike: [B, C]."""
     size = max(len(ids) for _, ids in bound)
+    size += -size % BLOCK_COLUMNS
     columns = np.zeros((len(bound), size), dtype=np.int64)
     padding = np.ones((len(bound), size), dtype=np.bool_)
     for index, (_, ids) in enumerate(bound):
@@ -108,7 +111,7 @@ def _draw(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[f
         narrowed = _narrowed(logits[rows].log_softmax(dim=-1), [params[row] for row in narrow])
         probabilities = probabilities.index_copy(0, rows, narrowed.exp())
     tokens = _invert(probabilities, torch.tensor(uniforms, dtype=torch.float64, device=device))
-    drawn = probabilities.gather(-1, tokens[:, None])[:, 0].log().tolist()
+    drawn = [_log(each) for each in probabilities.gather(-1, tokens[:, None])[:, 0].tolist()]
     supports = {row: torch.nonzero(probabilities[row])[:, 0].cpu().numpy().astype(np.int32) for row in narrow}
     return [
         # NaN, where a logit was NaN or +inf, or all of them -inf
@@ -119,6 +122,11 @@ def _draw(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[f
     ]
 
 
+def _log(probability: float) -> float:
+    """One by one: a vector's last elements may be rounded otherwise than its first."""
+    return math.log(probability) if probability != 0 else -math.inf
+
+
 def _invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Columns [B] at which the cumulative sums of ``probabilities`` [B, C] pass ``uniforms`` [B] of their totals.
 
@@ -126,14 +134,13 @@ def _invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     vocabulary costs more than everything else about a draw.
     """
     num_columns = probabilities.shape[-1]
-    if num_columns <= 2 * BLOCK_COLUMNS:
-        blocks = probabilities[:, None]
-    else:
-        blocks = F.pad(probabilities, (0, -num_columns % BLOCK_COLUMNS)).unflatten(-1, (-1, BLOCK_COLUMNS))
+    blocks = F.pad(probabilities, (0, -num_columns % BLOCK_COLUMNS)).unflatten(-1, (-1, BLOCK_COLUMNS))
     sums = blocks.sum(dim=-1).double()
     ends = sums.cumsum(dim=-1)
     points = uniforms[:, None] * ends[:, -1:]
-    block = torch.searchsorted(ends, points, right=True).clamp_max(blocks.shape[1] - 1)  # [B, 1]
+    block = torch.searchsorted(ends, points, right=True)  # [B, 1]
+    block = torch.minimum(block, torch.searchsorted(ends, ends[:, -1:].contiguous()))  # the last one that holds any
+    block = block.clamp_max(blocks.shape[1] - 1)
     inside = blocks[torch.arange(len(blocks), device=blocks.device), block[:, 0]].double().cumsum(dim=-1)
     # The block's sum was taken in single precision: scaled, both agree on where the block ends.
     inside = inside * (sums.gather(-1, block) / inside[:, -1:]) + (ends - sums).gather(-1, block)

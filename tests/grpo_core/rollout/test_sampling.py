@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,3 +195,46 @@ def test_parameters_out_of_their_range_are_named(change: dict[str, float], match
     check_sampling(sampling())
     with pytest.raises(SamplingError, match=match):
         check_sampling(replace(sampling(), **change))
+
+
+@pytest.mark.parametrize("num_columns", [17, 320, 2050])
+def test_a_draw_has_the_same_bits_in_any_company(num_columns: int) -> None:
+    rng = np.random.default_rng(0)
+    kinds: list[dict[str, Any]] = [{}, {"temperature": 0.7}, {"top_p": 0.8}, {"top_k": 7, "min_p": 0.02}]
+    params = [SamplingParams(row, **kinds[row % 4]) for row in range(45)]
+    uniforms = rng.random(45).tolist()
+    allowed = [rng.permutation(num_columns)[: 1 + 5 * row].tolist() if row % 3 else None for row in range(45)]
+    logits = torch.from_numpy(rng.normal(size=(45, num_columns), scale=3.0).astype(np.float32))
+
+    def draw(rows: Sequence[int]) -> list[Draw]:
+        chosen = ([params[row] for row in rows], [uniforms[row] for row in rows], [allowed[row] for row in rows])
+        return draws_of(logits[list(rows)], *chosen)
+
+    alone = [draw([row])[0] for row in range(45)]
+
+    for rows in (range(45), range(44, -1, -1), range(1, 45, 3), range(0, 45, 3), range(5)):
+        for row, each in zip(rows, draw(rows), strict=True):
+            expected = alone[row]
+            assert (each.token, each.logprob) == (expected.token, expected.logprob)
+            assert (each.support is None) == (expected.support is None)
+            if each.support is not None and expected.support is not None:
+                assert each.support.tolist() == expected.support.tolist()
+
+
+@pytest.mark.parametrize("num_ids", [20, 100, 130])
+def test_company_does_not_move_the_points_at_which_tokens_change(num_ids: int) -> None:
+    """Uniforms as close to them as numbers can be."""
+    logits = torch.randn(1, 500, generator=torch.Generator().manual_seed(0))
+    few, many = list(range(num_ids)), list(range(500))
+    ends = logits[0, :num_ids].softmax(dim=0).double().cumsum(dim=0)
+    bounds = (ends / ends[-1]).tolist()[:-1]
+    uniforms = [bound + step * 2.0**-27 for bound in bounds for step in range(-8, 9)]
+    params = [SamplingParams(0)] * len(uniforms)
+
+    alone = draws_of(logits.expand(len(uniforms), -1), params, uniforms, [few] * len(uniforms))
+    beside = draws_of(
+        logits.expand(len(uniforms) + 1, -1), [*params, params[0]], [*uniforms, 0.5], [few] * len(uniforms) + [many]
+    )
+
+    assert len({draw.token for draw in alone}) == num_ids
+    assert [draw.token for draw in alone] == [draw.token for draw in beside[:-1]]
