@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -32,12 +32,12 @@ logger = logging.getLogger("grpo_core.native")
 
 
 @functools.cache
-def load_kernels(source: Path) -> ctypes.CDLL | None:
-    """The compiled kernels of ``source``, a C file, or None where they cannot be built."""
+def load_kernels(source: Path, *flags: str) -> ctypes.CDLL | None:
+    """The compiled kernels of ``source``, a C file that needs ``flags``, too, or None where they cannot be built."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return None
     try:
-        return ctypes.CDLL(str(_library(source)))
+        return ctypes.CDLL(str(_library(source, (*FLAGS, *flags))))
     except (OSError, HomeError, _BuildError, subprocess.TimeoutExpired) as error:
         logger.warning("%s: torch computes it, which is slower on this CPU than compiled code: %s", source.stem, error)
         return None
@@ -47,20 +47,20 @@ class _BuildError(Exception):
     pass
 
 
-def _library(source: Path) -> Path:
+def _library(source: Path, flags: Sequence[str]) -> Path:
     """The library built from ``source`` for this processor. One process builds, others wait for it."""
     headers = sorted({*FOLDER.glob("*.h"), *source.parent.glob("*.h")})
     text = b"".join(path.read_bytes() for path in (source, *headers))
     compilers = list(_compilers())
     if not compilers:
         raise _BuildError(f"no C compiler; install one ({', '.join(COMPILERS[1:])}), or set CC to its path")
-    described = "\n".join((*FLAGS, *compilers, _processor()))
+    described = "\n".join((*flags, *compilers, _processor()))
     key = hashlib.sha256(text + described.encode()).hexdigest()[:16]
     library = make_folder(cache_folder() / "kernels") / f"{source.stem}-{key}.so"
     if not library.exists():
         with FileLock(library.with_suffix(".lock")):
             if not library.exists():
-                _build(compilers, source, library)
+                _build(compilers, source, flags, library)
     return library
 
 
@@ -79,12 +79,12 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in info if line.startswith(said)}))
 
 
-def _build(compilers: list[str], source: Path, library: Path) -> None:
+def _build(compilers: list[str], source: Path, flags: Sequence[str], library: Path) -> None:
     failures: list[str] = []
     for compiler in compilers:
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             built = Path(folder) / library.name
-            command = [compiler, *FLAGS, f"-I{FOLDER}", str(source), "-o", str(built), "-lm"]
+            command = [compiler, *flags, f"-I{FOLDER}", str(source), "-o", str(built), "-lm"]
             done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
             if done.returncode == 0:
                 built.replace(library)

@@ -153,7 +153,7 @@ static void pack_keys(const Problem *p, int64_t key_head, const Heads *keys, con
             for (int64_t s = 0; s < num; s++)
                 memcpy(to[i] + s * size, of(from[i], start + s, key_head), sizeof(float) * (size_t)size);
             memset(to[i] + num * size, 0, sizeof(float) * (size_t)((BLOCK - num) * size));
-            transpose(to[i], BLOCK, size, size, columns[i]);
+            transpose(to[i], BLOCK, size, size, columns[i], BLOCK);
         }
     }
 }

@@ -1,5 +1,7 @@
-/* As many numbers at a time as the processor can, and the products of four vectors with four that are in registers at once. */
+/* As many numbers at a time as the processor can, and the products of four vectors with four that are in registers at
+   once. */
 
+#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -26,6 +28,13 @@ typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 static inline vec splat(float x) { return x - (vec){0}; }
 static inline vec load(const float *from) { return *(const vec *)from; }
 static inline void store(float *to, vec x) { *(vec *)to = x; }
+static inline vec fused(vec a, vec b, vec c) { /* a b + c, rounded once */
+#if LANES == 16
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#else
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#endif
+}
 static inline vec larger(vec a, vec b) { /* b where one of them is not a number */
     const ints takes_a = a > b;
     return (vec)(((ints)a & takes_a) | ((ints)b & ~takes_a));
@@ -34,16 +43,16 @@ static inline vec larger(vec a, vec b) { /* b where one of them is not a number 
 /* e^x, x at most 88, within 2 units in the last place: Cody and Waite's reduction and a polynomial of degree 6. */
 static inline vec exponential(vec x) {
     x = larger(splat(-87.0f), x);
-    const vec shifted = x * 1.44269504088896341f + 12582912.0f; /* rounds to whole numbers: 1.5 * 2^23 */
+    const vec shifted = fused(x, splat(1.44269504088896341f), splat(12582912.0f)); /* rounds: 1.5 * 2^23 */
     const vec whole = shifted - 12582912.0f;
-    const vec r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    const vec r = fused(whole, splat(2.12194440e-4f), fused(whole, splat(-0.693359375f), x));
     vec y = splat(1.9875691500e-4f);
-    y = y * r + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * (r * r) + r + 1.0f;
+    y = fused(y, r, splat(1.3981999507e-3f));
+    y = fused(y, r, splat(8.3334519073e-3f));
+    y = fused(y, r, splat(4.1665795894e-2f));
+    y = fused(y, r, splat(1.6666665459e-1f));
+    y = fused(y, r, splat(5.0000001201e-1f));
+    y = fused(y, r * r, r) + 1.0f;
     const ints scale = (__builtin_convertvector(whole, ints) + 127) << 23;
     return y * (vec)scale;
 }
@@ -111,7 +120,7 @@ static inline void tile(const float *const x[TILE], const float *const w[TILE], 
             for (int i = 0; i < LANES / TILE; i++) {
                 const vec row = load(x[first + i] + k);
 #pragma GCC unroll 4
-                for (int j = 0; j < TILE; j++) sums[TILE * i + j] += row * columns[j];
+                for (int j = 0; j < TILE; j++) sums[TILE * i + j] = fused(row, columns[j], sums[TILE * i + j]);
             }
         }
 #if LANES == 16
@@ -131,38 +140,8 @@ static inline void four(const float *from, int64_t index, int64_t num, int64_t s
     for (int i = 0; i < TILE; i++) rows[i] = from + (index + i < num ? index + i : num - 1) * size;
 }
 
-/* y[i] += a[i] B of ``count`` rows, at most TILE: ``a`` [count, num], ``b`` [num, size], ``y`` [count, size]. */
-static void add_outer(float *const y[TILE], int count, const float *const a[TILE], const float *b, int64_t num,
-                      int64_t size) {
-    const float *rows[TILE];
-    for (int i = 0; i < TILE; i++) rows[i] = a[i < count ? i : 0];
-    int64_t d = 0;
-    for (; d + COLUMNS * LANES <= size; d += COLUMNS * LANES) {
-        vec sums[TILE * COLUMNS];
-#pragma GCC unroll 16
-        for (int i = 0; i < TILE * COLUMNS; i++)
-            sums[i] = i / COLUMNS < count ? load(y[i / COLUMNS] + d + i % COLUMNS * LANES) : (vec){0};
-        for (int64_t s = 0; s < num; s++) {
-            vec columns[COLUMNS];
-#pragma GCC unroll 4
-            for (int j = 0; j < COLUMNS; j++) columns[j] = load(b + s * size + d + j * LANES);
-#pragma GCC unroll 16
-            for (int i = 0; i < TILE * COLUMNS; i++) sums[i] += rows[i / COLUMNS][s] * columns[i % COLUMNS];
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < TILE * COLUMNS; i++)
-            if (i / COLUMNS < count) store(y[i / COLUMNS] + d + i % COLUMNS * LANES, sums[i]);
-    }
-    for (; d < size; d += LANES)
-        for (int i = 0; i < count; i++) {
-            vec sum = load(y[i] + d);
-            for (int64_t s = 0; s < num; s++) sum += rows[i][s] * load(b + s * size + d);
-            store(y[i] + d, sum);
-        }
-}
-
-/* ``num`` vectors, ``stride`` apart, as [size, BLOCK]; the last one stands for those beyond it. */
-static void transpose(const float *vectors, int64_t num, int64_t stride, int64_t size, float *columns) {
+/* ``num`` vectors, ``stride`` apart, as [size, width]; the last one stands for those beyond it. */
+static void transpose(const float *vectors, int64_t num, int64_t stride, int64_t size, float *columns, int64_t width) {
     for (int64_t s = 0; s < num; s += LANES)
         for (int64_t d = 0; d < size; d += LANES) {
             vec rows[LANES];
@@ -173,7 +152,7 @@ static void transpose(const float *vectors, int64_t num, int64_t stride, int64_t
             SWAP(rows, 4)
             SWAP(rows, 2)
             SWAP(rows, 1)
-            for (int i = 0; i < LANES; i++) store(columns + (d + i) * BLOCK + s, rows[i]);
+            for (int i = 0; i < LANES; i++) store(columns + (d + i) * width + s, rows[i]);
         }
 }
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from grpo_core import dense
 from grpo_core.errors import AdapterError
+from grpo_core.rollout.torch_engine.native.products import NativeProducts
 from grpo_core.rollout.torch_engine.weights import DecoderWeights, LayerWeights, Linear, Place
 from grpo_core.types import Adapter
 
@@ -74,16 +75,24 @@ def read_updates(adapter: Adapter, weights: DecoderWeights, fingerprint: str) ->
 
 
 class MergedWeights:
-    """A second copy of the linear maps that adapters change, and all else shared with the base."""
+    """A second copy of the linear maps that adapters change, and all else shared with the base. With ``products`` the
+    copy is of all of them, packed."""
 
-    def __init__(self, base: DecoderWeights) -> None:
+    def __init__(self, base: DecoderWeights, products: NativeProducts | None = None) -> None:
         self._base = base
+        self._products = products
         self._copies: dict[tuple[int, str], Tensor] = {}
         self._changed: dict[tuple[int, str], set[Place]] = {}
 
     @torch.inference_mode()
     def merge(self, updates: Updates) -> DecoderWeights:
         """The base with ``updates`` added. It holds until the next call, which writes into the same copy."""
+        if self._products is not None and not self._copies:
+            self._copies = {
+                (index, name): self._products.pack(layer.linear(name).weight)
+                for index, layer in enumerate(self._base.layers)
+                for name in LINEARS
+            }
         for key in {*updates, *self._changed}:
             self._write(key, updates.get(key, ()))
         layers = tuple(self._layer(index, layer) for index, layer in enumerate(self._base.layers))
@@ -96,14 +105,20 @@ class MergedWeights:
         copy = self._copies[key]
         places = {update.place for update in updates}
         for place in self._changed.get(key, set()) - places:  # the adapter before changed it, this one does not
-            copy[place.start : place.stop] = base[place.start : place.stop]
+            self._put(copy, place, base[place.start : place.stop])
         for update in updates:
             rows = slice(update.place.start, update.place.stop)
-            if base.dtype == torch.float32:
+            if base.dtype == torch.float32 and self._products is None:
                 torch.addmm(base[rows], update.up, update.down, out=copy[rows])
             else:
-                copy[rows] = torch.addmm(base[rows].float(), update.up, update.down)
+                self._put(copy, update.place, torch.addmm(base[rows].float(), update.up, update.down))
         self._changed[key] = places
+
+    def _put(self, copy: Tensor, place: Place, weight: Tensor) -> None:
+        if self._products is not None:
+            self._products.write(copy, weight, place.start)
+        else:
+            copy[place.start : place.stop] = weight
 
     def _layer(self, index: int, layer: LayerWeights) -> LayerWeights:
         changed = {

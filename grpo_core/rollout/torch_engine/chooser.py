@@ -15,14 +15,14 @@ from torch import Tensor
 from grpo_core.errors import ConstraintError, GrpoError, SamplingError
 from grpo_core.rollout.draft import Draft
 from grpo_core.rollout.sampling import Draw, draw_tokens
-from grpo_core.rollout.torch_engine.decoder import apply_head
+from grpo_core.rollout.torch_engine.passes import Passes
 from grpo_core.rollout.torch_engine.weights import DecoderWeights
 
 NARROW_HEAD = 4  # the head is applied to the allowed ids alone when they are fewer than V over this
 
 
 def choose_tokens(
-    weights: DecoderWeights, drafts: Sequence[Draft], hidden: Tensor, *, jump_forward: bool
+    passes: Passes, weights: DecoderWeights, drafts: Sequence[Draft], hidden: Tensor, *, jump_forward: bool
 ) -> dict[Draft, GrpoError]:
     """Append to each draft its next token after ``hidden`` [B, hidden], and the forced run that follows.
 
@@ -47,7 +47,7 @@ def choose_tokens(
         return errors
     states = hidden if len(choosing) == len(hidden) else hidden[torch.tensor(choosing, device=hidden.device)]
     chosen = [drafts[index] for index in choosing]
-    for draft, draw in zip(chosen, _draw(weights, chosen, states, allowed), strict=True):
+    for draft, draw in zip(chosen, _draw(passes, weights, chosen, states, allowed), strict=True):
         if isinstance(draw, SamplingError):
             errors[draft] = draw
             continue
@@ -58,17 +58,21 @@ def choose_tokens(
 
 
 def _draw(
-    weights: DecoderWeights, drafts: Sequence[Draft], states: Tensor, allowed: Sequence[Sequence[int] | None]
+    passes: Passes,
+    weights: DecoderWeights,
+    drafts: Sequence[Draft],
+    states: Tensor,
+    allowed: Sequence[Sequence[int] | None],
 ) -> list[Draw | SamplingError]:
     params, uniforms = [draft.request.sampling for draft in drafts], [draft.uniform for draft in drafts]
     bound = [np.asarray(ids) for ids in allowed if ids is not None]
     if len(bound) == len(drafts):
         union = np.unique(np.concatenate(bound))
         if len(union) * NARROW_HEAD < len(weights.head.weight):
-            logits = apply_head(weights, states, torch.from_numpy(union.astype(np.int64)).to(states.device))
+            logits = passes.over_head(weights, states, torch.from_numpy(union.astype(np.int64)).to(states.device))
             columns = [np.searchsorted(union, ids) for ids in bound]
             return [_of_ids(draw, union) for draw in draw_tokens(logits, params, uniforms, columns)]
-    return draw_tokens(apply_head(weights, states), params, uniforms, allowed)
+    return draw_tokens(passes.over_head(weights, states), params, uniforms, allowed)
 
 
 def _of_ids(draw: Draw | SamplingError, ids: np.ndarray) -> Draw | SamplingError:

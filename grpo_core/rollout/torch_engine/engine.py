@@ -75,9 +75,9 @@ class TorchEngine:
         self._prefill_tokens = prefill_tokens or PREFILL_TOKENS.get(policy.device.type, MAX_PREFILL_TOKENS)
         self._jump_forward = jump_forward
         base = fuse_weights(policy)
-        self._versions = Versions(base, policy.fingerprint, adapters, run)
-        self._prefixes = PrefixCache(base)
         self._passes = Passes(base, native=native)
+        self._versions = Versions(base, policy.fingerprint, adapters, run, self._passes.products)
+        self._prefixes = PrefixCache(base)
         self._scorer = ReferenceScorer(base, self._prefixes, self._passes, self._prefill_tokens)
         self._batches = RowBatches()
         self._admission = Admission(self._prefixes, self._batches, max_batch_sequences, max_kv_bytes)
@@ -295,7 +295,7 @@ class TorchEngine:
         """Give every row its next tokens; rows that cannot have any end with their error."""
         drafts = [row.draft for row in rows]
         with record_function("choose"):
-            errors = choose_tokens(weights, drafts, hidden, jump_forward=self._jump_forward)
+            errors = choose_tokens(self._passes, weights, drafts, hidden, jump_forward=self._jump_forward)
         for row in rows:
             error = errors.get(row.draft)
             if error is not None:

@@ -12,8 +12,9 @@ from torch.autograd.profiler import record_function
 
 from grpo_core.rollout.torch_engine.adapters import RowUpdates
 from grpo_core.rollout.torch_engine.attention import PromptAttention, PromptChunk, RowAttention, plan_pass
-from grpo_core.rollout.torch_engine.decoder import forward
+from grpo_core.rollout.torch_engine.decoder import apply_head, forward
 from grpo_core.rollout.torch_engine.native.decoder import open_native, prompts_pass, rows_pass
+from grpo_core.rollout.torch_engine.native.products import NativeProducts
 from grpo_core.rollout.torch_engine.rows import RowBatch
 from grpo_core.rollout.torch_engine.versions import VersionWeights
 from grpo_core.rollout.torch_engine.weights import DecoderWeights
@@ -29,13 +30,23 @@ class Passes:
         self._device = base.embedding.device
         self._native = open_native(base) if native else None
 
+    @property
+    def products(self) -> NativeProducts | None:
+        """Compiled code that packs weights for the passes; None where torch computes them."""
+        return self._native.products if self._native is not None else None
+
+    @property
+    def are_exact(self) -> bool:
+        """Whether states and logits have the same bits whatever else is computed with them."""
+        return self._native is not None
+
     def over_prompts(self, version: VersionWeights, chunks: Sequence[PromptChunk]) -> Tensor:
         """Parts of prompts, whose nodes have room for their keys and values: the states after those that end their
         node."""
         stops = np.cumsum([chunk.num_tokens for chunk in chunks]).tolist()
         ends = [stop - 1 for chunk, stop in zip(chunks, stops, strict=True) if chunk.stop == chunk.node.num_tokens]
         with record_function("prefill"):
-            if self._native is not None and version.updates is None and all(chunk.keep for chunk in chunks):
+            if self._native is not None and version.updates is None:
                 return self._native.forward(version.weights, prompts_pass(chunks, ends))
             ids = np.concatenate([chunk.node.tokens[chunk.start : chunk.stop] for chunk in chunks]).astype(np.int64)
             starts = [(chunk.node.start + chunk.start, chunk.num_tokens) for chunk in chunks]
@@ -70,3 +81,9 @@ class Passes:
         read = torch.tensor(ids, device=self._device)
         hidden = forward(weights, read, attention.positions, attention, updates)
         return hidden if len(wanted) == len(ids) else hidden[torch.tensor(wanted, device=self._device)]
+
+    def over_head(self, weights: DecoderWeights, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Logits [B, V] of ``hidden`` [B, hidden]; with ``ids`` [C] those of these ids only, [B, C]."""
+        if self._native is not None:
+            return self._native.products.logits(weights.head, hidden, ids)
+        return apply_head(weights, hidden, ids)

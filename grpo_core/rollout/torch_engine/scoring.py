@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.autograd.profiler import record_function
 
 from grpo_core.rollout.draft import Draft
-from grpo_core.rollout.torch_engine.decoder import apply_head
 from grpo_core.rollout.torch_engine.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import is_prefilled, next_chunks, read_chunks
 from grpo_core.rollout.torch_engine.prefix_cache import PrefixCache, PrefixNode
@@ -91,7 +90,7 @@ class ReferenceScorer:
         chosen = [place for place, forced in enumerate(draft.forced) if not forced]
         for start in range(0, len(chosen), HEAD_CHUNK_TOKENS):
             places = chosen[start : start + HEAD_CHUNK_TOKENS]
-            logits = apply_head(self._base, states[torch.tensor(places, device=self._device)]).float()
+            logits = self._passes.over_head(self._base, states[torch.tensor(places, device=self._device)]).float()
             logits = logits / draft.request.sampling.temperature
             supports = [draft.supports[place] for place in places]
             if supports[0] is not None:

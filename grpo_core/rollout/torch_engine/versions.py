@@ -11,6 +11,7 @@ from grpo_core.lora.cache import LoRACache
 from grpo_core.rollout.protocol import AdapterSwap
 from grpo_core.rollout.torch_engine.adapters import MergedWeights, Updates, read_updates
 from grpo_core.rollout.torch_engine.full_weights import write_weights
+from grpo_core.rollout.torch_engine.native.products import NativeProducts
 from grpo_core.rollout.torch_engine.weights import DecoderWeights
 from grpo_core.types import FullWeights, PolicyVersion, PolicyWeights
 
@@ -27,20 +28,29 @@ class Versions:
     """The active version, and those that requests still need beside it. 0 is the base model.
 
     An adapter runs merged into a second copy of its targets while it is active, and else as low-rank updates of the
-    base. Full weights have a copy of their own, which the next version is written into unless a request still needs
+    base. With ``products`` that copy is of all linear maps and packed, and the base model, too, runs in it while it is
+    active. Full weights have a copy of their own, which the next version is written into unless a request still needs
     it: then that one gets a new copy, and the old one goes with its last request.
     """
 
-    def __init__(self, base: DecoderWeights, fingerprint: str, adapters: LoRACache, run: str) -> None:
+    def __init__(
+        self,
+        base: DecoderWeights,
+        fingerprint: str,
+        adapters: LoRACache,
+        run: str,
+        products: NativeProducts | None = None,
+    ) -> None:
         self.base = base
         self.active = 0
         self.num_swaps = 0
         self._fingerprint = fingerprint
         self._adapters = adapters
         self._run = run
-        self._merger = MergedWeights(base)
+        self._products = products
+        self._merger = MergedWeights(base, products)
         self._base = VersionWeights(base, None)
-        self._running = self._base  # the active version
+        self._running = self._merged(self._base)  # the active version
         self._beside = self._base  # the same, once it is not active any more
         self._num_holds: Counter[int] = Counter()
         self._held: dict[int, VersionWeights] = {}  # beside the active one
@@ -63,8 +73,9 @@ class Versions:
         if number != self.active:
             unused = None if self.is_held(self.active) else self._beside
             beside = self._held.get(number) or self._open(found, instead_of=unused)
-            updates = beside.updates
-            self._running = beside if updates is None else VersionWeights(self._merger.merge(updates), None)
+            self._running = self._merged(beside)
+            if beside.weights is not self.base:  # full weights: nothing runs merged for now
+                self._merger = MergedWeights(self.base, self._products)
             self._beside, self.active = beside, number
             self.num_swaps += number != 0
         return AdapterSwap(number, cache_hit=hit, load_ms=load_ms, swap_ms=(time.perf_counter() - start) * 1e3)
@@ -101,13 +112,18 @@ class Versions:
 
     def weights_of(self, number: int) -> VersionWeights:
         """How to run version ``number``, which is active or held."""
-        if number == 0:
-            return self._base
-        return self._running if number == self.active else self._held[number]
+        if number == self.active:
+            return self._running
+        return self._held[number] if number else self._base
 
     def beside(self, number: int) -> VersionWeights:
         """How version ``number``, which is held, runs beside an active one, whether it is active itself or not."""
         return self._held[number]
+
+    def _merged(self, beside: VersionWeights) -> VersionWeights:
+        """``beside`` as it runs while it is active."""
+        is_plain_base = beside.weights is self.base and (beside.updates is not None or self._products is not None)
+        return VersionWeights(self._merger.merge(beside.updates or {}), None) if is_plain_base else beside
 
     def _open(self, found: PolicyWeights | None, instead_of: VersionWeights | None = None) -> VersionWeights:
         """``found`` as it runs beside an active version; it may take the copy of the one ``instead_of``."""
@@ -116,5 +132,7 @@ class Versions:
         if isinstance(found, FullWeights):
             over = instead_of.weights if instead_of is not None else self.base
             free = over if over is not self.base else None
-            return VersionWeights(write_weights(found, self.base, self._fingerprint, over=free), None)
+            return VersionWeights(
+                write_weights(found, self.base, self._fingerprint, over=free, products=self._products), None
+            )
         return VersionWeights(self.base, read_updates(found, self.base, self._fingerprint))

@@ -22,7 +22,7 @@ STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # those whose frequencies
 class Linear:
     """``y = x W^T + b``."""
 
-    weight: Tensor  # [out, in]
+    weight: Tensor  # [out, in]; packed for compiled code [out / 16, in, 16]
     bias: Tensor | None  # [out]
 
 
@@ -75,6 +75,11 @@ class DecoderWeights:
     def is_tied(self) -> bool:
         """Whether the head's weight is the embedding."""
         return self.head.weight.data_ptr() == self.embedding.data_ptr()
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the layers' linear maps are laid out for compiled code, and for nothing else."""
+        return self.layers[0].qkv.weight.dim() == 3
 
     @property
     def kv_bytes_per_token(self) -> int:

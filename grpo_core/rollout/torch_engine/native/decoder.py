@@ -17,12 +17,13 @@ from torch import Tensor
 
 from grpo_core.native.compiler import load_kernels
 from grpo_core.rollout.torch_engine.attention import PromptChunk, RowPlan
+from grpo_core.rollout.torch_engine.native.products import PANEL, NativeProducts, open_products
 from grpo_core.rollout.torch_engine.prefix_cache import PrefixNode
 from grpo_core.rollout.torch_engine.rows import RowBatch
 from grpo_core.rollout.torch_engine.weights import DecoderWeights
 
 SOURCE = Path(__file__).with_name("decode.c")
-LANES = 16  # sizes are multiples of it, as the C code wants
+EXACT = "-ffp-contract=off"  # a token's bits must not depend on what the compiler fuses where
 MAX_GROUP = 16  # query heads of a key head
 MAX_HEAD_SIZE = 256
 TABLE_STEP_POSITIONS = 512
@@ -42,6 +43,7 @@ class _Layer(ctypes.Structure):
 class _Model(ctypes.Structure):
     _fields_ = [
         *((name, _Int) for name in ("hidden", "intermediate", "num_layers", "num_heads", "num_key_heads", "head_size")),
+        ("is_packed", _Int),
         *((name, _Pointer) for name in ("embedding", "final_norm", "cosines", "sines")),
         ("epsilon", ctypes.c_double),
     ]
@@ -55,7 +57,7 @@ class _Store(ctypes.Structure):
 
 
 class _Segment(ctypes.Structure):
-    _fields_ = [("store", _Store), *((name, _Int) for name in ("num_keys", "start", "stop"))]
+    _fields_ = [("store", _Store), *((name, _Int) for name in ("num_keys", "first_position", "start", "stop"))]
 
 
 class _Pass(ctypes.Structure):
@@ -89,7 +91,7 @@ class NativePass:
         for segment in self.segments:
             start, stop = np.searchsorted(self.wanted, (segment.start, segment.stop)).tolist()
             if start < stop:
-                segments.append(_Segment(segment.store, segment.num_keys, start, stop))
+                segments.append(_Segment(segment.store, segment.num_keys, segment.first_position, start, stop))
         numbers = np.ascontiguousarray(self.numbers[:, self.wanted])
         return NativePass(numbers, self.own, segments, np.arange(len(self.wanted)))
 
@@ -106,13 +108,12 @@ def rows_pass(token_ids: Sequence[int], batch: RowBatch, plan: RowPlan, wanted: 
 
 
 def prompts_pass(chunks: Sequence[PromptChunk], wanted: Sequence[int]) -> NativePass:
-    """Parts of prompts, whose keys all go to their nodes."""
+    """Parts of prompts, whose keys all go to their nodes: those that are there already come out the same."""
     counts = [chunk.num_tokens for chunk in chunks]
     numbers = np.zeros((5, sum(counts)), dtype=np.int64)
     segments: list[_Segment] = []
     stop = 0
     for index, (chunk, count) in enumerate(zip(chunks, counts, strict=True)):
-        assert chunk.keep
         start, stop = stop, stop + count
         numbers[0, start:stop] = chunk.node.tokens[chunk.start : chunk.stop]
         numbers[1, start:stop] = np.arange(chunk.node.start + chunk.start, chunk.node.start + chunk.stop)
@@ -124,9 +125,13 @@ def prompts_pass(chunks: Sequence[PromptChunk], wanted: Sequence[int]) -> Native
 
 
 class NativeDecoder:
-    """Runs passes over merged weights. ``open_native`` says whether there is one."""
+    """Runs passes over weights, packed or not, that nothing is to be added to. ``open_native`` says if there is one.
 
-    def __init__(self, kernels: ctypes.CDLL, weights: DecoderWeights) -> None:
+    A token's state has the same bits whatever else is in its pass and however its prompt is divided.
+    """
+
+    def __init__(self, kernels: ctypes.CDLL, products: NativeProducts, weights: DecoderWeights) -> None:
+        self.products = products
         self._decode = kernels.grpo_decode
         self._decode.argtypes = [_Pointer, _Pointer, _Pointer]
         self._decode.restype = ctypes.c_int
@@ -167,6 +172,7 @@ class NativeDecoder:
             num_heads=weights.num_heads,
             num_key_heads=weights.num_key_heads,
             head_size=weights.head_size,
+            is_packed=weights.is_packed,
             embedding=_address(weights.embedding),
             final_norm=_address(weights.final_norm),
             cosines=_address(self._cosines),
@@ -217,12 +223,13 @@ def open_native(weights: DecoderWeights) -> NativeDecoder | None:
         return None
     intermediate = weights.layers[0].down.weight.shape[1]
     sizes = (embedding.shape[1], intermediate, weights.head_size)
-    if any(size % LANES for size in sizes) or weights.head_size > MAX_HEAD_SIZE:
+    if any(size % PANEL for size in sizes) or weights.head_size > MAX_HEAD_SIZE:
         return None
     if weights.num_heads > MAX_GROUP * weights.num_key_heads:
         return None
-    kernels = load_kernels(SOURCE)
-    return NativeDecoder(kernels, weights) if kernels is not None else None
+    kernels = load_kernels(SOURCE, EXACT)
+    products = open_products() if kernels is not None else None
+    return NativeDecoder(kernels, products, weights) if kernels is not None and products is not None else None
 
 
 def _node_store(node: PrefixNode) -> _Store:
@@ -233,7 +240,7 @@ def _node_store(node: PrefixNode) -> _Store:
 
 
 def _segment(node: PrefixNode, start: int, stop: int) -> _Segment:
-    return _Segment(_node_store(node), node.num_tokens, start, stop)
+    return _Segment(_node_store(node), node.num_tokens, node.start, start, stop)
 
 
 def _address(tensor: Tensor | None) -> int | None:

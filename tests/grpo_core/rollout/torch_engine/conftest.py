@@ -1,4 +1,4 @@
-"""Engines on a small random model: with an empty store, and with three versions in it."""
+"""Engines on a small random model: with an empty store, and with three versions in it. Decoders of any shape."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model import Policy, load_policy
 from grpo_core.rollout.torch_engine.engine import TorchEngine
+from grpo_core.rollout.torch_engine.weights import DecoderWeights
 from grpo_core.types import Adapter
 from tests.grpo_core.rollout.torch_engine.bench import Bench
+from tests.grpo_core.rollout.torch_engine.random_decoders import Build, build_decoder
 from tests.grpo_core.rollout.torch_engine.sampling_requests import STOP_ID
 
 MakeAdapter = Callable[..., Adapter]
@@ -44,3 +46,13 @@ def make_engine(policy: Policy, make_adapter: MakeAdapter, tmp_path: Path) -> Ma
         return TorchEngine(policy, stop_id, cache, "run", **limits)  # pyright: ignore[reportArgumentType]
 
     return make
+
+
+@pytest.fixture
+def build(tmp_path: Path, model_folder: Path) -> Build:
+    """Random weights of a shape."""
+
+    def build(architecture: str = "qwen2", **shape: int) -> DecoderWeights:
+        return build_decoder(tmp_path / architecture, model_folder, architecture, shape)
+
+    return build
