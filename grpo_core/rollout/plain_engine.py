@@ -55,6 +55,7 @@ class PlainEngine:
     """
 
     scores_in_one_pass = True
+    is_batch_invariant = False  # it is no batch, but torch promises no bits
 
     def __init__(self, policy: Policy, stop_id: int, adapters: LoRACache, run: str) -> None:
         if not policy.takes_plan:

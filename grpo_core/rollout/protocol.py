@@ -147,6 +147,12 @@ class LocalEngine(RolloutEngine, Protocol):
         none: a trainer, which has the base weights, computes what is missing in one pass."""
         ...
 
+    @property
+    def is_batch_invariant(self) -> bool:
+        """Whether what the active version draws has the same bits whoever shares the batch, log-probabilities included.
+        Elsewhere they agree up to rounding."""
+        ...
+
     def drawn_tokens(self) -> dict[int, list[int]]:
         """The tokens drawn so far of each request under way, by its ticket; none of an engine that does not say."""
         ...

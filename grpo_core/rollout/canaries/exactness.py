@@ -83,14 +83,17 @@ def reference_is_the_base(patient: Patient) -> Finding:
 
 
 def batch_mates_change_nothing(patient: Patient) -> Finding:
-    """A completion is the same alone, in a batch, and in another order."""
+    """A completion is the same alone, in a batch, and in another order: bit for bit where the engine says so."""
     requests = [patient.request(index % 4, index, max_tokens=4 + index * 5 % 12) for index in range(8)]
     requests += [patient.orders(index, index, temperature=0.8) for index in range(2)]
     together = patient.at(patient.teacher.publish(patient.teacher.targets), requests)
     backwards = patient.engine.generate(requests[::-1])[::-1]
     alone = [patient.engine.generate([request])[0] for request in requests]
-    problem = difference(together, backwards) or difference(together, alone)
-    return Finding(problem is None, problem or f"{len(requests)} requests: the same in any company")
+    is_exact = patient.engine.is_batch_invariant
+    tolerance = 0.0 if is_exact else TOLERANCE
+    problem = difference(together, backwards, tolerance) or difference(together, alone, tolerance)
+    detail = f"{len(requests)} requests: the same in any company{', bit for bit' if is_exact else ''}"
+    return Finding(problem is None, problem or detail)
 
 
 def greedy_is_generate(patient: Patient) -> Finding:

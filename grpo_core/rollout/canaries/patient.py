@@ -12,7 +12,7 @@ from grpo_core.errors import ModelError
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model import Policy, Tokenizer
 from grpo_core.rollout.constraint import LineConstraint
-from grpo_core.rollout.protocol import GenerationRequest, RolloutEngine, SamplingParams
+from grpo_core.rollout.protocol import GenerationRequest, LocalEngine, SamplingParams
 from grpo_core.rollout.regex import compile_regex
 from grpo_core.rollout.teacher import Teacher
 from grpo_core.types import Completion, Float32
@@ -39,7 +39,7 @@ class Patient:
     """An engine with what it takes to examine it."""
 
     def __init__(
-        self, engine: RolloutEngine, store: AdapterStore, run: str, policy: Policy, tokenizer: Tokenizer
+        self, engine: LocalEngine, store: AdapterStore, run: str, policy: Policy, tokenizer: Tokenizer
     ) -> None:
         """``engine`` reads versions of ``run`` from ``store``; ``policy`` is a copy of its base model for the teacher.
 
@@ -86,12 +86,12 @@ def distance(one: Float32, other: Float32) -> float:
     return gap if gap == gap else float("inf")
 
 
-def difference(ones: Sequence[Completion], others: Sequence[Completion]) -> str | None:
-    """How the first pair of unequal completions differs."""
+def difference(ones: Sequence[Completion], others: Sequence[Completion], tolerance: float = TOLERANCE) -> str | None:
+    """How the first pair of unequal completions differs; log-probabilities may by ``tolerance`` nats."""
     for index, (one, other) in enumerate(zip(ones, others, strict=True)):
         if one.completion_ids.tolist() != other.completion_ids.tolist():
             return f"request {index}: {shown(one.completion_ids)} is not {shown(other.completion_ids)}"
-        if distance(one.sampling_logprobs, other.sampling_logprobs) > TOLERANCE:
+        if distance(one.sampling_logprobs, other.sampling_logprobs) > tolerance:
             gap = distance(one.sampling_logprobs, other.sampling_logprobs)
             return f"request {index}: the same tokens, log-probabilities {gap:.1e} apart"
     return None

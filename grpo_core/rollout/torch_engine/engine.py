@@ -50,7 +50,7 @@ class TorchEngine:
     ``max_kv_bytes`` bounds the keys and values of prompts and completions together; prompts that nobody uses stay for
     others to come until their room is needed. ``prefill_tokens`` of prompts are read in one pass; by default as many
     as pay on the device. Off, these are plain paths: ``jump_forward`` reads forced tokens one per pass, ``native``
-    computes with torch what compiled code would on a CPU.
+    computes with torch what compiled code would on a CPU, up to rounding.
     """
 
     scores_in_one_pass = True
@@ -90,6 +90,10 @@ class TorchEngine:
     @property
     def policy_version(self) -> int:
         return self._versions.active
+
+    @property
+    def is_batch_invariant(self) -> bool:
+        return self._passes.are_exact
 
     @property
     def counters(self) -> EngineCounters:

@@ -63,6 +63,7 @@ class VllmEngine:
     """
 
     scores_in_one_pass = False
+    is_batch_invariant = False
 
     def __init__(
         self,

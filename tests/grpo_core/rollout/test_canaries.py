@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from grpo_core.errors import ModelError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model import Tokenizer, load_policy
-from grpo_core.rollout.canaries import Canary, canaries_for
+from grpo_core.rollout.canaries import Canary, CanaryResult, canaries_for
 from grpo_core.rollout.canaries.patient import Patient, difference
 from grpo_core.rollout.constraint import Line, LineConstraint
 from grpo_core.rollout.plain_engine import PlainEngine
@@ -26,6 +27,7 @@ from grpo_core.rollout.teacher import support_problem
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Completion, Float32, PolicyWeights, RaggedIds
 
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="no C compiler")
 RUN = "doctor"
 Examine = Callable[[type], Patient]
 
@@ -145,6 +147,18 @@ class LetsMatesDecide(PlainEngine):
         return super().submit(replace(request, sampling=replace(request.sampling, seed=seed)))
 
 
+class RoundsByTheBatch(_Edits):
+    """Its company decides the last digits."""
+
+    def edit(self, completion: Completion) -> Completion:
+        shift = np.float32(2e-6 * len(self._waiting))
+        return replace(completion, sampling_logprobs=completion.sampling_logprobs - shift)
+
+
+class SaysItIsExact(RoundsByTheBatch):
+    is_batch_invariant = True
+
+
 class SpellsForcedRuns(PlainEngine):
     """Forces the right text, in tokens of half the length."""
 
@@ -201,6 +215,7 @@ class Breaks(PlainEngine):
         (GivesNoNumbers, "ratio 1 on policy", "inf"),
         (ScoresWithTheAdapter, "reference is the base model", "from transformers"),
         (LetsMatesDecide, "batch-mates change nothing", "is not"),
+        (SaysItIsExact, "batch-mates change nothing", "the same tokens, log-probabilities"),
         (IgnoresTopK, "greedy is transformers.generate", "version 0, prompt 0"),
         (SpellsForcedRuns, "forced runs are the tokenizer's", "is not ["),
         (SwitchesUnderWay, "requests keep their version", "request"),
@@ -223,6 +238,22 @@ def test_a_planted_fault_turns_its_canary_red(
     assert (result.name, result.passed) == (name, False)
     assert seen in result.detail
     assert "\n" not in result.detail
+
+
+@pytest.mark.parametrize(
+    ("kind", "detail"),
+    [
+        (RoundsByTheBatch, "10 requests: the same in any company"),
+        pytest.param(TorchEngine, "10 requests: the same in any company, bit for bit", marks=needs_compiler),
+    ],
+)
+def test_batch_mates_may_round_otherwise_only_where_the_engine_says_so(
+    kind: type, detail: str, examine: Examine
+) -> None:
+    patient = examine(kind)
+    (canary,) = [canary for canary in canaries_of(patient) if canary.name == "batch-mates change nothing"]
+
+    assert canary.run(patient) == CanaryResult(canary.name, True, detail)
 
 
 def test_a_lost_module_spares_the_others(examine: Examine) -> None:
