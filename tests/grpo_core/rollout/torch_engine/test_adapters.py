@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from grpo_core.config import ModelConfig
 from grpo_core.model import Policy, load_policy
 from grpo_core.rollout.torch_engine.adapters import MergedWeights, RowUpdates, apply_linear, read_updates
+from grpo_core.rollout.torch_engine.native.products import open_products
 from grpo_core.rollout.torch_engine.weights import DecoderWeights, fuse_weights
 from grpo_core.types import Adapter
 
@@ -56,6 +58,26 @@ def test_merging_adds_what_the_low_rank_path_adds(policy: Policy, make_adapter: 
             assert torch.equal(mixed[:2], plain[:2])
             assert torch.equal(mixed[NUM_ROWS:], plain[NUM_ROWS:])
             assert not torch.allclose(mixed[2:NUM_ROWS], plain[2:NUM_ROWS], atol=1e-3)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="no C compiler")
+def test_a_packed_copy_holds_what_the_plain_one_does(policy: Policy, make_adapter: MakeAdapter) -> None:
+    base = fuse_weights(policy)
+    products = open_products()
+    assert products is not None
+    merger = MergedWeights(base, products)
+    adapters = [
+        make_adapter(policy, number=1, targets=TARGETS),
+        make_adapter(policy, number=2, targets=("k_proj",), seed=2),
+    ]
+
+    for updates in ({}, *(read_updates(each, base, policy.fingerprint) for each in adapters), {}):
+        packed = merger.merge(updates)
+
+        assert packed.is_packed
+        plain = all_weights(MergedWeights(base).merge(updates))
+        for one, other in zip(all_weights(packed), plain, strict=True):
+            assert torch.equal(one.transpose(1, 2).reshape(other.shape), other)
 
 
 def test_an_adapter_with_fewer_modules_leaves_nothing_of_the_one_before(
