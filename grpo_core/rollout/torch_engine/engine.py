@@ -128,8 +128,8 @@ class TorchEngine:
             if is_needed:  # its requests finish on the version that they began with
                 self._batches.move(running, self._versions.weights_of(before).weights)
             # The base model's, too, though its values stay right: a run that is resumed has none, and where torch
-            # computes them, what is read together decides the last bits.
-            for version in {before, 0}:
+            # computes them, what is read together decides the last bits. So it does beside another version.
+            for version in {before, number, 0}:
                 self._prefixes.drop(version)
             self._count(num_adapter_swaps=int(number != 0))
         return swap

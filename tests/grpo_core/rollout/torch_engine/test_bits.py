@@ -20,7 +20,7 @@ from torch import Tensor
 from grpo_core.config import ModelConfig
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import load_policy
+from grpo_core.model import Policy, load_policy
 from grpo_core.native import compiler
 from grpo_core.rollout.constraint import LineConstraint
 from grpo_core.rollout.draft import Draft
@@ -267,3 +267,20 @@ def test_completions_have_the_same_bits_in_any_company(
     warm = engine()
     for _ in range(2):  # the second time all prompts are there
         assert_same_completions(warm.generate(requests), alone)
+
+
+def test_a_version_that_ran_beside_another_has_its_own_bits_once_it_is_active(
+    policy: Policy, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    """Beside the active one it is computed with torch, and what that leaves behind is not used any more."""
+    store = AdapterStore(tmp_path / "adapters")
+    store.publish(make_adapter(policy, number=1, targets=("q_proj", "v_proj"), std=0.2))
+    request = GenerationRequest(PROMPT[:150], SamplingParams(3, max_tokens=20))
+    fresh, used = (TorchEngine(policy, -1, LoRACache(store, 1 << 20, 3), "run") for _ in range(2))
+    ticket = used.submit(replace(request, policy_version=1))
+    used.step()
+    for engine in (fresh, used):
+        engine.use_version(1)
+    used.cancel(ticket)
+
+    assert_same_completions(used.generate([request]), fresh.generate([request]))
