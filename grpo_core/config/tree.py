@@ -1,0 +1,102 @@
+"""One configuration tree, checked as a whole before anything starts.
+
+Unknown keys are errors. A value that contradicts another is an error that names both.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError, model_validator
+
+from grpo_core.config.section import Section
+from grpo_core.config.sections import EnvironmentConfig, ModelConfig, RolloutConfig, ScheduleConfig, TelemetryConfig
+from grpo_core.config.training import TrainingConfig
+from grpo_core.errors import ConfigError
+from grpo_core.home import check_name
+
+
+class GrpoConfig(Section):
+    """The whole run."""
+
+    run: str = "run"
+    """Names the adapters, events and checkpoints of this run."""
+    model: ModelConfig = ModelConfig()
+    environment: EnvironmentConfig = EnvironmentConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    training: TrainingConfig = TrainingConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+
+    @model_validator(mode="after")
+    def _full_weights_have_no_adapter(self) -> GrpoConfig:
+        if self.training.method != "full":
+            return self
+        if self.rollout.engine == "vllm":
+            raise ValueError(
+                "rollout.engine 'vllm' does not go with training.method 'full': it samples from adapters only; use "
+                "'torch' or 'plain'"
+            )
+        defaults, model = ModelConfig().model_dump(), self.model.model_dump()
+        for key in ("lora_rank", "lora_alpha", "lora_targets"):
+            if model[key] != defaults[key]:
+                raise ValueError(
+                    f"model.{key} {model[key]} does not go with training.method 'full', which has no adapter; leave it "
+                    "out, or set training.method to 'lora'"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_have_siblings(self) -> GrpoConfig:
+        if self.rollout.group_size == 1 and self.training.advantages != "mean_only":
+            raise ValueError(
+                "rollout.group_size 1 has no siblings to compare with "
+                f"(training.advantages {self.training.advantages!r}); use a group_size of at least "
+                "2, or training.advantages 'mean_only'"
+            )
+        return self
+
+
+def build_config(values: Mapping[str, Any]) -> GrpoConfig:
+    """The checked configuration for nested ``values``.
+
+    Raises:
+        ConfigError: one line that names every bad key with what is allowed there.
+    """
+    try:
+        config = GrpoConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(detail) for detail in error.errors())) from None
+    check_name(config.run, "run")
+    return config
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The nested values of a TOML file, unchecked.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path}: {error}; give the path of a readable TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"config {path}: not TOML ({error}); mend that line") from error
+
+
+def _explain(detail: Any) -> str:
+    where = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        section: Any = GrpoConfig
+        for part in detail["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        allowed = ", ".join(section.model_fields)
+        return f"{where}: unknown key; allowed here: {allowed}"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{where}: {message}" if where else message
+    return f"{where}: {detail['input']!r} is not allowed: {message}"
