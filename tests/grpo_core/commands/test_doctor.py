@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,15 +16,6 @@ from grpo_core.rollout.protocol import Outcome
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 
 Doctor = Callable[..., int]
-
-
-@pytest.fixture(autouse=True)
-def keep_log_level() -> Iterator[None]:
-    """The command line sets it for the whole process."""
-    logger = logging.getLogger("grpo_core")
-    level = logger.level
-    yield
-    logger.setLevel(level)
 
 
 @pytest.fixture
