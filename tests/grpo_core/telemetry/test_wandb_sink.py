@@ -42,7 +42,7 @@ def wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.fixture
 def wandb_service() -> Iterator[None]:
-    """Ends the service process that wandb starts on first use."""
+    """Ends the service process that wandb starts on first use, also when a test fails before it does."""
     yield
     import wandb
 
@@ -64,6 +64,10 @@ def test_an_offline_run_holds_the_metrics_and_touches_no_network(
         telemetry.emit("rollout", tokens_per_second=123.0)
         telemetry.emit("gpu_stats", device_index=3, utilization_percent=50.0, power_watts=None)
 
+    assert caplog.records == []
+    import wandb
+
+    wandb.teardown()  # its service may write until it ends
     (file,) = (tmp_path / "data/wandb").glob("offline-run-*/run-*.wandb")
     log = file.read_bytes()
     for name in (
@@ -79,7 +83,6 @@ def test_an_offline_run_holds_the_metrics_and_touches_no_network(
     assert b"gpu/3/power_watts" not in log
     assert wandb_server == []
     assert capfd.readouterr() == ("", "")
-    assert caplog.records == []
 
 
 def test_metrics_have_readable_names_and_finite_values() -> None:

@@ -229,7 +229,7 @@ def test_two_sessions_at_once_do_not_meet_and_keep_the_first_of_one_name(
 
 
 @pytest.mark.usefixtures("mark", "few_plugins")
-@pytest.mark.parametrize("after", ["building its image", "queued", "running", "test_one PASSED"])
+@pytest.mark.parametrize("after", ["2: building its image", "2: queued", "2: running", "test_one PASSED"])
 def test_ctrl_c_leaves_nothing_running(on_modal: pytest.Pytester, modal_server: ModalServer, after: str) -> None:
     on_modal.makepyfile(test_suite=SUITE.format(mark=str(on_modal.path / "mark"), pause_s=60))
     modal_server.faults.image_build_s = 60 if "building" in after else 0
