@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from grpo_core.environments.diplomacy.prompts import Segments
     from grpo_core.rollout.protocol import GenerationRequest
     from grpo_core.rollout.requests import RequestBuilder
+    from grpo_core.rollout.torch_engine.passes import Passes
     from grpo_core.rollout.torch_engine.versions import VersionWeights
+    from grpo_core.rollout.torch_engine.weights import DecoderWeights
     from grpo_core.types import Observation
 
 FULL_PROMPT_TOKENS = 1000
@@ -39,7 +41,8 @@ def compact_padded(patch: pytest.MonkeyPatch) -> None:
     ) -> GenerationRequest:
         asked = original(self, observation, seed, want_ref_logprobs=want_ref_logprobs)
         padding = max(0, FULL_PROMPT_TOKENS - len(asked.prompt_ids))
-        return replace(asked, prompt_ids=np.pad(asked.prompt_ids, (padding, 0)))
+        # Of its own tokens: what all prompts begin with alike is read once.
+        return replace(asked, prompt_ids=np.concatenate([np.resize(asked.prompt_ids, padding), asked.prompt_ids]))
 
     patch.setattr(RequestBuilder, "build", build)
 
@@ -109,8 +112,12 @@ def decoding_forgets_long_prompts(patch: pytest.MonkeyPatch) -> None:
     import torch
 
     from grpo_core.rollout.torch_engine import attention
+    from grpo_core.rollout.torch_engine.passes import Passes
 
-    original = attention.attend_part
+    original, init = attention.attend_part, Passes.__init__
+
+    def without_compiled_code(self: Passes, base: DecoderWeights, *, native: bool) -> None:
+        init(self, base, native=False)
 
     def attend_part(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         if keys.shape[2] > SHORT_MASK_TOKENS:
@@ -121,6 +128,7 @@ def decoding_forgets_long_prompts(patch: pytest.MonkeyPatch) -> None:
         return original(queries, keys, values, bias)
 
     patch.setattr(attention, "attend_part", attend_part)
+    patch.setattr(Passes, "__init__", without_compiled_code)  # compiled code has no mask
 
 
 FAULTS = (
