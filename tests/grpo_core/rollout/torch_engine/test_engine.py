@@ -8,6 +8,7 @@ import pytest
 from grpo_core.rollout.constraint import LineConstraint
 from grpo_core.rollout.protocol import EngineCounters, GenerationRequest, SamplingParams
 from grpo_core.rollout.torch_engine.engine import TorchEngine
+from tests.grpo_core.rollout.chosen_lines import assert_two_distinct_lines
 from tests.grpo_core.rollout.torch_engine.bench import Bench
 from tests.grpo_core.rollout.torch_engine.completions import assert_same
 from tests.grpo_core.rollout.torch_engine.sampling_requests import NO_STOP, prompt, random_requests, request
@@ -54,25 +55,7 @@ def test_the_constraint_is_recorded_exactly(make_bench: MakeBench) -> None:
         [request(prompt(0, 8), seed, constraint=constraint, max_tokens=1) for seed in range(20)]
     )
 
-    assert len({tuple(completion.completion_ids.tolist()) for completion in completions}) > 3
-    for completion in completions:
-        ids = tuple(completion.completion_ids.tolist())
-        end = ids.index(7) + 1
-        first, second = ids[:end], ids[end:]
-        assert {first, second} <= set(lines)
-        assert first != second
-        expected = []
-        for line, offered in ((first, lines), (second, tuple(item for item in lines if item != first))):
-            for depth in range(len(line)):
-                expected.append(sorted({item[depth] for item in offered if item[:depth] == line[:depth]}))
-        assert completion.allowed_ids is not None
-        assert [completion.allowed_ids[index].tolist() for index in range(len(ids))] == expected
-        assert completion.completion_mask.tolist() == [len(allowed) > 1 for allowed in expected]
-        assert completion.sampling_logprobs[~completion.completion_mask].tolist() == [0.0] * sum(
-            len(allowed) == 1 for allowed in expected
-        )
-        assert (completion.sampling_logprobs[completion.completion_mask] < 0).all()
-        assert completion.finish_reason == "stop"
+    assert_two_distinct_lines(completions, lines, last_id=7)
 
 
 def test_a_completion_without_a_choice_is_forced_throughout(make_bench: MakeBench) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from grpo_core.rollout.constraint import LineConstraint
 from grpo_core.types import Adapter
+from tests.grpo_core.rollout.chosen_lines import assert_two_distinct_lines
 from tests.grpo_core.rollout.vllm_engine.bench import TARGETS, Bench
 from tests.grpo_core.rollout.vllm_engine.logprobs import error_of
 from tests.grpo_core.rollout.vllm_engine.sampling_requests import LINES, mixed_requests, prompt, request
@@ -103,23 +104,7 @@ def test_the_constraint_is_recorded_exactly(base_version: Bench) -> None:
         [request(prompt(0, 8), seed, constraint=constraint, max_tokens=1) for seed in range(20)]
     )
 
-    assert len({tuple(completion.completion_ids.tolist()) for completion in completions}) > 3
-    for completion in completions:
-        ids = tuple(completion.completion_ids.tolist())
-        end = ids.index(7) + 1
-        first, second = ids[:end], ids[end:]
-        assert {first, second} <= set(LINES)
-        assert first != second
-        expected = []
-        for line, offered in ((first, LINES), (second, tuple(item for item in LINES if item != first))):
-            for depth in range(len(line)):
-                expected.append(sorted({item[depth] for item in offered if item[:depth] == line[:depth]}))
-        assert completion.allowed_ids is not None
-        assert [completion.allowed_ids[index].tolist() for index in range(len(ids))] == expected
-        assert completion.completion_mask.tolist() == [len(allowed) > 1 for allowed in expected]
-        assert (completion.sampling_logprobs[completion.completion_mask] < 0).all()
-        assert (completion.sampling_logprobs[~completion.completion_mask] == 0).all()
-        assert completion.finish_reason == "stop"
+    assert_two_distinct_lines(completions, LINES, last_id=7)
 
 
 def test_a_stop_token_inside_a_constraint_does_not_end_it(base_version: Bench) -> None:
