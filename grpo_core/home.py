@@ -117,3 +117,11 @@ def write_json(target: Path, content: Mapping[str, Any]) -> Path:
 def _unwritable(path: Path, why: object) -> str:
     reason = why.strerror if isinstance(why, OSError) else why
     return f"cannot write {path}: {reason}; set GRPO_HOME to a folder that you can write"
+
+
+def cache_folder() -> Path:
+    """``$GRPO_CACHE``, else ``pytest-grpo`` in the user's cache folder."""
+    root = os.environ.get("GRPO_CACHE")
+    if root:
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-grpo"

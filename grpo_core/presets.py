@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, TokenizersBackend
 
 from grpo_core.corpus import STOP_TEXT, arithmetic_document, diplomacy_document, sample_documents
-from grpo_core.home import make_folder
+from grpo_core.home import cache_folder, make_folder
 
 _NO_TARGET = -100
 _CLEAN_SHARE = 0.6  # of the steps have right answers only
@@ -54,14 +54,6 @@ PRESETS = {
     "tiny": Preset(256, 4, 4, 2, 896, num_pretraining_steps=200, learning_rate=2e-3),
     "small": Preset(512, 8, 8, 2, 1664, num_pretraining_steps=50, learning_rate=1e-3),
 }
-
-
-def cache_folder() -> Path:
-    """``$GRPO_CACHE``, else ``pytest-grpo`` in the user's cache folder."""
-    root = os.environ.get("GRPO_CACHE")
-    if root:
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-grpo"
 
 
 def preset_folder(name: str) -> Path:

@@ -20,8 +20,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from grpo_core.errors import HomeError
-from grpo_core.home import make_folder
-from grpo_core.presets import cache_folder
+from grpo_core.home import cache_folder, make_folder
 
 FOLDER = Path(__file__).parent
 FLAGS = ("-std=gnu11", "-O3", "-fschedule-insns", "-march=native", "-fopenmp", "-fPIC", "-shared")
