@@ -93,7 +93,7 @@ def test_a_snapshot_is_persisted(grpo_gate: Gate, build_stack_for: BuildStack, b
 def test_device_statistics_flow(grpo_gate: Gate, bench_home: Home) -> None:
     from grpo_core.telemetry.events import Telemetry
     from grpo_core.telemetry.gpu import GpuSampler
-    from grpo_core.telemetry.sinks import JsonlSink
+    from grpo_core.telemetry.jsonl import JsonlSink
 
     path = bench_home.events / "phase1.jsonl"
     with Telemetry("phase1", [JsonlSink(path)]) as telemetry, GpuSampler(telemetry, interval_s=0.05):

@@ -92,7 +92,7 @@ def _add_panels_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _panels(flags: argparse.Namespace, console: Console) -> int:
-    from grpo_core.telemetry.dashboard.terminal import render, watch
+    from grpo_core.telemetry.terminal import render, watch
 
     home = Home.from_environment()
     if flags.watch:

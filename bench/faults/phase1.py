@@ -14,7 +14,7 @@ from bench.faults.fault import Fault
 
 if TYPE_CHECKING:
     from grpo_core.telemetry.events import Event, Telemetry, Value
-    from grpo_core.telemetry.sinks import JsonlSink
+    from grpo_core.telemetry.jsonl import JsonlSink
 
 BLOCKED_S = 0.05
 BUFFER_EVENTS = 10_000
@@ -23,7 +23,7 @@ MIN_EVENT_DISTANCE_S = 0.02
 
 def blocking_sink(patch: pytest.MonkeyPatch) -> None:
     """The sink blocks 50 ms per event, as one that talks to a network in the caller's thread."""
-    from grpo_core.telemetry.sinks import JsonlSink
+    from grpo_core.telemetry.jsonl import JsonlSink
 
     original = JsonlSink.write
 
@@ -50,7 +50,7 @@ def commit_in_every_event(patch: pytest.MonkeyPatch) -> None:
 
 def sink_never_flushes(patch: pytest.MonkeyPatch) -> None:
     """The sink collects 10,000 events before it writes, and closing it forgets the rest."""
-    from grpo_core.telemetry.sinks import JsonlSink
+    from grpo_core.telemetry.jsonl import JsonlSink
 
     original = JsonlSink.write
     waiting: list[Event] = []
@@ -67,7 +67,7 @@ def sink_never_flushes(patch: pytest.MonkeyPatch) -> None:
 
 def events_rate_limited(patch: pytest.MonkeyPatch) -> None:
     """The sink drops an event that comes within 20 ms of the one before: a rate limit meant for gpu_stats."""
-    from grpo_core.telemetry.sinks import JsonlSink
+    from grpo_core.telemetry.jsonl import JsonlSink
 
     original = JsonlSink.write
     written_s: dict[int, float] = {}

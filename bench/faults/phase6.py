@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import duckdb
 
     from grpo_core.telemetry.events import Event
+    from grpo_core.telemetry.jsonl import JsonlSink
     from grpo_core.telemetry.panel_query import PanelResult
     from grpo_core.telemetry.panels import Panel
-    from grpo_core.telemetry.sinks import JsonlSink
 
 FLUSH_EVERY_S = 6.0
 INGESTED_AFTER_S = 3.0
@@ -57,7 +57,7 @@ def gpu_sampler_silent(patch: pytest.MonkeyPatch) -> None:
 
 def events_pretty_printed(patch: pytest.MonkeyPatch) -> None:
     """The sink writes an event over several lines, which no reader of JSON lines understands."""
-    from grpo_core.telemetry.sinks import JsonlSink
+    from grpo_core.telemetry.jsonl import JsonlSink
 
     def write(self: JsonlSink, event: Event) -> None:
         self._file.write(json.dumps(event.record(), indent=2).encode() + b"\n")
@@ -67,7 +67,7 @@ def events_pretty_printed(patch: pytest.MonkeyPatch) -> None:
 
 def sink_flushes_late(patch: pytest.MonkeyPatch) -> None:
     """The sink writes every 6 s only, all that has come in since."""
-    from grpo_core.telemetry.sinks import JsonlSink
+    from grpo_core.telemetry.jsonl import JsonlSink
 
     original = JsonlSink.write
     waiting: list[Event] = []

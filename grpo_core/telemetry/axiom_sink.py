@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_core.config import TelemetryConfig
 from grpo_core.errors import CredentialsError
+from grpo_core.telemetry.background import DeliveryError
 from grpo_core.telemetry.events import Event
-from grpo_core.telemetry.sinks import DeliveryError
 
 if TYPE_CHECKING:
     from axiom_py import Client

@@ -1,16 +1,11 @@
 """The panels, each defined once: APL for Axiom, SQL for DuckDB over the JSONL files.
 
-``python -m grpo_core.telemetry.panels > docs/axiom_dashboard_queries.md`` writes the page.
+``python -m grpo_core.telemetry.panel_page > docs/axiom_dashboard_queries.md`` writes the page.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from grpo_core.telemetry.panel_query import PanelResult, query_panel, query_panels, view_sql
-
-__all__ = ["PANELS", "Panel", "PanelResult", "panels_markdown", "query_panel", "query_panels"]
-
 
 _TIME = "make_timestamp(CAST(time * 1e6 AS BIGINT)) AS time"
 
@@ -195,36 +190,3 @@ PANELS: tuple[Panel, ...] = (
         },
     ),
 )
-
-_HEAD = """# Dashboard queries
-
-The panels of a run, 9 to 11 first when something feels slow. This page is generated from
-`grpo_core/telemetry/panels.py`; a test compares the two.
-
-- **Axiom**: create a dashboard and one chart per panel with its APL. `['grpo']` is the dataset: put your
-  `AXIOM_DATASET` there. Events arrive within a second or two.
-- **Terminal**: `grpo panels --watch` shows all of them, from the JSONL files of `GRPO_HOME`.
-- **DuckDB**: make the table below in the folder of `GRPO_HOME`, then run a panel's SQL. The APL averages over time
-  bins, the SQL gives every event.
-
-```sql
-{view}
-```
-"""
-
-
-def panels_markdown() -> str:
-    """The page of all panels with their queries."""
-    view = view_sql("data/events/*.jsonl")
-    return "\n".join([_HEAD.format(view=view), *map(_section, PANELS)])
-
-
-def _section(panel: Panel) -> str:
-    return (
-        f"## {panel.number}. {panel.title}\n\n{panel.shows}\n\nUnit: {panel.unit}.\n\n"
-        f"```kusto\n{panel.apl}\n```\n\n```sql\n{panel.sql}\n```\n"
-    )
-
-
-if __name__ == "__main__":
-    print(panels_markdown(), end="")

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from grpo_core.config import GrpoConfig, TelemetryConfig
 from grpo_core.errors import ConfigError, CredentialsError
 from grpo_core.home import Home, make_folder
+from grpo_core.telemetry.background import DeliveryError
 from grpo_core.telemetry.events import Event, finite
-from grpo_core.telemetry.sinks import DeliveryError
 
 Mode = Literal["online", "offline"]
 

@@ -19,7 +19,7 @@ from grpo_core.errors import CredentialsError
 from grpo_core.home import Home
 from grpo_core.telemetry import Telemetry, open_telemetry
 from grpo_core.telemetry.axiom_sink import AxiomConnection, open_axiom
-from grpo_core.telemetry.sinks import BackgroundSink
+from grpo_core.telemetry.background import BackgroundSink
 
 AUTO = TelemetryConfig()
 

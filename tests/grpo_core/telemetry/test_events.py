@@ -12,7 +12,7 @@ from grpo_core.errors import HomeError, InvalidNameError
 from grpo_core.home import Home
 from grpo_core.telemetry import Event, Telemetry, open_telemetry
 from grpo_core.telemetry.events import finite
-from grpo_core.telemetry.sinks import JsonlSink
+from grpo_core.telemetry.jsonl import JsonlSink
 
 
 def read_lines(path: Path) -> list[dict[str, object]]:

@@ -14,7 +14,7 @@ import pytest
 from grpo_core.telemetry import Event, Telemetry
 from grpo_core.telemetry.columns import FIELDS
 from grpo_core.telemetry.gpu import GpuSampler, read_device, throttle_names
-from grpo_core.telemetry.sinks import JsonlSink
+from grpo_core.telemetry.jsonl import JsonlSink
 
 
 def count_gpus() -> int:

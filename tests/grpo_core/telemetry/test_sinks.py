@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from grpo_core.telemetry import Event
-from grpo_core.telemetry.sinks import BackgroundSink, DeliveryError
+from grpo_core.telemetry.background import BackgroundSink, DeliveryError
 
 WAIT_S = 30.0  # how long a test waits for another thread before it fails
 

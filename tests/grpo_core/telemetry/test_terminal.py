@@ -13,8 +13,8 @@ from rich.console import Console
 from grpo_core.errors import MissingPackageError
 from grpo_core.home import Home
 from grpo_core.telemetry import Telemetry
-from grpo_core.telemetry.dashboard.terminal import format_value, render, sparkline, watch
-from grpo_core.telemetry.sinks import JsonlSink
+from grpo_core.telemetry.jsonl import JsonlSink
+from grpo_core.telemetry.terminal import format_value, render, sparkline, watch
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from grpo_core.home import Home
-from grpo_core.telemetry.panels import PANELS, Panel, PanelResult, query_panels
+from grpo_core.telemetry.panel_query import PanelResult, query_panels
+from grpo_core.telemetry.panels import PANELS, Panel
 
 _PROMINENT = (9, 10, 11)
 _BARS = "▁▂▃▄▅▆▇█"
