@@ -259,7 +259,7 @@ def measure(settings: str, profile_name: str, target: str, warmup: bool, traced:
     from rich.console import Console
 
     from grpo_core.cloud.modal_calls import show_logs
-    from grpo_core.commands.measure import keep_measurement
+    from grpo_core.profiling import keep_measurement
 
     show_logs()
     config = build_config(json.loads(settings))
