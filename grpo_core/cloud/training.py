@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,10 +9,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from grpo_core.cloud import rank
 from grpo_core.cloud.shared_store import SharedAdapterStore
-from grpo_core.commands.options import train_arguments
 from grpo_core.config import GrpoConfig
+from grpo_core.config.arguments import train_arguments
 from grpo_core.errors import EngineError
 from grpo_core.home import Home
 
@@ -92,10 +89,10 @@ def train_with_torchrun(
     Raises:
         EngineError: the processes failed; what they wrote is committed.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_gpus}"]
-    arguments = json.dumps(train_arguments(config, resume=resume))
-    environment = {**os.environ, rank.VARIABLE: arguments}
-    process = subprocess.Popen([*command, "-m", rank.__name__], env=environment)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_gpus}"]
+    # torchrun takes a flag of ours that begins like one of its own (--run) for its own, unless "--" comes before it.
+    command = [*launcher, "-m", "grpo_core.cli", "--", *train_arguments(config, resume=resume)]
+    process = subprocess.Popen(command)
     try:
         while process.poll() is None:
             try:

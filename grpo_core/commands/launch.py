@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from grpo_core.commands.options import train_arguments
 from grpo_core.config import GrpoConfig
+from grpo_core.config.arguments import train_arguments
 from grpo_core.errors import LostProcessError
 
 _LAUNCHER_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)

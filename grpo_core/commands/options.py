@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,17 +78,6 @@ def config_from_flags(flags: argparse.Namespace, defaults: Mapping[str, Any], ru
             _put(values, key, value)
     values["run"] = run
     return build_config(values)
-
-
-def train_arguments(config: GrpoConfig, *, resume: bool) -> list[str]:
-    """The reverse: arguments of ``grpo`` that train with ``config``, whatever the defaults are where they are read."""
-    settings = [
-        f"--set={section}.{key}={json.dumps(value)}"  # JSON is TOML, for values that are no tables
-        for section, values in config.model_dump(mode="json", exclude={"run"}).items()
-        for key, value in values.items()
-        if value is not None
-    ]
-    return ["train", "--run", config.run, *(["--resume"] if resume else []), *settings]
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:

@@ -1,0 +1,18 @@
+"""A configuration as the arguments of ``grpo train``, for processes that this one starts."""
+
+from __future__ import annotations
+
+import json
+
+from grpo_core.config.tree import GrpoConfig
+
+
+def train_arguments(config: GrpoConfig, *, resume: bool) -> list[str]:
+    """Arguments of ``grpo`` that train with ``config``, whatever the defaults are where they are read."""
+    settings = [
+        f"--set={section}.{key}={json.dumps(value)}"  # JSON is TOML, for values that are no tables
+        for section, values in config.model_dump(mode="json", exclude={"run"}).items()
+        for key, value in values.items()
+        if value is not None
+    ]
+    return ["train", "--run", config.run, *(["--resume"] if resume else []), *settings]
