@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_grpo.config import PLUGIN_CONFIG
+from pytest_grpo.settings.config import PLUGIN_CONFIG
 
 if TYPE_CHECKING:
     from grpo_core.home import Home
     from grpo_core.schedule.stack import LocalStack
     from pytest_grpo.arms import MeasuredArm
-    from pytest_grpo.thresholds import Threshold
+    from pytest_grpo.settings.thresholds import Threshold
 
 BuildStack = Callable[..., "LocalStack"]
 GrpoArms = Callable[..., "tuple[MeasuredArm, ...]"]

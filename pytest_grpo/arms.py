@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_grpo.thresholds import Threshold
+from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.types import COUNT_PREFIX, Kind
 
 if TYPE_CHECKING:

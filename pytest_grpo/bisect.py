@@ -23,7 +23,7 @@ import pytest
 
 from pytest_grpo import bisect_judge, bisect_rows
 from pytest_grpo.bisect_judge import BAD, GOOD, SKIP, VERDICT_NAMES
-from pytest_grpo.phases import parse_phases
+from pytest_grpo.settings.phases import parse_phases
 
 NOT_FOUND_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2

@@ -12,10 +12,10 @@ import pytest
 
 from pytest_grpo.baselines import Baseline, read_baseline
 from pytest_grpo.changes import Change, Outcome, compare_rows, differing_devices
-from pytest_grpo.config import DEFAULT_TOLERANCE, parse_tolerance
 from pytest_grpo.fingerprint import check_same, differing
 from pytest_grpo.reports.table import arm_quantity
-from pytest_grpo.thresholds import format_number
+from pytest_grpo.settings.config import DEFAULT_TOLERANCE, parse_tolerance
+from pytest_grpo.settings.thresholds import format_number
 from pytest_grpo.types import Row
 
 LOSS_EXIT_CODE = 1

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_grpo.config import PLUGIN_CONFIG
-from pytest_grpo.phases import phases_of
+from pytest_grpo.settings.config import PLUGIN_CONFIG
+from pytest_grpo.settings.phases import phases_of
 from pytest_grpo.stash import GATE, GATE_SESSION, NUM_GATES
 from pytest_grpo.stored import STORED
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from pytest_grpo.arms import MeasuredArm
     from pytest_grpo.gates import Gate, Session, ShowProgress
+    from pytest_grpo.settings.thresholds import Threshold
     from pytest_grpo.systems.protocol import GrpoSystem
-    from pytest_grpo.thresholds import Threshold
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def grpo_gate(request: pytest.FixtureRequest) -> Gate:
     """The gate of this test: ``check(name, value)`` holds a number against a named threshold, and the rest of it stands
     behind ``grpo_arms`` and ``grpo_threshold``."""
     from pytest_grpo.gates import Gate
-    from pytest_grpo.thresholds import thresholds_of
+    from pytest_grpo.settings.thresholds import thresholds_of
 
     config: pytest.Config = request.config
     item = request.node

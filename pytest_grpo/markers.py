@@ -6,7 +6,7 @@ import pytest
 
 from pytest_grpo.arms import Quantity
 from pytest_grpo.gates import Gate
-from pytest_grpo.thresholds import marker_thresholds
+from pytest_grpo.settings.thresholds import marker_thresholds
 
 
 def decide_markers(item: pytest.Item, gate: Gate | None) -> None:

@@ -15,8 +15,8 @@ from pytest_grpo.arms import Quantity
 from pytest_grpo.conditions import Watch
 from pytest_grpo.explain import explain, inconclusive_reason
 from pytest_grpo.measure import Round, Sampler
+from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.stats import Estimate, Plan, interval, judge, median_ratio
-from pytest_grpo.thresholds import Threshold
 from pytest_grpo.types import Verdict
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Generator
 import pytest
 
 from pytest_grpo import hookspecs
-from pytest_grpo.config import PLUGIN_CONFIG, PluginConfig, check_systems, is_xdist_worker
-from pytest_grpo.options import add_ini, add_options
-from pytest_grpo.phases import PHASES, check_markers, named_on_command_line, phases_of, select, without_fixture
 from pytest_grpo.report import VERDICT_REPORT, VerdictReport, header_line
+from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig, check_systems, is_xdist_worker
+from pytest_grpo.settings.options import add_ini, add_options
+from pytest_grpo.settings.phases import PHASES, check_markers, named_on_command_line, phases_of, select, without_fixture
 from pytest_grpo.stash import GATE, NUM_GATES
 from pytest_grpo.stored import STORED, StoredResults
 
@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     report = config.stash[VERDICT_REPORT] = VerdictReport(config, stored, settings.html_path)
     config.pluginmanager.register(report, "grpo-verdicts")
     if settings.asked_phases or settings.thresholds_required:
-        from pytest_grpo.thresholds import file_thresholds
+        from pytest_grpo.settings.thresholds import file_thresholds
 
         file_thresholds(config)
     if settings.remote is not None and not config.getoption("collectonly"):
@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     if not config.getoption("grpo_show_thresholds"):
         return None
-    from pytest_grpo.thresholds import threshold_lines
+    from pytest_grpo.settings.thresholds import threshold_lines
 
     config._do_configure()  # as pytest's own --markers and --fixtures do
     print(*threshold_lines(config), sep="\n")
@@ -70,7 +70,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 @pytest.hookimpl(trylast=True)  # after -k and -m, so that the hint below counts what they left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    from pytest_grpo.thresholds import check_thresholds
+    from pytest_grpo.settings.thresholds import check_thresholds
 
     settings = config.stash[PLUGIN_CONFIG]
     if not is_xdist_worker(config):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_grpo.config import PLUGIN_CONFIG
 from pytest_grpo.mistakes import MISTAKE
 from pytest_grpo.reports import github
 from pytest_grpo.reports.table import count_verdicts, plain, reason_lines, table_lines, versus_lines
+from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.types import PROPERTY_PREFIX, Row, Verdict
 
 if TYPE_CHECKING:

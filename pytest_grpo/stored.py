@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_grpo.config import PLUGIN_CONFIG, PluginConfig
+from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig
 
 if TYPE_CHECKING:
     from pytest_grpo.baselines import Baseline
@@ -71,7 +71,7 @@ class StoredResults:
         """Taken once."""
         if self._fingerprint is None:
             from pytest_grpo.fingerprint import take_fingerprint
-            from pytest_grpo.thresholds import thresholds_of
+            from pytest_grpo.settings.thresholds import thresholds_of
 
             thresholds = {name: str(threshold) for name, threshold in thresholds_of(self._config).items()}
             self._fingerprint = take_fingerprint(self._config.rootpath, thresholds)

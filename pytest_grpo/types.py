@@ -16,6 +16,9 @@ Kind = Literal["at_least", "at_most", "within", "equals"]
 KINDS: tuple[Kind, ...] = ("at_least", "at_most", "within", "equals")
 
 PROPERTY_PREFIX = "grpo."
+CHILD_PLUGIN = "pytest_grpo.remote.reports"
+"""Loaded in the process that runs tests for another one; it must not send them on."""
+
 RATE_SUFFIX = "_per_second"
 
 

@@ -116,7 +116,7 @@ def test_every_listed_room_exists():
         ("grpo_core/schedule/loop.py", "from grpo_core.cli import main"),
         ("grpo_core/schedule/loop.py", "from grpo_core.commands.train import run"),
         ("grpo_core/cli.py", "def main():\n    import pytest"),
-        ("grpo_core/cli.py", "from pytest_grpo.phases import PHASES"),
+        ("grpo_core/cli.py", "from pytest_grpo.settings.phases import PHASES"),
         ("grpo_core/__init__.py", "from grpo_core.model import load_policy"),
         ("pytest_grpo/plugin.py", "import torch"),
         ("pytest_grpo/plugin.py", "try:\n    from grpo_core.errors import GrpoError\nexcept ImportError:\n    pass"),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_grpo.phases import PHASES
+from pytest_grpo.settings.phases import PHASES
 
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 TOOLS = {"python", "pytest", "ruff", "pyright", "grpo"}

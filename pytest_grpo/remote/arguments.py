@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_grpo import benchmark_table
-from pytest_grpo.config import PLUGIN_CONFIG, PluginConfig
+from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig
 from pytest_grpo.stash import NUM_GATES
 
 

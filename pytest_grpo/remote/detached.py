@@ -5,70 +5,20 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Generator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from pytest_grpo.phases import PHASES, phases_of
 from pytest_grpo.remote.background import Background, BackgroundCall
 from pytest_grpo.remote.modal import ModalRemote
 from pytest_grpo.remote.modal_app import check_credentials, translated_errors
 from pytest_grpo.remote.protocol import Decoder, Event, RemoteLostError, RemoteRefusedError, Request
 from pytest_grpo.remote.requests import Requests
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What was started: phase -> Modal's id of its function call, and the tests of each phase."""
-
-    name: str
-    calls: dict[int, str]
-    node_ids: dict[int, list[str]]
-
-
-def write_run(run: Run) -> None:
-    from grpo_core.home import write_json
-
-    phases = {str(phase): {"call_id": call, "node_ids": run.node_ids[phase]} for phase, call in run.calls.items()}
-    write_json(_folder(run.name) / "run.json", {"phases": phases})
-
-
-def read_run(name: str) -> Run:
-    """Raises pytest.UsageError, with the names that there are, unless ``name`` is one of them."""
-    from grpo_core.errors import InvalidNameError
-
-    try:
-        phases = json.loads((_folder(name) / "run.json").read_bytes())["phases"]
-    except (OSError, InvalidNameError) as error:
-        present = ", ".join(sorted(path.parent.name for path in _runs().glob("*/run.json"))) or "none yet"
-        raise pytest.UsageError(f"--modal-attach {name!r}: no such run; {_runs()} has {present}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise pytest.UsageError(f"--modal-attach {name!r}: {_folder(name)}/run.json is damaged; restore it") from error
-    calls = {int(phase): entry["call_id"] for phase, entry in phases.items()}
-    return Run(name, calls, {int(phase): entry["node_ids"] for phase, entry in phases.items()})
-
-
-def phases_of_run(name: str) -> frozenset[int]:
-    """Raises pytest.UsageError: there is no such run."""
-    return frozenset(read_run(name).calls)
-
-
-def _runs() -> Path:
-    from grpo_core.home import Home
-
-    return Home.from_environment().data / "remote"
-
-
-def _folder(name: str) -> Path:
-    from grpo_core.home import check_name
-
-    return _runs() / check_name(name, "run")
+from pytest_grpo.settings.detached_run import DetachedRun, read_run, run_folder, write_run
+from pytest_grpo.settings.phases import PHASES, phases_of
 
 
 class Detach:
@@ -77,7 +27,7 @@ class Detach:
     def __init__(self, remote: ModalRemote, requests: Requests) -> None:
         self._remote = remote
         self._requests = requests
-        self._run: Run | None = None
+        self._run: DetachedRun | None = None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None]:
@@ -97,7 +47,7 @@ class Detach:
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
-    def _start(self, items: list[pytest.Item]) -> Run:
+    def _start(self, items: list[pytest.Item]) -> DetachedRun:
         phases = sorted({min(found) for item in items if (found := phases_of(item))})
         requests = [self._requests.of_phase(phase, items) for phase in phases]
         try:
@@ -105,7 +55,7 @@ class Detach:
         except (RemoteLostError, RemoteRefusedError) as error:
             raise pytest.UsageError(str(error)) from error
         name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
-        run = Run(name, calls, {request.phase: list(request.node_ids) for request in requests})
+        run = DetachedRun(name, calls, {request.phase: list(request.node_ids) for request in requests})
         write_run(run)
         return run
 
@@ -145,7 +95,7 @@ class AttachedRemote:
             raise RemoteRefusedError(
                 f"--modal-attach {self._run.name}: the run has no {unknown[0]}; select what it ran, at its commit"
             )
-        file = _folder(self._run.name) / f"phase{request.phase}.jsonl"
+        file = run_folder(self._run.name) / f"phase{request.phase}.jsonl"
         if not file.exists():
             yield {"event": "state", "text": f"waiting for run {self._run.name}"}
             from grpo_core.home import write_atomic

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_grpo.remote.protocol import RemoteLostError, RemoteRefusedError
-from pytest_grpo.remote.settings import ModalSettings
+from pytest_grpo.settings.modal import ModalSettings
 
 if TYPE_CHECKING:
     from modal import Function

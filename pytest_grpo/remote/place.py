@@ -21,8 +21,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import BinaryIO
 
-from pytest_grpo.remote.protocol import CHILD_PLUGIN, MAX_MESSAGE_BYTES, Request, encode, number_texts
+from pytest_grpo.remote.protocol import MAX_MESSAGE_BYTES, Request, encode, number_texts
 from pytest_grpo.remote.tree import unpack
+from pytest_grpo.types import CHILD_PLUGIN
 
 OUTPUT_TAIL_BYTES = 2000
 POLL_INTERVAL_S = 0.02

@@ -10,9 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-CHILD_PLUGIN = "pytest_grpo.remote.reports"
-"""Loaded in the process that runs tests for another one; it must not send them on."""
-
 MAX_MESSAGE_BYTES = 1 << 20
 """A longer event travels in parts: Modal stores what exceeds 2 MiB elsewhere, and a pipe should stay readable."""
 

@@ -11,10 +11,10 @@ import pytest
 
 from pytest_grpo import benchmark_table
 from pytest_grpo.fingerprint import Fingerprint
-from pytest_grpo.phases import phases_of
 from pytest_grpo.remote.protocol import Event, problem_of
 from pytest_grpo.remote.requests import Requests
 from pytest_grpo.remote.runs import PhaseRuns
+from pytest_grpo.settings.phases import phases_of
 from pytest_grpo.stored import STORED
 
 

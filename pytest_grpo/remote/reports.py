@@ -13,10 +13,10 @@ from typing import TextIO
 import pytest
 
 from pytest_grpo import benchmark_table
-from pytest_grpo.config import is_xdist_worker
-from pytest_grpo.phases import phases_of
 from pytest_grpo.remote.protocol import Event, Request
 from pytest_grpo.remote.tree import differing
+from pytest_grpo.settings.config import is_xdist_worker
+from pytest_grpo.settings.phases import phases_of
 from pytest_grpo.stored import STORED
 
 _OF_THE_OTHER_SESSION = ("xmlpath", *benchmark_table.SAVING_OPTIONS)

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import pytest
 
 from pytest_grpo import benchmark_table
-from pytest_grpo.phases import phases_of
 from pytest_grpo.remote.arguments import forwarded_arguments
 from pytest_grpo.remote.protocol import Request
 from pytest_grpo.remote.tree import code_digests, list_files
+from pytest_grpo.settings.phases import phases_of
 from pytest_grpo.stored import STORED
 
 

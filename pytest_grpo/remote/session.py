@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_grpo.config import PLUGIN_CONFIG
 from pytest_grpo.remote.protocol import Remote
 from pytest_grpo.remote.replay import RemoteReplay
 from pytest_grpo.remote.requests import Requests
 from pytest_grpo.remote.runs import PhaseRuns
+from pytest_grpo.settings.config import PLUGIN_CONFIG
 
 if TYPE_CHECKING:
     from pytest_grpo.remote.modal import ModalRemote

@@ -10,7 +10,7 @@ from pytest_grpo.reports.charts import history_chart, pairs_chart
 from pytest_grpo.reports.history import SavedRun, runs_of
 from pytest_grpo.reports.markup import Markup, element, joined
 from pytest_grpo.reports.table import Entry, arm_quantity, describe_interval, describe_measured, describe_phase
-from pytest_grpo.thresholds import format_number
+from pytest_grpo.settings.thresholds import format_number
 from pytest_grpo.types import Row, Verdict
 
 CONDITIONS = {

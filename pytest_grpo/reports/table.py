@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from pytest_grpo.thresholds import format_number
+from pytest_grpo.settings.thresholds import format_number
 from pytest_grpo.types import RATE_SUFFIX, Row, Verdict
 
 GAP = "  "

@@ -9,7 +9,7 @@ import pytest
 from bench.faults import FAULTS, WRONG_ANSWERS, Fault
 from bench.faults.runs import Finding, Log, Result, Run, judge, run_phases
 from bench.planted_faults import main
-from pytest_grpo.phases import PHASES
+from pytest_grpo.settings.phases import PHASES
 from pytest_grpo.types import Verdict
 
 ROOT = Path(__file__).resolve().parents[2]

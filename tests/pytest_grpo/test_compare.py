@@ -11,8 +11,8 @@ from grpo_core.home import Home
 from pytest_grpo.baselines import save_baseline
 from pytest_grpo.changes import compare_rows
 from pytest_grpo.compare import change_table, main
-from pytest_grpo.config import parse_tolerance
 from pytest_grpo.fingerprint import Fingerprint, take_fingerprint
+from pytest_grpo.settings.config import parse_tolerance
 from pytest_grpo.types import Row
 
 NODEID = "bench/test_phase2_rollout.py::test_batched"

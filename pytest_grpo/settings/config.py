@@ -10,10 +10,10 @@ from typing import Literal, cast
 
 import pytest
 
-from pytest_grpo.device import DeviceProfile, detect_device_profile
-from pytest_grpo.phases import parse_phases, phases_in_expression
-from pytest_grpo.remote.protocol import CHILD_PLUGIN
-from pytest_grpo.remote.settings import ModalSettings
+from pytest_grpo.settings.device import DeviceProfile, detect_device_profile
+from pytest_grpo.settings.modal import ModalSettings
+from pytest_grpo.settings.phases import parse_phases, phases_in_expression
+from pytest_grpo.types import CHILD_PLUGIN
 
 RemoteKind = Literal["modal", "subprocess"]
 
@@ -143,7 +143,7 @@ def _phases(config: pytest.Config) -> tuple[frozenset[int] | None, frozenset[int
         return only, asked or only
     attached = config.getoption("grpo_modal_attach")
     if attached is not None and not asked:
-        from pytest_grpo.remote.detached import phases_of_run
+        from pytest_grpo.settings.detached_run import phases_of_run
 
         return None, phases_of_run(attached)
     ini = config.getini("grpo_phase")

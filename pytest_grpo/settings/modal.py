@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_grpo.phases import PHASE_NUMBERS
+from pytest_grpo.settings.phases import PHASE_NUMBERS
 
 DEFAULT_RETRIES = 2
 DEFAULT_MAX_CONTAINERS = 8

@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 
-from pytest_grpo.config import PLUGIN_CONFIG
-from pytest_grpo.phases import PHASE_NUMBERS, phases_of
+from pytest_grpo.settings.config import PLUGIN_CONFIG
+from pytest_grpo.settings.phases import PHASE_NUMBERS, phases_of
 from pytest_grpo.types import KINDS, Kind
 
 _NAME = re.compile(r"[A-Za-z0-9_]+")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_grpo.phases import parse_phases, phases_in_expression
+from pytest_grpo.settings.phases import parse_phases, phases_in_expression
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_grpo.config import DEFAULT_TOLERANCE
+from pytest_grpo.settings.config import DEFAULT_TOLERANCE
 
 
 def add_options(parser: pytest.Parser) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.thresholds import Threshold, format_number, load_thresholds, override_thresholds
+from pytest_grpo.settings.thresholds import Threshold, format_number, load_thresholds, override_thresholds
 
 AT_LEAST = Threshold("speedup", 2, "at_least", 2.0, math.inf, "x")
 AT_MOST = Threshold("latency", 6, "at_most", -math.inf, 2.0, "s")

@@ -1,0 +1,1 @@
+"""What the user asked for: options, ini values, thresholds, phases, the device; read once and checked here."""
