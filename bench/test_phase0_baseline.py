@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from bench.conftest import BuildStack
     from grpo_core.home import Home
-    from pytest_grpo.gates import Gate
+    from pytest_grpo.gate.gates import Gate
 
 TRAINER_SPANS = ("loss_forward", "backward", "optimizer", "publish")
 

@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
     from grpo_core.home import Home
-    from pytest_grpo.gates import Gate
+    from pytest_grpo.gate.gates import Gate
     from pytest_grpo.types import Sample
 
 NUM_STEPS = 4

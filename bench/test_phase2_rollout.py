@@ -13,7 +13,7 @@ from bench.conftest import movement_prompts
 
 if TYPE_CHECKING:
     from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
-    from pytest_grpo.gates import Gate
+    from pytest_grpo.gate.gates import Gate
     from pytest_grpo.systems.protocol import GrpoSystem
     from pytest_grpo.types import Sample
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.conftest import GrpoArms, GrpoThreshold
-    from pytest_grpo.gates import Gate
+    from pytest_grpo.gate.gates import Gate
     from pytest_grpo.systems.protocol import GrpoSystem, TrainBatch
     from pytest_grpo.types import Sample
 

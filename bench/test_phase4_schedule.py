@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from grpo_core.home import Home
     from grpo_core.schedule.loop import TrainResult
     from grpo_core.schedule.stack import Stack
-    from pytest_grpo.gates import Gate
+    from pytest_grpo.gate.gates import Gate
     from pytest_grpo.types import Sample
 
 NUM_STEPS = 10

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
     from grpo_core.schedule.stack import LocalStack
     from grpo_core.types import Int32
-    from pytest_grpo.gates import Gate
+    from pytest_grpo.gate.gates import Gate
     from pytest_grpo.types import Sample
 
 PROMPTS = ("compact", "full")

@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from bench.conftest import BuildStack
     from grpo_core.home import Home
-    from pytest_grpo.gates import Gate
+    from pytest_grpo.gate.gates import Gate
 
 LIVE_PANELS = (9, 10, 11)
 GIVE_UP_AFTER_S = 10.0

@@ -19,7 +19,7 @@ from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.types import COUNT_PREFIX, Kind
 
 if TYPE_CHECKING:
-    from pytest_grpo.measurement import Measurement
+    from pytest_grpo.gate.comparison import Measurement
 
 Bounds = tuple[float, float]
 

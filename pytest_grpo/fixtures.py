@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_grpo.gate.stash import GATE, GATE_SESSION, NUM_GATES
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.settings.phases import phases_of
-from pytest_grpo.stash import GATE, GATE_SESSION, NUM_GATES
 from pytest_grpo.stored import STORED
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_grpo.arms import MeasuredArm
-    from pytest_grpo.gates import Gate, Session, ShowProgress
+    from pytest_grpo.gate.gates import Gate, Session, ShowProgress
     from pytest_grpo.settings.thresholds import Threshold
     from pytest_grpo.systems.protocol import GrpoSystem
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def grpo_gate(request: pytest.FixtureRequest) -> Gate:
     """The gate of this test: ``check(name, value)`` holds a number against a named threshold, and the rest of it stands
     behind ``grpo_arms`` and ``grpo_threshold``."""
-    from pytest_grpo.gates import Gate
+    from pytest_grpo.gate.gates import Gate
     from pytest_grpo.settings.thresholds import thresholds_of
 
     config: pytest.Config = request.config
@@ -91,7 +91,7 @@ def _load(name: str, home: Path) -> GrpoSystem:
 
 def _session(config: pytest.Config) -> Session:
     if GATE_SESSION not in config.stash:
-        from pytest_grpo.gates import Session
+        from pytest_grpo.gate.gates import Session
         from pytest_grpo.stats import AlphaLedger
 
         settings = config.stash[PLUGIN_CONFIG]

@@ -7,11 +7,11 @@ from collections.abc import Generator
 import pytest
 
 from pytest_grpo import hookspecs
+from pytest_grpo.gate.stash import GATE, NUM_GATES
 from pytest_grpo.report import VERDICT_REPORT, VerdictReport, header_line
 from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig, check_systems, is_xdist_worker
 from pytest_grpo.settings.options import add_ini, add_options
 from pytest_grpo.settings.phases import PHASES, check_markers, named_on_command_line, phases_of, select, without_fixture
-from pytest_grpo.stash import GATE, NUM_GATES
 from pytest_grpo.stored import STORED, StoredResults
 
 pytest_plugins = ("pytest_grpo.fixtures",)
@@ -99,7 +99,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     yield
     if next(item.iter_markers("grpo_threshold"), None) is not None:
-        from pytest_grpo.markers import decide_markers
+        from pytest_grpo.gate.markers import decide_markers
 
         decide_markers(item, item.stash.get(GATE, None))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_grpo import benchmark_table
+from pytest_grpo.gate.stash import NUM_GATES
 from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig
-from pytest_grpo.stash import NUM_GATES
 
 
 def forwarded_arguments(config: pytest.Config) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ import pytest
 from pytest_grpo.agreement import Agreement
 from pytest_grpo.arms import MeasuredArm
 from pytest_grpo.control import find_problem
-from pytest_grpo.explain import explain
+from pytest_grpo.gate.comparison import Measurement
+from pytest_grpo.gate.explain import explain
 from pytest_grpo.measure import Arm, Sampler
-from pytest_grpo.measurement import Measurement
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.device import describe_device
 from pytest_grpo.settings.thresholds import Threshold

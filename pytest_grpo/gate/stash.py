@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_grpo.gates import Gate, Session
+    from pytest_grpo.gate.gates import Gate, Session
 
 NUM_GATES = pytest.StashKey[int]()
 """How many of the collected tests measure arms."""

@@ -13,14 +13,14 @@ import pytest
 from pytest_grpo.agreement import Agreement
 from pytest_grpo.arms import Quantity
 from pytest_grpo.conditions import Watch
-from pytest_grpo.explain import explain, inconclusive_reason
+from pytest_grpo.gate.explain import explain, inconclusive_reason
 from pytest_grpo.measure import Round, Sampler
 from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.stats import Estimate, Plan, interval, judge, median_ratio
 from pytest_grpo.types import Verdict
 
 if TYPE_CHECKING:
-    from pytest_grpo.gates import Gate
+    from pytest_grpo.gate.gates import Gate
 
 RED_BUDGET_FACTOR = 3
 """A failure needs more pairs than a pass, and a slow arm takes longer: a gate that is about to fail gets more time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_grpo.arms import Quantity
-from pytest_grpo.gates import Gate
+from pytest_grpo.gate.gates import Gate
 from pytest_grpo.settings.thresholds import marker_thresholds
 
 
