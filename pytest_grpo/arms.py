@@ -11,17 +11,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import pytest
 
 from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.types import COUNT_PREFIX, Kind
 
-if TYPE_CHECKING:
-    from pytest_grpo.gate.comparison import Measurement
-
 Bounds = tuple[float, float]
+
+
+class Comparison(Protocol):
+    """What measures arms together and decides on two of their quantities (``gate.comparison.PairedComparison``)."""
+
+    @property
+    def explanation(self) -> list[str]:
+        """What the last comparison found, for the assertion's message."""
+        ...
+
+    def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool: ...
+
+    def count(self, left: Quantity, right: Quantity | float, holds: Callable[[float, float], bool]) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -29,7 +39,7 @@ class MeasuredArm:
     """One arm. Its attributes are quantities: ``seconds``, those that the arm returns, and ``<name>_per_second``."""
 
     name: str
-    comparison: Measurement
+    comparison: Comparison
 
     def __getattr__(self, metric: str) -> Quantity:
         if metric.startswith("_"):
@@ -44,7 +54,7 @@ class MeasuredArm:
 class Quantity:
     """A quantity of an arm, times a factor. ``threshold`` is set when the factor is a named threshold."""
 
-    comparison: Measurement
+    comparison: Comparison
     arm: str
     metric: str
     factor: float = 1.0

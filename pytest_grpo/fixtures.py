@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_grpo.arms import MeasuredArm
-    from pytest_grpo.gate.gates import Gate, Session, ShowProgress
+    from pytest_grpo.gate.gates import Gate
+    from pytest_grpo.gate.session import GateSession, ShowProgress
     from pytest_grpo.settings.thresholds import Threshold
     from pytest_grpo.systems.protocol import GrpoSystem
 
@@ -89,14 +90,14 @@ def _load(name: str, home: Path) -> GrpoSystem:
     return load_system(name, SystemSettings(home=home))
 
 
-def _session(config: pytest.Config) -> Session:
+def _session(config: pytest.Config) -> GateSession:
     if GATE_SESSION not in config.stash:
-        from pytest_grpo.gate.gates import Session
+        from pytest_grpo.gate.session import GateSession
         from pytest_grpo.stats import AlphaLedger
 
         settings = config.stash[PLUGIN_CONFIG]
         num_gates = settings.num_gates or config.stash.get(NUM_GATES, 1)
-        config.stash[GATE_SESSION] = Session(AlphaLedger(max(1, num_gates)), settings.has_control)
+        config.stash[GATE_SESSION] = GateSession(AlphaLedger(max(1, num_gates)), settings.has_control)
     return config.stash[GATE_SESSION]
 
 

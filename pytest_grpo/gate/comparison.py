@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import pytest
 
@@ -14,23 +14,34 @@ from pytest_grpo.agreement import Agreement
 from pytest_grpo.arms import Quantity
 from pytest_grpo.conditions import Watch
 from pytest_grpo.gate.explain import explain, inconclusive_reason
+from pytest_grpo.gate.session import GateSession, ShowProgress
 from pytest_grpo.measure import Round, Sampler
+from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.stats import Estimate, Plan, interval, judge, median_ratio
-from pytest_grpo.types import Verdict
-
-if TYPE_CHECKING:
-    from pytest_grpo.gate.gates import Gate
+from pytest_grpo.types import Row, Verdict
 
 RED_BUDGET_FACTOR = 3
 """A failure needs more pairs than a pass, and a slow arm takes longer: a gate that is about to fail gets more time."""
 
 
-@dataclass(slots=True)
-class Measurement:
-    """Arms that are measured together. Comparisons share the rounds taken so far."""
+class Recorder(Protocol):
+    """What a comparison asks of its gate: the settings, and to record a verdict."""
 
-    gate: Gate
+    config: PluginConfig
+    session: GateSession
+    show: ShowProgress | None
+
+    def row(self, threshold: Threshold, verdict: Verdict, measured: float, reason: str) -> Row: ...
+
+    def settle(self, row: Row) -> bool: ...
+
+
+@dataclass(slots=True)
+class PairedComparison:
+    """Arms that are measured together. All comparisons of a gate share the rounds taken so far."""
+
+    gate: Recorder
     sampler: Sampler
     agree: Agreement
     max_cores_of_others: float | None = None

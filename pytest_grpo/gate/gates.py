@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -11,37 +10,17 @@ import pytest
 
 from pytest_grpo.agreement import Agreement
 from pytest_grpo.arms import MeasuredArm
-from pytest_grpo.control import find_problem
-from pytest_grpo.gate.comparison import Measurement
+from pytest_grpo.gate.comparison import PairedComparison
 from pytest_grpo.gate.explain import explain
+from pytest_grpo.gate.session import GateSession, ShowProgress
 from pytest_grpo.measure import Arm, Sampler
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.device import describe_device
 from pytest_grpo.settings.thresholds import Threshold
-from pytest_grpo.stats import AlphaLedger
 from pytest_grpo.types import Row, Verdict
-
-ShowProgress = Callable[[str], None]
-"""Shows a short text in place; an empty one takes it back."""
 
 Inspect = Callable[[Row], str]
 """Holds a row against something beyond its threshold, e.g. a baseline; returns what is wrong, or nothing."""
-
-
-@dataclass(slots=True)
-class Session:
-    """What the gates of one process share."""
-
-    ledger: AlphaLedger
-    has_control: bool = True
-    rng: random.Random = field(default_factory=random.Random)
-    _control: str | None = None
-
-    def control_problem(self) -> str:
-        """What the A/A control said; it runs when it is first asked for."""
-        if self._control is None:
-            self._control = find_problem(self.rng) if self.has_control else ""
-        return self._control
 
 
 @dataclass(slots=True, repr=False)
@@ -51,14 +30,14 @@ class Gate:
 
     config: PluginConfig
     thresholds: Mapping[str, Threshold]
-    session: Session
+    session: GateSession
     phase: int | None
     properties: list[tuple[str, object]]
     """The test's ``user_properties``."""
     system: str = "grpo_core"
     show: ShowProgress | None = None
     inspect: Inspect | None = None
-    measurements: list[Measurement] = field(default_factory=list)
+    comparisons: list[PairedComparison] = field(default_factory=list)
     judged: set[str] = field(default_factory=set)
     """The metrics that have a verdict in this test."""
 
@@ -102,9 +81,9 @@ class Gate:
         if not arms:
             raise pytest.UsageError("grpo_arms(): no arms; write grpo_arms(agree=..., fast=..., slow=...)")
         sampler = Sampler(arms, self.config.budget_s, block_size, self.session.rng)
-        measurement = Measurement(self, sampler, agree, max_cores_of_others)
-        self.measurements.append(measurement)
-        return tuple(MeasuredArm(name, measurement) for name in arms)
+        comparison = PairedComparison(self, sampler, agree, max_cores_of_others)
+        self.comparisons.append(comparison)
+        return tuple(MeasuredArm(name, comparison) for name in arms)
 
     def row(self, threshold: Threshold, verdict: Verdict, measured: float, reason: str) -> Row:
         return Row(

@@ -20,11 +20,11 @@ def decide_markers(item: pytest.Item, gate: Gate | None) -> None:
     for name in marker_thresholds(item):
         if gate is not None and name in gate.judged:
             continue
-        if gate is None or not gate.measurements or len(gate.measurements[-1].sampler.arms) < 2:
+        if gate is None or not gate.comparisons or len(gate.comparisons[-1].sampler.arms) < 2:
             raise pytest.UsageError(
                 f"marker grpo_threshold({name!r}): the test measures no two arms; call grpo_arms(agree=..., a=a, b=b)"
             )
-        measurement = gate.measurements[-1]
-        first, second = (Quantity(measurement, arm, name) for arm in list(measurement.sampler.arms)[:2])
-        if not measurement.decide(first, second, gate.threshold(name)):
-            pytest.fail("\n".join(measurement.explanation), pytrace=False)
+        comparison = gate.comparisons[-1]
+        first, second = (Quantity(comparison, arm, name) for arm in list(comparison.sampler.arms)[:2])
+        if not comparison.decide(first, second, gate.threshold(name)):
+            pytest.fail("\n".join(comparison.explanation), pytrace=False)

@@ -1,0 +1,29 @@
+"""What the gates of one process share: the error budget, the A/A control, the coin that orders pairs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pytest_grpo.control import find_problem
+from pytest_grpo.stats import AlphaLedger
+
+ShowProgress = Callable[[str], None]
+"""Shows a short text in place; an empty one takes it back."""
+
+
+@dataclass(slots=True)
+class GateSession:
+    """What the gates of one process share."""
+
+    ledger: AlphaLedger
+    has_control: bool = True
+    rng: random.Random = field(default_factory=random.Random)
+    _control: str | None = None
+
+    def control_problem(self) -> str:
+        """What the A/A control said; it runs when it is first asked for."""
+        if self._control is None:
+            self._control = find_problem(self.rng) if self.has_control else ""
+        return self._control
