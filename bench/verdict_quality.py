@@ -18,7 +18,7 @@ from bench.verdict_study.noises import NOISES
 from bench.verdict_study.quality import Quality, check_decide, study, worst_rates
 from bench.verdict_study.timings import simulate
 from grpo_core.home import write_json
-from pytest_grpo.stats import Plan
+from pytest_grpo.measuring.stats import Plan
 from pytest_grpo.types import Verdict
 
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_grpo.fingerprint import check_same
+from pytest_grpo.measuring.stats import FAMILY_ALPHA, holm
 from pytest_grpo.settings.config import DEFAULT_TOLERANCE
 from pytest_grpo.settings.thresholds import format_number
 from pytest_grpo.shift import estimate_shift, p_value_above, p_value_below, smallest_p_value
-from pytest_grpo.stats import FAMILY_ALPHA, holm
 from pytest_grpo.types import Row
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_grpo.measure import MeasurementError
+from pytest_grpo.measuring.sampler import MeasurementError
 
 MISTAKE = "grpo_mistake"
 """The name of the property that a test with a mistake carries."""

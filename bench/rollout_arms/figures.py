@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.rollout_arms.arm import Sample
 from bench.rollout_arms.rounds import FREE, ORDERS, Timed, select
 from grpo_core.home import write_atomic, write_json
-from pytest_grpo.stats import interval
+from pytest_grpo.measuring.stats import interval
 
 
 @dataclass(frozen=True, slots=True)

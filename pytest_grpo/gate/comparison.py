@@ -12,13 +12,13 @@ import pytest
 
 from pytest_grpo.agreement import Agreement
 from pytest_grpo.arms import Quantity
-from pytest_grpo.conditions import Watch
 from pytest_grpo.gate.explain import explain, inconclusive_reason
 from pytest_grpo.gate.session import GateSession, ShowProgress
-from pytest_grpo.measure import Round, Sampler
+from pytest_grpo.measuring.conditions import Watch
+from pytest_grpo.measuring.sampler import Round, Sampler
+from pytest_grpo.measuring.stats import Estimate, Plan, interval, judge, median_ratio
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.thresholds import Threshold
-from pytest_grpo.stats import Estimate, Plan, interval, judge, median_ratio
 from pytest_grpo.types import Row, Verdict
 
 RED_BUDGET_FACTOR = 3

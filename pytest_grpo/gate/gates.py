@@ -13,7 +13,7 @@ from pytest_grpo.arms import MeasuredArm
 from pytest_grpo.gate.comparison import PairedComparison
 from pytest_grpo.gate.explain import explain
 from pytest_grpo.gate.session import GateSession, ShowProgress
-from pytest_grpo.measure import Arm, Sampler
+from pytest_grpo.measuring.sampler import Arm, Sampler
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.device import describe_device
 from pytest_grpo.settings.thresholds import Threshold

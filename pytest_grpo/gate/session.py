@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pytest_grpo.control import find_problem
-from pytest_grpo.stats import AlphaLedger
+from pytest_grpo.measuring.control import find_problem
+from pytest_grpo.measuring.stats import AlphaLedger
 
 ShowProgress = Callable[[str], None]
 """Shows a short text in place; an empty one takes it back."""

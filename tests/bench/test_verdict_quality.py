@@ -14,8 +14,7 @@ from bench.verdict_study.decisions import decide, judge_one, suite_failures
 from bench.verdict_study.quality import study
 from bench.verdict_study.rate import Rate
 from bench.verdict_study.timings import order_signs, simulate
-from pytest_grpo import measure
-from pytest_grpo.stats import Plan
+from pytest_grpo.measuring.stats import Plan
 from pytest_grpo.types import Verdict
 
 REQUIRED_KEYS = {"false_fail_rate", "wrong_verdict_rate_at_threshold", "power_at_10_percent"}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_grpo.measure import MIN_SAMPLE_S, Arm, MeasurementError, Sampler, measure
+from pytest_grpo.measuring.sampler import MIN_SAMPLE_S, Arm, MeasurementError, Sampler, measure
 from pytest_grpo.types import Sample
 
 
@@ -172,9 +172,7 @@ def test_collection_that_was_off_stays_off() -> None:
 
 
 def test_measuring_imports_no_torch(pytester: pytest.Pytester) -> None:
-    script = (
-        "import sys; from pytest_grpo.measure import measure; measure(lambda: None, 'a'); print('torch' in sys.modules)"
-    )
+    script = "import sys; from pytest_grpo.measuring.sampler import measure; measure(lambda: None, 'a'); print('torch' in sys.modules)"
     assert pytester.run(sys.executable, "-c", script).stdout.str() == "False"
 
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 
-from pytest_grpo.conditions import Watch
+from pytest_grpo.measuring.conditions import Watch
 
 SPIN = "import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
 

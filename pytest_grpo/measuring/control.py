@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 
-from pytest_grpo.measure import Sampler
-from pytest_grpo.stats import control_problem
+from pytest_grpo.measuring.sampler import Sampler
+from pytest_grpo.measuring.stats import control_problem
 
 NUM_PAIRS = 20
 NUM_TRIES = 2

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pytest_grpo import control
+from pytest_grpo.measuring import control
 
 
 def test_the_same_work_is_measured_against_itself(monkeypatch: pytest.MonkeyPatch) -> None:

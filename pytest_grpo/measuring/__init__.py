@@ -1,0 +1,1 @@
+"""How an arm is timed: samples in pairs, their statistics, the machine's conditions, the A/A control."""
