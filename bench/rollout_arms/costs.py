@@ -20,7 +20,7 @@ from bench.rollout_arms.rounds import Shape
 from bench.rollout_arms.torch_arm import TorchArm, build_engine, kv_bytes_per_token, requests
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model import load_policy, locate_model
-from pytest_grpo.systems.trl_trainer import now
+from pytest_grpo.measuring.clock import now
 
 PRESETS = ("tiny", "small")
 NUM_SWAPS = 40

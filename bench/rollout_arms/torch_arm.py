@@ -14,7 +14,7 @@ from grpo_core.model import Policy, load_policy, load_tokenizer
 from grpo_core.rollout.constraint import LineConstraint
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams, completions_or_error
 from grpo_core.rollout.torch_engine.engine import TorchEngine
-from pytest_grpo.systems.trl_trainer import now
+from pytest_grpo.measuring.clock import now
 
 MAX_CACHED_BYTES = 1 << 30
 MAX_CACHED_ADAPTERS = 4

@@ -9,8 +9,9 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from bench.rollout_arms.arm import Sample, Setup, Work
+from pytest_grpo.measuring.clock import now
 from pytest_grpo.systems.protocol import SystemSettings
-from pytest_grpo.systems.trl_trainer import build_trainer, now
+from pytest_grpo.systems.trl_trainer import build_trainer
 
 
 class TrlArm:

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 from bench.rollout_arms.arm import Sample, Setup, Work
-from pytest_grpo.systems.trl_trainer import now
+from pytest_grpo.measuring.clock import now
 
 KV_CACHE_GIB = 2
 

@@ -11,9 +11,9 @@ import torch
 
 from bench.rollout_arms.arm import Arm, Setup, Work
 from grpo_core.config import ModelConfig
+from pytest_grpo.measuring.clock import now
 from pytest_grpo.systems.load import load_system
 from pytest_grpo.systems.protocol import GrpoSystem, SystemSettings, TrainBatch, TrainStep
-from pytest_grpo.systems.trl_trainer import now
 
 SHARED, PADDED, TRL = "shared", "padded", "trl"
 LORA_RANK, LORA_ALPHA, LORA_TARGETS = 8, 16.0, ("q_proj", "v_proj")

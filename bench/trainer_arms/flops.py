@@ -16,7 +16,7 @@ import torch
 from bench.trainer_arms.work import Shape
 from grpo_core.dense import linear
 from grpo_core.presets import PRESETS
-from pytest_grpo.systems.trl_trainer import now
+from pytest_grpo.measuring.clock import now
 
 
 @dataclass(frozen=True, slots=True)

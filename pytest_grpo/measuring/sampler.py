@@ -10,12 +10,12 @@ import gc
 import math
 import numbers
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from pytest_grpo.measuring.clock import start_clock
 from pytest_grpo.types import Sample
 
 MIN_SAMPLE_S = 0.05
@@ -151,7 +151,7 @@ def _timed(arm: Arm, name: str, repeats: int = 1) -> tuple[list[Sample], float]:
     """What the runs of ``arm`` measured and the seconds of them all. Runs that measure nothing leave one entry."""
     with _quiet():
         try:
-            stop = _start_clock()
+            stop = start_clock()
             outcomes = [outcome for _ in range(repeats) if (outcome := arm()) is not None]
             seconds = stop()
         except Exception as error:
@@ -180,28 +180,6 @@ def _check(sample: Sample, name: str) -> None:
             raise MeasurementError(
                 f"arm {name!r}: {what} {value!r} must be finite and above zero; check what it measures"
             )
-
-
-def _start_clock() -> Callable[[], float]:
-    """Start timing with the device idle; the returned function waits for it and gives the seconds.
-
-    On a GPU its own events are read, so that a busy host adds nothing. Never imports torch: without it there is no
-    device to wait for.
-    """
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        start = time.perf_counter()
-        return lambda: time.perf_counter() - start
-    torch.cuda.synchronize()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-
-    def stop() -> float:
-        end.record()
-        torch.cuda.synchronize()
-        return begin.elapsed_time(end) / 1e3
-
-    return stop
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_grpo.measuring.clock import now
 from pytest_grpo.systems.protocol import (
     MAX_GRAD_NORM,
     AdapterSwap,
@@ -22,7 +23,7 @@ from pytest_grpo.systems.protocol import (
     UnsupportedError,
 )
 from pytest_grpo.systems.trl_adapters import TRAINED, PeftAdapters
-from pytest_grpo.systems.trl_trainer import build_trainer, now, row_tensors, step_tensors, unpad
+from pytest_grpo.systems.trl_trainer import build_trainer, row_tensors, step_tensors, unpad
 
 if TYPE_CHECKING:
     import torch

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pytest_grpo.measuring.clock import now
 from pytest_grpo.systems.protocol import AdapterSwap
-from pytest_grpo.systems.trl_trainer import now
 
 TRAINED = "default"  # PEFT's name of the adapter in training
 MAX_LOADED_ADAPTERS = 4

@@ -5,7 +5,6 @@ Legend: B rows, one per completion, P prompt tokens (padded on the left), R comp
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,12 +139,3 @@ def unpad(logprobs: Tensor, completions: Sequence[Completion]) -> tuple[Float32,
         row[: len(completion.completion_ids)] * completion.completion_mask
         for row, completion in zip(rows, completions, strict=True)
     )
-
-
-def now() -> float:
-    """Seconds on a clock that has waited for the device."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -14,6 +14,7 @@ from bench.verdict_study.decisions import decide, judge_one, suite_failures
 from bench.verdict_study.quality import study
 from bench.verdict_study.rate import Rate
 from bench.verdict_study.timings import order_signs, simulate
+from pytest_grpo.measuring.sampler import Sampler
 from pytest_grpo.measuring.stats import Plan
 from pytest_grpo.types import Verdict
 
@@ -22,9 +23,9 @@ REQUIRED_KEYS = {"false_fail_rate", "wrong_verdict_rate_at_threshold", "power_at
 
 def test_order_is_that_of_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
     num_pairs = 24
-    monkeypatch.setattr(measure, "MIN_SAMPLE_S", 0.0)  # one run per sample
+    monkeypatch.setattr("pytest_grpo.measuring.sampler.MIN_SAMPLE_S", 0.0)  # one run per sample
     runs: list[float] = []
-    sampler = measure.Sampler({"a": lambda: runs.append(1.0), "b": lambda: runs.append(-1.0)}, rng=random.Random(1))
+    sampler = Sampler({"a": lambda: runs.append(1.0), "b": lambda: runs.append(-1.0)}, rng=random.Random(1))
     sampler.take_until(num_pairs)
     measured = runs[-2 * num_pairs :]
     simulated = order_signs(np.random.default_rng(0), 200, num_pairs)

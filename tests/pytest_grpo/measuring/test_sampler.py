@@ -172,7 +172,8 @@ def test_collection_that_was_off_stays_off() -> None:
 
 
 def test_measuring_imports_no_torch(pytester: pytest.Pytester) -> None:
-    script = "import sys; from pytest_grpo.measuring.sampler import measure; measure(lambda: None, 'a'); print('torch' in sys.modules)"
+    measuring = "from pytest_grpo.measuring.sampler import measure; measure(lambda: None, 'a')"
+    script = f"import sys; {measuring}; print('torch' in sys.modules)"
     assert pytester.run(sys.executable, "-c", script).stdout.str() == "False"
 
 
