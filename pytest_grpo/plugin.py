@@ -110,7 +110,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if call.excinfo is not None:
-        from pytest_grpo.mistakes import rewrite_report
+        from pytest_grpo.reports.usage_errors import rewrite_report
 
         rewrite_report(report, call.excinfo)
     return report

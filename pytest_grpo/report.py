@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_grpo.mistakes import MISTAKE
 from pytest_grpo.reports import github
 from pytest_grpo.reports.table import count_verdicts, plain, reason_lines, table_lines, versus_lines
+from pytest_grpo.reports.usage_errors import MISTAKE
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.types import PROPERTY_PREFIX, Row, Verdict
 
@@ -73,7 +73,7 @@ class VerdictReport:
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         # pytest-benchmark saves in its own wrapper of this hook, so the entries must be there before it.
         if self.rows:
-            from pytest_grpo.benchmark_table import store
+            from pytest_grpo.reports.pytest_benchmark import store
 
             store(self._config, self.rows, self._stored.machine())
         if session.exitstatus == pytest.ExitCode.TESTS_FAILED and self._num_mistakes:
@@ -84,7 +84,7 @@ class VerdictReport:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
-        from pytest_grpo.benchmark_table import describe
+        from pytest_grpo.reports.pytest_benchmark import describe
 
         output_json["grpo_verdicts"] = [
             {"test": nodeid, "metric": row.metric, **describe(row)} for nodeid, row in self.rows

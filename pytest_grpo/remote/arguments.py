@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_grpo import benchmark_table
 from pytest_grpo.gate.stash import NUM_GATES
+from pytest_grpo.reports import pytest_benchmark
 from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig
 
 
@@ -18,7 +18,7 @@ def forwarded_arguments(config: pytest.Config) -> tuple[str, ...]:
     num_gates = settings.num_gates or max(1, config.stash.get(NUM_GATES, 1))
     return (
         *_of_pytest(config),
-        *benchmark_table.run_arguments(config),
+        *pytest_benchmark.run_arguments(config),
         f"--grpo-num-gates={num_gates}",
         *_of_grpo(settings),
     )

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import pytest
 
-from pytest_grpo import benchmark_table
 from pytest_grpo.fingerprint import Fingerprint
 from pytest_grpo.remote.protocol import Event, problem_of
 from pytest_grpo.remote.requests import Requests
 from pytest_grpo.remote.runs import PhaseRuns
+from pytest_grpo.reports import pytest_benchmark
 from pytest_grpo.settings.phases import phases_of
 from pytest_grpo.stored import STORED
 
@@ -115,7 +115,9 @@ class RemoteReplay:
                 item.ihook.pytest_runtest_logreport(report=self._restore(event["data"]))
             elif event["event"] == "warning" and event["when"] == "runtest":
                 self._replay_warning(event)
-        benchmark_table.add_entries(self._config, [event["entry"] for event in events if event["event"] == "benchmark"])
+        pytest_benchmark.add_entries(
+            self._config, [event["entry"] for event in events if event["event"] == "benchmark"]
+        )
 
     def _replay_warning(self, event: Event) -> None:
         category = type(event["category"], (Warning,), {})

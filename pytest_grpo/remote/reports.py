@@ -12,14 +12,14 @@ from typing import TextIO
 
 import pytest
 
-from pytest_grpo import benchmark_table
 from pytest_grpo.remote.protocol import Event, Request
 from pytest_grpo.remote.tree import differing
+from pytest_grpo.reports import pytest_benchmark
 from pytest_grpo.settings.config import is_xdist_worker
 from pytest_grpo.settings.phases import phases_of
 from pytest_grpo.stored import STORED
 
-_OF_THE_OTHER_SESSION = ("xmlpath", *benchmark_table.SAVING_OPTIONS)
+_OF_THE_OTHER_SESSION = ("xmlpath", *pytest_benchmark.SAVING_OPTIONS)
 """Options that may stand in the ini file and write files; the session that asked for the tests does that."""
 
 
@@ -78,7 +78,7 @@ class ReportWriter:
         items[:] = [there[name] for name in self._request.node_ids] if is_same else []
 
     def _machine_info(self) -> Event | None:
-        return benchmark_table.machine_info(self._config) if self._request.wants_machine_info else None
+        return pytest_benchmark.machine_info(self._config) if self._request.wants_machine_info else None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -89,7 +89,7 @@ class ReportWriter:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "teardown":
-            entries = benchmark_table.entries(self._config)
+            entries = pytest_benchmark.entries(self._config)
             for entry in entries[self._num_benchmarks :]:
                 self._write({"event": "benchmark", "nodeid": report.nodeid, "entry": entry})
             self._num_benchmarks = len(entries)

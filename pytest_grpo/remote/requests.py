@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import pytest
 
-from pytest_grpo import benchmark_table
 from pytest_grpo.remote.arguments import forwarded_arguments
 from pytest_grpo.remote.protocol import Request
 from pytest_grpo.remote.tree import code_digests, list_files
+from pytest_grpo.reports import pytest_benchmark
 from pytest_grpo.settings.phases import phases_of
 from pytest_grpo.stored import STORED
 
@@ -51,5 +51,5 @@ class Requests:
             code=self._code,
             root=str(self._config.rootpath),
             baseline=self._config.stash[STORED].baseline_text(),
-            wants_machine_info=benchmark_table.wants_machine_info(self._config),
+            wants_machine_info=pytest_benchmark.wants_machine_info(self._config),
         )

@@ -2,7 +2,7 @@
 what its own fixture measured from the process that ran a test to the session that reports.
 
 pytest-benchmark has no public way to add samples that it did not take itself. This module is the only one that knows
-its internals; tests/pytest_grpo/test_benchmark_table.py fails when they change.
+its internals; tests/pytest_grpo/reports/test_pytest_benchmark.py fails when they change.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 from pytest_benchmark.session import BenchmarkSession
 from pytest_benchmark.stats import Metadata, Stats
 
-from pytest_grpo.benchmark_table import Origin, store, timings
+from pytest_grpo.reports.pytest_benchmark import Origin, store, timings
 from pytest_grpo.types import Row
 
 RATE = Row(
