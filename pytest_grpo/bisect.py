@@ -106,7 +106,7 @@ def _worktree(tree: Path, commit: str) -> Iterator[Path]:
 def _prepare_judge(tree: Path, folder: Path, log: Path, arguments: list[str]) -> list[str]:
     """The command that judges what is checked out. It has no options: some gits take those as theirs."""
     from grpo_core.home import Home
-    from pytest_grpo.baselines import baselines_folder
+    from pytest_grpo.baseline.files import baselines_folder
 
     script = folder / "judge" / "grpo_bisect_judge.py"
     script.parent.mkdir()

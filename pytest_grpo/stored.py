@@ -11,8 +11,8 @@ import pytest
 from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig
 
 if TYPE_CHECKING:
-    from pytest_grpo.baselines import Baseline
-    from pytest_grpo.fingerprint import Fingerprint
+    from pytest_grpo.baseline.files import Baseline
+    from pytest_grpo.baseline.fingerprint import Fingerprint
     from pytest_grpo.reports.history import SavedRun
     from pytest_grpo.types import Row
 
@@ -32,7 +32,7 @@ class StoredResults:
         self.baseline: Baseline | None = None
         if self._settings.save is not None:
             from grpo_core.home import Home
-            from pytest_grpo.baselines import check_new_name
+            from pytest_grpo.baseline.files import check_new_name
 
             check_new_name(Home.from_environment(), self._settings.save)
         if self._settings.compare is not None:
@@ -40,8 +40,8 @@ class StoredResults:
 
     def _read_baseline(self, name: str) -> Baseline:
         from grpo_core.home import Home
-        from pytest_grpo.baselines import read_baseline
-        from pytest_grpo.fingerprint import check_same, differing
+        from pytest_grpo.baseline.files import read_baseline
+        from pytest_grpo.baseline.fingerprint import check_same, differing
 
         baseline = read_baseline(Home.from_environment(), name)
         if not self._settings.any_machine and self._settings.remote is None:
@@ -57,20 +57,20 @@ class StoredResults:
         if self._settings.compare is None:
             return ""
         from grpo_core.home import Home
-        from pytest_grpo.baselines import find_baseline
+        from pytest_grpo.baseline.files import find_baseline
 
         return find_baseline(Home.from_environment(), self._settings.compare).read_text(encoding="utf-8")
 
     def fingerprint(self) -> Fingerprint:
         """Of this checkout and of the machines that measured: this one, unless another said that it did."""
-        from pytest_grpo.fingerprint import merge
+        from pytest_grpo.baseline.fingerprint import merge
 
         return merge(self._measured_on, self._own_fingerprint())
 
     def _own_fingerprint(self) -> Fingerprint:
         """Taken once."""
         if self._fingerprint is None:
-            from pytest_grpo.fingerprint import take_fingerprint
+            from pytest_grpo.baseline.fingerprint import take_fingerprint
             from pytest_grpo.settings.thresholds import thresholds_of
 
             thresholds = {name: str(threshold) for name, threshold in thresholds_of(self._config).items()}
@@ -86,7 +86,7 @@ class StoredResults:
     def history(self) -> Sequence[SavedRun]:
         """What was stored before, oldest first."""
         from grpo_core.home import Home
-        from pytest_grpo.baselines import list_baselines
+        from pytest_grpo.baseline.files import list_baselines
         from pytest_grpo.reports.history import SavedRun
 
         readable, _ = list_baselines(Home.from_environment())
@@ -101,7 +101,7 @@ class StoredResults:
         if self._settings.save is None or self._config.getoption("collectonly"):
             return ""
         from grpo_core.home import Home
-        from pytest_grpo.baselines import save_baseline
+        from pytest_grpo.baseline.files import save_baseline
 
         try:
             path = save_baseline(Home.from_environment(), self._settings.save, self.fingerprint(), rows)
@@ -113,8 +113,8 @@ class StoredResults:
         """The table of ``rows`` against the baseline; nothing without one."""
         if self.baseline is None:
             return []
-        from pytest_grpo.changes import compare_rows
-        from pytest_grpo.compare import change_table
+        from pytest_grpo.baseline.changes import compare_rows
+        from pytest_grpo.baseline.compare import change_table
 
         return change_table(compare_rows(rows, self.baseline.results, self._settings.tolerance))
 
@@ -122,7 +122,7 @@ class StoredResults:
         """How ``row`` is worse than in the baseline; empty when it is not, or there is none."""
         if self.baseline is None:
             return ""
-        from pytest_grpo.changes import Outcome, judge_against
+        from pytest_grpo.baseline.changes import Outcome, judge_against
 
         any_machine = self._settings.any_machine
         change = judge_against(row, nodeid, self.baseline, self._settings.tolerance, any_machine=any_machine)

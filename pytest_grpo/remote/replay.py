@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pytest_grpo.fingerprint import Fingerprint
+from pytest_grpo.baseline.fingerprint import Fingerprint
 from pytest_grpo.remote.protocol import Event, problem_of
 from pytest_grpo.remote.requests import Requests
 from pytest_grpo.remote.runs import PhaseRuns

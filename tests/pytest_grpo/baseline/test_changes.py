@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.baselines import Baseline
-from pytest_grpo.changes import Change, Outcome, compare_rows, judge_against
-from pytest_grpo.fingerprint import take_fingerprint
+from pytest_grpo.baseline.changes import Change, Outcome, compare_rows, judge_against
+from pytest_grpo.baseline.files import Baseline
+from pytest_grpo.baseline.fingerprint import take_fingerprint
 from pytest_grpo.types import Kind, Row
 
 NODEID = "bench/test_a.py::test_a"

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from pytest_grpo.shift import estimate_shift, p_value_above, p_value_below, rank_sum_probability, smallest_p_value
+from pytest_grpo.baseline.shift import (
+    estimate_shift,
+    p_value_above,
+    p_value_below,
+    rank_sum_probability,
+    smallest_p_value,
+)
 
 NOISES: dict[str, Callable[[random.Random], float]] = {
     "normal": lambda chance: chance.gauss(0, 1),

@@ -17,15 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_grpo.fingerprint import check_same
+from pytest_grpo.baseline.fingerprint import check_same
+from pytest_grpo.baseline.shift import estimate_shift, p_value_above, p_value_below, smallest_p_value
 from pytest_grpo.measuring.stats import FAMILY_ALPHA, holm
 from pytest_grpo.settings.config import DEFAULT_TOLERANCE
 from pytest_grpo.settings.thresholds import format_number
-from pytest_grpo.shift import estimate_shift, p_value_above, p_value_below, smallest_p_value
 from pytest_grpo.types import Row
 
 if TYPE_CHECKING:
-    from pytest_grpo.baselines import Baseline
+    from pytest_grpo.baseline.files import Baseline
 
 CONFIDENCE = 1 - 2 * FAMILY_ALPHA
 """Of the intervals shown: each side is the one-sided test of a single gate."""

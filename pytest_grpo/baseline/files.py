@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_grpo.fingerprint import Fingerprint
+from pytest_grpo.baseline.fingerprint import Fingerprint
 from pytest_grpo.types import Row
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from grpo_core.home import Home
-from pytest_grpo.baselines import save_baseline
-from pytest_grpo.changes import compare_rows
-from pytest_grpo.compare import change_table, main
-from pytest_grpo.fingerprint import Fingerprint, take_fingerprint
+from pytest_grpo.baseline.changes import compare_rows
+from pytest_grpo.baseline.compare import change_table, main
+from pytest_grpo.baseline.files import save_baseline
+from pytest_grpo.baseline.fingerprint import Fingerprint, take_fingerprint
 from pytest_grpo.settings.config import parse_tolerance
 from pytest_grpo.types import Row
 
@@ -139,7 +139,7 @@ def test_a_tolerance_is_a_fraction(text: str) -> None:
 
 
 def test_it_runs_as_a_module(home: Home) -> None:
-    command = [sys.executable, "-m", "pytest_grpo.compare", "before", "slower"]
+    command = [sys.executable, "-m", "pytest_grpo.baseline.compare", "before", "slower"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.endswith("\n1 loss\n")

@@ -1,4 +1,4 @@
-"""``python -m pytest_grpo.compare BEFORE NOW``: what changed between two stored results, as plain text."""
+"""``python -m pytest_grpo.baseline.compare BEFORE NOW``: what changed between two stored results, as plain text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_grpo.baselines import Baseline, read_baseline
-from pytest_grpo.changes import Change, Outcome, compare_rows, differing_devices
-from pytest_grpo.fingerprint import check_same, differing
+from pytest_grpo.baseline.changes import Change, Outcome, compare_rows, differing_devices
+from pytest_grpo.baseline.files import Baseline, read_baseline
+from pytest_grpo.baseline.fingerprint import check_same, differing
 from pytest_grpo.reports.table import arm_quantity
 from pytest_grpo.settings.config import DEFAULT_TOLERANCE, parse_tolerance
 from pytest_grpo.settings.thresholds import format_number

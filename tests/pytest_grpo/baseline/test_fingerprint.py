@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.fingerprint import Fingerprint, check_same, differing, take_fingerprint
+from pytest_grpo.baseline.fingerprint import Fingerprint, check_same, differing, take_fingerprint
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_each_other_field_makes_two_incomparable(tmp_path: Path, field: str) -> 
 
 def test_taking_it_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from pytest_grpo.fingerprint import take_fingerprint\n"
+        "import sys, pathlib; from pytest_grpo.baseline.fingerprint import take_fingerprint\n"
         "take_fingerprint(pathlib.Path(sys.argv[1]), {}); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grpo_core.home import Home
-from pytest_grpo.baselines import (
+from pytest_grpo.baseline.files import (
     _checksum,
     baselines_folder,
     check_new_name,
@@ -15,7 +15,7 @@ from pytest_grpo.baselines import (
     read_baseline,
     save_baseline,
 )
-from pytest_grpo.fingerprint import Fingerprint, take_fingerprint
+from pytest_grpo.baseline.fingerprint import Fingerprint, take_fingerprint
 from pytest_grpo.types import Row
 
 ROW = Row(
