@@ -10,7 +10,7 @@ from rich.console import Console
 
 _PROGRAMS = {
     "compare": (("pytest_grpo.baseline.compare",), "find the gates that lost between two stored results"),
-    "bisect": (("pytest_grpo.bisect",), "find the first commit on which a phase fails"),
+    "bisect": (("pytest_grpo.bisect.run",), "find the first commit on which a phase fails"),
     "thresholds": (("pytest", "--grpo-show-thresholds"), "show the thresholds and where each comes from"),
 }
 

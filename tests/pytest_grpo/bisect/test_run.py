@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo import bisect_judge
-from pytest_grpo.bisect import main
-from pytest_grpo.bisect_judge import BAD, GOOD, SKIP, _decide
+from pytest_grpo.bisect import judge
+from pytest_grpo.bisect.judge import BAD, GOOD, SKIP, _decide
+from pytest_grpo.bisect.run import main
 
 CONFTEST = """
 import pytest
@@ -57,7 +57,7 @@ class Repository:
 
     def bisect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "pytest_grpo.bisect", *arguments],
+            [sys.executable, "-m", "pytest_grpo.bisect.run", *arguments],
             cwd=self.path,
             env=self.environment,
             capture_output=True,
@@ -157,7 +157,7 @@ def test_a_commit_is_judged_by_its_rows(verdicts: list[str], exit_code: int, cod
 
 
 def test_a_judge_that_crashes_skips_the_commit(tmp_path: Path) -> None:
-    script, job = shutil.copyfile(bisect_judge.__file__, tmp_path / "judge.py"), tmp_path / "job.json"
+    script, job = shutil.copyfile(judge.__file__, tmp_path / "judge.py"), tmp_path / "job.json"
     job.write_text("{}")
     done = subprocess.run([sys.executable, script, job], capture_output=True, text=True, check=False)
     assert done.returncode == SKIP
@@ -223,7 +223,7 @@ def test_what_is_imported_from_the_working_tree_is_not_judged(make_repository) -
 def test_an_interruption_removes_the_worktree(make_repository, tmp_path: Path) -> None:
     repository: Repository = make_repository("3.0", "__import__('time').sleep(60)", "1.0")
     before = repository.state()
-    command = [sys.executable, "-m", "pytest_grpo.bisect", "HEAD~2", "HEAD"]
+    command = [sys.executable, "-m", "pytest_grpo.bisect.run", "HEAD~2", "HEAD"]
     with subprocess.Popen(
         command, cwd=repository.path, env=repository.environment, stderr=subprocess.PIPE, text=True
     ) as process:

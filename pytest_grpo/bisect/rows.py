@@ -1,4 +1,4 @@
-"""The pytest plugin that writes down, for ``pytest_grpo.bisect_judge``, what a commit's gates say.
+"""The pytest plugin that writes down, for ``pytest_grpo.bisect.judge``, what a commit's gates say.
 
 It is copied away from the code that is judged, whose rows may have other fields than today's.
 """

@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from pytest_grpo import bisect_judge, bisect_rows
-from pytest_grpo.bisect_judge import BAD, GOOD, SKIP, VERDICT_NAMES
+from pytest_grpo.bisect import judge, rows
+from pytest_grpo.bisect.judge import BAD, GOOD, SKIP, VERDICT_NAMES
 from pytest_grpo.settings.phases import parse_phases
 
 NOT_FOUND_EXIT_CODE = 1
@@ -110,8 +110,8 @@ def _prepare_judge(tree: Path, folder: Path, log: Path, arguments: list[str]) ->
 
     script = folder / "judge" / "grpo_bisect_judge.py"
     script.parent.mkdir()
-    shutil.copyfile(bisect_judge.__file__, script)
-    plugin = shutil.copyfile(bisect_rows.__file__, script.with_name("grpo_bisect_rows.py"))
+    shutil.copyfile(judge.__file__, script)
+    plugin = shutil.copyfile(rows.__file__, script.with_name("grpo_bisect_rows.py"))
     home = folder / "home"
     baselines = baselines_folder(Home.from_environment())
     if baselines.is_dir():  # for --grpo-compare; all else that the commits store stays in the temporary folder

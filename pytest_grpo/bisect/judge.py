@@ -1,7 +1,7 @@
 """Judges the commit that is checked out: git bisect runs this file, and it runs pytest in a process of its own.
 
-``pytest_grpo.bisect`` copies this file away from the code that it judges, so it imports nothing of the project, and not
-pytest either, to start quickly.
+``pytest_grpo.bisect.run`` copies this file away from the code that it judges, so it imports nothing of the project, and
+not pytest either, to start quickly.
 """
 
 from __future__ import annotations
