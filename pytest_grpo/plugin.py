@@ -8,13 +8,13 @@ import pytest
 
 from pytest_grpo import hookspecs
 from pytest_grpo.gate.stash import GATE, NUM_GATES
-from pytest_grpo.report import VERDICT_REPORT, VerdictReport, header_line
+from pytest_grpo.session.stored_results import STORED, StoredResults
+from pytest_grpo.session.verdict_report import VERDICT_REPORT, VerdictReport, header_line
 from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig, check_systems, is_xdist_worker
 from pytest_grpo.settings.options import add_ini, add_options
 from pytest_grpo.settings.phases import PHASES, check_markers, named_on_command_line, phases_of, select, without_fixture
-from pytest_grpo.stored import STORED, StoredResults
 
-pytest_plugins = ("pytest_grpo.fixtures",)
+pytest_plugins = ("pytest_grpo.session.fixtures",)
 
 _HIDDEN_PHASES = pytest.StashKey[int]()
 _MARKER = (

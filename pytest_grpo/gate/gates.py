@@ -77,7 +77,7 @@ class Gate:
         max_cores_of_others: float | None = None,
         **arms: Arm,
     ) -> tuple[MeasuredArm, ...]:
-        """The arms, in order, ready to be compared. See ``pytest_grpo.fixtures.grpo_arms``."""
+        """The arms, in order, ready to be compared. See ``pytest_grpo.session.fixtures.grpo_arms``."""
         if not arms:
             raise pytest.UsageError("grpo_arms(): no arms; write grpo_arms(agree=..., fast=..., slow=...)")
         sampler = Sampler(arms, self.config.budget_s, block_size, self.session.rng)

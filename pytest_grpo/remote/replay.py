@@ -14,8 +14,8 @@ from pytest_grpo.remote.protocol import Event, problem_of
 from pytest_grpo.remote.requests import Requests
 from pytest_grpo.remote.runs import PhaseRuns
 from pytest_grpo.reports import pytest_benchmark
+from pytest_grpo.session.stored_results import STORED
 from pytest_grpo.settings.phases import phases_of
-from pytest_grpo.stored import STORED
 
 
 class RemoteReplay:

@@ -15,9 +15,9 @@ import pytest
 from pytest_grpo.remote.protocol import Event, Request
 from pytest_grpo.remote.tree import differing
 from pytest_grpo.reports import pytest_benchmark
+from pytest_grpo.session.stored_results import STORED
 from pytest_grpo.settings.config import is_xdist_worker
 from pytest_grpo.settings.phases import phases_of
-from pytest_grpo.stored import STORED
 
 _OF_THE_OTHER_SESSION = ("xmlpath", *pytest_benchmark.SAVING_OPTIONS)
 """Options that may stand in the ini file and write files; the session that asked for the tests does that."""

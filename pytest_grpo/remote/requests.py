@@ -10,8 +10,8 @@ from pytest_grpo.remote.arguments import forwarded_arguments
 from pytest_grpo.remote.protocol import Request
 from pytest_grpo.remote.tree import code_digests, list_files
 from pytest_grpo.reports import pytest_benchmark
+from pytest_grpo.session.stored_results import STORED
 from pytest_grpo.settings.phases import phases_of
-from pytest_grpo.stored import STORED
 
 
 class Requests:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_grpo.gate.stash import GATE, GATE_SESSION, NUM_GATES
+from pytest_grpo.session.stored_results import STORED
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.settings.phases import phases_of
-from pytest_grpo.stored import STORED
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,7 @@ from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.types import PROPERTY_PREFIX, Row, Verdict
 
 if TYPE_CHECKING:
-    from pytest_grpo.stored import StoredResults
+    from pytest_grpo.session.stored_results import StoredResults
 
 COLORS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}
 

@@ -1,0 +1,1 @@
+"""What a pytest session owns: fixtures, the report of verdicts, the results that it stores."""
