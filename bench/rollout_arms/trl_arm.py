@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from bench.rollout_arms.arm import Sample, Setup, Work
 from pytest_grpo.measuring.clock import now
 from pytest_grpo.systems.protocol import SystemSettings
-from pytest_grpo.systems.trl_trainer import build_trainer
+from pytest_grpo.systems.trl.trainer import build_trainer
 
 
 class TrlArm:

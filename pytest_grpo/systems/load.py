@@ -14,7 +14,7 @@ from pytest_grpo.systems.protocol import GrpoSystem, SystemSettings
 ENTRY_POINT_GROUP = "pytest_grpo.systems"
 BUILT_IN = {
     "grpo_core": "pytest_grpo.systems.grpo_core:GrpoCoreSystem",
-    "trl": "pytest_grpo.systems.trl:TrlSystem",
+    "trl": "pytest_grpo.systems.trl.system:TrlSystem",
 }
 
 SystemFactory = Callable[[SystemSettings], object]

@@ -22,8 +22,8 @@ from pytest_grpo.systems.protocol import (
     TrainStep,
     UnsupportedError,
 )
-from pytest_grpo.systems.trl_adapters import TRAINED, PeftAdapters
-from pytest_grpo.systems.trl_trainer import build_trainer, row_tensors, step_tensors, unpad
+from pytest_grpo.systems.trl.adapters import TRAINED, PeftAdapters
+from pytest_grpo.systems.trl.trainer import build_trainer, row_tensors, step_tensors, unpad
 
 if TYPE_CHECKING:
     import torch

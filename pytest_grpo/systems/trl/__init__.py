@@ -1,0 +1,1 @@
+"""TRL's ``GRPOTrainer`` as a system that the phases measure."""
