@@ -293,7 +293,7 @@ def run_pytest(request: str, files: bytes) -> Iterator[str]:
     See ``pytest_grpo.remote``: ``request`` is a ``protocol.Request`` as JSON, what is yielded are messages of
     ``place.serve``.
     """
-    from pytest_grpo.remote.place import serve
+    from pytest_grpo.remote.worker import serve
 
     yield from serve(request, files, modal.current_function_call_id())
 
@@ -301,6 +301,6 @@ def run_pytest(request: str, files: bytes) -> Iterator[str]:
 @app.function(gpu=GPU, volumes=CACHE, secrets=SECRETS, timeout=3600, single_use_containers=True)
 def record_pytest(request: str, files: bytes) -> list[str]:
     """As ``run_pytest``, for ``--modal-detach``: Modal keeps what happened until ``--modal-attach`` asks for it."""
-    from pytest_grpo.remote.place import serve
+    from pytest_grpo.remote.worker import serve
 
     return list(serve(request, files))

@@ -62,7 +62,7 @@ app = modal.App("remote-overhead", image=image)
 
 @app.function(timeout=600, single_use_containers=True)
 def run_pytest(request: str, files: bytes):
-    from pytest_grpo.remote.place import serve
+    from pytest_grpo.remote.worker import serve
 
     yield from serve(request, files, modal.current_function_call_id())
 

@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
         file_thresholds(config)
     if settings.remote is not None and not config.getoption("collectonly"):
-        from pytest_grpo.remote.session import register
+        from pytest_grpo.remote.register import register
 
         register(config)
 

@@ -16,7 +16,7 @@ Kind = Literal["at_least", "at_most", "within", "equals"]
 KINDS: tuple[Kind, ...] = ("at_least", "at_most", "within", "equals")
 
 PROPERTY_PREFIX = "grpo."
-CHILD_PLUGIN = "pytest_grpo.remote.reports"
+CHILD_PLUGIN = "pytest_grpo.remote.child_plugin"
 """Loaded in the process that runs tests for another one; it must not send them on."""
 
 RATE_SUFFIX = "_per_second"

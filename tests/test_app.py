@@ -18,8 +18,8 @@ import pytest
 
 import app
 from grpo_core.errors import AdapterNotFoundError, ConfigError, InvalidNameError
+from pytest_grpo.remote.project_files import pack
 from pytest_grpo.remote.protocol import Decoder, Request
-from pytest_grpo.remote.tree import pack
 
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 SMALL: dict[str, Any] = {"groups": 2, "samples": 2}

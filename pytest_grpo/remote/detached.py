@@ -12,11 +12,11 @@ from typing import Literal
 
 import pytest
 
-from pytest_grpo.remote.background import Background, BackgroundCall
+from pytest_grpo.remote.event_loop import Background, BackgroundCall
 from pytest_grpo.remote.modal import ModalRemote
 from pytest_grpo.remote.modal_app import check_credentials, translated_errors
 from pytest_grpo.remote.protocol import Decoder, Event, RemoteLostError, RemoteRefusedError, Request
-from pytest_grpo.remote.requests import Requests
+from pytest_grpo.remote.request_builder import RequestBuilder
 from pytest_grpo.settings.detached_run import DetachedRun, read_run, run_folder, write_run
 from pytest_grpo.settings.phases import PHASES, phases_of
 
@@ -24,7 +24,7 @@ from pytest_grpo.settings.phases import PHASES, phases_of
 class Detach:
     """Starts all phases when the first is needed, and skips their tests here."""
 
-    def __init__(self, remote: ModalRemote, requests: Requests) -> None:
+    def __init__(self, remote: ModalRemote, requests: RequestBuilder) -> None:
         self._remote = remote
         self._requests = requests
         self._run: DetachedRun | None = None

@@ -8,11 +8,11 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_grpo.remote.background import Background, BackgroundCall
+from pytest_grpo.remote.event_loop import Background, BackgroundCall
 from pytest_grpo.remote.modal_app import ModalApp, UnreachableError, is_reachable, translated_errors
+from pytest_grpo.remote.project_files import TreeError, pack
 from pytest_grpo.remote.protocol import Decoder, Event, RemoteLostError, RemoteRefusedError, Request
-from pytest_grpo.remote.requests import Requests
-from pytest_grpo.remote.tree import TreeError, pack
+from pytest_grpo.remote.request_builder import RequestBuilder
 
 if TYPE_CHECKING:
     from modal import Function
@@ -23,7 +23,7 @@ CLOSE_TIMEOUT_S = 10
 class ModalRemote:
     """Phases on ``app``, with the files of the project in ``root``. Nothing is contacted before the first starts."""
 
-    def __init__(self, app: ModalApp, root: Path, requests: Requests, max_side_by_side: int) -> None:
+    def __init__(self, app: ModalApp, root: Path, requests: RequestBuilder, max_side_by_side: int) -> None:
         self.max_side_by_side = max_side_by_side
         self._app = app
         self._root = root

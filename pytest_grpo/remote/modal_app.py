@@ -1,7 +1,7 @@
 """The app on Modal that runs phases: the project's own ``app.py``, run for this session, or a deployed one.
 
 It has two functions of the same parameters, a ``Request`` as JSON and the project's files as an archive:
-``run_pytest`` yields messages (see ``pytest_grpo.remote.place.serve``), ``record_pytest`` returns them all at its end.
+``run_pytest`` yields messages (see ``pytest_grpo.remote.worker.serve``), ``record_pytest`` returns them all at its end.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import pytest
 
 from pytest_grpo.baseline.fingerprint import Fingerprint
+from pytest_grpo.remote.phase_runs import PhaseRuns
 from pytest_grpo.remote.protocol import Event, problem_of
-from pytest_grpo.remote.requests import Requests
-from pytest_grpo.remote.runs import PhaseRuns
+from pytest_grpo.remote.request_builder import RequestBuilder
 from pytest_grpo.reports import pytest_benchmark
 from pytest_grpo.session.stored_results import STORED
 from pytest_grpo.settings.phases import phases_of
@@ -25,7 +25,7 @@ class RemoteReplay:
     and nothing was said yet.
     """
 
-    def __init__(self, config: pytest.Config, runs: PhaseRuns, requests: Requests, *, side_by_side: bool) -> None:
+    def __init__(self, config: pytest.Config, runs: PhaseRuns, requests: RequestBuilder, *, side_by_side: bool) -> None:
         self._config = config
         self._runs = runs
         self._requests = requests

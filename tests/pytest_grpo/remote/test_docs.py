@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.remote.tree import NO_SECRETS, SECRETS
+from pytest_grpo.remote.project_files import NO_SECRETS, SECRETS
 
 PROJECT_FOLDER = Path(__file__).resolve().parents[3]
 PAGE = (PROJECT_FOLDER / "docs/remote-phases.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.remote import tree
+from pytest_grpo.remote import project_files
 from tests.modal_server import ModalServer
 from tests.modal_server.records import Placement
 
@@ -26,13 +26,13 @@ app = modal.App("small", image=image)
 
 @app.function(timeout=300, single_use_containers=True)
 def run_pytest(request: str, files: bytes):
-    from pytest_grpo.remote.place import serve
+    from pytest_grpo.remote.worker import serve
 
     yield from serve(request, files, modal.current_function_call_id())
 
 @app.function(timeout=300, single_use_containers=True)
 def record_pytest(request: str, files: bytes):
-    from pytest_grpo.remote.place import serve
+    from pytest_grpo.remote.worker import serve
 
     return list(serve(request, files))
 """
@@ -168,7 +168,7 @@ def test_the_files_of_the_project_travel_and_its_secrets_do_not(on_modal: pytest
 
 
 def test_too_many_files_are_one_line(on_modal: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "MAX_TREE_BYTES", 1 << 20)
+    monkeypatch.setattr(project_files, "MAX_TREE_BYTES", 1 << 20)
     (on_modal.path / "model.bin").write_bytes(b"0" * (2 << 20))
     result = on_modal.runpytest("--phase", "2", "--modal")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

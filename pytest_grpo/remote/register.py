@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_grpo.remote.phase_runs import PhaseRuns
 from pytest_grpo.remote.protocol import Remote
 from pytest_grpo.remote.replay import RemoteReplay
-from pytest_grpo.remote.requests import Requests
-from pytest_grpo.remote.runs import PhaseRuns
+from pytest_grpo.remote.request_builder import RequestBuilder
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def register(config: pytest.Config) -> None:
         pytest.UsageError: the place cannot be used, e.g. without credentials.
     """
     settings = config.stash[PLUGIN_CONFIG]
-    requests = Requests(config)
+    requests = RequestBuilder(config)
     if settings.modal.is_detached:
         from pytest_grpo.remote.detached import Detach
 
@@ -35,7 +35,7 @@ def register(config: pytest.Config) -> None:
     config.pluginmanager.register(replay, "grpo-remote")
 
 
-def _connect(config: pytest.Config, requests: Requests) -> Remote:
+def _connect(config: pytest.Config, requests: RequestBuilder) -> Remote:
     settings = config.stash[PLUGIN_CONFIG]
     if settings.modal.attached_run is not None:
         from pytest_grpo.remote.detached import AttachedRemote
@@ -43,12 +43,12 @@ def _connect(config: pytest.Config, requests: Requests) -> Remote:
         return AttachedRemote(settings.modal.attached_run)
     if settings.remote == "modal":
         return _modal(config, requests)
-    from pytest_grpo.remote.subprocess import SubprocessRemote
+    from pytest_grpo.remote.local_process import SubprocessRemote
 
     return SubprocessRemote(config.rootpath)
 
 
-def _modal(config: pytest.Config, requests: Requests) -> ModalRemote:
+def _modal(config: pytest.Config, requests: RequestBuilder) -> ModalRemote:
     from pytest_grpo.remote.modal import ModalRemote
     from pytest_grpo.remote.modal_app import ModalApp
 

@@ -12,8 +12,8 @@ from typing import TextIO
 
 import pytest
 
+from pytest_grpo.remote.project_files import differing
 from pytest_grpo.remote.protocol import Event, Request
-from pytest_grpo.remote.tree import differing
 from pytest_grpo.reports import pytest_benchmark
 from pytest_grpo.session.stored_results import STORED
 from pytest_grpo.settings.config import is_xdist_worker

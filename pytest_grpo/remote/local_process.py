@@ -32,7 +32,7 @@ class SubprocessRemote:
 
 
 class SubprocessCall:
-    """A place (see ``pytest_grpo.remote.place``) with a process group of its own, so that all of it can be ended."""
+    """A place (see ``pytest_grpo.remote.worker``) with a process group of its own, so that all of it can be ended."""
 
     def __init__(self, request: Request, folder: Path) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="grpo-place-")
@@ -40,7 +40,7 @@ class SubprocessCall:
         self._said: list[str] = []
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pytest_grpo.remote.place", self._scratch.name],
+                [sys.executable, "-m", "pytest_grpo.remote.worker", self._scratch.name],
                 cwd=folder,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

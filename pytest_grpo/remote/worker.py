@@ -1,6 +1,6 @@
 """The place where a phase runs: a container on Modal, a clean process here. Runs pytest and yields what it reports.
 
-``python -m pytest_grpo.remote.place SCRATCH`` reads a request from its standard input and writes messages to its
+``python -m pytest_grpo.remote.worker SCRATCH`` reads a request from its standard input and writes messages to its
 standard output; it ends when its input does. Imports only the standard library.
 """
 
@@ -21,8 +21,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import BinaryIO
 
+from pytest_grpo.remote.project_files import unpack
 from pytest_grpo.remote.protocol import MAX_MESSAGE_BYTES, Request, encode, number_texts
-from pytest_grpo.remote.tree import unpack
 from pytest_grpo.types import CHILD_PLUGIN
 
 OUTPUT_TAIL_BYTES = 2000

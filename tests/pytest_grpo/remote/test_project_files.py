@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.remote import tree
-from pytest_grpo.remote.tree import TreeError, code_digests, differing, list_files, pack, unpack
+from pytest_grpo.remote import project_files
+from pytest_grpo.remote.project_files import TreeError, code_digests, differing, list_files, pack, unpack
 
 
 def write(root: Path, *names: str) -> None:
@@ -83,7 +83,7 @@ def test_what_is_unpacked_is_the_same_code(tmp_path: Path) -> None:
 
 
 def test_a_large_project_is_refused_with_its_largest_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "MAX_TREE_BYTES", 3 << 20)
+    monkeypatch.setattr(project_files, "MAX_TREE_BYTES", 3 << 20)
     (tmp_path / "model.bin").write_bytes(b"0" * (4 << 20))
     write(tmp_path, "a.py")
     with pytest.raises(TreeError, match=r"take 4 MiB, at most 3 MiB travel; the largest are model.bin \(4 MiB\), a.py"):
