@@ -120,7 +120,7 @@ def test_every_listed_room_exists():
         ("grpo_core/__init__.py", "from grpo_core.model import load_policy"),
         ("pytest_grpo/plugin.py", "import torch"),
         ("pytest_grpo/plugin.py", "try:\n    from grpo_core.errors import GrpoError\nexcept ImportError:\n    pass"),
-        ("pytest_grpo/remote/modal.py", "class Remote:\n    import modal"),
+        ("pytest_grpo/remote/modal/remote.py", "class Remote:\n    import modal"),
     ],
 )
 def test_a_forbidden_import_is_found(tmp_path: Path, path: str, source: str):
@@ -145,7 +145,7 @@ def test_a_forbidden_import_is_found(tmp_path: Path, path: str, source: str):
             "from grpo_core.schedule.loop import train\nimport grpo_core.telemetry",
         ),
         ("pytest_grpo/plugin.py", "import pytest\ndef run():\n    import torch, grpo_core"),
-        ("pytest_grpo/remote/modal.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
+        ("pytest_grpo/remote/modal/remote.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
     ],
 )
 def test_an_allowed_import_is_not_found(tmp_path: Path, path: str, source: str):

@@ -13,7 +13,7 @@ from pytest_grpo.remote.request_builder import RequestBuilder
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 
 if TYPE_CHECKING:
-    from pytest_grpo.remote.modal import ModalRemote
+    from pytest_grpo.remote.modal.remote import ModalRemote
 
 
 def register(config: pytest.Config) -> None:
@@ -25,7 +25,7 @@ def register(config: pytest.Config) -> None:
     settings = config.stash[PLUGIN_CONFIG]
     requests = RequestBuilder(config)
     if settings.modal.is_detached:
-        from pytest_grpo.remote.detached import Detach
+        from pytest_grpo.remote.modal.detached import Detach
 
         config.pluginmanager.register(Detach(_modal(config, requests), requests), "grpo-remote")
         return
@@ -38,7 +38,7 @@ def register(config: pytest.Config) -> None:
 def _connect(config: pytest.Config, requests: RequestBuilder) -> Remote:
     settings = config.stash[PLUGIN_CONFIG]
     if settings.modal.attached_run is not None:
-        from pytest_grpo.remote.detached import AttachedRemote
+        from pytest_grpo.remote.modal.detached import AttachedRemote
 
         return AttachedRemote(settings.modal.attached_run)
     if settings.remote == "modal":
@@ -49,8 +49,8 @@ def _connect(config: pytest.Config, requests: RequestBuilder) -> Remote:
 
 
 def _modal(config: pytest.Config, requests: RequestBuilder) -> ModalRemote:
-    from pytest_grpo.remote.modal import ModalRemote
-    from pytest_grpo.remote.modal_app import ModalApp
+    from pytest_grpo.remote.modal.app import ModalApp
+    from pytest_grpo.remote.modal.remote import ModalRemote
 
     settings = config.stash[PLUGIN_CONFIG].modal
     return ModalRemote(ModalApp(settings, config.rootpath), config.rootpath, requests, settings.max_containers)

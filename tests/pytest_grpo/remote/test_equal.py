@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from tests.modal_server import ModalServer
-from tests.pytest_grpo.remote.test_modal import on_modal as on_modal
+from tests.pytest_grpo.remote.modal.test_remote import on_modal as on_modal
 
 pytestmark = pytest.mark.usefixtures("few_plugins")
 SETTINGS = ("--phase=2", "--junitxml=junit.xml", "-ojunit_family=xunit1", "-ojunit_logging=all", "-Wdefault", "-ra")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_grpo.remote.event_loop import Background, BackgroundCall
-from pytest_grpo.remote.modal_app import ModalApp, UnreachableError, is_reachable, translated_errors
+from pytest_grpo.remote.modal.app import ModalApp, UnreachableError, is_reachable, translated_errors
 from pytest_grpo.remote.project_files import TreeError, pack
 from pytest_grpo.remote.protocol import Decoder, Event, RemoteLostError, RemoteRefusedError, Request
 from pytest_grpo.remote.request_builder import RequestBuilder

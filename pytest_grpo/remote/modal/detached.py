@@ -13,8 +13,8 @@ from typing import Literal
 import pytest
 
 from pytest_grpo.remote.event_loop import Background, BackgroundCall
-from pytest_grpo.remote.modal import ModalRemote
-from pytest_grpo.remote.modal_app import check_credentials, translated_errors
+from pytest_grpo.remote.modal.app import check_credentials, translated_errors
+from pytest_grpo.remote.modal.remote import ModalRemote
 from pytest_grpo.remote.protocol import Decoder, Event, RemoteLostError, RemoteRefusedError, Request
 from pytest_grpo.remote.request_builder import RequestBuilder
 from pytest_grpo.settings.detached_run import DetachedRun, read_run, run_folder, write_run

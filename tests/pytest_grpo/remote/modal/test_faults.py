@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.modal_server import ModalServer
-from tests.pytest_grpo.remote.test_modal import on_modal as on_modal
+from tests.pytest_grpo.remote.modal.test_remote import on_modal as on_modal
 
 ON_MODAL = ("--phase", "2", "--modal")
 SUITE = """
