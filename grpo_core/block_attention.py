@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grpo_core.dense import linear
+from grpo_core.kernels.linear import linear
 from grpo_core.prefix_tree import PrefixTree
 
 MAX_RUN_TOKENS = 256  # half of a run's products with itself are in vain, but small products are slow

@@ -20,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 from grpo_core.attention import ATTENTION_NAME, exact_packing
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
-from grpo_core.heap import keep_freed_memory
+from grpo_core.kernels.allocator import keep_freed_memory
 from grpo_core.layers.replace import use_fast_parts
 from grpo_core.presets import PRESETS, preset_folder
 from grpo_core.types import Int32

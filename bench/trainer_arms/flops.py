@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.trainer_arms.work import Shape
-from grpo_core.dense import linear
+from grpo_core.kernels.linear import linear
 from grpo_core.presets import PRESETS
 from pytest_grpo.measuring.clock import now
 

@@ -11,7 +11,7 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
-from grpo_core.dense import FrozenLinear, linear
+from grpo_core.kernels.linear import FrozenLinear, linear
 from grpo_core.layers.conditions import is_frozen, is_plain
 
 

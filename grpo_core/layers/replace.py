@@ -8,7 +8,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2MLP, Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3MLP, Qwen3RMSNorm
 
-from grpo_core.dense import freeze_linears
+from grpo_core.kernels.linear import freeze_linears
 from grpo_core.layers.decoder_layer import TreeLlamaLayer, TreeQwen2Layer, TreeQwen3Layer
 from grpo_core.layers.lora import FrozenBaseLora
 from grpo_core.layers.mlp import FrozenLlamaMlp, FrozenQwen2Mlp, FrozenQwen3Mlp

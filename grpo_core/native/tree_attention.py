@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grpo_core.native.compiler import load_kernels
+from grpo_core.kernels.compiler import load_kernels
 
 SOURCE = Path(__file__).with_suffix(".c")
 KEY_TILE = 64

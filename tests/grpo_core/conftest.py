@@ -54,7 +54,7 @@ def one_thread() -> None:
 @pytest.fixture
 def fresh_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """The folder of compiled code of a machine on which nothing was compiled yet."""
-    from grpo_core.native.compiler import load_kernels
+    from grpo_core.kernels.compiler import load_kernels
 
     monkeypatch.setenv("GRPO_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("CC", raising=False)

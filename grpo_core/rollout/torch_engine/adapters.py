@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from grpo_core import dense
 from grpo_core.errors import AdapterError
+from grpo_core.kernels.linear import linear as fast_linear
 from grpo_core.rollout.torch_engine.native.products import NativeProducts
 from grpo_core.rollout.torch_engine.weights import DecoderWeights, LayerWeights, Linear, Place
 from grpo_core.types import Adapter
@@ -131,7 +131,7 @@ class MergedWeights:
 
 def apply_linear(x: Tensor, linear: Linear, key: tuple[int, str], rows: Sequence[RowUpdates]) -> Tensor:
     """``linear`` of ``x`` [T, in], and the low-rank updates of the rows that have some: [T, out]."""
-    y = dense.linear(x, linear.weight, linear.bias)
+    y = fast_linear(x, linear.weight, linear.bias)
     for each in rows:
         part = slice(each.start, each.stop)
         for update in each.updates.get(key, ()):

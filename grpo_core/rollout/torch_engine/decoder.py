@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grpo_core import dense
+from grpo_core.kernels.linear import linear
 from grpo_core.rollout.torch_engine.adapters import RowUpdates, apply_linear
 from grpo_core.rollout.torch_engine.weights import DecoderWeights, LayerWeights
 
@@ -78,6 +78,6 @@ def apply_head(weights: DecoderWeights, hidden: Tensor, ids: Tensor | None = Non
     """Logits [B, V] of ``hidden`` [B, hidden]; with ``ids`` [C] those of these ids only, [B, C]."""
     weight, bias = weights.head.weight, weights.head.bias
     if ids is None:
-        return dense.linear(hidden, weight, bias)
+        return linear(hidden, weight, bias)
     # Few ids, and another number of them each time, for which the fast product would compile a kernel.
     return F.linear(hidden, weight[ids], None if bias is None else bias[ids])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grpo_core import dense
+from grpo_core.kernels.linear import has_fast_linear, linear
 
 MIN_DENSE_QUERIES = 256
 """Per key head: from here on two dense products beat torch's flash attention on a CPU, also when there never were so
@@ -26,7 +26,7 @@ def attend_part(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | No
     """
     if queries.device.type != "cpu":
         return _attend_by_products(queries, keys, values, bias)
-    if len(queries) == 1 and bias is None and queries.shape[2] >= MIN_DENSE_QUERIES and dense.has_fast_linear(queries):
+    if len(queries) == 1 and bias is None and queries.shape[2] >= MIN_DENSE_QUERIES and has_fast_linear(queries):
         parts = [_attend_densely(*head) for head in zip(queries[0], keys[0], values[0], strict=True)]
         output, weight = (torch.stack(each)[None] for each in zip(*parts, strict=True))
         return output, weight
@@ -51,9 +51,9 @@ def _attend_by_products(queries: Tensor, keys: Tensor, values: Tensor, bias: Ten
 
 def _attend_densely(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """``attend_part`` of one head: [Q, D], [S, D], [S, D]."""
-    scores = dense.linear(queries * queries.shape[-1] ** -0.5, keys)
+    scores = linear(queries * queries.shape[-1] ** -0.5, keys)
     weight = scores.logsumexp(dim=-1)
-    return dense.linear(scores.sub_(weight[:, None]).exp_(), values.T), weight
+    return linear(scores.sub_(weight[:, None]).exp_(), values.T), weight
 
 
 def attend_causally(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def attend_causally(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """
     num, heads, size = queries.shape
     num_before = keys.shape[1] - num
-    if num > 1 and dense.has_fast_linear(queries):
+    if num > 1 and has_fast_linear(queries):
         by_head = queries.view(num, len(keys), -1, size).transpose(0, 1) * size**-0.5  # [K, T, M, D]
         filling = (0, 0, 0, -keys.shape[1] % KEY_STEP_TOKENS)
         heads_of_all = zip(by_head, F.pad(keys, filling), F.pad(values, filling), strict=True)
@@ -91,9 +91,9 @@ def _attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, num_before:
         stop = min(start + CAUSAL_BLOCK_TOKENS, num)
         first = num_before + start  # keys that all of the block see
         last = num_before + stop + -(num_before + stop) % KEY_STEP_TOKENS
-        scores = dense.linear(queries[start:stop].reshape(-1, size), keys[:last]).view(-1, group, last)
+        scores = linear(queries[start:stop].reshape(-1, size), keys[:last]).view(-1, group, last)
         hidden = torch.ones(stop - start, last - first, dtype=torch.bool).triu_(1)
         scores[:, :, first:].masked_fill_(hidden[:, None], float("-inf"))
         weights = scores.softmax(dim=-1).view(-1, last)
-        output[start:stop] = dense.linear(weights, values[:last].T).view(-1, group, size)
+        output[start:stop] = linear(weights, values[:last].T).view(-1, group, size)
     return output

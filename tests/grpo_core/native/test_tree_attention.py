@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grpo_core.block_attention import BlockAttention, build_blocks
-from grpo_core.native import compiler
+from grpo_core.kernels import compiler
 from grpo_core.native.tree_attention import NativeTreeAttention, Sight, has_native_attention
 from grpo_core.prefix_tree import PrefixTree, build_rows, build_tree
 from grpo_core.tree_attention import TreePlan

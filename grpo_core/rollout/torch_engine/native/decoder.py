@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grpo_core.native.compiler import load_kernels
+from grpo_core.kernels.compiler import load_kernels
 from grpo_core.rollout.torch_engine.attention import PromptChunk, RowPlan
 from grpo_core.rollout.torch_engine.native.products import PANEL, NativeProducts, open_products
 from grpo_core.rollout.torch_engine.prefix_cache import PrefixNode

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from grpo_core.native.compiler import load_kernels
+from grpo_core.kernels.compiler import load_kernels
 from grpo_core.rollout.torch_engine.weights import Linear
 
 SOURCE = Path(__file__).with_name("products.c")

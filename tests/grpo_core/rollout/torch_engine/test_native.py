@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from grpo_core.native import compiler
+from grpo_core.kernels import compiler
 from grpo_core.rollout.torch_engine.native.decoder import open_native
 from grpo_core.rollout.torch_engine.passes import Passes
 from grpo_core.rollout.torch_engine.weights import DecoderWeights

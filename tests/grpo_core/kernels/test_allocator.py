@@ -8,7 +8,7 @@ import pytest
 
 COUNT_FAULTS = """
 import resource, torch
-from grpo_core.heap import keep_freed_memory
+from grpo_core.kernels.allocator import keep_freed_memory
 assert keep_freed_memory()
 for _ in range(10):  # it takes some rounds until enough is kept
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

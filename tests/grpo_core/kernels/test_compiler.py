@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_core.native.compiler import load_kernels
+from grpo_core.kernels.compiler import load_kernels
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="no C compiler")
 

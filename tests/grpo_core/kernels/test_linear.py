@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from grpo_core.dense import FrozenLinear, freeze_linears, has_fast_linear, linear
+from grpo_core.kernels.linear import FrozenLinear, freeze_linears, has_fast_linear, linear
 
 SHAPES = [(0, 8, 4), (1, 8, 4), (3, 64, 96), (17, 256, 1792), (300, 896, 256)]
 
@@ -41,7 +41,7 @@ def test_a_weight_with_gaps_between_its_rows_is_closed_up(monkeypatch: pytest.Mo
         given.append(weight)
         return F.linear(x, weight)
 
-    monkeypatch.setattr("grpo_core.dense._ONEDNN_LINEAR", watch)
+    monkeypatch.setattr("grpo_core.kernels.linear._ONEDNN_LINEAR", watch)
     wide, x = torch.randn(96, 2, 64), torch.randn(5, 64)
     torch.testing.assert_close(linear(x, wide[:, 1]), x @ wide[:, 1].T)
     torch.testing.assert_close(
