@@ -21,8 +21,8 @@ from grpo_core.attention import ATTENTION_NAME, exact_packing
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
 from grpo_core.kernels.allocator import keep_freed_memory
-from grpo_core.layers.replace import use_fast_parts
 from grpo_core.presets import PRESETS, preset_folder
+from grpo_core.training.forward.layers.replace import use_fast_parts
 from grpo_core.types import Int32
 
 disable_progress_bar()  # loading takes a moment; the bars would break into our own

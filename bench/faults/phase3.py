@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from grpo_core.config import ModelConfig
-    from grpo_core.head.chosen import TokenScores
-    from grpo_core.packing import Pack, PackedBatch
-    from grpo_core.tree_attention import TreePlan
+    from grpo_core.training.forward.head.chosen import TokenScores
+    from grpo_core.training.forward.packing import Pack, PackedBatch
+    from grpo_core.training.forward.tree_attention import TreePlan
     from grpo_core.types import Completion, Packing
 
 
@@ -107,7 +107,8 @@ def prefix_not_shared(patch: pytest.MonkeyPatch) -> None:
 
 def siblings_see_each_other(patch: pytest.MonkeyPatch) -> None:
     """The mask of a pack is plain causal: a completion attends to its siblings before it."""
-    from grpo_core import attention, tree_attention
+    from grpo_core import attention
+    from grpo_core.training.forward import tree_attention
 
     def attend(self: TreePlan, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
         return attention.causal_attention(queries, keys, values, scaling)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from grpo_core.packing import PackedBatch
+from grpo_core.training.forward.packing import PackedBatch
 from grpo_core.training.objective.objective import LossTerms
 from grpo_core.training.objective.trained_part import TrainedPart
 from grpo_core.types import Bool

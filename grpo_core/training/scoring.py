@@ -10,7 +10,7 @@ import torch
 
 from grpo_core.config import TrainingConfig
 from grpo_core.model import Policy
-from grpo_core.packing import score_chosen
+from grpo_core.training.forward.packing import score_chosen
 from grpo_core.training.objective.known import KnownLogprobs, num_chosen
 from grpo_core.training.objective.trained_part import TrainedPart
 from grpo_core.training.parallel import Ranks

@@ -10,7 +10,7 @@ import torch
 
 from grpo_core.config import TrainingConfig
 from grpo_core.model import Policy
-from grpo_core.packing import (
+from grpo_core.training.forward.packing import (
     PackedBatch,
     build_packed_batch,
     pack_completions,

@@ -10,9 +10,9 @@ import torch
 
 from grpo_core.config import ModelConfig, TrainingConfig
 from grpo_core.model import Policy, num_tokenizer_calls
-from grpo_core.packing import PackedBatch, score_chosen, usable_packing
 from grpo_core.training.batch_check import check_batch
 from grpo_core.training.finite import FiniteWatch, trajectory_names
+from grpo_core.training.forward.packing import PackedBatch, score_chosen, usable_packing
 from grpo_core.training.objective.known import KnownLogprobs
 from grpo_core.training.objective.objective import LossTerms, Objective
 from grpo_core.training.objective.trained_part import TrainedPart, select_groups

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from grpo_core import types
     from grpo_core.lora.cache import LoRACache
     from grpo_core.lora.store import AdapterStore
-    from grpo_core.packing import PackedBatch
+    from grpo_core.training.forward.packing import PackedBatch
     from grpo_core.training.trainer import Trainer
     from pytest_grpo.systems.protocol import Float32, Int32
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from grpo_core.config import TrainingConfig
-from grpo_core.packing import PackedBatch, TokenScores
 from grpo_core.training.advantages import group_advantages
+from grpo_core.training.forward.packing import PackedBatch, TokenScores
 from grpo_core.training.objective.cispo import cispo_loss
 from grpo_core.training.objective.clipped import clipped_surrogate
 from grpo_core.training.objective.kl import KL_ESTIMATORS, bias_corrected, k3

@@ -39,7 +39,7 @@ class Step:
         import torch
 
         from grpo_core.config import TrainingConfig
-        from grpo_core.packing import TokenScores, build_packed_batch, pack_completions
+        from grpo_core.training.forward.packing import TokenScores, build_packed_batch, pack_completions
         from grpo_core.training.objective.objective import Objective
 
         training = TrainingConfig.model_validate({"kl_coefficient": 0.0, **config})

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grpo_core.head.chosen import ChosenTokens, TokenScores
-from grpo_core.head.chunks import chunks
+from grpo_core.training.forward.head.chosen import ChosenTokens, TokenScores
+from grpo_core.training.forward.head.chunks import chunks
 
 
 def score_tokens(

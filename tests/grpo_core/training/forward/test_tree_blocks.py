@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from grpo_core.block_attention import KEY_STEP, MAX_RUN_TOKENS, MIN_BLOCK_TOKENS, Block, build_blocks
-from grpo_core.prefix_tree import PrefixTree, build_rows, build_tree
-from grpo_core.tree_attention import tree_mask
+from grpo_core.training.forward.prefix_tree import PrefixTree, build_rows, build_tree
+from grpo_core.training.forward.tree_attention import tree_mask
+from grpo_core.training.forward.tree_blocks import KEY_STEP, MAX_RUN_TOKENS, MIN_BLOCK_TOKENS, Block, build_blocks
 
 
 def group(rng: np.random.Generator, num_prompt_tokens: int, sizes: list[int]) -> PrefixTree:

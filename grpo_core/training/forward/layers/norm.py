@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from grpo_core.layers.conditions import is_frozen, is_plain
+from grpo_core.training.forward.layers.conditions import is_frozen, is_plain
 
 
 class _FrozenNorm:

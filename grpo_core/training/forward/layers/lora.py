@@ -12,7 +12,7 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
 from grpo_core.kernels.linear import FrozenLinear, linear
-from grpo_core.layers.conditions import is_frozen, is_plain
+from grpo_core.training.forward.layers.conditions import is_frozen, is_plain
 
 
 class FrozenBaseLora(Linear):

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grpo_core.block_attention import BlockAttention, build_blocks
 from grpo_core.kernels import compiler
-from grpo_core.native.tree_attention import NativeTreeAttention, Sight, has_native_attention
-from grpo_core.prefix_tree import PrefixTree, build_rows, build_tree
-from grpo_core.tree_attention import TreePlan
+from grpo_core.training.forward.compiled_tree import NativeTreeAttention, Sight, has_native_attention
+from grpo_core.training.forward.prefix_tree import PrefixTree, build_rows, build_tree
+from grpo_core.training.forward.tree_attention import TreePlan
+from grpo_core.training.forward.tree_blocks import BlockAttention, build_blocks
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="no C compiler")
 SCALING = 0.3
@@ -186,6 +186,6 @@ def test_without_a_compiler_blocks_compute_it_and_that_is_said_once(
     by_block = BlockAttention.apply(q, k, v, SCALING, build_blocks(tree))
     assert isinstance(by_block, Tensor)
     assert torch.equal(outputs[0], by_block)
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "grpo_core.native"]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "grpo_core.kernels"]
     assert "tree_attention" in said
     assert "no C compiler" in said

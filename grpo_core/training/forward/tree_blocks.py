@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grpo_core.kernels.linear import linear
-from grpo_core.prefix_tree import PrefixTree
+from grpo_core.training.forward.prefix_tree import PrefixTree
 
 MAX_RUN_TOKENS = 256  # half of a run's products with itself are in vain, but small products are slow
 MIN_BLOCK_TOKENS = 128  # siblings are put together up to here,

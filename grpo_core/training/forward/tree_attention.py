@@ -1,8 +1,8 @@
 """Attention over a prefix tree: every token sees its ancestors, and its own node causally. Exact.
 
-On a CPU float32 is compiled code (``grpo_core.native``); float64, and all where nothing can be compiled, goes by blocks
-(``grpo_core.block_attention``). On a GPU it is FlexAttention with a block mask, compiled once per bucket of lengths;
-elsewhere SDPA with a mask.
+On a CPU, float32 runs in compiled code (``compiled_tree``). float64, and float32 without a compiler, run in blocks
+(``tree_blocks``). A GPU runs FlexAttention with a block mask, compiled once per bucket of lengths; other devices run
+SDPA with a mask.
 
 Legend: H query heads, K key heads, T tokens of the layout, D head size.
 """
@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from grpo_core.block_attention import Block, BlockAttention, build_blocks
-from grpo_core.native.tree_attention import NativeTreeAttention, Sight, has_native_attention
-from grpo_core.prefix_tree import PrefixTree
+from grpo_core.training.forward.compiled_tree import NativeTreeAttention, Sight, has_native_attention
+from grpo_core.training.forward.prefix_tree import PrefixTree
+from grpo_core.training.forward.tree_blocks import Block, BlockAttention, build_blocks
 
 SMALLEST_BUCKET = 128
 

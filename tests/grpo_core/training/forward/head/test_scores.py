@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grpo_core.head import chunks
-from grpo_core.head.chosen import ChosenTokens, Support, TokenScores
-from grpo_core.head.scores import _Scores, score_tokens
+from grpo_core.training.forward.head import chunks
+from grpo_core.training.forward.head.chosen import ChosenTokens, Support, TokenScores
+from grpo_core.training.forward.head.scores import _Scores, score_tokens
 
 HIDDEN, VOCAB, NUM = 5, 17, 9
 

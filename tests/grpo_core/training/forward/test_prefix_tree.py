@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_core.prefix_tree import PrefixTree, build_rows, build_tree, related
+from grpo_core.training.forward.prefix_tree import PrefixTree, build_rows, build_tree, related
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=9)
 

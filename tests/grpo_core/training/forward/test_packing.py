@@ -15,7 +15,7 @@ from grpo_core.attention import ATTENTION_NAME
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
 from grpo_core.model import Policy, attach_lora, load_policy
-from grpo_core.packing import (
+from grpo_core.training.forward.packing import (
     batch_tokens,
     build_packed_batch,
     pack_completions,
@@ -275,8 +275,8 @@ def test_the_head_chunks_long_batches_without_a_seam(
 ) -> None:
     with torch.no_grad():
         whole = packed_logprobs(policy, mixed, packing="shared_prefix")
-        monkeypatch.setattr("grpo_core.head.chunks.MIN_CHUNK_TOKENS", 3)
-        monkeypatch.setattr("grpo_core.head.chunks.MAX_CHUNK_LOGITS", {"cpu": 1})
+        monkeypatch.setattr("grpo_core.training.forward.head.chunks.MIN_CHUNK_TOKENS", 3)
+        monkeypatch.setattr("grpo_core.training.forward.head.chunks.MAX_CHUNK_LOGITS", {"cpu": 1})
         chunked = packed_logprobs(policy, mixed, packing="shared_prefix")
 
     for a, b in zip(whole, chunked, strict=True):

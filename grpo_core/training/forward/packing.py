@@ -1,9 +1,8 @@
 """Completions laid out for one forward pass, so that each token's work is done once.
 
 ``shared_prefix`` lays them out as a prefix tree: siblings behind one prompt, a later turn behind the earlier ones, each
-run of tokens once (see ``grpo_core.prefix_tree``). The log-probabilities are those of separate sequences, for
-P + G*R tokens of work instead of G*(P + R). ``packed`` lays them end to end and shares nothing, ``padded`` is one row
-per completion. Rollouts can score finished groups so, training has its one forward pass from here.
+run of tokens once (see ``prefix_tree``). The log-probabilities are those of separate sequences, for P + G*R tokens of
+work instead of G*(P + R). ``packed`` lays them end to end and shares nothing, ``padded`` is one row per completion.
 
 Legend: B rows, T tokens of a row, P prompt tokens, G completions of a prompt, R completion tokens, C chosen tokens
 (those with a loss), V vocabulary.
@@ -23,10 +22,10 @@ from transformers import PreTrainedConfig
 
 from grpo_core.attention import exact_packing, forward_hidden, takes_plan
 from grpo_core.errors import ModelError
-from grpo_core.head.chosen import ChosenTokens, Support, TokenScores
-from grpo_core.head.scores import score_tokens
-from grpo_core.prefix_tree import PrefixTree, build_rows, build_tree, related
-from grpo_core.tree_attention import TreePlan
+from grpo_core.training.forward.head.chosen import ChosenTokens, Support, TokenScores
+from grpo_core.training.forward.head.scores import score_tokens
+from grpo_core.training.forward.prefix_tree import PrefixTree, build_rows, build_tree, related
+from grpo_core.training.forward.tree_attention import TreePlan
 from grpo_core.types import Bool, Completion, Int32, Packing
 
 _PACKINGS: tuple[Packing, ...] = ("shared_prefix", "packed", "padded")  # each falls back to the next

@@ -15,9 +15,9 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm, apply_rotary_pos_emb
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm
 
-from grpo_core.layers import mlp
-from grpo_core.layers.replace import use_fast_parts
-from grpo_core.layers.rotary import rotate
+from grpo_core.training.forward.layers import mlp
+from grpo_core.training.forward.layers.replace import use_fast_parts
+from grpo_core.training.forward.layers.rotary import rotate
 
 EXACT = [(torch.float64, 1e-12), (torch.float32, 1e-5)]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grpo_core.head.chosen import ChosenTokens, Support
 from grpo_core.kernels.linear import linear
+from grpo_core.training.forward.head.chosen import ChosenTokens, Support
 
 MAX_CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 26}  # c * V
 MIN_CHUNK_TOKENS = 256  # fewer would read the head's weight for too little

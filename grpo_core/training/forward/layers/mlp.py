@@ -16,7 +16,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
 from grpo_core.kernels.linear import FrozenLinear, linear
-from grpo_core.layers.conditions import is_frozen, is_plain
+from grpo_core.training.forward.layers.conditions import is_frozen, is_plain
 
 PART_ROWS = 512
 

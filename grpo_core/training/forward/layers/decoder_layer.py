@@ -15,9 +15,9 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecode
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3DecoderLayer
 
-from grpo_core.layers.conditions import is_plain
-from grpo_core.layers.rotary import rotate
-from grpo_core.tree_attention import TreePlan
+from grpo_core.training.forward.layers.conditions import is_plain
+from grpo_core.training.forward.layers.rotary import rotate
+from grpo_core.training.forward.tree_attention import TreePlan
 
 
 class _TreeLayer:

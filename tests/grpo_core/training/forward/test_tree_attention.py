@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
-from grpo_core import block_attention
-from grpo_core.prefix_tree import PrefixTree, build_rows, build_tree
-from grpo_core.tree_attention import TreePlan, bucket, build_block_mask, flex_tree_attention, tree_mask
+from grpo_core.training.forward import tree_blocks
+from grpo_core.training.forward.prefix_tree import PrefixTree, build_rows, build_tree
+from grpo_core.training.forward.tree_attention import TreePlan, bucket, build_block_mask, flex_tree_attention, tree_mask
 
 CPU = torch.device("cpu")
 SCALING = 0.3
@@ -50,8 +50,8 @@ def masked(tree: PrefixTree, queries: Tensor, keys: Tensor, values: Tensor) -> T
 def test_blocks_give_the_output_and_gradients_of_a_masked_product(
     max_run_tokens: int, min_block_tokens: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(block_attention, "MAX_RUN_TOKENS", max_run_tokens)
-    monkeypatch.setattr(block_attention, "MIN_BLOCK_TOKENS", min_block_tokens)
+    monkeypatch.setattr(tree_blocks, "MAX_RUN_TOKENS", max_run_tokens)
+    monkeypatch.setattr(tree_blocks, "MIN_BLOCK_TOKENS", min_block_tokens)
     rng = np.random.default_rng(0)
     tree = forest(rng)
     mine = inputs(rng, tree.num_tokens, dtype)

@@ -9,10 +9,10 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2MLP
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3MLP, Qwen3RMSNorm
 
 from grpo_core.kernels.linear import freeze_linears
-from grpo_core.layers.decoder_layer import TreeLlamaLayer, TreeQwen2Layer, TreeQwen3Layer
-from grpo_core.layers.lora import FrozenBaseLora
-from grpo_core.layers.mlp import FrozenLlamaMlp, FrozenQwen2Mlp, FrozenQwen3Mlp
-from grpo_core.layers.norm import FrozenLlamaNorm, FrozenQwen2Norm, FrozenQwen3Norm
+from grpo_core.training.forward.layers.decoder_layer import TreeLlamaLayer, TreeQwen2Layer, TreeQwen3Layer
+from grpo_core.training.forward.layers.lora import FrozenBaseLora
+from grpo_core.training.forward.layers.mlp import FrozenLlamaMlp, FrozenQwen2Mlp, FrozenQwen3Mlp
+from grpo_core.training.forward.layers.norm import FrozenLlamaNorm, FrozenQwen2Norm, FrozenQwen3Norm
 
 _FAST: dict[type[nn.Module], type[nn.Module]] = {
     LlamaDecoderLayer: TreeLlamaLayer,

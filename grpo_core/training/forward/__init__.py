@@ -1,0 +1,1 @@
+"""One forward pass over packed sequences: layout, attention over prefix trees, layers, the head."""
