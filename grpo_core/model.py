@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
@@ -22,7 +21,6 @@ from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
 from grpo_core.kernels.allocator import keep_freed_memory
 from grpo_core.presets import PRESETS, preset_folder
-from grpo_core.training.forward.layers.replace import use_fast_parts
 from grpo_core.types import Int32
 
 disable_progress_bar()  # loading takes a moment; the bars would break into our own
@@ -196,36 +194,6 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
         fingerprint=_fingerprint(model),
         device=device,
     )
-
-
-def attach_lora(policy: Policy, config: ModelConfig, seed: int) -> PeftModel:
-    """A trainable LoRA adapter on ``policy``'s model, float32, with B = 0: the policy does not change yet.
-
-    Raises:
-        ModelError: ``lora_targets`` is empty or names what is no linear module of the decoder.
-    """
-    # The head is not among them: it is applied on its own, and often shares its weight with the embeddings.
-    targets = {
-        name.rpartition(".")[2] for name, module in policy.decoder.named_modules() if isinstance(module, nn.Linear)
-    }
-    wrong = sorted(set(config.lora_targets) - targets)
-    if wrong or not config.lora_targets:
-        what = f"{', '.join(wrong)} not in the decoder" if wrong else "empty, nothing could be trained"
-        raise ModelError(f"model.lora_targets: {what}; allowed: {', '.join(sorted(targets))}")
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType]  # PEFT takes a float here
-        target_modules=list(config.lora_targets),
-        lora_dropout=0.0,
-        bias="none",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = get_peft_model(policy.model, lora, autocast_adapter_dtype=True)  # pyright: ignore[reportArgumentType]
-    assert isinstance(model, PeftModel)
-    use_fast_parts(model)
-    model.eval()
-    return model
 
 
 def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -63,9 +63,9 @@ def models_nobody_counts(patch: pytest.MonkeyPatch) -> None:
 
 def activations_recomputed(patch: pytest.MonkeyPatch) -> None:
     """Gradient checkpointing is on: the backward pass runs every layer forward again."""
-    from grpo_core.training import trained_adapter
+    from grpo_core.training.tuning import lora
 
-    original = trained_adapter.attach_lora
+    original = lora.attach_lora
 
     def attach_lora(policy: Any, config: ModelConfig, seed: int) -> nn.Module:
         model = original(policy, config, seed)
@@ -74,7 +74,7 @@ def activations_recomputed(patch: pytest.MonkeyPatch) -> None:
             layer.train()  # else it takes no part; there is no dropout
         return model
 
-    patch.setattr(trained_adapter, "attach_lora", attach_lora)
+    patch.setattr(lora, "attach_lora", attach_lora)
 
 
 def tokenizer_in_the_step(patch: pytest.MonkeyPatch) -> None:

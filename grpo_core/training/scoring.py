@@ -15,7 +15,7 @@ from grpo_core.training.objective.known import KnownLogprobs, num_chosen
 from grpo_core.training.objective.trained_part import TrainedPart
 from grpo_core.training.parallel import Ranks
 from grpo_core.training.share import own_micro_batches, own_sequences
-from grpo_core.training.trained_weights import TrainedWeights
+from grpo_core.training.tuning.protocol import TrainedWeights
 from grpo_core.types import Completion, Float64
 
 

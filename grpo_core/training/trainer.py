@@ -24,7 +24,7 @@ from grpo_core.training.sharding import shard_layers
 from grpo_core.training.share import own_micro_batches, own_sequences
 from grpo_core.training.step_sums import StepSums, step_metrics
 from grpo_core.training.stopwatch import Stopwatch
-from grpo_core.training.trained_weights import open_trained_weights
+from grpo_core.training.tuning.protocol import open_trained_weights
 from grpo_core.types import Batch, Packing, PolicyVersion, PolicyWeights, StepMetrics
 
 logger = logging.getLogger("grpo_core.training")

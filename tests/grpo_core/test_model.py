@@ -18,13 +18,13 @@ from grpo_core.errors import ModelError
 from grpo_core.model import (
     Policy,
     Tokenizer,
-    attach_lora,
     load_policy,
     load_tokenizer,
     locate_model,
     num_tokenizer_calls,
     resolve_device,
 )
+from grpo_core.training.tuning.lora import attach_lora
 
 
 def copy_of(folder: Path, target: Path) -> Path:

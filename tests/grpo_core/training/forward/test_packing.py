@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from grpo_core.attention import ATTENTION_NAME
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
-from grpo_core.model import Policy, attach_lora, load_policy
+from grpo_core.model import Policy, load_policy
 from grpo_core.training.forward.packing import (
     batch_tokens,
     build_packed_batch,
@@ -23,6 +23,7 @@ from grpo_core.training.forward.packing import (
     split_packs,
     usable_packing,
 )
+from grpo_core.training.tuning.lora import attach_lora
 from grpo_core.types import Completion, Packing
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama")

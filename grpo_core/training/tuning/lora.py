@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
 from grpo_core.config import ModelConfig
-from grpo_core.errors import AdapterError
-from grpo_core.model import Policy, attach_lora
+from grpo_core.errors import AdapterError, ModelError
+from grpo_core.model import Policy
+from grpo_core.training.forward.layers.replace import use_fast_parts
 from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 
 _PEFT_PREFIX = "base_model.model."
@@ -64,3 +66,33 @@ class TrainedAdapter:
     def base_model(self) -> Iterator[None]:
         with self._model.disable_adapter():
             yield
+
+
+def attach_lora(policy: Policy, config: ModelConfig, seed: int) -> PeftModel:
+    """A trainable LoRA adapter on ``policy``'s model, float32, with B = 0: the policy does not change yet.
+
+    Raises:
+        ModelError: ``lora_targets`` is empty or names what is no linear module of the decoder.
+    """
+    # The head is not among them: it is applied on its own, and often shares its weight with the embeddings.
+    targets = {
+        name.rpartition(".")[2] for name, module in policy.decoder.named_modules() if isinstance(module, nn.Linear)
+    }
+    wrong = sorted(set(config.lora_targets) - targets)
+    if wrong or not config.lora_targets:
+        what = f"{', '.join(wrong)} not in the decoder" if wrong else "empty, nothing could be trained"
+        raise ModelError(f"model.lora_targets: {what}; allowed: {', '.join(sorted(targets))}")
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType]  # PEFT takes a float here
+        target_modules=list(config.lora_targets),
+        lora_dropout=0.0,
+        bias="none",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = get_peft_model(policy.model, lora, autocast_adapter_dtype=True)  # pyright: ignore[reportArgumentType]
+    assert isinstance(model, PeftModel)
+    use_fast_parts(model)
+    model.eval()
+    return model

@@ -10,8 +10,8 @@ from torch import nn
 
 from grpo_core.config import ModelConfig, TrainingConfig
 from grpo_core.model import Policy
-from grpo_core.training.trained_adapter import TrainedAdapter
-from grpo_core.training.trained_model import TrainedModel
+from grpo_core.training.tuning.full import TrainedModel
+from grpo_core.training.tuning.lora import TrainedAdapter
 from grpo_core.types import PolicyVersion, PolicyWeights
 
 

@@ -1,0 +1,1 @@
+"""What is trained: an adapter, or all weights."""
