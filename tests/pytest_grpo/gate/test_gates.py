@@ -6,8 +6,6 @@ import sys
 
 import pytest
 
-import pytest_grpo.gate.gates
-
 HEAD = """
 import pytest
 from pytest_grpo.agreement import close_values, same_tokens
@@ -218,7 +216,7 @@ def test_a_marker_without_two_arms_is_a_mistake(project: pytest.Pytester, body: 
 def test_the_control_makes_timing_verdicts_inconclusive(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pytest_grpo.gate.gates, "find_problem", lambda rng: "the A/A control fired: a story")
+    monkeypatch.setattr("pytest_grpo.gate.session.find_problem", lambda rng: "the A/A control fired: a story")
     result = run_gate(project, f"{FASTER}; assert a.tokens >= 2 * b.tokens", "-o", "grpo_control=true")
     result.assert_outcomes(xfailed=1)
     result.stdout.fnmatch_lines(["XFAIL *inconclusive: the A/A control fired: a story"])
