@@ -80,9 +80,9 @@ def activations_recomputed(patch: pytest.MonkeyPatch) -> None:
 def tokenizer_in_the_step(patch: pytest.MonkeyPatch) -> None:
     """A step decodes its completions, for a log."""
     from grpo_core.model import load_tokenizer
-    from grpo_core.training import share
+    from grpo_core.training import micro_batches
 
-    original = share.pack_completions
+    original = micro_batches.pack_completions
     tokenizer = functools.cache(load_tokenizer)
 
     def pack_completions(completions: Sequence[Completion], packing: Packing) -> list[Pack]:
@@ -90,19 +90,19 @@ def tokenizer_in_the_step(patch: pytest.MonkeyPatch) -> None:
             tokenizer("tiny").decode(completion.completion_ids)
         return original(completions, packing)
 
-    patch.setattr(share, "pack_completions", pack_completions)
+    patch.setattr(micro_batches, "pack_completions", pack_completions)
 
 
 def prefix_not_shared(patch: pytest.MonkeyPatch) -> None:
     """Siblings are no longer laid out behind one prompt: each carries its own."""
-    from grpo_core.training import share
+    from grpo_core.training import micro_batches
 
-    original = share.usable_packing
+    original = micro_batches.usable_packing
 
     def usable_packing(decoder: nn.Module, wanted: Packing) -> Packing:
         return original(decoder, "packed" if wanted == "shared_prefix" else wanted)
 
-    patch.setattr(share, "usable_packing", usable_packing)
+    patch.setattr(micro_batches, "usable_packing", usable_packing)
 
 
 def siblings_see_each_other(patch: pytest.MonkeyPatch) -> None:

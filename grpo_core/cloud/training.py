@@ -66,7 +66,7 @@ def train_run(
 def _open_stack(config: GrpoConfig, home: Home, store: AdapterStore, fleet: RolloutFleet | None) -> Iterator[Stack]:
     """A run's parts, with ``store`` as where its versions go. A ``fleet`` plays in the place of an engine here."""
     from grpo_core.schedule.stack import Stack, build_stack, build_trainer
-    from grpo_core.training.parallel import SingleProcess
+    from grpo_core.training.ranks import SingleProcess
 
     if fleet is not None:
         yield Stack(config, home, store, fleet, build_trainer(config, SingleProcess()))

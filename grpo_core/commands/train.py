@@ -65,7 +65,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 
     from grpo_core.schedule.followers import follow
     from grpo_core.schedule.stack import build_stack, build_trainer
-    from grpo_core.training.parallel import open_ranks
+    from grpo_core.training.ranks import open_ranks
 
     with open_ranks() as ranks:
         if ranks.rank > 0:

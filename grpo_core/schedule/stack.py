@@ -19,7 +19,7 @@ from grpo_core.rollout.collector import Collector
 from grpo_core.rollout.engines import check_engine, open_engine
 from grpo_core.rollout.episode import EpisodeFailure
 from grpo_core.rollout.protocol import AdapterSwap, LocalEngine
-from grpo_core.training.parallel import Ranks, SingleProcess
+from grpo_core.training.ranks import Ranks, SingleProcess
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Batch
 

@@ -11,10 +11,10 @@ import torch
 from grpo_core.config import TrainingConfig
 from grpo_core.model import Policy
 from grpo_core.training.forward.packing import score_chosen
+from grpo_core.training.micro_batches import own_micro_batches, own_sequences
 from grpo_core.training.objective.known import KnownLogprobs, num_chosen
 from grpo_core.training.objective.trained_part import TrainedPart
-from grpo_core.training.parallel import Ranks
-from grpo_core.training.share import own_micro_batches, own_sequences
+from grpo_core.training.ranks import Ranks
 from grpo_core.training.tuning.protocol import TrainedWeights
 from grpo_core.types import Completion, Float64
 

@@ -11,18 +11,18 @@ import torch
 from grpo_core.config import ModelConfig, TrainingConfig
 from grpo_core.model import Policy, num_tokenizer_calls
 from grpo_core.training.batch_check import check_batch
-from grpo_core.training.finite import FiniteWatch, trajectory_names
 from grpo_core.training.forward.packing import PackedBatch, score_chosen, usable_packing
+from grpo_core.training.metrics import StepSums, step_metrics
+from grpo_core.training.micro_batches import own_micro_batches, own_sequences
+from grpo_core.training.nonfinite import FiniteWatch, trajectory_names
 from grpo_core.training.objective.known import KnownLogprobs
 from grpo_core.training.objective.objective import LossTerms, Objective
 from grpo_core.training.objective.trained_part import TrainedPart, select_groups
-from grpo_core.training.parallel import Ranks, SingleProcess
 from grpo_core.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from grpo_core.training.precision import FUSED_DEVICES, autocast, recompute_activations
+from grpo_core.training.ranks import Ranks, SingleProcess
 from grpo_core.training.scoring import find_logprobs
 from grpo_core.training.sharding import shard_layers
-from grpo_core.training.share import own_micro_batches, own_sequences
-from grpo_core.training.step_sums import StepSums, step_metrics
 from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.training.tuning.protocol import open_trained_weights
 from grpo_core.types import Batch, Packing, PolicyVersion, PolicyWeights, StepMetrics

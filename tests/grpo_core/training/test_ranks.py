@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from grpo_core.schedule.batch_file import write_batch
-from grpo_core.training.parallel import SingleProcess, open_ranks
+from grpo_core.training.ranks import SingleProcess, open_ranks
 from grpo_core.types import Batch, Group
 from tests.grpo_core.training.two_processes import make_trainer, tensors_of
 

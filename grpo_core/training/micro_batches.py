@@ -19,7 +19,7 @@ from grpo_core.training.forward.packing import (
     usable_packing,
 )
 from grpo_core.training.objective.trained_part import TrainedPart
-from grpo_core.training.parallel import Ranks
+from grpo_core.training.ranks import Ranks
 from grpo_core.types import Completion
 
 _IDLE = Completion(

@@ -6,7 +6,7 @@ goes between them: the gradient once per step, whatever the number of micro-batc
 numbers of them.
 
 With ``shard_base_weights`` each process keeps a part of the frozen weights only. Then every forward and backward pass
-is one of all processes together: who has run out of work makes idle ones (``grpo_core.training.share``).
+is one of all processes together: who has run out of work makes idle ones (``grpo_core.training.micro_batches``).
 """
 
 from __future__ import annotations

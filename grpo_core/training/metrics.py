@@ -10,7 +10,7 @@ import torch
 
 from grpo_core.training.objective.objective import LossTerms, Objective
 from grpo_core.training.objective.trained_part import TrainedPart
-from grpo_core.training.parallel import Ranks
+from grpo_core.training.ranks import Ranks
 from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.types import Batch, Packing, StepMetrics
 
