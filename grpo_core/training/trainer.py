@@ -12,13 +12,12 @@ from grpo_core.config import ModelConfig, TrainingConfig
 from grpo_core.model import Policy, num_tokenizer_calls
 from grpo_core.training.batch_check import check_batch
 from grpo_core.training.forward.packing import PackedBatch, score_chosen, usable_packing
-from grpo_core.training.metrics import StepSums, step_metrics
+from grpo_core.training.metrics import StepSums, peak_memory_bytes, reset_peak_memory, step_metrics
 from grpo_core.training.micro_batches import own_micro_batches, own_sequences
 from grpo_core.training.nonfinite import FiniteWatch, trajectory_names
 from grpo_core.training.objective.known import KnownLogprobs
 from grpo_core.training.objective.objective import LossTerms, Objective
 from grpo_core.training.objective.trained_part import TrainedPart, select_groups
-from grpo_core.training.peak_memory import peak_memory_bytes, reset_peak_memory
 from grpo_core.training.precision import FUSED_DEVICES, autocast, recompute_activations
 from grpo_core.training.ranks import Ranks, SingleProcess
 from grpo_core.training.scoring import find_logprobs
