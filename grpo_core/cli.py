@@ -31,7 +31,7 @@ def run_command(command: Command, flags: argparse.Namespace) -> int:
     """Run ``command`` and turn what a user can mend into one line on stderr."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("grpo_core").setLevel(logging.INFO if flags.verbose else logging.WARNING)
-    logging.getLogger("grpo_core.model").setLevel(logging.INFO)
+    logging.getLogger("grpo_core.model.policy").setLevel(logging.INFO)
     try:
         return command(flags, Console(highlight=False))
     except GrpoError as error:

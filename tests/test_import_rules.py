@@ -100,9 +100,9 @@ def test_every_listed_room_exists():
     ("path", "source"),
     [
         ("grpo_core/types.py", "import grpo_core.config"),
-        ("grpo_core/config/tree.py", "from grpo_core.model import load_policy"),
+        ("grpo_core/config/tree.py", "from grpo_core.model.policy import load_policy"),
         ("grpo_core/lora/store.py", "from grpo_core import telemetry"),
-        ("grpo_core/model.py", "from grpo_core.rollout.protocol import RolloutEngine"),
+        ("grpo_core/model/policy.py", "from grpo_core.rollout.protocol import RolloutEngine"),
         ("grpo_core/rollout/collector.py", "from grpo_core.training.loss import loss"),
         ("grpo_core/training/trainer.py", "from grpo_core.rollout.protocol import RolloutEngine"),
         ("grpo_core/training/trainer.py", "def step():\n    from grpo_core.telemetry.events import Telemetry"),
@@ -117,7 +117,7 @@ def test_every_listed_room_exists():
         ("grpo_core/schedule/loop.py", "from grpo_core.commands.train import run"),
         ("grpo_core/cli.py", "def main():\n    import pytest"),
         ("grpo_core/cli.py", "from pytest_grpo.settings.phases import PHASES"),
-        ("grpo_core/__init__.py", "from grpo_core.model import load_policy"),
+        ("grpo_core/__init__.py", "from grpo_core.model.policy import load_policy"),
         ("pytest_grpo/plugin.py", "import torch"),
         ("pytest_grpo/plugin.py", "try:\n    from grpo_core.errors import GrpoError\nexcept ImportError:\n    pass"),
         ("pytest_grpo/remote/modal/remote.py", "class Remote:\n    import modal"),
@@ -135,7 +135,7 @@ def test_a_forbidden_import_is_found(tmp_path: Path, path: str, source: str):
     ("path", "source"),
     [
         ("grpo_core/types.py", "import torch"),
-        ("grpo_core/model.py", "from grpo_core.presets import PRESETS\nfrom .config import ModelConfig"),
+        ("grpo_core/model/policy.py", "from grpo_core.model.presets import PRESETS\nfrom .config import ModelConfig"),
         (
             "grpo_core/schedule/loop.py",
             "import grpo_core.telemetry.events\nimport grpo_core.training.loss",

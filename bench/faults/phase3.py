@@ -79,7 +79,7 @@ def activations_recomputed(patch: pytest.MonkeyPatch) -> None:
 
 def tokenizer_in_the_step(patch: pytest.MonkeyPatch) -> None:
     """A step decodes its completions, for a log."""
-    from grpo_core.model import load_tokenizer
+    from grpo_core.model.tokenizer import load_tokenizer
     from grpo_core.training import micro_batches
 
     original = micro_batches.pack_completions
@@ -107,7 +107,7 @@ def prefix_not_shared(patch: pytest.MonkeyPatch) -> None:
 
 def siblings_see_each_other(patch: pytest.MonkeyPatch) -> None:
     """The mask of a pack is plain causal: a completion attends to its siblings before it."""
-    from grpo_core import attention
+    from grpo_core.model import attention
     from grpo_core.training.forward import tree_attention
 
     def attend(self: TreePlan, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:

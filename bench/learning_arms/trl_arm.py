@@ -22,7 +22,7 @@ def learn(task: Task, start: Start, folder: Path) -> Run:
     from transformers import AutoTokenizer, PrinterCallback
     from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportAttributeAccessIssue, reportMissingImports]
 
-    from grpo_core.model import locate_model
+    from grpo_core.model.source import locate_model
 
     config = task_config(task)
     where = locate_model(task.model)

@@ -9,7 +9,7 @@ import torch
 
 from grpo_core.config import ModelConfig
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import Policy, load_policy
+from grpo_core.model.policy import Policy, load_policy
 from grpo_core.types import Adapter, PolicyVersion
 
 RUN = "speed"

@@ -19,7 +19,8 @@ from bench.rollout_arms.figures import Figure, Report, figure_table
 from bench.rollout_arms.rounds import Shape
 from bench.rollout_arms.torch_arm import TorchArm, build_engine, kv_bytes_per_token, requests
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import load_policy, locate_model
+from grpo_core.model.policy import load_policy
+from grpo_core.model.source import locate_model
 from pytest_grpo.measuring.clock import now
 
 PRESETS = ("tiny", "small")

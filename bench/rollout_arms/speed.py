@@ -16,7 +16,7 @@ from bench.rollout_arms.rounds import ARMS_WITH_PROCESSES, Shape, Timed, run_rou
 from bench.rollout_arms.torch_arm import TorchArm
 from bench.rollout_arms.works import OrderWorks
 from grpo_core.errors import MissingPackageError
-from grpo_core.model import Tokenizer, load_tokenizer
+from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 
 MAX_FOREIGN_SHARE = 0.02
 

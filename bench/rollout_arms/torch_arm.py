@@ -10,7 +10,8 @@ from bench.rollout_arms.adapter import RUN, Versions
 from bench.rollout_arms.arm import Sample, Setup, Work
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import Policy, load_policy, load_tokenizer
+from grpo_core.model.policy import Policy, load_policy
+from grpo_core.model.tokenizer import load_tokenizer
 from grpo_core.rollout.constraint import LineConstraint
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams, completions_or_error
 from grpo_core.rollout.torch_engine.engine import TorchEngine

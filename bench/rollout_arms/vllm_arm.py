@@ -28,7 +28,7 @@ class VllmArm:
         from vllm import LLM  # pyright: ignore[reportMissingImports]
         from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 
-        from grpo_core.model import locate_model
+        from grpo_core.model.source import locate_model
 
         others = set(psutil.Process().children(recursive=True))
         options: dict[str, Any] = {}

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.rollout_arms.arm import Segments, Work
 from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
-from grpo_core.model import Tokenizer
+from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.types import Observation
 
 HORIZON_YEARS = 10

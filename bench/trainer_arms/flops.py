@@ -15,7 +15,7 @@ import torch
 
 from bench.trainer_arms.work import Shape
 from grpo_core.kernels.linear import linear
-from grpo_core.presets import PRESETS
+from grpo_core.model.presets import PRESETS
 from pytest_grpo.measuring.clock import now
 
 

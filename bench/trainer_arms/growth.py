@@ -19,7 +19,7 @@ from bench.trainer_arms.arms import TrainerArm
 from bench.trainer_arms.flops import step_flops
 from bench.trainer_arms.work import Shape, random_batch
 from grpo_core.home import write_atomic
-from grpo_core.presets import PRESETS
+from grpo_core.model.presets import PRESETS
 
 GROUP_SIZES = (2, 4, 8, 16, 32)
 NUM_ROUNDS = 5

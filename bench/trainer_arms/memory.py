@@ -15,7 +15,7 @@ import torch
 from bench.rollout_arms.figures import Figure
 from bench.trainer_arms.arms import load_arm_system
 from bench.trainer_arms.work import Shape, random_batch
-from grpo_core.presets import PRESETS
+from grpo_core.model.presets import PRESETS
 
 SMALL = Shape(num_groups=1, group_size=2, num_prompt_tokens=16, num_tokens=4)
 

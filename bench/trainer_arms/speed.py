@@ -17,7 +17,7 @@ from bench.trainer_arms.figures import MAX_MEMORY_RATIO, Rounds, agreement, all_
 from bench.trainer_arms.flops import matrix_rate, step_flops
 from bench.trainer_arms.memory import measure_step_bytes, memory_figure
 from bench.trainer_arms.work import Shape, on_policy, random_batch
-from grpo_core.presets import PRESETS
+from grpo_core.model.presets import PRESETS
 
 MIB = 2**20
 

@@ -18,7 +18,7 @@ from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, SamplingP
 from grpo_core.types import Completion, EngineName, PolicyVersion
 
 if TYPE_CHECKING:
-    from grpo_core.model import Tokenizer
+    from grpo_core.model.tokenizer import Tokenizer
     from grpo_core.rollout.torch_engine.streaming import StreamingEngine
 
 MAX_CACHED_ADAPTERS = 8
@@ -49,7 +49,7 @@ class EngineService:
     """
 
     def __init__(self, config: GrpoConfig, home: Home, reload: Callable[[], None], kind: str = "auto") -> None:
-        from grpo_core.model import load_tokenizer
+        from grpo_core.model.tokenizer import load_tokenizer
         from grpo_core.rollout.engines import check_engine, open_engine
 
         config = _with_engine(config, kind)

@@ -52,7 +52,7 @@ def check_workers(num_workers: int, gpu: str | None) -> None:
 
 def _check_model(name: str) -> None:
     """A path, or a hub id, has a slash; a folder without one is relative to the working folder, here or there."""
-    from grpo_core.presets import PRESETS
+    from grpo_core.model.presets import PRESETS
 
     if name not in PRESETS and "/" not in name and not Path(name).is_dir():
         raise ModelError(

@@ -47,7 +47,8 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 
     from grpo_core.lora.cache import LoRACache
     from grpo_core.lora.store import AdapterStore
-    from grpo_core.model import load_policy, load_tokenizer
+    from grpo_core.model.policy import load_policy
+    from grpo_core.model.tokenizer import load_tokenizer
     from grpo_core.rollout.canaries import canaries_for
     from grpo_core.rollout.canaries.patient import Patient
     from grpo_core.rollout.engines import check_engine, open_engine

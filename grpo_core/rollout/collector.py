@@ -11,7 +11,7 @@ from grpo_core.config import RolloutConfig
 from grpo_core.environments.protocol import Environment, EnvironmentFactory
 from grpo_core.environments.state_cache import StateCache
 from grpo_core.errors import EpisodeError, GrpoError, InvalidActionError
-from grpo_core.model import Tokenizer
+from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.episode import MAX_ATTEMPTS, Episode, EpisodeFailure
 from grpo_core.rollout.overlong import overlong_penalty
 from grpo_core.rollout.played import PlayedStarts

@@ -9,7 +9,7 @@ from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError, MissingPackageError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import load_policy, resolve_device
+from grpo_core.model.policy import load_policy, resolve_device
 from grpo_core.rollout.plain_engine import PlainEngine
 from grpo_core.rollout.protocol import LocalEngine
 from grpo_core.rollout.torch_engine.engine import TorchEngine

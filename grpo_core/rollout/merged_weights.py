@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from grpo_core.errors import AdapterError
 from grpo_core.lora.fit import check_full_weights
-from grpo_core.model import distinct_tensors
+from grpo_core.model.policy import distinct_tensors
 from grpo_core.types import Adapter, FullWeights, PolicyWeights
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grpo_core.errors import ConstraintError
-from grpo_core.model import Tokenizer
+from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.byte_automaton import ENDING_BYTES, MAX_ENDINGS, ByteAutomaton
 from grpo_core.rollout.constraint import Line, TrieNode, build_trie
 from grpo_core.rollout.spelling import Spelling, spelling_of

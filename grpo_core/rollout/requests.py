@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from grpo_core.config import RolloutConfig
-from grpo_core.model import Tokenizer
+from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.constraint import Constraint, Line, LineConstraint
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.rollout.regex import compile_regex

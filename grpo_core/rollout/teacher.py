@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import Policy
+from grpo_core.model.policy import Policy
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.types import Adapter, Completion, Float32, Int32, PolicyVersion
 

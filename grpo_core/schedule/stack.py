@@ -14,7 +14,8 @@ from grpo_core.environments.state_cache import StateCache
 from grpo_core.home import Home
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import Tokenizer, load_policy, load_tokenizer
+from grpo_core.model.policy import load_policy
+from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 from grpo_core.rollout.collector import Collector
 from grpo_core.rollout.engines import check_engine, open_engine
 from grpo_core.rollout.episode import EpisodeFailure

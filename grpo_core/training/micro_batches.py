@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from grpo_core.config import TrainingConfig
-from grpo_core.model import Policy
+from grpo_core.model.policy import Policy
 from grpo_core.training.forward.packing import (
     PackedBatch,
     build_packed_batch,

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from grpo_core.model import Policy
+from grpo_core.model.policy import Policy
 
 Precision = Literal["float32", "bfloat16"]
 

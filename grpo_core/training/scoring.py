@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from grpo_core.config import TrainingConfig
-from grpo_core.model import Policy
+from grpo_core.model.policy import Policy
 from grpo_core.training.forward.packing import score_chosen
 from grpo_core.training.micro_batches import own_micro_batches, own_sequences
 from grpo_core.training.objective.known import KnownLogprobs, num_chosen

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch.distributed as dist
 from torch import nn
 
-from grpo_core.model import Policy
+from grpo_core.model.policy import Policy
 
 
 def shard_layers(policy: Policy, trained: Sequence[nn.Parameter]) -> None:

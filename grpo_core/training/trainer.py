@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from grpo_core.config import ModelConfig, TrainingConfig
-from grpo_core.model import Policy, num_tokenizer_calls
+from grpo_core.model.policy import Policy
+from grpo_core.model.tokenizer import num_tokenizer_calls
 from grpo_core.training.batch_check import check_batch
 from grpo_core.training.forward.packing import PackedBatch, score_chosen, usable_packing
 from grpo_core.training.metrics import StepSums, peak_memory_bytes, reset_peak_memory, step_metrics

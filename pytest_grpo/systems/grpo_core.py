@@ -45,7 +45,8 @@ class GrpoCoreSystem:
     def __init__(self, settings: SystemSettings) -> None:
         from grpo_core.config import build_config
         from grpo_core.lora.store import AdapterStore
-        from grpo_core.model import load_policy, load_tokenizer
+        from grpo_core.model.policy import load_policy
+        from grpo_core.model.tokenizer import load_tokenizer
         from grpo_core.rollout.engines import open_engine
 
         config = build_config(

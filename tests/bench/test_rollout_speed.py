@@ -17,7 +17,8 @@ from bench.rollout_arms.rounds import FREE, ORDERS, Shape, Timed, run_rounds, wa
 from bench.rollout_arms.torch_arm import TorchArm, requests
 from bench.rollout_arms.works import OrderWorks, free_work
 from bench.rollout_speed import main
-from grpo_core.model import load_policy, load_tokenizer
+from grpo_core.model.policy import load_policy
+from grpo_core.model.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from tests.bench.conftest import RunShort

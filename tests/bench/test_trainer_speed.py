@@ -18,7 +18,7 @@ from bench.trainer_arms.memory import measure_step_bytes
 from bench.trainer_arms.speed import measure_speed, run_rounds
 from bench.trainer_arms.work import Shape, on_policy, random_batch
 from bench.trainer_speed import main
-from grpo_core.presets import PRESETS
+from grpo_core.model.presets import PRESETS
 from pytest_grpo.systems.protocol import TrainBatch, TrainStep
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerFast
 
-    from grpo_core.model import Policy, Tokenizer
+    from grpo_core.model.policy import Policy
+    from grpo_core.model.tokenizer import Tokenizer
     from grpo_core.types import Adapter
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama")
@@ -105,7 +106,7 @@ def mistral_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def tokenizer(model_folder: Path) -> Tokenizer:
-    from grpo_core.model import load_tokenizer
+    from grpo_core.model.tokenizer import load_tokenizer
 
     return load_tokenizer(str(model_folder))
 
@@ -113,7 +114,7 @@ def tokenizer(model_folder: Path) -> Tokenizer:
 @pytest.fixture
 def policy(model_folder: Path) -> Policy:
     from grpo_core.config import ModelConfig
-    from grpo_core.model import load_policy
+    from grpo_core.model.policy import load_policy
 
     return load_policy(ModelConfig(name=str(model_folder), device="cpu"))
 

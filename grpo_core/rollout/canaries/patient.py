@@ -10,7 +10,8 @@ import numpy as np
 
 from grpo_core.errors import ModelError
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import Policy, Tokenizer
+from grpo_core.model.policy import Policy
+from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.constraint import LineConstraint
 from grpo_core.rollout.protocol import GenerationRequest, LocalEngine, SamplingParams
 from grpo_core.rollout.regex import compile_regex

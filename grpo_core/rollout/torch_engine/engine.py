@@ -16,7 +16,7 @@ from torch.autograd.profiler import record_function
 
 from grpo_core.errors import CapacityError, GrpoError
 from grpo_core.lora.cache import LoRACache
-from grpo_core.model import Policy
+from grpo_core.model.policy import Policy
 from grpo_core.rollout.draft import Draft, check_request
 from grpo_core.rollout.protocol import (
     AdapterSwap,

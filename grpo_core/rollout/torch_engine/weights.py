@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from grpo_core.errors import ModelError
-from grpo_core.model import Policy
+from grpo_core.model.policy import Policy
 
 STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from grpo_core.errors import GrpoError, MissingPackageError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import locate_model
+from grpo_core.model.source import locate_model
 from grpo_core.rollout.draft import check_request, completion_budget
 from grpo_core.rollout.protocol import (
     AdapterSwap,

@@ -20,7 +20,7 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates  # pyri
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor  # pyright: ignore[reportMissingImports]
 
 from grpo_core.errors import ConstraintError, SamplingError
-from grpo_core.model import Tokenizer, load_tokenizer
+from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 from grpo_core.rollout.sampling import Draw, draw_tokens
 from grpo_core.rollout.vllm_engine.task import ARGS_KEY, Record, SamplingTask, ScoringTask, unpack_task
 

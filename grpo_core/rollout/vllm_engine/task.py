@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from grpo_core.errors import ConstraintError, GrpoError, SamplingError
-from grpo_core.model import Tokenizer
+from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.constraint import Constraint, LineConstraint
 from grpo_core.rollout.protocol import SamplingParams
 from grpo_core.rollout.regex import RegexConstraint, compile_regex

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from grpo_core.attention import exact_packing, forward_hidden, takes_plan
 from grpo_core.errors import ModelError
+from grpo_core.model.attention import exact_packing, forward_hidden, takes_plan
 from grpo_core.training.forward.head.chosen import ChosenTokens, Support, TokenScores
 from grpo_core.training.forward.head.scores import score_tokens
 from grpo_core.training.forward.prefix_tree import PrefixTree, build_rows, build_tree, related

@@ -11,7 +11,7 @@ from torch import nn
 
 from grpo_core.config import ModelConfig
 from grpo_core.errors import AdapterError, ModelError
-from grpo_core.model import Policy
+from grpo_core.model.policy import Policy
 from grpo_core.training.forward.layers.replace import use_fast_parts
 from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import nn
 
 from grpo_core.config import ModelConfig, TrainingConfig
-from grpo_core.model import Policy
+from grpo_core.model.policy import Policy
 from grpo_core.training.tuning.full import TrainedModel
 from grpo_core.training.tuning.lora import TrainedAdapter
 from grpo_core.types import PolicyVersion, PolicyWeights

@@ -32,7 +32,9 @@ def build_trainer(settings: SystemSettings, folder: Path) -> Any:
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportAttributeAccessIssue]
 
-    from grpo_core.model import load_tokenizer, locate_model, resolve_device
+    from grpo_core.model.policy import resolve_device
+    from grpo_core.model.source import locate_model
+    from grpo_core.model.tokenizer import load_tokenizer
 
     device = resolve_device(settings.device)
     load_tokenizer(settings.model)  # checks it

@@ -37,7 +37,7 @@ def adapter(config: GrpoConfig) -> Adapter:
     """Random weights that change what is sampled."""
     import torch
 
-    from grpo_core.model import load_policy
+    from grpo_core.model.policy import load_policy
     from grpo_core.training.trainer import Trainer
 
     trainer = Trainer(load_policy(config.model), config.model, config.training, run="demo", seed=0)

@@ -10,7 +10,8 @@ from grpo_core.config import EnvironmentConfig
 from grpo_core.environments import EnvironmentFactory, make_environment_factory
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import Policy, Tokenizer
+from grpo_core.model.policy import Policy
+from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from tests.grpo_core.rollout.rooms import Rooms
 

@@ -9,7 +9,8 @@ from typing import Any
 from grpo_core.config import RolloutConfig
 from grpo_core.environments import EnvironmentFactory
 from grpo_core.environments.state_cache import StateCache
-from grpo_core.model import Policy, Tokenizer
+from grpo_core.model.policy import Policy
+from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.collector import Collector
 from grpo_core.rollout.protocol import RolloutEngine
 

@@ -17,7 +17,8 @@ from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import Tokenizer, load_policy
+from grpo_core.model.policy import load_policy
+from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.canaries import Canary, CanaryResult, canaries_for
 from grpo_core.rollout.canaries.patient import Patient, difference
 from grpo_core.rollout.constraint import Line, LineConstraint

@@ -10,7 +10,7 @@ from grpo_core.environments.arithmetic import answer
 from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
 from grpo_core.environments.diplomacy.synthetic import sample_position
 from grpo_core.errors import ConstraintError
-from grpo_core.model import Tokenizer
+from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.constraint import Line, LineConstraint, LineCursor, TrieNode, build_trie
 
 
@@ -154,7 +154,7 @@ def line_of(tokenizer: Tokenizer, text: str) -> Line:
 @pytest.mark.parametrize("name", ["model_folder", "tiny"])
 def test_tokens_of_the_lines_are_the_tokens_of_the_answer(name: str, request: pytest.FixtureRequest) -> None:
     """So the policy is trained on the ids that a tokenizer would give for the same answer."""
-    from grpo_core.model import load_tokenizer
+    from grpo_core.model.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(str(request.getfixturevalue(name)) if name != "tiny" else name)
     rng = random.Random(0)

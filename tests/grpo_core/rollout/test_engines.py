@@ -15,7 +15,7 @@ from grpo_core.errors import ConfigError, MissingPackageError, ModelError
 from grpo_core.home import Home
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import load_policy
+from grpo_core.model.policy import load_policy
 from grpo_core.rollout.engines import check_engine, open_engine
 from grpo_core.rollout.plain_engine import PlainEngine
 from grpo_core.rollout.protocol import GenerationRequest, LocalEngine, SamplingParams

@@ -18,7 +18,7 @@ from grpo_core.config import ModelConfig
 from grpo_core.errors import AdapterError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import distinct_tensors, load_policy
+from grpo_core.model.policy import distinct_tensors, load_policy
 from grpo_core.rollout.constraint import LineConstraint
 from grpo_core.rollout.plain_engine import PlainEngine
 from grpo_core.rollout.protocol import GenerationRequest, RolloutEngine, SamplingParams

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from grpo_core.errors import AdapterError
-from grpo_core.model import Policy
+from grpo_core.model.policy import Policy
 from grpo_core.rollout.merged_weights import MergedWeights
 from grpo_core.types import Adapter
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
 from grpo_core.errors import ConstraintError
-from grpo_core.model import Tokenizer, load_tokenizer
+from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 from grpo_core.rollout import regex
 from grpo_core.rollout.constraint import Line
 from grpo_core.rollout.regex import RegexConstraint, compile_regex

@@ -23,7 +23,7 @@ SampleBatch = Callable[..., Batch]
 @pytest.fixture
 def make_trainer(model_folder: Path) -> MakeTrainer:
     from grpo_core.config import ModelConfig, TrainingConfig
-    from grpo_core.model import load_policy
+    from grpo_core.model.policy import load_policy
     from grpo_core.training.trainer import Trainer
 
     def make(
@@ -49,7 +49,7 @@ def make_engine(model_folder: Path, tmp_path: Path) -> MakeEngine:
     from grpo_core.config import ModelConfig
     from grpo_core.lora.cache import LoRACache
     from grpo_core.lora.store import AdapterStore
-    from grpo_core.model import load_policy
+    from grpo_core.model.policy import load_policy
     from grpo_core.rollout.torch_engine.engine import TorchEngine
 
     def make(folder: Path = model_folder) -> TorchEngine:

@@ -259,7 +259,7 @@ KILLED_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path
 from grpo_core.config import ModelConfig, TrainingConfig
-from grpo_core.model import load_policy
+from grpo_core.model.policy import load_policy
 from grpo_core.training import checkpoint
 from grpo_core.training.trainer import Trainer
 

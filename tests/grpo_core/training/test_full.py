@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from grpo_core.config import ModelConfig, TrainingConfig
 from grpo_core.errors import AdapterError, ModelError
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import Policy, load_policy
+from grpo_core.model.policy import Policy, load_policy
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.training.advantages import group_advantages
 from grpo_core.training.checkpoint import load_checkpoint, restore_trainer, save_checkpoint

@@ -86,7 +86,7 @@ def batches(
     from grpo_core.config import ModelConfig
     from grpo_core.lora.cache import LoRACache
     from grpo_core.lora.store import AdapterStore
-    from grpo_core.model import load_policy
+    from grpo_core.model.policy import load_policy
     from grpo_core.rollout.torch_engine.engine import TorchEngine
 
     cache = LoRACache(AdapterStore(tmp_path_factory.mktemp("adapters")), max_bytes=1 << 20, max_adapters=3)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from grpo_core.errors import AdapterError
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import Policy, Tokenizer
+from grpo_core.model.policy import Policy
+from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.training.advantages import group_advantages
 from grpo_core.training.trainer import Trainer

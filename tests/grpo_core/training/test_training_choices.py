@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import Policy
+from grpo_core.model.policy import Policy
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Adapter, Batch, Completion, Group, RaggedIds, RolloutStats, StepMetrics, Trajectory

@@ -8,7 +8,7 @@ from peft import PeftModel
 from torch import nn
 
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import Policy
+from grpo_core.model.policy import Policy
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Adapter
 

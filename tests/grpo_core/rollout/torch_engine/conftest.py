@@ -10,7 +10,7 @@ import pytest
 from grpo_core.config import ModelConfig
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import Policy, load_policy
+from grpo_core.model.policy import Policy, load_policy
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.rollout.torch_engine.weights import DecoderWeights
 from grpo_core.types import Adapter

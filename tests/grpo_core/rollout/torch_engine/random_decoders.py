@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from grpo_core.config import ModelConfig
-from grpo_core.model import load_policy
+from grpo_core.model.policy import load_policy
 from grpo_core.rollout.draft import Draft
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.rollout.torch_engine.passes import Passes

@@ -21,7 +21,7 @@ from grpo_core.config import ModelConfig
 from grpo_core.kernels import compiler
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import Policy, load_policy
+from grpo_core.model.policy import Policy, load_policy
 from grpo_core.rollout.constraint import LineConstraint
 from grpo_core.rollout.draft import Draft
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from grpo_core.config import ModelConfig
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model import load_policy
+from grpo_core.model.policy import load_policy
 from grpo_core.rollout.constraint import LineConstraint
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Adapter, Completion

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from grpo_core.errors import AdapterNotFoundError, CapacityError, ConstraintError, PromptError, SamplingError
-from grpo_core.model import Policy
+from grpo_core.model.policy import Policy
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams, run_requests
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Completion

@@ -12,7 +12,8 @@ from grpo_core.types import Adapter
 if TYPE_CHECKING:
     from grpo_core.lora.cache import LoRACache
     from grpo_core.lora.store import AdapterStore
-    from grpo_core.model import Policy, Tokenizer
+    from grpo_core.model.policy import Policy
+    from grpo_core.model.tokenizer import Tokenizer
     from grpo_core.rollout.vllm_engine.engine import VllmEngine
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None

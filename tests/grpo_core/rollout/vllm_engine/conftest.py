@@ -23,7 +23,8 @@ def bench(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     from grpo_core.config import ModelConfig
     from grpo_core.lora.cache import LoRACache
     from grpo_core.lora.store import AdapterStore
-    from grpo_core.model import load_policy, load_tokenizer
+    from grpo_core.model.policy import load_policy
+    from grpo_core.model.tokenizer import load_tokenizer
     from grpo_core.rollout.vllm_engine.engine import VllmEngine
 
     folder = tmp_path_factory.mktemp("vllm") / "model"  # its CPU attention takes heads of 32 and more

@@ -11,10 +11,10 @@ from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from grpo_core.attention import ATTENTION_NAME
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
-from grpo_core.model import Policy, load_policy
+from grpo_core.model.attention import ATTENTION_NAME
+from grpo_core.model.policy import Policy, load_policy
 from grpo_core.training.forward.packing import (
     batch_tokens,
     build_packed_batch,

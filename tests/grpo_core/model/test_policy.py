@@ -15,15 +15,9 @@ from torch import nn
 
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
-from grpo_core.model import (
-    Policy,
-    Tokenizer,
-    load_policy,
-    load_tokenizer,
-    locate_model,
-    num_tokenizer_calls,
-    resolve_device,
-)
+from grpo_core.model.policy import Policy, load_policy, resolve_device
+from grpo_core.model.source import locate_model
+from grpo_core.model.tokenizer import Tokenizer, load_tokenizer, num_tokenizer_calls
 from grpo_core.training.tuning.lora import attach_lora
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from grpo_core.attention import ATTENTION_NAME, causal_attention, forward_hidden
 from grpo_core.config import ModelConfig
-from grpo_core.model import Policy, load_policy
+from grpo_core.model.attention import ATTENTION_NAME, causal_attention, forward_hidden
+from grpo_core.model.policy import Policy, load_policy
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
 POSITIONS = torch.arange(7)[None]

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from grpo_core import presets
 from grpo_core.config import ModelConfig
 from grpo_core.environments.arithmetic import answer, question
 from grpo_core.environments.diplomacy.prompts import full_prompt
 from grpo_core.environments.diplomacy.synthetic import sample_position
-from grpo_core.model import Policy, Tokenizer, load_policy, load_tokenizer
-from grpo_core.presets import PRESETS, preset_folder
+from grpo_core.model import presets
+from grpo_core.model.policy import Policy, load_policy
+from grpo_core.model.presets import PRESETS, preset_folder
+from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 from grpo_core.types import Int32
 
 SKETCH = presets.Preset(

@@ -23,14 +23,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, TokenizersBackend
 
-from grpo_core.corpus import STOP_TEXT, arithmetic_document, diplomacy_document, sample_documents
 from grpo_core.home import cache_folder, make_folder
+from grpo_core.model.corpus import STOP_TEXT, arithmetic_document, diplomacy_document, sample_documents
 
 _NO_TARGET = -100
 _CLEAN_SHARE = 0.6  # of the steps have right answers only
 _CORRECT_RATE = 0.25  # of the answers after that
 
-logger = logging.getLogger("grpo_core.model")
+logger = logging.getLogger("grpo_core.model.policy")
 
 
 @dataclass(frozen=True, slots=True)

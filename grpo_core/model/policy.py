@@ -3,72 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
-from grpo_core.attention import ATTENTION_NAME, exact_packing
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
 from grpo_core.kernels.allocator import keep_freed_memory
-from grpo_core.presets import PRESETS, preset_folder
-from grpo_core.types import Int32
+from grpo_core.model.attention import ATTENTION_NAME, exact_packing
+from grpo_core.model.source import first_line, locate_model
 
 disable_progress_bar()  # loading takes a moment; the bars would break into our own
 
 SUPPORTED_MODEL_TYPES = ("llama", "qwen2", "qwen3")
 
 
-class Tokenizer:
-    """Text to ids and back, counting its calls per thread so that a trainer can prove that it makes none."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
-        assert isinstance(tokenizer.eos_token_id, int)
-        self.stop_id: int = tokenizer.eos_token_id
-
-    @property
-    def backend(self) -> Any:
-        """The ``tokenizers.Tokenizer`` beneath, whose calls are not counted."""
-        return self._tokenizer.backend_tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-
-    def encode(self, text: str) -> Int32:
-        """Ids [T] of ``text``, without special tokens."""
-        _calls.count += 1
-        return np.asarray(self._tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)
-
-    def decode(self, ids: Sequence[int] | Int32) -> str:
-        """Text of ``ids`` without special tokens."""
-        _calls.count += 1
-        text = self._tokenizer.decode([int(token) for token in ids], skip_special_tokens=True)
-        assert isinstance(text, str)
-        return text
-
-
-class _CallCount(threading.local):
-    count = 0
-
-
-_calls = _CallCount()
-
-
-def num_tokenizer_calls() -> int:
-    """Calls of any ``Tokenizer`` in the current thread so far."""
-    return _calls.count
-
-
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One copy of the base weights. With ``takes_plan`` it runs under a plan (see ``grpo_core.attention``)."""
+    """One copy of the base weights. With ``takes_plan`` it runs under a plan (see ``grpo_core.model.attention``)."""
 
     name: str  # as configured
     architecture: str  # transformers' ``model_type``
@@ -101,45 +57,6 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def locate_model(name: str) -> str:
-    """The folder of a preset or a local model, else ``name`` as a hub id.
-
-    Raises:
-        ModelError: ``name`` is neither a preset, nor a folder with a model, nor looks like a hub id.
-    """
-    if name in PRESETS:
-        return str(preset_folder(name))
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"model {name!r}: the folder has no config.json; give a folder that transformers can load")
-        return name
-    if name.count("/") != 1 or name.startswith((".", "/")):
-        raise ModelError(
-            f"model {name!r}: no such preset or folder; allowed: {', '.join(PRESETS)}, a model folder, "
-            "or a hub id such as 'Qwen/Qwen2.5-0.5B'"
-        )
-    return name
-
-
-def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a preset, folder or hub id.
-
-    Raises:
-        ModelError: there is none, or it has no end-of-sequence token.
-    """
-    where = locate_model(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model {name!r}: no tokenizer ({_first_line(error)}); add its tokenizer files") from error
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up for a folder without its files
-        raise ModelError(f"model {name!r}: no tokenizer (its vocabulary is empty); add its tokenizer files")
-    if not isinstance(tokenizer.eos_token_id, int):
-        raise ModelError(f"model {name!r}: its tokenizer has no eos_token; set one in tokenizer_config.json")
-    return Tokenizer(tokenizer)
-
-
 def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Policy:
     """The base model of ``config`` on its device, frozen and in evaluation mode.
 
@@ -154,7 +71,7 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
     try:
         model_config = AutoConfig.from_pretrained(where)
     except (OSError, ValueError) as error:
-        raise ModelError(f"model {config.name!r}: cannot be loaded ({_first_line(error)}); check its files") from error
+        raise ModelError(f"model {config.name!r}: cannot be loaded ({first_line(error)}); check its files") from error
     obstacle = _obstacle(model_config)
     if obstacle and not any_architecture:
         raise ModelError(f"model {config.name!r}: {obstacle}")
@@ -167,7 +84,7 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
             output_loading_info=True,
         )
     except (OSError, SafetensorError, ValueError) as error:  # ValueError: no causal language model
-        raise ModelError(f"model {config.name!r}: cannot be loaded ({_first_line(error)}); check its files") from error
+        raise ModelError(f"model {config.name!r}: cannot be loaded ({first_line(error)}); check its files") from error
     # transformers would go on with random values in their place.
     if lost := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
         raise ModelError(
@@ -231,7 +148,3 @@ def _fingerprint(model: nn.Module) -> str:
         sample = flat[:: max(1, flat.numel() // 256)].float().cpu().numpy()
         digest.update(sample.tobytes())
     return digest.hexdigest()[:16]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,33 @@
+"""Where a model comes from: an embedded preset, a folder or a hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from grpo_core.errors import ModelError
+from grpo_core.model.presets import PRESETS, preset_folder
+
+
+def locate_model(name: str) -> str:
+    """The folder of a preset or a local model, else ``name`` as a hub id.
+
+    Raises:
+        ModelError: ``name`` is neither a preset, nor a folder with a model, nor looks like a hub id.
+    """
+    if name in PRESETS:
+        return str(preset_folder(name))
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model {name!r}: the folder has no config.json; give a folder that transformers can load")
+        return name
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise ModelError(
+            f"model {name!r}: no such preset or folder; allowed: {', '.join(PRESETS)}, a model folder, "
+            "or a hub id such as 'Qwen/Qwen2.5-0.5B'"
+        )
+    return name
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
