@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from grpo_core.config import ModelConfig
-from grpo_core.rollout.constraint import Line
+from grpo_core.rollout.constraints.lines import Line
 from grpo_core.types import Int32
 
 Segments = tuple[tuple[Line, ...], ...]

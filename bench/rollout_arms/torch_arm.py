@@ -12,7 +12,7 @@ from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy, load_policy
 from grpo_core.model.tokenizer import load_tokenizer
-from grpo_core.rollout.constraint import LineConstraint
+from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams, completions_or_error
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from pytest_grpo.measuring.clock import now

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from grpo_core.errors import PromptError
-from grpo_core.rollout.constraint import ConstraintCursor
+from grpo_core.rollout.constraints.lines import ConstraintCursor
 from grpo_core.rollout.protocol import GenerationRequest
 from grpo_core.rollout.sampling import Draw, check_sampling
 from grpo_core.types import Completion, FinishReason, Float32, Int32, RaggedIds

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, astuple, dataclass
 from typing import Protocol
 
 from grpo_core.errors import GrpoError
-from grpo_core.rollout.constraint import Constraint
+from grpo_core.rollout.constraints.lines import Constraint
 from grpo_core.types import Completion, Int32
 
 

@@ -6,9 +6,9 @@ from functools import lru_cache
 
 from grpo_core.config import RolloutConfig
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.constraint import Constraint, Line, LineConstraint
+from grpo_core.rollout.constraints.lines import Constraint, Line, LineConstraint
+from grpo_core.rollout.constraints.regex import compile_regex
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
-from grpo_core.rollout.regex import compile_regex
 from grpo_core.types import Int32, Observation
 
 

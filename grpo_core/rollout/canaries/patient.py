@@ -12,9 +12,9 @@ from grpo_core.errors import ModelError
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.constraint import LineConstraint
+from grpo_core.rollout.constraints.lines import LineConstraint
+from grpo_core.rollout.constraints.regex import compile_regex
 from grpo_core.rollout.protocol import GenerationRequest, LocalEngine, SamplingParams
-from grpo_core.rollout.regex import compile_regex
 from grpo_core.rollout.teacher import Teacher
 from grpo_core.types import Completion, Float32
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from grpo_core.errors import ConstraintError, GrpoError, SamplingError
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.constraint import Constraint, LineConstraint
+from grpo_core.rollout.constraints.lines import Constraint, LineConstraint
+from grpo_core.rollout.constraints.regex import RegexConstraint, compile_regex
 from grpo_core.rollout.protocol import SamplingParams
-from grpo_core.rollout.regex import RegexConstraint, compile_regex
 from grpo_core.types import Bool, Completion, Float32, Int32, RaggedIds
 
 ARGS_KEY = "grpo"  # in the extra_args of vLLM's sampling parameters

@@ -68,7 +68,7 @@ def _sample_batch(
     engine: TorchEngine, seed: int, *, num_groups: int = 4, group_size: int = 3, want_ref: bool = True
 ) -> Batch:
     """Groups of random prompts and random rewards: free, constrained, and with top-p, of one or two turns."""
-    from grpo_core.rollout.constraint import LineConstraint
+    from grpo_core.rollout.constraints.lines import LineConstraint
     from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 
     rng = np.random.default_rng(seed)

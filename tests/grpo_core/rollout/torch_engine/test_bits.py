@@ -22,7 +22,7 @@ from grpo_core.kernels import compiler
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy, load_policy
-from grpo_core.rollout.constraint import LineConstraint
+from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.draft import Draft
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.rollout.torch_engine.adapters import MergedWeights

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from grpo_core.errors import GrpoError, PromptError
-from grpo_core.rollout.constraint import LineConstraint
+from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Completion

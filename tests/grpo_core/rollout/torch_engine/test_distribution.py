@@ -17,7 +17,7 @@ from grpo_core.config import ModelConfig
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy
-from grpo_core.rollout.constraint import LineConstraint
+from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Adapter, Completion
 from tests.grpo_core.rollout.torch_engine.bench import Bench, peft_model

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from grpo_core.rollout.constraint import LineConstraint
+from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.protocol import EngineCounters, GenerationRequest, SamplingParams
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from tests.grpo_core.rollout.chosen_lines import assert_two_distinct_lines

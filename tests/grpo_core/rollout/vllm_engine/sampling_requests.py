@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from grpo_core.rollout.constraint import LineConstraint
+from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.types import Int32
 

@@ -25,7 +25,7 @@ from grpo_core.errors import (
     PromptError,
     SamplingError,
 )
-from grpo_core.rollout.constraint import LineConstraint
+from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.protocol import GenerationRequest, run_requests
 from grpo_core.types import Adapter, Completion
 from tests.grpo_core.rollout.vllm_engine.bench import HAS_VLLM, TARGETS, Bench

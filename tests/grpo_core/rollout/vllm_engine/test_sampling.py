@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grpo_core.rollout.constraint import LineConstraint
+from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.types import Adapter
 from tests.grpo_core.rollout.chosen_lines import assert_two_distinct_lines
 from tests.grpo_core.rollout.vllm_engine.bench import TARGETS, Bench
@@ -121,7 +121,7 @@ def test_a_stop_token_inside_a_constraint_does_not_end_it(base_version: Bench) -
 def test_a_regular_expression_constrains_in_the_tokenizers_own_spelling(
     base_version: Bench, load_plain: Any, plain_logprobs: Any
 ) -> None:
-    from grpo_core.rollout.regex import compile_regex
+    from grpo_core.rollout.constraints.regex import compile_regex
 
     bench = base_version
     patterns = ("(yes|no|maybe)( sir)?", "[0-9]{1,3}(,[0-9]{3})*")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from grpo_core.errors import ConstraintError
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.constraint import Line
+from grpo_core.rollout.constraints.lines import Line
 from grpo_core.types import Int32
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
 from grpo_core.environments.diplomacy.synthetic import sample_position
 from grpo_core.errors import ConstraintError
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.constraint import Line, LineConstraint, LineCursor, TrieNode, build_trie
+from grpo_core.rollout.constraints.lines import Line, LineConstraint, LineCursor, TrieNode, build_trie
 
 
 def walk(constraint: LineConstraint, tokens: Line) -> list[tuple[int, ...]]:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
 from grpo_core.errors import ConstraintError
 from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
-from grpo_core.rollout import regex
-from grpo_core.rollout.constraint import Line
-from grpo_core.rollout.regex import RegexConstraint, compile_regex
-from grpo_core.rollout.spelling import MIN_BATCH, spelling_of
+from grpo_core.rollout.constraints import regex
+from grpo_core.rollout.constraints.lines import Line
+from grpo_core.rollout.constraints.regex import RegexConstraint, compile_regex
+from grpo_core.rollout.constraints.token_bytes import MIN_BATCH, spelling_of
 
 LLAMA_3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"

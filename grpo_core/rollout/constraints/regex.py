@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from grpo_core.errors import ConstraintError
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.byte_automaton import ENDING_BYTES, MAX_ENDINGS, ByteAutomaton
-from grpo_core.rollout.constraint import Line, TrieNode, build_trie
-from grpo_core.rollout.spelling import Spelling, spelling_of
+from grpo_core.rollout.constraints.byte_automaton import ENDING_BYTES, MAX_ENDINGS, ByteAutomaton
+from grpo_core.rollout.constraints.lines import Line, TrieNode, build_trie
+from grpo_core.rollout.constraints.token_bytes import Spelling, spelling_of
 from grpo_core.types import Int32
 
 if TYPE_CHECKING:
