@@ -103,7 +103,7 @@ def test_every_listed_room_exists():
         ("grpo_core/config/tree.py", "from grpo_core.model.policy import load_policy"),
         ("grpo_core/lora/store.py", "from grpo_core import telemetry"),
         ("grpo_core/model/policy.py", "from grpo_core.rollout.protocol import RolloutEngine"),
-        ("grpo_core/rollout/collector.py", "from grpo_core.training.loss import loss"),
+        ("grpo_core/rollout/play/collector.py", "from grpo_core.training.loss import loss"),
         ("grpo_core/training/trainer.py", "from grpo_core.rollout.protocol import RolloutEngine"),
         ("grpo_core/training/trainer.py", "def step():\n    from grpo_core.telemetry.events import Telemetry"),
         ("grpo_core/training/trainer.py", "from ..rollout import protocol"),

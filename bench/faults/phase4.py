@@ -14,7 +14,7 @@ import pytest
 from bench.faults.fault import WRONG_ANSWERS, Fault
 
 if TYPE_CHECKING:
-    from grpo_core.rollout.collector import Collector
+    from grpo_core.rollout.play.collector import Collector
     from grpo_core.schedule.buffer import Lease, RolloutBuffer, SlotGrant
     from grpo_core.training.trainer import Trainer
     from grpo_core.types import Batch, StepMetrics
@@ -61,7 +61,7 @@ def last_step_lost(patch: pytest.MonkeyPatch) -> None:
 
 def sides_take_turns(patch: pytest.MonkeyPatch) -> None:
     """Rollouts and training share a lock: one waits while the other works."""
-    from grpo_core.rollout.collector import Collector
+    from grpo_core.rollout.play.collector import Collector
     from grpo_core.training.trainer import Trainer
 
     collect_freely, step_freely = Collector.collect, Trainer.step
@@ -94,7 +94,7 @@ def buffer_polls(patch: pytest.MonkeyPatch) -> None:
 
 def seeds_follow_the_version(patch: pytest.MonkeyPatch) -> None:
     """Batches are seeded by the policy's version, so that two batches of one version are the same one."""
-    from grpo_core.rollout.collector import Collector
+    from grpo_core.rollout.play.collector import Collector
 
     original = Collector.collect
 

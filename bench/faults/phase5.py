@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
     from grpo_core.environments.diplomacy.position import Position
     from grpo_core.environments.diplomacy.prompts import Segments
+    from grpo_core.rollout.play.requests import RequestBuilder
     from grpo_core.rollout.protocol import GenerationRequest
-    from grpo_core.rollout.requests import RequestBuilder
     from grpo_core.rollout.torch_engine.passes import Passes
     from grpo_core.rollout.torch_engine.versions import VersionWeights
     from grpo_core.rollout.torch_engine.weights import DecoderWeights
@@ -32,7 +32,7 @@ def compact_padded(patch: pytest.MonkeyPatch) -> None:
     """Every prompt is padded to the length of a full one."""
     import numpy as np
 
-    from grpo_core.rollout.requests import RequestBuilder
+    from grpo_core.rollout.play.requests import RequestBuilder
 
     original = RequestBuilder.build
 

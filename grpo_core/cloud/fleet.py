@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from grpo_core.errors import EpisodeError
-from grpo_core.rollout.episode import EpisodeFailure
+from grpo_core.rollout.play.episode import EpisodeFailure
 from grpo_core.rollout.protocol import AdapterSwap
 from grpo_core.types import Batch, RolloutStats
 

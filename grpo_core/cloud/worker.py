@@ -11,7 +11,7 @@ from grpo_core.environments import make_environment_factory
 from grpo_core.environments.state_cache import StateCache
 from grpo_core.home import Home
 from grpo_core.model.tokenizer import load_tokenizer
-from grpo_core.rollout.collector import Collector
+from grpo_core.rollout.play.collector import Collector
 from grpo_core.rollout.protocol import AdapterSwap
 from grpo_core.types import Batch
 

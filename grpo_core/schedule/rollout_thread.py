@@ -10,7 +10,7 @@ from dataclasses import asdict
 import torch
 from torch.autograd.profiler import record_function
 
-from grpo_core.rollout.episode import EpisodeFailure
+from grpo_core.rollout.play.episode import EpisodeFailure
 from grpo_core.schedule.buffer import RolloutBuffer
 from grpo_core.schedule.cores import num_torch_threads
 from grpo_core.schedule.stack import Stack

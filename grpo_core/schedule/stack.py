@@ -16,9 +16,9 @@ from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy
 from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
-from grpo_core.rollout.collector import Collector
 from grpo_core.rollout.engines import check_engine, open_engine
-from grpo_core.rollout.episode import EpisodeFailure
+from grpo_core.rollout.play.collector import Collector
+from grpo_core.rollout.play.episode import EpisodeFailure
 from grpo_core.rollout.protocol import AdapterSwap, LocalEngine
 from grpo_core.training.ranks import Ranks, SingleProcess
 from grpo_core.training.trainer import Trainer

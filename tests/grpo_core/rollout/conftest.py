@@ -13,7 +13,7 @@ from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.torch_engine.engine import TorchEngine
-from tests.grpo_core.rollout.rooms import Rooms
+from tests.grpo_core.rollout.play.rooms import Rooms
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from grpo_core.errors import EngineError
-from grpo_core.rollout.episode import EpisodeFailure
+from grpo_core.rollout.play.episode import EpisodeFailure
 from grpo_core.rollout.protocol import AdapterSwap
 from grpo_core.schedule.loop import StepReport, train
 from grpo_core.schedule.stack import BatchCollector

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import itertools
 
-from grpo_core.rollout.episode import Episode
-from grpo_core.rollout.seeds import environment_seed, turn_seed
-from tests.grpo_core.rollout.duel import Duel
+from grpo_core.rollout.play.episode import Episode
+from grpo_core.rollout.play.seeds import environment_seed, turn_seed
+from tests.grpo_core.rollout.play.duel import Duel
 
 
 def test_no_two_places_have_the_same_seed() -> None:

@@ -14,10 +14,10 @@ from grpo_core.config import EnvironmentConfig, RolloutConfig
 from grpo_core.environments import ConfiguredFactory, EnvironmentFactory
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
 from grpo_core.types import Batch
-from tests.grpo_core.rollout.batch_content import content, turns_of
-from tests.grpo_core.rollout.duel import Duel
 from tests.grpo_core.rollout.one_by_one import OneByOne
-from tests.grpo_core.rollout.rooms import Rooms
+from tests.grpo_core.rollout.play.batch_content import content, turns_of
+from tests.grpo_core.rollout.play.duel import Duel
+from tests.grpo_core.rollout.play.rooms import Rooms
 
 OFF = RolloutConfig(num_groups=6, group_size=3, max_completion_tokens=6)
 ON = OFF.model_copy(update={"max_refill_rounds": 12})

@@ -12,11 +12,11 @@ import pytest
 from grpo_core.config import EnvironmentConfig
 from grpo_core.environments import ConfiguredFactory
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
-from grpo_core.rollout.episode import EpisodeFailure
-from tests.grpo_core.rollout.batch_content import turns_of
-from tests.grpo_core.rollout.duel import duels
+from grpo_core.rollout.play.episode import EpisodeFailure
 from tests.grpo_core.rollout.one_by_one import OneByOne
-from tests.grpo_core.rollout.rooms import TINY, Rooms
+from tests.grpo_core.rollout.play.batch_content import turns_of
+from tests.grpo_core.rollout.play.duel import duels
+from tests.grpo_core.rollout.play.rooms import TINY, Rooms
 
 
 def test_who_waits_for_a_move_decodes_together(rooms: Rooms) -> None:

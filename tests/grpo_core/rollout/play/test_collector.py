@@ -15,9 +15,9 @@ from grpo_core.environments.arithmetic import ArithmeticEnvironment
 from grpo_core.environments.diplomacy.board import POWERS
 from grpo_core.lora.store import AdapterStore
 from grpo_core.types import Adapter, Observation, RolloutStats
-from tests.grpo_core.rollout.batch_content import content, turns_of
-from tests.grpo_core.rollout.duel import Duel, duels
-from tests.grpo_core.rollout.rooms import SMALL, Rooms
+from tests.grpo_core.rollout.play.batch_content import content, turns_of
+from tests.grpo_core.rollout.play.duel import Duel, duels
+from tests.grpo_core.rollout.play.rooms import SMALL, Rooms
 
 
 def test_a_batch_holds_groups_of_siblings(rooms: Rooms, arithmetic: EnvironmentFactory) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from grpo_core.errors import AdapterError, GrpoError, PromptError
-from grpo_core.rollout.episode import Episode
+from grpo_core.rollout.play.episode import Episode
 from grpo_core.rollout.protocol import Outcome, RolloutEngine
 
 

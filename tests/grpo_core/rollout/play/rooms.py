@@ -11,7 +11,7 @@ from grpo_core.environments import EnvironmentFactory
 from grpo_core.environments.state_cache import StateCache
 from grpo_core.model.policy import Policy
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.collector import Collector
+from grpo_core.rollout.play.collector import Collector
 from grpo_core.rollout.protocol import RolloutEngine
 
 SMALL = RolloutConfig(num_groups=3, group_size=4, max_completion_tokens=6)

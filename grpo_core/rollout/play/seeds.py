@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from grpo_core.rollout.episode import Episode
+from grpo_core.rollout.play.episode import Episode
 
 _OPENING, _EPISODE, _REFILL_OPENING, _REFILL_EPISODE = range(4)  # streams of random numbers that never meet
 

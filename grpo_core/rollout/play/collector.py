@@ -12,13 +12,13 @@ from grpo_core.environments.protocol import Environment, EnvironmentFactory
 from grpo_core.environments.state_cache import StateCache
 from grpo_core.errors import EpisodeError, GrpoError, InvalidActionError
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.episode import MAX_ATTEMPTS, Episode, EpisodeFailure
-from grpo_core.rollout.overlong import overlong_penalty
-from grpo_core.rollout.played import PlayedStarts
+from grpo_core.rollout.play.episode import MAX_ATTEMPTS, Episode, EpisodeFailure
+from grpo_core.rollout.play.overlong import overlong_penalty
+from grpo_core.rollout.play.requests import RequestBuilder
+from grpo_core.rollout.play.round import Round
+from grpo_core.rollout.play.seeds import environment_seed, turn_seed
+from grpo_core.rollout.play.starting_states import PlayedStarts
 from grpo_core.rollout.protocol import AdapterSwap, RolloutEngine
-from grpo_core.rollout.requests import RequestBuilder
-from grpo_core.rollout.round import Round
-from grpo_core.rollout.seeds import environment_seed, turn_seed
 from grpo_core.types import Batch, Group, Observation, Trajectory
 
 logger = logging.getLogger("grpo_core.rollout")

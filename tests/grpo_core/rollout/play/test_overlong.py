@@ -8,10 +8,10 @@ import pytest
 from grpo_core.config import EnvironmentConfig, RolloutConfig
 from grpo_core.environments import ConfiguredFactory, EnvironmentFactory
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
-from grpo_core.rollout.overlong import overlong_penalty
+from grpo_core.rollout.play.overlong import overlong_penalty
 from grpo_core.types import Observation, Trajectory
-from tests.grpo_core.rollout.duel import Duel
-from tests.grpo_core.rollout.rooms import SMALL, Rooms
+from tests.grpo_core.rollout.play.duel import Duel
+from tests.grpo_core.rollout.play.rooms import SMALL, Rooms
 
 
 def test_by_hand() -> None:

@@ -11,13 +11,13 @@ from grpo_core.config import EnvironmentConfig
 from grpo_core.environments import ConfiguredFactory, EnvironmentFactory
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
 from grpo_core.errors import AdapterNotFoundError, EpisodeError, PromptError
-from grpo_core.rollout.episode import MAX_ATTEMPTS
+from grpo_core.rollout.play.episode import MAX_ATTEMPTS
 from grpo_core.rollout.protocol import Outcome
 from grpo_core.types import Observation
-from tests.grpo_core.rollout.batch_content import content
-from tests.grpo_core.rollout.duel import duels
 from tests.grpo_core.rollout.one_by_one import OneByOne
-from tests.grpo_core.rollout.rooms import SMALL, TINY, Rooms
+from tests.grpo_core.rollout.play.batch_content import content
+from tests.grpo_core.rollout.play.duel import duels
+from tests.grpo_core.rollout.play.rooms import SMALL, TINY, Rooms
 
 
 @pytest.mark.parametrize(
