@@ -50,7 +50,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     from grpo_core.model.policy import load_policy
     from grpo_core.model.tokenizer import load_tokenizer
     from grpo_core.rollout.canaries import canaries_for
-    from grpo_core.rollout.canaries.patient import Patient
+    from grpo_core.rollout.canaries.subject import Patient
     from grpo_core.rollout.engines import check_engine, open_engine
 
     config = _config(flags.model, flags.device, flags.engine)
@@ -81,7 +81,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 
 def _config(model: str, device: str, engine: EngineName) -> GrpoConfig:
     """What the engine is opened with: its adapters are the teacher's."""
-    from grpo_core.rollout.teacher import RANK
+    from grpo_core.rollout.canaries.reference import RANK
 
     rollout = RolloutConfig(engine=engine, **({"max_kv_bytes": _VLLM_KV_BYTES} if engine == "vllm" else {}))
     return GrpoConfig(run=_RUN, model=ModelConfig(name=model, device=device, lora_rank=RANK), rollout=rollout)

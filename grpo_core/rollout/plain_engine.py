@@ -22,6 +22,7 @@ from transformers import DynamicCache
 from grpo_core.errors import CapacityError, GrpoError, SamplingError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.model.policy import Policy
+from grpo_core.rollout.canaries.reference import score
 from grpo_core.rollout.draft import Draft, check_request
 from grpo_core.rollout.merged_weights import MergedWeights
 from grpo_core.rollout.protocol import (
@@ -33,7 +34,6 @@ from grpo_core.rollout.protocol import (
     run_requests,
 )
 from grpo_core.rollout.sampling import draw_tokens
-from grpo_core.rollout.teacher import score
 from grpo_core.types import Completion, Float32, PolicyVersion, PolicyWeights
 
 logger = logging.getLogger("grpo_core.rollout")

@@ -12,7 +12,7 @@ from functools import partial
 
 from grpo_core.errors import GrpoError
 from grpo_core.rollout.canaries import exactness, lifetime
-from grpo_core.rollout.canaries.patient import Finding, Patient
+from grpo_core.rollout.canaries.subject import Finding, Patient
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from grpo_core.errors import ConstraintError
-from grpo_core.rollout.canaries.patient import TOLERANCE, Finding, Patient, difference, distance, shown
-from grpo_core.rollout.teacher import support_problem
+from grpo_core.rollout.canaries.reference import support_problem
+from grpo_core.rollout.canaries.subject import TOLERANCE, Finding, Patient, difference, distance, shown
 from grpo_core.types import Completion
 
 VISIBLE = 1e-2  # nats by which an adapter must move a log-probability, or the canary would be blind

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from grpo_core.errors import GrpoError
-from grpo_core.rollout.canaries.patient import Finding, Patient, difference
+from grpo_core.rollout.canaries.subject import Finding, Patient, difference
 from grpo_core.rollout.protocol import completions_or_error
 from grpo_core.types import Completion
 

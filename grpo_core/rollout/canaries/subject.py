@@ -12,10 +12,10 @@ from grpo_core.errors import ModelError
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy
 from grpo_core.model.tokenizer import Tokenizer
+from grpo_core.rollout.canaries.reference import Teacher
 from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.constraints.regex import compile_regex
 from grpo_core.rollout.protocol import GenerationRequest, LocalEngine, SamplingParams
-from grpo_core.rollout.teacher import Teacher
 from grpo_core.types import Completion, Float32
 
 TOLERANCE = 1e-4  # nats, between sampler and teacher: the numerics contract
