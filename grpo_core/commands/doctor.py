@@ -50,7 +50,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     from grpo_core.model.policy import load_policy
     from grpo_core.model.tokenizer import load_tokenizer
     from grpo_core.rollout.canaries import canaries_for
-    from grpo_core.rollout.canaries.subject import Patient
+    from grpo_core.rollout.canaries.subject import Subject
     from grpo_core.rollout.engines import check_engine, open_engine
 
     config = _config(flags.model, flags.device, flags.engine)
@@ -66,10 +66,10 @@ def run(flags: argparse.Namespace, console: Console) -> int:
             config = _config(flags.model, flags.device, "plain")
         opened = open_engine(config, tokenizer.stop_id, adapters, store, fingerprint=policy.fingerprint)
         with closing(opened) as engine:
-            patient = Patient(engine, store, _RUN, policy, tokenizer)
-            for canary in canaries_for(patient, num_swaps=num_swaps, num_requests=num_requests):
+            subject = Subject(engine, store, _RUN, policy, tokenizer)
+            for canary in canaries_for(subject, num_swaps=num_swaps, num_requests=num_requests):
                 status.update(canary.name)
-                results.append(canary.run(patient))
+                results.append(canary.run(subject))
         title = f"{type(engine).__name__} with {config.model.name} on {policy.device.type}"
     console.print(_table(title, results))
     num_red = sum(not result.passed for result in results)
@@ -80,7 +80,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 
 
 def _config(model: str, device: str, engine: EngineName) -> GrpoConfig:
-    """What the engine is opened with: its adapters are the teacher's."""
+    """What the engine is opened with: its adapters are the reference's."""
     from grpo_core.rollout.canaries.reference import RANK
 
     rollout = RolloutConfig(engine=engine, **({"max_kv_bytes": _VLLM_KV_BYTES} if engine == "vllm" else {}))

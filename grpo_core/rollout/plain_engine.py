@@ -22,7 +22,6 @@ from transformers import DynamicCache
 from grpo_core.errors import CapacityError, GrpoError, SamplingError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.model.policy import Policy
-from grpo_core.rollout.canaries.reference import score
 from grpo_core.rollout.draft import Draft, check_request
 from grpo_core.rollout.merged_weights import MergedWeights
 from grpo_core.rollout.protocol import (
@@ -203,7 +202,7 @@ class PlainEngine:
         input_ids = torch.from_numpy(ids)[None].to(self._policy.device)
         num = len(completion.completion_ids)
         logits = self._model(input_ids=input_ids, use_cache=False, logits_to_keep=num + 1).logits[0, :-1]
-        return score(logits.double().cpu(), completion)
+        return _chosen_logprobs(logits.double().cpu(), completion)
 
     @property
     def _model(self) -> Any:
@@ -228,6 +227,18 @@ class PlainEngine:
 
     def _count(self, **added: int) -> None:
         self._counters = self._counters + EngineCounters(**added)
+
+
+def _chosen_logprobs(logits: Tensor, completion: Completion) -> Float32:
+    """Log-probabilities [R] from ``logits`` [R, V]. The canaries hold them against code that shares nothing with this."""
+    logprobs = np.zeros(len(completion.completion_ids), dtype=np.float32)
+    for index in np.flatnonzero(completion.completion_mask):
+        row = logits[index] / completion.temperature
+        if completion.allowed_ids is not None:
+            allowed = torch.from_numpy(completion.allowed_ids[index].astype(np.int64))
+            row = torch.full_like(row, -torch.inf).index_copy(0, allowed, row[allowed])
+        logprobs[index] = float(row.log_softmax(dim=0)[int(completion.completion_ids[index])])
+    return logprobs
 
 
 def _elapsed_ms(start: float) -> float:

@@ -1,7 +1,7 @@
 """Canaries: quick checks that turn red when a rollout engine does what has gone unnoticed in others for months.
 
-They run against any engine and compare it with ``transformers`` and PEFT (``rollout.teacher``), never with another
-path of this project. ``exactness`` has those of one moment, ``lifetime`` those of an engine that goes on.
+They run against any engine and compare it with ``transformers`` and PEFT (``reference``), never with another path of
+this project. ``exactness`` checks one answer, ``lifetime`` an engine that serves many versions and requests.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 
 from grpo_core.errors import GrpoError
 from grpo_core.rollout.canaries import exactness, lifetime
-from grpo_core.rollout.canaries.subject import Finding, Patient
+from grpo_core.rollout.canaries.subject import Finding, Subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +29,23 @@ class Canary:
     """One check of an engine, by name."""
 
     name: str
-    check: Callable[[Patient], Finding]
+    check: Callable[[Subject], Finding]
 
-    def run(self, patient: Patient) -> CanaryResult:
+    def run(self, subject: Subject) -> CanaryResult:
         """What it finds. An engine that raises has failed it."""
         try:
-            finding = self.check(patient)
+            finding = self.check(subject)
         except (GrpoError, RuntimeError) as error:  # RuntimeError: torch's own
             text = str(error).splitlines()
             return CanaryResult(self.name, False, f"{type(error).__name__}: {text[0] if text else ''}")
         return CanaryResult(self.name, finding.passed, finding.detail)
 
 
-def canaries_for(patient: Patient, *, num_swaps: int, num_requests: int) -> list[Canary]:
+def canaries_for(subject: Subject, *, num_swaps: int, num_requests: int) -> list[Canary]:
     """All canaries, the one for memory last: it takes ``num_swaps`` swaps with ``num_requests`` requests in all."""
     reaches = [
         Canary(f"adapter reaches {target}", partial(exactness.adapter_reaches, target=target))
-        for target in patient.teacher.targets
+        for target in subject.reference.targets
     ]
     memory = partial(lifetime.memory_is_flat, num_swaps=num_swaps, num_requests=num_requests)
     return [

@@ -9,7 +9,7 @@ import numpy as np
 
 from grpo_core.errors import ConstraintError
 from grpo_core.rollout.canaries.reference import support_problem
-from grpo_core.rollout.canaries.subject import TOLERANCE, Finding, Patient, difference, distance, shown
+from grpo_core.rollout.canaries.subject import TOLERANCE, Finding, Subject, difference, distance, shown
 from grpo_core.types import Completion
 
 VISIBLE = 1e-2  # nats by which an adapter must move a log-probability, or the canary would be blind
@@ -23,45 +23,45 @@ NARROWINGS: tuple[dict[str, Any], ...] = (
 )
 
 
-def adapter_reaches(patient: Patient, target: str) -> Finding:
+def adapter_reaches(subject: Subject, target: str) -> Finding:
     """An adapter for the modules named ``target`` alone moves the engine as it moves PEFT."""
-    teacher = patient.teacher
-    number = teacher.publish((target,), update_size=0.5)
-    completions = patient.at(number, [patient.request(index) for index in range(2)])
-    gap = patient.gap(completions, number)
-    moved = [teacher.logprobs(each, number) for each in completions]
-    shift = max(distance(one, teacher.logprobs(each, 0)) for one, each in zip(moved, completions, strict=True))
+    reference = subject.reference
+    number = reference.publish((target,), update_size=0.5)
+    completions = subject.at(number, [subject.request(index) for index in range(2)])
+    gap = subject.gap(completions, number)
+    moved = [reference.logprobs(each, number) for each in completions]
+    shift = max(distance(one, reference.logprobs(each, 0)) for one, each in zip(moved, completions, strict=True))
     return Finding(
         gap <= TOLERANCE and shift >= VISIBLE,
         f"moved by up to {shift:.3f} nats, {gap:.1e} from PEFT",
     )
 
 
-def nothing_is_stale(patient: Patient) -> Finding:
+def nothing_is_stale(subject: Subject) -> Finding:
     """The same prompts before and after each of several swaps, with every cache warm."""
-    teacher = patient.teacher
-    first, second = teacher.publish(teacher.targets), teacher.publish(teacher.targets)
-    requests = [patient.request(index) for index in (1, 2, 2)]
+    reference = subject.reference
+    first, second = reference.publish(reference.targets), reference.publish(reference.targets)
+    requests = [subject.request(index) for index in (1, 2, 2)]
     gaps: list[tuple[float, int]] = []
     for number in (first, first, second, 0, first):
-        gaps.append((patient.gap(patient.at(number, requests), number), number))
+        gaps.append((subject.gap(subject.at(number, requests), number), number))
     gap, number = max(gaps)
     return Finding(gap <= TOLERANCE, f"3 swaps with warm caches: up to {gap:.1e} from PEFT (version {number})")
 
 
-def ratio_is_one(patient: Patient) -> Finding:
-    """On policy the sampled tokens are as probable to the teacher as to the sampler, whatever narrows the choice."""
-    requests = {_name(options): patient.request(index, index, **options) for index, options in enumerate(NARROWINGS)}
-    requests["constrained"] = patient.orders(7, 7)
-    requests["constrained, temperature 0.7, top_p 0.9"] = patient.orders(8, 8, temperature=0.7, top_p=0.9)
-    number = patient.teacher.publish(patient.teacher.targets)
-    completions = patient.at(number, list(requests.values()))
+def ratio_is_one(subject: Subject) -> Finding:
+    """On policy the sampled tokens are as probable to the reference as to the sampler, whatever narrows the choice."""
+    requests = {_name(options): subject.request(index, index, **options) for index, options in enumerate(NARROWINGS)}
+    requests["constrained"] = subject.orders(7, 7)
+    requests["constrained, temperature 0.7, top_p 0.9"] = subject.orders(8, 8, temperature=0.7, top_p=0.9)
+    number = subject.reference.publish(subject.reference.targets)
+    completions = subject.at(number, list(requests.values()))
     gaps: list[tuple[float, str]] = []
     for (name, request), completion in zip(requests.items(), completions, strict=True):
-        problem = support_problem(patient.teacher.logits(completion, number), request, completion)
+        problem = support_problem(subject.reference.logits(completion, number), request, completion)
         if problem is not None:
             return Finding(False, f"{name}: {problem}")
-        gaps.append((patient.gap([completion], number), name))
+        gaps.append((subject.gap([completion], number), name))
     gap, name = max(gaps)
     return Finding(gap <= TOLERANCE, f"{len(gaps)} ways to sample: ratios within {np.expm1(gap):.1e} of 1 ({name})")
 
@@ -70,73 +70,73 @@ def _name(options: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in options.items()) or "free"
 
 
-def reference_is_the_base(patient: Patient) -> Finding:
+def reference_is_the_base(subject: Subject) -> Finding:
     """``ref_logprobs``, where the engine gives them, are those of the base model."""
-    number = patient.teacher.publish(patient.teacher.targets)
-    requests = [patient.request(1, temperature=0.8), patient.request(1, top_p=0.8), patient.orders(2)]
-    completions = patient.at(number, [replace(request, want_ref_logprobs=True) for request in requests])
+    number = subject.reference.publish(subject.reference.targets)
+    requests = [subject.request(1, temperature=0.8), subject.request(1, top_p=0.8), subject.orders(2)]
+    completions = subject.at(number, [replace(request, want_ref_logprobs=True) for request in requests])
     given = [(each, each.ref_logprobs) for each in completions if each.ref_logprobs is not None]
     if not given:
         return Finding(True, "this engine gives none: the trainer computes them")
-    gap = max(distance(reference, patient.teacher.logprobs(each, 0)) for each, reference in given)
+    gap = max(distance(reference, subject.reference.logprobs(each, 0)) for each, reference in given)
     return Finding(gap <= TOLERANCE, f"{len(given)} completions: up to {gap:.1e} from transformers")
 
 
-def batch_mates_change_nothing(patient: Patient) -> Finding:
+def batch_mates_change_nothing(subject: Subject) -> Finding:
     """A completion is the same alone, in a batch, and in another order: bit for bit where the engine says so."""
-    requests = [patient.request(index % 4, index, max_tokens=4 + index * 5 % 12) for index in range(8)]
-    requests += [patient.orders(index, index, temperature=0.8) for index in range(2)]
-    together = patient.at(patient.teacher.publish(patient.teacher.targets), requests)
-    backwards = patient.engine.generate(requests[::-1])[::-1]
-    alone = [patient.engine.generate([request])[0] for request in requests]
-    is_exact = patient.engine.is_batch_invariant
+    requests = [subject.request(index % 4, index, max_tokens=4 + index * 5 % 12) for index in range(8)]
+    requests += [subject.orders(index, index, temperature=0.8) for index in range(2)]
+    together = subject.at(subject.reference.publish(subject.reference.targets), requests)
+    backwards = subject.engine.generate(requests[::-1])[::-1]
+    alone = [subject.engine.generate([request])[0] for request in requests]
+    is_exact = subject.engine.is_batch_invariant
     tolerance = 0.0 if is_exact else TOLERANCE
     problem = difference(together, backwards, tolerance) or difference(together, alone, tolerance)
     detail = f"{len(requests)} requests: the same in any company{', bit for bit' if is_exact else ''}"
     return Finding(problem is None, problem or detail)
 
 
-def greedy_is_generate(patient: Patient) -> Finding:
+def greedy_is_generate(subject: Subject) -> Finding:
     """``top_k=1`` gives what ``transformers.generate`` gives; where two tokens are equally probable, either will do."""
-    requests = [patient.request(index, max_tokens=24, top_k=1) for index in range(4)]
+    requests = [subject.request(index, max_tokens=24, top_k=1) for index in range(4)]
     requests = [replace(each, sampling=replace(each.sampling, ignore_stop=False)) for each in requests]
     num_tokens = 0
-    for number in (0, patient.teacher.publish(patient.teacher.targets)):
-        for index, completion in enumerate(patient.at(number, requests)):
-            expected = patient.teacher.greedy(completion.prompt_ids, number, 24, patient.tokenizer.stop_id)
-            if not _equal_but_for_ties(patient, completion, number, expected):
+    for number in (0, subject.reference.publish(subject.reference.targets)):
+        for index, completion in enumerate(subject.at(number, requests)):
+            expected = subject.reference.greedy(completion.prompt_ids, number, 24, subject.tokenizer.stop_id)
+            if not _equal_but_for_ties(subject, completion, number, expected):
                 detail = f"version {number}, prompt {index}: {shown(completion.completion_ids)} is not"
                 return Finding(False, f"{detail} {shown(expected)}")
             num_tokens += len(expected)
     return Finding(True, f"{num_tokens} tokens, with the base model and with an adapter")
 
 
-def _equal_but_for_ties(patient: Patient, completion: Completion, number: int, expected: list[int]) -> bool:
+def _equal_but_for_ties(subject: Subject, completion: Completion, number: int, expected: list[int]) -> bool:
     ours = completion.completion_ids.tolist()
     for place, (mine, other) in enumerate(zip(ours, expected, strict=False)):
         if mine != other:
-            row = patient.teacher.logits(completion, number)[place]
+            row = subject.reference.logits(completion, number)[place]
             return abs(float(row[mine] - row[other])) <= TOLERANCE
     return len(ours) == len(expected)
 
 
-def forced_runs_are_the_tokenizers(patient: Patient) -> Finding:
+def forced_runs_are_the_tokenizers(subject: Subject) -> Finding:
     """Constrained text is tokenised as the tokenizer does it, and the model has read it so."""
-    number = patient.teacher.publish(patient.teacher.targets)
-    requests = [patient.orders(index, index, temperature=1.5) for index in range(4)]
+    number = subject.reference.publish(subject.reference.targets)
+    requests = [subject.orders(index, index, temperature=1.5) for index in range(4)]
     try:
-        requests += [patient.pattern(index, index, temperature=1.5) for index in range(4)]
+        requests += [subject.pattern(index, index, temperature=1.5) for index in range(4)]
         note = ""
     except ConstraintError:
         note = "; no patterns with this tokenizer"
     num_forced = 0
-    for request, completion in zip(requests, patient.at(number, requests), strict=True):
-        text = patient.tokenizer.decode(completion.completion_ids)
-        expected = patient.tokenizer.encode(text)
+    for request, completion in zip(requests, subject.at(number, requests), strict=True):
+        text = subject.tokenizer.decode(completion.completion_ids)
+        expected = subject.tokenizer.encode(text)
         if completion.completion_ids.tolist() != expected.tolist():
             return Finding(False, f"{text!r}: {shown(completion.completion_ids)} is not {shown(expected)}")
-        problem = support_problem(patient.teacher.logits(completion, number), request, completion)
-        gap = patient.gap([completion], number)
+        problem = support_problem(subject.reference.logits(completion, number), request, completion)
+        gap = subject.gap([completion], number)
         if problem is not None or gap > TOLERANCE:
             return Finding(False, f"{text!r}: {problem or f'after a forced run the engine is {gap:.1e} from PEFT'}")
         num_forced += int((~completion.completion_mask).sum())

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from grpo_core.errors import GrpoError
-from grpo_core.rollout.canaries.subject import Finding, Patient, difference
+from grpo_core.rollout.canaries.subject import Finding, Subject, difference
 from grpo_core.rollout.protocol import completions_or_error
 from grpo_core.types import Completion
 
@@ -19,12 +19,12 @@ NUM_READINGS = 20  # of the memory in use, while the swaps go on
 WARM_UP_SHARE = 0.5  # of the readings: pools fill first; after them memory is expected to be flat
 
 
-def requests_keep_their_version(patient: Patient) -> Finding:
+def requests_keep_their_version(subject: Subject) -> Finding:
     """Requests that are under way when another version comes finish on the one that they began with, and say so."""
-    first, second = (patient.teacher.publish(patient.teacher.targets) for _ in range(2))
-    requests = [patient.request(index, index, max_tokens=16) for index in range(4)]
-    expected = patient.at(second, requests) + patient.at(first, requests)
-    engine = patient.engine
+    first, second = (subject.reference.publish(subject.reference.targets) for _ in range(2))
+    requests = [subject.request(index, index, max_tokens=16) for index in range(4)]
+    expected = subject.at(second, requests) + subject.at(first, requests)
+    engine = subject.engine
 
     versions = {engine.submit(request): first for request in requests}
     tickets = list(versions)
@@ -32,7 +32,7 @@ def requests_keep_their_version(patient: Patient) -> Finding:
     num_under_way = len(tickets) - len(results)
     engine.use_version(second)
     versions |= {engine.submit(request): second for request in requests}
-    results |= _finish(patient, len(versions) - len(results))
+    results |= _finish(subject, len(versions) - len(results))
 
     late = [ticket for ticket, number in versions.items() if number == second]
     completions = completions_or_error([results[ticket] for ticket in (*late, *tickets)])
@@ -40,21 +40,21 @@ def requests_keep_their_version(patient: Patient) -> Finding:
     return Finding(problem is None, problem or f"{num_under_way} requests under way at the swap, {len(late)} after it")
 
 
-def versions_share_a_batch(patient: Patient) -> Finding:
+def versions_share_a_batch(subject: Subject) -> Finding:
     """Requests that name their version get it, whatever the engine uses now, side by side."""
-    numbers = [0, *(patient.teacher.publish(patient.teacher.targets) for _ in range(2))]
-    named = [(patient.request(index, index), number) for index in range(2) for number in numbers]
-    patient.engine.use_version(numbers[1])
-    completions = patient.engine.generate([replace(each, policy_version=number) for each, number in named])
-    expected = [patient.at(number, [each])[0] for each, number in named]
+    numbers = [0, *(subject.reference.publish(subject.reference.targets) for _ in range(2))]
+    named = [(subject.request(index, index), number) for index in range(2) for number in numbers]
+    subject.engine.use_version(numbers[1])
+    completions = subject.engine.generate([replace(each, policy_version=number) for each, number in named])
+    expected = [subject.at(number, [each])[0] for each, number in named]
     problem = difference(completions, expected) or _mislabelled(completions, [number for _, number in named])
     return Finding(problem is None, problem or f"{len(named)} requests of {len(numbers)} versions")
 
 
-def _finish(patient: Patient, num_left: int) -> dict[int, Completion | GrpoError]:
+def _finish(subject: Subject, num_left: int) -> dict[int, Completion | GrpoError]:
     results: dict[int, Completion | GrpoError] = {}
     while len(results) < num_left:
-        results |= {outcome.ticket: outcome.result for outcome in patient.engine.step()}
+        results |= {outcome.ticket: outcome.result for outcome in subject.engine.step()}
     return results
 
 
@@ -66,21 +66,21 @@ def _mislabelled(completions: list[Completion], numbers: list[int]) -> str | Non
 
 
 def memory_is_flat(
-    patient: Patient, num_swaps: int, num_requests: int, allowed_bytes: int = ALLOWED_GROWTH_BYTES
+    subject: Subject, num_swaps: int, num_requests: int, allowed_bytes: int = ALLOWED_GROWTH_BYTES
 ) -> Finding:
     """``num_swaps`` new versions, each with its part of ``num_requests`` and a cancelled one, as in a long training."""
     sizes: list[int] = []
     every = max(1, num_swaps // NUM_READINGS)
     done = 0
     for swap in range(num_swaps):
-        number = patient.teacher.publish(patient.teacher.targets)
-        patient.teacher.forget_before(number - 1)
-        patient.engine.use_version(number)
-        left_over = patient.engine.submit(patient.request(swap, swap, max_tokens=64))
-        patient.engine.step()
-        patient.engine.cancel(left_over)
+        number = subject.reference.publish(subject.reference.targets)
+        subject.reference.forget_before(number - 1)
+        subject.engine.use_version(number)
+        left_over = subject.engine.submit(subject.request(swap, swap, max_tokens=64))
+        subject.engine.step()
+        subject.engine.cancel(left_over)
         wanted = (swap + 1) * num_requests // num_swaps
-        patient.engine.generate([patient.request(each, each, max_tokens=8) for each in range(done, wanted)])
+        subject.engine.generate([subject.request(each, each, max_tokens=8) for each in range(done, wanted)])
         done = wanted
         if swap % every == every - 1:
             sizes.append(_memory_bytes())

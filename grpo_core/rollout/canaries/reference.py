@@ -22,7 +22,7 @@ RANK, ALPHA = 4, 8.0  # of the adapters that it makes; not equal, so that a lost
 SLACK = 1e-3  # nats, or probability mass: what lies so close to a limit may fall on either side of it
 
 
-class Teacher:
+class Reference:
     """Publishes random adapters of ``run``, and says what the policy with one of them is. Version 0 is the base."""
 
     def __init__(self, policy: Policy, store: AdapterStore, run: str) -> None:

@@ -12,13 +12,13 @@ from grpo_core.errors import ModelError
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.canaries.reference import Teacher
+from grpo_core.rollout.canaries.reference import Reference
 from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.constraints.regex import compile_regex
 from grpo_core.rollout.protocol import GenerationRequest, LocalEngine, SamplingParams
 from grpo_core.types import Completion, Float32
 
-TOLERANCE = 1e-4  # nats, between sampler and teacher: the numerics contract
+TOLERANCE = 1e-4  # nats, between sampler and reference: the numerics contract
 TEXT = "In the spring the fleet left Brest; 1901 had been quiet, and 3 + 4 = 7 still held. Paris asked Burgundy twice. "
 ORDERS = (
     ("FLEET BREST HOLDS\n",),
@@ -36,21 +36,21 @@ class Finding:
     detail: str
 
 
-class Patient:
+class Subject:
     """An engine with what it takes to examine it."""
 
     def __init__(
         self, engine: LocalEngine, store: AdapterStore, run: str, policy: Policy, tokenizer: Tokenizer
     ) -> None:
-        """``engine`` reads versions of ``run`` from ``store``; ``policy`` is a copy of its base model for the teacher.
+        """``engine`` reads versions of ``run`` from ``store``; the reference runs on ``policy``, a copy of its base model.
 
         Raises:
             ModelError: the model has no linear modules, so no adapter fits it.
         """
         self.engine = engine
         self.tokenizer = tokenizer
-        self.teacher = Teacher(policy, store, run)
-        if not self.teacher.targets:
+        self.reference = Reference(policy, store, run)
+        if not self.reference.targets:
             raise ModelError(f"model {policy.name!r}: no linear modules that an adapter could be for; use another one")
 
     def request(self, index: int, seed: int = 0, *, max_tokens: int = 12, **options: Any) -> GenerationRequest:
@@ -77,8 +77,8 @@ class Patient:
         return self.engine.generate(requests)
 
     def gap(self, completions: Sequence[Completion], number: int) -> float:
-        """Nats between the engine's log-probabilities and the teacher's for version ``number``, at most."""
-        return max(distance(each.sampling_logprobs, self.teacher.logprobs(each, number)) for each in completions)
+        """Nats between the engine's log-probabilities and the reference's for version ``number``, at most."""
+        return max(distance(each.sampling_logprobs, self.reference.logprobs(each, number)) for each in completions)
 
 
 def distance(one: Float32, other: Float32) -> float:

@@ -21,7 +21,7 @@ from grpo_core.model.policy import load_policy
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.canaries import Canary, CanaryResult, canaries_for
 from grpo_core.rollout.canaries.reference import support_problem
-from grpo_core.rollout.canaries.subject import Patient, difference
+from grpo_core.rollout.canaries.subject import Subject, difference
 from grpo_core.rollout.constraints.lines import Line, LineConstraint
 from grpo_core.rollout.plain_engine import PlainEngine
 from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, Outcome, SamplingParams
@@ -30,31 +30,31 @@ from grpo_core.types import Completion, Float32, PolicyWeights, RaggedIds
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="no C compiler")
 RUN = "doctor"
-Examine = Callable[[type], Patient]
+Examine = Callable[[type], Subject]
 
 
 @pytest.fixture
 def examine(model_folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> Examine:
-    """A patient with an engine of the given class."""
+    """A subject with an engine of the given class."""
 
-    def patient(kind: type) -> Patient:
+    def subject(kind: type) -> Subject:
         engine_policy, policy = (load_policy(ModelConfig(name=str(model_folder), device="cpu")) for _ in range(2))
         store = AdapterStore(tmp_path / "adapters")
         engine = kind(engine_policy, tokenizer.stop_id, LoRACache(store, max_bytes=1 << 20, max_adapters=3), RUN)
-        return Patient(engine, store, RUN, policy, tokenizer)
+        return Subject(engine, store, RUN, policy, tokenizer)
 
-    return patient
+    return subject
 
 
-def canaries_of(patient: Patient) -> list[Canary]:
-    return canaries_for(patient, num_swaps=4, num_requests=4)
+def canaries_of(subject: Subject) -> list[Canary]:
+    return canaries_for(subject, num_swaps=4, num_requests=4)
 
 
 @pytest.mark.parametrize("kind", [PlainEngine, TorchEngine])
 def test_a_sound_engine_passes_them_all(kind: type, examine: Examine) -> None:
-    patient = examine(kind)
+    subject = examine(kind)
 
-    results = [canary.run(patient) for canary in canaries_of(patient)]
+    results = [canary.run(subject) for canary in canaries_of(subject)]
 
     assert [result for result in results if not result.passed] == []
     names = [result.name for result in results]
@@ -229,12 +229,12 @@ class Breaks(PlainEngine):
 def test_a_planted_fault_turns_its_canary_red(
     fault: type, name: str, seen: str, examine: Examine, tokenizer: Tokenizer
 ) -> None:
-    patient = examine(fault)
-    if isinstance(patient.engine, SpellsForcedRuns):
-        patient.engine.tokenizer = tokenizer
-    (canary,) = [canary for canary in canaries_of(patient) if canary.name == name]
+    subject = examine(fault)
+    if isinstance(subject.engine, SpellsForcedRuns):
+        subject.engine.tokenizer = tokenizer
+    (canary,) = [canary for canary in canaries_of(subject) if canary.name == name]
 
-    result = canary.run(patient)
+    result = canary.run(subject)
 
     assert (result.name, result.passed) == (name, False)
     assert seen in result.detail
@@ -251,15 +251,15 @@ def test_a_planted_fault_turns_its_canary_red(
 def test_batch_mates_may_round_otherwise_only_where_the_engine_says_so(
     kind: type, detail: str, examine: Examine
 ) -> None:
-    patient = examine(kind)
-    (canary,) = [canary for canary in canaries_of(patient) if canary.name == "batch-mates change nothing"]
+    subject = examine(kind)
+    (canary,) = [canary for canary in canaries_of(subject) if canary.name == "batch-mates change nothing"]
 
-    assert canary.run(patient) == CanaryResult(canary.name, True, detail)
+    assert canary.run(subject) == CanaryResult(canary.name, True, detail)
 
 
 def test_a_lost_module_spares_the_others(examine: Examine) -> None:
-    patient = examine(LosesModules)
-    reaches = [canary.run(patient) for canary in canaries_of(patient) if canary.name.startswith("adapter reaches")]
+    subject = examine(LosesModules)
+    reaches = [canary.run(subject) for canary in canaries_of(subject) if canary.name.startswith("adapter reaches")]
 
     assert [result.name for result in reaches if not result.passed] == ["adapter reaches k_proj"]
 
@@ -339,4 +339,4 @@ def test_a_model_that_takes_no_adapter_is_refused(tokenizer: Tokenizer, tmp_path
     engine = PlainEngine(policy, tokenizer.stop_id, LoRACache(store, 1 << 20, 3), RUN)
 
     with pytest.raises(ModelError, match="no linear modules"):
-        Patient(engine, store, RUN, policy, tokenizer)
+        Subject(engine, store, RUN, policy, tokenizer)
