@@ -10,7 +10,7 @@ from grpo_core.errors import ConfigError, MissingPackageError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy, resolve_device
-from grpo_core.rollout.plain_engine import PlainEngine
+from grpo_core.rollout.plain_engine.engine import PlainEngine
 from grpo_core.rollout.protocol import LocalEngine
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.rollout.vllm_engine.engine import VllmEngine, vllm_device_type

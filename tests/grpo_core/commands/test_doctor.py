@@ -11,7 +11,7 @@ import pytest
 
 from grpo_core.cli import USER_ERROR_EXIT_CODE, main
 from grpo_core.commands import doctor
-from grpo_core.rollout.plain_engine import PlainEngine
+from grpo_core.rollout.plain_engine.engine import PlainEngine
 from grpo_core.rollout.protocol import Outcome
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 

@@ -23,7 +23,7 @@ from grpo_core.rollout.canaries import Canary, CanaryResult, canaries_for
 from grpo_core.rollout.canaries.reference import support_problem
 from grpo_core.rollout.canaries.subject import Subject, difference
 from grpo_core.rollout.constraints.lines import Line, LineConstraint
-from grpo_core.rollout.plain_engine import PlainEngine
+from grpo_core.rollout.plain_engine.engine import PlainEngine
 from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, Outcome, SamplingParams
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Completion, Float32, PolicyWeights, RaggedIds

@@ -17,7 +17,7 @@ from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy
 from grpo_core.rollout.engines import check_engine, open_engine
-from grpo_core.rollout.plain_engine import PlainEngine
+from grpo_core.rollout.plain_engine.engine import PlainEngine
 from grpo_core.rollout.protocol import GenerationRequest, LocalEngine, SamplingParams
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.schedule.loop import train

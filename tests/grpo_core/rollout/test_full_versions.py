@@ -20,7 +20,7 @@ from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import distinct_tensors, load_policy
 from grpo_core.rollout.constraints.lines import LineConstraint
-from grpo_core.rollout.plain_engine import PlainEngine
+from grpo_core.rollout.plain_engine.engine import PlainEngine
 from grpo_core.rollout.protocol import GenerationRequest, RolloutEngine, SamplingParams
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Adapter, Completion, FullWeights, PolicyVersion

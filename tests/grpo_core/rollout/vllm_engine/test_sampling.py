@@ -57,7 +57,7 @@ def test_logprobs_are_those_of_the_distribution_that_was_sampled_from(
     base_version: Bench, load_plain: Any, plain_logprobs: Any
 ) -> None:
     """Within 1e-4, by transformers; and the same seed gives the plain engine's tokens and supports."""
-    from grpo_core.rollout.plain_engine import PlainEngine
+    from grpo_core.rollout.plain_engine.engine import PlainEngine
 
     bench = base_version
     plain_engine = PlainEngine(bench.policy, bench.tokenizer.stop_id, bench.cache, "run")

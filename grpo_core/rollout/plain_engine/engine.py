@@ -23,7 +23,7 @@ from grpo_core.errors import CapacityError, GrpoError, SamplingError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.model.policy import Policy
 from grpo_core.rollout.draft import Draft, check_request
-from grpo_core.rollout.merged_weights import MergedWeights
+from grpo_core.rollout.plain_engine.merged_weights import MergedWeights
 from grpo_core.rollout.protocol import (
     AdapterSwap,
     EngineCounters,

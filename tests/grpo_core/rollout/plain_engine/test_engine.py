@@ -25,7 +25,7 @@ from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy
 from grpo_core.rollout.constraints.lines import LineConstraint
-from grpo_core.rollout.plain_engine import PlainEngine
+from grpo_core.rollout.plain_engine.engine import PlainEngine
 from grpo_core.rollout.protocol import GenerationRequest, RolloutEngine, SamplingParams, run_requests
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Adapter, Completion, Int32

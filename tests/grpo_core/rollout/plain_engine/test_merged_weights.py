@@ -8,7 +8,7 @@ import torch
 
 from grpo_core.errors import AdapterError
 from grpo_core.model.policy import Policy
-from grpo_core.rollout.merged_weights import MergedWeights
+from grpo_core.rollout.plain_engine.merged_weights import MergedWeights
 from grpo_core.types import Adapter
 
 MakeAdapter = Callable[..., Adapter]
