@@ -72,8 +72,8 @@ def prefill_in_fixed_buckets(patch: pytest.MonkeyPatch) -> None:
     import torch
 
     from grpo_core.rollout.torch_engine.attention import PromptChunk
+    from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixNode
     from grpo_core.rollout.torch_engine.passes import Passes
-    from grpo_core.rollout.torch_engine.prefix_cache import PrefixNode
 
     original = Passes.over_prompts
 

@@ -42,7 +42,7 @@ class Subject:
     def __init__(
         self, engine: LocalEngine, store: AdapterStore, run: str, policy: Policy, tokenizer: Tokenizer
     ) -> None:
-        """``engine`` reads versions of ``run`` from ``store``; the reference runs on ``policy``, a copy of its base model.
+        """``engine`` reads versions of ``run`` from ``store``; the reference runs on ``policy``, its base model.
 
         Raises:
             ModelError: the model has no linear modules, so no adapter fits it.

@@ -230,7 +230,7 @@ class PlainEngine:
 
 
 def _chosen_logprobs(logits: Tensor, completion: Completion) -> Float32:
-    """Log-probabilities [R] from ``logits`` [R, V]. The canaries hold them against code that shares nothing with this."""
+    """Log-probabilities [R] from ``logits`` [R, V], 0 where the token was forced. Shares no code with the canaries."""
     logprobs = np.zeros(len(completion.completion_ids), dtype=np.float32)
     for index in np.flatnonzero(completion.completion_mask):
         row = logits[index] / completion.temperature

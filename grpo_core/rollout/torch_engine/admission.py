@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from grpo_core.errors import CapacityError
 from grpo_core.rollout.draft import Draft
+from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
+from grpo_core.rollout.torch_engine.cache.rows import MAX_COPIED_TOKENS, MIN_SHARED_TOKENS, RowBatch, rounded_tokens
 from grpo_core.rollout.torch_engine.prefill import is_prefilled
-from grpo_core.rollout.torch_engine.prefix_cache import PrefixCache, PrefixNode
-from grpo_core.rollout.torch_engine.rows import MAX_COPIED_TOKENS, MIN_SHARED_TOKENS, RowBatch, rounded_tokens
 
 Reading = tuple[Draft, PrefixNode]
 

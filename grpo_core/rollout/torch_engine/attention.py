@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixNode, gather
+from grpo_core.rollout.torch_engine.cache.rows import RowBatch
 from grpo_core.rollout.torch_engine.kernels import attend_causally, attend_part
-from grpo_core.rollout.torch_engine.prefix_cache import PrefixNode, gather
-from grpo_core.rollout.torch_engine.rows import RowBatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,12 +28,11 @@ from grpo_core.rollout.protocol import (
 )
 from grpo_core.rollout.torch_engine.adapters import RowUpdates
 from grpo_core.rollout.torch_engine.admission import Admission, Reading
-from grpo_core.rollout.torch_engine.batches import RowBatches
+from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
+from grpo_core.rollout.torch_engine.cache.rows import Row, RowBatch, RowBatches, plan_rows
 from grpo_core.rollout.torch_engine.chooser import choose_tokens
 from grpo_core.rollout.torch_engine.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import next_chunks, read_chunks
-from grpo_core.rollout.torch_engine.prefix_cache import PrefixCache, PrefixNode
-from grpo_core.rollout.torch_engine.rows import Row, RowBatch, plan_rows
 from grpo_core.rollout.torch_engine.scoring import ReferenceScorer
 from grpo_core.rollout.torch_engine.versions import Versions
 from grpo_core.rollout.torch_engine.weights import DecoderWeights, fuse_weights

@@ -12,10 +12,10 @@ from torch.autograd.profiler import record_function
 
 from grpo_core.rollout.torch_engine.adapters import RowUpdates
 from grpo_core.rollout.torch_engine.attention import PromptAttention, PromptChunk, RowAttention, plan_pass
+from grpo_core.rollout.torch_engine.cache.rows import RowBatch
 from grpo_core.rollout.torch_engine.decoder import apply_head, forward
 from grpo_core.rollout.torch_engine.native.decoder import open_native, prompts_pass, rows_pass
 from grpo_core.rollout.torch_engine.native.products import NativeProducts
-from grpo_core.rollout.torch_engine.rows import RowBatch
 from grpo_core.rollout.torch_engine.versions import VersionWeights
 from grpo_core.rollout.torch_engine.weights import DecoderWeights
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from grpo_core.rollout.torch_engine.attention import PromptChunk
+from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.passes import Passes
-from grpo_core.rollout.torch_engine.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.versions import VersionWeights
 
 

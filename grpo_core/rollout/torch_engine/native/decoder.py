@@ -17,9 +17,9 @@ from torch import Tensor
 
 from grpo_core.kernels.compiler import load_kernels
 from grpo_core.rollout.torch_engine.attention import PromptChunk, RowPlan
+from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixNode
+from grpo_core.rollout.torch_engine.cache.rows import RowBatch
 from grpo_core.rollout.torch_engine.native.products import PANEL, NativeProducts, open_products
-from grpo_core.rollout.torch_engine.prefix_cache import PrefixNode
-from grpo_core.rollout.torch_engine.rows import RowBatch
 from grpo_core.rollout.torch_engine.weights import DecoderWeights
 
 SOURCE = Path(__file__).with_name("decode.c")

@@ -26,11 +26,11 @@ from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.draft import Draft
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.rollout.torch_engine.adapters import MergedWeights
+from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
+from grpo_core.rollout.torch_engine.cache.rows import RowBatch, plan_rows
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.rollout.torch_engine.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import next_chunks, read_chunks
-from grpo_core.rollout.torch_engine.prefix_cache import PrefixCache, PrefixNode
-from grpo_core.rollout.torch_engine.rows import RowBatch, plan_rows
 from grpo_core.rollout.torch_engine.versions import VersionWeights
 from grpo_core.rollout.torch_engine.weights import DecoderWeights
 from grpo_core.types import Adapter, Completion, Int32

@@ -9,14 +9,14 @@ Legend: L layers, B slots, K key heads, S own tokens, D head size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from grpo_core.rollout.draft import Draft
-from grpo_core.rollout.torch_engine.prefix_cache import PrefixNode, gather
+from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixNode, gather
 from grpo_core.rollout.torch_engine.weights import DecoderWeights
 
 MIN_SHARED_TOKENS = 64  # shorter ends of a prompt are copied into the slots of their rows
@@ -181,3 +181,38 @@ def _find_run(rows: Sequence[Row | None], size: int) -> int | None:
         if length == size:
             return slot - size + 1
     return None
+
+
+class RowBatches:
+    """All rows under way. Those that run with the same weights are one batch, and take their steps in one pass."""
+
+    def __init__(self) -> None:
+        self._batches: list[RowBatch] = []
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        return iter(tuple(self._batches))
+
+    def of(self, weights: DecoderWeights) -> RowBatch:
+        """The batch that runs with ``weights``."""
+        for batch in self._batches:
+            if batch.weights is weights:
+                return batch
+        self._batches.append(RowBatch(weights))
+        return self._batches[-1]
+
+    def move(self, before: DecoderWeights, after: DecoderWeights) -> None:
+        """Let the rows that run with ``before`` go on with ``after``."""
+        if after is not before:
+            self.of(after).take_from(self.of(before))
+
+    def tidy(self) -> None:
+        """Let the weights go that no row needs."""
+        self._batches = [batch for batch in self._batches if batch.rows]
+
+    @property
+    def num_rows(self) -> int:
+        return sum(batch.num_rows for batch in self._batches)
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for batch in self._batches for row in batch.rows if row is not None]
