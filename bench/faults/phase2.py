@@ -57,7 +57,7 @@ def hits_not_counted(patch: pytest.MonkeyPatch) -> None:
 
 def adapter_never_merged(patch: pytest.MonkeyPatch) -> None:
     """A swap changes the version's number and not the sampler's weights."""
-    from grpo_core.rollout.torch_engine.adapters import MergedWeights
+    from grpo_core.rollout.torch_engine.weights.adapters import MergedWeights
 
     patch.setattr(MergedWeights, "merge", lambda self, updates: replace(self._base))
 

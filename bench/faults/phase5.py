@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from grpo_core.environments.diplomacy.prompts import Segments
     from grpo_core.rollout.play.requests import RequestBuilder
     from grpo_core.rollout.protocol import GenerationRequest
-    from grpo_core.rollout.torch_engine.passes import Passes
-    from grpo_core.rollout.torch_engine.versions import VersionWeights
-    from grpo_core.rollout.torch_engine.weights import DecoderWeights
+    from grpo_core.rollout.torch_engine.forward.passes import Passes
+    from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
+    from grpo_core.rollout.torch_engine.weights.versions import VersionWeights
     from grpo_core.types import Observation
 
 FULL_PROMPT_TOKENS = 1000
@@ -71,9 +71,9 @@ def prefill_in_fixed_buckets(patch: pytest.MonkeyPatch) -> None:
     import numpy as np
     import torch
 
-    from grpo_core.rollout.torch_engine.attention import PromptChunk
     from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixNode
-    from grpo_core.rollout.torch_engine.passes import Passes
+    from grpo_core.rollout.torch_engine.forward.attention_plan import PromptChunk
+    from grpo_core.rollout.torch_engine.forward.passes import Passes
 
     original = Passes.over_prompts
 
@@ -111,10 +111,10 @@ def decoding_forgets_long_prompts(patch: pytest.MonkeyPatch) -> None:
     """While decoding, only the first 512 tokens of a prompt are seen: the mask is of fixed size."""
     import torch
 
-    from grpo_core.rollout.torch_engine import attention
-    from grpo_core.rollout.torch_engine.passes import Passes
+    from grpo_core.rollout.torch_engine.forward import attention_plan
+    from grpo_core.rollout.torch_engine.forward.passes import Passes
 
-    original, init = attention.attend_part, Passes.__init__
+    original, init = attention_plan.attend_part, Passes.__init__
 
     def without_compiled_code(self: Passes, base: DecoderWeights, *, native: bool) -> None:
         init(self, base, native=False)
@@ -127,7 +127,7 @@ def decoding_forgets_long_prompts(patch: pytest.MonkeyPatch) -> None:
             bias[..., SHORT_MASK_TOKENS:-1] = float("-inf")
         return original(queries, keys, values, bias)
 
-    patch.setattr(attention, "attend_part", attend_part)
+    patch.setattr(attention_plan, "attend_part", attend_part)
     patch.setattr(Passes, "__init__", without_compiled_code)  # compiled code has no mask
 
 

@@ -232,7 +232,7 @@ class PlainEngine:
 def _chosen_logprobs(logits: Tensor, completion: Completion) -> Float32:
     """Log-probabilities [R] from ``logits`` [R, V], 0 where the token was forced. Shares no code with the canaries."""
     logprobs = np.zeros(len(completion.completion_ids), dtype=np.float32)
-    for index in np.flatnonzero(completion.completion_mask):
+    for index in np.flatnonzero(completion.completion_mask).tolist():
         row = logits[index] / completion.temperature
         if completion.allowed_ids is not None:
             allowed = torch.from_numpy(completion.allowed_ids[index].astype(np.int64))

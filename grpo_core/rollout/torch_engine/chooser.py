@@ -15,8 +15,8 @@ from torch import Tensor
 from grpo_core.errors import ConstraintError, GrpoError, SamplingError
 from grpo_core.rollout.draft import Draft
 from grpo_core.rollout.sampling import Draw, draw_tokens
-from grpo_core.rollout.torch_engine.passes import Passes
-from grpo_core.rollout.torch_engine.weights import DecoderWeights
+from grpo_core.rollout.torch_engine.forward.passes import Passes
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 
 NARROW_HEAD = 4  # the head is applied to the allowed ids alone when they are fewer than V over this
 

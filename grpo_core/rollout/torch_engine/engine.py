@@ -26,16 +26,16 @@ from grpo_core.rollout.protocol import (
     completions_or_error,
     run_requests,
 )
-from grpo_core.rollout.torch_engine.adapters import RowUpdates
 from grpo_core.rollout.torch_engine.admission import Admission, Reading
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.cache.rows import Row, RowBatch, RowBatches, plan_rows
 from grpo_core.rollout.torch_engine.chooser import choose_tokens
-from grpo_core.rollout.torch_engine.passes import Passes
+from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import next_chunks, read_chunks
 from grpo_core.rollout.torch_engine.scoring import ReferenceScorer
-from grpo_core.rollout.torch_engine.versions import Versions
-from grpo_core.rollout.torch_engine.weights import DecoderWeights, fuse_weights
+from grpo_core.rollout.torch_engine.weights.adapters import RowUpdates
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, fuse_weights
+from grpo_core.rollout.torch_engine.weights.versions import Versions
 from grpo_core.types import Completion
 
 DEFAULT_KV_BYTES = 2 << 30

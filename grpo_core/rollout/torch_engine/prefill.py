@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from grpo_core.rollout.torch_engine.attention import PromptChunk
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
-from grpo_core.rollout.torch_engine.passes import Passes
-from grpo_core.rollout.torch_engine.versions import VersionWeights
+from grpo_core.rollout.torch_engine.forward.attention_plan import PromptChunk
+from grpo_core.rollout.torch_engine.forward.passes import Passes
+from grpo_core.rollout.torch_engine.weights.versions import VersionWeights
 
 
 def is_prefilled(leaf: PrefixNode) -> bool:

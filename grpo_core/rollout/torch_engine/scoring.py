@@ -12,10 +12,10 @@ from torch.autograd.profiler import record_function
 from grpo_core.rollout.draft import Draft
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.cache.rows import Row, RowBatch, plan_rows
-from grpo_core.rollout.torch_engine.passes import Passes
+from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import is_prefilled, next_chunks, read_chunks
-from grpo_core.rollout.torch_engine.versions import VersionWeights
-from grpo_core.rollout.torch_engine.weights import DecoderWeights
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
+from grpo_core.rollout.torch_engine.weights.versions import VersionWeights
 from grpo_core.types import Float32
 
 HEAD_CHUNK_TOKENS = 1024

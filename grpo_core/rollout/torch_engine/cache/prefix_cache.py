@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grpo_core.rollout.torch_engine.weights import DecoderWeights
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 from grpo_core.types import Int32
 
 PAGE_TOKENS = 16

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from grpo_core.rollout.draft import Draft
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixNode, gather
-from grpo_core.rollout.torch_engine.weights import DecoderWeights
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 
 MIN_SHARED_TOKENS = 64  # shorter ends of a prompt are copied into the slots of their rows
 MAX_COPIED_TOKENS = 1024  # so are longer ones, up to this, when a single row reads them

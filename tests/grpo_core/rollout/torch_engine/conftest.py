@@ -12,7 +12,7 @@ from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy, load_policy
 from grpo_core.rollout.torch_engine.engine import TorchEngine
-from grpo_core.rollout.torch_engine.weights import DecoderWeights
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 from grpo_core.types import Adapter
 from tests.grpo_core.rollout.torch_engine.bench import Bench
 from tests.grpo_core.rollout.torch_engine.random_decoders import Build, build_decoder

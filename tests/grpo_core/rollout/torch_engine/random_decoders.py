@@ -18,10 +18,10 @@ from grpo_core.rollout.draft import Draft
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.cache.rows import RowBatch, plan_rows
-from grpo_core.rollout.torch_engine.passes import Passes
+from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import next_chunks, read_chunks
-from grpo_core.rollout.torch_engine.versions import VersionWeights
-from grpo_core.rollout.torch_engine.weights import DecoderWeights, fuse_weights
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, fuse_weights
+from grpo_core.rollout.torch_engine.weights.versions import VersionWeights
 from grpo_core.types import Int32
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="no C compiler")

@@ -25,14 +25,14 @@ from grpo_core.model.policy import Policy, load_policy
 from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.draft import Draft
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
-from grpo_core.rollout.torch_engine.adapters import MergedWeights
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.cache.rows import RowBatch, plan_rows
 from grpo_core.rollout.torch_engine.engine import TorchEngine
-from grpo_core.rollout.torch_engine.passes import Passes
+from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import next_chunks, read_chunks
-from grpo_core.rollout.torch_engine.versions import VersionWeights
-from grpo_core.rollout.torch_engine.weights import DecoderWeights
+from grpo_core.rollout.torch_engine.weights.adapters import MergedWeights
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
+from grpo_core.rollout.torch_engine.weights.versions import VersionWeights
 from grpo_core.types import Adapter, Completion, Int32
 from tests.grpo_core.rollout.torch_engine.random_decoders import SHAPES, VOCAB, Build, needs_compiler, prompt
 

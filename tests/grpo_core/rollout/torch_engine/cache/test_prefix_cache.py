@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from grpo_core.config import ModelConfig
 from grpo_core.model.policy import load_policy
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PAGE_TOKENS, PrefixCache, PrefixNode
-from grpo_core.rollout.torch_engine.weights import DecoderWeights, fuse_weights
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, fuse_weights
 from grpo_core.types import Int32
 
 PAGE = PAGE_TOKENS

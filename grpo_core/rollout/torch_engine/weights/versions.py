@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from grpo_core.lora.cache import LoRACache
 from grpo_core.rollout.protocol import AdapterSwap
-from grpo_core.rollout.torch_engine.adapters import MergedWeights, Updates, read_updates
-from grpo_core.rollout.torch_engine.full_weights import write_weights
-from grpo_core.rollout.torch_engine.native.products import NativeProducts
-from grpo_core.rollout.torch_engine.weights import DecoderWeights
+from grpo_core.rollout.torch_engine.weights.adapters import MergedWeights, Updates, read_updates
+from grpo_core.rollout.torch_engine.weights.full_weights import write_weights
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
+from grpo_core.rollout.torch_engine.weights.products import NativeProducts
 from grpo_core.types import FullWeights, PolicyVersion, PolicyWeights
 
 

@@ -9,9 +9,9 @@ import torch
 
 from grpo_core.config import ModelConfig
 from grpo_core.model.policy import Policy, load_policy
-from grpo_core.rollout.torch_engine.adapters import MergedWeights, RowUpdates, apply_linear, read_updates
-from grpo_core.rollout.torch_engine.native.products import open_products
-from grpo_core.rollout.torch_engine.weights import DecoderWeights, fuse_weights
+from grpo_core.rollout.torch_engine.weights.adapters import MergedWeights, RowUpdates, apply_linear, read_updates
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, fuse_weights
+from grpo_core.rollout.torch_engine.weights.products import open_products
 from grpo_core.types import Adapter
 
 MakeAdapter = Callable[..., Adapter]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from grpo_core.kernels import compiler
-from grpo_core.rollout.torch_engine.native.decoder import open_native
-from grpo_core.rollout.torch_engine.passes import Passes
-from grpo_core.rollout.torch_engine.weights import DecoderWeights
+from grpo_core.rollout.torch_engine.forward.compiled_decoder import open_native
+from grpo_core.rollout.torch_engine.forward.passes import Passes
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 from tests.grpo_core.rollout.torch_engine.random_decoders import (
     SHAPES,
     Build,

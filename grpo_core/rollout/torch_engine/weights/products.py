@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from grpo_core.kernels.compiler import load_kernels
-from grpo_core.rollout.torch_engine.weights import Linear
+from grpo_core.rollout.torch_engine.weights.fused import Linear
 
 SOURCE = Path(__file__).with_name("products.c")
 PANEL = 16  # rows of a packed weight that lie side by side

@@ -6,7 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from grpo_core.rollout.torch_engine.kernels import CAUSAL_BLOCK_TOKENS, MIN_DENSE_QUERIES, attend_causally, attend_part
+from grpo_core.rollout.torch_engine.forward.attention_math import (
+    CAUSAL_BLOCK_TOKENS,
+    MIN_DENSE_QUERIES,
+    attend_causally,
+    attend_part,
+)
 
 
 def by_definition(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from grpo_core.lora.fit import check_full_weights
-from grpo_core.rollout.torch_engine.native.products import NativeProducts
-from grpo_core.rollout.torch_engine.weights import DecoderWeights, LayerWeights, Linear
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, LayerWeights, Linear
+from grpo_core.rollout.torch_engine.weights.products import NativeProducts
 from grpo_core.types import FullWeights
 
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grpo_core.kernels.compiler import load_kernels
-from grpo_core.rollout.torch_engine.attention import PromptChunk, RowPlan
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixNode
 from grpo_core.rollout.torch_engine.cache.rows import RowBatch
-from grpo_core.rollout.torch_engine.native.products import PANEL, NativeProducts, open_products
-from grpo_core.rollout.torch_engine.weights import DecoderWeights
+from grpo_core.rollout.torch_engine.forward.attention_plan import PromptChunk, RowPlan
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
+from grpo_core.rollout.torch_engine.weights.products import PANEL, NativeProducts, open_products
 
 SOURCE = Path(__file__).with_name("decode.c")
 EXACT = "-ffp-contract=off"  # a token's bits must not depend on what the compiler fuses where

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grpo_core.kernels.linear import linear
-from grpo_core.rollout.torch_engine.adapters import RowUpdates, apply_linear
-from grpo_core.rollout.torch_engine.weights import DecoderWeights, LayerWeights
+from grpo_core.rollout.torch_engine.weights.adapters import RowUpdates, apply_linear
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, LayerWeights
 
 
 class Attention(Protocol):

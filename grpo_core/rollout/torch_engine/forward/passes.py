@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.autograd.profiler import record_function
 
-from grpo_core.rollout.torch_engine.adapters import RowUpdates
-from grpo_core.rollout.torch_engine.attention import PromptAttention, PromptChunk, RowAttention, plan_pass
 from grpo_core.rollout.torch_engine.cache.rows import RowBatch
-from grpo_core.rollout.torch_engine.decoder import apply_head, forward
-from grpo_core.rollout.torch_engine.native.decoder import open_native, prompts_pass, rows_pass
-from grpo_core.rollout.torch_engine.native.products import NativeProducts
-from grpo_core.rollout.torch_engine.versions import VersionWeights
-from grpo_core.rollout.torch_engine.weights import DecoderWeights
+from grpo_core.rollout.torch_engine.forward.attention_plan import PromptAttention, PromptChunk, RowAttention, plan_pass
+from grpo_core.rollout.torch_engine.forward.compiled_decoder import open_native, prompts_pass, rows_pass
+from grpo_core.rollout.torch_engine.forward.decoder import apply_head, forward
+from grpo_core.rollout.torch_engine.weights.adapters import RowUpdates
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
+from grpo_core.rollout.torch_engine.weights.products import NativeProducts
+from grpo_core.rollout.torch_engine.weights.versions import VersionWeights
 
 
 class Passes:

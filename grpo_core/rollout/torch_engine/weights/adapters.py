@@ -14,8 +14,8 @@ from torch import Tensor
 
 from grpo_core.errors import AdapterError
 from grpo_core.kernels.linear import linear as fast_linear
-from grpo_core.rollout.torch_engine.native.products import NativeProducts
-from grpo_core.rollout.torch_engine.weights import DecoderWeights, LayerWeights, Linear, Place
+from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, LayerWeights, Linear, Place
+from grpo_core.rollout.torch_engine.weights.products import NativeProducts
 from grpo_core.types import Adapter
 
 LINEARS = ("qkv", "output", "gate_up", "down")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixNode, gather
 from grpo_core.rollout.torch_engine.cache.rows import RowBatch
-from grpo_core.rollout.torch_engine.kernels import attend_causally, attend_part
+from grpo_core.rollout.torch_engine.forward.attention_math import attend_causally, attend_part
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""One pass of the decoder over packed tokens: in torch, and compiled."""

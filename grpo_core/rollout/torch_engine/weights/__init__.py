@@ -1,0 +1,1 @@
+"""Weights that the engine runs with: fused layers, adapters, full weights, versions, packed products."""
