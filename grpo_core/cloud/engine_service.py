@@ -19,7 +19,7 @@ from grpo_core.types import Completion, EngineName, PolicyVersion
 
 if TYPE_CHECKING:
     from grpo_core.model.tokenizer import Tokenizer
-    from grpo_core.rollout.torch_engine.streaming import StreamingEngine
+    from grpo_core.rollout.streaming import StreamingEngine
 
 MAX_CACHED_ADAPTERS = 8
 MAX_CACHED_ADAPTER_BYTES = 1 << 30
@@ -145,7 +145,7 @@ class EngineService:
             await asyncio.to_thread(self._reload)
 
     def _stream(self) -> StreamingEngine:
-        from grpo_core.rollout.torch_engine.streaming import StreamingEngine
+        from grpo_core.rollout.streaming import StreamingEngine
 
         if self._streaming is None:  # it belongs to the loop that asks first
             self._streaming = StreamingEngine(self._engine)

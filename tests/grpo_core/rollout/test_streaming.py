@@ -14,8 +14,8 @@ from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
+from grpo_core.rollout.streaming import StreamingEngine
 from grpo_core.rollout.torch_engine.engine import TorchEngine
-from grpo_core.rollout.torch_engine.streaming import StreamingEngine
 from grpo_core.types import Adapter, Completion
 
 
