@@ -94,9 +94,9 @@ def train_grpo(
     Raises:
         GrpoError: a value is not allowed, the run is being trained already, or it cannot start or resume.
     """
-    from grpo_core.cloud.claim import claim_run
     from grpo_core.cloud.modal_calls import fleet_of, is_running, show_logs, this_call
-    from grpo_core.cloud.refusals import check_workers
+    from grpo_core.cloud.preflight import check_workers
+    from grpo_core.cloud.run_claim import claim_run
     from grpo_core.cloud.training import has_checkpoint, train_run, train_with_torchrun
 
     values = rollout_values(preset, environment, horizon, compact_prompts, use_state_cache, groups, samples)
@@ -156,17 +156,17 @@ def run_rollout(
     values = rollout_values(preset, environment, horizon, compact_prompts, use_state_cache, groups, samples)
     config = build_config({**(json.loads(settings) if settings else values), "run": run})
     show_logs()
-    distant, find_latest = ask_engine(InferenceEngine, config, engine, reload)
+    remote, find_latest = ask_engine(InferenceEngine, config, engine, reload)
     version = find_latest() if version == LATEST else version
     end_group = first_group + num_groups if num_groups else config.rollout.num_groups
     groups_here = range(first_group, end_group)
     try:
-        batch, swap = play_groups(config, Home.from_environment(), distant, version, index, groups_here)
+        batch, swap = play_groups(config, Home.from_environment(), remote, version, index, groups_here)
     finally:
-        distant.close()
+        remote.close()
     if config.environment.use_state_cache:
         commit()
-    summary = {"run": run, **summarize(batch, swap, distant.num_asked_again)}
+    summary = {"run": run, **summarize(batch, swap, remote.num_asked_again)}
     if with_batch:
         return {**summary, "batch": batch}
     print(json.dumps(summary))

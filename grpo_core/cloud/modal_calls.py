@@ -13,9 +13,9 @@ from typing import Any
 import modal
 import modal.exception
 
-from grpo_core.cloud.distant_engine import DistantEngine
 from grpo_core.cloud.engine_service import EngineService
 from grpo_core.cloud.fleet import RolloutFleet, Shard
+from grpo_core.cloud.remote_engine import RemoteEngine
 from grpo_core.config import GrpoConfig
 from grpo_core.home import Home
 from grpo_core.types import Batch
@@ -66,18 +66,18 @@ def fleet_of(run_rollout: Any, config: GrpoConfig, num_workers: int, engine: str
 
 def ask_engine(
     engine_class: Any, config: GrpoConfig, engine: str, reload: Callable[[], None]
-) -> tuple[DistantEngine, Callable[[], int]]:
+) -> tuple[RemoteEngine, Callable[[], int]]:
     """An engine of ``config.run`` in a container of the Modal class, and how to ask it for its latest version."""
     if modal.is_local():
         service, wait = _kept_service(config, engine, reload)  # pyright: ignore[reportArgumentType]  # frozen: it hashes
-        return DistantEngine(
+        return RemoteEngine(
             config.run,
             lambda requests, version: wait(service.sample(requests, version)),
             lambda version: wait(service.prepare(version)),
             _is_lost,
         ), lambda: wait(service.latest())
     there = engine_class(run=config.run, engine=engine, settings=config.model_dump_json())
-    return DistantEngine(config.run, there.sample.remote, there.prepare.remote, _is_lost), there.latest.remote
+    return RemoteEngine(config.run, there.sample.remote, there.prepare.remote, _is_lost), there.latest.remote
 
 
 def _is_lost(error: Exception) -> bool:

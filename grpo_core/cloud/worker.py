@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from grpo_core.cloud.distant_engine import DistantEngine
+from grpo_core.cloud.remote_engine import RemoteEngine
 from grpo_core.config import GrpoConfig
 from grpo_core.environments import make_environment_factory
 from grpo_core.environments.state_cache import StateCache
@@ -17,7 +17,7 @@ from grpo_core.types import Batch
 
 
 def play_groups(
-    config: GrpoConfig, home: Home, engine: DistantEngine, version: int, index: int, groups: range
+    config: GrpoConfig, home: Home, engine: RemoteEngine, version: int, index: int, groups: range
 ) -> tuple[Batch, AdapterSwap]:
     """The ``groups`` of batch ``index``, sampled from ``version``, and what it took to have that version there.
 

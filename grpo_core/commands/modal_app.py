@@ -25,10 +25,10 @@ def check_for_modal(config: GrpoConfig, num_workers: int = 0) -> None:
     """See here that the containers can run ``config``, with ``num_workers`` that play, as far as that can be told.
 
     Raises:
-        ConfigError, ModelError: as ``grpo_core.cloud.refusals``, or GRPO_MODAL_GPU names no GPU.
+        ConfigError, ModelError: as ``grpo_core.cloud.preflight``, or GRPO_MODAL_GPU names no GPU.
     """
     from grpo_core.cloud.gpus import DEFAULT_GPU, GPU_VARIABLE, gpu_setting
-    from grpo_core.cloud.refusals import check_settings, check_workers
+    from grpo_core.cloud.preflight import check_settings, check_workers
 
     gpu = gpu_setting(os.environ.get(GPU_VARIABLE) or DEFAULT_GPU)
     check_settings(config, gpu)

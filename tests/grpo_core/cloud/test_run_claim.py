@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_core.cloud.claim import claim_run
+from grpo_core.cloud.run_claim import claim_run
 from grpo_core.errors import ConfigError, InvalidNameError
 from grpo_core.home import Home
 

@@ -1,4 +1,4 @@
-"""A distant engine answers as the engine it asks, and asks once more when that was lost."""
+"""A remote engine answers as the engine it asks, and asks once more when that was lost."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import logging
 import numpy as np
 import pytest
 
-from grpo_core.cloud.distant_engine import DistantEngine
 from grpo_core.cloud.engine_service import ReadyVersion
+from grpo_core.cloud.remote_engine import RemoteEngine
 from grpo_core.errors import EngineError, GrpoError, PromptError
 from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, SamplingParams, run_requests
 from grpo_core.types import Completion
@@ -51,8 +51,8 @@ class There:
         )
 
 
-def connect(there: There) -> DistantEngine:
-    return DistantEngine("run", there.sample, there.prepare, lambda error: isinstance(error, Lost))
+def connect(there: There) -> RemoteEngine:
+    return RemoteEngine("run", there.sample, there.prepare, lambda error: isinstance(error, Lost))
 
 
 def request(seed: int, prompt: tuple[int, ...] = (1, 2), version: int | None = None) -> GenerationRequest:

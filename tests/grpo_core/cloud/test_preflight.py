@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grpo_core.cli import USER_ERROR_EXIT_CODE, main
-from grpo_core.cloud.refusals import check_settings, check_workers
+from grpo_core.cloud.preflight import check_settings, check_workers
 from grpo_core.config import build_config
 from grpo_core.errors import ConfigError
 

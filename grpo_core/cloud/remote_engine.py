@@ -27,7 +27,7 @@ MAX_CALLS = 32
 logger = logging.getLogger("grpo_core.lora")
 
 
-class DistantEngine:
+class RemoteEngine:
     """Implements ``RolloutEngine``. ``sample`` and ``prepare`` ask an ``EngineService``, each in a blocking call.
 
     Requests that were submitted between two steps go out together, one call per prompt, at most ``MAX_CALLS`` at once.
@@ -49,7 +49,7 @@ class DistantEngine:
         self._queued: dict[int, tuple[GenerationRequest, int]] = {}
         self._under_way: dict[Future[list[Completion | GrpoError]], list[int]] = {}
         self._cancelled: set[int] = set()
-        self._threads = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="distant-engine")
+        self._threads = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="remote-engine")
 
     def use_version(self, number: int) -> AdapterSwap:
         ready = self._ask(self._prepare, number)
