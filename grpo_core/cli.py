@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from grpo_core.commands import doctor, measure, train, verdicts
+from grpo_core.commands import doctor, measure, pytest_programs, train
 from grpo_core.commands.train import INTERRUPTED_EXIT_CODE
 from grpo_core.errors import ConfigError, GrpoError
 from grpo_core.home import Home
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("bench", "run the performance phases and print their verdicts", _bench, _add_bench_arguments)
     add("doctor", "run the canaries against a rollout engine", doctor.run, doctor.add_arguments)
     add("panels", "show the dashboard's panels here", _panels, _add_panels_arguments)
-    verdicts.add_commands(commands)
+    pytest_programs.add_commands(commands)
     return parser
 
 

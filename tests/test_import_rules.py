@@ -100,7 +100,7 @@ def test_every_listed_room_exists():
     ("path", "source"),
     [
         ("grpo_core/types.py", "import grpo_core.config"),
-        ("grpo_core/config/tree.py", "from grpo_core.model.policy import load_policy"),
+        ("grpo_core/config/run.py", "from grpo_core.model.policy import load_policy"),
         ("grpo_core/lora/store.py", "from grpo_core import telemetry"),
         ("grpo_core/model/policy.py", "from grpo_core.rollout.protocol import RolloutEngine"),
         ("grpo_core/rollout/play/collector.py", "from grpo_core.training.loss import loss"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from grpo_core.commands.modal_app import add_modal_flag, check_for_modal, running_app
+from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app
 from grpo_core.commands.options import add_config_flags, config_from_flags
 from grpo_core.config import GrpoConfig
 from grpo_core.home import Home, check_name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from grpo_core.commands.modal_app import add_modal_flag, check_for_modal, running_app
+from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app
 from grpo_core.commands.options import add_config_flags, config_from_flags
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home

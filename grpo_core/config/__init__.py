@@ -1,8 +1,8 @@
 """One configuration tree: ``GrpoConfig``, its sections, and how it is read."""
 
+from grpo_core.config.run import GrpoConfig, build_config, read_config
 from grpo_core.config.sections import EnvironmentConfig, ModelConfig, RolloutConfig, ScheduleConfig, TelemetryConfig
 from grpo_core.config.training import TrainingConfig
-from grpo_core.config.tree import GrpoConfig, build_config, read_config
 
 __all__ = [
     "EnvironmentConfig",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from grpo_core.config.tree import GrpoConfig
+from grpo_core.config.run import GrpoConfig
 
 
 def train_arguments(config: GrpoConfig, *, resume: bool) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from grpo_core.errors import AdapterError
-from grpo_core.lora.fit import check_full_weights
+from grpo_core.lora.check import check_full_weights
 from grpo_core.model.policy import distinct_tensors
 from grpo_core.types import Adapter, FullWeights, PolicyWeights
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from grpo_core.config import ModelConfig
 from grpo_core.errors import AdapterError, ModelError
-from grpo_core.lora.fit import check_full_weights
+from grpo_core.lora.check import check_full_weights
 from grpo_core.model.policy import Policy, distinct_tensors, load_policy
 from grpo_core.training.forward.layers.replace import use_fast_parts
 from grpo_core.types import FullWeights, PolicyVersion, PolicyWeights

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from grpo_core.lora.fit import check_full_weights
+from grpo_core.lora.check import check_full_weights
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, LayerWeights, Linear
 from grpo_core.rollout.torch_engine.weights.products import NativeProducts
 from grpo_core.types import FullWeights
