@@ -12,7 +12,7 @@ from grpo_core.config import TrainingConfig
 from grpo_core.model.policy import Policy
 from grpo_core.training.forward.packing import score_chosen
 from grpo_core.training.micro_batches import own_micro_batches, own_sequences
-from grpo_core.training.objective.known import KnownLogprobs, num_chosen
+from grpo_core.training.objective.token_table import TokenLogprobs, num_chosen
 from grpo_core.training.objective.trained_part import TrainedPart
 from grpo_core.training.ranks import Ranks
 from grpo_core.training.tuning.protocol import TrainedWeights
@@ -47,7 +47,7 @@ def score_completions(
 
 def find_logprobs(
     policy: Policy, trained: TrainedWeights, part: TrainedPart, config: TrainingConfig, ranks: Ranks
-) -> KnownLogprobs:
+) -> TokenLogprobs:
     """What the objective of ``part`` needs: what came with its completions, and the rest from forward passes.
 
     Old log-probabilities are computed when the configuration asks for them, the reference's, with the base model in
@@ -67,9 +67,9 @@ def find_logprobs(
                 scored = score_completions(policy, without, own_lost, config, ranks).logprobs
         reference = _reference(completions, scored)
     if config.old_logprobs == "sampling":
-        return KnownLogprobs(sampling, sampling, reference)
+        return TokenLogprobs(sampling, sampling, reference)
     scores = score_completions(policy, completions, own, config, ranks)
-    return KnownLogprobs(sampling, scores.logprobs, reference, scores.entropy)
+    return TokenLogprobs(sampling, scores.logprobs, reference, scores.entropy)
 
 
 def _reference(completions: Sequence[Completion], scored: Float64) -> Float64:

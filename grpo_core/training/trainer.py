@@ -16,8 +16,8 @@ from grpo_core.training.forward.packing import PackedBatch, score_chosen, usable
 from grpo_core.training.metrics import StepSums, peak_memory_bytes, reset_peak_memory, step_metrics
 from grpo_core.training.micro_batches import own_micro_batches, own_sequences
 from grpo_core.training.nonfinite import FiniteWatch, trajectory_names
-from grpo_core.training.objective.known import KnownLogprobs
 from grpo_core.training.objective.objective import LossTerms, Objective
+from grpo_core.training.objective.token_table import TokenLogprobs
 from grpo_core.training.objective.trained_part import TrainedPart, select_groups
 from grpo_core.training.precision import FUSED_DEVICES, autocast, recompute_activations
 from grpo_core.training.ranks import Ranks, SingleProcess
@@ -95,8 +95,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)  # here, so that a step that broke off leaves nothing to the next
         part = select_groups(batch.groups, drop_zero_variance=self._config.drop_zero_variance_groups)
         completions = part.completions
-        known = self._find_logprobs(part, sums, times)
-        objective = Objective(part, known, self._config)
+        logprobs = self._find_logprobs(part, sums, times)
+        objective = Objective(part, logprobs, self._config)
         own = own_sequences(part, self.ranks)
         for packed in own_micro_batches(self._policy, completions, own, self._config, self.ranks):
             self._accumulate(packed, objective, sums, times, watch)
@@ -118,13 +118,13 @@ class Trainer:
         sums.peak_memory_bytes = peak_memory_bytes(self._policy.device)
         return step_metrics(self.version, batch, part, objective, sums, times)
 
-    def _find_logprobs(self, part: TrainedPart, sums: StepSums, times: Stopwatch) -> KnownLogprobs:
+    def _find_logprobs(self, part: TrainedPart, sums: StepSums, times: Stopwatch) -> TokenLogprobs:
         """Those that came with ``part``, and from passes of their own those that did not and are needed."""
         passes = self.num_forward_passes
         with times.span("scoring"), autocast(self._policy.device, self._config.precision):
-            known = find_logprobs(self._policy, self.trained, part, self._config, self.ranks)
+            logprobs = find_logprobs(self._policy, self.trained, part, self._config, self.ranks)
         sums.num_scoring_passes = self.num_forward_passes - passes
-        return known
+        return logprobs
 
     def _accumulate(
         self, batch: PackedBatch, objective: Objective, sums: StepSums, times: Stopwatch, watch: FiniteWatch

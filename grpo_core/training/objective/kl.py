@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
-
-Estimator = Literal["k1", "k2", "k3"]
 
 
 def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from grpo_core.types import Completion, Float64, Group, Trajectory
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from grpo_core.training.objective.known import KnownLogprobs
     from grpo_core.training.objective.objective import LossTerms
+    from grpo_core.training.objective.token_table import TokenLogprobs
     from grpo_core.training.objective.trained_part import TrainedPart
 
 MakeStep = Callable[..., "Step"]
@@ -26,7 +26,7 @@ class Step:
     """Everything that an objective is made of and asked about. Columns [C], completion after completion."""
 
     part: TrainedPart
-    known: KnownLogprobs
+    known: TokenLogprobs
     logprobs: Float64
     entropy: Float64
 
@@ -89,7 +89,7 @@ def _make_step(
 
     ``off_policy`` is the spread of the log-ratios.
     """
-    from grpo_core.training.objective.known import KnownLogprobs
+    from grpo_core.training.objective.token_table import TokenLogprobs
     from grpo_core.training.objective.trained_part import TrainedPart
 
     rng = np.random.default_rng(seed)
@@ -109,7 +109,7 @@ def _make_step(
     size = len(sampling)
     entropy = rng.random(size) * 3
     old = sampling + rng.normal(size=size) * off_policy if recomputed else sampling
-    known = KnownLogprobs(sampling, old, sampling + rng.normal(size=size) * 0.3, entropy if recomputed else None)
+    known = TokenLogprobs(sampling, old, sampling + rng.normal(size=size) * 0.3, entropy if recomputed else None)
     return Step(part, known, old + rng.normal(size=size) * off_policy, entropy)
 
 

@@ -110,7 +110,7 @@ def test_on_policy_every_ratio_is_1_and_every_loss_has_the_plain_gradient(name: 
 
 def by_hand(make_step: MakeStep) -> Step:
     """One group, rewards 1 and -1, with completions of one and two chosen tokens, and mean-only advantages of 1, -1."""
-    from grpo_core.training.objective.known import KnownLogprobs
+    from grpo_core.training.objective.token_table import TokenLogprobs
     from grpo_core.types import Group, Trajectory
 
     step = make_step(rewards=((1.0, -1.0),))
@@ -124,7 +124,7 @@ def by_hand(make_step: MakeStep) -> Step:
         for num in (1, 2)
     ]
     trajectories = tuple(Trajectory("0", "solver", (turn,), r) for turn, r in zip(turns, (1.0, -1.0), strict=True))
-    known = KnownLogprobs(np.log([0.5, 0.25, 0.5]), np.log([0.5, 0.25, 0.5]), np.log([0.5, 0.25, 0.25]))
+    known = TokenLogprobs(np.log([0.5, 0.25, 0.5]), np.log([0.5, 0.25, 0.5]), np.log([0.5, 0.25, 0.25]))
     return replace(
         step,
         part=replace(step.part, groups=(Group("0", trajectories),)),

@@ -1,4 +1,4 @@
-"""What is known of the chosen tokens of a step before its forward pass.
+"""Advantages, weights and log-probabilities of a step's chosen tokens, all from before its forward pass.
 
 Legend: B sequences, C chosen tokens of the step, completion after completion.
 """
@@ -16,7 +16,7 @@ from grpo_core.types import Completion, Float64
 
 
 @dataclass(frozen=True, slots=True)
-class KnownLogprobs:
+class TokenLogprobs:
     """Log-probabilities [C] in nats. ``old`` is ``sampling`` where it was not recomputed; then there is no entropy."""
 
     sampling: Float64
@@ -30,7 +30,7 @@ class KnownLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownTokens:
+class TokenColumns:
     """Of the chosen tokens of one micro-batch. [C] each, in the order of its packed batch."""
 
     advantages: Tensor
@@ -43,8 +43,8 @@ class KnownTokens:
     sequences: Tensor  # int64, 0 and up within the micro-batch
 
 
-class KnownTable:
-    """The columns of ``KnownTokens`` for the whole step."""
+class TokenTable:
+    """The columns of ``TokenColumns`` for the whole step."""
 
     def __init__(self, completions: Sequence[Completion], *columns: Float64) -> None:
         lengths = num_chosen(completions)
@@ -52,12 +52,12 @@ class KnownTable:
         self._values = np.stack(columns)
         assert self._values.shape == (7, lengths.sum())
 
-    def tokens(self, order: Sequence[int], like: Tensor) -> KnownTokens:
+    def tokens(self, order: Sequence[int], like: Tensor) -> TokenColumns:
         """Those of the completions ``order``, one after the other, with the dtype and device of ``like``."""
         spans = [np.arange(self._bounds[member], self._bounds[member + 1]) for member in order]
         columns = torch.from_numpy(self._values[:, np.concatenate(spans)]).to(like.dtype).to(like.device)
         sequences = np.repeat(np.arange(len(order)), [len(span) for span in spans])
-        return KnownTokens(*columns.unbind(), sequences=torch.from_numpy(sequences).to(like.device))
+        return TokenColumns(*columns.unbind(), sequences=torch.from_numpy(sequences).to(like.device))
 
 
 def num_chosen(completions: Sequence[Completion]) -> np.ndarray:
