@@ -1,0 +1,52 @@
+"""docs/architecture.md shows the data's way and the files of a step: each is held against the source."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PROJECT_FOLDER = Path(__file__).resolve().parent.parent
+PAGE = (PROJECT_FOLDER / "docs/architecture.md").read_text(encoding="utf-8")
+ARROWS = re.findall(r"^\| (\w+) \| (\w+) \| `([\w.]+)` \| `([\w./]+)` \|$", PAGE, re.MULTILINE)
+PICTURE = PAGE.partition("```text\n")[2].partition("```")[0]
+REPORTS = {"table": "Row", "page": "Entry", "baseline": "Row"}
+"""What a report is made of: its function gives no value of a type of its own."""
+
+
+def source_of(file: str, name: str) -> str:
+    """The signature and body of the function ``name``, with the fields of its class."""
+    text = (PROJECT_FOLDER / file).read_text(encoding="utf-8")
+    scope, *rest = name.split(".")
+    body: list[ast.stmt] = ast.parse(text).body
+    found = next(node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == scope)
+    if not rest:
+        return ast.unparse(found)
+    assert isinstance(found, ast.ClassDef)
+    method = next(node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == rest[0])
+    return f"{scope}\n{ast.unparse(method)}"
+
+
+@pytest.mark.parametrize(("given", "made", "function", "file"), ARROWS)
+def test_each_arrow_is_a_function_that_names_both_ends(given: str, made: str, function: str, file: str):
+    words = set(re.findall(r"\w+", source_of(file, function)))
+
+    assert words & {given, given.lower(), f"{given.lower()}s"}
+    assert REPORTS.get(made, made) in words
+
+
+def test_the_picture_shows_the_arrows_of_the_table():
+    drawn = set(re.findall(r"\w+", PICTURE)) - {"a", "training", "step", "verdict"}
+
+    assert len(ARROWS) >= 17
+    assert drawn <= {end for given, made, *_ in ARROWS for end in (given, made)}
+    assert {made for _, made, *_ in ARROWS} <= drawn
+
+
+def test_every_file_that_the_page_names_exists():
+    files = set(re.findall(r"`((?:grpo_core|pytest_grpo|bench)/[\w./]+)`", PAGE))
+
+    assert len(files) > 30
+    assert [file for file in sorted(files) if not (PROJECT_FOLDER / file).exists()] == []
