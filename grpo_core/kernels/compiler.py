@@ -33,6 +33,7 @@ logger = logging.getLogger("grpo_core.kernels")
 @functools.cache
 def load_kernels(source: Path, *flags: str) -> ctypes.CDLL | None:
     """The compiled kernels of ``source``, a C file that needs ``flags``, too, or None where they cannot be built."""
+    assert source.is_file(), f"{source} has moved: torch would silently compute it, more slowly"
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return None
     try:
