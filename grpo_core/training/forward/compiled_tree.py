@@ -20,7 +20,7 @@ from torch import Tensor
 
 from grpo_core.kernels.compiler import load_kernels
 
-SOURCE = Path(__file__).with_suffix(".c")
+SOURCE = Path(__file__).with_name("tree_attention.c")
 KEY_TILE = 64
 LANES = 16  # the head size is a multiple of it, as the C code wants
 MAX_HEAD_SIZE = 256
