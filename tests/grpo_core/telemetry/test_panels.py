@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 
 from grpo_core.errors import MissingPackageError
-from grpo_core.telemetry import Telemetry
+from grpo_core.telemetry import Telemetry, panel_query
 from grpo_core.telemetry.columns import COLUMNS, FIELDS
 from grpo_core.telemetry.events import Value
 from grpo_core.telemetry.jsonl import JsonlSink
@@ -132,14 +133,19 @@ def test_a_broken_query_is_an_error_not_an_empty_panel(tmp_path: Path) -> None:
         query_panel(broken, tmp_path)
 
 
-def test_ctrl_c_within_a_query_is_a_keyboard_interrupt(tmp_path: Path) -> None:
+def test_ctrl_c_within_a_query_is_a_keyboard_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = panel_query._answer
+
     def press_ctrl_c() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
+    def answer_and_press_ctrl_c(*arguments: Any) -> panel_query.PanelResult:
+        threading.Timer(0.3, press_ctrl_c).start()  # not earlier: DuckDB forgets a Ctrl-C while it reads the files
+        return answer(*arguments)
+
+    monkeypatch.setattr(panel_query, "_answer", answer_and_press_ctrl_c)
     endless = replace(panel(10), sql="SELECT sum(a.i * b.i) AS time FROM range(1000000) a(i), range(1000000) b(i)")
-    timer = threading.Timer(0.3, press_ctrl_c)
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (the timer must not fire before the block is entered)
-        timer.start()
+    with pytest.raises(KeyboardInterrupt):
         query_panel(endless, tmp_path)
 
 
