@@ -4,36 +4,117 @@ from __future__ import annotations
 
 import argparse
 import logging
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 
-from grpo_core.commands import doctor, measure, pytest_programs, train
+from grpo_core.commands import bench, doctor, measure, panels, pytest_programs, train
+from grpo_core.commands.parser import USER_ERROR_EXIT_CODE, CommandParser, did_you_mean
 from grpo_core.commands.train import INTERRUPTED_EXIT_CODE
-from grpo_core.errors import ConfigError, GrpoError
-from grpo_core.home import Home
+from grpo_core.errors import GrpoError
 
-USER_ERROR_EXIT_CODE = 2
+Run = Callable[[argparse.Namespace, Console], int]
 
-Command = Callable[[argparse.Namespace, Console], int]
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand. Without ``add_arguments`` its arguments are handed over to another program as they are."""
+
+    name: str
+    summary: str
+    run: Run
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None
+    example: str | None = None
+    when: str = ""
+    """When to use it, and when another one; lines of the help."""
+
+
+GROUPS: Mapping[str, tuple[Command, ...]] = {
+    "judge": (
+        Command(
+            "bench",
+            "run the phases of bench/ and print a verdict per gate",
+            bench.run,
+            bench.add_arguments,
+            "grpo bench --phase 2,5 -- --grpo-save before",
+            "It judges the loop against thresholds. To only time one part: grpo benchmark.",
+        ),
+        Command("compare", "find the gates that lost between two stored results", pytest_programs.run_compare),
+        Command("bisect", "find the first commit on which a phase fails", pytest_programs.run_bisect),
+        Command("thresholds", "show the thresholds and where each comes from", pytest_programs.run_thresholds),
+        Command(
+            "doctor",
+            "run the canaries: does the engine sample what the trainer trains on?",
+            doctor.run,
+            doctor.add_arguments,
+            "grpo doctor --quick",
+        ),
+    ),
+    "measure one part": (
+        Command(
+            "benchmark",
+            "time rollouts, the trainer or the whole loop, without a verdict",
+            measure.run_benchmark,
+            measure.add_benchmark_arguments,
+            "grpo benchmark --profile e2e --buffer-depth 3 --policy-lag 2",
+            "--profile chooses the part that is timed; no profiler runs.\n"
+            "For a trace of the torch profiler: grpo profile. For verdicts: grpo bench.",
+        ),
+        Command(
+            "profile",
+            "trace rollouts or the trainer with the torch profiler",
+            measure.run_profile,
+            measure.add_profile_arguments,
+            "grpo profile --target trainer --compact-prompts",
+            "--target chooses the part. The trace says where the time goes; tracing itself takes time.\n"
+            "For times without a trace: grpo benchmark --profile PART.",
+        ),
+    ),
+    "train": (
+        Command(
+            "train",
+            "train a policy",
+            train.run,
+            train.add_arguments,
+            "grpo train --environment arithmetic --steps 60 --set training.loss=gspo",
+            "--set reaches every setting, also those without a flag of their own.",
+        ),
+    ),
+    "look": (
+        Command(
+            "panels",
+            "show the dashboard's panels in the terminal",
+            panels.run,
+            panels.add_arguments,
+            "grpo panels --watch",
+        ),
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit code: 0 done, 1 a red verdict, 2 a mistake in the input, 130 interrupted."""
-    flags = _parser().parse_args(arguments)
-    return run_command(flags.command, flags)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    if not given:  # as `uv` does
+        parser.print_help(sys.stderr)
+        return USER_ERROR_EXIT_CODE
+    names = [command.name for group in GROUPS.values() for command in group]
+    if not given[0].startswith("-") and given[0] not in names:
+        parser.fail(f"no command {given[0]!r}; {did_you_mean(given[0], names, 'see grpo --help')}")
+    flags = parser.parse_args(given)
+    return run_command(flags.run_command, flags)
 
 
-def run_command(command: Command, flags: argparse.Namespace) -> int:
-    """Run ``command`` and turn what a user can mend into one line on stderr."""
+def run_command(run: Run, flags: argparse.Namespace) -> int:
+    """Run ``run`` and turn what a user can mend into one line on stderr."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("grpo_core").setLevel(logging.INFO if flags.verbose else logging.WARNING)
     logging.getLogger("grpo_core.model.policy").setLevel(logging.INFO)
     try:
-        return command(flags, Console(highlight=False))
+        return run(flags, Console(highlight=False))
     except GrpoError as error:
         print(f"grpo: error: {error}", file=sys.stderr)
         return USER_ERROR_EXIT_CODE
@@ -42,64 +123,47 @@ def run_command(command: Command, flags: argparse.Namespace) -> int:
         return INTERRUPTED_EXIT_CODE
 
 
-def script(description: str, add_arguments: Callable[[argparse.ArgumentParser], None], command: Command) -> int:
+def script(description: str, add_arguments: Callable[[argparse.ArgumentParser], None], run: Run) -> int:
     """The body of a file in ``scripts/``: one subcommand under a name of its own."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = CommandParser(description=description)
     add_arguments(parser)
     _add_verbose(parser)
-    return run_command(command, parser.parse_args())
+    return run_command(run, parser.parse_args())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="grpo", description="Train with GRPO, and measure the training loop.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def add(name: str, text: str, command: Command, add_arguments: Callable[[argparse.ArgumentParser], None]) -> None:
-        inner = commands.add_parser(name, help=text, description=text)
-        add_arguments(inner)
-        _add_verbose(inner)
-        inner.set_defaults(command=command)
-
-    add("train", "train a policy", train.run, train.add_arguments)
-    add("profile", "trace rollouts or the trainer", measure.run_profile, measure.add_profile_arguments)
-    add("benchmark", "time rollouts, the trainer or both", measure.run_benchmark, measure.add_benchmark_arguments)
-    add("bench", "run the performance phases and print their verdicts", _bench, _add_bench_arguments)
-    add("doctor", "run the canaries against a rollout engine", doctor.run, doctor.add_arguments)
-    add("panels", "show the dashboard's panels here", _panels, _add_panels_arguments)
-    pytest_programs.add_commands(commands)
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog="grpo",
+        usage="grpo COMMAND ...",
+        description="Train with GRPO, and judge the training loop.",
+        epilog=f"{_listed()}\n\ngrpo COMMAND --help shows a command's options, their defaults and an example.",
+    )
+    subparsers = parser.add_subparsers(prog="grpo", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+    for command in (command for group in GROUPS.values() for command in group):
+        if command.add_arguments is None:
+            # No argument starts with NUL, so none is taken for an option here: `--` and `--help` are handed over, too.
+            inner = subparsers.add_parser(command.name, add_help=False, prefix_chars="\0")
+            inner.add_argument("arguments", nargs=argparse.REMAINDER)
+            inner.set_defaults(verbose=False)
+        else:
+            text = f"{command.summary}\n\n{command.when}".rstrip()
+            inner = subparsers.add_parser(command.name, description=text, example=command.example)
+            command.add_arguments(inner)
+            _add_verbose(inner)
+        inner.set_defaults(run_command=command.run)
     return parser
+
+
+def _listed() -> str:
+    """The title of each group, and a line per command."""
+    return "\n\n".join(
+        f"{title}:\n" + "\n".join(f"  {command.name:<12}{command.summary}" for command in commands)
+        for title, commands in GROUPS.items()
+    )
 
 
 def _add_verbose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", help="log what the parts do, e.g. adapter cache hits")
-
-
-def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--phase", default="all", help="2,5 or all (default)")
-    parser.add_argument("pytest_arguments", nargs="*", metavar="-- PYTEST_ARGUMENT", help="passed on to pytest")
-
-
-def _bench(flags: argparse.Namespace, console: Console) -> int:
-    if not Path("bench").is_dir():
-        raise ConfigError("grpo bench: no bench/ folder here; run it from the root of the project")
-    command = [sys.executable, "-m", "pytest", "bench", "--phase", flags.phase, *flags.pytest_arguments]
-    return subprocess.run(command, check=False).returncode
-
-
-def _add_panels_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--watch", action="store_true", help="refresh until Ctrl-C")
-    parser.add_argument("--interval-s", type=float, default=1.0, help="seconds between refreshes")
-
-
-def _panels(flags: argparse.Namespace, console: Console) -> int:
-    from grpo_core.telemetry.terminal import render, watch
-
-    home = Home.from_environment()
-    if flags.watch:
-        watch(home, flags.interval_s, console)
-    else:
-        console.print(render(home))
-    return 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from grpo_core.config import GrpoConfig
 from grpo_core.config.arguments import train_arguments
 from grpo_core.errors import EngineError
 from grpo_core.home import Home
+from grpo_core.schedule.step_line import step_line
 
 if TYPE_CHECKING:
     from grpo_core.cloud.fleet import RolloutFleet
@@ -111,8 +112,4 @@ def train_with_torchrun(
 
 
 def _print_step(report: StepReport) -> None:
-    print(
-        f"step {report.metrics.step}: reward {report.rollout.sampled_reward_mean:.3f}, {report.step_s:.2f} s, "
-        f"{report.rollout.tokens_per_second:.0f} tokens/s, policy lag {report.policy_lag_steps}",
-        flush=True,
-    )
+    print(step_line(report), flush=True)

@@ -33,7 +33,7 @@ _NUM_QUICK_SWAPS, _NUM_QUICK_REQUESTS = 40, 160
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", "--model", dest="model", default="tiny", metavar="NAME", help="as in grpo train")
     parser.add_argument("--engine", choices=get_args(EngineName), default="torch", help="what is examined")
-    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
     parser.add_argument(
         "--quick", action="store_true", help=f"{_NUM_QUICK_SWAPS} adapter swaps for the memory, not {_NUM_SWAPS}"
     )

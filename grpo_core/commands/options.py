@@ -29,31 +29,50 @@ _FLAGS: Mapping[str, str] = {
 }
 
 
-def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that every command shares. What is not given keeps the configuration's own default."""
+def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> None:
+    """The flags that every command shares. What is not given keeps the configuration's own default.
+
+    ``defaults`` (dotted keys) are the command's own, as for ``config_from_flags``; the help shows them.
+    """
     group = parser.add_argument_group("configuration")
+
+    def add(text: str, *flags: str, metavar: str = "NAME", kind: type = str) -> None:
+        name = flags[-1].removeprefix("--").replace("-", "_")
+        help_text = text if "(default" in text else f"{text} (default: {_default(_FLAGS[name], defaults)})"
+        group.add_argument(*flags, dest=name, type=kind, metavar=metavar, help=help_text)
+
+    def add_number(flag: str, text: str) -> None:
+        add(text, flag, metavar="N", kind=int)
+
+    def add_switch(flag: str, text: str) -> None:
+        group.add_argument(flag, action="store_true", default=None, help=text)
+
     group.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of the settings")
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, e.g. training.kl_coefficient=0"
     )
-    group.add_argument(
-        "--preset", "--model", dest="model", metavar="NAME", help="tiny, small, a model folder or hub id"
-    )
-    group.add_argument("--device", help="auto (default), cpu or cuda")
-    group.add_argument("--environment", metavar="NAME", help="arithmetic, diplomacy or package.module:factory")
-    group.add_argument("--engine", metavar="NAME", help="what samples: torch (default), vllm or plain")
-    group.add_argument("--steps", type=int, metavar="N", help="training steps, or batches to collect")
-    group.add_argument("--groups", type=int, metavar="N", help="starting states per batch")
-    group.add_argument("--samples", type=int, metavar="N", help="episodes per starting state (the group size)")
-    group.add_argument("--horizon", type=int, metavar="N", help="length of an episode: years in Diplomacy")
-    group.add_argument("--seed", type=int, metavar="N", help="of everything that is drawn at random")
-    group.add_argument("--compact-prompts", action="store_true", default=None, help="abbreviated prompts")
-    group.add_argument(
-        "--use-state-cache", action="store_true", default=None, help="start from cached mid-game positions"
-    )
-    group.add_argument("--buffer-depth", type=int, metavar="N", help="finished batches that wait for the trainer")
-    group.add_argument("--policy-lag", type=int, metavar="N", help="max_policy_lag_steps: how old a batch may be")
-    group.add_argument("--learning-rate", type=float, metavar="X")
+    add("tiny, small, a model folder or hub id", "--preset", "--model")
+    add("auto, cpu or cuda", "--device")
+    add("arithmetic, diplomacy or package.module:factory", "--environment")
+    add("what samples: torch, vllm or plain", "--engine")
+    add_number("--steps", "training steps, or batches to collect")
+    add_number("--groups", "starting states per batch")
+    add_number("--samples", "episodes per starting state (the group size)")
+    add_number("--horizon", "length of an episode: years in Diplomacy")
+    add_number("--seed", "of everything that is drawn at random")
+    add_switch("--compact-prompts", "abbreviated prompts: the same facts in fewer tokens")
+    add_switch("--use-state-cache", "start from cached mid-game positions; the opening is not played again")
+    add_number("--buffer-depth", "finished batches that wait for the trainer")
+    add_number("--policy-lag", "max_policy_lag_steps: how old a batch may be")
+    rates = "of AdamW (default: 2e-3 for an adapter, 3e-4 for all weights)"
+    add(rates, "--learning-rate", metavar="X", kind=float)
+
+
+def _default(key: str, defaults: Mapping[str, Any]) -> Any:
+    if key in defaults:
+        return defaults[key]
+    section, _, name = key.partition(".")
+    return GrpoConfig().model_dump()[section][name]
 
 
 def config_from_flags(flags: argparse.Namespace, defaults: Mapping[str, Any], run: str) -> GrpoConfig:

@@ -9,21 +9,34 @@ import sys
 from rich.console import Console
 
 _PROGRAMS = {
-    "compare": (("pytest_grpo.baseline.compare",), "find the gates that lost between two stored results"),
-    "bisect": (("pytest_grpo.bisect.run",), "find the first commit on which a phase fails"),
-    "thresholds": (("pytest", "--grpo-show-thresholds"), "show the thresholds and where each comes from"),
+    "compare": ("pytest_grpo.baseline.compare",),
+    "bisect": ("pytest_grpo.bisect.run",),
+    "thresholds": ("pytest", "--grpo-show-thresholds"),
 }
+_THRESHOLDS_HELP = """\
+usage: grpo thresholds [PYTEST_OPTION ...]
+
+show the thresholds that hold here, and where each comes from: the file, the ini, GRPO_THRESHOLD or an option
+
+example:
+  grpo thresholds --grpo-threshold batched_speedup=3"""
 
 
-def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Each as a subcommand. Their arguments are handed over as they are, ``--`` and ``--help`` too."""
-    for name, (program, text) in _PROGRAMS.items():
-        # No argument starts with NUL, so none is taken for an option here.
-        inner = commands.add_parser(name, help=text, add_help=False, prefix_chars="\0")
-        inner.add_argument("arguments", nargs=argparse.REMAINDER)
-        inner.set_defaults(command=run, program=program, verbose=False)
+def run_compare(flags: argparse.Namespace, console: Console) -> int:
+    return _become("compare", flags)
 
 
-def run(flags: argparse.Namespace, console: Console) -> int:
+def run_bisect(flags: argparse.Namespace, console: Console) -> int:
+    return _become("bisect", flags)
+
+
+def run_thresholds(flags: argparse.Namespace, console: Console) -> int:
+    if flags.arguments[:1] in (["-h"], ["--help"]):  # pytest would answer with the whole of its own help
+        print(_THRESHOLDS_HELP)
+        return 0
+    return _become("thresholds", flags)
+
+
+def _become(name: str, flags: argparse.Namespace) -> int:
     """Become the program, so that Ctrl-C reaches it and nobody ends it before it has cleaned up."""
-    os.execv(sys.executable, [sys.executable, "-m", *flags.program, *flags.arguments])
+    os.execv(sys.executable, [sys.executable, "-m", *_PROGRAMS[name], *flags.arguments])

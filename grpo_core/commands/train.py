@@ -1,44 +1,52 @@
-"""``grpo train``: the whole loop, with a progress bar."""
+"""``grpo train``: the whole loop, with a progress bar, or in a log file a line per step."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app
 from grpo_core.commands.options import add_config_flags, config_from_flags
+from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
+from grpo_core.schedule.step_line import step_line
 
 if TYPE_CHECKING:
-    from grpo_core.schedule.loop import TrainResult
+    from grpo_core.schedule.loop import OnStep, StepReport, TrainResult
     from grpo_core.schedule.stack import Stack
 
 INTERRUPTED_EXIT_CODE = 130
 
+_DEFAULTS: Mapping[str, Any] = {"environment.name": "arithmetic", "schedule.num_steps": 60}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_flags(parser)
+    add_config_flags(parser, _DEFAULTS)
     parser.add_argument("--run", metavar="NAME", help="names the run's files (default: environment and time)")
     parser.add_argument(
         "--processes", type=int, default=1, metavar="N", help="train in N processes on this machine, one per GPU"
     )
     parser.add_argument("--resume", action="store_true", help="continue the run NAME from its checkpoint")
     add_modal_flag(parser)
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="with --modal: containers that play")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="with --modal: containers that play the episodes"
+    )
 
 
 def run(flags: argparse.Namespace, console: Console) -> int:
     """Train. 0 when all steps are done, 130 when Ctrl-C ended it with a checkpoint."""
     if flags.resume and flags.run is None:
         raise ConfigError("--resume: which run? add --run NAME")
-    environment = flags.environment or "arithmetic"
+    environment = flags.environment or _DEFAULTS["environment.name"]
     run_name = flags.run or f"{environment.replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
-    config = config_from_flags(flags, {"schedule.num_steps": 60}, run_name)
+    config = config_from_flags(flags, _DEFAULTS, run_name)
     if flags.modal:
         if flags.processes != 1:
             raise ConfigError("--processes: on Modal the GPUs count, as in GRPO_MODAL_GPU=H100:4; leave it out")
@@ -76,26 +84,17 @@ def run(flags: argparse.Namespace, console: Console) -> int:
         with stack:
             result = _train(stack, console, resume=flags.resume)
     if result.interrupted:
-        console.print(f"stopped early; continue with: grpo train --run {run_name} --resume")
+        console.print(f"stopped early; continue with: grpo train --run {run_name} --resume", soft_wrap=True)
         return INTERRUPTED_EXIT_CODE
     return 0
 
 
 def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
-    from grpo_core.schedule.loop import StepReport, train
+    from grpo_core.schedule.loop import train
     from grpo_core.telemetry import open_telemetry
     from grpo_core.telemetry.gpu import GpuSampler
 
     config = stack.config
-    progress = Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
     rewards: list[float] = []
     with (
         open_telemetry(config, stack.home) as telemetry,
@@ -103,22 +102,44 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
     ):
         if sampler.note:
             console.print(sampler.note)
-        with progress:
-            task = progress.add_task(config.run, total=config.schedule.num_steps, text="collecting the first batch")
+        with _progress(console, config) as show:
 
-            def show(report: StepReport) -> None:
+            def on_step(report: StepReport) -> None:
                 rewards.append(report.rollout.sampled_reward_mean)
-                text = (
-                    f"{report.step_s:.2f} s/step  reward {report.rollout.sampled_reward_mean:.3f}  "
-                    f"{report.rollout.tokens_per_second:.0f} tok/s  lag {report.policy_lag_steps}"
-                )
-                progress.update(task, completed=report.metrics.step, text=text)
+                show(report)
 
-            result = train(stack, telemetry, resume=resume, on_step=show)
+            result = train(stack, telemetry, resume=resume, on_step=on_step)
     _print_result(console, rewards, result.duration_s)
     console.print(f"checkpoint: {result.checkpoint}", soft_wrap=True)
     console.print(f"events: {stack.home.events / f'{config.run}.jsonl'}", soft_wrap=True)
     return result
+
+
+@contextmanager
+def _progress(console: Console, config: GrpoConfig) -> Iterator[OnStep]:
+    """What shows a finished step: a bar on a terminal, else one line per step, written at once."""
+    if not console.is_terminal:
+        yield lambda report: print(step_line(report), file=console.file, flush=True)
+        return
+    with Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        task = progress.add_task(config.run, total=config.schedule.num_steps, text="collecting the first batch")
+
+        def show(report: StepReport) -> None:
+            text = (
+                f"{report.step_s:.2f} s/step  reward {report.rollout.sampled_reward_mean:.3f}  "
+                f"{report.rollout.tokens_per_second:.0f} tok/s  lag {report.policy_lag_steps}"
+            )
+            progress.update(task, completed=report.metrics.step, text=text)
+
+        yield show
 
 
 def _print_result(console: Console, rewards: list[float], duration_s: float) -> None:

@@ -5,6 +5,7 @@ Unknown keys are errors. A value that contradicts another is an error that names
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,8 +95,10 @@ def _explain(detail: Any) -> str:
         section: Any = GrpoConfig
         for part in detail["loc"][:-1]:
             section = section.model_fields[part].annotation
-        allowed = ", ".join(section.model_fields)
-        return f"{where}: unknown key; allowed here: {allowed}"
+        allowed = list(section.model_fields)
+        nearest = difflib.get_close_matches(str(detail["loc"][-1]), allowed, n=1)
+        meant = f"did you mean {nearest[0]}? " if nearest else ""
+        return f"{where}: unknown key; {meant}allowed here: {', '.join(allowed)}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{where}: {message}" if where else message

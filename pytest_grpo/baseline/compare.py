@@ -28,10 +28,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compare two stored baselines; the exit code: 0 no loss, 1 a loss, 2 a mistake in the input."""
     from grpo_core.home import Home
 
-    parser = argparse.ArgumentParser(prog="grpo compare", description="Find the gates that lost between two sessions.")
+    parser = argparse.ArgumentParser(
+        prog="grpo compare",
+        description="Find the gates that lost between two sessions.",
+        epilog="Example: grpo compare before after --tolerance 0.1",
+    )
     parser.add_argument("before", metavar="BEFORE", help="a baseline's name (see --grpo-save) or file")
     parser.add_argument("now", metavar="NOW", help="the baseline to hold against it")
-    parser.add_argument("--tolerance", default=str(DEFAULT_TOLERANCE), help="how much worse is no loss (0.05)")
+    parser.add_argument(
+        "--tolerance",
+        default=str(DEFAULT_TOLERANCE),
+        metavar="SHARE",
+        help="how much worse is no loss (default: %(default)s)",
+    )
     parser.add_argument("--any-machine", action="store_true", help="compare although machine or software differ")
     flags = parser.parse_args(arguments)
     try:

@@ -36,11 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="grpo bisect",
         description="Find the first commit on which a phase fails.",
-        epilog="What follows -- is passed on to pytest, e.g. -- --grpo-compare main.",
+        epilog="What follows -- is passed on to pytest. Example: grpo bisect v1.0 main --phase 3 -- --grpo-compare before",
     )
     parser.add_argument("good", metavar="GOOD", help="a commit on which the phase passes")
     parser.add_argument("bad", metavar="BAD", help="a later one on which it fails")
-    parser.add_argument("--phase", default="all", help="2,5 or all (default)")
+    parser.add_argument("--phase", default="all", help="which phases, e.g. 2,5 (default: %(default)s)")
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)
     flags, passed_on = parser.parse_args(given[:end]), given[end + 1 :]

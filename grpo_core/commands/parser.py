@@ -1,0 +1,73 @@
+"""The parser of every ``grpo`` command: a mistake is one line, and ``--help`` shows the defaults and one example."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+USER_ERROR_EXIT_CODE = 2
+
+
+class CommandParser(argparse.ArgumentParser):
+    """``example`` is a command line, shown at the end of the help."""
+
+    def __init__(self, *, example: str | None = None, **settings: Any) -> None:
+        if example is not None:
+            settings["epilog"] = f"example:\n  {example}"
+        super().__init__(formatter_class=_Help, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.fail(f"error: {message}; see {self.prog} --help")
+
+    def fail(self, line: str) -> NoReturn:
+        """End with ``line`` after the command's name."""
+        self.exit(USER_ERROR_EXIT_CODE, f"{self.prog}: {line}\n")
+
+    def parse_known_args(  # type: ignore[override]  # the base class has overloads for other namespaces
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """As the base class, but what is unknown is an error of this command, not of the one above it."""
+        flags, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.fail(_unknown(unknown[0], self._option_string_actions, self.prog))
+        return flags, unknown
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Adds the default to the text of an option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        is_told = action.help is None or "(default" in action.help
+        if is_told or not action.option_strings or action.default in (None, False, [], argparse.SUPPRESS):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+class Misplaced(argparse.Action):
+    """An option that another command has. ``instead`` says what to type; ``{}`` there is the value that was given."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, instead: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs="?", help=argparse.SUPPRESS)
+        self.instead = instead
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> NoReturn:
+        instead = self.instead.replace("{}", values or "NAME")
+        parser.exit(USER_ERROR_EXIT_CODE, f"{parser.prog}: no option {option_string} here; {instead}\n")
+
+
+def did_you_mean(word: str, allowed: Iterable[str], otherwise: str) -> str:
+    """``did you mean NAME?`` for the nearest of ``allowed``; ``otherwise`` when none is near."""
+    nearest = difflib.get_close_matches(word, list(allowed), n=1)
+    return f"did you mean {nearest[0]}?" if nearest else otherwise
+
+
+def _unknown(word: str, options: Iterable[str], prog: str) -> str:
+    otherwise = f"see {prog} --help"
+    if not word.startswith("-"):
+        return f"{word!r} is not expected here; {otherwise}"
+    option = word.partition("=")[0]
+    return f"no option {option!r}; {did_you_mean(option, options, otherwise)}"
