@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="grpo bisect",
         description="Find the first commit on which a phase fails.",
-        epilog="What follows -- is passed on to pytest. Example: grpo bisect v1.0 main --phase 3 -- --grpo-compare before",
+        epilog="What follows -- is passed on to pytest. Example: grpo bisect v1.0 main --phase 3",
     )
     parser.add_argument("good", metavar="GOOD", help="a commit on which the phase passes")
     parser.add_argument("bad", metavar="BAD", help="a later one on which it fails")
