@@ -60,14 +60,14 @@ class Misplaced(argparse.Action):
 
 
 def did_you_mean(word: str, allowed: Iterable[str], otherwise: str) -> str:
-    """``did you mean NAME?`` for the nearest of ``allowed``; ``otherwise`` when none is near."""
-    nearest = difflib.get_close_matches(word, list(allowed), n=1)
-    return f"did you mean {nearest[0]}?" if nearest else otherwise
+    """``did you mean NAME?`` for the nearest of ``allowed``, dashes aside; ``otherwise`` when none is near."""
+    by_letters = {name.lstrip("-"): name for name in allowed}
+    nearest = difflib.get_close_matches(word.lstrip("-"), list(by_letters), n=1)
+    return f"did you mean {by_letters[nearest[0]]}?" if nearest else otherwise
 
 
 def _unknown(word: str, options: Iterable[str], prog: str) -> str:
-    otherwise = f"see {prog} --help"
     if not word.startswith("-"):
-        return f"{word!r} is not expected here; {otherwise}"
+        return f"{word!r} is not expected here; see {prog} --help"
     option = word.partition("=")[0]
-    return f"no option {option!r}; {did_you_mean(option, options, otherwise)}"
+    return f"no option {option!r}; {did_you_mean(option, options, f'see {prog} --help')}"

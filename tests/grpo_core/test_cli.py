@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
 
-from grpo_core.cli import USER_ERROR_EXIT_CODE, main
+from grpo_core.cli import GROUPS, Command, _parser, main
 from grpo_core.commands.options import add_config_flags, config_from_flags
+from grpo_core.commands.parser import USER_ERROR_EXIT_CODE
+
+COMMANDS = [command for group in GROUPS.values() for command in group]
+OWN_COMMANDS = [command for command in COMMANDS if command.add_arguments is not None]
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["train", "--set", "rollout.group_sise=4"], "rollout.group_sise"),
+        (["train", "--set", "rollout.group_sise=4"], "rollout.group_sise: unknown key; did you mean group_size?"),
+        (["train", "--set", "trainig.loss=grpo"], "trainig: unknown key; did you mean training?"),
         (["train", "--samples", "1"], "group_size 1"),
         (["train", "--policy-lag", "-1"], "max_policy_lag_steps"),
         (["train", "--preset", "huge"], "'huge'"),
@@ -45,11 +51,108 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["trian"], "grpo: no command 'trian'; did you mean train?"),
+        (["chess"], "grpo: no command 'chess'; see grpo --help"),
+        (["train", "--grups", "3"], "grpo train: no option '--grups'; did you mean --groups?"),
+        (["train", "--chess=3"], "grpo train: no option '--chess'; see grpo train --help"),
+        (["train", "arithmetic"], "grpo train: 'arithmetic' is not expected here; see grpo train --help"),
+        (
+            ["train", "--steps", "x"],
+            "grpo train: error: argument --steps: invalid int value: 'x'; see grpo train --help",
+        ),
+    ],
+)
+def test_a_slip_is_one_line_that_says_what_was_meant(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=str(USER_ERROR_EXIT_CODE)):
+        main(arguments)
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "right"),
+    [
+        (["profile", "--profile", "rollout"], "grpo benchmark --profile rollout"),
+        (["profile", "--profile", "rollout"], "grpo profile --target rollout"),
+        (["benchmark", "--target", "trainer"], "grpo benchmark --profile trainer"),
+        (["bench", "--target", "trainer"], "grpo benchmark --profile trainer"),
+        (["bench", "--profile", "e2e"], "grpo benchmark --profile e2e"),
+        (["benchmark", "--phase", "2"], "grpo bench --phase 2"),
+        (["profile", "--phase=2"], "grpo bench --phase 2"),
+    ],
+)
+def test_an_option_of_another_command_is_answered_with_that_command(
+    arguments: list[str], right: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=str(USER_ERROR_EXIT_CODE)):
+        main(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"grpo {arguments[0]}: no option --")
+    assert right in line
+
+
+def test_without_a_command_the_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == USER_ERROR_EXIT_CODE
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    places = [shown.err.index(f"\n{title}:\n") for title in GROUPS]
+    assert places == sorted(places)
+    for command in COMMANDS:
+        assert f"\n  {command.name:<12}{command.summary}\n" in shown.err
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert capsys.readouterr().out == shown.err
+
+
+@pytest.mark.parametrize("command", OWN_COMMANDS, ids=lambda command: command.name)
+def test_help_shows_defaults_and_an_example_that_parses(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command.name, "--help"])
+    shown = capsys.readouterr().out
+    assert f"usage: grpo {command.name} " in shown
+    assert "(default" in shown
+    assert command.example is not None
+    assert shown.endswith(f"example:\n  {command.example}\n")
+    program, *arguments = command.example.split()
+    assert program == "grpo"
+    _parser().parse_args(arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "others"), [("bench", ["benchmark"]), ("benchmark", ["bench", "profile"]), ("profile", ["benchmark"])]
+)
+def test_help_names_the_commands_that_are_easily_confused(
+    name: str, others: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    shown = capsys.readouterr().out
+    assert all(re.search(rf"grpo {other}\b", shown) for other in others)
+
+
+def test_the_default_that_help_shows_is_the_one_that_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, environment, num_steps in (("train", "arithmetic", 60), ("profile", "diplomacy", 2)):
+        with pytest.raises(SystemExit, match="0"):
+            main([name, "--help"])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"package.module:factory (default: {environment})" in shown
+        assert f"batches to collect (default: {num_steps})" in shown
+
+
+def test_thresholds_has_a_help_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["thresholds", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: grpo thresholds")
+
+
 def test_flags_come_before_settings_before_the_file_before_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text("[rollout]\nnum_groups = 3\ngroup_size = 3\nseed = 3\n", encoding="utf-8")
     parser = argparse.ArgumentParser()
-    add_config_flags(parser)
+    add_config_flags(parser, {})
     flags = parser.parse_args(
         ["--config", str(file), "--set", "rollout.group_size=4", "--set", "rollout.seed=4", "--seed", "5"]
     )
