@@ -17,11 +17,11 @@ from grpo_core.schedule.loop import StepReport
 
 
 def test_a_log_file_gets_one_plain_line_per_step(
-    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GRPO_HOME", str(tmp_path))
     sizes = ["--steps", "2", "--groups", "1", "--samples", "2", "--set", "rollout.max_completion_tokens=4"]
-    assert main(["train", "--model", model_folder, "--device", "cpu", "--run", "log", *sizes]) == 0
+    assert main(["train", "--model", str(model_folder), "--device", "cpu", "--run", "log", *sizes]) == 0
     lines = capsys.readouterr().out.splitlines()
     steps = [line for line in lines if line.startswith("step ")]
     assert [re.sub(r"\d+\.?\d*", "#", line) for line in steps] == [
