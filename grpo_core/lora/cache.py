@@ -14,6 +14,8 @@ from threading import Lock
 from grpo_core.lora.store import AdapterStore
 from grpo_core.types import PolicyVersion, PolicyWeights
 
+DEFAULT_MAX_BYTES = 1 << 30
+
 logger = logging.getLogger("grpo_core.lora")
 
 
