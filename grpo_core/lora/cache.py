@@ -72,7 +72,7 @@ class LoRACache:
 
     @property
     def num_adapters(self) -> int:
-        """Versions in memory now."""
+        """Versions held now: at most ``max_adapters``, unless more are pinned."""
         return len(self._entries)
 
     @property
