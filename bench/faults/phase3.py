@@ -107,11 +107,15 @@ def prefix_not_shared(patch: pytest.MonkeyPatch) -> None:
 
 def siblings_see_each_other(patch: pytest.MonkeyPatch) -> None:
     """The mask of a pack is plain causal: a completion attends to its siblings before it."""
-    from grpo_core.model import attention
+    from torch.nn import functional as F
+
     from grpo_core.training.forward import tree_attention
 
     def attend(self: TreePlan, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
-        return attention.causal_attention(queries, keys, values, scaling)
+        output = F.scaled_dot_product_attention(
+            queries, keys, values, is_causal=True, scale=scaling, enable_gqa=queries.shape[1] != keys.shape[1]
+        )
+        return output.transpose(1, 2)
 
     patch.setattr(tree_attention.TreePlan, "attend", attend)
 

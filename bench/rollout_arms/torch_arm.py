@@ -8,7 +8,7 @@ import torch
 
 from bench.rollout_arms.adapter import RUN, Versions
 from bench.rollout_arms.arm import Sample, Setup, Work
-from grpo_core.lora.cache import LoRACache
+from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy, load_policy
 from grpo_core.model.tokenizer import load_tokenizer
@@ -17,7 +17,6 @@ from grpo_core.rollout.protocol import GenerationRequest, SamplingParams, comple
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from pytest_grpo.measuring.clock import now
 
-MAX_CACHED_BYTES = 1 << 30
 MAX_CACHED_ADAPTERS = 4
 
 
@@ -71,7 +70,7 @@ def build_engine(setup: Setup, store: AdapterStore, policy: Policy, *, jump_forw
     return TorchEngine(
         policy,
         load_tokenizer(setup.model.name).stop_id,
-        LoRACache(store, MAX_CACHED_BYTES, MAX_CACHED_ADAPTERS),
+        LoRACache(store, DEFAULT_MAX_BYTES, MAX_CACHED_ADAPTERS),
         RUN,
         max_batch_sequences=setup.max_sequences,
         jump_forward=jump_forward,

@@ -55,7 +55,7 @@ class OrderWorks:
             environment.reset(0)
             while not environment.done:
                 observations = environment.observe()
-                if environment.phase_kind == "movement":  # in the others few powers have to do anything
+                if environment.position.kind == "movement":  # in the others few powers have to do anything
                     yield from observations
                 environment.step({observation.agent: self._any_answer(observation) for observation in observations})
 

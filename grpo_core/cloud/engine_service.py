@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError, GrpoError
 from grpo_core.home import Home
-from grpo_core.lora.cache import LoRACache
+from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, SamplingParams, completions_or_error
 from grpo_core.types import Completion, EngineName, PolicyVersion
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from grpo_core.rollout.streaming import StreamingEngine
 
 MAX_CACHED_ADAPTERS = 8
-MAX_CACHED_ADAPTER_BYTES = 1 << 30
 ENGINES = ("auto", *get_args(EngineName))
 
 logger = logging.getLogger("grpo_core.cloud")
@@ -58,7 +57,7 @@ class EngineService:
         self._config = config
         self._reload = reload
         self._store = AdapterStore(home.adapters)
-        self._adapters = LoRACache(self._store, MAX_CACHED_ADAPTER_BYTES, MAX_CACHED_ADAPTERS)
+        self._adapters = LoRACache(self._store, DEFAULT_MAX_BYTES, MAX_CACHED_ADAPTERS)
         self.tokenizer: Tokenizer = load_tokenizer(config.model.name)
         self._engine = open_engine(config, self.tokenizer.stop_id, self._adapters, self._store)
         self._streaming: StreamingEngine | None = None

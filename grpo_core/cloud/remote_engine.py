@@ -62,6 +62,7 @@ class RemoteEngine:
 
     def submit(self, request: GenerationRequest) -> int:
         self._ticket += 1
+        self.counters += EngineCounters(num_requests=1)
         version = self.policy_version if request.policy_version is None else request.policy_version
         self._queued[self._ticket] = (request, version)
         return self._ticket
@@ -81,7 +82,9 @@ class RemoteEngine:
         return []
 
     def cancel(self, ticket: int) -> None:
-        if self._queued.pop(ticket, None) is None and any(ticket in tickets for tickets in self._under_way.values()):
+        if self._queued.pop(ticket, None) is None:
+            if ticket in self._cancelled or not any(ticket in tickets for tickets in self._under_way.values()):
+                return  # it has ended, or never was
             self._cancelled.add(ticket)
         self.counters += EngineCounters(num_cancelled=1)
 
@@ -132,7 +135,6 @@ class RemoteEngine:
             self.counters += EngineCounters(num_failed=1)
             return
         self.counters += EngineCounters(
-            num_requests=1,
             num_prefill_tokens=len(result.prompt_ids),
             num_completion_tokens=len(result.completion_ids),
             num_forced_tokens=int((~result.completion_mask).sum()),

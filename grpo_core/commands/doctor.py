@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 RED_EXIT_CODE = 1
 _RUN = "doctor"
 _MAX_CACHED_ADAPTERS = 4
-_MAX_CACHED_BYTES = 1 << 30
 _VLLM_KV_BYTES = 64 << 20  # few: pages of it that fill later would look like a leak
 _NUM_SWAPS, _NUM_REQUESTS = 500, 2000
 _NUM_QUICK_SWAPS, _NUM_QUICK_REQUESTS = 40, 160
@@ -45,7 +44,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     if flags.json is not None and not flags.json.absolute().parent.is_dir():
         raise ConfigError(f"--json {flags.json}: no such folder; give a file in a folder that exists")
 
-    from grpo_core.lora.cache import LoRACache
+    from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
     from grpo_core.lora.store import AdapterStore
     from grpo_core.model.policy import load_policy
     from grpo_core.model.tokenizer import load_tokenizer
@@ -59,7 +58,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     results: list[CanaryResult] = []
     with tempfile.TemporaryDirectory(prefix="grpo-doctor-") as folder, console.status("loading") as status:
         store = AdapterStore(Path(folder))
-        adapters = LoRACache(store, max_bytes=_MAX_CACHED_BYTES, max_adapters=_MAX_CACHED_ADAPTERS)
+        adapters = LoRACache(store, max_bytes=DEFAULT_MAX_BYTES, max_adapters=_MAX_CACHED_ADAPTERS)
         tokenizer = load_tokenizer(config.model.name)
         policy = load_policy(config.model, any_architecture=True)
         if flags.engine == "torch" and not policy.takes_plan:  # the plain one serves what the torch engine cannot drive

@@ -14,6 +14,8 @@ from threading import Lock
 from grpo_core.lora.store import AdapterStore
 from grpo_core.types import PolicyVersion, PolicyWeights
 
+DEFAULT_MAX_BYTES = 1 << 30
+
 logger = logging.getLogger("grpo_core.lora")
 
 
@@ -70,7 +72,7 @@ class LoRACache:
 
     @property
     def num_adapters(self) -> int:
-        """Versions in memory now."""
+        """Versions held now: at most ``max_adapters``, unless more are pinned."""
         return len(self._entries)
 
     @property

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ADAPTER_FILE = "adapter_model.safetensors"
 MODEL_FILE = "model.safetensors"
-_PEFT_PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."  # what PEFT puts before the names of an adapter's modules
 
 
 def description_of(weights: PolicyWeights) -> dict[str, Any]:
@@ -56,9 +56,9 @@ def files_of(weights: PolicyWeights) -> dict[str, bytes]:
         return {MODEL_FILE: _safetensors(weights.tensors), "config.json": _json(weights.architecture)}
     for name, tensor in weights.tensors.items():
         assert name.endswith((".lora_A.weight", ".lora_B.weight")), name
-        assert not name.startswith(_PEFT_PREFIX), name
+        assert not name.startswith(PEFT_PREFIX), name
         assert tensor.shape[0 if name.endswith(".lora_A.weight") else 1] == weights.rank, (name, tensor.shape)
-    tensors = {_PEFT_PREFIX + name: tensor for name, tensor in weights.tensors.items()}
+    tensors = {PEFT_PREFIX + name: tensor for name, tensor in weights.tensors.items()}
     return {ADAPTER_FILE: _safetensors(tensors), "adapter_config.json": _json(_peft_config(weights))}
 
 
@@ -68,7 +68,7 @@ def from_files(version: PolicyVersion, description: Mapping[str, Any], contents:
 
     (name,) = (name for name in contents if name.endswith(".safetensors"))
     tensors = safetensors.torch.load(contents[name])
-    return described(version, description, {key.removeprefix(_PEFT_PREFIX): tensor for key, tensor in tensors.items()})
+    return described(version, description, {key.removeprefix(PEFT_PREFIX): tensor for key, tensor in tensors.items()})
 
 
 def _safetensors(tensors: Mapping[str, Tensor]) -> bytes:

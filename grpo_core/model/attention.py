@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -98,11 +97,3 @@ def forward_hidden(
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device)
     output = decoder(input_ids=input_ids, position_ids=position_ids, attention_mask=no_mask, use_cache=False, plan=plan)
     return output.last_hidden_state
-
-
-def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
-    """Plain causal attention; arguments and result as ``AttentionPlan.attend``."""
-    output = F.scaled_dot_product_attention(
-        queries, keys, values, is_causal=True, scale=scaling, enable_gqa=queries.shape[1] != keys.shape[1]
-    )
-    return output.transpose(1, 2)

@@ -61,7 +61,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class EngineCounters:
-    """Exact totals since the engine was built."""
+    """Exact totals since the engine was built.
+
+    ``num_requests`` counts what was submitted, from ``submit`` on and whatever becomes of it. Each such request ends as
+    one of ``num_failed``, one of ``num_cancelled``, or with a completion.
+    """
 
     num_requests: int = 0
     num_prefill_tokens: int = 0  # prompt tokens that were computed

@@ -12,7 +12,7 @@ from grpo_core.config import GrpoConfig
 from grpo_core.environments import make_environment_factory
 from grpo_core.environments.state_cache import StateCache
 from grpo_core.home import Home
-from grpo_core.lora.cache import LoRACache
+from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy
 from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
@@ -23,8 +23,6 @@ from grpo_core.rollout.protocol import AdapterSwap, LocalEngine
 from grpo_core.training.ranks import Ranks, SingleProcess
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Batch
-
-MAX_CACHED_ADAPTER_BYTES = 1 << 30
 
 
 class BatchCollector(Protocol):
@@ -116,9 +114,7 @@ def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> L
     tokenizer = load_tokenizer(config.model.name)
     trainer = build_trainer(config, ranks if ranks is not None else SingleProcess())
     store = AdapterStore(home.adapters)
-    adapters = LoRACache(
-        store, max_bytes=MAX_CACHED_ADAPTER_BYTES, max_adapters=config.schedule.max_policy_lag_steps + 2
-    )
+    adapters = LoRACache(store, max_bytes=DEFAULT_MAX_BYTES, max_adapters=config.schedule.max_policy_lag_steps + 2)
     engine = open_engine(config, tokenizer.stop_id, adapters, store, fingerprint=trainer.base_fingerprint)
     return LocalStack(
         config=config,

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 RUN = "system"
 GREEDY_TEMPERATURE = 1e-6  # the most probable token has all of the mass, unless another is exactly as probable
 MAX_CACHED_ADAPTERS = 4
-MAX_CACHED_ADAPTER_BYTES = 1 << 30
 
 StepLogprobs = list[tuple["Tensor", "Tensor"]]
 """Per micro-batch: which completion each chosen token is of [C], and its log-probability [C]."""
@@ -180,11 +179,11 @@ class GrpoCoreSystem:
 
 def _switchable_cache(store: AdapterStore) -> Any:
     """A ``LoRACache`` that a request can be sent past, to a new and empty one, by its ``is_bypassed``."""
-    from grpo_core.lora.cache import CacheResult, LoRACache
+    from grpo_core.lora.cache import DEFAULT_MAX_BYTES, CacheResult, LoRACache
     from grpo_core.types import PolicyVersion
 
     def new_cache() -> LoRACache:
-        return LoRACache(store, MAX_CACHED_ADAPTER_BYTES, MAX_CACHED_ADAPTERS)
+        return LoRACache(store, DEFAULT_MAX_BYTES, MAX_CACHED_ADAPTERS)
 
     class SwitchableCache(LoRACache):
         is_bypassed = False
@@ -192,7 +191,7 @@ def _switchable_cache(store: AdapterStore) -> Any:
         def get(self, version: PolicyVersion) -> CacheResult:
             return new_cache().get(version) if self.is_bypassed else super().get(version)
 
-    return SwitchableCache(store, MAX_CACHED_ADAPTER_BYTES, MAX_CACHED_ADAPTERS)
+    return SwitchableCache(store, DEFAULT_MAX_BYTES, MAX_CACHED_ADAPTERS)
 
 
 def _recording_trainer(steps: StepLogprobs) -> type[Trainer]:

@@ -136,7 +136,6 @@ def _parse(row: str) -> Location:
 
 
 LOCATIONS: dict[str, Location] = {location.code: location for location in map(_parse, _TABLE.strip().splitlines())}
-PROVINCES = tuple(location.code for location in LOCATIONS.values() if not location.is_coast)
 CENTERS = tuple(location.code for location in LOCATIONS.values() if location.is_center)
 HOMES: dict[str, tuple[str, ...]] = {
     power: tuple(code for code in CENTERS if LOCATIONS[code].home_of == power) for power in POWERS

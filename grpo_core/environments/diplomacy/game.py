@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from grpo_core.environments.diplomacy.board import POWERS
 from grpo_core.environments.diplomacy.orders import OrderChoices, accept_orders, order_choices
 from grpo_core.environments.diplomacy.phase import Phase, PhaseCache
-from grpo_core.environments.diplomacy.position import PhaseKind, Position
+from grpo_core.environments.diplomacy.position import Position
 from grpo_core.environments.diplomacy.prompts import compact_prompt, full_prompt
 from grpo_core.environments.diplomacy.rewards import power_reward
 from grpo_core.errors import InvalidActionError, MissingPackageError
@@ -84,10 +84,6 @@ class DiplomacyEnvironment:
     def phase(self) -> str:
         """As the engine names it: ``S1901M``, or ``COMPLETED``."""
         return self._game.get_current_phase()
-
-    @property
-    def phase_kind(self) -> PhaseKind:
-        return self.position.kind
 
     @property
     def position(self) -> Position:

@@ -37,6 +37,7 @@ class PhaseCache:
 
     @property
     def num_phases(self) -> int:
+        """Phases held now, at most ``max_phases``."""
         return len(self._phases)
 
     def get(self, key: Hashable, read: Callable[[], Phase]) -> Phase:

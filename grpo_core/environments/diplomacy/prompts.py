@@ -5,14 +5,13 @@ Both begin with what all powers see and end with what concerns one power, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from grpo_core.environments.diplomacy.board import CENTERS, LOCATIONS, POWERS
 from grpo_core.environments.diplomacy.orders import WAIVE, UnitOptions, unit_options
 from grpo_core.environments.diplomacy.position import Position
 
 Segments = Sequence[Sequence[str]]
-PromptStyle = Callable[[Position, str, Segments], str]
 
 _ARMS = {"A": "army", "F": "fleet"}
 

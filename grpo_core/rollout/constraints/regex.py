@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,6 @@ from grpo_core.rollout.constraints.byte_automaton import ENDING_BYTES, MAX_ENDIN
 from grpo_core.rollout.constraints.lines import Line, TrieNode, build_trie
 from grpo_core.rollout.constraints.token_bytes import Spelling, spelling_of
 from grpo_core.types import Int32
-
-if TYPE_CHECKING:
-    pass
 
 MAX_STRINGS = 4096  # a language of no more is written out
 CACHED_IDS = 1 << 22  # of all nodes of one expression

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from grpo_core.errors import AdapterError
-from grpo_core.lora.check import check_full_weights
+from grpo_core.lora.check import check_adapter, check_full_weights
 from grpo_core.model.policy import distinct_tensors
 from grpo_core.types import Adapter, FullWeights, PolicyWeights
 
@@ -69,26 +68,12 @@ class MergedWeights:
 
     def _adapted(self, adapter: Adapter) -> dict[Tensor, Tensor]:
         """W + alpha/rank * B A per target, checked against the model before anything changes."""
-        if adapter.base_fingerprint != self._fingerprint:
-            raise AdapterError(
-                f"adapter {adapter.version.name} was trained on base model {adapter.base_fingerprint}, this one is "
-                f"{self._fingerprint}; use the adapter's own model, or publish under another run name"
-            )
-        names = sorted(key.removesuffix(".lora_A.weight") for key in adapter.tensors if key.endswith(".lora_A.weight"))
+        shapes = {name: (weight.shape[0], weight.shape[1]) for name, weight in self._linears.items()}
         values: dict[Tensor, Tensor] = {}
-        for name in names:
-            if name not in self._linears:
-                raise AdapterError(
-                    f"adapter {adapter.version.name}: the model has no linear module {name!r}; retrain it"
-                )
+        for name in check_adapter(adapter, self._fingerprint, shapes):
             weight = self._linears[name]
             down = adapter.tensors[f"{name}.lora_A.weight"].to(weight.device, torch.float32)
             up = adapter.tensors[f"{name}.lora_B.weight"].to(weight.device, torch.float32)
-            if (up.shape[0], down.shape[1]) != tuple(weight.shape):
-                raise AdapterError(
-                    f"adapter {adapter.version.name}: {name} has shape {(up.shape[0], down.shape[1])}, the model "
-                    f"{tuple(weight.shape)}; use the adapter's own model"
-                )
             base = self._base.get(weight, weight.data)
             values[weight] = base.float() + (up @ down) * (adapter.alpha / adapter.rank)
         return values

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from grpo_core.errors import AdapterError
 from grpo_core.lora.cache import LoRACache
+from grpo_core.lora.check import check_adapter
 from grpo_core.lora.store import AdapterStore
 from grpo_core.rollout.protocol import AdapterSwap
 from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
@@ -98,36 +99,17 @@ class ResidentAdapters:
                 self._unload(loaded)
 
 
-def check_fits(adapter: PolicyWeights, base: BaseModel) -> None:
-    """vLLM leaves out modules that it does not find, so every one is looked up here.
+def check_fits(weights: PolicyWeights, base: BaseModel) -> None:
+    """vLLM skips modules that it does not find, without an error, so every one is looked up here.
 
     Raises:
-        AdapterError: ``adapter`` is none, is for another base model, or its rank is beyond the limit.
+        AdapterError: ``weights`` are no adapter, or as ``check_adapter``.
     """
-    name = adapter.version.name
-    if not isinstance(adapter, Adapter):
-        raise AdapterError(f"version {name} has full weights, and vLLM takes adapters here; use the torch engine")
-    if adapter.base_fingerprint != base.fingerprint:
+    if not isinstance(weights, Adapter):
         raise AdapterError(
-            f"adapter {name} was trained on base model {adapter.base_fingerprint}, this one is {base.fingerprint}; use "
-            "the adapter's own model, or publish under another run name"
+            f"version {weights.version.name} has full weights, and vLLM takes adapters here; use the torch engine"
         )
-    if adapter.rank > base.max_lora_rank:
-        raise AdapterError(
-            f"adapter {name} has rank {adapter.rank}, the engine was started for at most {base.max_lora_rank}; start "
-            "it with a larger max_lora_rank"
-        )
-    suffix = ".lora_A.weight"
-    for module in sorted(key.removesuffix(suffix) for key in adapter.tensors if key.endswith(suffix)):
-        if module not in base.linear_shapes:
-            raise AdapterError(f"adapter {name}: the model has no linear module {module!r}; retrain it")
-        num_inputs = adapter.tensors[f"{module}.lora_A.weight"].shape[1]
-        num_outputs = adapter.tensors[f"{module}.lora_B.weight"].shape[0]
-        if (num_outputs, num_inputs) != base.linear_shapes[module]:
-            raise AdapterError(
-                f"adapter {name}: {module} has shape {(num_outputs, num_inputs)}, the model "
-                f"{base.linear_shapes[module]}; use the adapter's own model"
-            )
+    check_adapter(weights, base.fingerprint, base.linear_shapes, max_rank=base.max_lora_rank)
 
 
 def linear_shapes(folder: str) -> dict[str, tuple[int, int]]:

@@ -142,6 +142,7 @@ class VllmEngine:
 
     def submit(self, request: GenerationRequest) -> int:
         self._ticket += 1
+        self._count(num_requests=1)
         number = self.policy_version if request.policy_version is None else request.policy_version
         try:
             check_request(
@@ -200,7 +201,6 @@ class VllmEngine:
         else:
             completion = ended.result
             self._count(
-                num_requests=1,
                 num_prefill_tokens=len(completion.prompt_ids) - ended.num_cached_tokens,
                 num_cached_tokens=ended.num_cached_tokens,
                 num_completion_tokens=len(completion.completion_ids),

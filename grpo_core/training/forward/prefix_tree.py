@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from grpo_core.model.common_prefix import num_common_tokens
 from grpo_core.types import Int32
 
 MIN_SAVED_TOKENS = 8
@@ -98,7 +99,7 @@ class _Builder:
         self._min_saved = min_saved_tokens
         # Big-endian bytes of ids, which are not negative, compare as the ids do.
         self._order = sorted(range(len(sequences)), key=lambda index: sequences[index].astype(">i4").tobytes())
-        self._common = [_num_common(sequences[one], sequences[other]) for one, other in pairwise(self._order)]
+        self._common = [num_common_tokens(sequences[one], sequences[other]) for one, other in pairwise(self._order)]
         self._nodes: list[Node] = []
         self._runs: list[Int32] = []
         self._num_tokens = 0
@@ -152,10 +153,3 @@ class _Builder:
     def _close(self, index: int) -> None:
         node = self._nodes[index]
         self._nodes[index] = Node(node.start, node.end, self._num_tokens, node.depth, node.path)
-
-
-def _num_common(one: Int32, other: Int32) -> int:
-    """Tokens that both begin with."""
-    size = min(len(one), len(other))
-    differing = np.flatnonzero(one[:size] != other[:size])
-    return int(differing[0]) if len(differing) else size

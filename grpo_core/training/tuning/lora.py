@@ -11,11 +11,10 @@ from torch import nn
 
 from grpo_core.config import ModelConfig
 from grpo_core.errors import AdapterError, ModelError
+from grpo_core.lora.layout import PEFT_PREFIX
 from grpo_core.model.policy import Policy
 from grpo_core.training.forward.layers.replace import use_fast_parts
 from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
-
-_PEFT_PREFIX = "base_model.model."
 
 
 class TrainedAdapter:
@@ -32,7 +31,7 @@ class TrainedAdapter:
 
     def read(self, version: PolicyVersion) -> Adapter:
         tensors = {
-            name.removeprefix(_PEFT_PREFIX): tensor.detach().float().cpu().clone().contiguous()
+            name.removeprefix(PEFT_PREFIX): tensor.detach().float().cpu().clone().contiguous()
             for name, tensor in get_peft_model_state_dict(self._model).items()
         }
         return Adapter(
@@ -59,7 +58,7 @@ class TrainedAdapter:
                 f"this model (base {mine.base_fingerprint}, rank {mine.rank}); use the one it was trained with"
             )
         set_peft_model_state_dict(
-            self._model, {f"{_PEFT_PREFIX}{name}": tensor for name, tensor in weights.tensors.items()}
+            self._model, {f"{PEFT_PREFIX}{name}": tensor for name, tensor in weights.tensors.items()}
         )
 
     @contextmanager

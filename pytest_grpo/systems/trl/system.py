@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from pytest_grpo.systems.protocol import Float32, Int32
 
-_PEFT_PREFIX = "base_model.model."
-
 
 class TrlSystem:
     """One copy of the weights both samples and trains. Published adapters are loaded beside the one in training.
@@ -201,14 +199,18 @@ class TrlSystem:
     def weights(self) -> Mapping[str, Float32]:
         from peft import get_peft_model_state_dict
 
+        from grpo_core.lora.layout import PEFT_PREFIX
+
         state = get_peft_model_state_dict(self._model, adapter_name=TRAINED, save_embedding_layers=False)
-        return {name.removeprefix(_PEFT_PREFIX): tensor.cpu().numpy().copy() for name, tensor in state.items()}
+        return {name.removeprefix(PEFT_PREFIX): tensor.cpu().numpy().copy() for name, tensor in state.items()}
 
     def load_weights(self, weights: Mapping[str, Float32]) -> None:
         import torch
         from peft import set_peft_model_state_dict
 
-        tensors = {f"{_PEFT_PREFIX}{name}": torch.from_numpy(values) for name, values in weights.items()}
+        from grpo_core.lora.layout import PEFT_PREFIX
+
+        tensors = {f"{PEFT_PREFIX}{name}": torch.from_numpy(values) for name, values in weights.items()}
         set_peft_model_state_dict(self._model, tensors, adapter_name=TRAINED)
 
     def publish_adapter(self) -> int:

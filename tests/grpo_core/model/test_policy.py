@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import json
-import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,53 +11,8 @@ from torch import nn
 
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
-from grpo_core.model.policy import Policy, load_policy, resolve_device
-from grpo_core.model.source import locate_model
-from grpo_core.model.tokenizer import Tokenizer, load_tokenizer, num_tokenizer_calls
-from grpo_core.training.tuning.lora import attach_lora
-
-
-def copy_of(folder: Path, target: Path) -> Path:
-    shutil.copytree(folder, target)
-    return target
-
-
-def edit_json(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def one_line(error: pytest.ExceptionInfo[ModelError]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
-
-
-def test_the_tokenizer_round_trips_and_adds_nothing(tokenizer: Tokenizer) -> None:
-    text = "A PAR - BUR\nF BRE H\nQ: 3 + 4 =\nA: é"
-    ids = tokenizer.encode(text)
-
-    assert ids.dtype == np.int32
-    assert tokenizer.stop_id not in ids
-    assert tokenizer.decode(ids) == text
-    assert tokenizer.decode([*ids, tokenizer.stop_id]) == text
-
-
-def test_tokenizer_calls_are_counted_per_thread(tokenizer: Tokenizer) -> None:
-    before = num_tokenizer_calls()
-    elsewhere: list[int] = []
-
-    def call_three_times() -> None:
-        tokenizer.decode(tokenizer.encode("a"))
-        tokenizer.encode("b")
-        elsewhere.append(num_tokenizer_calls())
-
-    thread = threading.Thread(target=call_three_times)
-    thread.start()
-    thread.join()
-    tokenizer.encode("c")
-
-    assert elsewhere == [3]
-    assert num_tokenizer_calls() - before == 1
+from grpo_core.model.policy import load_policy, resolve_device
+from tests.grpo_core.model.broken_models import copy_of, edit_json, one_line
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "llama"])
@@ -92,47 +43,6 @@ def test_the_fingerprint_tells_weights_apart(model_folders: dict[str, Path], tmp
     assert load_policy(ModelConfig(name=str(model_folders["llama"]), device="cpu")).fingerprint == prints[-1]
 
 
-def test_bfloat16_weights_carry_a_float32_adapter(model_folder: Path) -> None:
-    policy = load_policy(ModelConfig(name=str(model_folder), device="cpu", dtype="bfloat16"))
-    model = attach_lora(policy, ModelConfig(lora_rank=2), seed=0)
-
-    assert policy.head.weight.dtype == torch.bfloat16
-    assert {value.dtype for value in model.parameters() if value.requires_grad} == {torch.float32}
-
-
-def test_a_fresh_adapter_changes_nothing_and_depends_on_its_seed_only(model_folder: Path) -> None:
-    def attached(seed: int) -> tuple[Policy, dict[str, torch.Tensor]]:
-        policy = load_policy(ModelConfig(name=str(model_folder), device="cpu"))
-        model = attach_lora(policy, ModelConfig(lora_rank=4), seed)
-        return policy, {name: value.data for name, value in model.named_parameters() if value.requires_grad}
-
-    ids = torch.tensor([[4, 5, 6]])
-    base = load_policy(ModelConfig(name=str(model_folder), device="cpu"))
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    policy, first = attached(7)
-    _, again = attached(7)
-    _, other = attached(8)
-
-    assert torch.equal(state, torch.get_rng_state())
-    assert torch.allclose(
-        policy.model(input_ids=ids).logits, base.model(input_ids=ids).logits, atol=1e-5
-    )  # other kernels
-    assert len(first) == 2 * 2 * 4
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert any(not torch.equal(first[name], other[name]) for name in first)
-
-
-@pytest.mark.parametrize("targets", [("q_proj", "w_proj"), ("lm_head",), ()])
-def test_lora_targets_must_be_linear_layers_of_the_decoder(policy: Policy, targets: tuple[str, ...]) -> None:
-    """Not the head: it is applied on its own, and shares its weight with the embeddings."""
-    with pytest.raises(
-        ModelError, match=r"lora_targets.* allowed: down_proj, gate_proj, k_proj, o_proj, q_proj"
-    ) as error:
-        attach_lora(policy, ModelConfig(lora_targets=targets), seed=0)
-    assert "lm_head" not in one_line(error).partition("allowed")[2]
-
-
 def test_unknown_devices_are_named() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type in {"cpu", "cuda"}
@@ -140,19 +50,6 @@ def test_unknown_devices_are_named() -> None:
         with pytest.raises(ModelError, match=f"{name}'.*'auto', 'cpu' or 'cuda'") as error:
             resolve_device(name)
         one_line(error)
-
-
-def test_names_that_are_no_model_are_refused_without_asking_the_network(tmp_path: Path, model_folder: Path) -> None:
-    (tmp_path / "empty").mkdir()
-
-    assert locate_model(str(model_folder)) == str(model_folder)
-    assert locate_model("owner/name") == "owner/name"
-    for name in ("huge", "./missing", "/missing/folder", "a/b/c"):
-        with pytest.raises(ModelError, match="allowed: tiny, small") as error:
-            locate_model(name)
-        assert name in one_line(error)
-    with pytest.raises(ModelError, match=r"no config\.json"):
-        locate_model(str(tmp_path / "empty"))
 
 
 @pytest.mark.parametrize(
@@ -255,19 +152,6 @@ def test_weights_that_do_not_fit_the_config_are_not_made_up(change: str, model_f
 
     with pytest.raises(ModelError, match=rf"1 weights are missing or of another shape.*\({name}\)") as error:
         load_policy(ModelConfig(name=str(folder), device="cpu"))
-    one_line(error)
-
-
-def test_a_folder_without_a_usable_tokenizer(model_folder: Path, tmp_path: Path) -> None:
-    folder = copy_of(model_folder, tmp_path / "model")
-    edit_json(folder / "tokenizer_config.json", eos_token=None)
-    with pytest.raises(ModelError, match="no eos_token"):
-        load_tokenizer(str(folder))
-
-    for path in folder.glob("*token*"):
-        path.unlink()
-    with pytest.raises(ModelError, match="no tokenizer") as error:
-        load_tokenizer(str(folder))
     one_line(error)
 
 

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import pytest
 
+from grpo_core.cloud.engine_service import ReadyVersion
+from grpo_core.cloud.remote_engine import RemoteEngine
 from grpo_core.config import GrpoConfig, build_config
-from grpo_core.errors import ConfigError, MissingPackageError, ModelError
+from grpo_core.errors import ConfigError, GrpoError, MissingPackageError, ModelError
 from grpo_core.home import Home
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy
 from grpo_core.rollout.engines import check_engine, open_engine
 from grpo_core.rollout.plain_engine.engine import PlainEngine
-from grpo_core.rollout.protocol import GenerationRequest, LocalEngine, SamplingParams
+from grpo_core.rollout.protocol import GenerationRequest, LocalEngine, SamplingParams, run_requests
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.schedule.loop import train
 from grpo_core.schedule.stack import build_stack
 from grpo_core.telemetry.events import Telemetry
+from grpo_core.types import Completion
+from tests.grpo_core.rollout.request_counts import check_request_counts
 
 OpenEngine = Callable[..., LocalEngine]
 
@@ -58,6 +64,29 @@ def test_the_engine_that_is_named_samples_from_the_model(
         pass
     assert [outcome.ticket for outcome in outcomes] == [ticket]
     engine.close()
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ["torch", "plain", "remote"])  # vLLM's: ``vllm_engine/test_engine.py``
+def test_every_submitted_request_is_counted_once(name: str, model_folder: Path, open_for: OpenEngine) -> None:
+    if name != "remote":
+        check_request_counts(open_for(model_folder, engine=name))
+        return
+    inner, lock = open_for(model_folder, engine="torch"), Lock()
+
+    def sample(requests: list[GenerationRequest], version: int) -> list[Completion | GrpoError]:
+        with lock:  # one call per prompt, several at once
+            return run_requests(inner, [replace(each, policy_version=version) for each in requests])
+
+    engine = RemoteEngine(
+        "run",
+        sample,
+        lambda version: ReadyVersion(inner.use_version(version), inner.model_fingerprint, inner.scores_in_one_pass),
+        is_lost=lambda error: False,
+    )
+
+    check_request_counts(engine)
+
     engine.close()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grpo_core.model.common_prefix import num_common_tokens
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 from grpo_core.types import Int32
 
@@ -78,8 +79,8 @@ class PrefixCache:
             if child is None:
                 node = _add(node, prompt_ids[place:tail])
                 break
-            num_common = _num_common(child.tokens, prompt_ids[place:tail])
-            node = child if num_common == child.num_tokens else self._split(child, num_common)
+            num_shared = _num_shared(child.tokens, prompt_ids[place:tail])
+            node = child if num_shared == child.num_tokens else self._split(child, num_shared)
             place = node.end
         if tail < len(prompt_ids):
             rest = prompt_ids[tail:]
@@ -178,11 +179,9 @@ def _add(parent: PrefixNode, tokens: Int32) -> PrefixNode:
     return node
 
 
-def _num_common(first: Int32, second: Int32) -> int:
-    """Leading tokens that are equal, in whole pages."""
-    size = min(len(first), len(second))
-    differing = np.flatnonzero(first[:size] != second[:size])
-    num_common = int(differing[0]) if len(differing) else size
+def _num_shared(one: Int32, other: Int32) -> int:
+    """Tokens of their longest common prefix, in whole pages."""
+    num_common = num_common_tokens(one, other)
     return num_common - num_common % PAGE_TOKENS
 
 

@@ -65,7 +65,11 @@ def _queries_keys_values(
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary position embedding of ``x`` [T, heads, D], halves paired (Su et al. 2021); ``sine`` has its signs."""
+    """Rotary position embedding of ``x`` [T, heads, D], halves paired (Su et al. 2021); ``sine`` has its signs.
+
+    ``decode.c`` rotates one head in place, and ``training/forward/layers/rotary.py`` has a gradient: three layouts of
+    one formula, each the fastest where it stands, so they do not share code.
+    """
     return torch.addcmul(x * cosine, x.roll(x.shape[-1] // 2, dims=-1), sine)
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from grpo_core.errors import AdapterError
 from grpo_core.kernels.linear import linear as fast_linear
+from grpo_core.lora.check import check_adapter
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, LayerWeights, Linear, Place
 from grpo_core.rollout.torch_engine.weights.products import NativeProducts
 from grpo_core.types import Adapter
@@ -46,30 +46,14 @@ def read_updates(adapter: Adapter, weights: DecoderWeights, fingerprint: str) ->
     """The updates of ``adapter`` on the device of ``weights``.
 
     Raises:
-        AdapterError: it was trained on another base model, or names modules or shapes that this one does not have.
+        AdapterError: as ``check_adapter``.
     """
-    if adapter.base_fingerprint != fingerprint:
-        raise AdapterError(
-            f"adapter {adapter.version.name} was trained on base model {adapter.base_fingerprint}, this one is "
-            f"{fingerprint}; use the adapter's own model, or publish under another run name"
-        )
     updates: dict[tuple[int, str], list[LowRank]] = {}
-    for key in sorted(adapter.tensors):
-        name, is_down, _ = key.partition(".lora_A.weight")
-        if not is_down:
-            continue
-        place = weights.places.get(name)
-        if place is None:
-            raise AdapterError(f"adapter {adapter.version.name}: the model has no linear module {name!r}; retrain it")
-        device = weights.embedding.device
-        down = adapter.tensors[key].to(device, torch.float32)
+    device = weights.embedding.device
+    for name in check_adapter(adapter, fingerprint, weights.linear_shapes):
+        place = weights.places[name]
+        down = adapter.tensors[f"{name}.lora_A.weight"].to(device, torch.float32)
         up = adapter.tensors[f"{name}.lora_B.weight"].to(device, torch.float32) * (adapter.alpha / adapter.rank)
-        expected = (place.stop - place.start, weights.layers[place.layer].linear(place.linear).weight.shape[1])
-        if (up.shape[0], down.shape[1]) != expected:
-            raise AdapterError(
-                f"adapter {adapter.version.name}: {name} has shape {(up.shape[0], down.shape[1])}, the model "
-                f"{expected}; use the adapter's own model"
-            )
         updates.setdefault((place.layer, place.linear), []).append(LowRank(place, down, up))
     return updates
 

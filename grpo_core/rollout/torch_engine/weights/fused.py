@@ -82,6 +82,14 @@ class DecoderWeights:
         return self.layers[0].qkv.weight.dim() == 3
 
     @property
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """Outputs and inputs of every linear module, by its name in the model."""
+        return {
+            name: (place.stop - place.start, self.layers[place.layer].linear(place.linear).weight.shape[1])
+            for name, place in self.places.items()
+        }
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
         return 2 * len(self.layers) * self.num_key_heads * self.head_size * self.embedding.element_size()

@@ -43,7 +43,6 @@ class Versions:
     ) -> None:
         self.base = base
         self.active = 0
-        self.num_swaps = 0
         self._fingerprint = fingerprint
         self._adapters = adapters
         self._run = run
@@ -77,7 +76,6 @@ class Versions:
             if beside.weights is not self.base:  # full weights: nothing runs merged for now
                 self._merger = MergedWeights(self.base, self._products)
             self._beside, self.active = beside, number
-            self.num_swaps += number != 0
         return AdapterSwap(number, cache_hit=hit, load_ms=load_ms, swap_ms=(time.perf_counter() - start) * 1e3)
 
     def hold(self, number: int) -> None:

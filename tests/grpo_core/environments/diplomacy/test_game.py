@@ -30,7 +30,7 @@ def test_games_go_through_all_kinds_of_phases_with_legal_orders_only(play_at_ran
         environment = DiplomacyEnvironment(horizon=5, compact_prompts=True)
         environment.reset(seed)
         for actions in _play(environment, play_at_random, seed):
-            kinds[environment.phase_kind] += 1
+            kinds[environment.position.kind] += 1
             assert actions
             assert environment.observe() is environment.observe()
             segments = [lines for each in environment.observe() for lines in each.choices or ()]
@@ -62,7 +62,7 @@ def test_no_legal_order_is_lost_or_invented(play_at_random: Player) -> None:
                 assert {line for lines in observed[power].choices or () for line in lines} == expected
                 game.clear_orders(power)
                 game.set_orders(power, actions[power].splitlines())
-        assert environment.phase_kind == "adjustment" or not game.error
+        assert environment.position.kind == "adjustment" or not game.error
 
 
 def test_segments_have_one_unit_each_in_the_order_of_locations() -> None:
@@ -105,7 +105,7 @@ def test_a_restored_game_goes_on_alike_in_every_phase(play_at_random: Player) ->
         for actions in _play(environment, play_at_random, seed):
             if environment.phase.startswith("S1901"):
                 continue
-            kinds.add(environment.phase_kind)
+            kinds.add(environment.position.kind)
             snapshot = environment.snapshot()
             text = json.dumps(snapshot)
             restored.restore(json.loads(text))

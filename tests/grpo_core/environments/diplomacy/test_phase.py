@@ -24,7 +24,7 @@ def test_remembered_phases_are_asked_like_new_ones(play_at_random: Player) -> No
         rng = random.Random(seed)
         shared = DiplomacyEnvironment(horizon=3, phases=phases)
         while not shared.done:
-            kinds.add(shared.phase_kind)
+            kinds.add(shared.position.kind)
             alone = DiplomacyEnvironment(horizon=3)
             alone.restore(shared.snapshot())
             assert shared.observe() == alone.observe()

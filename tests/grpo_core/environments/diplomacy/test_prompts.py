@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Callable
 
-from grpo_core.environments.diplomacy.board import CENTERS, LOCATIONS, POWERS, PROVINCES
+from grpo_core.environments.diplomacy.board import CENTERS, LOCATIONS, POWERS
 from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
 from grpo_core.environments.diplomacy.position import Position
 from grpo_core.environments.diplomacy.prompts import compact_prompt, full_prompt
@@ -30,8 +30,8 @@ def test_sizes_stay_bounded_on_crowded_boards() -> None:
     environment = DiplomacyEnvironment()
     snapshot = environment.snapshot()
     for _ in range(12):
-        places = rng.sample([code for code in PROVINCES if LOCATIONS[code].is_sea], rng.randrange(5, 19))
-        places += rng.sample([code for code in PROVINCES if LOCATIONS[code].army_moves], 34 - len(places))
+        places = rng.sample([code for code in LOCATIONS if LOCATIONS[code].is_sea], rng.randrange(5, 19))
+        places += rng.sample([code for code in LOCATIONS if LOCATIONS[code].army_moves], 34 - len(places))
         units = [f"{'F' if LOCATIONS[code].is_sea else 'A'} {code}" for code in places]
         others = [power for power in POWERS if power != "FRANCE"]
         state = snapshot["state"]
@@ -50,7 +50,7 @@ def test_both_styles_tell_the_same_in_every_phase(play_at_random: Player) -> Non
     environment = DiplomacyEnvironment(horizon=3)
     kinds = set()
     while not environment.done:
-        kinds.add(environment.phase_kind)
+        kinds.add(environment.position.kind)
         for observation in environment.observe():
             assert observation.choices is not None
             compact = compact_prompt(environment.position, observation.agent, observation.choices)

@@ -28,6 +28,7 @@ from grpo_core.errors import (
 from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.protocol import GenerationRequest, run_requests
 from grpo_core.types import Adapter, Completion
+from tests.grpo_core.rollout.request_counts import check_request_counts
 from tests.grpo_core.rollout.vllm_engine.bench import HAS_VLLM, TARGETS, Bench
 from tests.grpo_core.rollout.vllm_engine.logprobs import error_of
 from tests.grpo_core.rollout.vllm_engine.sampling_requests import prompt, request
@@ -160,6 +161,10 @@ def test_counters_are_exact_and_a_shared_prompt_is_read_once(base_version: Bench
     assert engine.tokens_per_second > 0
     assert engine.generate([]) == []
     assert engine.step() == []
+
+
+def test_every_submitted_request_is_counted_once(base_version: Bench) -> None:
+    check_request_counts(base_version.engine)
 
 
 def test_cancelling_frees_what_a_request_held(base_version: Bench, make_adapter: MakeAdapter) -> None:

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from grpo_core.config import ModelConfig
+from grpo_core.errors import ModelError
+from grpo_core.model.policy import Policy, load_policy
+from grpo_core.training.tuning.lora import attach_lora
+from tests.grpo_core.model.broken_models import one_line
+
+
+def test_bfloat16_weights_carry_a_float32_adapter(model_folder: Path) -> None:
+    policy = load_policy(ModelConfig(name=str(model_folder), device="cpu", dtype="bfloat16"))
+    model = attach_lora(policy, ModelConfig(lora_rank=2), seed=0)
+
+    assert policy.head.weight.dtype == torch.bfloat16
+    assert {value.dtype for value in model.parameters() if value.requires_grad} == {torch.float32}
+
+
+def test_a_fresh_adapter_changes_nothing_and_depends_on_its_seed_only(model_folder: Path) -> None:
+    def attached(seed: int) -> tuple[Policy, dict[str, torch.Tensor]]:
+        policy = load_policy(ModelConfig(name=str(model_folder), device="cpu"))
+        model = attach_lora(policy, ModelConfig(lora_rank=4), seed)
+        return policy, {name: value.data for name, value in model.named_parameters() if value.requires_grad}
+
+    ids = torch.tensor([[4, 5, 6]])
+    base = load_policy(ModelConfig(name=str(model_folder), device="cpu"))
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    policy, first = attached(7)
+    _, again = attached(7)
+    _, other = attached(8)
+
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.allclose(
+        policy.model(input_ids=ids).logits, base.model(input_ids=ids).logits, atol=1e-5
+    )  # other kernels
+    assert len(first) == 2 * 2 * 4
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "w_proj"), ("lm_head",), ()])
+def test_lora_targets_must_be_linear_layers_of_the_decoder(policy: Policy, targets: tuple[str, ...]) -> None:
+    """Not the head: it is applied on its own, and shares its weight with the embeddings."""
+    with pytest.raises(
+        ModelError, match=r"lora_targets.* allowed: down_proj, gate_proj, k_proj, o_proj, q_proj"
+    ) as error:
+        attach_lora(policy, ModelConfig(lora_targets=targets), seed=0)
+    assert "lm_head" not in one_line(error).partition("allowed")[2]
