@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.options import OneLineParser
+from bench.reporting.options import OneLineParser
 from grpo_core.errors import GrpoError
 from grpo_core.home import write_atomic, write_json
 
 if TYPE_CHECKING:
     from bench.learning_arms.run import Run
-    from bench.rollout_arms.figures import Figure
+    from bench.reporting.figures import Figure
     from pytest_grpo.reports.markup import Markup
 
 Runs = Mapping[str, Sequence["Run"]]
@@ -60,7 +60,7 @@ def has_trl() -> bool:
 
 def figures(runs: Runs, reward: float, window: int) -> dict[str, Figure]:
     """``steps_to_reward`` per arm, and ours over TRL's, seed by seed."""
-    from bench.rollout_arms.figures import Figure
+    from bench.reporting.figures import Figure
 
     found: dict[str, Figure] = {}
     for arm, of_arm in runs.items():
@@ -79,7 +79,7 @@ def steps(runs: Sequence[Run], reward: float, window: int) -> list[int]:
 
 def table(runs: Runs, seeds: Sequence[int], reward: float, window: int) -> list[str]:
     """One row per seed and arm, then the figures."""
-    from bench.rollout_arms.figures import figure_table, row, table_head
+    from bench.reporting.figures import figure_table, row, table_head
 
     lines = [*table_head("seed", "arm", "first reward", "last reward", f"steps to {reward:g}")]
     for place, seed in enumerate(seeds):
@@ -92,7 +92,7 @@ def table(runs: Runs, seeds: Sequence[int], reward: float, window: int) -> list[
 
 def drawing(runs: Runs, window: int) -> Markup:
     """Trailing means by step, averaged over the seeds; the first full window is the first point."""
-    from bench.rollout_arms.drawing import Panel, Point, picture
+    from bench.reporting.drawing import Panel, Point, picture
 
     points = []
     for arm, of_arm in runs.items():

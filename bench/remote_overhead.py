@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from bench.rollout_arms.figures import Figure, figure_table
+from bench.reporting.figures import Figure, figure_table
 from grpo_core.home import write_json
 
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent

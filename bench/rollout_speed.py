@@ -19,12 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.options import OneLineParser, arms_of, new_file, positive
+from bench.reporting.options import OneLineParser, arms_of, new_file, positive
 from grpo_core.config import ModelConfig
 from grpo_core.errors import GrpoError
 
 if TYPE_CHECKING:
-    from bench.rollout_arms.figures import Report
+    from bench.reporting.figures import Report
 
 ARMS = ("torch", "no_jump_forward", "trl", "vllm_lora", "vllm")
 INSTALLS = {
@@ -41,12 +41,12 @@ def run(options: argparse.Namespace) -> list[Report]:
     Raises:
         ModelError: there is no such model or device.
     """
+    from bench.reporting.figures import Report
     from bench.rollout_arms.adapter import Versions
     from bench.rollout_arms.arm import Setup
     from bench.rollout_arms.costs import measure_costs
-    from bench.rollout_arms.figures import Report
-    from bench.rollout_arms.growth import measure_growth
-    from bench.rollout_arms.rounds import Shape
+    from bench.rollout_arms.rounds import RolloutShape
+    from bench.rollout_arms.scaling import measure_scaling
     from bench.rollout_arms.speed import measure_speed
 
     arms, missing = _installed(options.arms)
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> list[Report]:
             folder=Path(folder),
         )
         versions = Versions(setup.folder / "adapters", setup.model)
-        shape = Shape(
+        shape = RolloutShape(
             options.sequences, options.group_size, options.prompt_tokens, options.new_tokens, versions.vocab_size
         )
         reports: list[Report] = []
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> list[Report]:
         if options.costs:
             reports.append(measure_costs(setup, shape))
         if options.growth is not None:
-            reports.append(measure_growth(setup, versions, options.growth))
+            reports.append(measure_scaling(setup, versions, options.growth))
         speed = measure_speed(setup, versions, shape, arms, options.rounds, options.seed)
     return [speed, *reports, Report(tuple(missing), {})]
 
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if odd := [number for number in options.sequences if number % options.group_size]:
         parser.error(f"--sequences {odd[0]}: allowed are multiples of --group-size {options.group_size}")
-    from bench.rollout_arms.figures import publish
+    from bench.reporting.figures import publish
 
     try:
         reports = run(options)

@@ -20,11 +20,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.options import OneLineParser, arms_of, new_file, positive
+from bench.reporting.options import OneLineParser, arms_of, new_file, positive
 from grpo_core.errors import GrpoError
 
 if TYPE_CHECKING:
-    from bench.rollout_arms.figures import Report
+    from bench.reporting.figures import Report
 
 ARMS = ("shared", "padded", "trl")
 PRESETS = ("tiny", "small")
@@ -32,19 +32,19 @@ PRESETS = ("tiny", "small")
 
 def run(options: argparse.Namespace) -> list[Report]:
     """All parts that were asked for."""
+    from bench.reporting.figures import Report
     from bench.rollout_arms.arm import Setup
-    from bench.rollout_arms.figures import Report
     from bench.trainer_arms.arms import SHARED, build_arms, model_config
-    from bench.trainer_arms.growth import measure_growth
+    from bench.trainer_arms.batches import BatchShape
+    from bench.trainer_arms.scaling import measure_scaling
     from bench.trainer_arms.speed import measure_speed
-    from bench.trainer_arms.work import Shape
 
     missing: list[str] = []
     arms = list(options.arms)
     if "trl" in arms and find_spec("trl") is None:
         arms.remove("trl")
         missing.append("Arm trl left out: trl is not installed; run: pip install 'pytest-grpo[trl]'")
-    shape = Shape(options.groups, options.group_size, options.prompt_tokens, options.new_tokens)
+    shape = BatchShape(options.groups, options.group_size, options.prompt_tokens, options.new_tokens)
     reports: list[Report] = []
     with tempfile.TemporaryDirectory() as folder:
         preset = options.presets[0]
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> list[Report]:
         )
         if options.growth is not None:
             (arm,) = build_arms([SHARED], setup, with_rollouts=False).values()
-            reports.append(measure_growth(preset, arm, shape, options.growth))
+            reports.append(measure_scaling(preset, arm, shape, options.growth))
         speed = measure_speed(setup, options.presets, shape, arms, options.rounds, options.seed)
     return [speed, *reports, Report((*missing, _load_line()), {})]
 
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when everything was measured, 2 for a mistake on the command line."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    from bench.rollout_arms.figures import publish
+    from bench.reporting.figures import publish
 
     try:
         reports = run(options)

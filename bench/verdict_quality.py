@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.options import positive
+from bench.reporting.options import positive
 from bench.verdict_study.noises import NOISES
 from bench.verdict_study.quality import Quality, check_decide, study, worst_rates
 from bench.verdict_study.timings import simulate
