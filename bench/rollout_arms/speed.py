@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.reporting.figures import Figure, Report, figure_table, row, speed_figures, table_head
+from bench.reporting.figures import Figure, Report, figure_table, row, table_head
 from bench.rollout_arms.adapter import Versions
 from bench.rollout_arms.arm import Arm, Setup
+from bench.rollout_arms.figures import speed_figures
 from bench.rollout_arms.rounds import ARMS_WITH_PROCESSES, RolloutShape, Timed, run_rounds, select, warm_up
 from bench.rollout_arms.torch_arm import TorchArm
 from bench.rollout_arms.workloads import OrderWorkloads

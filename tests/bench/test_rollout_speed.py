@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from bench.reporting.figures import Figure, figure_table, speed_figures
+from bench.reporting.figures import Figure, figure_table
 from bench.rollout_arms.adapter import Versions
 from bench.rollout_arms.arm import Sample, Setup, Workload
 from bench.rollout_arms.costs import measure_costs
+from bench.rollout_arms.figures import speed_figures
 from bench.rollout_arms.rounds import FREE, ORDERS, RolloutShape, Timed, run_rounds, warm_up
 from bench.rollout_arms.scaling import Cell, measure_scaling
 from bench.rollout_arms.torch_arm import TorchArm, requests
