@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.options import OneLineParser
-from grpo_core.errors import GrpoError
+from bench.reporting import options as shared
+from bench.reporting.options import OneLineParser, natural, new_file, numbers_of, positive
 from grpo_core.home import write_atomic, write_json
 
 if TYPE_CHECKING:
     from bench.learning_arms.run import Run
-    from bench.rollout_arms.figures import Figure
+    from bench.reporting.figures import Figure
     from pytest_grpo.reports.markup import Markup
 
 Runs = Mapping[str, Sequence["Run"]]
@@ -60,7 +60,7 @@ def has_trl() -> bool:
 
 def figures(runs: Runs, reward: float, window: int) -> dict[str, Figure]:
     """``steps_to_reward`` per arm, and ours over TRL's, seed by seed."""
-    from bench.rollout_arms.figures import Figure
+    from bench.reporting.figures import Figure
 
     found: dict[str, Figure] = {}
     for arm, of_arm in runs.items():
@@ -79,7 +79,7 @@ def steps(runs: Sequence[Run], reward: float, window: int) -> list[int]:
 
 def table(runs: Runs, seeds: Sequence[int], reward: float, window: int) -> list[str]:
     """One row per seed and arm, then the figures."""
-    from bench.rollout_arms.figures import figure_table, row, table_head
+    from bench.reporting.figures import figure_table, row, table_head
 
     lines = [*table_head("seed", "arm", "first reward", "last reward", f"steps to {reward:g}")]
     for place, seed in enumerate(seeds):
@@ -92,7 +92,7 @@ def table(runs: Runs, seeds: Sequence[int], reward: float, window: int) -> list[
 
 def drawing(runs: Runs, window: int) -> Markup:
     """Trailing means by step, averaged over the seeds; the first full window is the first point."""
-    from bench.rollout_arms.drawing import Panel, Point, picture
+    from bench.reporting.drawing import Panel, Point, picture
 
     points = []
     for arm, of_arm in runs.items():
@@ -104,24 +104,21 @@ def drawing(runs: Runs, window: int) -> Markup:
     return picture(f"Mean reward, last {window} steps, {num_seeds} seeds", [Panel("step", points)])
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> OneLineParser:
     parser = OneLineParser(description="Train on arithmetic here and in TRL, and compare the steps it takes.")
-    parser.add_argument("--steps", type=int, default=60, help="of each run (default 60)")
-    parser.add_argument("--seeds", type=_numbers, default=(0, 1, 2), metavar="N[,N]", help="default 0,1,2")
-    parser.add_argument("--groups", type=int, default=16, help="questions per step (default 16)")
-    parser.add_argument("--group-size", type=int, default=8, help="answers to each (default 8)")
-    parser.add_argument("--new-tokens", type=int, default=16, help="most of an answer (default 16)")
-    parser.add_argument("--reward", type=float, default=0.3, help="that is to be reached (default 0.3)")
-    parser.add_argument("--window", type=int, default=10, help="steps that the reward is averaged over (default 10)")
-    parser.add_argument("--model", default="tiny", help="a preset, a model folder or a hub id (default tiny)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each arm (default 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the curves to this file")
+    add = parser.add_argument
+    add("--steps", type=positive, default=60, help="training steps per run (default 60)")
+    add("--seeds", type=numbers_of(natural), default=(0, 1, 2), metavar="N[,N]", help="a run each (default 0,1,2)")
+    add("--groups", type=positive, default=16, help="questions per step (default 16)")
+    add("--group-size", type=positive, default=8, help="answers per question (default 8)")
+    add("--new-tokens", type=positive, default=16, help="maximum length of an answer (default 16)")
+    add("--reward", type=float, default=0.3, help="mean reward that counts as learned (default 0.3)")
+    add("--window", type=positive, default=10, help="steps that the reward is averaged over (default 10)")
+    shared.add_model(parser)
+    shared.add_threads(parser, default=1)
+    shared.add_json(parser)
+    add("--svg", type=new_file, metavar="FILE", help="draw the curves to this file")
     return parser
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,11 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not 1 <= options.window <= options.steps:
         parser.error(f"--window {options.window}: allowed are 1 to --steps {options.steps}")
-    try:
-        runs = run(options)
-    except GrpoError as error:
-        parser.error(str(error))
-        raise
+    runs = parser.run(run, options)
     print("\n".join(table(runs, options.seeds, options.reward, options.window)))
     if not has_trl():
         print("\nArm trl left out: trl is not installed; run: pip install 'pytest-grpo[trl]'")

@@ -12,10 +12,10 @@ import argparse
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from bench.faults import FAULTS, Fault
 from bench.faults.runs import Finding, Log, Result, Run, expected_findings, judge, other_red_gates, run_phases
+from bench.reporting.options import OneLineParser, add_markdown, natural, new_file
 from grpo_core.home import write_atomic
 from pytest_grpo.types import Verdict
 
@@ -131,22 +131,16 @@ def _selected(options: argparse.Namespace) -> list[Fault]:
     return [] if options.clean else list(FAULTS)
 
 
-def _whole_number(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed are whole numbers from 0")
-    return int(text)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Plant faults in the product and see which phases turn red.")
+def _parser() -> OneLineParser:
+    parser = OneLineParser(description="Plant faults in the product and see which phases turn red.")
     parser.add_argument("--phase", metavar="N[,N]", help="only the faults of these phases")
     parser.add_argument("--fault", metavar="NAME", help="only this fault")
     parser.add_argument("--all-phases", action="store_true", help="run the whole suite with each fault")
-    parser.add_argument("--clean", type=_whole_number, default=0, metavar="N", help="clean runs of the whole suite")
-    parser.add_argument("--budget", metavar="SECONDS", help="how long each gate may sample, as --grpo-budget")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the runs here, and go on from there")
-    parser.add_argument("--fresh", action="store_true", help="forget the runs that FILE holds")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to this file, too")
+    parser.add_argument("--clean", type=natural, default=0, metavar="N", help="clean runs of the whole suite")
+    parser.add_argument("--budget", metavar="SECONDS", help="time limit of each gate, as --grpo-budget")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="keep the runs in this file, and resume from it")
+    parser.add_argument("--fresh", action="store_true", help="ignore the runs that FILE holds")
+    add_markdown(parser)
     return parser
 
 

@@ -8,7 +8,6 @@ the slope between a suite of one test and one of many, what a session adds is th
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import re
@@ -20,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from bench.rollout_arms.figures import Figure, figure_table
+from bench.reporting.figures import Figure, figure_table
+from bench.reporting.options import OneLineParser, add_json, positive
 from grpo_core.home import write_json
 
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
@@ -154,15 +154,16 @@ def _finish(process: subprocess.Popen[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--place", choices=PLACES, default="subprocess", help="beside here (default: subprocess)")
-    parser.add_argument("--tests", type=int, default=200, metavar="N", help="tests of the larger suite (default: 200)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds of all runs (default: 5)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order in each round (default: 0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser = OneLineParser(description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--place", choices=PLACES, default="subprocess", help="where the phase runs (default subprocess)")
+    add("--tests", type=positive, default=200, metavar="N", help="tests in the larger suite (default 200)")
+    add("--rounds", type=positive, default=5, metavar="N", help="repetitions of all runs (default 5)")
+    add("--seed", type=int, default=0, help="seed of the order in each round (default 0)")
+    add_json(parser)
     options = parser.parse_args(arguments)
-    if options.tests < 2 or options.rounds < 1:
-        parser.error("--tests takes at least 2, --rounds at least 1")
+    if options.tests < 2:
+        parser.error(f"--tests {options.tests}: allowed are whole numbers from 2")
     remote = PLACES[options.place]
     with tempfile.TemporaryDirectory(prefix="remote-overhead-") as name:
         folder = Path(name)

@@ -19,12 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.options import OneLineParser, arms_of, new_file, positive
+from bench.reporting import options as shared
+from bench.reporting.options import OneLineParser, new_file, numbers_of, positive
 from grpo_core.config import ModelConfig
-from grpo_core.errors import GrpoError
 
 if TYPE_CHECKING:
-    from bench.rollout_arms.figures import Report
+    from bench.reporting.figures import Report
 
 ARMS = ("torch", "no_jump_forward", "trl", "vllm_lora", "vllm")
 INSTALLS = {
@@ -41,12 +41,12 @@ def run(options: argparse.Namespace) -> list[Report]:
     Raises:
         ModelError: there is no such model or device.
     """
+    from bench.reporting.figures import Report
     from bench.rollout_arms.adapter import Versions
     from bench.rollout_arms.arm import Setup
     from bench.rollout_arms.costs import measure_costs
-    from bench.rollout_arms.figures import Report
-    from bench.rollout_arms.growth import measure_growth
-    from bench.rollout_arms.rounds import Shape
+    from bench.rollout_arms.rounds import RolloutShape
+    from bench.rollout_arms.scaling import measure_scaling
     from bench.rollout_arms.speed import measure_speed
 
     arms, missing = _installed(options.arms)
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> list[Report]:
             folder=Path(folder),
         )
         versions = Versions(setup.folder / "adapters", setup.model)
-        shape = Shape(
+        shape = RolloutShape(
             options.sequences, options.group_size, options.prompt_tokens, options.new_tokens, versions.vocab_size
         )
         reports: list[Report] = []
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> list[Report]:
         if options.costs:
             reports.append(measure_costs(setup, shape))
         if options.growth is not None:
-            reports.append(measure_growth(setup, versions, options.growth))
+            reports.append(measure_scaling(setup, versions, options.growth))
         speed = measure_speed(setup, versions, shape, arms, options.rounds, options.seed)
     return [speed, *reports, Report(tuple(missing), {})]
 
@@ -78,29 +78,28 @@ def _installed(names: Sequence[str]) -> tuple[list[str], list[str]]:
     return [name for name in names if name not in missing], lines
 
 
-def _positives(text: str) -> tuple[int, ...]:
-    return tuple(sorted({positive(part) for part in text.split(",")}))
+def _sizes(text: str) -> tuple[int, ...]:
+    """Numbers of sequences, sorted, each once."""
+    return tuple(sorted(set(numbers_of(positive)(text))))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> OneLineParser:
     parser = OneLineParser(description="Time completions of this project's engine, TRL and vLLM, in turn.")
-    parser.add_argument("--arms", type=arms_of(ARMS), default=ARMS, metavar="NAME[,NAME]", help=f"of {', '.join(ARMS)}")
-    parser.add_argument("--rounds", type=positive, default=7, help="samples of each arm (default 7)")
-    parser.add_argument("--sequences", type=_positives, default=(8, 16, 64), metavar="N[,N]", help="default 8,16,64")
-    parser.add_argument("--group-size", type=positive, default=8, help="sequences per prompt (default 8)")
-    parser.add_argument("--prompt-tokens", type=positive, default=944, help="of each prompt (default 944)")
-    parser.add_argument("--new-tokens", type=positive, default=64, help="of each completion (default 64)")
-    parser.add_argument("--model", default="tiny", help="a preset, a model folder or a hub id (default tiny)")
-    parser.add_argument("--device", default="cpu", help="as torch names it (default cpu)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--threads", type=positive, default=2, help="CPU threads of each arm (default 2)")
-    parser.add_argument("--seed", type=positive, default=1)
+    shared.add_arms(parser, ARMS)
     parser.add_argument(
-        "--growth", type=new_file, metavar="FILE.svg", help="measure decode steps, too, and draw them here"
+        "--sequences", type=_sizes, default=(8, 16, 64), metavar="N[,N]", help="batch sizes (default 8,16,64)"
     )
-    parser.add_argument("--costs", action="store_true", help="measure what adapters and memory cost, too")
-    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures to this file")
-    parser.add_argument("--markdown", type=new_file, metavar="FILE", help="write the tables to this file, too")
+    shared.add_workload(parser, group_size="sequences per prompt")
+    shared.add_model(parser)
+    parser.add_argument("--device", default="cpu", help="a torch device (default cpu)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32")
+    shared.add_threads(parser, default=2)
+    parser.add_argument(
+        "--growth", type=new_file, metavar="FILE.svg", help="also time decode steps by size, and draw them here"
+    )
+    parser.add_argument("--costs", action="store_true", help="also measure what adapters and memory cost")
+    shared.add_json(parser)
+    shared.add_markdown(parser)
     return parser
 
 
@@ -110,13 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if odd := [number for number in options.sequences if number % options.group_size]:
         parser.error(f"--sequences {odd[0]}: allowed are multiples of --group-size {options.group_size}")
-    from bench.rollout_arms.figures import publish
+    from bench.reporting.figures import publish
 
-    try:
-        reports = run(options)
-    except GrpoError as error:
-        parser.error(str(error))
-        raise
+    reports = parser.run(run, options)
     publish(reports, options.markdown, options.json)
     return 0
 

@@ -20,11 +20,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.options import OneLineParser, arms_of, new_file, positive
-from grpo_core.errors import GrpoError
+from bench.reporting import options as shared
+from bench.reporting.options import OneLineParser, new_file, positive
 
 if TYPE_CHECKING:
-    from bench.rollout_arms.figures import Report
+    from bench.reporting.figures import Report
 
 ARMS = ("shared", "padded", "trl")
 PRESETS = ("tiny", "small")
@@ -32,19 +32,19 @@ PRESETS = ("tiny", "small")
 
 def run(options: argparse.Namespace) -> list[Report]:
     """All parts that were asked for."""
+    from bench.reporting.figures import Report
     from bench.rollout_arms.arm import Setup
-    from bench.rollout_arms.figures import Report
     from bench.trainer_arms.arms import SHARED, build_arms, model_config
-    from bench.trainer_arms.growth import measure_growth
+    from bench.trainer_arms.batches import BatchShape
+    from bench.trainer_arms.scaling import measure_scaling
     from bench.trainer_arms.speed import measure_speed
-    from bench.trainer_arms.work import Shape
 
     missing: list[str] = []
     arms = list(options.arms)
     if "trl" in arms and find_spec("trl") is None:
         arms.remove("trl")
         missing.append("Arm trl left out: trl is not installed; run: pip install 'pytest-grpo[trl]'")
-    shape = Shape(options.groups, options.group_size, options.prompt_tokens, options.new_tokens)
+    shape = BatchShape(options.groups, options.group_size, options.prompt_tokens, options.new_tokens)
     reports: list[Report] = []
     with tempfile.TemporaryDirectory() as folder:
         preset = options.presets[0]
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> list[Report]:
         )
         if options.growth is not None:
             (arm,) = build_arms([SHARED], setup, with_rollouts=False).values()
-            reports.append(measure_growth(preset, arm, shape, options.growth))
+            reports.append(measure_scaling(preset, arm, shape, options.growth))
         speed = measure_speed(setup, options.presets, shape, arms, options.rounds, options.seed)
     return [speed, *reports, Report((*missing, _load_line()), {})]
 
@@ -79,25 +79,21 @@ def _presets(text: str) -> tuple[str, ...]:
     return names
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> OneLineParser:
     parser = OneLineParser(description="Time training steps of this project's trainer and TRL's, in turn.")
-    parser.add_argument("--arms", type=arms_of(ARMS), default=ARMS, metavar="NAME[,NAME]", help=f"of {', '.join(ARMS)}")
+    shared.add_arms(parser, ARMS)
     parser.add_argument("--presets", type=_presets, default=PRESETS, metavar="NAME[,NAME]", help="default tiny,small")
-    parser.add_argument("--rounds", type=positive, default=7, help="samples of each arm (default 7)")
-    parser.add_argument("--groups", type=positive, default=2, help="prompts of a batch (default 2)")
-    parser.add_argument("--group-size", type=_group_size, default=8, help="completions per prompt (default 8)")
-    parser.add_argument("--prompt-tokens", type=positive, default=944, help="of each prompt (default 944)")
-    parser.add_argument("--new-tokens", type=positive, default=64, help="of each completion (default 64)")
-    parser.add_argument("--threads", type=positive, default=2, help="CPU threads of each arm (default 2)")
-    parser.add_argument("--seed", type=positive, default=1)
+    parser.add_argument("--groups", type=positive, default=2, help="prompts per batch (default 2)")
+    shared.add_workload(parser, group_size="completions per prompt", read_group_size=_group_size)
+    shared.add_threads(parser, default=2)
     parser.add_argument(
         "--growth",
         type=new_file,
         metavar="FILE.svg",
-        help="measure group sizes of the first preset, too, and draw them",
+        help="also time group sizes of the first preset, and draw them here",
     )
-    parser.add_argument("--json", type=new_file, metavar="FILE", help="write the figures to this file")
-    parser.add_argument("--markdown", type=new_file, metavar="FILE", help="write the tables to this file, too")
+    shared.add_json(parser)
+    shared.add_markdown(parser)
     return parser
 
 
@@ -105,13 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 when everything was measured, 2 for a mistake on the command line."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    from bench.rollout_arms.figures import publish
+    from bench.reporting.figures import publish
 
-    try:
-        reports = run(options)
-    except GrpoError as error:
-        parser.error(str(error))
-        raise
+    reports = parser.run(run, options)
     publish(reports, options.markdown, options.json)
     return 0
 

@@ -6,14 +6,12 @@ Two arms are timed in the harness's order and judged with its plan and its ledge
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from bench.options import positive
+from bench.reporting.options import OneLineParser, add_json, natural, positive
 from bench.verdict_study.noises import NOISES
 from bench.verdict_study.quality import Quality, check_decide, study, worst_rates
 from bench.verdict_study.timings import simulate
@@ -49,15 +47,12 @@ def _print_row(*cells: object, is_header: bool = False) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Simulate how often the verdicts are wrong.")
-    parser.add_argument("--suites", type=positive, default=20_000, help="simulated suites per noise")
-    parser.add_argument("--gates", type=positive, default=9, help="timing gates per suite")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the rates to this file")
+    parser = OneLineParser(description="Simulate how often the verdicts are wrong.")
+    parser.add_argument("--suites", type=positive, default=20_000, help="simulated suites per noise (default 20000)")
+    parser.add_argument("--gates", type=positive, default=9, help="timing gates per suite (default 9)")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the simulation (default 0)")
+    add_json(parser)
     options = parser.parse_args(arguments)
-    if options.json is not None and not options.json.parent.is_dir():
-        print(f"--json {options.json}: the folder {options.json.parent} does not exist; create it", file=sys.stderr)
-        return 2
     qualities: dict[str, Quality] = {}
     for place, (name, noise) in enumerate(NOISES.items()):
         rng = np.random.default_rng([options.seed, place])

@@ -20,9 +20,9 @@ def read_layers(page: str) -> dict[str, list[set[str]]]:
     layers: dict[str, list[set[str]]] = {}
     for line in filter(str.strip, block.splitlines()):
         if not line.startswith(" "):
-            rooms = layers.setdefault(line.strip(), [])
+            layers[line.strip()] = []
         else:
-            rooms.append(set(line.split()))
+            layers[list(layers)[-1]].append(set(line.split()))
     return layers
 
 

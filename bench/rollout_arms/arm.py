@@ -26,7 +26,7 @@ class Setup:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Workload:
     """Sample ``group_size`` completions of each prompt, at temperature 1 from the whole vocabulary.
 
     With ``orders`` a completion is one line of each segment and ends with the last one; without, it has ``num_tokens``.
@@ -45,7 +45,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What it took to do one ``Work``: from token ids to token ids, constraints compiled on the way."""
+    """What it took to do one ``Workload``: from token ids to token ids, constraints compiled on the way."""
 
     num_tokens: int  # of all completions
     seconds: float
@@ -58,7 +58,7 @@ class Sample:
 
 
 class Arm(Protocol):
-    def run(self, work: Work) -> Sample: ...
+    def run(self, workload: Workload) -> Sample: ...
 
     def close(self) -> None: ...
 

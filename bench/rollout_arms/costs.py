@@ -13,10 +13,10 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from bench.reporting.figures import Figure, Report, figure_table
 from bench.rollout_arms.adapter import Versions
 from bench.rollout_arms.arm import Setup
-from bench.rollout_arms.figures import Figure, Report, figure_table
-from bench.rollout_arms.rounds import Shape
+from bench.rollout_arms.rounds import RolloutShape
 from bench.rollout_arms.torch_arm import TorchArm, build_engine, kv_bytes_per_token, requests
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy
@@ -56,7 +56,7 @@ class Memory:
         )
 
 
-def measure_costs(setup: Setup, shape: Shape, presets: Sequence[str] = PRESETS) -> Report:
+def measure_costs(setup: Setup, shape: RolloutShape, presets: Sequence[str] = PRESETS) -> Report:
     """Swaps of the last of ``presets``, and the memory of each after its largest batch of ``shape``."""
     setups = {name: replace(setup, model=setup.model.model_copy(update={"name": name})) for name in presets}
     figures = _swap_figures(setups[presets[-1]])
@@ -94,7 +94,7 @@ def _swap_figures(setup: Setup) -> dict[str, Figure]:
     }
 
 
-def measure_memory(setup: Setup, shape: Shape, adapters: Path) -> Memory:
+def measure_memory(setup: Setup, shape: RolloutShape, adapters: Path) -> Memory:
     """Of this process after the largest batch of ``shape``. To be called in a new one.
 
     A very small model is sampled from before, so that code and buffers of the libraries are not counted.
@@ -108,9 +108,9 @@ def measure_memory(setup: Setup, shape: Shape, adapters: Path) -> Memory:
     num_token_bytes = kv_bytes_per_token(policy)
     engine = build_engine(setup, AdapterStore(adapters), policy)
     engine.use_version(1)
-    work = replace(shape, vocab_size=policy.vocab_size).free_work(np.random.default_rng(0), setup.max_sequences)
-    engine.generate(requests(work))
-    num_tokens = sum(map(len, work.prompts)) + work.num_sequences * work.num_tokens
+    workload = replace(shape, vocab_size=policy.vocab_size).free_workload(np.random.default_rng(0), setup.max_sequences)
+    engine.generate(requests(workload))
+    num_tokens = sum(map(len, workload.prompts)) + workload.num_sequences * workload.num_tokens
     return Memory(
         resident=process.memory_info().rss - before,
         weights=num_weight_bytes,
@@ -118,7 +118,7 @@ def measure_memory(setup: Setup, shape: Shape, adapters: Path) -> Memory:
     )
 
 
-def _sample_from_small_copy(setup: Setup, shape: Shape) -> None:
+def _sample_from_small_copy(setup: Setup, shape: RolloutShape) -> None:
     """One group, with an adapter, from a random model of the same kind with one narrow layer."""
     where = locate_model(setup.model.name)
     config = AutoConfig.from_pretrained(where)
@@ -129,4 +129,4 @@ def _sample_from_small_copy(setup: Setup, shape: Shape) -> None:
     AutoTokenizer.from_pretrained(where).save_pretrained(folder)
     arm_setup = replace(setup, model=setup.model.model_copy(update={"name": str(folder)}))
     arm = TorchArm(arm_setup, Versions(folder / "adapters", arm_setup.model))
-    arm.run(shape.free_work(np.random.default_rng(0), shape.group_size))
+    arm.run(shape.free_workload(np.random.default_rng(0), shape.group_size))

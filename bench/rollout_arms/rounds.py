@@ -1,4 +1,4 @@
-"""The arms in turn: each round gives all of them the same new work, in an order of its own."""
+"""The arms in turn: each round gives all of them the same new workload, in an order of its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import psutil
 
-from bench.rollout_arms.arm import Arms, Sample, Work
-from bench.rollout_arms.works import OrderWorks, free_work
+from bench.rollout_arms.arm import Arms, Sample, Workload
+from bench.rollout_arms.workloads import OrderWorkloads, free_workload
 
 FREE, ORDERS = "free", "orders"
 CONSTRAINED_ARMS = ("torch", "no_jump_forward")
@@ -20,7 +20,7 @@ WARM_UP_TOKENS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class RolloutShape:
     """How much there is to do: P prompt tokens and R completion tokens, for these numbers of sequences."""
 
     num_sequences: tuple[int, ...]
@@ -29,9 +29,9 @@ class Shape:
     num_tokens: int
     vocab_size: int
 
-    def free_work(self, rng: np.random.Generator, num_sequences: int) -> Work:
+    def free_workload(self, rng: np.random.Generator, num_sequences: int) -> Workload:
         num_groups = num_sequences // self.group_size
-        return free_work(rng, num_groups, self.group_size, self.num_prompt_tokens, self.num_tokens, self.vocab_size)
+        return free_workload(rng, num_groups, self.group_size, self.num_prompt_tokens, self.num_tokens, self.vocab_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,54 +48,56 @@ class Timed:
     """CPU seconds of the processes of other arms meanwhile. Above 0 they disturb."""
 
 
-def warm_up(arms: Arms, shape: Shape, rng: np.random.Generator) -> None:
+def warm_up(arms: Arms, shape: RolloutShape, rng: np.random.Generator) -> None:
     """Let every arm see each number of sequences once."""
     for num_sequences in shape.num_sequences:
-        work = replace(shape.free_work(rng, num_sequences), num_tokens=WARM_UP_TOKENS)
+        workload = replace(shape.free_workload(rng, num_sequences), num_tokens=WARM_UP_TOKENS)
         for arm in arms.values():
-            arm.run(work)
+            arm.run(workload)
 
 
 def run_rounds(
-    arms: Arms, shape: Shape, num_rounds: int, rng: np.random.Generator, orders: OrderWorks | None
+    arms: Arms, shape: RolloutShape, num_rounds: int, rng: np.random.Generator, orders: OrderWorkloads | None
 ) -> Iterator[Timed]:
     """All samples, as they are taken. Without ``orders`` the constrained ones are left out."""
     free_arms = [name for name in arms if name != "no_jump_forward"]
     for number in range(num_rounds):
         for num_sequences in shape.num_sequences:
-            work = shape.free_work(rng, num_sequences)
+            workload = shape.free_workload(rng, num_sequences)
             for name in rng.permutation(free_arms).tolist():
-                yield _time(arms, FREE, name, work, number)
+                yield _time(arms, FREE, name, workload, number)
             if orders is not None:
                 yield from _order_round(
                     arms, orders.next(num_sequences // shape.group_size, shape.group_size), number, rng
                 )
 
 
-def _order_round(arms: Arms, work: Work, number: int, rng: np.random.Generator) -> Iterator[Timed]:
+def _order_round(arms: Arms, workload: Workload, number: int, rng: np.random.Generator) -> Iterator[Timed]:
     """The arm that knows no constraint samples as many tokens freely. How many, the first of the others tells."""
     order: list[str] = rng.permutation([name for name in CONSTRAINED_ARMS if name in arms]).tolist()
     if UNCONSTRAINED_ARM in arms:
         order.insert(int(rng.integers(1, len(order) + 1)), UNCONSTRAINED_ARM)
-    free = work
+    free = workload
     for name in order:
-        timed = _time(arms, ORDERS, name, free if name == UNCONSTRAINED_ARM else work, number)
+        timed = _time(arms, ORDERS, name, free if name == UNCONSTRAINED_ARM else workload, number)
         if name != UNCONSTRAINED_ARM:
-            free = replace(work, orders=None, num_tokens=max(1, round(timed.sample.num_tokens / work.num_sequences)))
+            free = replace(
+                workload, orders=None, num_tokens=max(1, round(timed.sample.num_tokens / workload.num_sequences))
+            )
         yield timed
 
 
-def _time(arms: Arms, kind: str, name: str, work: Work, number: int) -> Timed:
+def _time(arms: Arms, kind: str, name: str, workload: Workload, number: int) -> Timed:
     before = _children_cpu_s()
     # Python's collector would look through all that every arm has loaded, in the middle of somebody's sample.
     gc.collect()
     gc.disable()
     try:
-        sample = arms[name].run(work)
+        sample = arms[name].run(workload)
     finally:
         gc.enable()
     foreign_s = 0.0 if name in ARMS_WITH_PROCESSES else _children_cpu_s() - before
-    return Timed(kind, name, len(work.prompts), work.num_sequences, number, sample, foreign_s)
+    return Timed(kind, name, len(workload.prompts), workload.num_sequences, number, sample, foreign_s)
 
 
 def _children_cpu_s() -> float:

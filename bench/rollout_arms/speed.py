@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.reporting.figures import Figure, Report, figure_table, row, table_head
 from bench.rollout_arms.adapter import Versions
 from bench.rollout_arms.arm import Arm, Setup
-from bench.rollout_arms.figures import Figure, Report, figure_table, row, speed_figures, table_head
-from bench.rollout_arms.rounds import ARMS_WITH_PROCESSES, Shape, Timed, run_rounds, select, warm_up
+from bench.rollout_arms.figures import speed_figures
+from bench.rollout_arms.rounds import ARMS_WITH_PROCESSES, RolloutShape, Timed, run_rounds, select, warm_up
 from bench.rollout_arms.torch_arm import TorchArm
-from bench.rollout_arms.works import OrderWorks
+from bench.rollout_arms.workloads import OrderWorkloads
 from grpo_core.errors import MissingPackageError
 from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 
@@ -22,11 +23,11 @@ MAX_FOREIGN_SHARE = 0.02
 
 
 def measure_speed(
-    setup: Setup, versions: Versions, shape: Shape, arm_names: Sequence[str], num_rounds: int, seed: int
+    setup: Setup, versions: Versions, shape: RolloutShape, arm_names: Sequence[str], num_rounds: int, seed: int
 ) -> Report:
     """Lets the arms take turns for ``num_rounds``, and says on stderr how far they are."""
     rng = np.random.default_rng(seed)
-    orders, notes = _order_works(load_tokenizer(setup.model.name), rng)
+    orders, notes = _order_workloads(load_tokenizer(setup.model.name), rng)
     samples: list[Timed] = []
     with ExitStack() as stack:
         lora = versions.publish(1)
@@ -40,10 +41,10 @@ def measure_speed(
     return Report(tuple(lines), figures)
 
 
-def _order_works(tokenizer: Tokenizer, rng: np.random.Generator) -> tuple[OrderWorks | None, list[str]]:
+def _order_workloads(tokenizer: Tokenizer, rng: np.random.Generator) -> tuple[OrderWorkloads | None, list[str]]:
     """What there is to order, or why there is nothing."""
     try:
-        return OrderWorks(tokenizer, rng), []
+        return OrderWorkloads(tokenizer, rng), []
     except MissingPackageError as error:
         return None, [f"Orders left out: {error}"]
 

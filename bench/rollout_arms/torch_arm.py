@@ -7,7 +7,7 @@ import itertools
 import torch
 
 from bench.rollout_arms.adapter import RUN, Versions
-from bench.rollout_arms.arm import Sample, Setup, Work
+from bench.rollout_arms.arm import Sample, Setup, Workload
 from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy, load_policy
@@ -21,9 +21,9 @@ MAX_CACHED_ADAPTERS = 4
 
 
 class TorchArm:
-    """Samples every ``Work`` with a policy version of its own.
+    """Samples every ``Workload`` with a policy version of its own.
 
-    So it does in training, and nothing that was computed for an earlier ``Work`` can be used again.
+    So it does in training, and nothing that was computed for an earlier ``Workload`` can be used again.
     """
 
     def __init__(self, setup: Setup, versions: Versions, *, jump_forward: bool = True) -> None:
@@ -40,12 +40,12 @@ class TorchArm:
         self._versions.publish(number)
         self.engine.use_version(number)
 
-    def run(self, work: Work) -> Sample:
+    def run(self, workload: Workload) -> Sample:
         torch.set_num_threads(self._num_threads)
         self.next_version()
         before = self.engine.counters
         start = now()
-        asked = requests(work)
+        asked = requests(workload)
         for request in asked:
             self.engine.submit(request)
         outcomes = self.engine.step()  # while nothing decodes, it reads all prompts
@@ -77,18 +77,20 @@ def build_engine(setup: Setup, store: AdapterStore, policy: Policy, *, jump_forw
     )
 
 
-def requests(work: Work) -> list[GenerationRequest]:
+def requests(workload: Workload) -> list[GenerationRequest]:
     """Siblings together, each with a seed of its own."""
-    constraints = [None] * len(work.prompts) if work.orders is None else [LineConstraint(one) for one in work.orders]
-    seeds = itertools.count(work.seed * work.num_sequences)
+    constraints = (
+        [None] * len(workload.prompts) if workload.orders is None else [LineConstraint(one) for one in workload.orders]
+    )
+    seeds = itertools.count(workload.seed * workload.num_sequences)
     return [
         GenerationRequest(
             prompt_ids=prompt,
-            sampling=SamplingParams(seed=next(seeds), max_tokens=work.num_tokens, ignore_stop=True),
+            sampling=SamplingParams(seed=next(seeds), max_tokens=workload.num_tokens, ignore_stop=True),
             constraint=constraint,
         )
-        for prompt, constraint in zip(work.prompts, constraints, strict=True)
-        for _ in range(work.group_size)
+        for prompt, constraint in zip(workload.prompts, constraints, strict=True)
+        for _ in range(workload.group_size)
     ]
 
 

@@ -8,7 +8,7 @@ import torch
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
-from bench.rollout_arms.arm import Sample, Setup, Work
+from bench.rollout_arms.arm import Sample, Setup, Workload
 from pytest_grpo.measuring.clock import now
 from pytest_grpo.systems.protocol import SystemSettings
 from pytest_grpo.systems.trl.trainer import build_trainer
@@ -31,14 +31,14 @@ class TrlArm:
         set_peft_model_state_dict(self._trainer.model, load_file(lora / "adapter_model.safetensors"))
         self._trainer.model.to(getattr(torch, setup.model.dtype))
 
-    def run(self, work: Work) -> Sample:
+    def run(self, workload: Workload) -> Sample:
         torch.set_num_threads(self._num_threads)
-        torch.manual_seed(work.seed)
+        torch.manual_seed(workload.seed)
         lengths = self._trainer.generation_config
-        lengths.max_new_tokens = lengths.min_new_tokens = work.num_tokens
-        rows = [prompt.tolist() for prompt in work.prompts for _ in range(work.group_size)]
+        lengths.max_new_tokens = lengths.min_new_tokens = workload.num_tokens
+        rows = [prompt.tolist() for prompt in workload.prompts for _ in range(workload.group_size)]
         start = now()
-        completions, _ = self._trainer._generate_single_turn(rows, None, {}, work.group_size)
+        completions, _ = self._trainer._generate_single_turn(rows, None, {}, workload.group_size)
         seconds = now() - start
         return Sample(sum(map(len, completions)), seconds)
 

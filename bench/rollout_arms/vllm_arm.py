@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from bench.rollout_arms.arm import Sample, Setup, Work
+from bench.rollout_arms.arm import Sample, Setup, Workload
 from pytest_grpo.measuring.clock import now
 
 KV_CACHE_GIB = 2
@@ -46,12 +46,12 @@ class VllmArm:
         self._processes = set(psutil.Process().children(recursive=True)) - others
         self._stop()
 
-    def run(self, work: Work) -> Sample:
+    def run(self, workload: Workload) -> Sample:
         from vllm import SamplingParams, TokensPrompt  # pyright: ignore[reportMissingImports]
 
-        prompts = [TokensPrompt(prompt_token_ids=prompt.tolist()) for prompt in work.prompts]
+        prompts = [TokensPrompt(prompt_token_ids=prompt.tolist()) for prompt in workload.prompts]
         sampling = SamplingParams(
-            n=work.group_size, temperature=1.0, max_tokens=work.num_tokens, ignore_eos=True, detokenize=False
+            n=workload.group_size, temperature=1.0, max_tokens=workload.num_tokens, ignore_eos=True, detokenize=False
         )
         self._resume()
         start = now()

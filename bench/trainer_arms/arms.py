@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.rollout_arms.arm import Arm, Setup, Work
+from bench.rollout_arms.arm import Arm, Setup, Workload
 from grpo_core.config import ModelConfig
 from pytest_grpo.measuring.clock import now
 from pytest_grpo.systems.load import load_system
@@ -51,10 +51,10 @@ class TrainerArm:
         self._num_threads = num_threads
         self._sampler = sampler
 
-    def run(self, batch: TrainBatch, work: Work | None = None) -> Taken:
-        """A step at a learning rate of 0, so that the policy stays as it is; before it a rollout of ``work``."""
+    def run(self, batch: TrainBatch, workload: Workload | None = None) -> Taken:
+        """A step at a learning rate of 0, so that the policy stays as it is; before it a rollout of ``workload``."""
         torch.set_num_threads(self._num_threads)
-        sampled = self._sampler.run(work).seconds if self._sampler is not None and work is not None else None
+        sampled = self._sampler.run(workload).seconds if self._sampler is not None and workload is not None else None
         torch.set_num_threads(self._num_threads)
         start = now()
         step = self.system.train_step(batch)

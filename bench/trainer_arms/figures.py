@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.rollout_arms.figures import Figure
+from bench.reporting.figures import Figure
 from bench.trainer_arms.arms import PADDED, SHARED, TRL, Taken
 
 MIN_VS_TRL, MIN_VS_PADDED, MAX_MEMORY_RATIO = 12.0, 5.0, 1 / 3

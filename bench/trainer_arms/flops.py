@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.trainer_arms.work import Shape
+from bench.trainer_arms.batches import BatchShape
 from grpo_core.kernels.linear import linear
 from grpo_core.model.presets import PRESETS
 from pytest_grpo.measuring.clock import now
@@ -29,7 +29,7 @@ class StepFlops:
         return self.forward + self.backward
 
 
-def step_flops(preset: str, shape: Shape) -> StepFlops:
+def step_flops(preset: str, shape: BatchShape) -> StepFlops:
     """Of loss and gradient with each prompt once. The last token of a completion predicts nothing."""
     sizes = PRESETS[preset]
     hidden, num_layers = sizes.hidden_size, sizes.num_layers

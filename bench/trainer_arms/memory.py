@@ -12,21 +12,21 @@ import numpy as np
 import psutil
 import torch
 
-from bench.rollout_arms.figures import Figure
+from bench.reporting.figures import Figure
 from bench.trainer_arms.arms import load_arm_system
-from bench.trainer_arms.work import Shape, random_batch
+from bench.trainer_arms.batches import BatchShape, random_batch
 from grpo_core.model.presets import PRESETS
 
-SMALL = Shape(num_groups=1, group_size=2, num_prompt_tokens=16, num_tokens=4)
+SMALL = BatchShape(num_groups=1, group_size=2, num_prompt_tokens=16, num_tokens=4)
 
 
-def measure_step_bytes(name: str, preset: str, shape: Shape, folder: Path, num_threads: int) -> int:
+def measure_step_bytes(name: str, preset: str, shape: BatchShape, folder: Path, num_threads: int) -> int:
     """Bytes that the largest moment of a step lies above the memory before it, in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(step_bytes, name, preset, shape, folder, num_threads).result()
 
 
-def step_bytes(name: str, preset: str, shape: Shape, folder: Path, num_threads: int) -> int:
+def step_bytes(name: str, preset: str, shape: BatchShape, folder: Path, num_threads: int) -> int:
     """``measure_step_bytes`` of this process, which has to be new. A very small step comes first, for its libraries."""
     torch.set_num_threads(num_threads)
     rng = np.random.default_rng(0)

@@ -9,21 +9,21 @@ from dataclasses import replace
 
 import numpy as np
 
+from bench.reporting.figures import Figure, Report, figure_table, row, table_head
 from bench.rollout_arms.arm import Setup
-from bench.rollout_arms.figures import Figure, Report, figure_table, row, table_head
-from bench.rollout_arms.works import free_work
+from bench.rollout_arms.workloads import free_workload
 from bench.trainer_arms.arms import PADDED, SHARED, Taken, TrainerArm, build_arms, model_config
+from bench.trainer_arms.batches import BatchShape, on_policy, random_batch
 from bench.trainer_arms.figures import MAX_MEMORY_RATIO, Rounds, agreement, all_figures, preset_figures
 from bench.trainer_arms.flops import matrix_rate, step_flops
 from bench.trainer_arms.memory import measure_step_bytes, memory_figure
-from bench.trainer_arms.work import Shape, on_policy, random_batch
 from grpo_core.model.presets import PRESETS
 
 MIB = 2**20
 
 
 def measure_speed(
-    setup: Setup, presets: Sequence[str], shape: Shape, arm_names: list[str], num_rounds: int, seed: int
+    setup: Setup, presets: Sequence[str], shape: BatchShape, arm_names: list[str], num_rounds: int, seed: int
 ) -> Report:
     """Raises ArithmeticError when the arms do not compute the same."""
     rate = matrix_rate(setup.num_threads)
@@ -48,7 +48,7 @@ def measure_speed(
 
 
 def run_rounds(
-    arms: Mapping[str, TrainerArm], preset: str, shape: Shape, num_rounds: int, rng: np.random.Generator
+    arms: Mapping[str, TrainerArm], preset: str, shape: BatchShape, num_rounds: int, rng: np.random.Generator
 ) -> Iterator[Mapping[str, Taken]]:
     """Each round has a new batch, the policy's own by its log-probabilities, and an order of its own.
 
@@ -60,8 +60,8 @@ def run_rounds(
     for number in range(num_rounds + 1):
         bare = random_batch(rng, shape, vocab_size)
         batch = on_policy(bare, arms[SHARED].run(bare).step.logprobs)
-        work = free_work(rng, *sizes, vocab_size)
-        taken = {names[place]: arms[names[place]].run(batch, work) for place in rng.permutation(len(names))}
+        workload = free_workload(rng, *sizes, vocab_size)
+        taken = {names[place]: arms[names[place]].run(batch, workload) for place in rng.permutation(len(names))}
         if number == 0:
             continue
         told = ", ".join(f"{name} {one.loss_seconds:.2f} s" for name, one in taken.items())
@@ -84,7 +84,7 @@ def _step_table(preset: str, rounds: Rounds) -> Iterator[str]:
         yield row(preset, f"`{name}`", forward, backward, whole, Figure.of(rollouts, "ms"))
 
 
-def _flops_line(preset: str, shape: Shape, rounds: Rounds, rate: float) -> str:
+def _flops_line(preset: str, shape: BatchShape, rounds: Rounds, rate: float) -> str:
     needed = step_flops(preset, shape).total
     seconds = statistics.median(taken[SHARED].loss_seconds for taken in rounds)
     return (

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_grpo.settings.phases import PHASE_NUMBERS
+from pytest_grpo.settings.phases import PHASE_NUMBERS, PHASE_TABLES
 
 DEFAULT_RETRIES = 2
 DEFAULT_MAX_CONTAINERS = 8
@@ -98,7 +98,9 @@ def read_gpus(path: Path) -> dict[int, str]:
     for marker, table in tables.items() if isinstance(tables, dict) else [("", None)]:
         where = f"thresholds {path}: [modal.{marker}]"
         if marker not in PHASE_NUMBERS or not isinstance(table, dict) or set(table) != {"gpu"}:
-            raise pytest.UsageError(f'{where}: allowed are tables phase0 to phase6 with gpu = "H100:2" and the like')
+            raise pytest.UsageError(
+                f'{where}: allowed are tables {PHASE_TABLES}, each with a gpu; write e.g. gpu = "H100:2"'
+            )
         gpus[PHASE_NUMBERS[marker]] = check_gpu(str(table["gpu"]), f"{where} gpu = {table['gpu']!r}")
     return gpus
 

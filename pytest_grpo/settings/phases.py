@@ -37,6 +37,8 @@ PHASES = (
     Phase(6, "observability", "events reach the dashboard panels in time"),
 )
 PHASE_NUMBERS = {phase.marker: phase.number for phase in PHASES}
+PHASE_TABLES = f"{PHASES[0].marker} to {PHASES[-1].marker}"
+"""The tables that a thresholds file may have, for error messages."""
 
 
 def parse_phases(text: str) -> frozenset[int]:

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from pytest_grpo.settings.config import PLUGIN_CONFIG
-from pytest_grpo.settings.phases import PHASE_NUMBERS, phases_of
+from pytest_grpo.settings.phases import PHASE_NUMBERS, PHASE_TABLES, phases_of
 from pytest_grpo.types import KINDS, Kind
 
 _NAME = re.compile(r"[A-Za-z0-9_]+")
@@ -86,7 +86,7 @@ def load_thresholds(path: Path, device_profile: str) -> dict[str, Threshold]:
     for marker, table in tables.items():
         where = f"thresholds {path}: [{device_profile}.{marker}]"
         if marker not in PHASE_NUMBERS or not isinstance(table, dict):
-            raise pytest.UsageError(f"{where}: allowed are tables phase0 to phase6; rename it")
+            raise pytest.UsageError(f"{where}: allowed are tables {PHASE_TABLES}; rename it")
         for name, entry in table.items():
             if name in thresholds or not _NAME.fullmatch(name):
                 raise pytest.UsageError(f"{where} {name!r}: names are unique letters, digits and '_'; rename it")

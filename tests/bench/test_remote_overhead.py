@@ -35,8 +35,8 @@ def test_a_figure_is_the_median_with_its_spread() -> None:
     assert (spread.median, spread.low, spread.high, spread.n) == (2.0, 1.0, 3.0, 3)
 
 
-@pytest.mark.parametrize("arguments", [["--tests", "1"], ["--rounds", "0"]])
-def test_too_little_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize(("arguments", "allowed"), [(["--tests", "1"], "from 2"), (["--rounds", "0"], "from 1")])
+def test_too_little_is_refused(arguments: list[str], allowed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
         main(arguments)
-    assert "at least" in capsys.readouterr().err
+    assert f"allowed are whole numbers {allowed}" in capsys.readouterr().err

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from bench.reporting.figures import Figure, figure_table
 from bench.rollout_arms.adapter import Versions
-from bench.rollout_arms.arm import Sample, Setup, Work
+from bench.rollout_arms.arm import Sample, Setup, Workload
 from bench.rollout_arms.costs import measure_costs
-from bench.rollout_arms.figures import Figure, figure_table, speed_figures
-from bench.rollout_arms.growth import Cell, measure_growth
-from bench.rollout_arms.rounds import FREE, ORDERS, Shape, Timed, run_rounds, warm_up
+from bench.rollout_arms.figures import speed_figures
+from bench.rollout_arms.rounds import FREE, ORDERS, RolloutShape, Timed, run_rounds, warm_up
+from bench.rollout_arms.scaling import Cell, measure_scaling
 from bench.rollout_arms.torch_arm import TorchArm, requests
-from bench.rollout_arms.works import OrderWorks, free_work
+from bench.rollout_arms.workloads import OrderWorkloads, free_workload
 from bench.rollout_speed import main
 from grpo_core.model.policy import load_policy
 from grpo_core.model.tokenizer import load_tokenizer
@@ -33,7 +34,7 @@ KEYS = {
     "prefill_tokens_per_group",
     "prompt_tokens",
 }
-SHAPE = Shape(num_sequences=(2, 4), group_size=2, num_prompt_tokens=24, num_tokens=4, vocab_size=2048)
+SHAPE = RolloutShape(num_sequences=(2, 4), group_size=2, num_prompt_tokens=24, num_tokens=4, vocab_size=2048)
 
 
 class FakeArm:
@@ -42,13 +43,15 @@ class FakeArm:
     def __init__(self, seconds_per_token: float, num_order_tokens: int = 0) -> None:
         self.seconds_per_token = seconds_per_token
         self.num_order_tokens = num_order_tokens
-        self.works: list[Work] = []
+        self.workloads: list[Workload] = []
 
-    def run(self, work: Work) -> Sample:
-        self.works.append(work)
-        num_tokens = work.num_sequences * (work.num_tokens if work.orders is None else self.num_order_tokens)
+    def run(self, workload: Workload) -> Sample:
+        self.workloads.append(workload)
+        num_tokens = workload.num_sequences * (
+            workload.num_tokens if workload.orders is None else self.num_order_tokens
+        )
         seconds = num_tokens * self.seconds_per_token
-        return Sample(num_tokens, seconds, sum(map(len, work.prompts)), decode_seconds=seconds / 2)
+        return Sample(num_tokens, seconds, sum(map(len, workload.prompts)), decode_seconds=seconds / 2)
 
     def close(self) -> None:
         pass
@@ -66,7 +69,7 @@ def fake_rounds() -> tuple[dict[str, FakeArm], list[Timed]]:
         "vllm": FakeArm(0.02),
     }
     rng = np.random.default_rng(0)
-    return arms, list(run_rounds(arms, SHAPE, 6, rng, OrderWorks(load_tokenizer("tiny"), rng)))
+    return arms, list(run_rounds(arms, SHAPE, 6, rng, OrderWorkloads(load_tokenizer("tiny"), rng)))
 
 
 def timed(arm: str, number: int, num_tokens: int, seconds: float, num_sequences: int = 8) -> Timed:
@@ -118,9 +121,12 @@ def test_all_arms_give_all_keys(fake_rounds: tuple[dict[str, FakeArm], list[Time
 
 def test_arms_get_the_same_work_in_an_order_of_each_round(fake_rounds: tuple[dict[str, FakeArm], list[Timed]]) -> None:
     arms, samples = fake_rounds
-    free = {name: [work for work in arm.works if work.num_tokens == SHAPE.num_tokens] for name, arm in arms.items()}
+    free = {
+        name: [workload for workload in arm.workloads if workload.num_tokens == SHAPE.num_tokens]
+        for name, arm in arms.items()
+    }
     assert free["torch"] == free["vllm"] == free["vllm_lora"] == free["trl"]
-    assert len({work.prompts[0].tobytes() for work in free["torch"]}) == 12  # no prompt comes again
+    assert len({workload.prompts[0].tobytes() for workload in free["torch"]}) == 12  # no prompt comes again
     orders = [[one.arm for one in samples if one.kind == FREE and one.number == number] for number in range(6)]
     assert len({tuple(order) for order in orders}) > 1
 
@@ -129,10 +135,10 @@ def test_the_arm_without_constraints_samples_as_many_tokens(
     fake_rounds: tuple[dict[str, FakeArm], list[Timed]],
 ) -> None:
     arms, samples = fake_rounds
-    unconstrained = [work for work in arms["trl"].works if work.num_tokens == 17]
-    constrained = [work for work in arms["torch"].works if work.orders is not None]
-    assert [work.prompts for work in unconstrained] == [work.prompts for work in constrained]
-    assert all(work.orders is None for work in unconstrained)
+    unconstrained = [workload for workload in arms["trl"].workloads if workload.num_tokens == 17]
+    constrained = [workload for workload in arms["torch"].workloads if workload.orders is not None]
+    assert [workload.prompts for workload in unconstrained] == [workload.prompts for workload in constrained]
+    assert all(workload.orders is None for workload in unconstrained)
     assert {one.sample.num_tokens for one in samples if one.kind == ORDERS and one.num_sequences == 2} == {34}
 
 
@@ -140,30 +146,30 @@ def test_warm_up_shows_each_size_to_each_arm() -> None:
     arms = {"torch": FakeArm(1.0), "trl": FakeArm(1.0)}
     warm_up(arms, SHAPE, np.random.default_rng(0))
     for arm in arms.values():
-        assert [work.num_sequences for work in arm.works] == [2, 4]
+        assert [workload.num_sequences for workload in arm.workloads] == [2, 4]
 
 
 def test_prompts_share_no_beginning() -> None:
-    work = free_work(np.random.default_rng(0), 40, 2, 3, 4, vocab_size=40)
-    assert sorted(int(prompt[0]) for prompt in work.prompts) == list(range(40))
+    workload = free_workload(np.random.default_rng(0), 40, 2, 3, 4, vocab_size=40)
+    assert sorted(int(prompt[0]) for prompt in workload.prompts) == list(range(40))
 
 
 def test_orders_are_those_of_movement_phases() -> None:
     pytest.importorskip("diplomacy", reason="the extra diplomacy is not installed")
     tokenizer = load_tokenizer("tiny")
-    work = OrderWorks(tokenizer, np.random.default_rng(0)).next(20, 2)
-    texts = [tokenizer.decode(prompt) for prompt in work.prompts]
+    workload = OrderWorkloads(tokenizer, np.random.default_rng(0)).next(20, 2)
+    texts = [tokenizer.decode(prompt) for prompt in workload.prompts]
     assert all("the movement phase" in text for text in texts)
     assert len(set(texts)) == 20
-    assert work.orders is not None
-    lines = [tokenizer.decode(line) for segments in work.orders for lines in segments for line in lines]
+    assert workload.orders is not None
+    lines = [tokenizer.decode(line) for segments in workload.orders for lines in segments for line in lines]
     assert all(line.endswith("\n") for line in lines)
 
 
 def test_every_work_is_sampled_with_a_version_of_its_own_and_reads_its_prompts(setup: Setup) -> None:
     arm = TorchArm(setup, Versions(setup.folder / "adapters", setup.model))
-    work = SHAPE.free_work(np.random.default_rng(0), 4)
-    first, second = arm.run(work), arm.run(work)
+    workload = SHAPE.free_workload(np.random.default_rng(0), 4)
+    first, second = arm.run(workload), arm.run(workload)
     assert arm.engine.policy_version == 2
     assert (first.num_tokens, first.num_prefill_tokens) == (16, 48)
     assert (second.num_tokens, second.num_prefill_tokens) == (16, 48)
@@ -171,10 +177,10 @@ def test_every_work_is_sampled_with_a_version_of_its_own_and_reads_its_prompts(s
 
 def test_the_adapter_of_all_arms_changes_what_is_said(setup: Setup) -> None:
     arm = TorchArm(setup, Versions(setup.folder / "adapters", setup.model))
-    work = SHAPE.free_work(np.random.default_rng(0), 2)
-    base = arm.engine.generate(requests(work))
+    workload = SHAPE.free_workload(np.random.default_rng(0), 2)
+    base = arm.engine.generate(requests(workload))
     arm.next_version()
-    adapted = arm.engine.generate(requests(work))
+    adapted = arm.engine.generate(requests(workload))
     assert not np.allclose(base[0].sampling_logprobs[0], adapted[0].sampling_logprobs[0], atol=0.01)
 
 
@@ -200,10 +206,10 @@ def test_an_arm_without_its_package_is_left_out_and_named(run_short: RunShort, m
 
 
 def test_growth_draws_every_cell_in_both_panels(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.rollout_arms.growth.NUM_ROUNDS", 1)
+    monkeypatch.setattr("bench.rollout_arms.scaling.NUM_ROUNDS", 1)
     cells = (Cell(1, 2, 16), Cell(1, 4, 48), Cell(4, 1, 48))
     file = setup.folder / "growth.svg"
-    report = measure_growth(setup, Versions(setup.folder / "adapters", setup.model), file, cells)
+    report = measure_scaling(setup, Versions(setup.folder / "adapters", setup.model), file, cells)
     circles = list(ElementTree.fromstring(file.read_text(encoding="utf-8")).iter("{http://www.w3.org/2000/svg}circle"))
     assert len(circles) == 2 * len(cells) + 2  # and one for each number of sequences in the legend
     assert sum(circle.get("fill") == "#fff" for circle in circles) == 2
@@ -226,5 +232,5 @@ def test_costs_are_those_of_swaps_and_of_a_process_of_its_own(setup: Setup) -> N
 def test_threads_are_those_that_were_asked_for(setup: Setup) -> None:
     arm = TorchArm(setup, Versions(setup.folder / "adapters", setup.model))
     torch.set_num_threads(2)
-    arm.run(SHAPE.free_work(np.random.default_rng(0), 2))
+    arm.run(SHAPE.free_workload(np.random.default_rng(0), 2))
     assert torch.get_num_threads() == 1

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from bench.rollout_arms.arm import Setup, Work
-from bench.rollout_arms.figures import Figure
+from bench.reporting.figures import Figure
+from bench.rollout_arms.arm import Setup, Workload
 from bench.trainer_arms.arms import SHARED, Taken, build_arms
+from bench.trainer_arms.batches import BatchShape, on_policy, random_batch
 from bench.trainer_arms.figures import agreement, all_figures, preset_figures
 from bench.trainer_arms.flops import step_flops
-from bench.trainer_arms.growth import GROUP_SIZES, growth_predictors, slope_ratio
 from bench.trainer_arms.memory import measure_step_bytes
+from bench.trainer_arms.scaling import GROUP_SIZES, scaling_predictors, slope_ratio
 from bench.trainer_arms.speed import measure_speed, run_rounds
-from bench.trainer_arms.work import Shape, on_policy, random_batch
 from bench.trainer_speed import main
 from grpo_core.model.presets import PRESETS
 from pytest_grpo.systems.protocol import TrainBatch, TrainStep
@@ -24,8 +24,8 @@ from pytest_grpo.systems.protocol import TrainBatch, TrainStep
 if TYPE_CHECKING:
     from tests.bench.conftest import RunShort
 
-SHAPE = Shape(num_groups=2, group_size=3, num_prompt_tokens=20, num_tokens=5)
-FULL = Shape(num_groups=2, group_size=8, num_prompt_tokens=944, num_tokens=64)
+SHAPE = BatchShape(num_groups=2, group_size=3, num_prompt_tokens=20, num_tokens=5)
+FULL = BatchShape(num_groups=2, group_size=8, num_prompt_tokens=944, num_tokens=64)
 
 
 def taken(forward_ms: float, backward_ms: float, *, rollout: float = 0.0, logprob: float = -1.0) -> Taken:
@@ -38,9 +38,9 @@ class FakeArm:
 
     def __init__(self) -> None:
         self.batches: list[TrainBatch] = []
-        self.works: list[Work | None] = []
+        self.works: list[Workload | None] = []
 
-    def run(self, batch: TrainBatch, work: Work | None = None) -> Taken:
+    def run(self, batch: TrainBatch, work: Workload | None = None) -> Taken:
         self.batches.append(batch)
         self.works.append(work)
         logprobs = tuple(np.full(len(one.completion_ids), -3.0, np.float32) for one in batch.completions)
@@ -132,7 +132,7 @@ def test_flops_are_those_counted_by_hand() -> None:
     sizes = PRESETS["tiny"]
     keys_values, others = 2 * 256 * 128, 2 * 256 * 256 + 3 * 256 * 896
     assert (sizes.hidden_size, sizes.num_layers, sizes.vocab_size) == (256, 4, 2048)
-    found = step_flops("tiny", Shape(1, 2, 2, 2))
+    found = step_flops("tiny", BatchShape(1, 2, 2, 2))
 
     pairs, last_pairs = 1 + 2 + 3 + 3, 2 + 3 + 3
     linears = 2 * 4 * (4 * keys_values + 3 * others) + 2 * 3 * others
@@ -143,7 +143,7 @@ def test_flops_are_those_counted_by_hand() -> None:
 
 
 def test_growth_is_measured_against_what_predicts_it() -> None:
-    predictors = growth_predictors("tiny", FULL)
+    predictors = scaling_predictors("tiny", FULL)
 
     assert predictors["tokens"](4) == 944 + 4 * 64
     for predict in predictors.values():
@@ -168,7 +168,7 @@ def test_the_arms_of_this_project_agree(setup: Setup) -> None:
 def test_memory_is_that_of_a_step(tmp_path: Path) -> None:
     """More tokens need more; the weights, which are there before, are not counted."""
     few, many = (
-        measure_step_bytes(SHARED, "tiny", Shape(1, 2, size, 8), tmp_path / str(size), 1) for size in (32, 1500)
+        measure_step_bytes(SHARED, "tiny", BatchShape(1, 2, size, 8), tmp_path / str(size), 1) for size in (32, 1500)
     )
     assert 0 < few < 100 * 2**20
     assert many > few + 20 * 2**20

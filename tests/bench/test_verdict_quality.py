@@ -110,7 +110,8 @@ def test_json_has_the_rates_and_repeats(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--json", str(tmp_path / "none" / "rates.json")]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["--json", str(tmp_path / "none" / "rates.json")])
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1

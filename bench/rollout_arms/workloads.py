@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bench.rollout_arms.arm import Segments, Work
+from bench.rollout_arms.arm import Segments, Workload
 from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.types import Observation
@@ -15,16 +15,16 @@ from grpo_core.types import Observation
 HORIZON_YEARS = 10
 
 
-def free_work(
+def free_workload(
     rng: np.random.Generator, num_groups: int, group_size: int, num_prompt_tokens: int, num_tokens: int, vocab_size: int
-) -> Work:
+) -> Workload:
     """Prompts of random tokens, which no arm has seen before and of which no two begin alike."""
     prompts = rng.integers(0, vocab_size, (num_groups, num_prompt_tokens), dtype=np.int32)
     prompts[:, 0] = rng.choice(vocab_size, num_groups, replace=False)
-    return Work(tuple(prompts), group_size, num_tokens, seed=int(rng.integers(1 << 31)))
+    return Workload(tuple(prompts), group_size, num_tokens, seed=int(rng.integers(1 << 31)))
 
 
-class OrderWorks:
+class OrderWorkloads:
     """Movement phases of games in which all powers order at random, the prompts spelt out in full.
 
     Raises:
@@ -37,11 +37,11 @@ class OrderWorks:
         self._environment = DiplomacyEnvironment(horizon=HORIZON_YEARS)
         self._observations = self._play()
 
-    def next(self, num_groups: int, group_size: int) -> Work:
+    def next(self, num_groups: int, group_size: int) -> Workload:
         """Orders to write for the next ``num_groups`` powers; ``num_tokens`` is that of the longest answer."""
         observations = list(itertools.islice(self._observations, num_groups))
         orders = tuple(map(self._segments, observations))
-        return Work(
+        return Workload(
             prompts=tuple(self._tokenizer.encode(observation.prompt) for observation in observations),
             group_size=group_size,
             num_tokens=max(sum(max(map(len, lines)) for lines in segments) for segments in orders),

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.rollout_arms.drawing import Panel, Point, picture
-from bench.rollout_arms.figures import Figure, Report, row, table_head
+from bench.reporting.drawing import Panel, Point, picture
+from bench.reporting.figures import Figure, Report, row, table_head
 from bench.trainer_arms.arms import TrainerArm
+from bench.trainer_arms.batches import BatchShape, random_batch
 from bench.trainer_arms.flops import step_flops
-from bench.trainer_arms.work import Shape, random_batch
 from grpo_core.home import write_atomic
 from grpo_core.model.presets import PRESETS
 
@@ -26,7 +26,7 @@ NUM_ROUNDS = 5
 WITHIN = (0.85, 1.15)
 
 
-def measure_growth(preset: str, arm: TrainerArm, shape: Shape, file: Path) -> Report:
+def measure_scaling(preset: str, arm: TrainerArm, shape: BatchShape, file: Path) -> Report:
     """Times steps of each group size in turn, and draws them to ``file``."""
     rng = np.random.default_rng(0)
     taken: dict[int, list[float]] = {size: [] for size in GROUP_SIZES}
@@ -37,7 +37,7 @@ def measure_growth(preset: str, arm: TrainerArm, shape: Shape, file: Path) -> Re
             if number > 0:  # the first round warms up
                 taken[own.group_size].append(seconds)
     times = {size: statistics.median(values) for size, values in taken.items()}
-    predictors = growth_predictors(preset, shape)
+    predictors = scaling_predictors(preset, shape)
     figures = {
         f"growth_slope_vs_{name}_{preset}": _figure(slope_ratio(times, predict)) for name, predict in predictors.items()
     }
@@ -45,7 +45,7 @@ def measure_growth(preset: str, arm: TrainerArm, shape: Shape, file: Path) -> Re
     return Report(tuple(_lines(preset, shape, times)), figures)
 
 
-def growth_predictors(preset: str, shape: Shape) -> dict[str, Callable[[int], float]]:
+def scaling_predictors(preset: str, shape: BatchShape) -> dict[str, Callable[[int], float]]:
     def tokens(size: int) -> float:
         return shape.num_prompt_tokens + size * shape.num_tokens
 
@@ -68,16 +68,16 @@ def _figure(ratio: float) -> Figure:
     return Figure(ratio, ratio, ratio, len(GROUP_SIZES), "ratio", at_least=WITHIN[0], at_most=WITHIN[1])
 
 
-def _lines(preset: str, shape: Shape, times: Mapping[int, float]) -> Iterator[str]:
+def _lines(preset: str, shape: BatchShape, times: Mapping[int, float]) -> Iterator[str]:
     yield from table_head("preset", "G", "P + G R", "GFLOP", "forward and backward, ms")
-    predictors = growth_predictors(preset, shape)
+    predictors = scaling_predictors(preset, shape)
     for size, seconds in times.items():
         flops = predictors["flops"](size) / 1e9
         yield row(preset, size, f"{predictors['tokens'](size):.0f}", f"{flops:.1f}", f"{seconds * 1e3:.0f}")
 
 
-def _draw(preset: str, shape: Shape, times: Mapping[int, float], taken: Mapping[int, list[float]]) -> str:
-    tokens = growth_predictors(preset, shape)["tokens"]
+def _draw(preset: str, shape: BatchShape, times: Mapping[int, float], taken: Mapping[int, list[float]]) -> str:
+    tokens = scaling_predictors(preset, shape)["tokens"]
     scale = sum(times[size] * tokens(size) for size in times) / sum(tokens(size) ** 2 for size in times)
     points = [
         Point(size, value * 1e3, "measured", f"G = {size}: {value * 1e3:.0f} ms")

@@ -14,7 +14,7 @@ from pytest_grpo.systems.protocol import Completion, TrainBatch, TrainGroup
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class BatchShape:
     num_groups: int
     group_size: int
     num_prompt_tokens: int
@@ -31,7 +31,7 @@ class Shape:
         return self.num_groups * (self.num_prompt_tokens + self.group_size * self.num_tokens)
 
 
-def random_batch(rng: np.random.Generator, shape: Shape, vocab_size: int) -> TrainBatch:
+def random_batch(rng: np.random.Generator, shape: BatchShape, vocab_size: int) -> TrainBatch:
     """No two prompts begin alike; rewards differ between siblings."""
     firsts = rng.choice(vocab_size, shape.num_groups, replace=False)
     groups = []

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench.reporting.drawing import Panel, Point, picture
+from bench.reporting.figures import Figure, Report, row, table_head
 from bench.rollout_arms.adapter import Versions
-from bench.rollout_arms.arm import Setup, Work
-from bench.rollout_arms.drawing import Panel, Point, picture
-from bench.rollout_arms.figures import Figure, Report, row, table_head
+from bench.rollout_arms.arm import Setup, Workload
 from bench.rollout_arms.torch_arm import TorchArm, requests
-from bench.rollout_arms.works import free_work
+from bench.rollout_arms.workloads import free_workload
 from grpo_core.home import write_atomic
 from grpo_core.rollout.protocol import EngineCounters
 from pytest_grpo.measuring.clock import now
@@ -54,7 +54,7 @@ class Cell:
 CELLS = tuple(Cell(*group, num_tokens) for group in GROUPS for num_tokens in PROMPT_TOKENS)
 
 
-def measure_growth(setup: Setup, versions: Versions, file: Path, cells: tuple[Cell, ...] = CELLS) -> Report:
+def measure_scaling(setup: Setup, versions: Versions, file: Path, cells: tuple[Cell, ...] = CELLS) -> Report:
     """Times a decode step of each cell, and draws them to ``file``."""
     torch.set_num_threads(setup.num_threads)
     arm = TorchArm(replace(setup, max_sequences=max(cell.num_sequences for cell in cells)), versions)
@@ -63,10 +63,10 @@ def measure_growth(setup: Setup, versions: Versions, file: Path, cells: tuple[Ce
     for number in range(NUM_ROUNDS + 1):
         for place in rng.permutation(len(cells)):
             cell = cells[place]
-            work = free_work(
+            workload = free_workload(
                 rng, cell.num_prompts, cell.group_size, cell.num_prompt_tokens, NEW_TOKENS, versions.vocab_size
             )
-            elapsed_ms = _step_ms(arm, work)
+            elapsed_ms = _step_ms(arm, workload)
             if number > 0:  # the first round warms up
                 taken[cell].append(elapsed_ms)
     step_ms = {cell: statistics.median(values) for cell, values in taken.items()}
@@ -75,14 +75,14 @@ def measure_growth(setup: Setup, versions: Versions, file: Path, cells: tuple[Ce
     return Report(tuple(_lines(step_ms, token_mib)), _figures(taken, step_ms))
 
 
-def _step_ms(arm: TorchArm, work: Work) -> float:
+def _step_ms(arm: TorchArm, workload: Workload) -> float:
     """Milliseconds per decode step, from when all prompts are computed."""
     arm.next_version()
     engine = arm.engine
-    for request in requests(work):
+    for request in requests(workload):
         engine.submit(request)
     marks: list[tuple[float, EngineCounters]] = []
-    num_left = work.num_sequences
+    num_left = workload.num_sequences
     while num_left:
         num_left -= len(engine.step())
         marks.append((now(), engine.counters))
