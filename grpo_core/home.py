@@ -1,7 +1,7 @@
 """GRPO_HOME: where everything on disk lives, and the only way that files get there.
 
-Every write is atomic: a temporary file beside the target, fsync, rename. A reader sees the old file or the new
-one, never half of one.
+Every write is atomic: a temporary file or folder beside the target, fsync, rename. A reader sees the old content or
+the new one, never half of it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,46 @@ def write_atomic(target: Path, content: bytes) -> Path:
     except OSError as error:
         raise HomeError(_unwritable(target, error)) from error
     return target
+
+
+@contextmanager
+def write_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill. After the block it is on disk as ``target``, and replaces a folder of that name.
+
+    ``target`` never has a part of the content, whenever this process is killed. A block that fails leaves nothing
+    behind; a killed process leaves a hidden folder ``.<name of target>.*``.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            sync(path)
+        if target.exists():
+            remove_folder(target)
+        os.rename(temporary, target)
+        sync(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove the folder ``path``. It is hidden first, so that a half-removed folder never has its name."""
+    hidden = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.rename(path, hidden)
+    shutil.rmtree(hidden)
+
+
+def sync(path: Path) -> None:
+    """Write what the system holds back of the file or folder ``path`` to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(target: Path, content: Mapping[str, Any]) -> Path:

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 from grpo_core.errors import AdapterCorruptError, AdapterError, AdapterNotFoundError, HomeError
-from grpo_core.home import check_name, make_folder, write_atomic, write_json
+from grpo_core.home import check_name, make_folder, sync, write_folder, write_json
 from grpo_core.lora.layout import description_of, files_of, from_files
 from grpo_core.types import PolicyVersion, PolicyWeights
 
@@ -87,7 +85,7 @@ class AdapterStore:
                     "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 }
                 write_json(path, described)
-                _sync_folder(path.parent)
+                sync(path.parent)
         return folder
 
     def load(self, version: PolicyVersion) -> PolicyWeights:
@@ -160,18 +158,10 @@ class AdapterStore:
             return target
         make_folder(self._objects)
         try:
-            temporary = Path(tempfile.mkdtemp(dir=self._objects, prefix=f".{address}."))
-            try:
+            with write_folder(target) as folder:  # replaces a damaged one
+                folder.chmod(0o755)
                 for name, content in contents.items():
-                    write_atomic(temporary / name, content)
-                temporary.chmod(0o755)
-                _sync_folder(temporary)
-                if target.exists():  # damaged
-                    shutil.rmtree(target)
-                os.replace(temporary, target)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-            _sync_folder(self._objects)
+                    (folder / name).write_bytes(content)
         except OSError as error:
             raise HomeError(
                 f"cannot write {target}: {error.strerror}; set GRPO_HOME to a folder that you can write"
@@ -244,11 +234,3 @@ def _read_or_none(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,10 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import random
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, TokenizersBackend
 
-from grpo_core.home import cache_folder, make_folder
+from grpo_core.home import cache_folder, make_folder, write_folder
 from grpo_core.model.corpus import STOP_TEXT, arithmetic_document, diplomacy_document, sample_documents
 
 _NO_TARGET = -100
@@ -71,15 +68,11 @@ def preset_folder(name: str) -> Path:
 
 
 def _build(preset: Preset, folder: Path) -> None:
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with write_folder(folder) as written:
         tokenizer = _train_tokenizer(preset)
         model = _pretrain(preset, tokenizer)
-        tokenizer.save_pretrained(temporary)
-        model.save_pretrained(temporary)
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        tokenizer.save_pretrained(written)
+        model.save_pretrained(written)
 
 
 def _train_tokenizer(preset: Preset) -> TokenizersBackend:

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import logging
-import platform
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import psutil
 
+from grpo_core.hardware import cpu_name, open_gpus, read_gpu, throttle_names
 from grpo_core.telemetry.events import Telemetry, Value
 
 _LOG = logging.getLogger(__name__)
-_Reading = TypeVar("_Reading")
-
-_THROTTLE_REASONS = {
-    0x002: "applications_clocks",
-    0x004: "sw_power_cap",
-    0x008: "hw_slowdown",
-    0x010: "sync_boost",
-    0x020: "sw_thermal",
-    0x040: "hw_thermal",
-    0x080: "hw_power_brake",
-    0x100: "display_clocks",
-}  # 0x001 is an idle GPU, which holds nobody back
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +30,13 @@ class DeviceInfo:
 def read_device() -> DeviceInfo:
     """The first GPU, or the CPU where there is none."""
     num_cores = psutil.cpu_count() or 1
-    with _nvml_handles() as handles:
+    with open_gpus() as handles:
         if handles:
             import pynvml
 
-            name = _reading(partial(pynvml.nvmlDeviceGetName, next(iter(handles.values())))) or "NVIDIA GPU"
-            return DeviceInfo(name, "gpu", _reading(pynvml.nvmlSystemGetDriverVersion), num_cores)
-    return DeviceInfo(_cpu_name(), "cpu", None, num_cores)
+            name = read_gpu(partial(pynvml.nvmlDeviceGetName, next(iter(handles.values())))) or "NVIDIA GPU"
+            return DeviceInfo(name, "gpu", read_gpu(pynvml.nvmlSystemGetDriverVersion), num_cores)
+    return DeviceInfo(cpu_name(), "cpu", None, num_cores)
 
 
 class GpuSampler:
@@ -75,7 +61,7 @@ class GpuSampler:
 
     def _run(self) -> None:
         try:
-            with _nvml_handles() as handles:
+            with open_gpus() as handles:
                 if not handles:
                     self.note = "no NVIDIA GPU found: gpu_stats show this host's CPU and memory"
                     _LOG.info(self.note)
@@ -89,76 +75,40 @@ class GpuSampler:
         finally:
             self._started.set()  # an error here must not hang who waits for the first sample
 
-    def _sample(self, handles: Mapping[int, object]) -> None:
+    def _sample(self, handles: Mapping[int, Any]) -> None:
         if not handles:
             self._telemetry.emit("gpu_stats", **_host_stats())
         for index, handle in handles.items():
             self._telemetry.emit("gpu_stats", **_gpu_stats(index, handle))
 
 
-@contextmanager
-def _nvml_handles() -> Iterator[dict[int, object]]:
-    """Every GPU that NVML sees, by its index. Empty without the library, the driver or a GPU."""
+def _gpu_stats(index: int, handle: Any) -> dict[str, Value]:
     import pynvml
 
-    try:
-        pynvml.nvmlInit()
-        found = True
-    except pynvml.NVMLError:
-        found = False
-    if not found:
-        yield {}
-        return
-    try:
-        indices = range(_reading(pynvml.nvmlDeviceGetCount) or 0)
-        handles = {index: _reading(partial(pynvml.nvmlDeviceGetHandleByIndex, index)) for index in indices}
-        yield {index: handle for index, handle in handles.items() if handle is not None}
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _reading(read: Callable[[], _Reading]) -> _Reading | None:
-    """None where this GPU does not support the reading, or has gone."""
-    import pynvml
-
-    try:
-        return read()
-    except pynvml.NVMLError:
-        return None
-
-
-def _gpu_stats(index: int, handle: object) -> dict[str, Value]:
-    import pynvml
-
-    utilization = _reading(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
-    memory = _reading(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
-    power_mw = _reading(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
-    temperature = _reading(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
-    throttle = _reading(lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+    utilization = read_gpu(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
+    memory = read_gpu(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
+    power_mw = read_gpu(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
+    temperature = read_gpu(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+    throttle = read_gpu(lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
     return {
         "source": "nvml",
         "device_index": index,
-        "device_name": _reading(lambda: pynvml.nvmlDeviceGetName(handle)),
+        "device_name": read_gpu(lambda: pynvml.nvmlDeviceGetName(handle)),
         "utilization_percent": None if utilization is None else float(utilization.gpu),
         "memory_used_bytes": None if memory is None else int(memory.used),
         "memory_total_bytes": None if memory is None else int(memory.total),
         "power_watts": None if power_mw is None else power_mw / 1000,
         "temperature_celsius": None if temperature is None else float(temperature),
-        "sm_clock_mhz": _reading(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),
-        "throttle_reasons": None if throttle is None else throttle_names(throttle),
+        "sm_clock_mhz": read_gpu(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),
+        "throttle_reasons": None if throttle is None else "|".join(throttle_names(throttle)),
     }
-
-
-def throttle_names(bits: int) -> str:
-    """The reasons in an NVML bit mask, joined by ``|``; empty when the clocks are free."""
-    return "|".join(name for bit, name in _THROTTLE_REASONS.items() if bits & bit)
 
 
 def _host_stats() -> dict[str, Value]:
     return {
         "source": "host",
         "device_index": 0,
-        "device_name": _cpu_name(),
+        "device_name": cpu_name(),
         "utilization_percent": psutil.cpu_percent(),
         "memory_used_bytes": psutil.Process().memory_info().rss,
         "memory_total_bytes": psutil.virtual_memory().total,
@@ -167,12 +117,3 @@ def _host_stats() -> dict[str, Value]:
         "sm_clock_mhz": None,
         "throttle_reasons": None,
     }
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")  # Linux; platform.processor() is often empty there
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -11,10 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from grpo_core.errors import CheckpointError, HomeError
-from grpo_core.home import make_folder
+from grpo_core.home import make_folder, remove_folder, write_folder
 from grpo_core.lora.layout import described, description_of
 from grpo_core.training.random_state import RandomState, capture_random_state
 from grpo_core.training.trainer import Trainer
@@ -100,7 +98,7 @@ def save_checkpoint(
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
     }
     contents[_STATE] = _sealed(state)
-    _write_folder(target, contents)
+    _write(target, contents)
     _tidy(folder, keep_last)
     return target
 
@@ -218,23 +216,11 @@ def _steps(folder: Path) -> list[Path]:
     return [path for _, path in sorted(numbered)]
 
 
-def _write_folder(target: Path, contents: Mapping[str, bytes]) -> None:
-    """``target`` with ``contents``. Under its name it is never seen in parts, whenever this process is killed."""
+def _write(target: Path, contents: Mapping[str, bytes]) -> None:
     try:
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        try:
+        with write_folder(target) as folder:
             for name, content in contents.items():
-                with open(temporary / name, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            _sync(temporary)
-            if target.exists():
-                _remove(target)
-            os.rename(temporary, target)
-            _sync(target.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+                (folder / name).write_bytes(content)
     except OSError as error:
         raise HomeError(f"cannot write {target}: {error.strerror}; free space or set GRPO_HOME") from error
 
@@ -242,22 +228,6 @@ def _write_folder(target: Path, contents: Mapping[str, bytes]) -> None:
 def _tidy(folder: Path, keep_last: int) -> None:
     """Remove the checkpoints before the newest ``keep_last``, and what a killed process left half-written."""
     for old in _steps(folder)[:-keep_last]:
-        _remove(old)
+        remove_folder(old)
     for remains in folder.glob(".step-*"):
         shutil.rmtree(remains, ignore_errors=True)
-
-
-def _remove(path: Path) -> None:
-    """Take its name away first, so that no half of a checkpoint has one."""
-    hidden = path.with_name(f".{path.name}.removed")
-    shutil.rmtree(hidden, ignore_errors=True)
-    os.rename(path, hidden)
-    shutil.rmtree(hidden)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,14 @@ class Fingerprint:
 
 def take_fingerprint(rootpath: Path, thresholds: Mapping[str, str]) -> Fingerprint:
     """The fingerprint of this machine and of the checkout at ``rootpath``. Imports nothing heavy."""
+    from grpo_core.hardware import cpu_name
+
     gpus, gpu_driver = _gpus()
     commit = _git(rootpath, "rev-parse", "HEAD")
     return Fingerprint(
         os=platform.system(),
         machine=platform.machine(),
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         num_cores=_num_cores(),
         gpus=gpus,
         gpu_driver=gpu_driver,
@@ -139,31 +142,17 @@ def _num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")  # Linux; platform.processor() is often empty there
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def _gpus() -> tuple[tuple[str, ...], str]:
     """The names of all GPUs and the driver's version; nothing where this process may use none."""
-    import pynvml
+    from grpo_core.hardware import open_gpus, read_gpu
 
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return (), ""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return (), ""
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(str(pynvml.nvmlDeviceGetName(handle)) for handle in handles), str(
-            pynvml.nvmlSystemGetDriverVersion()
-        )
-    except pynvml.NVMLError:
-        return (), ""
-    finally:
-        pynvml.nvmlShutdown()
+    with open_gpus() as gpus:
+        if not gpus:
+            return (), ""
+        import pynvml
+
+        names = [read_gpu(partial(pynvml.nvmlDeviceGetName, gpu)) for gpu in gpus.values()]
+        driver = read_gpu(pynvml.nvmlSystemGetDriverVersion)
+        return tuple(str(name) for name in names if name is not None), str(driver or "")

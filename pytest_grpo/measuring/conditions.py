@@ -9,6 +9,8 @@ import psutil
 
 from pytest_grpo.types import Conditions
 
+_SET_BY_USER = "applications_clocks"  # a setting, which explains no difference between two samples
+
 
 def cores_of_others_s() -> float:
     """Core seconds that other processes, and other machines on the same host, have used since some fixed moment."""
@@ -48,33 +50,19 @@ class Watch:
 
 def _read_gpu() -> tuple[float | None, float | None, tuple[str, ...]]:
     """SM clock, temperature and what throttles it, of the first GPU."""
-    import pynvml
+    from grpo_core.hardware import open_gpus, read_gpu, throttle_names
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None, None, ()
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        active = pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
+    with open_gpus() as gpus:
+        if 0 not in gpus:
+            return None, None, ()
+        import pynvml
+
+        gpu = gpus[0]
+        sm_mhz = read_gpu(lambda: pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM))
+        temperature_c = read_gpu(lambda: pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU))
+        reasons = throttle_names(read_gpu(lambda: pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)) or 0)
         return (
-            float(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),
-            float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
-            tuple(name for bit, name in _THROTTLE_REASONS.items() if active & bit),
+            None if sm_mhz is None else float(sm_mhz),
+            None if temperature_c is None else float(temperature_c),
+            tuple(reason for reason in reasons if reason != _SET_BY_USER),
         )
-    except pynvml.NVMLError:
-        return None, None, ()
-    finally:
-        pynvml.nvmlShutdown()
-
-
-_THROTTLE_REASONS = {
-    0x4: "power cap",
-    0x8: "hardware slowdown",
-    0x10: "sync boost",
-    0x20: "software thermal",
-    0x40: "hardware thermal",
-    0x80: "power brake",
-    0x100: "display clocks",
-}
-"""NVML's clock event reasons; 0x1 (idle) and 0x2 (clocks set by the user) are no throttling."""

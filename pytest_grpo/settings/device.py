@@ -27,15 +27,12 @@ def describe_device(profile: DeviceProfile) -> str:
 
 
 def _gpu_name() -> str:
-    import pynvml
+    """Of the first GPU; empty without one."""
+    from grpo_core.hardware import open_gpus, read_gpu
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ""
-    try:
-        return str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0)))
-    except pynvml.NVMLError:
-        return ""
-    finally:
-        pynvml.nvmlShutdown()
+    with open_gpus() as gpus:
+        if 0 not in gpus:
+            return ""
+        import pynvml
+
+        return str(read_gpu(lambda: pynvml.nvmlDeviceGetName(gpus[0])) or "")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grpo_core.errors import HomeError, InvalidNameError
-from grpo_core.home import Home, check_name, make_folder, write_atomic, write_json
+from grpo_core.home import Home, check_name, make_folder, write_atomic, write_folder, write_json
 
 
 def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -65,6 +65,45 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         write_atomic(target, b"new")
 
     assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_write_folder_creates_and_replaces(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    for content in ("one", "two"):
+        with write_folder(target) as folder:
+            (folder / "inside").mkdir()
+            (folder / "inside/file").write_text(content)
+            assert not target.exists() or (target / "inside/file").read_text() == "one"
+        assert (target / "inside/file").read_text() == content
+        assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "no space"), KeyboardInterrupt()])
+@pytest.mark.parametrize("fails", ["fsync", "rename", "block"])
+def test_a_folder_that_fails_leaves_the_old_one_and_nothing_else(
+    fails: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "folder"
+    with write_folder(target) as folder:
+        (folder / "file").write_text("old")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    def write() -> None:
+        with write_folder(target) as folder:
+            (folder / "file").write_text("new")
+            if fails == "block":
+                fail()
+
+    with monkeypatch.context() as patch:
+        if fails != "block":
+            patch.setattr(os, fails, fail)
+        with pytest.raises(type(error)):
+            write()
+
+    assert (target / "file").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,14 +27,12 @@ class PeftAdapters:
 
     def publish(self) -> int:
         """Save the adapter in training as the next version."""
+        from grpo_core.home import write_folder
+
         version = 1 + max((int(folder.name) for folder in self._folder.glob("[0-9]*")), default=0)
         self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.mkdtemp(dir=self._folder, prefix=".")
-        try:
-            self._model.save_pretrained(temporary, selected_adapters=[TRAINED], save_embedding_layers=False)
-            os.rename(temporary, self._folder / str(version))
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with write_folder(self._folder / str(version)) as written:
+            self._model.save_pretrained(str(written), selected_adapters=[TRAINED], save_embedding_layers=False)
         return version
 
     def swap(self, version: int, *, cached: bool) -> AdapterSwap:

@@ -54,7 +54,7 @@ class Killed(BaseException):
 def test_wherever_a_publication_is_cut_off_the_version_is_whole_or_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_fsync, real_replace = os.fsync, os.replace
+    real_fsync, real_replace, real_rename = os.fsync, os.replace, os.rename
     num_cut_off = 0
     for num_calls_allowed in range(50):
         folder = tmp_path / str(num_calls_allowed)
@@ -69,6 +69,7 @@ def test_wherever_a_publication_is_cut_off_the_version_is_whole_or_absent(
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", lambda file, count=count: (count(), real_fsync(file))[1])
             patch.setattr(os, "replace", lambda old, new, count=count: (count(), real_replace(old, new))[1])
+            patch.setattr(os, "rename", lambda old, new, count=count: (count(), real_rename(old, new))[1])
             try:
                 AdapterStore(folder).publish(make_adapter(2))
             except Killed:
@@ -82,7 +83,7 @@ def test_wherever_a_publication_is_cut_off_the_version_is_whole_or_absent(
         assert_equal(store.load(PolicyVersion("run", 2)), make_adapter(2))
         if calls_left[0] > 0:
             break
-    assert num_cut_off >= 8  # two files, an object folder and a reference: each synced and renamed
+    assert num_cut_off >= 8  # two files, folders and a reference are synced, the object and the reference are renamed
 
 
 HOLD_LOCK = """

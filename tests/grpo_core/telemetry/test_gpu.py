@@ -13,7 +13,7 @@ import pytest
 
 from grpo_core.telemetry import Event, Telemetry
 from grpo_core.telemetry.columns import FIELDS
-from grpo_core.telemetry.gpu import GpuSampler, read_device, throttle_names
+from grpo_core.telemetry.gpu import GpuSampler, read_device
 from grpo_core.telemetry.jsonl import JsonlSink
 
 
@@ -108,10 +108,3 @@ def test_the_device_of_a_machine_with_gpu_is_the_gpu() -> None:
     assert device.kind == "gpu"
     assert device.driver
     assert "NVIDIA" in device.name
-
-
-def test_throttle_reasons_have_names_and_idling_is_none() -> None:
-    assert throttle_names(0) == ""
-    assert throttle_names(pynvml.nvmlClocksEventReasonGpuIdle) == ""
-    both = pynvml.nvmlClocksEventReasonSwPowerCap | pynvml.nvmlClocksEventReasonHwThermalSlowdown
-    assert throttle_names(both) == "sw_power_cap|hw_thermal"

@@ -211,9 +211,9 @@ def test_the_results_are_of_the_container(on_modal: pytest.Pytester) -> None:
     on_modal.makeconftest(
         """
         import os
-        from pytest_grpo.baseline import fingerprint
+        from grpo_core import hardware
         PLACE = "container" if "MODAL_TASK_ID" in os.environ else "here"
-        fingerprint._cpu_name = lambda: PLACE
+        hardware.cpu_name = lambda: PLACE
         def pytest_benchmark_generate_machine_info(): return {"node": PLACE, "cpu": {}}
         """
     )
