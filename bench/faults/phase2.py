@@ -57,9 +57,9 @@ def hits_not_counted(patch: pytest.MonkeyPatch) -> None:
 
 def adapter_never_merged(patch: pytest.MonkeyPatch) -> None:
     """A swap changes the version's number and not the sampler's weights."""
-    from grpo_core.rollout.torch_engine.weights.adapters import MergedWeights
+    from grpo_core.rollout.torch_engine.weights.adapters import FusedAdapter
 
-    patch.setattr(MergedWeights, "merge", lambda self, updates: replace(self._base))
+    patch.setattr(FusedAdapter, "merge", lambda self, updates: replace(self._base))
 
 
 def padding_read_as_prompt(patch: pytest.MonkeyPatch) -> None:

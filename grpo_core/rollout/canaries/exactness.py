@@ -92,7 +92,7 @@ def batch_mates_change_nothing(subject: Subject) -> Finding:
     is_exact = subject.engine.is_batch_invariant
     tolerance = 0.0 if is_exact else TOLERANCE
     problem = difference(together, backwards, tolerance) or difference(together, alone, tolerance)
-    detail = f"{len(requests)} requests: the same in any company{', bit for bit' if is_exact else ''}"
+    detail = f"{len(requests)} requests: the same whatever shares the batch{', bit for bit' if is_exact else ''}"
     return Finding(problem is None, problem or detail)
 
 

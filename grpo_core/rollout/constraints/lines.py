@@ -108,7 +108,7 @@ class LineConstraint:
     """A completion is one line of each segment, in order, and ends with the last one.
 
     With ``distinct`` a line that was chosen is not offered again by later segments. Lines that end with a line break
-    keep their tokens when they are joined, so that a completion is the tokenizer's own spelling of its text.
+    keep their tokens when they are joined, so that a completion is the tokenizer's own tokenization of its text.
     """
 
     segments: tuple[tuple[Line, ...], ...]

@@ -1,4 +1,4 @@
-"""Constrain a completion to a regular expression, in the tokenizer's own spelling.
+"""Constrain a completion to a regular expression, in the tokenizer's own tokenization.
 
 A string can be cut into tokens in many ways, and a tokenizer gives one of them. Only that one is allowed here: for
 every completion ``tokenizer.encode(text) == ids``, so a constrained policy is never trained on ids that it would not
@@ -27,7 +27,7 @@ from grpo_core.errors import ConstraintError
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.constraints.byte_automaton import ENDING_BYTES, MAX_ENDINGS, ByteAutomaton
 from grpo_core.rollout.constraints.lines import Line, TrieNode, build_trie
-from grpo_core.rollout.constraints.token_bytes import Spelling, spelling_of
+from grpo_core.rollout.constraints.token_bytes import TokenBytes, token_bytes_of
 from grpo_core.types import Int32
 
 MAX_STRINGS = 4096  # a language of no more is written out
@@ -85,14 +85,14 @@ def compile_regex(pattern: str, tokenizer: Tokenizer) -> RegexConstraint:
     Raises:
         ConstraintError: not such an expression, or no text but the empty one matches it that the tokenizer can write.
     """
-    spelling = spelling_of(tokenizer)
+    token_bytes = token_bytes_of(tokenizer)
     automaton = ByteAutomaton.compile(pattern)
     strings = automaton.strings(MAX_STRINGS)
     if strings is None:
-        first: Node | None = TokenAutomaton(spelling, automaton).first()
+        first: Node | None = TokenAutomaton(token_bytes, automaton).first()
         max_tokens = automaton.max_bytes
     else:
-        lines = _lines(strings, spelling, tokenizer.stop_id)
+        lines = _lines(strings, token_bytes, tokenizer.stop_id)
         first = build_trie(lines) if lines else None
         max_tokens = max(map(len, lines), default=0)
     if first is None:
@@ -103,9 +103,9 @@ def compile_regex(pattern: str, tokenizer: Tokenizer) -> RegexConstraint:
     return RegexConstraint(pattern, tokenizer, max_tokens, first)
 
 
-def _lines(strings: Sequence[bytes], spelling: Spelling, stop_id: int) -> list[Line]:
+def _lines(strings: Sequence[bytes], token_bytes: TokenBytes, stop_id: int) -> list[Line]:
     """The tokens of ``strings``, with the stop id where others go on. Empty without a string to write."""
-    lines = {line for text in strings if (line := spelling.encode(text)) is not None}
+    lines = {line for text in strings if (line := token_bytes.encode(text)) is not None}
     beginnings = {line[:end] for line in lines for end in range(len(line))}
     if lines <= {()}:
         return []
@@ -115,21 +115,21 @@ def _lines(strings: Sequence[bytes], spelling: Spelling, stop_id: int) -> list[L
 class TokenAutomaton:
     """What tokens may do in a ``ByteAutomaton``. Its nodes are made when they are first reached, and some forgotten."""
 
-    def __init__(self, spelling: Spelling, automaton: ByteAutomaton) -> None:
-        self.spelling = spelling
+    def __init__(self, token_bytes: TokenBytes, automaton: ByteAutomaton) -> None:
+        self.token_bytes = token_bytes
         self.bytes = automaton
         self._nodes: OrderedDict[tuple[int, Line, Line | None], TokenNode | None] = OrderedDict()
         self._num_ids = 0
         self._lock = threading.Lock()
         self._moves = lru_cache(maxsize=64)(self._find_moves)
-        self.context = lru_cache(maxsize=65536)(spelling.context)
+        self.context = lru_cache(maxsize=65536)(token_bytes.context)
 
     def first(self) -> TokenNode | None:
         """The node of the empty text; None when the tokenizer cannot write any other."""
         node = self.node(0, (), None)
         if node is not None and node.ids:
             return node
-        lines = (self.spelling.encode(text) for text in self.bytes.endings(0))
+        lines = (self.token_bytes.encode(text) for text in self.bytes.endings(0))
         return next((self.node(0, (), line) for line in lines if line), None)
 
     def node(self, state: int, context: Line, rest: Line | None) -> TokenNode | None:
@@ -156,7 +156,7 @@ class TokenAutomaton:
         """
         endings = self.bytes.endings(state)
         for ending in (*endings[turn:], *endings[:turn]):
-            ids = self.spelling.encode(self.text(line) + ending)
+            ids = self.token_bytes.encode(self.text(line) + ending)
             if ids is not None and ids[: len(line)] == line:
                 return ids[len(line) :]
         raise ConstraintError(
@@ -168,7 +168,7 @@ class TokenAutomaton:
         tokens, states = self._moves(state)
         turns = self._turns_that_hold(context, tokens, states)
         prefix = self.text(context)
-        can_end = rest == () or (bool(self.bytes.is_final[state]) and self.spelling.encode(prefix) == context)
+        can_end = rest == () or (bool(self.bytes.is_final[state]) and self.token_bytes.encode(prefix) == context)
         held = np.flatnonzero(turns != _NEVER)
         if not len(held) and not can_end:
             if not rest:
@@ -177,8 +177,8 @@ class TokenAutomaton:
         ids = [tokens[place] for place in held]
         states, turns = states[held], turns[held]
         if can_end and ids:
-            place = bisect_left(ids, self.spelling.stop_id)
-            ids.insert(place, self.spelling.stop_id)
+            place = bisect_left(ids, self.token_bytes.stop_id)
+            ids.insert(place, self.token_bytes.stop_id)
             states, turns = np.insert(states, place, self.bytes.dead), np.insert(turns, place, 0)
         return TokenNode(self, context, rest, tuple(ids), states, turns)
 
@@ -191,9 +191,9 @@ class TokenAutomaton:
             tries = [(n, ends[turn]) for n in left if len(ends := self.bytes.endings(int(states[n]))) > turn]
             if not tries:
                 break
-            texts = [prefix + self.spelling.bytes_of[tokens[n]] + ending[:ENDING_BYTES] for n, ending in tries]
+            texts = [prefix + self.token_bytes.bytes_of[tokens[n]] + ending[:ENDING_BYTES] for n, ending in tries]
             left = []
-            for (n, _), ids in zip(tries, self.spelling.encode_all(texts), strict=True):
+            for (n, _), ids in zip(tries, self.token_bytes.encode_all(texts), strict=True):
                 if ids[: size + 1] == [*context, tokens[n]]:
                     turns[n] = turn
                 else:
@@ -202,7 +202,7 @@ class TokenAutomaton:
 
     def _find_moves(self, state: int) -> tuple[list[int], Int32]:
         """Tokens that ``state`` can take, ascending, and the states that they lead to."""
-        matrix, lengths, ids = self.spelling.matrix
+        matrix, lengths, ids = self.token_bytes.matrix
         states = np.full(len(ids), state, dtype=np.int32)
         for column in range(matrix.shape[1]):
             rows = int(np.searchsorted(-lengths, -column, side="left"))  # those longer than ``column``
@@ -212,7 +212,7 @@ class TokenAutomaton:
         return ids[alive].tolist(), states[alive]
 
     def text(self, line: Line) -> bytes:
-        return b"".join(self.spelling.bytes_of[token] for token in line)
+        return b"".join(self.token_bytes.bytes_of[token] for token in line)
 
 
 def _size(node: TokenNode | None) -> int:

@@ -23,7 +23,7 @@ MAX_CONTEXT_TOKENS = 16  # when the tokenizer does not even split there
 MIN_BATCH = 2048  # texts to encode on all cores; fewer are faster on one
 
 
-class Spelling:
+class TokenBytes:
     """The bytes of each id of a byte-level tokenizer, and the ids that it writes for bytes."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -85,13 +85,13 @@ class Spelling:
 
 
 @lru_cache(maxsize=8)
-def spelling_of(tokenizer: Tokenizer) -> Spelling:
-    """The spelling of ``tokenizer``.
+def token_bytes_of(tokenizer: Tokenizer) -> TokenBytes:
+    """The token bytes of ``tokenizer``.
 
     Raises:
         ConstraintError: its tokens are not byte strings.
     """
-    return Spelling(tokenizer)
+    return TokenBytes(tokenizer)
 
 
 def _token_bytes(backend: Backend) -> dict[int, bytes]:

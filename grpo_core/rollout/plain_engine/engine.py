@@ -22,7 +22,6 @@ from transformers import DynamicCache
 from grpo_core.errors import CapacityError, GrpoError, SamplingError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.model.policy import Policy
-from grpo_core.rollout.draft import Draft, check_request
 from grpo_core.rollout.plain_engine.merged_weights import MergedWeights
 from grpo_core.rollout.protocol import (
     AdapterSwap,
@@ -33,6 +32,7 @@ from grpo_core.rollout.protocol import (
     run_requests,
 )
 from grpo_core.rollout.sampling import draw_tokens
+from grpo_core.rollout.sequence import SequenceState, check_request
 from grpo_core.types import Completion, Float32, PolicyVersion, PolicyWeights
 
 logger = logging.getLogger("grpo_core.rollout")
@@ -42,7 +42,7 @@ logger = logging.getLogger("grpo_core.rollout")
 class _Work:
     """A request under way, with what it needs whatever becomes of the store."""
 
-    draft: Draft
+    sequence: SequenceState
     weights: PolicyWeights | None  # None: the base model
     cache: DynamicCache
 
@@ -125,7 +125,7 @@ class PlainEngine:
 
     def drawn_tokens(self) -> dict[int, list[int]]:
         under_way = ((ticket, work) for ticket, work in self._waiting.items() if isinstance(work, _Work))
-        return {ticket: list(work.draft.tokens) for ticket, work in under_way}
+        return {ticket: list(work.sequence.tokens) for ticket, work in under_way}
 
     def forget_prompts(self) -> None:
         """No request leaves its prompt behind."""
@@ -141,45 +141,45 @@ class PlainEngine:
         number = self.policy_version if request.policy_version is None else request.policy_version
         weights = self._active if number == self.policy_version else self._load(number)[0]
         stop_ids = () if request.sampling.ignore_stop else (self._stop_id, *request.sampling.stop_ids)
-        draft = Draft(self._last_ticket, request, number, frozenset(stop_ids))
-        return _Work(draft, weights, DynamicCache(config=self._model.config))
+        sequence = SequenceState(self._last_ticket, request, number, frozenset(stop_ids))
+        return _Work(sequence, weights, DynamicCache(config=self._model.config))
 
     def _advance(self, work: _Work) -> Completion | GrpoError | None:
         """Choose one token, and what is forced around it. None when the request goes on."""
-        draft = work.draft
+        sequence = work.sequence
         try:
             self._merge(work.weights)
-            draft.take_forced(whole_run=True)
-            if draft.finish_reason is None:
+            sequence.take_forced(whole_run=True)
+            if sequence.finish_reason is None:
                 (draw,) = draw_tokens(
                     self._read(work),
-                    params=[draft.request.sampling],
-                    uniforms=[draft.uniform],
-                    allowed=[draft.cursor.allowed() if draft.cursor is not None else None],
+                    params=[sequence.request.sampling],
+                    uniforms=[sequence.uniform],
+                    allowed=[sequence.cursor.allowed() if sequence.cursor is not None else None],
                 )
                 if isinstance(draw, SamplingError):
                     return draw
-                draft.take(draw)
-                draft.take_forced(whole_run=True)
-            return self._finish(work) if draft.finish_reason is not None else None
+                sequence.take(draw)
+                sequence.take_forced(whole_run=True)
+            return self._finish(work) if sequence.finish_reason is not None else None
         except GrpoError as error:
             return error
         except torch.OutOfMemoryError as cause:
-            num_tokens = len(draft.request.prompt_ids) + len(draft.tokens)
+            num_tokens = len(sequence.request.prompt_ids) + len(sequence.tokens)
             error = CapacityError(f"request of {num_tokens} tokens so far: out of memory; shorten it")
             error.__cause__ = cause
             return error
 
     def _read(self, work: _Work) -> Tensor:
         """Logits [1, V] after all tokens of ``work``; those that its cache lacks go into it."""
-        draft = work.draft
+        sequence = work.sequence
         is_first = work.cache.get_seq_length() == 0
         if is_first:
-            self._count(num_prefill_tokens=len(draft.request.prompt_ids))
+            self._count(num_prefill_tokens=len(sequence.request.prompt_ids))
         else:
             self._count(num_decode_steps=1)
-        unread = [*(draft.request.prompt_ids.tolist() if is_first else ()), *draft.pending]
-        draft.pending.clear()
+        unread = [*(sequence.request.prompt_ids.tolist() if is_first else ()), *sequence.pending]
+        sequence.pending.clear()
         return self._model(
             input_ids=torch.tensor([unread], device=self._policy.device),
             past_key_values=work.cache,
@@ -188,13 +188,13 @@ class PlainEngine:
         ).logits[:, -1]
 
     def _finish(self, work: _Work) -> Completion:
-        completion = work.draft.completion()
-        if not work.draft.request.want_ref_logprobs:
+        completion = work.sequence.completion()
+        if not work.sequence.request.want_ref_logprobs:
             return completion
         if work.weights is None:  # the policy is the base model
-            return work.draft.completion(completion.sampling_logprobs)
+            return work.sequence.completion(completion.sampling_logprobs)
         with self._weights.base_weights():
-            return work.draft.completion(self._score(completion))
+            return work.sequence.completion(self._score(completion))
 
     def _score(self, completion: Completion) -> Float32:
         """Log-probabilities [R] of ``completion`` under the weights in use; 0 where the token was forced."""

@@ -17,7 +17,7 @@ from grpo_core.rollout.play.overlong import overlong_penalty
 from grpo_core.rollout.play.requests import RequestBuilder
 from grpo_core.rollout.play.round import Round
 from grpo_core.rollout.play.seeds import environment_seed, turn_seed
-from grpo_core.rollout.play.starting_states import PlayedStarts
+from grpo_core.rollout.play.starting_states import SampledGroups
 from grpo_core.rollout.protocol import AdapterSwap, RolloutEngine
 from grpo_core.types import Batch, Group, Observation, Trajectory
 
@@ -84,17 +84,17 @@ class Collector:
         start = time.perf_counter()
         before = self._engine.counters
         self._failures.clear()
-        played = PlayedStarts(self._play(index, self._groups, refill=0))
+        sampled = SampledGroups(self._play(index, self._groups, refill=0))
         for refill in range(1, self._config.max_refill_rounds + 1):
-            places = played.without_gradient
+            places = sampled.without_gradient
             if not places:
                 break
-            played.replace(self._play(index, places, refill))
+            sampled.replace(self._play(index, places, refill))
         return Batch(
             index=index,
             policy_version=self._engine.policy_version,
-            groups=played.groups,
-            stats=played.stats(
+            groups=sampled.groups,
+            stats=sampled.stats(
                 duration_s=time.perf_counter() - start,
                 num_prefill_tokens=(self._engine.counters - before).num_prefill_tokens,
                 num_failed_episodes=len(self._failures),

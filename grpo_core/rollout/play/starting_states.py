@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from grpo_core.types import Group, RolloutStats
 
 
-class PlayedStarts:
+class SampledGroups:
     """The groups of each starting state, one per agent, by its place in the batch.
 
     With dynamic sampling a starting state without a gradient, as no group of it has unequal rewards, is replaced by a

@@ -17,7 +17,6 @@ from torch.autograd.profiler import record_function
 from grpo_core.errors import CapacityError, GrpoError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.model.policy import Policy
-from grpo_core.rollout.draft import Draft, check_request
 from grpo_core.rollout.protocol import (
     AdapterSwap,
     EngineCounters,
@@ -26,12 +25,13 @@ from grpo_core.rollout.protocol import (
     completions_or_error,
     run_requests,
 )
-from grpo_core.rollout.torch_engine.admission import Admission, Reading
+from grpo_core.rollout.sequence import SequenceState, check_request
+from grpo_core.rollout.torch_engine.admission import Admission, Prefill
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.cache.rows import Row, RowBatch, RowBatches, plan_rows
-from grpo_core.rollout.torch_engine.chooser import choose_tokens
 from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import next_chunks, read_chunks
+from grpo_core.rollout.torch_engine.sampler import sample_tokens
 from grpo_core.rollout.torch_engine.scoring import ReferenceScorer
 from grpo_core.rollout.torch_engine.weights.adapters import RowUpdates
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, fuse_weights
@@ -80,7 +80,7 @@ class TorchEngine:
         self._scorer = ReferenceScorer(base, self._prefixes, self._passes, self._prefill_tokens)
         self._batches = RowBatches()
         self._admission = Admission(self._prefixes, self._batches, max_batch_sequences, max_kv_bytes)
-        self._unscored: list[Draft] = []
+        self._unscored: list[SequenceState] = []
         self._num_siblings: Counter[tuple[int, bytes]] = Counter()  # not finished, by version and prompt
         self._ended: list[Outcome] = []
         self._last_ticket = 0
@@ -101,7 +101,7 @@ class TorchEngine:
     @property
     def num_under_way(self) -> int:
         """Requests that were submitted and have not ended."""
-        not_decoding = (self._admission.waiting, self._admission.reading, self._unscored, self._ended)
+        not_decoding = (self._admission.waiting, self._admission.prefilling, self._unscored, self._ended)
         return sum(map(len, not_decoding)) + self._batches.num_rows
 
     @property
@@ -140,32 +140,32 @@ class TorchEngine:
         try:
             check_request(request, self._max_context_tokens, len(self._versions.base.embedding))
             stop_ids = frozenset() if request.sampling.ignore_stop else {self._stop_id, *request.sampling.stop_ids}
-            draft = Draft(self._last_ticket, request, version, frozenset(stop_ids))
+            sequence = SequenceState(self._last_ticket, request, version, frozenset(stop_ids))
             self._versions.hold(version)
         except GrpoError as error:
             self._count(num_failed=1)
             self._ended.append(Outcome(self._last_ticket, error))
             return self._last_ticket
-        self._num_siblings[_prompt_key(draft)] += 1
-        self._admission.waiting.append(draft)
+        self._num_siblings[_prompt_key(sequence)] += 1
+        self._admission.waiting.append(sequence)
         return self._last_ticket
 
     def cancel(self, ticket: int) -> None:
         admission = self._admission
-        for draft in [draft for draft in admission.waiting if draft.ticket == ticket]:
-            admission.waiting.remove(draft)
-            self._forget(draft, None)
+        for sequence in [sequence for sequence in admission.waiting if sequence.ticket == ticket]:
+            admission.waiting.remove(sequence)
+            self._forget(sequence, None)
             self._count(num_cancelled=1)
-        for draft, leaf in [pair for pair in admission.reading if pair[0].ticket == ticket]:
-            admission.reading.remove((draft, leaf))
-            self._forget(draft, leaf)
+        for sequence, leaf in [pair for pair in admission.prefilling if pair[0].ticket == ticket]:
+            admission.prefilling.remove((sequence, leaf))
+            self._forget(sequence, leaf)
             self._count(num_cancelled=1)
         for batch in self._batches:
-            for row in [row for row in batch.rows if row is not None and row.draft.ticket == ticket]:
+            for row in [row for row in batch.rows if row is not None and row.sequence.ticket == ticket]:
                 self._leave(batch, row)
                 self._count(num_cancelled=1)
-        for draft in [draft for draft in self._unscored if draft.ticket == ticket]:
-            self._unscored.remove(draft)
+        for sequence in [sequence for sequence in self._unscored if sequence.ticket == ticket]:
+            self._unscored.remove(sequence)
             self._count(num_cancelled=1)
         self._ended = [outcome for outcome in self._ended if outcome.ticket != ticket]
 
@@ -174,7 +174,7 @@ class TorchEngine:
 
     def drawn_tokens(self) -> dict[int, list[int]]:
         """What has been drawn so far, by ticket, for the requests that are decoding now."""
-        return {row.draft.ticket: list(row.draft.tokens) for row in self._batches.rows}
+        return {row.sequence.ticket: list(row.sequence.tokens) for row in self._batches.rows}
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         return completions_or_error(run_requests(self, requests))
@@ -198,69 +198,69 @@ class TorchEngine:
 
     def _admit(self) -> None:
         begun, refused = self._admission.admit()
-        for draft, error in refused:
-            self._fail(draft, None, error)
+        for sequence, error in refused:
+            self._fail(sequence, None, error)
         seen: set[PrefixNode] = set()
         for _, leaf in begun:  # of a prompt that several ask for, all but the first find it
             path = leaf.path()
             self._count(num_cached_tokens=sum(node.num_tokens if node in seen else node.num_ready for node in path))
             seen.update(path)
 
-    def _read_prompts(self) -> list[Reading]:
+    def _read_prompts(self) -> list[Prefill]:
         """Read one part of the prompts, or all of them while nothing decodes; those that are ready now."""
-        while self._admission.reading:
+        while self._admission.prefilling:
             self._read_part()
             ready = self._admission.take_ready()
-            if not self._admission.reading or self._batches.num_rows:
+            if not self._admission.prefilling or self._batches.num_rows:
                 return ready
-            self._admission.reading[:0] = ready  # nothing decodes: they begin together
+            self._admission.prefilling[:0] = ready  # nothing decodes: they begin together
         return []
 
     def _read_part(self) -> None:
-        reading = self._admission.reading
-        for version in dict.fromkeys(draft.policy_version for draft, _ in reading):
-            leaves = [leaf for draft, leaf in reading if draft.policy_version == version]
+        prefilling = self._admission.prefilling
+        for version in dict.fromkeys(sequence.policy_version for sequence, _ in prefilling):
+            leaves = [leaf for sequence, leaf in prefilling if sequence.policy_version == version]
             chunks = next_chunks(leaves, self._prefill_tokens)
             if not chunks:
                 continue
             try:
                 read_chunks(chunks, self._versions.weights_of(version), self._prefixes, self._passes)
             except torch.OutOfMemoryError as error:
-                self._fail_reading({chunk.node for chunk in chunks}, error)
+                self._fail_prefill({chunk.node for chunk in chunks}, error)
             else:
                 self._count(num_prefill_tokens=sum(chunk.num_tokens for chunk in chunks))
 
-    def _fail_reading(self, nodes: set[PrefixNode], cause: Exception) -> None:
-        failed = [pair for pair in self._admission.reading if nodes.intersection(pair[1].path())]
-        for draft, leaf in failed:
-            self._admission.reading.remove((draft, leaf))
+    def _fail_prefill(self, nodes: set[PrefixNode], cause: Exception) -> None:
+        failed = [pair for pair in self._admission.prefilling if nodes.intersection(pair[1].path())]
+        for sequence, leaf in failed:
+            self._admission.prefilling.remove((sequence, leaf))
             error = CapacityError(
-                f"prompt of {len(draft.request.prompt_ids)} tokens: out of memory while reading it; lower "
+                f"prompt of {len(sequence.request.prompt_ids)} tokens: out of memory while reading it; lower "
                 "rollout.max_kv_bytes or the engine's prefill_tokens"
             )
             error.__cause__ = cause
-            self._fail(draft, leaf, error)
+            self._fail(sequence, leaf, error)
 
-    def _join(self, ready: Sequence[Reading]) -> None:
+    def _join(self, ready: Sequence[Prefill]) -> None:
         """Draw first tokens, and give a slot to what goes on."""
         rows = plan_rows(ready)
-        rows.sort(key=lambda row: row.draft.policy_version)
-        for version, group in itertools.groupby(rows, key=lambda row: row.draft.policy_version):
+        rows.sort(key=lambda row: row.sequence.policy_version)
+        for version, group in itertools.groupby(rows, key=lambda row: row.sequence.policy_version):
             self._begin(list(group), self._versions.weights_of(version).weights)
 
     def _begin(self, rows: Sequence[Row], weights: DecoderWeights) -> None:
         ends = [row.leaf.end_hidden for row in rows]
         self._choose(weights, rows, torch.stack([end for end in ends if end is not None]))
-        going_on = [row for row in rows if row.draft.finish_reason is None and row.draft.pending]
+        going_on = [row for row in rows if row.sequence.finish_reason is None and row.sequence.pending]
         if going_on:
             self._batches.of(weights).add(going_on)
         for row in rows:
-            if row.draft.finish_reason is not None:
-                self._finish(row.draft, row.leaf)
+            if row.sequence.finish_reason is not None:
+                self._finish(row.sequence, row.leaf)
 
     def _advance(self, batch: RowBatch) -> None:
         """One forward pass: every row's pending tokens, then its next ones."""
-        tokens = [row.draft.pending if row is not None else [0] for row in batch.rows]  # free slots compute along
+        tokens = [row.sequence.pending if row is not None else [0] for row in batch.rows]  # free slots compute along
         counts = [len(each) for each in tokens]
         updates = self._row_updates(batch, counts) if batch.weights is self._versions.base else []
         with record_function("decode"):
@@ -269,14 +269,14 @@ class TorchEngine:
         used = [(slot, row) for slot, row in enumerate(batch.rows) if row is not None]
         for slot, row in used:
             row.num_own += counts[slot]
-            row.draft.pending.clear()
+            row.sequence.pending.clear()
         rows = [row for _, row in used]
         slots = torch.tensor([slot for slot, _ in used], device=self._device)
         self._choose(batch.weights, rows, hidden if len(rows) == len(hidden) else hidden[slots])
         for row in rows:
-            if row.draft.finish_reason is not None:
+            if row.sequence.finish_reason is not None:
                 batch.remove(row)
-                self._finish(row.draft, row.leaf)
+                self._finish(row.sequence, row.leaf)
         batch.compact()
 
     def _row_updates(self, batch: RowBatch, counts: Sequence[int]) -> list[RowUpdates]:
@@ -285,7 +285,7 @@ class TorchEngine:
         first = 0
         for row, count in zip(batch.rows, counts, strict=True):
             # Also for the active version: rows that began when it was active before are here, on base weights.
-            updates = self._versions.beside(row.draft.policy_version).updates if row is not None else None
+            updates = self._versions.beside(row.sequence.policy_version).updates if row is not None else None
             if updates:
                 if result and result[-1].stop == first and result[-1].updates is updates:
                     result[-1] = RowUpdates(result[-1].start, first + count, updates)
@@ -296,11 +296,11 @@ class TorchEngine:
 
     def _choose(self, weights: DecoderWeights, rows: Sequence[Row], hidden: Tensor) -> None:
         """Give every row its next tokens; rows that cannot have any end with their error."""
-        drafts = [row.draft for row in rows]
+        sequences = [row.sequence for row in rows]
         with record_function("choose"):
-            errors = choose_tokens(self._passes, weights, drafts, hidden, jump_forward=self._jump_forward)
+            errors = sample_tokens(self._passes, weights, sequences, hidden, jump_forward=self._jump_forward)
         for row in rows:
-            error = errors.get(row.draft)
+            error = errors.get(row.sequence)
             if error is not None:
                 self._fail_row(row, error)
 
@@ -309,53 +309,53 @@ class TorchEngine:
             if row in batch.rows:
                 batch.wipe(row)
                 batch.remove(row)
-        row.draft.pending.clear()
-        self._fail(row.draft, row.leaf, error)
+        row.sequence.pending.clear()
+        self._fail(row.sequence, row.leaf, error)
 
-    def _finish(self, draft: Draft, leaf: PrefixNode) -> None:
-        self._count(num_completion_tokens=len(draft.tokens), num_forced_tokens=sum(draft.forced))
-        self._forget(draft, leaf)
-        if not draft.request.want_ref_logprobs:
-            self._ended.append(Outcome(draft.ticket, draft.completion()))
-        elif draft.policy_version == 0:  # the policy is the base model
-            completion = draft.completion()
-            self._ended.append(Outcome(draft.ticket, draft.completion(completion.sampling_logprobs)))
+    def _finish(self, sequence: SequenceState, leaf: PrefixNode) -> None:
+        self._count(num_completion_tokens=len(sequence.tokens), num_forced_tokens=sum(sequence.forced))
+        self._forget(sequence, leaf)
+        if not sequence.request.want_ref_logprobs:
+            self._ended.append(Outcome(sequence.ticket, sequence.completion()))
+        elif sequence.policy_version == 0:  # the policy is the base model
+            completion = sequence.completion()
+            self._ended.append(Outcome(sequence.ticket, sequence.completion(completion.sampling_logprobs)))
         else:
-            self._unscored.append(draft)
+            self._unscored.append(sequence)
 
     def _score(self) -> None:
         """Reference log-probabilities for what has finished, once no sibling is left that shares the prompt."""
-        ready = [draft for draft in self._unscored if not self._num_siblings[_prompt_key(draft)]]
+        ready = [sequence for sequence in self._unscored if not self._num_siblings[_prompt_key(sequence)]]
         if not ready:
             return
         ready.sort(key=_prompt_key)
-        prompts = {_prompt_key(draft): len(draft.request.prompt_ids) for draft in ready}
+        prompts = {_prompt_key(sequence): len(sequence.request.prompt_ids) for sequence in ready}
         self._admission.make_bytes(sum(prompts.values()) * self._prefixes.bytes_per_token)
-        self._unscored = [draft for draft in self._unscored if draft not in ready]
+        self._unscored = [sequence for sequence in self._unscored if sequence not in ready]
         scores = self._scorer.score(ready)
         self._ended.extend(
-            Outcome(draft.ticket, draft.completion(score)) for draft, score in zip(ready, scores, strict=True)
+            Outcome(sequence.ticket, sequence.completion(score)) for sequence, score in zip(ready, scores, strict=True)
         )
 
     def _leave(self, batch: RowBatch, row: Row) -> None:
         batch.remove(row)
         batch.compact()
-        self._forget(row.draft, row.leaf)
+        self._forget(row.sequence, row.leaf)
 
-    def _fail(self, draft: Draft, leaf: PrefixNode | None, error: GrpoError) -> None:
+    def _fail(self, sequence: SequenceState, leaf: PrefixNode | None, error: GrpoError) -> None:
         self._count(num_failed=1)
-        self._forget(draft, leaf)
-        self._ended.append(Outcome(draft.ticket, error))
+        self._forget(sequence, leaf)
+        self._ended.append(Outcome(sequence.ticket, error))
 
-    def _forget(self, draft: Draft, leaf: PrefixNode | None) -> None:
-        """Give back what ``draft`` held, except its slot."""
+    def _forget(self, sequence: SequenceState, leaf: PrefixNode | None) -> None:
+        """Give back what ``sequence`` held, except its slot."""
         if leaf is not None:
             self._prefixes.release(leaf)
-        key = _prompt_key(draft)
+        key = _prompt_key(sequence)
         self._num_siblings[key] -= 1
         if not self._num_siblings[key]:
             del self._num_siblings[key]
-        version = draft.policy_version
+        version = sequence.policy_version
         if self._versions.release(version) and version not in (0, self._versions.active):
             self._prefixes.drop(version)
 
@@ -363,5 +363,5 @@ class TorchEngine:
         self._totals.update(added)
 
 
-def _prompt_key(draft: Draft) -> tuple[int, bytes]:
-    return draft.policy_version, draft.request.prompt_ids.tobytes()
+def _prompt_key(sequence: SequenceState) -> tuple[int, bytes]:
+    return sequence.policy_version, sequence.request.prompt_ids.tobytes()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.profiler import record_function
 
-from grpo_core.rollout.draft import Draft
+from grpo_core.rollout.sequence import SequenceState
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.cache.rows import Row, RowBatch, plan_rows
 from grpo_core.rollout.torch_engine.forward.passes import Passes
@@ -32,48 +32,48 @@ class ReferenceScorer:
         self._max_tokens = max_tokens
         self.num_tokens = 0  # that went through the model
 
-    def score(self, drafts: Sequence[Draft]) -> list[Float32]:
-        """Log-probabilities [R] of each finished draft's tokens, same temperature and support; 0 where forced."""
-        leaves = [self._cache.acquire(0, draft.request.prompt_ids) for draft in drafts]
+    def score(self, sequences: Sequence[SequenceState]) -> list[Float32]:
+        """Log-probabilities [R] of each finished sequence's tokens, same temperature and support; 0 where forced."""
+        leaves = [self._cache.acquire(0, sequence.request.prompt_ids) for sequence in sequences]
         try:
             while not all(map(is_prefilled, leaves)):
                 chunks = next_chunks(leaves, self._max_tokens)
                 read_chunks(chunks, VersionWeights(self._base, None), self._cache, self._passes)
                 self.num_tokens += sum(chunk.num_tokens for chunk in chunks)
             results: list[Float32] = []
-            for part in self._parts(drafts):
-                results.extend(self._score_part(drafts[part], leaves[part]))
+            for part in self._parts(sequences):
+                results.extend(self._score_part(sequences[part], leaves[part]))
             return results
         finally:
             for leaf in leaves:
                 self._cache.release(leaf)
 
-    def _parts(self, drafts: Sequence[Draft]) -> list[slice]:
-        """Consecutive drafts of at most ``max_tokens`` tokens together, one draft at least."""
+    def _parts(self, sequences: Sequence[SequenceState]) -> list[slice]:
+        """Consecutive sequences of at most ``max_tokens`` tokens together, one sequence at least."""
         parts: list[slice] = []
         start, num_tokens = 0, 0
-        for index, draft in enumerate(drafts):
-            if index > start and num_tokens + len(draft.tokens) > self._max_tokens:
+        for index, sequence in enumerate(sequences):
+            if index > start and num_tokens + len(sequence.tokens) > self._max_tokens:
                 parts.append(slice(start, index))
                 start, num_tokens = index, 0
-            num_tokens += len(draft.tokens)
-        return [*parts, slice(start, len(drafts))]
+            num_tokens += len(sequence.tokens)
+        return [*parts, slice(start, len(sequences))]
 
-    def _score_part(self, drafts: Sequence[Draft], leaves: Sequence[PrefixNode]) -> list[Float32]:
-        rows = plan_rows(list(zip(drafts, leaves, strict=True)))
+    def _score_part(self, sequences: Sequence[SequenceState], leaves: Sequence[PrefixNode]) -> list[Float32]:
+        rows = plan_rows(list(zip(sequences, leaves, strict=True)))
         batch = RowBatch(self._base)
         batch.add(rows)
         slots = [row for row in batch.rows if row is not None]
         assert len(slots) == len(batch.rows), "a new batch has no free slots"
         with record_function("score"):
             states = self._read(batch, slots)
-        scores = {row.draft: self._logprobs(row.draft, states[row]) for row in rows}
-        return [scores[draft] for draft in drafts]
+        scores = {row.sequence: self._logprobs(row.sequence, states[row]) for row in rows}
+        return [scores[sequence] for sequence in sequences]
 
     def _read(self, batch: RowBatch, rows: Sequence[Row]) -> dict[Row, Tensor]:
         """The hidden states [R, hidden] that predict each row's tokens."""
         # The last token predicts nothing any more; a row of one token still takes part, with that token.
-        inputs = [row.draft.tokens[: max(1, len(row.draft.tokens) - 1)] for row in rows]
+        inputs = [row.sequence.tokens[: max(1, len(row.sequence.tokens) - 1)] for row in rows]
         hidden = self._passes.over_rows(self._base, inputs, batch)
         self.num_tokens += len(hidden)
         states: dict[Row, Tensor] = {}
@@ -81,21 +81,21 @@ class ReferenceScorer:
         for row, each in zip(rows, inputs, strict=True):
             end = row.leaf.end_hidden
             assert end is not None
-            states[row] = torch.cat([end[None], hidden[first : first + len(each)]])[: len(row.draft.tokens)]
+            states[row] = torch.cat([end[None], hidden[first : first + len(each)]])[: len(row.sequence.tokens)]
             first += len(each)
         return states
 
-    def _logprobs(self, draft: Draft, states: Tensor) -> Float32:
-        result = np.zeros(len(draft.tokens), dtype=np.float32)
-        chosen = [place for place, forced in enumerate(draft.forced) if not forced]
+    def _logprobs(self, sequence: SequenceState, states: Tensor) -> Float32:
+        result = np.zeros(len(sequence.tokens), dtype=np.float32)
+        chosen = [place for place, forced in enumerate(sequence.forced) if not forced]
         for start in range(0, len(chosen), HEAD_CHUNK_TOKENS):
             places = chosen[start : start + HEAD_CHUNK_TOKENS]
             logits = self._passes.over_head(self._base, states[torch.tensor(places, device=self._device)]).float()
-            logits = logits / draft.request.sampling.temperature
-            supports = [draft.supports[place] for place in places]
+            logits = logits / sequence.request.sampling.temperature
+            supports = [sequence.supports[place] for place in places]
             if supports[0] is not None:
                 logits = logits + _outside(supports, logits)
-            targets = torch.tensor([draft.tokens[place] for place in places], device=self._device)
+            targets = torch.tensor([sequence.tokens[place] for place in places], device=self._device)
             scores = logits.log_softmax(dim=-1).gather(-1, targets[:, None])[:, 0]
             result[places] = scores.cpu().numpy()
         return result

@@ -29,9 +29,9 @@ from grpo_core.rollout.vllm_engine.adapters import LoadedAdapter
 from grpo_core.rollout.vllm_engine.job import Ended, Job
 from grpo_core.rollout.vllm_engine.processes import bind_processes
 from grpo_core.rollout.vllm_engine.records import RecordFetcher
-from grpo_core.rollout.vllm_engine.silence import LOOK_EVERY_S, Silence
 from grpo_core.rollout.vllm_engine.statistics import IterationStatistics
 from grpo_core.rollout.vllm_engine.task import SamplingTask, ScoringTask, end_id, pack_task
+from grpo_core.rollout.vllm_engine.watchdog import CHECK_EVERY_S, Watchdog
 from grpo_core.types import Completion, FinishReason, Int32
 
 T = TypeVar("T")
@@ -105,12 +105,12 @@ class VllmClient:
         Raises:
             GrpoError: vLLM has died, or hangs. So it is from then on.
         """
-        silence = self._silence()
+        watchdog = self._watchdog()
         while self._failure is None:
             try:
-                ended = self._ended.get(timeout=LOOK_EVERY_S)
+                ended = self._ended.get(timeout=CHECK_EVERY_S)
             except Empty:
-                self._look(silence)
+                self._check(watchdog)
                 continue
             if isinstance(ended, Ended):
                 return ended
@@ -135,12 +135,12 @@ class VllmClient:
     def forget_prompts(self) -> None:
         self._wait(self._while_alive(self._llm.reset_prefix_cache()))
 
-    def _silence(self) -> Silence:
-        return Silence(self.statistics, envs.VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS)
+    def _watchdog(self) -> Watchdog:
+        return Watchdog(self.statistics, envs.VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS)
 
-    def _look(self, silence: Silence) -> None:
+    def _check(self, watchdog: Watchdog) -> None:
         try:
-            silence.look()
+            watchdog.check()
         except EngineError as error:
             self._failure = error
 
@@ -277,15 +277,15 @@ class VllmClient:
             coroutine.close()
             raise self._failure
         task = self._loop.create_task(coroutine)
-        silence = self._silence()
+        watchdog = self._watchdog()
         while not task.done():
-            await asyncio.wait({task}, timeout=LOOK_EVERY_S)
+            await asyncio.wait({task}, timeout=CHECK_EVERY_S)
             if task.done():
                 break
             if self._llm.errored:
                 task.cancel()
                 raise self._llm.dead_error
-            self._look(silence)
+            self._check(watchdog)
             if self._failure is not None:
                 task.cancel()
                 raise self._failure

@@ -13,7 +13,6 @@ from grpo_core.errors import GrpoError, MissingPackageError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.source import locate_model
-from grpo_core.rollout.draft import check_request, completion_budget
 from grpo_core.rollout.protocol import (
     AdapterSwap,
     EngineCounters,
@@ -22,6 +21,7 @@ from grpo_core.rollout.protocol import (
     completions_or_error,
     run_requests,
 )
+from grpo_core.rollout.sequence import check_request, completion_budget
 from grpo_core.rollout.vllm_engine.adapters import BaseModel, ResidentAdapters, linear_shapes
 from grpo_core.rollout.vllm_engine.job import Ended, Job
 from grpo_core.types import Completion

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from grpo_core.rollout.vllm_engine.task import Reading
+from grpo_core.rollout.vllm_engine.task import ReceivedRecord
 
 TakeRecords = Callable[[list[int]], Coroutine[Any, Any, Sequence[Mapping[str, Any]]]]
 
@@ -16,12 +16,12 @@ class RecordFetcher:
 
     def __init__(self, take: TakeRecords) -> None:
         self._take = take
-        self._wanted: list[tuple[int, asyncio.Future[Reading] | None]] = []
+        self._wanted: list[tuple[int, asyncio.Future[ReceivedRecord] | None]] = []
         self._fetching: asyncio.Task[None] | None = None
 
-    async def fetch(self, ticket: int) -> Reading:
+    async def fetch(self, ticket: int) -> ReceivedRecord:
         """Raises as ``take``."""
-        future: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[ReceivedRecord] = asyncio.get_running_loop().create_future()
         self._want([(ticket, future)])
         return await future
 
@@ -29,7 +29,7 @@ class RecordFetcher:
         """Let vLLM's process forget what nobody will read."""
         self._want([(ticket, None) for ticket in tickets])
 
-    def _want(self, wanted: Sequence[tuple[int, asyncio.Future[Reading] | None]]) -> None:
+    def _want(self, wanted: Sequence[tuple[int, asyncio.Future[ReceivedRecord] | None]]) -> None:
         self._wanted.extend(wanted)
         if self._fetching is None or self._fetching.done():
             self._fetching = asyncio.create_task(self._fetch_all())
@@ -46,4 +46,4 @@ class RecordFetcher:
                 if error is not None:
                     future.set_exception(error)
                 else:
-                    future.set_result(Reading.unpack(answer.result()[place]))
+                    future.set_result(ReceivedRecord.unpack(answer.result()[place]))

@@ -11,7 +11,7 @@ class IterationStatistics(StatLoggerBase):
     """Sums over vLLM's iterations. Written by its event loop, read by anyone."""
 
     def __init__(self) -> None:
-        self.num_signs = 0  # iterations that have ended, those that gave no token included
+        self.num_iterations = 0  # iterations that have ended, those that gave no token included
         self.num_decode_steps = 0  # iterations in which a request went on after its prompt
         self.num_generated_tokens = 0
         self.num_preemptions = 0  # requests that lost their place in the key-value cache, and were computed again
@@ -31,7 +31,7 @@ class IterationStatistics(StatLoggerBase):
     def record(
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: object = None, engine_idx: int = 0
     ) -> None:
-        self.num_signs += 1
+        self.num_iterations += 1
         if iteration_stats is None:
             return
         self.num_generated_tokens += iteration_stats.num_generation_tokens

@@ -80,7 +80,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReceivedRecord:
     """A ``Record`` after the way back."""
 
     logprobs: Float32  # [R]
@@ -89,7 +89,7 @@ class Reading:
     error: GrpoError | None
 
     @classmethod
-    def unpack(cls, packed: Mapping[str, Any]) -> Reading:
+    def unpack(cls, packed: Mapping[str, Any]) -> ReceivedRecord:
         error = packed["error"]
         offsets = np.frombuffer(packed["offsets"], dtype=np.int32)
         return cls(

@@ -81,11 +81,11 @@ class KeepsPrefixes(PlainEngine):
         self._prefixes: dict[bytes, Any] = {}
 
     def _read(self, work: Any) -> torch.Tensor:
-        prompt_ids = work.draft.request.prompt_ids
+        prompt_ids = work.sequence.request.prompt_ids
         kept = self._prefixes.get(prompt_ids.tobytes())
         if kept is not None and work.cache.get_seq_length() == 0:
             work.cache.layers = copy.deepcopy(kept.layers)
-            work.draft.pending.insert(0, int(prompt_ids[-1]))
+            work.sequence.pending.insert(0, int(prompt_ids[-1]))
             return super()._read(work)
         logits = super()._read(work)
         if kept is None:
@@ -244,8 +244,8 @@ def test_a_planted_fault_turns_its_canary_red(
 @pytest.mark.parametrize(
     ("kind", "detail"),
     [
-        (RoundsByTheBatch, "10 requests: the same in any company"),
-        pytest.param(TorchEngine, "10 requests: the same in any company, bit for bit", marks=needs_compiler),
+        (RoundsByTheBatch, "10 requests: the same whatever shares the batch"),
+        pytest.param(TorchEngine, "10 requests: the same whatever shares the batch, bit for bit", marks=needs_compiler),
     ],
 )
 def test_batch_mates_may_round_otherwise_only_where_the_engine_says_so(

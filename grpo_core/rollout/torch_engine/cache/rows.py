@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from grpo_core.rollout.draft import Draft
+from grpo_core.rollout.sequence import SequenceState
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixNode, gather
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 
@@ -27,9 +27,10 @@ OWN_STEP_TOKENS = 16  # slots grow by multiples of this
 
 @dataclass(eq=False)
 class Row:
-    """A draft in its slot. Positions below ``num_shared`` are in the nodes before ``leaf``'s end, the rest its own."""
+    """A sequence in its slot. Keys of positions below ``num_shared`` are in nodes of the prefix cache, the rest in the
+    slot."""
 
-    draft: Draft
+    sequence: SequenceState
     leaf: PrefixNode
     num_shared: int
     num_own: int  # own tokens whose keys and values are computed
@@ -40,20 +41,20 @@ class Row:
         return [node for node in self.leaf.path() if node.end <= self.num_shared]
 
 
-def plan_rows(drafts: Sequence[tuple[Draft, PrefixNode]]) -> list[Row]:
-    """Rows for drafts whose prompts are ready; which part of each prompt is shared is decided here."""
+def plan_rows(sequences: Sequence[tuple[SequenceState, PrefixNode]]) -> list[Row]:
+    """Rows for sequences whose prompts are ready; which part of each prompt is shared is decided here."""
     num_readers: dict[PrefixNode, int] = {}
-    for _, leaf in drafts:
+    for _, leaf in sequences:
         for node in leaf.path():
             num_readers[node] = num_readers.get(node, 0) + 1
     rows: list[Row] = []
-    for draft, leaf in drafts:
+    for sequence, leaf in sequences:
         nodes = leaf.path()
-        while nodes and _is_copied(nodes[-1], len(draft.request.prompt_ids), num_readers[nodes[-1]]):
+        while nodes and _is_copied(nodes[-1], len(sequence.request.prompt_ids), num_readers[nodes[-1]]):
             nodes.pop()
         num_shared = nodes[-1].end if nodes else 0
-        num_copied = len(draft.request.prompt_ids) - num_shared
-        rows.append(Row(draft, leaf, num_shared, num_copied, num_copied + draft.budget))
+        num_copied = len(sequence.request.prompt_ids) - num_shared
+        rows.append(Row(sequence, leaf, num_shared, num_copied, num_copied + sequence.budget))
     return rows
 
 

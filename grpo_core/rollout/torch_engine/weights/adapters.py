@@ -58,7 +58,7 @@ def read_updates(adapter: Adapter, weights: DecoderWeights, fingerprint: str) ->
     return updates
 
 
-class MergedWeights:
+class FusedAdapter:
     """A second copy of the linear maps that adapters change, and all else shared with the base. With ``products`` the
     copy is of all of them, packed."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from grpo_core.lora.cache import LoRACache
 from grpo_core.rollout.protocol import AdapterSwap
-from grpo_core.rollout.torch_engine.weights.adapters import MergedWeights, Updates, read_updates
+from grpo_core.rollout.torch_engine.weights.adapters import FusedAdapter, Updates, read_updates
 from grpo_core.rollout.torch_engine.weights.full_weights import write_weights
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 from grpo_core.rollout.torch_engine.weights.products import NativeProducts
@@ -47,7 +47,7 @@ class Versions:
         self._adapters = adapters
         self._run = run
         self._products = products
-        self._merger = MergedWeights(base, products)
+        self._merger = FusedAdapter(base, products)
         self._base = VersionWeights(base, None)
         self._running = self._merged(self._base)  # the active version
         self._beside = self._base  # the same, once it is not active any more
@@ -74,7 +74,7 @@ class Versions:
             beside = self._held.get(number) or self._open(found, instead_of=unused)
             self._running = self._merged(beside)
             if beside.weights is not self.base:  # full weights: nothing runs merged for now
-                self._merger = MergedWeights(self.base, self._products)
+                self._merger = FusedAdapter(self.base, self._products)
             self._beside, self.active = beside, number
         return AdapterSwap(number, cache_hit=hit, load_ms=load_ms, swap_ms=(time.perf_counter() - start) * 1e3)
 

@@ -1,4 +1,4 @@
-"""Every completion of a pattern matches it and is the tokenizer's own spelling, and every such spelling is one."""
+"""Completions of a pattern are exactly the texts that match it, each in the tokenizer's own tokenization."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 from grpo_core.rollout.constraints import regex
 from grpo_core.rollout.constraints.lines import Line
 from grpo_core.rollout.constraints.regex import RegexConstraint, compile_regex
-from grpo_core.rollout.constraints.token_bytes import MIN_BATCH, spelling_of
+from grpo_core.rollout.constraints.token_bytes import MIN_BATCH, token_bytes_of
 
 LLAMA_3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -245,8 +245,8 @@ def test_the_stop_id_is_allowed_where_a_match_may_end_and_go_on(spelled: Tokeniz
     assert cursor.finished
 
 
-def test_what_is_forced_is_the_tokenizers_own_spelling(spelled: Tokenizer) -> None:
-    """The text before a choice is one run, and no other spelling of it is offered."""
+def test_what_is_forced_is_the_tokenizers_own_tokenization(spelled: Tokenizer) -> None:
+    """The text before a choice is one run, and no other tokenization of it is offered."""
     forced = '{"orders": ["A PAR - BUR", "'
     constraint = compile_regex(re.escape(forced) + r'[^"]+"\]\}', spelled)
     cursor, run = constraint.start(), []
@@ -288,7 +288,7 @@ def test_forgotten_nodes_are_made_again_alike(tokenizer: Tokenizer, monkeypatch:
 def test_where_no_ending_shows_a_way_the_known_one_is_taken(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With no text to try, only the spelling of one whole match is known to lead to the end."""
+    """With no text to try, only the tokenization of one whole match is known to lead to the end."""
     monkeypatch.setattr(regex.TokenAutomaton, "_turns_that_hold", lambda self, context, tokens, states: _none(tokens))
     constraint = compile_regex.__wrapped__(r"[a-z]{30}", tokenizer)
     ids = walk(constraint, tokenizer, random.Random(0), "")
@@ -310,10 +310,10 @@ def test_only_allowed_tokens_can_be_taken(tokenizer: Tokenizer) -> None:
 
 
 def test_many_texts_are_spelled_like_few(tokenizer: Tokenizer) -> None:
-    spelling = spelling_of(tokenizer)
+    token_bytes = token_bytes_of(tokenizer)
     texts = [f"{number} é".encode() for number in range(MIN_BATCH)]
-    assert spelling.encode_all(texts) == [spelling.encode_all([text])[0] for text in texts]
-    assert b"".join(spelling.bytes_of[token] for token in spelling.encode_all(texts)[7]) == texts[7]
+    assert token_bytes.encode_all(texts) == [token_bytes.encode_all([text])[0] for text in texts]
+    assert b"".join(token_bytes.bytes_of[token] for token in token_bytes.encode_all(texts)[7]) == texts[7]
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from grpo_core.config import ModelConfig
 from grpo_core.model.policy import load_policy
-from grpo_core.rollout.draft import Draft
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
+from grpo_core.rollout.sequence import SequenceState
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.cache.rows import RowBatch, plan_rows
 from grpo_core.rollout.torch_engine.forward.passes import Passes
@@ -72,12 +72,12 @@ def read(passes: Passes, weights: DecoderWeights, prompts: list[Int32], max_toke
 
 def rows_of(weights: DecoderWeights, leaves: list[PrefixNode], prompts: list[Int32], group: int) -> RowBatch:
     """``group`` sequences after each prompt, and a free slot."""
-    drafts = [
-        Draft(0, GenerationRequest(ids, SamplingParams(0, max_tokens=40)), 1, frozenset())
+    sequences = [
+        SequenceState(0, GenerationRequest(ids, SamplingParams(0, max_tokens=40)), 1, frozenset())
         for ids in prompts
         for _ in range(group)
     ]
-    rows = plan_rows(list(zip(drafts, [leaf for leaf in leaves for _ in range(group)], strict=True)))
+    rows = plan_rows(list(zip(sequences, [leaf for leaf in leaves for _ in range(group)], strict=True)))
     batch = RowBatch(weights)
     batch.add(rows)
     batch.remove(rows[1])

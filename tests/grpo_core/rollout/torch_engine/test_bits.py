@@ -23,14 +23,14 @@ from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy, load_policy
 from grpo_core.rollout.constraints.lines import LineConstraint
-from grpo_core.rollout.draft import Draft
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
+from grpo_core.rollout.sequence import SequenceState
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.cache.rows import RowBatch, plan_rows
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import next_chunks, read_chunks
-from grpo_core.rollout.torch_engine.weights.adapters import MergedWeights
+from grpo_core.rollout.torch_engine.weights.adapters import FusedAdapter
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 from grpo_core.rollout.torch_engine.weights.versions import VersionWeights
 from grpo_core.types import Adapter, Completion, Int32
@@ -87,7 +87,7 @@ def states_in(company: Company, passes: Passes, plain: DecoderWeights) -> dict[s
     """What is computed of ``PROMPT`` and ``CONTINUATION`` in ``company``: keys, values and states."""
     products = passes.products
     assert products is not None
-    weights = MergedWeights(plain, products).merge({}) if company.is_packed else plain
+    weights = FusedAdapter(plain, products).merge({}) if company.is_packed else plain
     cache = PrefixCache(weights)
 
     def read(prompts: Sequence[Int32]) -> list[PrefixNode]:
@@ -105,8 +105,8 @@ def states_in(company: Company, passes: Passes, plain: DecoderWeights) -> dict[s
     requests = [
         GenerationRequest(ids, SamplingParams(0, max_tokens=100)) for ids in prompts for _ in range(company.group)
     ]
-    drafts = [Draft(0, request, 1, frozenset()) for request in requests]
-    rows = plan_rows(list(zip(drafts, [leaf for leaf in leaves for _ in range(company.group)], strict=True)))
+    sequences = [SequenceState(0, request, 1, frozenset()) for request in requests]
+    rows = plan_rows(list(zip(sequences, [leaf for leaf in leaves for _ in range(company.group)], strict=True)))
     batch = RowBatch(weights)
     batch.add(rows)
     mine = rows[place * company.group]

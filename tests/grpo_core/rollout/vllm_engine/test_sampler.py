@@ -25,7 +25,7 @@ def test_the_sampler_draws_again_what_vllm_throws_away(model_folder: Path) -> No
     from vllm.v1.sample.logits_processor.interface import BatchUpdate  # pyright: ignore[reportMissingImports]
 
     from grpo_core.rollout.vllm_engine.sampler import ExactSampler
-    from grpo_core.rollout.vllm_engine.task import Reading, SamplingTask, pack_task
+    from grpo_core.rollout.vllm_engine.task import ReceivedRecord, SamplingTask, pack_task
 
     config = SimpleNamespace(model_config=SimpleNamespace(model=str(model_folder)))
     sampler = ExactSampler(config, torch.device("cpu"), False)
@@ -45,7 +45,7 @@ def test_the_sampler_draws_again_what_vllm_throws_away(model_folder: Path) -> No
     assert draw([first]) == second
     assert draw([first, second]) == third
     (packed,) = sampler.take_records([1])
-    reading = Reading.unpack(packed)
+    reading = ReceivedRecord.unpack(packed)
     assert len(reading.logprobs) == 3
     assert reading.allowed_ids is not None
     assert len(reading.allowed_ids) == 3
@@ -54,4 +54,4 @@ def test_the_sampler_draws_again_what_vllm_throws_away(model_folder: Path) -> No
 
     assert draw([], torch.full((1, 50), float("nan"))) == 0
     (packed,) = sampler.take_records([1])
-    assert isinstance(Reading.unpack(packed).error, SamplingError)
+    assert isinstance(ReceivedRecord.unpack(packed).error, SamplingError)

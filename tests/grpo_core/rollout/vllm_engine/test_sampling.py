@@ -118,7 +118,7 @@ def test_a_stop_token_inside_a_constraint_does_not_end_it(base_version: Bench) -
     assert {tuple(completion.completion_ids.tolist()) for completion in completions} == set(lines)
 
 
-def test_a_regular_expression_constrains_in_the_tokenizers_own_spelling(
+def test_a_regular_expression_constrains_in_the_tokenizers_own_tokenization(
     base_version: Bench, load_plain: Any, plain_logprobs: Any
 ) -> None:
     from grpo_core.rollout.constraints.regex import compile_regex

@@ -9,7 +9,7 @@ import torch
 
 from grpo_core.config import ModelConfig
 from grpo_core.model.policy import Policy, load_policy
-from grpo_core.rollout.torch_engine.weights.adapters import MergedWeights, RowUpdates, apply_linear, read_updates
+from grpo_core.rollout.torch_engine.weights.adapters import FusedAdapter, RowUpdates, apply_linear, read_updates
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, fuse_weights
 from grpo_core.rollout.torch_engine.weights.products import open_products
 from grpo_core.types import Adapter
@@ -45,7 +45,7 @@ def test_the_modules_of_the_model_are_views_of_the_fused_weights(
 def test_merging_adds_what_the_low_rank_path_adds(policy: Policy, make_adapter: MakeAdapter) -> None:
     base = fuse_weights(policy)
     updates = read_updates(make_adapter(policy, targets=TARGETS, std=0.2), base, policy.fingerprint)
-    merged = MergedWeights(base).merge(updates)
+    merged = FusedAdapter(base).merge(updates)
 
     for index, layer in enumerate(base.layers):
         for name in LINEARS:
@@ -65,7 +65,7 @@ def test_a_packed_copy_holds_what_the_plain_one_does(policy: Policy, make_adapte
     base = fuse_weights(policy)
     products = open_products()
     assert products is not None
-    merger = MergedWeights(base, products)
+    merger = FusedAdapter(base, products)
     adapters = [
         make_adapter(policy, number=1, targets=TARGETS),
         make_adapter(policy, number=2, targets=("k_proj",), seed=2),
@@ -75,7 +75,7 @@ def test_a_packed_copy_holds_what_the_plain_one_does(policy: Policy, make_adapte
         packed = merger.merge(updates)
 
         assert packed.is_packed
-        plain = all_weights(MergedWeights(base).merge(updates))
+        plain = all_weights(FusedAdapter(base).merge(updates))
         for one, other in zip(all_weights(packed), plain, strict=True):
             assert torch.equal(one.transpose(1, 2).reshape(other.shape), other)
 
@@ -85,10 +85,10 @@ def test_an_adapter_with_fewer_modules_leaves_nothing_of_the_one_before(
 ) -> None:
     base = fuse_weights(policy)
     before = [weight.clone() for weight in all_weights(base)]
-    merger = MergedWeights(base)
+    merger = FusedAdapter(base)
     all_of_them = make_adapter(policy, number=1, targets=TARGETS)
     one = make_adapter(policy, number=2, targets=("k_proj",), seed=2)
-    expected = MergedWeights(base).merge(read_updates(one, base, policy.fingerprint))
+    expected = FusedAdapter(base).merge(read_updates(one, base, policy.fingerprint))
     expected_weights = [weight.clone() for weight in all_weights(expected)]
 
     merger.merge(read_updates(all_of_them, base, policy.fingerprint))

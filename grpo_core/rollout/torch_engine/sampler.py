@@ -1,6 +1,6 @@
-"""The next tokens of every draft: drawn where there is a choice, taken where a constraint forces them.
+"""The next tokens of every sequence: drawn where there is a choice, taken where a constraint forces them.
 
-Legend: B drafts, V vocabulary.
+Legend: B sequences, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ import torch
 from torch import Tensor
 
 from grpo_core.errors import ConstraintError, GrpoError, SamplingError
-from grpo_core.rollout.draft import Draft
 from grpo_core.rollout.sampling import Draw, draw_tokens
+from grpo_core.rollout.sequence import SequenceState
 from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 
 NARROW_HEAD = 4  # the head is applied to the allowed ids alone when they are fewer than V over this
 
 
-def choose_tokens(
-    passes: Passes, weights: DecoderWeights, drafts: Sequence[Draft], hidden: Tensor, *, jump_forward: bool
-) -> dict[Draft, GrpoError]:
-    """Append to each draft its next token after ``hidden`` [B, hidden], and the forced run that follows.
+def sample_tokens(
+    passes: Passes, weights: DecoderWeights, sequences: Sequence[SequenceState], hidden: Tensor, *, jump_forward: bool
+) -> dict[SequenceState, GrpoError]:
+    """Append to each sequence its next token after ``hidden`` [B, hidden], and the forced run that follows.
 
-    The head runs only for drafts with a choice. Those that can have no next token get none, and are returned.
+    The head runs only for sequences with a choice. Those that can have no next token get none, and are returned.
     """
     choosing: list[int] = []
     allowed: list[Sequence[int] | None] = []
-    errors: dict[Draft, GrpoError] = {}
-    for index, draft in enumerate(drafts):
-        draft.take_forced(whole_run=jump_forward)
-        if draft.pending:
+    errors: dict[SequenceState, GrpoError] = {}
+    for index, sequence in enumerate(sequences):
+        sequence.take_forced(whole_run=jump_forward)
+        if sequence.pending:
             continue
-        ids = draft.cursor.allowed() if draft.cursor is not None else None
+        ids = sequence.cursor.allowed() if sequence.cursor is not None else None
         if ids is not None and not len(ids):
-            errors[draft] = ConstraintError(
-                f"constraint after {len(draft.tokens)} tokens: no continuation is allowed; give every line an end"
+            errors[sequence] = ConstraintError(
+                f"constraint after {len(sequence.tokens)} tokens: no continuation is allowed; give every line an end"
             )
             continue
         choosing.append(index)
@@ -46,27 +46,30 @@ def choose_tokens(
     if not choosing:
         return errors
     states = hidden if len(choosing) == len(hidden) else hidden[torch.tensor(choosing, device=hidden.device)]
-    chosen = [drafts[index] for index in choosing]
-    for draft, draw in zip(chosen, _draw(passes, weights, chosen, states, allowed), strict=True):
+    chosen = [sequences[index] for index in choosing]
+    for sequence, draw in zip(chosen, _draw(passes, weights, chosen, states, allowed), strict=True):
         if isinstance(draw, SamplingError):
-            errors[draft] = draw
+            errors[sequence] = draw
             continue
-        draft.take(draw)
+        sequence.take(draw)
         if jump_forward:
-            draft.take_forced(whole_run=True)
+            sequence.take_forced(whole_run=True)
     return errors
 
 
 def _draw(
     passes: Passes,
     weights: DecoderWeights,
-    drafts: Sequence[Draft],
+    sequences: Sequence[SequenceState],
     states: Tensor,
     allowed: Sequence[Sequence[int] | None],
 ) -> list[Draw | SamplingError]:
-    params, uniforms = [draft.request.sampling for draft in drafts], [draft.uniform for draft in drafts]
+    params, uniforms = (
+        [sequence.request.sampling for sequence in sequences],
+        [sequence.uniform for sequence in sequences],
+    )
     bound = [np.asarray(ids) for ids in allowed if ids is not None]
-    if len(bound) == len(drafts):
+    if len(bound) == len(sequences):
         union = np.unique(np.concatenate(bound))
         if len(union) * NARROW_HEAD < len(weights.head.weight):
             logits = passes.over_head(weights, states, torch.from_numpy(union.astype(np.int64)).to(states.device))

@@ -9,12 +9,12 @@ from grpo_core.errors import EngineError
 if TYPE_CHECKING:
     from grpo_core.rollout.vllm_engine.statistics import IterationStatistics
 
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 _GRACE_S = 10.0  # vLLM's own error comes first
 _LIMIT = "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"
 
 
-class Silence:
+class Watchdog:
     """The looks in a row that have seen nothing: no iteration of vLLM has ended since the one before.
 
     Looks are counted, not seconds: who is stopped together with vLLM (Ctrl-Z, a laptop that sleeps) takes none.
@@ -24,20 +24,20 @@ class Silence:
     def __init__(self, statistics: IterationStatistics, limit_s: float) -> None:
         self._statistics = statistics
         self._limit_s = limit_s
-        self._num_seen = statistics.num_signs
-        self._num_looks = 0
+        self._num_seen = statistics.num_iterations
+        self._num_checks = 0
 
-    def look(self) -> None:
-        """To be called every ``LOOK_EVERY_S`` while the answer is not there.
+    def check(self) -> None:
+        """To be called every ``CHECK_EVERY_S`` while the answer is not there.
 
         Raises:
             EngineError: it has lasted too long.
         """
-        if self._statistics.num_signs != self._num_seen:
-            self._num_seen, self._num_looks = self._statistics.num_signs, 0
+        if self._statistics.num_iterations != self._num_seen:
+            self._num_seen, self._num_checks = self._statistics.num_iterations, 0
             return
-        self._num_looks += 1
-        if self._num_looks * LOOK_EVERY_S > self._limit_s + _GRACE_S:
+        self._num_checks += 1
+        if self._num_checks * CHECK_EVERY_S > self._limit_s + _GRACE_S:
             raise EngineError(
                 f"vLLM's engine process hangs: no step of it has ended within {self._limit_s:.0f} s; start again, a "
                 f"training run with --resume, and if its steps take that long, with a larger {_LIMIT}"

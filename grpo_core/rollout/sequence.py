@@ -54,7 +54,7 @@ def check_request(
 
 
 @dataclass(eq=False)
-class Draft:
+class SequenceState:
     """A request under way. ``pending`` are tokens that the model has not read yet."""
 
     ticket: int
