@@ -8,8 +8,8 @@ GrpoError (ValueError)
 ├── CredentialsError      a service was asked for without its credentials
 ├── ModelError            a preset, folder or hub id that gives no usable model
 ├── PromptError           an empty prompt, or one that does not fit the model's context
-├── SamplingError         a sampling parameter out of its range, or logits that are not numbers
-├── EngineError           a rollout engine that does not start, or has died
+├── SamplingError         a sampling parameter out of its range, or non-finite logits
+├── EngineError           a rollout engine that does not start, hangs or has died
 ├── CapacityError         a request that does not fit the memory of the engine
 ├── ConstraintError       a constraint that allows nothing, or was broken
 ├── InvalidActionError    an action or a position that an environment cannot accept

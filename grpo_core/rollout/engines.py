@@ -1,4 +1,4 @@
-"""The rollout engine that a configuration names, opened: the one place that builds engines for others."""
+"""Opens the rollout engine that a configuration names. Everything else gets its engine from here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from grpo_core.rollout.vllm_engine.engine import VllmEngine, vllm_device_type
 
 
 def check_engine(config: GrpoConfig) -> None:
-    """See that the engine of ``config`` can run here, before anything is loaded.
+    """Check that the engine of ``config`` can run here, before anything is loaded.
 
     Raises:
         MissingPackageError: it needs a package that is not installed.
@@ -49,10 +49,10 @@ def check_engine(config: GrpoConfig) -> None:
 def open_engine(
     config: GrpoConfig, stop_id: int, adapters: LoRACache, store: AdapterStore, *, fingerprint: str | None = None
 ) -> LocalEngine:
-    """An engine for the versions of ``config.run``, with a copy of the base weights of its own. Close it.
+    """An engine for the versions of ``config.run``, with its own copy of the base weights. The caller closes it.
 
-    ``adapters`` reads from ``store``. vLLM does not tell the ``fingerprint`` of its weights: where nobody has loaded
-    them yet, they are read once more for it.
+    ``adapters`` reads from ``store``. vLLM does not report the ``fingerprint`` of its weights: without one, they are
+    loaded once more to compute it.
 
     Raises:
         GrpoError: as ``check_engine``, there is no such model, or the engine cannot drive it or does not start.
@@ -86,6 +86,6 @@ def open_engine(
 
 
 def _read_fingerprint(config: GrpoConfig) -> str:
-    """Beside the GPU, whose memory is vLLM's."""
+    """On the CPU, because the GPU's memory belongs to vLLM."""
     on_cpu = config.model.model_copy(update={"device": "cpu"})
     return load_policy(on_cpu, any_architecture=True).fingerprint

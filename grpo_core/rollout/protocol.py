@@ -1,4 +1,4 @@
-"""The seam between who asks for completions and who computes them."""
+"""The interface between callers, who submit requests, and rollout engines, which sample completions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from grpo_core.types import Completion, Int32
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one completion is drawn. The same seed gives the same tokens, whoever shares the batch.
+    """How one completion is drawn. The same seed gives the same tokens, whatever shares the batch.
 
-    In this order: logits over ``temperature``, the constraint's ids, the ``top_k`` most probable ids, those of at least
-    ``min_p`` times the most probable one, and the most probable ids until their mass reaches ``top_p``; what is left
-    is renormalised. ``top_k=1`` is greedy.
+    The order: divide the logits by ``temperature``; keep the ids that the constraint allows; of these the ``top_k`` most
+    probable; of these the ones with at least ``min_p`` times the largest probability; of these the most probable ones
+    until their mass reaches ``top_p``. The rest is renormalised. ``top_k=1`` is greedy.
     """
 
     seed: int
@@ -28,12 +28,12 @@ class SamplingParams:
     min_p: float = 0.0  # from 0, below 1
     max_tokens: int = 256
     stop_ids: tuple[int, ...] = ()  # besides the tokenizer's end of sequence
-    ignore_stop: bool = False  # go on to max_tokens, whatever is drawn
+    ignore_stop: bool = False  # generate max_tokens, whatever is drawn
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One completion to draw. Requests with equal beginnings of ``prompt_ids`` share the work on them.
+    """One completion to draw. Requests that share a prefix of ``prompt_ids`` share its prefill.
 
     A constrained completion ends with its constraint; ``max_tokens`` cuts it only where the constraint has no longest
     completion.
@@ -43,7 +43,7 @@ class GenerationRequest:
     sampling: SamplingParams
     constraint: Constraint | None = None
     want_ref_logprobs: bool = False
-    policy_version: int | None = None  # None: the one that the engine uses when the request is submitted
+    policy_version: int | None = None  # None: the active one when the request is submitted
 
     @property
     def is_open_ended(self) -> bool:
@@ -53,7 +53,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one request ended: with a completion, or with the error that was its own."""
+    """How one request ended: with a completion, or with its own error."""
 
     ticket: int
     result: Completion | GrpoError
@@ -68,12 +68,12 @@ class EngineCounters:
     """
 
     num_requests: int = 0
-    num_prefill_tokens: int = 0  # prompt tokens that were computed
+    num_prefill_tokens: int = 0  # prompt tokens that were computed, not read from the prefix cache
     num_completion_tokens: int = 0
-    num_decode_steps: int = 0  # forward passes that followed the prompts'
+    num_decode_steps: int = 0  # forward passes after prefill
     num_adapter_swaps: int = 0
-    num_cached_tokens: int = 0  # prompt tokens that an earlier request had computed
-    num_forced_tokens: int = 0  # completion tokens that a constraint left no choice about
+    num_cached_tokens: int = 0  # prompt tokens that were read from the prefix cache
+    num_forced_tokens: int = 0  # completion tokens that were the only one a constraint allowed
     num_cancelled: int = 0
     num_failed: int = 0
 
@@ -95,7 +95,7 @@ class AdapterSwap:
 
 
 class RolloutEngine(Protocol):
-    """Samples completions. Requests join and leave between two steps; one thread calls at a time."""
+    """Samples completions with continuous batching: requests join and leave between two steps. Not thread-safe."""
 
     @property
     def policy_version(self) -> int: ...
@@ -104,7 +104,7 @@ class RolloutEngine(Protocol):
     def counters(self) -> EngineCounters: ...
 
     def use_version(self, number: int) -> AdapterSwap:
-        """Sample from this policy version from now on; 0 is the base model. Requests under way keep theirs.
+        """Make this policy version the active one; 0 is the base model. Requests under way keep theirs.
 
         Raises:
             AdapterNotFoundError: it was never published.
@@ -114,15 +114,15 @@ class RolloutEngine(Protocol):
         ...
 
     def submit(self, request: GenerationRequest) -> int:
-        """Queue ``request``; its ticket. A request that cannot be served ends in ``step`` with its error."""
+        """Queue ``request`` and return its ticket. A request that cannot be served ends in ``step`` with its error."""
         ...
 
     def step(self) -> list[Outcome]:
-        """Advance what was submitted; the requests that ended with it, perhaps none. Empty when nothing is left."""
+        """Advance the requests under way, and return those that ended, perhaps none."""
         ...
 
     def cancel(self, ticket: int) -> None:
-        """Forget a request and free what it held. One that has ended, or never was, is no error."""
+        """Drop a request and free what it held. An unknown ticket, or one that has ended, is no error."""
         ...
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
@@ -130,9 +130,9 @@ class RolloutEngine(Protocol):
 
         Raises:
             PromptError: a prompt is empty or, with ``max_tokens``, does not fit the model's context.
-            SamplingError: a sampling parameter is out of its range, or the logits are not numbers.
+            SamplingError: a sampling parameter is out of its range, or the logits are non-finite.
             ConstraintError: a constraint allows no continuation.
-            AdapterError: a request names a version that cannot be had.
+            AdapterError: a request names a version that cannot be loaded.
         """
         ...
 
@@ -147,26 +147,26 @@ class LocalEngine(RolloutEngine, Protocol):
 
     @property
     def scores_in_one_pass(self) -> bool:
-        """Whether ``want_ref_logprobs`` costs one pass over what was finished. Where it takes one per token, ask for
-        none: a trainer, which has the base weights, computes what is missing in one pass."""
+        """Whether ``want_ref_logprobs`` costs one forward pass per completion. Where it costs one per token, leave it off:
+        a trainer has the base weights, and computes missing ones in one pass."""
         ...
 
     @property
     def is_batch_invariant(self) -> bool:
-        """Whether what the active version draws has the same bits whoever shares the batch, log-probabilities included.
-        Elsewhere they agree up to rounding."""
+        """Whether tokens and log-probabilities of the active version have the same bits whatever shares the batch.
+        Otherwise they agree up to rounding."""
         ...
 
     def drawn_tokens(self) -> dict[int, list[int]]:
-        """The tokens drawn so far of each request under way, by its ticket; none of an engine that does not say."""
+        """Tokens drawn so far, by ticket of the requests under way; empty for an engine that does not report them."""
         ...
 
     def forget_prompts(self) -> None:
-        """Free the prompts that nobody uses now, as a new policy version does: the next request reads its own anew."""
+        """Evict unused prompts from the prefix cache, as a new policy version does."""
         ...
 
     def close(self) -> None:
-        """End the threads and processes that belong to it. Requests under way are forgotten. Twice is no error."""
+        """Stop its threads and processes and drop the requests under way. Calling it twice is no error."""
         ...
 
 
@@ -183,7 +183,7 @@ def run_requests(engine: RolloutEngine, requests: Sequence[GenerationRequest]) -
 
 
 def completions_or_error(results: Sequence[Completion | GrpoError]) -> list[Completion]:
-    """The completions of ``run_requests``. Raises the first error there is."""
+    """The completions of ``run_requests``. Raises the first error among them."""
     completions: list[Completion] = []
     for result in results:
         if isinstance(result, GrpoError):

@@ -60,8 +60,7 @@ def draw_tokens(
     """Sample every row of ``logits`` [B, V] by the inverse of its cumulative distribution at its ``uniform``.
 
     One uniform per row, so that a row's token depends on nothing else in the batch: on a CPU equal logits give the same
-    bits whatever the other rows are. A row whose logits are not numbers
-    gives the error in its place.
+    bits whatever the other rows are. A row with non-finite logits gives the error in its place.
     """
     results: list[Draw | SamplingError | None] = [None] * len(params)
     free = [row for row, ids in enumerate(allowed) if ids is None]
@@ -80,7 +79,7 @@ def draw_tokens(
 
 
 def _candidate_logits(logits: Tensor, bound: Sequence[tuple[int, np.ndarray]]) -> Tensor:
-    """The logits of every row's ids, padded with -inf to whole blocks, so that how much is added up alike: [B, C]."""
+    """The logits of every row's ids [B, C], padded with -inf to whole blocks, so that all rows sum in the same order."""
     size = max(len(ids) for _, ids in bound)
     size += -size % BLOCK_COLUMNS
     columns = np.zeros((len(bound), size), dtype=np.int64)
@@ -117,21 +116,21 @@ def _draw(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[f
         # NaN, where a logit was NaN or +inf, or all of them -inf
         Draw(token, logprob, supports.get(row))
         if logprob == logprob
-        else SamplingError("logits are not numbers (NaN or infinity): nothing can be drawn; check the weights in use")
+        else SamplingError("logits are non-finite (NaN or infinity): nothing can be drawn; check the weights in use")
         for row, (token, logprob) in enumerate(zip(tokens.tolist(), drawn, strict=True))
     ]
 
 
 def _log(probability: float) -> float:
-    """One by one: a vector's last elements may be rounded otherwise than its first."""
+    """A scalar log: a vectorised one may round the last elements of a vector differently from the first."""
     return math.log(probability) if probability != 0 else -math.inf
 
 
 def _invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Columns [B] at which the cumulative sums of ``probabilities`` [B, C] pass ``uniforms`` [B] of their totals.
 
-    First the block of columns, then the column in it: one cumulative sum in double precision over all of a large
-    vocabulary costs more than everything else about a draw.
+    First the block of columns, then the column in it: a cumulative sum in double precision over a large vocabulary
+    would cost more than the rest of the draw.
     """
     num_columns = probabilities.shape[-1]
     blocks = F.pad(probabilities, (0, -num_columns % BLOCK_COLUMNS)).unflatten(-1, (-1, BLOCK_COLUMNS))
@@ -142,7 +141,7 @@ def _invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     block = torch.minimum(block, torch.searchsorted(ends, ends[:, -1:].contiguous()))  # the last one that holds any
     block = block.clamp_max(blocks.shape[1] - 1)
     inside = blocks[torch.arange(len(blocks), device=blocks.device), block[:, 0]].double().cumsum(dim=-1)
-    # The block's sum was taken in single precision: scaled, both agree on where the block ends.
+    # The block's sum was taken in single precision: the scaling makes both agree on where the block ends.
     inside = inside * (sums.gather(-1, block) / inside[:, -1:]) + (ends - sums).gather(-1, block)
     column = torch.searchsorted(inside, points, right=True)
     column = torch.minimum(column, torch.searchsorted(inside, inside[:, -1:].contiguous()))  # the last possible one

@@ -1,4 +1,4 @@
-"""One completion in the making."""
+"""The state of one request under way, as every engine of this project keeps it (vLLM's ``Request``)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from grpo_core.types import Completion, FinishReason, Float32, Int32, RaggedIds
 
 
 def completion_budget(request: GenerationRequest) -> int:
-    """Most tokens that ``request`` can produce."""
+    """The most tokens that ``request`` can produce."""
     if request.constraint is not None and request.constraint.max_tokens is not None:
         return request.constraint.max_tokens
     return request.sampling.max_tokens
@@ -23,7 +23,7 @@ def completion_budget(request: GenerationRequest) -> int:
 def check_request(
     request: GenerationRequest, max_context_tokens: int, vocab_size: int, *, kv_cache_bytes: int | None = None
 ) -> None:
-    """``kv_cache_bytes`` are given where they hold less than the model's context, and so bound it.
+    """Give ``kv_cache_bytes`` where the KV cache, not the model, bounds the context: the message then names it.
 
     Raises:
         PromptError: the prompt is empty, holds ids that are not the model's, or does not fit the context together with
@@ -55,7 +55,7 @@ def check_request(
 
 @dataclass(eq=False)
 class SequenceState:
-    """A request under way. ``pending`` are tokens that the model has not read yet."""
+    """A request and what it has produced. ``pending`` tokens are appended, but the model has not read them yet."""
 
     ticket: int
     request: GenerationRequest
@@ -63,7 +63,7 @@ class SequenceState:
     stop_ids: frozenset[int]
     cursor: ConstraintCursor | None = field(init=False)
     budget: int = field(init=False)
-    uniforms: np.ndarray = field(init=False)  # one per place in the completion, used where the policy chooses
+    uniforms: np.ndarray = field(init=False)  # one per position of the completion, used where the policy chooses
     tokens: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -79,7 +79,7 @@ class SequenceState:
 
     @property
     def uniform(self) -> float:
-        """What the next token is drawn with."""
+        """The uniform random number that the next token is drawn with."""
         return float(self.uniforms[len(self.tokens)])
 
     def take(self, draw: Draw) -> None:
@@ -87,7 +87,7 @@ class SequenceState:
         self._append(draw.token, draw.logprob, draw.support, forced=False)
 
     def take_forced(self, *, whole_run: bool) -> None:
-        """Append what the constraint leaves no choice about: the whole run of it, or one token per forward pass."""
+        """Append the tokens that the constraint forces: the whole run of them, or one per forward pass."""
         while self.cursor is not None and not self.finish_reason and (whole_run or not self.pending):
             allowed = self.cursor.allowed()
             if len(allowed) != 1:

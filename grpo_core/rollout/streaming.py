@@ -1,4 +1,4 @@
-"""Completions as asynchronous streams: tokens as they are drawn, from an engine that runs in a thread of its own."""
+"""Completions as asynchronous streams: tokens as they are drawn, from an engine in its own thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from grpo_core.types import Completion
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Tokens that were drawn since the last one; with ``completion`` it is over."""
+    """Tokens that were drawn since the last item. The last item has the ``completion``."""
 
     tokens: tuple[int, ...]
     completion: Completion | None = None
@@ -30,10 +30,10 @@ class _Listener:
 
 
 class StreamingEngine:
-    """Streams from ``engine``, which belongs to this object until it is closed. ``async with`` closes it.
+    """Streams from ``engine``, which nothing else may use until this object is closed. ``async with`` closes it.
 
-    At most ``max_requests`` are under way; further ones wait in ``stream`` until one has ended. Leaving a stream before
-    its end cancels the request and frees what it held.
+    At most ``max_requests`` are under way; more wait in ``stream`` until one ends. Leaving a stream early cancels the
+    request and frees what it held.
     """
 
     def __init__(self, engine: LocalEngine, *, max_requests: int = 1024) -> None:
@@ -97,7 +97,7 @@ class StreamingEngine:
         return ticket
 
     def _order(self, what: Callable[[], Any]) -> asyncio.Future[Any]:
-        """Have the driver do ``what`` between two steps of the engine, when nobody else touches it."""
+        """Let the driver call ``what`` between two steps, when nothing else uses the engine."""
         future = asyncio.get_running_loop().create_future()
         self._orders.append((what, future))
         if self._driver is None or self._driver.done():
@@ -114,7 +114,7 @@ class StreamingEngine:
                 continue
             try:
                 outcomes, drawn = await loop.run_in_executor(self._thread, self._step)
-            except Exception as error:  # whatever broke the engine, those who listen must not wait for ever
+            except Exception as error:  # whatever broke the engine, its listeners must not wait forever
                 for listener in self._listeners.values():
                     self._tell(listener, error)
                 self._listeners.clear()
@@ -150,7 +150,7 @@ def _fulfil(what: Callable[[], Any], future: asyncio.Future[Any]) -> None:
         return
     try:
         result = what()
-    except Exception as error:  # it belongs to whoever gave the order
+    except Exception as error:  # raised where the caller awaits the future
         future.set_exception(error)
     else:
         future.set_result(result)

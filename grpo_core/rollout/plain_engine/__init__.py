@@ -1,1 +1,1 @@
-"""The slow engine that anyone can check: one sequence at a time, through ``transformers``."""
+"""The slow, simple engine: one sequence at a time, through ``transformers``."""

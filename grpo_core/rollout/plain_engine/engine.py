@@ -1,7 +1,7 @@
-"""The plain rollout engine: ``transformers`` as it is, one request after the other.
+"""The plain rollout engine: unmodified ``transformers``, one request after the other.
 
-It serves every causal language model that transformers has. For those that the torch engine serves too it is the
-reference: the same seed gives the same tokens, and nothing of its forward passes is shared with the fast ones.
+It serves every causal language model that transformers has. Where the torch engine serves the model too, this engine
+is the reference: the same seed gives the same tokens, and the two share no code of the forward pass.
 
 Legend: P prompt tokens, R completion tokens, V vocabulary.
 """
@@ -40,7 +40,7 @@ logger = logging.getLogger("grpo_core.rollout")
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A request under way, with what it needs whatever becomes of the store."""
+    """A request under way, and its weights: it needs the store no more."""
 
     sequence: SequenceState
     weights: PolicyWeights | None  # None: the base model
@@ -50,11 +50,11 @@ class _Work:
 class PlainEngine:
     """Implements ``LocalEngine``. One thread uses it at a time; its ``policy`` is its own copy of the weights.
 
-    ``step`` gives the oldest request its next token that is not forced.
+    ``step`` draws one token for the oldest request, and appends the tokens that are forced around it.
     """
 
     scores_in_one_pass = True
-    is_batch_invariant = False  # it is no batch, but torch promises no bits
+    is_batch_invariant = False  # there is no batch, but torch does not promise equal bits
 
     def __init__(self, policy: Policy, stop_id: int, adapters: LoRACache, run: str) -> None:
         if not policy.takes_plan:
@@ -70,7 +70,9 @@ class PlainEngine:
         self._run = run
         self._weights = MergedWeights(policy.model, policy.fingerprint)
         self._merged: PolicyWeights | None = None
-        self._active: PolicyWeights | None = None  # the version in use; a request of another one may be merged just now
+        self._active: PolicyWeights | None = (
+            None  # the active version; another may be merged now, for a request that uses it
+        )
         self._waiting: dict[int, _Work | GrpoError] = {}
         self._last_ticket = 0
         self._counters = EngineCounters()
@@ -128,10 +130,10 @@ class PlainEngine:
         return {ticket: list(work.sequence.tokens) for ticket, work in under_way}
 
     def forget_prompts(self) -> None:
-        """No request leaves its prompt behind."""
+        """There is no prefix cache."""
 
     def close(self) -> None:
-        """Nothing runs beside this object."""
+        """There are no threads or processes to stop."""
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         return completions_or_error(run_requests(self, requests))
@@ -145,7 +147,7 @@ class PlainEngine:
         return _Work(sequence, weights, DynamicCache(config=self._model.config))
 
     def _advance(self, work: _Work) -> Completion | GrpoError | None:
-        """Choose one token, and what is forced around it. None when the request goes on."""
+        """Draw one token, and append the forced ones around it. None while the request is not finished."""
         sequence = work.sequence
         try:
             self._merge(work.weights)
@@ -171,7 +173,7 @@ class PlainEngine:
             return error
 
     def _read(self, work: _Work) -> Tensor:
-        """Logits [1, V] after all tokens of ``work``; those that its cache lacks go into it."""
+        """Logits [1, V] after all tokens of ``work``. Reads the tokens that are not in its KV cache."""
         sequence = work.sequence
         is_first = work.cache.get_seq_length() == 0
         if is_first:
@@ -209,14 +211,14 @@ class PlainEngine:
         return self._policy.model
 
     def _load(self, number: int) -> tuple[PolicyWeights | None, bool]:
-        """The weights of version ``number``, None for the base model, and whether they were at hand."""
+        """The weights of version ``number``, None for the base model, and whether they were in memory."""
         if number == 0:
             return None, True
         loaded = self._adapters.get(PolicyVersion(self._run, number))
         return loaded.weights, loaded.hit
 
     def _merge(self, weights: PolicyWeights | None) -> None:
-        """Run with ``weights`` from now on. Raises as ``MergedWeights.merge``."""
+        """Switch the model to ``weights``. Raises as ``MergedWeights.merge``."""
         if weights is self._merged:
             return
         if weights is None:
@@ -230,7 +232,9 @@ class PlainEngine:
 
 
 def _chosen_logprobs(logits: Tensor, completion: Completion) -> Float32:
-    """Log-probabilities [R] from ``logits`` [R, V], 0 where the token was forced. Shares no code with the canaries."""
+    """Log-probabilities [R] from ``logits`` [R, V], 0 where the token was forced.
+
+    It shares no code with the canaries, which judge it."""
     logprobs = np.zeros(len(completion.completion_ids), dtype=np.float32)
     for index in np.flatnonzero(completion.completion_mask).tolist():
         row = logits[index] / completion.temperature

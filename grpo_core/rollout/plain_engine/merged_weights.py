@@ -1,4 +1,4 @@
-"""One active version in a second copy of the weights that it changes: no cost per token, and the base stays exact."""
+"""Merges one version into a copy of the weights that it changes: no cost per token, and the base stays exact."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class MergedWeights:
         self._tensors = distinct_tensors(model)
         self._linears = {name: module.weight for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         self._fingerprint = fingerprint
-        self._base: dict[Tensor, Tensor] = {}  # the values of each weight that was ever changed
+        self._base: dict[Tensor, Tensor] = {}  # the base values of each weight that was ever changed
         self._merged: dict[Tensor, Tensor] = {}
         self._active: tuple[Tensor, ...] = ()
 
     @torch.no_grad()
     def merge(self, version: PolicyWeights) -> None:
-        """Use full weights as they are; of an adapter W + alpha/rank * B A for every target (Hu et al. 2021, eq. 3),
-        and base elsewhere.
+        """Switch to ``version``: to full weights as they are, or to W + alpha/rank * B A for every target of an adapter
+        (Hu et al. 2021, eq. 3) and the base weights elsewhere.
 
         Raises:
             AdapterError: it was trained on another base model, or has modules or shapes that this one does not have.
@@ -51,7 +51,7 @@ class MergedWeights:
 
     @contextmanager
     def base_weights(self) -> Iterator[None]:
-        """The base model inside the block, the merged one again after it."""
+        """The base model inside the ``with`` block, the merged one after it."""
         active = self._active
         self.unmerge()
         try:

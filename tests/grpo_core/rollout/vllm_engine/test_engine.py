@@ -217,7 +217,7 @@ def test_a_bad_request_fails_alone(base_version: Bench, make_adapter: MakeAdapte
         (request(prompt(0, 5), policy_version=3), AdapterError, "no linear module"),
         (request(prompt(0, 5), policy_version=4), AdapterError, "rank 16.*at most 8"),
         (request(prompt(0, 5), policy_version=5), AdapterCorruptError, "run-v000005"),
-        (request(prompt(0, 5), policy_version=6), SamplingError, "logits are not numbers"),
+        (request(prompt(0, 5), policy_version=6), SamplingError, "logits are non-finite"),
     ]
     before = bench.engine.counters
 
