@@ -1,21 +1,25 @@
-/* The product of a few rows with a matrix, each of whose sums has one order, whatever is computed beside it.
+/* The product of a few rows with a matrix. Each sum has one fixed order, whatever else is computed.
 
-   It is compiled with -ffp-contract=off, so that no tile rounds otherwise than another: what is fused says so. */
+   Compile it with -ffp-contract=off, so that all tiles round alike: only ``fused`` fuses multiply and add.
+
+   training/forward/tree_attention.c has a tile of its own, with the factors in the other order. That one always has
+   TILE rows, reads its left factor by rows or by columns (the backward pass needs both), and promises no equal bits.
+   This one has any number of rows, reads packed columns with prefetch, and fixes the rounding. */
 
 #include "vectors.h"
 
-#define PANEL 16                  /* columns that lie side by side */
-#define MAX_SUMS (TILE * COLUMNS) /* vectors that are in registers at once */
+#define PANEL 16                  /* adjacent columns of a packed matrix */
+#define MAX_SUMS (TILE * COLUMNS) /* vectors that fit in registers */
 #define MAX_ROWS (MAX_SUMS / 2)   /* of one tile */
 
-/* A matrix [num, size] by panels of PANEL columns: its rows lie ``stride`` apart, its panels ``panel_stride``. */
+/* A matrix [num, size] by panels of PANEL columns: its rows are ``stride`` apart, its panels ``panel_stride``. */
 typedef struct {
     const float *from;
     int64_t stride, panel_stride;
-    int64_t ahead; /* floats further on in each panel that are asked for; 0: none */
+    int64_t ahead; /* prefetch distance in each panel, in floats; 0: none */
 } Columns;
 
-/* y[i] += a[i] B of so many rows and vectors of columns, whose sums are in registers; as ``add_outer``. */
+/* ``add_outer`` for a constant number of rows and of vectors of columns, with all sums in registers. */
 static inline __attribute__((always_inline)) void outer(const int rows, const int vectors, const float *a,
                                                         int64_t a_stride, const Columns *b, int64_t num, float *y,
                                                         int64_t y_stride) {
@@ -56,11 +60,11 @@ static void outer_tile(int rows, int vectors, const float *a, int64_t a_stride, 
     }
 }
 
-/* Vectors of columns that a tile of ``num_rows`` takes at most. */
+/* The most vectors of columns in a tile of ``num_rows``. */
 static inline int widest(int64_t num_rows) { return 4 * num_rows <= MAX_SUMS ? 4 : 2; }
 
 /* y[i] += a[i] B: ``a`` [num_rows, num], ``b`` [num, size], ``y`` [num_rows, size]. Each sum goes from y on through the
-   rows of ``b``, one after the other, so that it may be taken part by part; ``size`` divides by PANEL. */
+   rows of ``b`` in order, so that ``b`` may be cut into parts; ``size`` is a multiple of PANEL. */
 static void add_outer(const float *a, int64_t a_stride, int64_t num_rows, Columns b, int64_t num, float *y,
                       int64_t y_stride, int64_t size) {
     const float *start = b.from;
@@ -72,6 +76,6 @@ static void add_outer(const float *a, int64_t a_stride, int64_t num_rows, Column
             b.from = start + d / PANEL * b.panel_stride + d % PANEL;
             outer_tile(rows, (int)vectors, a + i * a_stride, a_stride, &b, num, y + i * y_stride + d, y_stride);
         }
-        b.ahead = 0; /* it is in a cache now */
+        b.ahead = 0; /* the columns are cached now */
     }
 }

@@ -15,9 +15,9 @@ from grpo_core.types import Completion, Int32
 class SamplingParams:
     """How one completion is drawn. The same seed gives the same tokens, whatever shares the batch.
 
-    The order: divide the logits by ``temperature``; keep the ids that the constraint allows; of these the ``top_k`` most
-    probable; of these the ones with at least ``min_p`` times the largest probability; of these the most probable ones
-    until their mass reaches ``top_p``. The rest is renormalised. ``top_k=1`` is greedy.
+    The order: divide the logits by ``temperature``; keep the ids that the constraint allows, of these the ``top_k``
+    most probable, of these the ones with at least ``min_p`` times the largest probability, of these the most probable
+    ones until their mass reaches ``top_p``; renormalise what is left. ``top_k=1`` is greedy.
     """
 
     seed: int
@@ -147,8 +147,8 @@ class LocalEngine(RolloutEngine, Protocol):
 
     @property
     def scores_in_one_pass(self) -> bool:
-        """Whether ``want_ref_logprobs`` costs one forward pass per completion. Where it costs one per token, leave it off:
-        a trainer has the base weights, and computes missing ones in one pass."""
+        """Whether ``want_ref_logprobs`` costs one forward pass per completion. Where it costs one per token, leave it
+        off: a trainer has the base weights, and computes missing ones in one pass."""
         ...
 
     @property

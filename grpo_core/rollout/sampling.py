@@ -79,7 +79,7 @@ def draw_tokens(
 
 
 def _candidate_logits(logits: Tensor, bound: Sequence[tuple[int, np.ndarray]]) -> Tensor:
-    """The logits of every row's ids [B, C], padded with -inf to whole blocks, so that all rows sum in the same order."""
+    """The logits of every row's ids [B, C], padded with -inf to whole blocks: all rows sum in the same order."""
     size = max(len(ids) for _, ids in bound)
     size += -size % BLOCK_COLUMNS
     columns = np.zeros((len(bound), size), dtype=np.int64)

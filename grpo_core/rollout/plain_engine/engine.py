@@ -40,7 +40,7 @@ logger = logging.getLogger("grpo_core.rollout")
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """A request under way, and its weights: it needs the store no more."""
+    """A request under way with its weights, which stay valid whatever is pruned from the store."""
 
     sequence: SequenceState
     weights: PolicyWeights | None  # None: the base model
@@ -70,9 +70,7 @@ class PlainEngine:
         self._run = run
         self._weights = MergedWeights(policy.model, policy.fingerprint)
         self._merged: PolicyWeights | None = None
-        self._active: PolicyWeights | None = (
-            None  # the active version; another may be merged now, for a request that uses it
-        )
+        self._active: PolicyWeights | None = None  # the active version; a request may have another one merged
         self._waiting: dict[int, _Work | GrpoError] = {}
         self._last_ticket = 0
         self._counters = EngineCounters()

@@ -1,4 +1,4 @@
-"""Which requests may begin: first come first served, while there are sequences and bytes left for them."""
+"""Which requests may start: first come, first served, within the limits on sequences and on KV cache bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Prefill = tuple[SequenceState, PrefixNode]
 
 
 class Admission:
-    """``waiting`` have not begun; of ``prefilling`` the prompt is being read."""
+    """The scheduler's queues: ``waiting`` sequences have no cache memory yet, ``prefilling`` ones do."""
 
     def __init__(self, prefixes: PrefixCache, batches: Iterable[RowBatch], max_sequences: int, max_bytes: int) -> None:
         self._prefixes = prefixes
@@ -31,7 +31,7 @@ class Admission:
         return self._prefixes.num_bytes + sum(batch.num_bytes for batch in self._batches)
 
     def admit(self) -> tuple[list[Prefill], list[tuple[SequenceState, CapacityError]]]:
-        """Move waiting sequences to ``prefilling``; those that were moved, and those that could never be."""
+        """Move waiting sequences to ``prefilling``. Returns those, and the ones that can never fit."""
         begun: list[Prefill] = []
         refused: list[tuple[SequenceState, CapacityError]] = []
         while self.waiting and self._num_under_way() < self._max_sequences:
@@ -41,7 +41,7 @@ class Admission:
             if needed > self._max_bytes:
                 self._prefixes.release(leaf)
                 if self._num_under_way():
-                    break  # others will have ended
+                    break  # it fits once others have ended
                 self.waiting.popleft()
                 refused.append((sequence, self._too_large(sequence, needed)))
                 continue
@@ -51,13 +51,13 @@ class Admission:
         return begun, refused
 
     def take_ready(self) -> list[Prefill]:
-        """Those whose prompts have been read; they are out of here now."""
+        """Remove and return the sequences with a prefilled prompt."""
         ready = [pair for pair in self.prefilling if is_prefilled(pair[1])]
         self.prefilling = [pair for pair in self.prefilling if not is_prefilled(pair[1])]
         return ready
 
     def make_bytes(self, num_bytes: int) -> None:
-        """Let prompts that nobody uses make way for ``num_bytes``, as far as there are some."""
+        """Evict unused prompts until ``num_bytes`` are free, or none is left."""
         excess = self.num_bytes + num_bytes - self._max_bytes
         if excess > 0:
             self._prefixes.evict(excess)
@@ -66,7 +66,7 @@ class Admission:
         return len(self.prefilling) + sum(batch.num_rows for batch in self._batches)
 
     def _make_room(self, candidate: Prefill) -> int:
-        """Bytes in use once ``candidate`` and all before it decode, after unused prompts have made way for it."""
+        """Bytes in use once ``candidate`` and all before it decode. Evicts unused prompts to make room."""
         joining = [*self.prefilling, candidate]
         nodes = {node for _, leaf in joining for node in leaf.path() if node.keys is None}
         prompts = sum(node.num_tokens for node in nodes) * self._prefixes.bytes_per_token
@@ -77,7 +77,7 @@ class Admission:
         return self._prefixes.num_bytes + prompts + slots
 
     def _slot_bytes(self, joining: Sequence[Prefill]) -> int:
-        """At most what the slots take once ``joining`` have theirs: as many tokens for each as for the longest."""
+        """An upper bound on the slots' bytes once ``joining`` decode: every slot is as long as the longest."""
         num_readers = Counter(leaf for _, leaf in joining)
         owns = [_max_own(sequence, num_readers[leaf]) for sequence, leaf in joining]
         owns.extend(batch.max_own for batch in self._batches)

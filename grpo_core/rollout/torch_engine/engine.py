@@ -1,7 +1,7 @@
-"""The embedded rollout engine: plain torch, exact, on CPU or one GPU.
+"""The embedded rollout engine: torch with compiled C code on a CPU, exact, on a CPU or one GPU.
 
-Between two forward passes requests join and leave. A step reads a part of the prompts that wait, then gives every
-sequence under way its next token, and with it the run of tokens that its constraint forces.
+It batches continuously: requests join and leave between two forward passes. A step prefills a chunk of the waiting
+prompts, then decodes every running sequence: one drawn token, and the run of tokens that its constraint forces.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from grpo_core.types import Completion
 
 DEFAULT_KV_BYTES = 2 << 30
 MAX_PREFILL_TOKENS = 2048
-PREFILL_TOKENS = {"cpu": 512}  # more are no faster there, and take more memory
+PREFILL_TOKENS = {"cpu": 512}  # a larger chunk is no faster there, and takes more memory
 
 
 class TorchEngine:
     """Implements ``LocalEngine``. One thread uses it at a time; its ``policy`` is its own copy of the weights.
 
-    ``max_kv_bytes`` bounds the keys and values of prompts and completions together; prompts that nobody uses stay for
-    others to come until their room is needed. ``prefill_tokens`` of prompts are read in one pass; by default as many
-    as pay on the device. Off, these are plain paths: ``jump_forward`` reads forced tokens one per pass, ``native``
-    computes with torch what compiled code would on a CPU, up to rounding.
+    ``max_kv_bytes`` bounds the keys and values of prompts and completions together; unused prompts stay in the prefix
+    cache until their memory is needed. A pass prefills at most ``prefill_tokens``; the default suits the device. Two
+    switches lead to simpler paths: without ``jump_forward`` forced tokens are read one per pass, without ``native``
+    torch computes what compiled code would on a CPU, equal up to rounding.
     """
 
     scores_in_one_pass = True
@@ -100,7 +100,7 @@ class TorchEngine:
 
     @property
     def num_under_way(self) -> int:
-        """Requests that were submitted and have not ended."""
+        """Requests that were submitted and have not been returned by ``step``."""
         not_decoding = (self._admission.waiting, self._admission.prefilling, self._unscored, self._ended)
         return sum(map(len, not_decoding)) + self._batches.num_rows
 
@@ -124,10 +124,10 @@ class TorchEngine:
         is_needed = self._versions.is_held(before)
         swap = self._versions.activate(number)
         if number != before:
-            if is_needed:  # its requests finish on the version that they began with
+            if is_needed:  # its requests finish on the version that they started with
                 self._batches.move(running, self._versions.weights_of(before).weights)
-            # The base model's, too, though its values stay right: a run that is resumed has none, and where torch
-            # computes them, what is read together decides the last bits. So it does beside another version.
+            # The base model's prompts are dropped too, though their values stay right: a resumed run does not have
+            # them, and where torch computes, the last bits depend on what is prefilled together.
             for version in {before, number, 0}:
                 self._prefixes.drop(version)
             self._count(num_adapter_swaps=int(number != 0))
@@ -180,7 +180,7 @@ class TorchEngine:
         return completions_or_error(run_requests(self, requests))
 
     def close(self) -> None:
-        """Nothing runs beside this object."""
+        """There are no threads or processes to stop."""
 
     @torch.inference_mode()
     def step(self) -> list[Outcome]:
@@ -201,19 +201,19 @@ class TorchEngine:
         for sequence, error in refused:
             self._fail(sequence, None, error)
         seen: set[PrefixNode] = set()
-        for _, leaf in begun:  # of a prompt that several ask for, all but the first find it
+        for _, leaf in begun:  # siblings of one prompt: all but the first reuse it
             path = leaf.path()
             self._count(num_cached_tokens=sum(node.num_tokens if node in seen else node.num_ready for node in path))
             seen.update(path)
 
     def _read_prompts(self) -> list[Prefill]:
-        """Read one part of the prompts, or all of them while nothing decodes; those that are ready now."""
+        """Prefill one chunk of the prompts, or all of them while nothing decodes; return those that are ready."""
         while self._admission.prefilling:
             self._read_part()
             ready = self._admission.take_ready()
             if not self._admission.prefilling or self._batches.num_rows:
                 return ready
-            self._admission.prefilling[:0] = ready  # nothing decodes: they begin together
+            self._admission.prefilling[:0] = ready  # nothing decodes: they start together
         return []
 
     def _read_part(self) -> None:
@@ -242,7 +242,7 @@ class TorchEngine:
             self._fail(sequence, leaf, error)
 
     def _join(self, ready: Sequence[Prefill]) -> None:
-        """Draw first tokens, and give a slot to what goes on."""
+        """Draw the first tokens, and give the sequences that are not finished a slot."""
         rows = plan_rows(ready)
         rows.sort(key=lambda row: row.sequence.policy_version)
         for version, group in itertools.groupby(rows, key=lambda row: row.sequence.policy_version):
@@ -260,7 +260,9 @@ class TorchEngine:
 
     def _advance(self, batch: RowBatch) -> None:
         """One forward pass: every row's pending tokens, then its next ones."""
-        tokens = [row.sequence.pending if row is not None else [0] for row in batch.rows]  # free slots compute along
+        tokens = [
+            row.sequence.pending if row is not None else [0] for row in batch.rows
+        ]  # a dummy token for free slots
         counts = [len(each) for each in tokens]
         updates = self._row_updates(batch, counts) if batch.weights is self._versions.base else []
         with record_function("decode"):
@@ -280,11 +282,11 @@ class TorchEngine:
         batch.compact()
 
     def _row_updates(self, batch: RowBatch, counts: Sequence[int]) -> list[RowUpdates]:
-        """The low-rank updates of neighbours of one version, together."""
+        """The low-rank updates by rows; adjacent rows of one version share an entry."""
         result: list[RowUpdates] = []
         first = 0
         for row, count in zip(batch.rows, counts, strict=True):
-            # Also for the active version: rows that began when it was active before are here, on base weights.
+            # Also the active version: rows that started when it was active before run here, on base weights.
             updates = self._versions.beside(row.sequence.policy_version).updates if row is not None else None
             if updates:
                 if result and result[-1].stop == first and result[-1].updates is updates:
@@ -295,7 +297,7 @@ class TorchEngine:
         return result
 
     def _choose(self, weights: DecoderWeights, rows: Sequence[Row], hidden: Tensor) -> None:
-        """Give every row its next tokens; rows that cannot have any end with their error."""
+        """Give every row its next tokens. A row without any ends with its error."""
         sequences = [row.sequence for row in rows]
         with record_function("choose"):
             errors = sample_tokens(self._passes, weights, sequences, hidden, jump_forward=self._jump_forward)
@@ -324,7 +326,7 @@ class TorchEngine:
             self._unscored.append(sequence)
 
     def _score(self) -> None:
-        """Reference log-probabilities for what has finished, once no sibling is left that shares the prompt."""
+        """Score finished sequences under the base model, once no sibling that shares the prompt is still running."""
         ready = [sequence for sequence in self._unscored if not self._num_siblings[_prompt_key(sequence)]]
         if not ready:
             return
@@ -348,7 +350,7 @@ class TorchEngine:
         self._ended.append(Outcome(sequence.ticket, error))
 
     def _forget(self, sequence: SequenceState, leaf: PrefixNode | None) -> None:
-        """Give back what ``sequence`` held, except its slot."""
+        """Release what ``sequence`` holds, except its slot."""
         if leaf is not None:
             self._prefixes.release(leaf)
         key = _prompt_key(sequence)

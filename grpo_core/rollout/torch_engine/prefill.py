@@ -1,4 +1,4 @@
-"""Read prompts: what of them is not computed yet, in passes of bounded size, siblings and shared beginnings once."""
+"""Chunked prefill: computes the uncached parts of prompts in passes of bounded size, and shared prefixes once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from grpo_core.rollout.torch_engine.weights.versions import VersionWeights
 
 
 def is_prefilled(leaf: PrefixNode) -> bool:
-    """Whether all of the prompt that ends at ``leaf`` has been read."""
+    """Whether the prompt that ends at ``leaf`` is computed."""
     return leaf.end_hidden is not None and all(node.is_ready for node in leaf.path())
 
 
 def next_chunks(leaves: Sequence[PrefixNode], max_tokens: int) -> list[PromptChunk]:
-    """What to read next of the prompts that end at ``leaves``: at most ``max_tokens``, earlier prompts first."""
+    """The next chunks of the prompts that end at ``leaves``: at most ``max_tokens``, earlier prompts first."""
     chunks: list[PromptChunk] = []
-    planned: dict[PrefixNode, int] = {}  # tokens that are ready once the chunks so far are read
+    planned: dict[PrefixNode, int] = {}  # tokens that are ready once the chunks so far are computed
     left = max_tokens
     for leaf in dict.fromkeys(leaves):
         before: list[PrefixNode] = []
@@ -28,7 +28,7 @@ def next_chunks(leaves: Sequence[PrefixNode], max_tokens: int) -> list[PromptChu
             ready = planned.get(node, node.num_ready)
             stop = min(node.num_tokens, ready + left)
             if stop > ready:
-                # Nodes before it may be read in this very pass: keys are stored layer by layer, in order.
+                # Nodes before it may be part of the same pass: keys are stored layer by layer, in order.
                 chunks.append(PromptChunk(node, list(before), ready, stop))
                 left -= stop - ready
             planned[node] = max(ready, stop)
@@ -36,7 +36,7 @@ def next_chunks(leaves: Sequence[PrefixNode], max_tokens: int) -> list[PromptChu
                 return chunks
             before.append(node)
         if leaf.end_hidden is None and leaf.is_ready and leaf not in planned_ends(chunks) and left > 0:
-            # Another prompt went on from here: the keys are there, only the end's hidden state was never kept.
+            # A longer prompt computed these keys, but did not keep the hidden state after this token.
             chunks.append(PromptChunk(leaf, before[:-1], leaf.num_tokens - 1, leaf.num_tokens, keep=False))
             left -= 1
         if left <= 0:
@@ -56,7 +56,7 @@ def read_chunks(chunks: Sequence[PromptChunk], version: VersionWeights, cache: P
 
 
 def _mark_ready(chunks: Sequence[PromptChunk], ends: Tensor) -> None:
-    """``ends`` are the states after the chunks that end their node."""
+    """``ends`` are the hidden states after the chunks that complete their node."""
     states = iter(ends)
     for chunk in chunks:
         chunk.node.num_ready = max(chunk.node.num_ready, chunk.stop)

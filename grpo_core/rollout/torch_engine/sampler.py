@@ -1,4 +1,4 @@
-"""The next tokens of every sequence: drawn where there is a choice, taken where a constraint forces them.
+"""The next tokens of every sequence: sampled where there is a choice, appended where a constraint forces them.
 
 Legend: B sequences, V vocabulary.
 """
@@ -18,7 +18,7 @@ from grpo_core.rollout.sequence import SequenceState
 from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 
-NARROW_HEAD = 4  # the head is applied to the allowed ids alone when they are fewer than V over this
+NARROW_HEAD = 4  # the head computes only the allowed ids when they are fewer than V over this
 
 
 def sample_tokens(
@@ -26,7 +26,7 @@ def sample_tokens(
 ) -> dict[SequenceState, GrpoError]:
     """Append to each sequence its next token after ``hidden`` [B, hidden], and the forced run that follows.
 
-    The head runs only for sequences with a choice. Those that can have no next token get none, and are returned.
+    The head runs only for sequences with a choice. Returns the error of each sequence that has no next token.
     """
     choosing: list[int] = []
     allowed: list[Sequence[int] | None] = []

@@ -1,4 +1,4 @@
-"""Log-probabilities of finished completions under the base model, teacher-forced, the prompt of siblings read once."""
+"""Log-probabilities of finished completions under the base model: teacher-forced, siblings share the prompt's pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEAD_CHUNK_TOKENS = 1024
 
 
 class ReferenceScorer:
-    """Scores with the base weights. Its prompts stay in the prefix cache as those of version 0."""
+    """Scores with the base weights. Its prompts are cached as those of version 0."""
 
     def __init__(self, base: DecoderWeights, cache: PrefixCache, passes: Passes, max_tokens: int) -> None:
         self._base = base
@@ -30,7 +30,7 @@ class ReferenceScorer:
         self._passes = passes
         self._device = base.embedding.device
         self._max_tokens = max_tokens
-        self.num_tokens = 0  # that went through the model
+        self.num_tokens = 0  # that this object has sent through the model
 
     def score(self, sequences: Sequence[SequenceState]) -> list[Float32]:
         """Log-probabilities [R] of each finished sequence's tokens, same temperature and support; 0 where forced."""
@@ -49,7 +49,7 @@ class ReferenceScorer:
                 self._cache.release(leaf)
 
     def _parts(self, sequences: Sequence[SequenceState]) -> list[slice]:
-        """Consecutive sequences of at most ``max_tokens`` tokens together, one sequence at least."""
+        """Slices of at most ``max_tokens`` tokens together, with at least one sequence each."""
         parts: list[slice] = []
         start, num_tokens = 0, 0
         for index, sequence in enumerate(sequences):
@@ -72,7 +72,7 @@ class ReferenceScorer:
 
     def _read(self, batch: RowBatch, rows: Sequence[Row]) -> dict[Row, Tensor]:
         """The hidden states [R, hidden] that predict each row's tokens."""
-        # The last token predicts nothing any more; a row of one token still takes part, with that token.
+        # The last token predicts nothing, so it is left out, except of a row that has no other token.
         inputs = [row.sequence.tokens[: max(1, len(row.sequence.tokens) - 1)] for row in rows]
         hidden = self._passes.over_rows(self._base, inputs, batch)
         self.num_tokens += len(hidden)

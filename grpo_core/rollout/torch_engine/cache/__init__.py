@@ -1,1 +1,1 @@
-"""Keys and values of the torch engine: prompts in a prefix tree, own tokens of rows in slots."""
+"""The torch engine's KV cache: prompts in a prefix tree, the other tokens of each row in slots."""

@@ -1,8 +1,8 @@
-"""Keys and values of prompts, each token once: a radix tree per policy version.
+"""The KV cache of prompts: a radix tree per policy version that stores shared prefixes once.
 
-Prompts share what they begin with, in pages of ``PAGE_TOKENS``; what is left of a prompt after its last whole page is a
-leaf of its own. Entries belong to a version and never outlive it: ``drop`` forgets a version's tree, and what running
-requests still use of it is freed with the last of them.
+Prompts share prefixes in pages of ``PAGE_TOKENS``; the rest of a prompt after its last whole page is a leaf of its own.
+Entries belong to a version and are never stale: ``drop`` removes a version's tree, and nodes that running requests
+still use are freed with the last of them.
 
 Legend: L layers, K key heads, D head size, n tokens of a node.
 """
@@ -30,12 +30,12 @@ class PrefixNode:
         self.start = start
         self.parent = parent
         self.children: dict[bytes, PrefixNode] = {}
-        self.num_ready = 0  # tokens whose keys and values are computed
-        self.num_users = 0  # requests whose prompt ends here
+        self.num_ready = 0  # tokens with computed keys and values
+        self.num_users = 0  # requests with a prompt that ends here
         self.last_used = 0
         self.keys: Tensor | None = None
         self.values: Tensor | None = None
-        self.end_hidden: Tensor | None = None  # [hidden] after the last token, what the next one is drawn from
+        self.end_hidden: Tensor | None = None  # [hidden] after the last token: the next one is drawn from it
 
     @property
     def num_tokens(self) -> int:
@@ -60,7 +60,7 @@ class PrefixNode:
 
 
 class PrefixCache:
-    """At most ``max_bytes`` of prompts that nobody uses now, least recently used out first."""
+    """All trees. The caller bounds their size by ``evict``, which frees the least recently used prompts first."""
 
     def __init__(self, weights: DecoderWeights) -> None:
         self._weights = weights
@@ -70,7 +70,7 @@ class PrefixCache:
         self.num_bytes = 0
 
     def acquire(self, version: int, prompt_ids: Int32) -> PrefixNode:
-        """The node at which ``prompt_ids`` ends, for one user more. What is not ready of its path is to be computed."""
+        """The node at which ``prompt_ids`` ends, with one more user. The caller computes what is not ready."""
         node = self._roots.setdefault(version, PrefixNode(np.empty(0, np.int32), 0, None))
         tail = len(prompt_ids) - len(prompt_ids) % PAGE_TOKENS
         place = 0
@@ -90,19 +90,19 @@ class PrefixCache:
         return node
 
     def release(self, node: PrefixNode) -> None:
-        """One user less. The node stays for others to come, unless its version was dropped or it never got ready."""
+        """One user less. The node stays cached, unless its version was dropped or it is not computed."""
         node.num_users -= 1
         if node.num_users == 0 and (self._is_dropped(node) or not _path_is_ready(node)):
             self._free_upwards(node)
 
     def drop(self, version: int) -> None:
-        """Forget what belongs to ``version``, except for those who use it now."""
+        """Remove the tree of ``version``. Nodes in use are freed with their last user."""
         root = self._roots.pop(version, None)
         for node in list(_leaves(root)) if root is not None else []:
             self._free_upwards(node)
 
     def evict(self, num_bytes: int) -> None:
-        """Free unused prompts, least recently used first, until ``num_bytes`` are gone or none is left."""
+        """Free unused prompts, least recently used first, until ``num_bytes`` are freed or none is left."""
         target = self.num_bytes - num_bytes
         while self.num_bytes > target:
             unused = [node for root in self._roots.values() for node in _leaves(root) if not node.num_users]
@@ -111,7 +111,7 @@ class PrefixCache:
             self._free(min(unused, key=lambda node: node.last_used))
 
     def allocate(self, node: PrefixNode) -> tuple[Tensor, Tensor]:
-        """Room for the keys and values of ``node``."""
+        """Allocate the keys and values of ``node``, unless they are."""
         if node.keys is None or node.values is None:
             weights = self._weights
             shape = (len(weights.layers), weights.num_key_heads, node.num_tokens, weights.head_size)
@@ -146,14 +146,14 @@ class PrefixCache:
         return root not in self._roots.values()
 
     def _free_upwards(self, node: PrefixNode) -> None:
-        """Free ``node`` and the parents that were there for it alone, while nobody uses them."""
+        """Free ``node`` and its ancestors, as far as they have no other children and no users."""
         current: PrefixNode | None = node
         while current is not None and current.parent is not None and not current.children and not current.num_users:
             parent = current.parent
             if parent.children.get(_key(current.tokens)) is current:
                 self._free(current)
             if parent.is_ready and parent.parent is not None and not self._is_dropped(parent):
-                return  # of use to others
+                return  # still a valid cache entry
             current = parent
 
     def _free(self, node: PrefixNode) -> None:

@@ -1,7 +1,7 @@
-"""The sequences that decode together, and the keys and values that are their own.
+"""The sequences that decode together, and the part of the KV cache that each of them has alone.
 
-A row reads its prompt from the nodes that it shares with others, and keeps what follows in a slot of a preallocated
-cache. Short or unshared ends of a prompt are copied into the slot: one dense product for all rows then costs less than
+A row reads shared parts of its prompt from the prefix cache, and stores what follows in its slot of a preallocated
+tensor. Short or unshared ends of a prompt are copied into the slot: one dense product over all slots costs less than
 one per node.
 
 Legend: L layers, B slots, K key heads, S own tokens, D head size.
@@ -21,7 +21,7 @@ from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 
 MIN_SHARED_TOKENS = 64  # shorter ends of a prompt are copied into the slots of their rows
 MAX_COPIED_TOKENS = 1024  # so are longer ones, up to this, when a single row reads them
-COMPACT_BELOW = 0.75  # free slots are closed up once fewer than this share is in use
+COMPACT_BELOW = 0.75  # free slots are removed once fewer than this share is in use
 OWN_STEP_TOKENS = 16  # slots grow by multiples of this
 
 
@@ -37,12 +37,12 @@ class Row:
     max_own: int
 
     def nodes(self) -> list[PrefixNode]:
-        """What it reads of the prefix cache now; a node may have been split since the last time."""
+        """The nodes of the prefix cache that it reads. They change when a node is split."""
         return [node for node in self.leaf.path() if node.end <= self.num_shared]
 
 
 def plan_rows(sequences: Sequence[tuple[SequenceState, PrefixNode]]) -> list[Row]:
-    """Rows for sequences whose prompts are ready; which part of each prompt is shared is decided here."""
+    """Rows for sequences with prefilled prompts. Decides which part of each prompt is read from the shared cache."""
     num_readers: dict[PrefixNode, int] = {}
     for _, leaf in sequences:
         for node in leaf.path():
@@ -68,7 +68,7 @@ class RowBatch:
     """Slots for rows. ``keys`` and ``values`` are [L, B, K, S, D]; ``rows[slot]`` is None where free."""
 
     def __init__(self, weights: DecoderWeights) -> None:
-        self.weights = weights  # that its rows run with
+        self.weights = weights  # of all its rows
         self.max_own = 0  # tokens of the longest slot so far
         self.rows: list[Row | None] = []
         self.keys = self.values = self._slots(0, 0)
@@ -98,13 +98,13 @@ class RowBatch:
         self.rows[self.rows.index(row)] = None
 
     def wipe(self, row: Row) -> None:
-        """Zero the slot of ``row``: what is not a number there would reach the next row in it."""
+        """Zero the slot of ``row``: NaN or infinity in it would reach the next row in that slot."""
         slot = self.rows.index(row)
         self.keys[:, slot] = 0
         self.values[:, slot] = 0
 
     def take_from(self, other: RowBatch) -> None:
-        """Move all rows of ``other`` here, as they stand."""
+        """Move all rows of ``other`` here, with their keys and values."""
         moved = [(slot, row) for slot, row in enumerate(other.rows) if row is not None]
         if moved:
             self._reserve(len(moved), max(row.max_own for _, row in moved))
@@ -120,7 +120,7 @@ class RowBatch:
         self.keys = self.values = self._slots(0, 0)
 
     def compact(self) -> None:
-        """Close up free slots once they are a good part; give the memory back when no row is left."""
+        """Remove free slots once they are many; free the memory when no row is left."""
         num_rows = self.num_rows
         if num_rows == 0:
             self.clear()
@@ -148,7 +148,7 @@ class RowBatch:
         return grown
 
     def _slots(self, num_slots: int, size: int) -> Tensor:
-        """Zeros: what a free slot or an unused place holds meets a weight of 0, and must not be NaN."""
+        """Zeros: attention multiplies unused positions by a weight of 0, so they must not be NaN."""
         weights = self.weights
         shape = (len(weights.layers), num_slots, weights.num_key_heads, size, weights.head_size)
         return weights.embedding.new_zeros(shape)
@@ -175,7 +175,7 @@ def rounded_tokens(num_tokens: int) -> int:
 
 
 def _find_run(rows: Sequence[Row | None], size: int) -> int | None:
-    """Where ``size`` free slots begin that lie side by side."""
+    """The first of ``size`` adjacent free slots; None without."""
     length = 0
     for slot, row in enumerate(rows):
         length = length + 1 if row is None else 0
@@ -185,7 +185,7 @@ def _find_run(rows: Sequence[Row | None], size: int) -> int | None:
 
 
 class RowBatches:
-    """All rows under way. Those that run with the same weights are one batch, and take their steps in one pass."""
+    """All running rows. Those with the same weights are one batch, and decode in one pass."""
 
     def __init__(self) -> None:
         self._batches: list[RowBatch] = []
@@ -202,12 +202,12 @@ class RowBatches:
         return self._batches[-1]
 
     def move(self, before: DecoderWeights, after: DecoderWeights) -> None:
-        """Let the rows that run with ``before`` go on with ``after``."""
+        """Continue the rows of ``before`` with the weights ``after``."""
         if after is not before:
             self.of(after).take_from(self.of(before))
 
     def tidy(self) -> None:
-        """Let the weights go that no row needs."""
+        """Drop empty batches, and so the references to their weights."""
         self._batches = [batch for batch in self._batches if batch.rows]
 
     @property

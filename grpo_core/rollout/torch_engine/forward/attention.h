@@ -1,7 +1,10 @@
-/* Attention of a few queries over any keys, part by part.
+/* Attention of at most MAX_QUERIES queries over keys that are stored in several segments.
 
-   First all scores, each in the column of its key's position in the sequence, then the weights, then the sums of
-   values, key by key. So nothing depends on how the keys come in parts, nor on who else asks.
+   First all scores, each in the column of its key's position in the sequence, then the softmax, then the weighted sums
+   of values, key by key. So the result depends neither on the segments nor on the other queries.
+
+   training/forward/tree_attention.c has a ``score`` of its own: there many tiles of queries read each block of keys,
+   which are transposed once for all of them; here at most MAX_QUERIES queries do, and transpose it on the spot.
 
    Legend: H query heads, K key heads, G = H / K, D head size. */
 
@@ -10,34 +13,35 @@
 
 #define MAX_QUERIES 16
 #define MAX_HEAD_SIZE 256
-#define VALUES_AHEAD 16 /* that are asked for before they are read */
+#define VALUES_AHEAD 16 /* rows of values that are prefetched */
 
-/* Attention of some queries in the making. */
+/* The state of the attention of some queries. */
 typedef struct {
     const float *queries; /* [MAX_QUERIES, D] */
-    float *scores;        /* [MAX_QUERIES, num_columns], later weights */
+    float *scores;        /* [MAX_QUERIES, num_columns], softmax weights later */
     float *sums;          /* [MAX_QUERIES, D] */
     int64_t size, num_columns;
 } Attending;
 
-/* Scores of queries first:last and ``num_keys`` keys from ``column`` on. Columns beyond, to a whole panel,
-   are written, too. */
+/* Scores of queries first:last and ``num_keys`` keys from ``column`` on. Also writes the columns that pad them to a
+   whole panel. */
 static void score(const Attending *state, int first, int last, const float *keys, int64_t num_keys, int64_t column) {
     const int64_t size = state->size;
-    float turned[MAX_HEAD_SIZE * BLOCK] ALIGNED;
+    float transposed[MAX_HEAD_SIZE * BLOCK] ALIGNED;
     for (int64_t start = 0; start < num_keys; start += BLOCK) {
         const int64_t num = num_keys - start < BLOCK ? num_keys - start : BLOCK;
         const int64_t width = (num + PANEL - 1) / PANEL * PANEL;
         float *scores = state->scores + first * state->num_columns + column + start;
-        transpose(keys + start * size, num, size, size, turned, BLOCK);
+        transpose(keys + start * size, num, size, size, transposed, BLOCK);
         for (int q = 0; q < last - first; q++)
             memset(scores + q * state->num_columns, 0, (size_t)width * sizeof(float));
-        add_outer(state->queries + first * size, size, last - first, (Columns){turned, BLOCK, PANEL, 0}, size, scores,
-                  state->num_columns, width);
+        add_outer(state->queries + first * size, size, last - first, (Columns){transposed, BLOCK, PANEL, 0}, size,
+                  scores, state->num_columns, width);
     }
 }
 
-/* Scores of a query's ``num_keys`` keys to weights; their sum, which is added up by the lanes of their columns. */
+/* Turns the scores of a query's ``num_keys`` keys into unnormalised softmax weights, and returns their sum, which is
+   accumulated per lane of their columns. */
 static float weigh(float *row, int64_t num_keys) {
     const int64_t end = (num_keys + LANES - 1) / LANES * LANES;
     for (int64_t s = num_keys; s < end; s++) row[s] = -INFINITY;
@@ -46,7 +50,7 @@ static float weigh(float *row, int64_t num_keys) {
     const float most = largest_of(top);
     for (int64_t s = 0; s < end; s += LANES) {
         store(row + s, exponential(load(row + s) - most));
-        for (int64_t beyond = num_keys; beyond < s + LANES; beyond++) row[beyond] = 0; /* not quite 0 so far */
+        for (int64_t beyond = num_keys; beyond < s + LANES; beyond++) row[beyond] = 0; /* exponential(-inf) is only nearly 0 */
         total += load(row + s);
     }
     return sum_of(total);
@@ -65,16 +69,17 @@ static void add_values(const Attending *state, int first, int last, const float 
     }
 }
 
-/* The first token after ``t``, up to ``stop``, that is of another sequence. */
+/* The first token after ``t``, up to ``stop``, that belongs to another sequence. */
 static inline int64_t end_of_run(const Pass *pass, int64_t t, int64_t stop) {
     int64_t next = t + 1;
     while (next < stop && pass->stores[next] == pass->stores[t] && pass->offsets[next] == pass->offsets[t]) next++;
     return next;
 }
 
-/* Scores of tokens start:stop, or else their values; ``state`` has the G query heads of one key head.
+/* Visits the keys of tokens start:stop, for their scores if ``is_scoring``, else for their weighted values; ``state``
+   has the G query heads of one key head.
 
-   A free slot's token may read segments that are not of its sequence. What it gets is finite, and never looked at. */
+   A free slot's token may read segments that do not belong to its sequence. Its output is finite, and never used. */
 static void visit_keys(const Pass *pass, int64_t index, int64_t key_head, int64_t group, int64_t start, int64_t stop,
                        const Attending *state, int is_scoring) {
     const int64_t size = state->size;

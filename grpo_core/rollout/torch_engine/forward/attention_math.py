@@ -1,4 +1,4 @@
-"""Attention over some keys, by whatever computes it fastest on the device at hand. All ways are exact.
+"""Attention over a part of the keys, by the fastest of several exact ways on each device.
 
 Legend: N batches, H query heads, K key heads, M = H / K, Q queries, S keys, D head size, T tokens.
 """
@@ -12,14 +12,14 @@ from torch.nn import functional as F
 from grpo_core.kernels.linear import has_fast_linear, linear
 
 MIN_DENSE_QUERIES = 256
-"""Per key head: from here on two dense products beat torch's flash attention on a CPU, also when there never were so
-many keys before and a kernel is compiled for them."""
-CAUSAL_BLOCK_TOKENS = 256  # queries that are computed together: what they may not see is computed in vain
-KEY_STEP_TOKENS = 128  # keys are filled up to a multiple of this, so that kernels are compiled for few numbers of them
+"""Per key head: from here on two dense products beat torch's flash attention on a CPU, even when a kernel has to be
+compiled for a new number of keys."""
+CAUSAL_BLOCK_TOKENS = 256  # queries of one product, which also computes scores that the causal mask drops
+KEY_STEP_TOKENS = 128  # keys are padded to a multiple of this, so that few kernels are compiled
 
 
 def attend_part(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention over some of the keys there are: the output over them alone, and the log of their weights' sum.
+    """Attention over a part of the keys: the output over these alone, and the log-sum-exp of their scores.
 
     ``queries`` [N, K, Q, D], ``keys`` and ``values`` [N, K, S, D], ``bias`` [N, 1, Q, S] or None; gives [N, K, Q, D]
     and [N, K, Q] float32.
@@ -32,7 +32,7 @@ def attend_part(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | No
         return output, weight
     if len(queries) > 1 and queries.dtype == torch.float32:
         return _attend_by_products(queries, keys, values, bias)
-    # The operator beneath scaled_dot_product_attention, which does not give the weights' sum.
+    # The operator below scaled_dot_product_attention, which does not return the log-sum-exp.
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     output, weight = flash(queries, keys, values, attn_mask=bias)
     return output, weight
@@ -57,7 +57,7 @@ def _attend_densely(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tens
 
 
 def attend_causally(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """The last T of S tokens attend to all before them and to themselves.
+    """Causal attention of the last T of S tokens.
 
     ``queries`` [T, H, D], ``keys`` and ``values`` [K, S, D]; gives [T, H * D].
     """
@@ -84,12 +84,12 @@ def attend_causally(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def _attend_in_blocks(queries: Tensor, keys: Tensor, values: Tensor, num_before: int) -> Tensor:
-    """``attend_causally`` of one key head, its queries scaled, its keys filled up: [T, M, D], [S, D], [S, D]."""
+    """``attend_causally`` of one key head, with scaled queries and padded keys: [T, M, D], [S, D], [S, D]."""
     num, group, size = queries.shape
     output = torch.empty(num, group, size, dtype=queries.dtype)
     for start in range(0, num, CAUSAL_BLOCK_TOKENS):
         stop = min(start + CAUSAL_BLOCK_TOKENS, num)
-        first = num_before + start  # keys that all of the block see
+        first = num_before + start  # keys that all queries of the block see
         last = num_before + stop + -(num_before + stop) % KEY_STEP_TOKENS
         scores = linear(queries[start:stop].reshape(-1, size), keys[:last]).view(-1, group, last)
         hidden = torch.ones(stop - start, last - first, dtype=torch.bool).triu_(1)

@@ -1,4 +1,4 @@
-"""Who attends to what while sampling: prompts as they are read, and rows as they grow.
+"""Which keys each token attends to while sampling: in prefill over prompts, and in decoding over rows.
 
 Legend: T tokens of the pass, B slots, H query heads, K key heads, M = H / K, D head size, S keys.
 """
@@ -18,7 +18,7 @@ from grpo_core.rollout.torch_engine.forward.attention_math import attend_causall
 
 @dataclass(frozen=True, slots=True)
 class PromptChunk:
-    """Tokens ``start:stop`` of ``node``, and the nodes before it. ``keep`` is off when only their end is wanted."""
+    """Tokens ``start:stop`` of ``node``, and the nodes before it. Without ``keep`` only the end's hidden state counts."""
 
     node: PrefixNode
     before: list[PrefixNode]
@@ -32,7 +32,7 @@ class PromptChunk:
 
 
 class PromptAttention:
-    """Causal attention over prompts, chunk by chunk, keeping their keys and values in their nodes."""
+    """Causal attention over prompts, chunk by chunk. Stores keys and values in the chunks' nodes."""
 
     def __init__(self, chunks: Sequence[PromptChunk]) -> None:
         self._chunks = chunks
@@ -77,9 +77,9 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class RowPlan:
-    """One pass over new tokens of every slot, ``counts[slot]`` of them: what each reads, and where its own keys go.
+    """One pass over new tokens of every slot, ``counts[slot]`` of them: what each reads, and where its keys are stored.
 
-    A token sees the nodes of its ``segments`` and the own keys of its slot up to its place.
+    A token sees the nodes of its ``segments``, and the keys of its slot up to its place.
     """
 
     counts: Sequence[int]
@@ -101,8 +101,8 @@ def plan_pass(batch: RowBatch, counts: Sequence[int]) -> RowPlan:
 class RowAttention:
     """The attention of a ``RowPlan``. A node is read once for all the rows that share it.
 
-    Each part of a token's keys gives an output and the logarithm of its weights' sum, from which the parts are put
-    together exactly (Milakov and Gimelshein 2018).
+    Each part of a token's keys gives an output and a log-sum-exp, from which the parts are merged exactly (Milakov and
+    Gimelshein 2018).
     """
 
     def __init__(self, batch: RowBatch, plan: RowPlan) -> None:
@@ -119,7 +119,7 @@ class RowAttention:
         self._bias = self._own_bias(min(plan.places) + 1 == self._width)
 
     def _own_bias(self, sees_all: bool) -> Tensor | None:
-        """0 where a token sees an own key, -inf where not, [B, 1, most, S]; None when all see all."""
+        """The mask over the slots' keys, 0 or -inf, [B, 1, most, S]; None when nothing is masked."""
         if sees_all and self._most == 1:
             return None
         dtype, device = self._batch.keys.dtype, self._slots.device
@@ -190,9 +190,9 @@ def _attend_node(layer: int, node: PrefixNode, queries: Tensor) -> tuple[Tensor,
 
 
 def _segments(batch: RowBatch, counts: Sequence[int]) -> list[Segment]:
-    """Who reads which node, the first nodes of all prompts before later ones.
+    """Which rows read which node, the first nodes of all prompts before later ones.
 
-    Rows of one node lie side by side but for free slots, which may read along: what they compute is never looked at.
+    Rows of one node are adjacent except for free slots, which may read along: their output is never used.
     """
     ends: dict[PrefixNode, list[list[int]]] = {}  # runs of tokens, [start, stop]
     nodes: dict[tuple[PrefixNode, int], list[PrefixNode]] = {}  # siblings read the same ones

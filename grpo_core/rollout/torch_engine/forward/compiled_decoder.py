@@ -1,4 +1,4 @@
-"""``decoder.forward`` and its attention in one call of compiled code, for float32 on a CPU.
+"""``decoder.forward`` and its attention in one call of compiled C code, for float32 on a CPU.
 
 Legend: T tokens of the pass, H query heads, K key heads, D head size.
 """
@@ -23,7 +23,7 @@ from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 from grpo_core.rollout.torch_engine.weights.products import PANEL, NativeProducts, open_products
 
 SOURCE = Path(__file__).with_name("decode.c")
-EXACT = "-ffp-contract=off"  # a token's bits must not depend on what the compiler fuses where
+EXACT = "-ffp-contract=off"  # a token's bits must not depend on where the compiler fuses multiply and add
 MAX_GROUP = 16  # query heads of a key head
 MAX_HEAD_SIZE = 256
 TABLE_STEP_POSITIONS = 512
@@ -76,9 +76,10 @@ class _Passes(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class NativePass:
-    """Tokens to run, and where their keys are. ``numbers`` [5, T] has by token: id, position in the sequence, index in
-    ``own`` of the store that its keys go to, where its sequence begins there (in elements), its place from there on.
-    States are wanted of the tokens ``wanted``, in ascending order."""
+    """Tokens to run, and where their keys are. ``numbers`` [5, T] has per token: its id, its position in the sequence,
+    the index in ``own`` of the store that its keys go to, the offset of its sequence in that store (in elements), and
+    its place from that offset on. The pass returns the hidden states of the tokens ``wanted``, which are ascending.
+    """
 
     numbers: NDArray[np.int64]
     own: list[_Store]
@@ -86,7 +87,7 @@ class NativePass:
     wanted: NDArray[np.int64]
 
     def only_wanted(self) -> NativePass:
-        """The pass of the wanted tokens alone."""
+        """The same pass over the wanted tokens only."""
         segments: list[_Segment] = []
         for segment in self.segments:
             start, stop = np.searchsorted(self.wanted, (segment.start, segment.stop)).tolist()
@@ -97,7 +98,7 @@ class NativePass:
 
 
 def rows_pass(token_ids: Sequence[int], batch: RowBatch, plan: RowPlan, wanted: Sequence[int]) -> NativePass:
-    """The next tokens of rows."""
+    """A pass over the next tokens of rows."""
     keys, values = batch.keys, batch.values
     slot_stride = keys.stride(1)
     offsets = [slot * slot_stride for slot in plan.slots]
@@ -108,7 +109,7 @@ def rows_pass(token_ids: Sequence[int], batch: RowBatch, plan: RowPlan, wanted: 
 
 
 def prompts_pass(chunks: Sequence[PromptChunk], wanted: Sequence[int]) -> NativePass:
-    """Parts of prompts, whose keys all go to their nodes: those that are there already come out the same."""
+    """A pass over chunks of prompts. Their keys are stored in their nodes; a recomputed key has the same bits."""
     counts = [chunk.num_tokens for chunk in chunks]
     numbers = np.zeros((5, sum(counts)), dtype=np.int64)
     segments: list[_Segment] = []
@@ -125,9 +126,9 @@ def prompts_pass(chunks: Sequence[PromptChunk], wanted: Sequence[int]) -> Native
 
 
 class NativeDecoder:
-    """Runs passes over weights, packed or not, that nothing is to be added to. ``open_native`` says if there is one.
+    """Runs passes over weights, packed or not, without low-rank updates. ``open_native`` tells whether it can be built.
 
-    A token's state has the same bits whatever else is in its pass and however its prompt is divided.
+    A token's hidden state has the same bits whatever else is in its pass and however its prompt is cut into chunks.
     """
 
     def __init__(self, kernels: ctypes.CDLL, products: NativeProducts, weights: DecoderWeights) -> None:
@@ -142,7 +143,7 @@ class NativeDecoder:
         """Hidden states [wanted, hidden], normalised for the head.
 
         Raises:
-            torch.OutOfMemoryError: there is no room for the activations.
+            torch.OutOfMemoryError: the activations do not fit in memory.
         """
         if weights is not self._weights:
             self._use(weights)
@@ -156,7 +157,7 @@ class NativeDecoder:
         return wanted.states
 
     def _use(self, weights: DecoderWeights) -> None:
-        self._weights = weights  # kept, because what follows points into it
+        self._weights = weights  # kept alive: the structures below point into it
         self._layers = (_Layer * len(weights.layers))()
         for layer, has in zip(self._layers, weights.layers, strict=True):
             for name in ("attention_norm", "query_norm", "key_norm", "mlp_norm"):
@@ -181,7 +182,7 @@ class NativeDecoder:
         )
 
     def _reach(self, num_positions: int) -> None:
-        """Tables of the rotary embedding for so many positions."""
+        """Extend the tables of the rotary embedding to ``num_positions``."""
         if num_positions <= len(self._cosines):
             return
         size = -(-num_positions // TABLE_STEP_POSITIONS) * TABLE_STEP_POSITIONS
@@ -192,7 +193,7 @@ class NativeDecoder:
 
 
 class _Described:
-    """A pass as the C code reads it, and what it points to."""
+    """A pass as the C code reads it, with the memory that it points to."""
 
     def __init__(self, asked: NativePass, hidden_size: int) -> None:
         self._numbers = asked.numbers
@@ -217,7 +218,7 @@ class _Described:
 
 
 def open_native(weights: DecoderWeights) -> NativeDecoder | None:
-    """Compiled code for ``weights``, or None where there is none for them or for this machine."""
+    """Compiled code for ``weights``; None where their sizes, their device or this machine does not allow it."""
     embedding = weights.embedding
     if embedding.device.type != "cpu" or embedding.dtype != torch.float32:
         return None

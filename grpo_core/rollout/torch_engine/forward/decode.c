@@ -1,4 +1,4 @@
-/* One pass of a Qwen2, Qwen3 or Llama in float32: what decoder.py and attention.py compute, in one call.
+/* One pass of a Qwen2, Qwen3 or Llama in float32: what decoder.py and attention_plan.py compute, in one call.
 
    All threads go through the layers together, each with its part of the tokens, heads or rows of a weight, and wait for
    each other in between.
@@ -14,12 +14,12 @@
 
 #include "attention.h"
 
-#define STEP (2 * PANEL) /* columns that a thread takes at once */
-#define MAX_INNER 256    /* rows of a packed weight's block, which stays in the first cache */
-#define MAX_TURNED 128   /* the same of one that is turned around first */
+#define STEP (2 * PANEL) /* columns per unit of work of a thread */
+#define MAX_INNER 256    /* rows of a packed weight's block, which stays in the L1 cache */
+#define MAX_TRANSPOSED 128   /* the same of a block that is transposed first */
 #define AHEAD (16 * PANEL)
 
-/* The part of ``num`` things that thread ``index`` of ``threads`` has: whole ``step``s, first to last. */
+/* The partition first:last of ``num`` items for thread ``index`` of ``threads``, in whole ``step``s. */
 static inline void part_of(int64_t num, int64_t step, int64_t index, int64_t threads, int64_t *first, int64_t *last) {
     const int64_t steps = (num + step - 1) / step;
     *first = steps * index / threads * step;
@@ -34,7 +34,7 @@ static void normalise(const float *x, const float *weight, double epsilon, int64
     for (int64_t k = 0; k < size; k += LANES) store(y + k, load(x + k) * scale * load(weight + k));
 }
 
-/* The states of a thread's share of the tokens. */
+/* Normalises the states of a thread's partition of the tokens. */
 static void normalise_part(const Model *model, const Pass *pass, const float *weight, float *normed, int64_t me,
                            int64_t threads) {
     int64_t first, last;
@@ -43,20 +43,20 @@ static void normalise_part(const Model *model, const Pass *pass, const float *we
         normalise(pass->states + t * model->hidden, weight, model->epsilon, model->hidden, normed + t * model->hidden);
 }
 
-/* y[t, first:last] += x[t] W^T, ``x`` [T, in], rows first:last of ``weight``; first and last divide by PANEL. */
+/* y[t, first:last] += x[t] W^T, ``x`` [T, in], rows first:last of ``weight``; first and last are multiples of PANEL. */
 static void add_product(const float *x, Weight weight, int64_t num_tokens, int64_t first, int64_t last, float *y,
                         int64_t y_stride) {
-    float turned[MAX_TURNED * BLOCK] ALIGNED;
+    float transposed[MAX_TRANSPOSED * BLOCK] ALIGNED;
     const int64_t in = weight.in, is_packed = weight.is_packed;
     const int64_t width = is_packed ? LANES * widest(num_tokens) : BLOCK;
-    const int64_t most = is_packed ? MAX_INNER : MAX_TURNED;
+    const int64_t most = is_packed ? MAX_INNER : MAX_TRANSPOSED;
     for (int64_t n = first; n < last; n += width)
         for (int64_t k = 0; k < in; k += most) {
             const int64_t num = in - k < most ? in - k : most, size = last - n < width ? last - n : width;
             Columns columns = {weight.values + n * in + k * PANEL, PANEL, in * PANEL, AHEAD};
             if (!is_packed) {
-                transpose(weight.values + n * in + k, size, in, num, turned, BLOCK);
-                columns = (Columns){turned, BLOCK, PANEL, 0};
+                transpose(weight.values + n * in + k, size, in, num, transposed, BLOCK);
+                columns = (Columns){transposed, BLOCK, PANEL, 0};
             }
             add_outer(x + k, in, num_tokens, columns, num, y + n, y_stride, size);
         }
@@ -67,7 +67,7 @@ static void add_bias(const float *bias, int64_t num_tokens, int64_t first, int64
         for (int64_t n = first; n < last; n++) y[t * y_stride + n] += bias[n];
 }
 
-/* y[t, first:last] = b, or 0 without one. */
+/* y[t, first:last] = bias, or 0 without one. */
 static void fill(const float *bias, int64_t num_tokens, int64_t first, int64_t last, float *y, int64_t y_stride) {
     for (int64_t t = 0; t < num_tokens; t++)
         for (int64_t n = first; n < last; n++) y[t * y_stride + n] = bias ? bias[n] : 0;
@@ -89,7 +89,7 @@ static void activate(const float *x, const Model *model, const Layer *layer, int
         }
 }
 
-/* Rotary embedding of one head, halves paired (Su et al. 2021). */
+/* Rotary embedding of one head in place, halves paired (Su et al. 2021); see decoder.py for why there are three. */
 static void rotate(float *x, const float *cosines, const float *sines, int64_t size) {
     const int64_t half = size / 2;
     for (int64_t k = 0; k < half; k++) {
@@ -99,7 +99,7 @@ static void rotate(float *x, const float *cosines, const float *sines, int64_t s
     }
 }
 
-/* Heads first:last of all H + 2 K, queries, keys and values; keys and values go to their stores. */
+/* Heads first:last of all H + 2 K, queries, keys and values; keys and values are written to their stores. */
 static void project_heads(const float *x, const Model *model, const Pass *pass, int64_t index, const Layer *layer,
                           int64_t first, int64_t last, float *heads) {
     const int64_t size = model->head_size, key_heads = model->num_key_heads;
@@ -132,7 +132,7 @@ static void run_layer(const Model *model, const Pass *pass, const Pass *wanted, 
                       const Shared *shared, int64_t me, int64_t threads) {
     const int64_t num = wanted->num_tokens, hidden = model->hidden, width = model->num_heads * model->head_size;
     const int64_t heads = model->num_heads, key_heads = model->num_key_heads, group = heads / key_heads;
-    float *normed = wanted == pass ? shared->normed : shared->few;
+    float *normed = wanted == pass ? shared->normed : shared->wanted_normed;
     int64_t first, last;
 
     normalise_part(model, pass, layer->attention_norm, shared->normed, me, threads);
@@ -170,12 +170,12 @@ static void run_layer(const Model *model, const Pass *pass, const Pass *wanted, 
 #pragma omp barrier
 }
 
-/* Leaves the normalised states after the last layer in the wanted pass. Returns 0, or 1 where memory is short. */
+/* Writes the normalised states after the last layer to the wanted pass. Returns 0, or 1 when memory runs out. */
 int grpo_decode(const Model *model, const Layer *layers, const Passes *passes) {
     const Pass *pass = passes->all, *wanted = passes->wanted;
     const int64_t num = pass->num_tokens, hidden = model->hidden, width = model->num_heads * model->head_size;
     const int64_t all_heads = width + 2 * model->num_key_heads * model->head_size, units = model->intermediate;
-    int64_t num_columns = 0; /* positions, and room beyond for whole vectors */
+    int64_t num_columns = 0; /* positions, padded to whole vectors */
     for (int64_t t = 0; t < num; t++)
         if (num_columns < pass->positions[t] + 1) num_columns = pass->positions[t] + 1;
     num_columns = (num_columns + PANEL - 1) / PANEL * PANEL + PANEL;
@@ -187,7 +187,7 @@ int grpo_decode(const Model *model, const Layer *layers, const Passes *passes) {
     shared.gates = shared.attended + num * width;
     shared.ups = shared.gates + num * units;
     shared.normed = shared.ups + num * units;
-    shared.few = shared.normed + num * hidden;
+    shared.wanted_normed = shared.normed + num * hidden;
     shared.scores = memory + by_token;
     for (int64_t t = 0; t < num; t++)
         memcpy(pass->states + t * hidden, model->embedding + pass->ids[t] * hidden, (size_t)hidden * sizeof(float));

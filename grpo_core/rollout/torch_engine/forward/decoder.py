@@ -1,4 +1,4 @@
-"""The forward pass of Qwen2, Qwen3 and Llama over a flat list of tokens; who attends to what is the caller's plan.
+"""The forward pass of Qwen2, Qwen3 and Llama over a flat list of tokens. The caller's ``Attention`` masks.
 
 Legend: T tokens of this pass, H query heads, K key heads, D head size.
 """
@@ -18,7 +18,7 @@ from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, LayerWe
 
 
 class Attention(Protocol):
-    """Which keys each token of one pass sees, and where its own are kept."""
+    """Which keys each token of one pass sees, and where its own keys are stored."""
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """``queries`` [T, H, D], ``keys`` and ``values`` [T, K, D], rotated; returns [T, H * D]."""
@@ -83,5 +83,5 @@ def apply_head(weights: DecoderWeights, hidden: Tensor, ids: Tensor | None = Non
     weight, bias = weights.head.weight, weights.head.bias
     if ids is None:
         return linear(hidden, weight, bias)
-    # Few ids, and another number of them each time, for which the fast product would compile a kernel.
+    # Few ids, and a new number of them each time: the fast product would compile a kernel for each.
     return F.linear(hidden, weight[ids], None if bias is None else bias[ids])

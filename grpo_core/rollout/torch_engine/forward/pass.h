@@ -23,7 +23,7 @@ typedef struct {
     double epsilon;
 } Model;
 
-/* Where keys and values lie: of each layer and head [tokens, D], without gaps. */
+/* Where keys and values are stored: per layer and head [tokens, D], contiguous. */
 typedef struct {
     float *keys, *values;
     int64_t layer_stride, head_stride;
@@ -37,24 +37,24 @@ typedef struct {
 
 typedef struct {
     int64_t num_tokens, num_segments, num_threads;
-    /* [T]. A token's keys go to its place in the sequence that begins at an offset in its store, and it reads the
-       sequence up to there. */
+    /* [T]. A token's sequence begins at an offset in its store. Its keys are written to its place there, and it reads
+       the sequence up to that place. */
     const int64_t *ids, *positions, *stores, *offsets, *places;
     const Store *own;
     const Segment *segments;
     float *states; /* [T, hidden] */
 } Pass;
 
-/* Of the last layer all tokens need keys and values, and only some the rest. */
+/* In the last layer all tokens need keys and values, and only the wanted ones need the rest. */
 typedef struct {
     const Pass *all, *wanted;
-    const int64_t *indices; /* [wanted->num_tokens], which of all they are */
+    const int64_t *indices; /* [wanted->num_tokens], their indices in ``all`` */
 } Passes;
 
-/* What the threads share, by token. */
+/* Buffers that the threads share, by token. */
 typedef struct {
-    float *normed, *few, *heads, *attended, *gates, *ups; /* queries, keys and values are in ``heads`` */
-    float *scores;                                        /* by thread [MAX_QUERIES, num_columns] */
+    float *normed, *wanted_normed, *heads, *attended, *gates, *ups; /* queries, keys and values are in ``heads`` */
+    float *scores; /* by thread [MAX_QUERIES, num_columns] */
     int64_t num_columns;
 } Shared;
 

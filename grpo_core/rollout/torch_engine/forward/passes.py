@@ -1,4 +1,4 @@
-"""Runs one pass of the decoder, over prompts or over rows, by compiled code where that can and with torch elsewhere."""
+"""Runs one pass of the decoder over prompts or rows: in compiled code where possible, else in torch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from grpo_core.rollout.torch_engine.weights.versions import VersionWeights
 
 
 class Passes:
-    """Hidden states [wanted, hidden], normalised for the head; keys and values go to where they are read from.
+    """Computes hidden states [wanted, hidden], normalised for the head, and stores keys and values in the KV cache.
 
-    ``native`` off computes everything with torch: the plain path.
+    Without ``native`` everything is computed with torch.
     """
 
     def __init__(self, base: DecoderWeights, *, native: bool) -> None:
@@ -37,12 +37,11 @@ class Passes:
 
     @property
     def are_exact(self) -> bool:
-        """Whether states and logits have the same bits whatever else is computed with them."""
+        """Whether states and logits are batch-invariant: the same bits whatever else is in the pass."""
         return self._native is not None
 
     def over_prompts(self, version: VersionWeights, chunks: Sequence[PromptChunk]) -> Tensor:
-        """Parts of prompts, whose nodes have room for their keys and values: the states after those that end their
-        node."""
+        """A pass over chunks of prompts, with allocated nodes: the states after the chunks that complete their node."""
         stops = np.cumsum([chunk.num_tokens for chunk in chunks]).tolist()
         ends = [stop - 1 for chunk, stop in zip(chunks, stops, strict=True) if chunk.stop == chunk.node.num_tokens]
         with record_function("prefill"):
@@ -69,8 +68,8 @@ class Passes:
         *,
         only_last: bool = False,
     ) -> Tensor:
-        """``tokens[slot]``, at least one, of every slot of ``batch``: the states after all of them, or ``only_last``
-        those after the last one of every slot."""
+        """A pass over ``tokens[slot]``, at least one, of every slot of ``batch``: the states after all tokens, or with
+        ``only_last`` after the last one of every slot."""
         counts = [len(each) for each in tokens]
         plan = plan_pass(batch, counts)
         ids = [token for each in tokens for token in each]

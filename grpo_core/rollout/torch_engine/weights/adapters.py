@@ -1,7 +1,7 @@
-"""LoRA at sampling time: one adapter merged into a second copy of the weights, others as low-rank updates per row.
+"""LoRA at sampling time: the active adapter is fused into a copy of the weights, others run as low-rank updates.
 
-Merged weights cost nothing per token. The low-rank path serves rows of several versions in one pass over the base
-weights: those that began before a swap, and requests that name a version.
+Fused weights cost nothing per token. Low-rank updates serve rows of several versions in one pass over the base
+weights: requests from before a swap, and requests that name a version.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Updates = Mapping[tuple[int, str], Sequence[LowRank]]  # by layer and linear
 
 @dataclass(frozen=True, slots=True)
 class RowUpdates:
-    """``updates`` hold for rows ``start:stop`` of the tokens of a pass."""
+    """``updates`` apply to rows ``start:stop`` of the tokens of a pass."""
 
     start: int
     stop: int
@@ -59,8 +59,8 @@ def read_updates(adapter: Adapter, weights: DecoderWeights, fingerprint: str) ->
 
 
 class FusedAdapter:
-    """A second copy of the linear maps that adapters change, and all else shared with the base. With ``products`` the
-    copy is of all of them, packed."""
+    """A copy of the linear maps that adapters change; all else is shared with the base. With ``products`` the copy has
+    all of them, packed."""
 
     def __init__(self, base: DecoderWeights, products: NativeProducts | None = None) -> None:
         self._base = base
@@ -70,7 +70,7 @@ class FusedAdapter:
 
     @torch.inference_mode()
     def merge(self, updates: Updates) -> DecoderWeights:
-        """The base with ``updates`` added. It holds until the next call, which writes into the same copy."""
+        """The base with ``updates`` added. Valid until the next call, which writes into the same copy."""
         if self._products is not None and not self._copies:
             self._copies = {
                 (index, name): self._products.pack(layer.linear(name).weight)
@@ -88,7 +88,7 @@ class FusedAdapter:
             self._copies[key] = base.clone()
         copy = self._copies[key]
         places = {update.place for update in updates}
-        for place in self._changed.get(key, set()) - places:  # the adapter before changed it, this one does not
+        for place in self._changed.get(key, set()) - places:  # the previous adapter changed it, this one does not
             self._put(copy, place, base[place.start : place.stop])
         for update in updates:
             rows = slice(update.place.start, update.place.stop)
@@ -114,7 +114,7 @@ class FusedAdapter:
 
 
 def apply_linear(x: Tensor, linear: Linear, key: tuple[int, str], rows: Sequence[RowUpdates]) -> Tensor:
-    """``linear`` of ``x`` [T, in], and the low-rank updates of the rows that have some: [T, out]."""
+    """``linear`` of ``x`` [T, in] plus the low-rank updates of its rows: [T, out]."""
     y = fast_linear(x, linear.weight, linear.bias)
     for each in rows:
         part = slice(each.start, each.stop)

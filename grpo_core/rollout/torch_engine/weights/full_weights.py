@@ -1,4 +1,4 @@
-"""Full weights at sampling time: a whole copy of the decoder, which one version after the other is written into."""
+"""Full weights at sampling time: a copy of the whole decoder, which each new version overwrites."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_weights(
     ``products`` it is packed.
 
     Raises:
-        AdapterError: ``full`` was trained from another base model, or has other names or shapes. ``over`` is as it was.
+        AdapterError: as ``check_full_weights``. ``over`` is unchanged then.
     """
     check_full_weights(full, fingerprint, named_tensors(base))
     copy = over if over is not None else _copy(base, products)
@@ -42,7 +42,7 @@ def write_weights(
 
 
 def named_tensors(weights: DecoderWeights) -> dict[str, Tensor]:
-    """Views of all of ``weights``, which are not packed, by their names in the model, tied ones once."""
+    """Views of all ``weights``, which must not be packed, by their names in the model, tied ones once."""
     named = _named_others(weights)
     for name, place in weights.places.items():
         named[f"{name}.weight"] = weights.layers[place.layer].linear(place.linear).weight[place.start : place.stop]

@@ -1,4 +1,4 @@
-"""The weights of a ``transformers`` decoder, laid out for sampling: one matrix where several read the same input.
+"""The weights of a ``transformers`` decoder, laid out for sampling: matrices with the same input are one matrix.
 
 Legend: H query heads, K key heads, D head size.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from grpo_core.errors import ModelError
 from grpo_core.model.policy import Policy
 
-STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # those whose frequencies do not change with the length
+STATIC_ROPE = ("default", "linear", "llama3", "yarn")  # frequencies that do not depend on the length
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One decoder layer. The linear maps are replaced as a whole when an adapter is merged into them."""
+    """One decoder layer. Fusing an adapter replaces whole linear maps."""
 
     attention_norm: Tensor
     qkv: Linear  # [(H + 2K) * D, hidden]
@@ -45,7 +45,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a module's weight lies: rows ``start:stop`` of the ``linear`` of ``layer``."""
+    """Where a module's weight is: rows ``start:stop`` of the ``linear`` of ``layer``."""
 
     layer: int
     linear: str
@@ -78,7 +78,7 @@ class DecoderWeights:
 
     @property
     def is_packed(self) -> bool:
-        """Whether the layers' linear maps are laid out for compiled code, and for nothing else."""
+        """Whether the layers' linear maps have the layout that only compiled code reads."""
         return self.layers[0].qkv.weight.dim() == 3
 
     @property
@@ -96,10 +96,10 @@ class DecoderWeights:
 
 
 def fuse_weights(policy: Policy) -> DecoderWeights:
-    """The weights of ``policy``, a Qwen2, Qwen3 or Llama. Its modules become views of them: nothing is held twice.
+    """The weights of ``policy``, a Qwen2, Qwen3 or Llama. Its modules become views of the fused tensors.
 
     Raises:
-        ModelError: the model's positions or activations are not those that this decoder computes.
+        ModelError: this decoder does not compute the model's positions or activations.
     """
     config: Any = policy.model.config
     rotary: Any = policy.decoder.rotary_emb
@@ -147,7 +147,7 @@ def _fuse_layer(reader: _Reader, index: int) -> LayerWeights:
 
 
 class _Reader:
-    """Reads the decoder of ``policy`` by the names of its parts, and notes where each linear module went."""
+    """Reads the decoder of ``policy`` by parameter name, and records the ``Place`` of each linear module."""
 
     def __init__(self, policy: Policy) -> None:
         self._names = {module: name for name, module in policy.model.named_modules()}
@@ -156,7 +156,7 @@ class _Reader:
             name: module for name, module in policy.decoder.named_modules() if isinstance(module, nn.Linear)
         }
         for parameter in policy.model.parameters():
-            # What a checkpoint was loaded into may be pages of its file, all of which stay while one tensor uses them.
+            # A loaded tensor may be memory-mapped: it would keep the whole checkpoint file in memory.
             parameter.data = parameter.data.clone()
         self._tensors = {name: parameter.data for name, parameter in policy.decoder.named_parameters()}
         assert isinstance(policy.head, nn.Linear)

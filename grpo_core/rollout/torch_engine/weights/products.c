@@ -1,4 +1,4 @@
-/* The product with a head, and weights laid out for the pass.
+/* Logits, and the packed layout of weights for the forward pass.
 
    Legend: B rows, V vocabulary, C ids. */
 
@@ -6,7 +6,7 @@
 
 #include "outer.h"
 
-#define STEP 16 /* ids that a thread takes at once, whose weights stay in the first cache */
+#define STEP 16 /* ids per unit of work: their weights stay in the L1 cache */
 
 typedef struct {
     const float *hidden, *weight, *bias; /* [B, in], [V, in], [V] or NULL */
@@ -31,7 +31,7 @@ static void logits_tile(const Head *head, int64_t b, int64_t c) {
             head->logits[(b + i) * head->num_ids + c + j] = products[i * TILE + j] + biases[j];
 }
 
-/* logits[b, c] = hidden[b] . weight[ids[c]] + bias[ids[c]], each added up by lanes, whatever the others are. */
+/* logits[b, c] = hidden[b] . weight[ids[c]] + bias[ids[c]], each accumulated per lane, whatever the other rows are. */
 void grpo_logits(const Head *head, int64_t num_threads) {
 #pragma omp parallel for num_threads((int)num_threads)
     for (int64_t first = 0; first < head->num_ids; first += STEP)

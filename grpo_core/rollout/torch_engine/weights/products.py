@@ -1,4 +1,4 @@
-"""What compiled code does beside the passes: logits, and weights laid out for them.
+"""Matrix products in compiled code: logits, and the packed layout of weights for the forward pass.
 
 Legend: B rows, V vocabulary, C ids.
 """
@@ -15,7 +15,7 @@ from grpo_core.kernels.compiler import load_kernels
 from grpo_core.rollout.torch_engine.weights.fused import Linear
 
 SOURCE = Path(__file__).with_name("products.c")
-PANEL = 16  # rows of a packed weight that lie side by side
+PANEL = 16  # rows of a packed weight that are interleaved
 
 _Pointer = ctypes.c_void_p
 _Int = ctypes.c_int64

@@ -1,4 +1,4 @@
-"""Which weights each policy version runs with, for as long as somebody needs it."""
+"""Which weights each policy version runs with, for as long as a request needs it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from grpo_core.types import FullWeights, PolicyVersion, PolicyWeights
 
 @dataclass(frozen=True, slots=True)
 class VersionWeights:
-    """``updates`` are still to be added, row by row; None where ``weights`` are the version's own."""
+    """``updates`` are added during the pass, row by row; None where ``weights`` are the version's own."""
 
     weights: DecoderWeights
     updates: Updates | None
 
 
 class Versions:
-    """The active version, and those that requests still need beside it. 0 is the base model.
+    """The active version, and the versions that requests still need beside it. 0 is the base model.
 
-    An adapter runs merged into a second copy of its targets while it is active, and else as low-rank updates of the
-    base. With ``products`` that copy is of all linear maps and packed, and the base model, too, runs in it while it is
-    active. Full weights have a copy of their own, which the next version is written into unless a request still needs
-    it: then that one gets a new copy, and the old one goes with its last request.
+    The active adapter is fused into a copy of its targets; other adapters run as low-rank updates of the base. With
+    ``products`` the copy has all linear maps, packed, and an active base model runs from it, too. Full weights have a
+    copy of their own. The next version overwrites it, unless a request still needs it: then the next version gets a new
+    copy, and the old one is freed with its last request.
     """
 
     def __init__(
@@ -50,18 +50,18 @@ class Versions:
         self._merger = FusedAdapter(base, products)
         self._base = VersionWeights(base, None)
         self._running = self._merged(self._base)  # the active version
-        self._beside = self._base  # the same, once it is not active any more
+        self._beside = self._base  # the same version as it runs when another one is active
         self._num_holds: Counter[int] = Counter()
         self._held: dict[int, VersionWeights] = {}  # beside the active one
         self._pins: dict[int, ExitStack] = {}
 
     def activate(self, number: int) -> AdapterSwap:
-        """Run version ``number``. What ran before must from now on ask ``weights_of`` anew.
+        """Make ``number`` the active version. Results of ``weights_of`` from before this call are invalid.
 
         Raises:
-            AdapterError: it is not there, damaged, or does not fit; the active version stays.
+            AdapterError: it is missing, damaged, or does not fit; the active version stays.
         """
-        if number == self.active and self._beside.weights is not self.base:  # full weights: all of them are here
+        if number == self.active and self._beside.weights is not self.base:  # full weights are in memory already
             return AdapterSwap(number, cache_hit=True, load_ms=0.0, swap_ms=0.0)
         start = time.perf_counter()
         hit, load_ms, found = True, 0.0, None
@@ -73,13 +73,13 @@ class Versions:
             unused = None if self.is_held(self.active) else self._beside
             beside = self._held.get(number) or self._open(found, instead_of=unused)
             self._running = self._merged(beside)
-            if beside.weights is not self.base:  # full weights: nothing runs merged for now
+            if beside.weights is not self.base:  # full weights: free the fused copy
                 self._merger = FusedAdapter(self.base, self._products)
             self._beside, self.active = beside, number
         return AdapterSwap(number, cache_hit=hit, load_ms=load_ms, swap_ms=(time.perf_counter() - start) * 1e3)
 
     def hold(self, number: int) -> None:
-        """Keep version ``number`` at hand until ``release``.
+        """Keep version ``number`` in memory until ``release``.
 
         Raises:
             AdapterError: as ``activate``.
@@ -90,12 +90,12 @@ class Versions:
             with ExitStack() as pin:
                 found = pin.enter_context(self._adapters.pinned(PolicyVersion(self._run, number)))
                 self._held[number] = self._open(found)
-                if self._held[number].updates is not None:  # those are the cached tensors, not a copy
+                if self._held[number].updates is not None:  # they are the cached tensors, not copies
                     self._pins[number] = pin.pop_all()
         self._num_holds[number] += 1
 
     def release(self, number: int) -> bool:
-        """One holder less. Whether it was the last one."""
+        """Undo one ``hold``. Whether it was the last one."""
         self._num_holds[number] -= 1
         if self._num_holds[number] > 0:
             return False
@@ -109,22 +109,22 @@ class Versions:
         return number in self._num_holds
 
     def weights_of(self, number: int) -> VersionWeights:
-        """How to run version ``number``, which is active or held."""
+        """The weights to run version ``number`` with, which is active or held."""
         if number == self.active:
             return self._running
         return self._held[number] if number else self._base
 
     def beside(self, number: int) -> VersionWeights:
-        """How version ``number``, which is held, runs beside an active one, whether it is active itself or not."""
+        """The weights to run ``number``, which is held, in one pass with other versions."""
         return self._held[number]
 
     def _merged(self, beside: VersionWeights) -> VersionWeights:
-        """``beside`` as it runs while it is active."""
+        """The weights of ``beside`` for the time that it is active."""
         is_plain_base = beside.weights is self.base and (beside.updates is not None or self._products is not None)
         return VersionWeights(self._merger.merge(beside.updates or {}), None) if is_plain_base else beside
 
     def _open(self, found: PolicyWeights | None, instead_of: VersionWeights | None = None) -> VersionWeights:
-        """``found`` as it runs beside an active version; it may take the copy of the one ``instead_of``."""
+        """The weights to run ``found`` beside other versions. They may overwrite the copy of ``instead_of``."""
         if found is None:
             return self._base
         if isinstance(found, FullWeights):
