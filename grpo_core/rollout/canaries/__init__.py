@@ -1,7 +1,6 @@
-"""Canaries: quick checks that turn red when a rollout engine does what has gone unnoticed in others for months.
+"""Canaries: quick checks of a rollout engine for faults that stay unnoticed for months, such as stale weights.
 
-They run against any engine and compare it with ``transformers`` and PEFT (``reference``), never with another path of
-this project. ``exactness`` checks one answer, ``lifetime`` an engine that serves many versions and requests.
+They compare any engine with ``transformers`` and PEFT (``reference``), never with other code of this project. ``exactness`` checks one answer, ``lifetime`` an engine that serves many versions and requests.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from grpo_core.rollout.canaries.subject import Finding, Subject
 
 @dataclass(frozen=True, slots=True)
 class CanaryResult:
-    """What one canary saw."""
+    """The result of one canary."""
 
     name: str
     passed: bool
@@ -32,7 +31,7 @@ class Canary:
     check: Callable[[Subject], Finding]
 
     def run(self, subject: Subject) -> CanaryResult:
-        """What it finds. An engine that raises has failed it."""
+        """Run the check. An engine that raises fails it."""
         try:
             finding = self.check(subject)
         except (GrpoError, RuntimeError) as error:  # RuntimeError: torch's own
@@ -42,7 +41,7 @@ class Canary:
 
 
 def canaries_for(subject: Subject, *, num_swaps: int, num_requests: int) -> list[Canary]:
-    """All canaries, the one for memory last: it takes ``num_swaps`` swaps with ``num_requests`` requests in all."""
+    """All canaries. The one for memory is the last: it takes ``num_swaps`` swaps with ``num_requests`` requests in all."""
     reaches = [
         Canary(f"adapter reaches {target}", partial(exactness.adapter_reaches, target=target))
         for target in subject.reference.targets

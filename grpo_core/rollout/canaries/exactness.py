@@ -1,4 +1,4 @@
-"""Canaries of one moment: the engine samples from the policy that it says, and records what it did."""
+"""Canaries of single answers: the engine samples from the policy that it reports, and records what it did."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from grpo_core.rollout.canaries.reference import support_problem
 from grpo_core.rollout.canaries.subject import TOLERANCE, Finding, Subject, difference, distance, shown
 from grpo_core.types import Completion
 
-VISIBLE = 1e-2  # nats by which an adapter must move a log-probability, or the canary would be blind
+VISIBLE = 1e-2  # nats by which an adapter must change a log-probability, or this canary would see nothing
 NARROWINGS: tuple[dict[str, Any], ...] = (
     {},
     {"temperature": 0.7},
@@ -24,7 +24,7 @@ NARROWINGS: tuple[dict[str, Any], ...] = (
 
 
 def adapter_reaches(subject: Subject, target: str) -> Finding:
-    """An adapter for the modules named ``target`` alone moves the engine as it moves PEFT."""
+    """An adapter for the modules ``target`` alone changes the engine's log-probabilities as it changes PEFT's."""
     reference = subject.reference
     number = reference.publish((target,), update_size=0.5)
     completions = subject.at(number, [subject.request(index) for index in range(2)])
@@ -50,7 +50,7 @@ def nothing_is_stale(subject: Subject) -> Finding:
 
 
 def ratio_is_one(subject: Subject) -> Finding:
-    """On policy the sampled tokens are as probable to the reference as to the sampler, whatever narrows the choice."""
+    """On policy the sampled tokens are as probable to the reference as to the sampler, for every way to narrow the choice."""
     requests = {_name(options): subject.request(index, index, **options) for index, options in enumerate(NARROWINGS)}
     requests["constrained"] = subject.orders(7, 7)
     requests["constrained, temperature 0.7, top_p 0.9"] = subject.orders(8, 8, temperature=0.7, top_p=0.9)
@@ -83,7 +83,7 @@ def reference_is_the_base(subject: Subject) -> Finding:
 
 
 def batch_mates_change_nothing(subject: Subject) -> Finding:
-    """A completion is the same alone, in a batch, and in another order: bit for bit where the engine says so."""
+    """A completion is the same alone, in a batch and in another order: bit for bit if the engine is batch-invariant."""
     requests = [subject.request(index % 4, index, max_tokens=4 + index * 5 % 12) for index in range(8)]
     requests += [subject.orders(index, index, temperature=0.8) for index in range(2)]
     together = subject.at(subject.reference.publish(subject.reference.targets), requests)
@@ -97,7 +97,7 @@ def batch_mates_change_nothing(subject: Subject) -> Finding:
 
 
 def greedy_is_generate(subject: Subject) -> Finding:
-    """``top_k=1`` gives what ``transformers.generate`` gives; where two tokens are equally probable, either will do."""
+    """``top_k=1`` gives what ``transformers.generate`` gives; of two equally probable tokens either is right."""
     requests = [subject.request(index, max_tokens=24, top_k=1) for index in range(4)]
     requests = [replace(each, sampling=replace(each.sampling, ignore_stop=False)) for each in requests]
     num_tokens = 0
@@ -121,7 +121,7 @@ def _equal_but_for_ties(subject: Subject, completion: Completion, number: int, e
 
 
 def forced_runs_are_the_tokenizers(subject: Subject) -> Finding:
-    """Constrained text is tokenised as the tokenizer does it, and the model has read it so."""
+    """Constrained text has the tokenizer's own tokenization, and the model has read these tokens."""
     number = subject.reference.publish(subject.reference.targets)
     requests = [subject.orders(index, index, temperature=1.5) for index in range(4)]
     try:

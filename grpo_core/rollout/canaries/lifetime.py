@@ -1,4 +1,4 @@
-"""Canaries of an engine that goes on: swaps while requests are under way, and what stays in memory after many."""
+"""Canaries of a long-running engine: swaps while requests are under way, and memory after many of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WARM_UP_SHARE = 0.5  # of the readings: pools fill first; after them memory is e
 
 
 def requests_keep_their_version(subject: Subject) -> Finding:
-    """Requests that are under way when another version comes finish on the one that they began with, and say so."""
+    """Requests under way at a swap finish on the version that they started with, and report it."""
     first, second = (subject.reference.publish(subject.reference.targets) for _ in range(2))
     requests = [subject.request(index, index, max_tokens=16) for index in range(4)]
     expected = subject.at(second, requests) + subject.at(first, requests)
@@ -41,7 +41,7 @@ def requests_keep_their_version(subject: Subject) -> Finding:
 
 
 def versions_share_a_batch(subject: Subject) -> Finding:
-    """Requests that name their version get it, whatever the engine uses now, side by side."""
+    """Requests that name a version get it, side by side, whatever version is active."""
     numbers = [0, *(subject.reference.publish(subject.reference.targets) for _ in range(2))]
     named = [(subject.request(index, index), number) for index in range(2) for number in numbers]
     subject.engine.use_version(numbers[1])
@@ -68,7 +68,7 @@ def _mislabelled(completions: list[Completion], numbers: list[int]) -> str | Non
 def memory_is_flat(
     subject: Subject, num_swaps: int, num_requests: int, allowed_bytes: int = ALLOWED_GROWTH_BYTES
 ) -> Finding:
-    """``num_swaps`` new versions, each with its part of ``num_requests`` and a cancelled one, as in a long training."""
+    """``num_swaps`` new versions, each with its share of ``num_requests`` and a cancelled one, as in a long training run."""
     sizes: list[int] = []
     every = max(1, num_swaps // NUM_READINGS)
     done = 0
@@ -102,6 +102,6 @@ def _memory_bytes() -> int:
     for child in process.children(recursive=True):
         try:
             resident += child.memory_info().rss
-        except psutil.NoSuchProcess:  # it ended meanwhile
+        except psutil.NoSuchProcess:  # it has ended in the meantime
             continue
     return resident + torch.cuda.memory_allocated()

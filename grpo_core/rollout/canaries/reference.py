@@ -1,4 +1,4 @@
-"""What an engine should have sampled from, computed by ``transformers`` and PEFT alone: one sequence at a time.
+"""The oracle of the canaries: log-probabilities by ``transformers`` and PEFT alone, one sequence at a time.
 
 Legend: R completion tokens, V vocabulary.
 """
@@ -18,12 +18,12 @@ from grpo_core.model.policy import Policy
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.types import Adapter, Completion, Float32, Int32, PolicyVersion
 
-RANK, ALPHA = 4, 8.0  # of the adapters that it makes; not equal, so that a lost alpha/rank shows
-SLACK = 1e-3  # nats, or probability mass: what lies so close to a limit may fall on either side of it
+RANK, ALPHA = 4, 8.0  # of its adapters; unequal, so that a forgotten alpha/rank shows
+SLACK = 1e-3  # nats, or probability mass: tokens so close to a limit may fall on either side of it
 
 
 class Reference:
-    """Publishes random adapters of ``run``, and says what the policy with one of them is. Version 0 is the base."""
+    """Publishes random adapters of ``run``, and computes what each version should sample from. Version 0 is the base."""
 
     def __init__(self, policy: Policy, store: AdapterStore, run: str) -> None:
         self._policy = policy

@@ -1,4 +1,4 @@
-"""The engine that is examined, what it is asked, and how its answers are compared."""
+"""The engine under test, the requests to it, and the comparison of its answers."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ PATTERN = r"(FLEET|CONVOY) BREST TAKES [1-9][0-9]{0,2} TURNS TO REACH SPAIN\n"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Whether all was well, and the figures that say so or what was wrong."""
+    """Whether a check passed, and figures or the problem in one line."""
 
     passed: bool
     detail: str
 
 
 class Subject:
-    """An engine with what it takes to examine it."""
+    """An engine under test, with its reference."""
 
     def __init__(
         self, engine: LocalEngine, store: AdapterStore, run: str, policy: Policy, tokenizer: Tokenizer
@@ -72,7 +72,7 @@ class Subject:
         return replace(self.request(index, seed, **options), constraint=compile_regex(PATTERN, self.tokenizer))
 
     def at(self, number: int, requests: Sequence[GenerationRequest]) -> list[Completion]:
-        """What the engine makes of ``requests`` with version ``number``."""
+        """The engine's completions of ``requests`` with version ``number``."""
         self.engine.use_version(number)
         return self.engine.generate(requests)
 
@@ -82,7 +82,7 @@ class Subject:
 
 
 def distance(one: Float32, other: Float32) -> float:
-    """Largest difference; infinite when there is no number."""
+    """The largest absolute difference; infinite when it is NaN."""
     gap = float(np.abs(one - other).max())
     return gap if gap == gap else float("inf")
 

@@ -1,1 +1,1 @@
-"""Plays episodes with an engine: requests, rounds, seeds, starting states, the batch of groups."""
+"""Runs the episodes of a batch with an engine: requests, rounds, seeds, starting states, groups."""

@@ -1,4 +1,4 @@
-"""Play environments with the policy: all agents of all episodes that wait for a move form one batch of requests."""
+"""Collects batches: all agents of all episodes that must act next form one batch of requests."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ logger = logging.getLogger("grpo_core.rollout")
 class Collector:
     """Turns a batch index into a ``Batch``: the same index, seed and policy version give the same batch.
 
-    ``groups`` are the places of the batch that are played here: parts of a batch that several collectors play are the
-    batch.
+    ``groups`` are the indices of the batch's starting states that this collector plays. Several collectors with disjoint
+    ``groups`` produce the same batch together as one alone.
 
-    With a state cache, starting states are those that the policy reached which first played them.
+    With a state cache, a starting state is computed once, with the policy of that time, and reused.
 
-    While the engine decodes, the environments whose agents have answered play on in a thread of their own. Requests
-    enter the engine only between rounds and in the order of the episodes, so that no timing is seen in a batch.
-    An episode that fails is logged and begins again from its starting state, with other sampling seeds.
+    While the engine decodes, environments with all their answers step in a thread of their own. Requests enter the
+    engine only between rounds and in the order of the episodes, so that a batch does not depend on timing. An episode
+    that fails is logged and restarts from its starting state, with other sampling seeds.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Collector:
 
     @property
     def failures(self) -> tuple[EpisodeFailure, ...]:
-        """The attempts that failed since ``start`` was last called, ``collect``'s call included."""
+        """The failed attempts since the last call of ``start`` or ``collect``."""
         return tuple(self._failures)
 
     def use_version(self, number: int) -> AdapterSwap:
@@ -72,14 +72,14 @@ class Collector:
     def collect(self, index: int) -> Batch:
         """Play the starting states of ``groups``, ``group_size`` episodes each, to their end.
 
-        Those without a gradient are replaced, at most ``max_refill_rounds`` times. What replaces one depends on its
-        place and on how many it had, and on no other: no cursor has to be kept.
+        Starting states without a gradient are replaced, at most ``max_refill_rounds`` times. A replacement depends only
+        on its place in the batch and on the number of replacements there, so no cursor has to be stored.
 
         Raises:
             PromptError: an observation of a starting state does not fit the model's context.
             AdapterError: the engine cannot sample from its policy version.
             EpisodeError: an episode failed in every attempt.
-            Exception: what an environment raises before anybody has answered; to play again would not help.
+            Exception: what an environment raises before the first action: a retry would raise it again.
         """
         start = time.perf_counter()
         before = self._engine.counters
@@ -102,7 +102,7 @@ class Collector:
         )
 
     def _play(self, index: int, places: Sequence[int], refill: int) -> dict[int, tuple[Group, ...]]:
-        """The groups of the starting states in ``places``, or of their ``refill``-th replacements, to their end."""
+        """Play the starting states in ``places``, or their ``refill``-th replacements, to the end: their groups."""
         episodes = self._begin(index, places, refill)
         while self.play_round(episodes, index):
             pass
@@ -112,7 +112,7 @@ class Collector:
         return {place: tuple(groups) for place, groups in found.items()}
 
     def start(self, index: int) -> list[Episode]:
-        """The episodes of batch ``index``. Siblings start from one state, after the opening when there is one."""
+        """The episodes of batch ``index``. Siblings share a starting state, which comes after the opening if there is one."""
         self._failures.clear()
         return self._begin(index, self._groups, refill=0)
 
@@ -129,7 +129,7 @@ class Collector:
         return episodes
 
     def _starting_environments(self, index: int, places: Sequence[int], refill: int) -> list[Environment]:
-        """One per place, past its opening. Openings repeat from batch to batch, by place and refill."""
+        """One environment per place, after its opening. Openings are the same in every batch, by place and refill."""
         environments: list[Environment] = []
         openings: list[Episode] = []
         for group in places:
@@ -163,10 +163,10 @@ class Collector:
             "seed": self._config.seed,
             "group": group,
         }
-        return key | {"refill": refill} if refill else key  # without one as ever, so that what is cached stays known
+        return key | {"refill": refill} if refill else key  # no entry for 0, so that older cache entries stay valid
 
     def play_round(self, episodes: Sequence[Episode], index: int) -> bool:
-        """Let every agent that waits for a move make it, all in one batch. False when none waits.
+        """One turn of every agent that must act, in one batch of requests. False when there is none.
 
         Raises what ``collect`` raises.
         """
@@ -182,7 +182,7 @@ class Collector:
         return bool(playing)
 
     def _advance(self, episode: Episode, index: int) -> None:
-        """Play the answers of all agents and prepare the next round."""
+        """Step the environment with the answers of all agents, and prepare its next round."""
         actions = {
             observation.agent: self._tokenizer.decode(completion.completion_ids)
             for observation, completion in episode.in_order()
@@ -190,11 +190,11 @@ class Collector:
         try:
             episode.play(actions)
             self._prepare(episode, index)
-        except Exception as error:  # an environment is anybody's code: what it raises costs one attempt, not the run
+        except Exception as error:  # environments are user code: an exception costs one attempt, not the run
             self._replace(episode, index, error)
 
     def _replace(self, episode: Episode, index: int, error: Exception) -> None:
-        """Report an attempt that failed with ``error``, and begin the next one.
+        """Record an attempt that failed with ``error``, and start the next one.
 
         Raises:
             EpisodeError: it was the last one.
@@ -203,8 +203,10 @@ class Collector:
         self._failures.append(failure)
         episode.attempt += 1
         if episode.attempt == MAX_ATTEMPTS:
-            raise EpisodeError(f"{failure}; mend the environment, or leave out what it cannot play") from error
-        logger.warning("%s; it is played again", failure, exc_info=None if isinstance(error, GrpoError) else error)
+            raise EpisodeError(
+                f"{failure}; fix the environment, or leave out the states that it cannot play"
+            ) from error
+        logger.warning("%s; retrying", failure, exc_info=None if isinstance(error, GrpoError) else error)
         try:
             episode.restart(self._factory())
             self._prepare(episode, index)
@@ -226,7 +228,7 @@ class Collector:
         )
 
     def _prepare(self, episode: Episode, index: int) -> None:
-        """Ask the agents of ``episode`` that wait for a move; of one that is over, see what they have earned."""
+        """Build the requests of the agents of ``episode`` that must act, or read the rewards if it is over."""
         observations: tuple[Observation, ...] = ()
         if not episode.is_over:
             observations = episode.environment.observe()
@@ -246,11 +248,11 @@ class Collector:
         episode.answers.clear()
 
     def groups(self, episodes: Sequence[Episode], index: int) -> tuple[Group, ...]:
-        """What was played so far, siblings together. None is missing: an episode that fails is played again."""
+        """The trajectories so far, by group. Groups are complete, because a failed episode is retried."""
         return tuple(self._groups_of(episodes, index).values())
 
     def _groups_of(self, episodes: Sequence[Episode], index: int) -> dict[tuple[int, str], Group]:
-        """By place and agent, in their order."""
+        """By place and agent, in this order."""
         members: dict[tuple[int, str], list[Trajectory]] = defaultdict(list)
         for episode in episodes:
             rewards = episode.rewards if episode.rewards is not None else episode.environment.rewards()

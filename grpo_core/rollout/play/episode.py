@@ -1,4 +1,4 @@
-"""One game being played: whose turn it is, what was said in it, and the attempts that failed."""
+"""One episode: its environment, its turns so far, and its failed attempts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class EpisodeFailure:
-    """An attempt at an episode that was given up, and all that it takes to play it again."""
+    """A failed attempt at an episode, with all that is needed to reproduce it."""
 
     environment: str  # the factory's key
     environment_seed: int  # of its reset
@@ -26,7 +26,7 @@ class EpisodeFailure:
     sample: int
     is_opening: bool
     attempt: int  # counted from 1
-    num_rounds: int  # that it had been given answers in
+    num_rounds: int  # that it had stepped through
     error: str
 
     def __str__(self) -> str:
@@ -41,26 +41,26 @@ class EpisodeFailure:
 
 @dataclass
 class Episode:
-    """One environment being played, and what each agent has said in it."""
+    """One environment and the turns of its agents."""
 
     environment: Environment
     group: int
     sample: int
-    starting_state: Mapping[str, Any]  # its snapshot: where every attempt begins
+    starting_state: Mapping[str, Any]  # a snapshot: every attempt starts here
     refill: int = 0  # from 1 on: which replacement of the group's first starting state
-    is_opening: bool = False  # played to the end of the opening only, to be trained on by nobody
+    is_opening: bool = False  # ends with the opening, and is not trained on
     attempt: int = 0
     num_rounds: int = 0
     turns: dict[str, list[Completion]] = field(default_factory=lambda: defaultdict(list))
     max_answer_tokens: Counter[str] = field(default_factory=Counter)  # by agent: of its longest open-ended answer
     rewards: Mapping[str, float] | None = None  # by agent, once it is over
-    observations: tuple[Observation, ...] | None = None  # of the round to come; None before anybody looked
+    observations: tuple[Observation, ...] | None = None  # of the next round; None before the first
     requests: tuple[GenerationRequest, ...] = ()  # one per observation
-    answers: dict[int, Completion] = field(default_factory=dict)  # to the requests, by their places
+    answers: dict[int, Completion] = field(default_factory=dict)  # to the requests, by index
 
     @property
     def is_over(self) -> bool:
-        """Nobody waits for a move. Asks the environment."""
+        """No agent has to act any more. Asks the environment."""
         return self.environment.done or (self.is_opening and not self.environment.in_opening)
 
     @property
@@ -68,12 +68,12 @@ class Episode:
         return len(self.answers) == len(self.requests)
 
     def in_order(self) -> Iterable[tuple[Observation, Completion]]:
-        """What each agent was asked in this round, and its answer."""
+        """Each agent's observation of this round, with its answer."""
         assert self.observations is not None
         return zip(self.observations, (self.answers[place] for place in range(len(self.answers))), strict=True)
 
     def play(self, actions: Mapping[str, str]) -> None:
-        """Give the answers of this round to the environment."""
+        """Step the environment with the answers of this round."""
         for request, (observation, completion) in zip(self.requests, self.in_order(), strict=True):
             agent, num_tokens = observation.agent, len(completion.completion_ids)
             self.turns[agent].append(completion)
@@ -83,7 +83,7 @@ class Episode:
         self.environment.step(actions)
 
     def restart(self, environment: Environment) -> None:
-        """Begin the next attempt, in an environment that no failure has touched."""
+        """Start the next attempt, in a new environment."""
         self.environment = environment
         self.turns.clear()
         self.max_answer_tokens.clear()

@@ -1,4 +1,4 @@
-"""The soft overlong penalty: an answer near its longest length earns less, so that it stops before it is cut off."""
+"""The soft overlong penalty: an answer near the maximum length earns less, so that the policy learns to stop in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Observations as requests to an engine: prompts and what constrains their answers, in tokens."""
+"""Turns observations into engine requests: tokenized prompts and constraints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from grpo_core.types import Int32, Observation
 
 
 class RequestBuilder:
-    """Requests that sample as ``config`` says. What siblings ask alike is encoded once."""
+    """Builds requests with the sampling parameters of ``config``. Siblings share tokenized prompts and constraints."""
 
     def __init__(self, tokenizer: Tokenizer, config: RolloutConfig) -> None:
         self._tokenizer = tokenizer

@@ -1,4 +1,7 @@
-"""One round of many episodes: their requests decode as one batch, and who has been answered plays on meanwhile."""
+"""One round of many episodes, that is, one turn of every agent that must act.
+
+The requests of all episodes decode as one batch. Environments step in another thread as soon as they have answers.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,9 @@ from grpo_core.rollout.protocol import Outcome, RolloutEngine
 
 
 class Round:
-    """Feeds ``engine`` with the requests of all episodes, and one thread with what there is to do once they end.
+    """Runs the requests of all episodes on ``engine``, and steps finished episodes in one other thread.
 
-    ``advance`` is called in that thread when all requests of an episode have completions, ``replace`` when one of them
-    has an error.
+    That thread calls ``advance`` when all requests of an episode have completions, ``replace`` when one has an error.
     """
 
     def __init__(
@@ -27,14 +29,14 @@ class Round:
         self._engine = engine
         self._advance = advance
         self._replace = replace
-        self._tickets: dict[int, tuple[Episode, int]] = {}  # of each the place among the episode's requests
+        self._tickets: dict[int, tuple[Episode, int]] = {}  # the episode, and the index of the request in it
 
     def play(self, episodes: Sequence[Episode]) -> None:
-        """Until every episode was advanced or replaced. On an error or a Ctrl-C the engine is left with no request.
+        """Run until every episode has been advanced or replaced. An error or a Ctrl-C cancels all requests.
 
         Raises:
-            GrpoError: of a request, when no other sampling would help.
-            Exception: what ``advance`` or ``replace`` raise; of the first episode that does, in order of their ends.
+            GrpoError: of a request, when a retry would fail alike.
+            Exception: the first that ``advance`` or ``replace`` raise, in the order in which episodes end.
         """
         with _environment_thread() as thread:
             try:
@@ -52,7 +54,7 @@ class Round:
                     self._engine.cancel(ticket)
 
     def _take(self, outcome: Outcome, thread: ThreadPoolExecutor) -> list[Future[None]]:
-        """What there is to do now that one request has ended: at most one thing."""
+        """Hand the episode of an ended request to the thread, if it has to do something now."""
         if outcome.ticket not in self._tickets:  # another request of its episode had an error
             return []
         episode, place = self._tickets.pop(outcome.ticket)
@@ -72,7 +74,7 @@ class Round:
 
 @contextmanager
 def _environment_thread() -> Iterator[ThreadPoolExecutor]:
-    """One thread, for the length of the ``with`` block. A Ctrl-C does not wait for what it does."""
+    """One thread for the length of the ``with`` block. A Ctrl-C does not wait for it."""
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="environments")
     is_urgent = False
     try:
@@ -85,6 +87,6 @@ def _environment_thread() -> Iterator[ThreadPoolExecutor]:
 
 
 def _would_recur(error: GrpoError, episode: Episode) -> bool:
-    """Whether every attempt at ``episode`` would end with ``error``, whatever is sampled in it."""
+    """Whether every attempt at ``episode`` would end with ``error``."""
     in_starting_state = episode.num_rounds == 0
     return isinstance(error, AdapterError) or (isinstance(error, PromptError) and in_starting_state)

@@ -1,6 +1,6 @@
-"""The seeds of everything that is drawn in a batch: each is made from the run's seed and its own place, and no other.
+"""The seeds of a batch. Each is derived from the run's seed and its own place in the batch only.
 
-So a place that is played again in a resumed run, or elsewhere, draws the same, whatever was played before it.
+So a resumed run, or another machine, draws the same at the same place, whatever was sampled before.
 """
 
 from __future__ import annotations
@@ -9,27 +9,26 @@ import numpy as np
 
 from grpo_core.rollout.play.episode import Episode
 
-_OPENING, _EPISODE, _REFILL_OPENING, _REFILL_EPISODE = range(4)  # streams of random numbers that never meet
+_OPENING, _EPISODE, _REFILL_OPENING, _REFILL_EPISODE = range(4)  # disjoint streams of random numbers
 
 
 def environment_seed(run_seed: int, index: int, group: int, refill: int) -> int:
-    """Of the starting state in the place ``group`` of batch ``index``: the first one, or its ``refill``-th replacement.
+    """Of starting state ``group`` of batch ``index``, or of its ``refill``-th replacement.
 
-    From 1 on, ``refill`` makes another seed than any without it.
+    A ``refill`` from 1 on gives a seed that no starting state without one has.
     """
     return _seed(run_seed, index, group, *_if_any(refill))
 
 
 def turn_seed(run_seed: int, index: int, episode: Episode, place: int) -> int:
-    """Of the answer to the observation at ``place`` in the coming round of ``episode``. Openings are the same in every
-    batch."""
+    """Of the answer to observation ``place`` in the next round of ``episode``. Openings are the same in every batch."""
     if episode.is_opening:
         where = (_REFILL_OPENING, episode.refill) if episode.refill else (_OPENING,)
         member = (episode.group,)
     else:
         where = (_REFILL_EPISODE, index, episode.refill) if episode.refill else (_EPISODE, index)
         member = (episode.group, episode.sample)
-    # An attempt's seeds are made from more numbers, so that they are not another's.
+    # Retries add a number, so that no two attempts share a seed.
     return _seed(run_seed, *where, *member, *_if_any(episode.attempt), episode.num_rounds, place)
 
 

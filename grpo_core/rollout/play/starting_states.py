@@ -1,4 +1,4 @@
-"""What was played for one batch: the groups in it, and those that were replaced."""
+"""Dynamic sampling (DAPO): the groups of a batch, and the ones that were replaced."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from grpo_core.types import Group, RolloutStats
 class SampledGroups:
     """The groups of each starting state, one per agent, by its place in the batch.
 
-    With dynamic sampling a starting state without a gradient, as no group of it has unequal rewards, is replaced by a
-    new one in the same place (Yu et al. 2025, DAPO, section 3.2). Where one group has a gradient, all of them stay.
+    A starting state where all rewards of each group are equal has no gradient, and is replaced by a new one in the same
+    place (Yu et al. 2025, DAPO, section 3.2). Where one group has a gradient, all its groups stay.
     """
 
     def __init__(self, starts: Mapping[int, tuple[Group, ...]]) -> None:
@@ -30,13 +30,13 @@ class SampledGroups:
         return [place for place, groups in self._starts.items() if not any(group.has_spread for group in groups)]
 
     def replace(self, starts: Mapping[int, tuple[Group, ...]]) -> None:
-        """Put ``starts`` in the places of others, which leave the batch."""
+        """Replace the starting states in the places of ``starts``; the old ones leave the batch."""
         self._replaced += [self._starts[place] for place in starts]
         self._starts.update(starts)
         self._refilled.update(starts)
 
     def stats(self, *, duration_s: float, num_prefill_tokens: int, num_failed_episodes: int) -> RolloutStats:
-        """Of all that was played, in the batch or replaced."""
+        """Over everything that was sampled, replaced groups included."""
         played = [group for groups in (*self._starts.values(), *self._replaced) for group in groups]
         trajectories = [trajectory for group in played for trajectory in group.trajectories]
         turns = [turn for trajectory in trajectories for turn in trajectory.turns]

@@ -1,4 +1,4 @@
-"""The adapters that vLLM holds: loaded before they are needed, unloaded when nothing needs them any more."""
+"""The adapters that vLLM has loaded: each from before its first request until after its last one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 
 @dataclass(frozen=True, slots=True)
 class LoadedAdapter:
-    """A version as vLLM knows it. The id is never given twice; its prefix cache tells adapters apart by folder."""
+    """A version as vLLM knows it. An id is never used twice; vLLM's prefix cache identifies adapters by folder."""
 
     version: PolicyVersion
     id: int
@@ -35,7 +35,7 @@ class BaseModel:
 
 
 class ResidentAdapters:
-    """Version ``current`` and those that requests use. ``load`` and ``unload`` tell vLLM, and wait until it has."""
+    """The ``current`` version and the ones that requests use. ``load`` and ``unload`` block until vLLM has done so."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class ResidentAdapters:
         self._num_users: dict[int, int] = {}
 
     def use(self, number: int) -> AdapterSwap:
-        """Make ``number`` the current version; the one before goes when no request uses it. Raises as ``acquire``."""
+        """Make ``number`` current; unload the previous version once no request uses it. Raises as ``acquire``."""
         start = time.perf_counter()
         cache_hit, load_ms = self._ensure(number)
         before, self.current = self.current, number
@@ -66,11 +66,11 @@ class ResidentAdapters:
         return AdapterSwap(number, cache_hit, load_ms, swap_ms=(time.perf_counter() - start) * 1e3 - load_ms)
 
     def acquire(self, number: int) -> LoadedAdapter | None:
-        """Version ``number`` for one more request; None for the base model. Every call needs its ``release``.
+        """Version ``number`` for one more request; None for the base model. Call ``release`` once for each call.
 
         Raises:
             AdapterNotFoundError, AdapterCorruptError: as ``AdapterStore.load``.
-            AdapterError: it does not fit the base model, or has a rank that vLLM was not started for.
+            AdapterError: as ``check_fits``.
         """
         self._ensure(number)
         self._num_users[number] = self._num_users.get(number, 0) + 1
@@ -81,7 +81,7 @@ class ResidentAdapters:
         self._drop_unused(number)
 
     def _ensure(self, number: int) -> tuple[bool, float]:
-        """Load what is not there. Whether it was at hand, and how long reading it took."""
+        """Load the version unless it is. Whether it was in memory, and how long reading it took."""
         if number == 0 or number in self._loaded:
             return True, 0.0
         version = PolicyVersion(self._run, number)

@@ -1,4 +1,4 @@
-"""``AsyncLLM`` on an event loop of its own thread, and one task per request on it."""
+"""vLLM's ``AsyncLLM`` on an event loop in its own thread, with one asyncio task per request."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from grpo_core.rollout.vllm_engine.watchdog import CHECK_EVERY_S, Watchdog
 from grpo_core.types import Completion, FinishReason, Int32
 
 T = TypeVar("T")
-_SHUTDOWN_S = 30.0  # vLLM kills what has not ended by then
+_SHUTDOWN_S = 30.0  # then vLLM kills what still runs
 _PACKAGE = "grpo_core.rollout.vllm_engine"
 _DEAD = (
-    "vLLM's engine process has died, its own output says why; start again, a training run with --resume, perhaps with "
+    "vLLM's engine process has died; its own output says why. Start again, a training run with --resume, perhaps with "
     "a smaller rollout.max_batch_sequences"
 )
 
 
 class VllmClient:
-    """Starts vLLM and serves jobs.
+    """Starts vLLM and runs jobs.
 
     Raises:
         GrpoError: vLLM does not start.
@@ -71,7 +71,7 @@ class VllmClient:
         self.vocab_size: int = self._llm.vllm_config.model_config.get_vocab_size()
 
     def _run_loop(self) -> None:
-        """vLLM's processes inherit from the thread that starts them that Ctrl-C in the terminal waits."""
+        """Blocks SIGINT: vLLM's processes inherit the mask, so that Ctrl-C in the terminal does not reach them."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._loop.run_forever()
 
@@ -91,7 +91,7 @@ class VllmClient:
         )
 
     def close(self) -> None:
-        """End vLLM's processes. Jobs under way are forgotten."""
+        """Stop vLLM's processes. Jobs under way are dropped."""
         if self._loop.is_running():
             self._wait(self._stop_vllm())
             self._stop_loop()
@@ -103,7 +103,7 @@ class VllmClient:
         """Wait for the next job to end.
 
         Raises:
-            GrpoError: vLLM has died, or hangs. So it is from then on.
+            GrpoError: vLLM has died, or hangs. Every later call raises it, too.
         """
         watchdog = self._watchdog()
         while self._failure is None:
@@ -119,11 +119,11 @@ class VllmClient:
 
     @property
     def has_ended(self) -> bool:
-        """Whether ``take`` has an answer now."""
+        """Whether ``take`` would return at once."""
         return not self._ended.empty()
 
     def cancel(self, ticket: int) -> None:
-        """Abort a job and wait until vLLM was told. One that has ended is no error."""
+        """Abort a job and wait until vLLM has been told. One that has ended is no error."""
         self._wait(self._cancel(ticket))
 
     def load(self, adapter: LoadedAdapter) -> None:
@@ -161,15 +161,15 @@ class VllmClient:
         processes = self._llm.engine_core.resources.engine_manager.processes
         self._llm.shutdown(timeout=_SHUTDOWN_S)
         for process in processes:
-            process.join()  # vLLM does not wait for those that it had to kill
+            process.join()  # vLLM does not wait for processes that it has killed
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        self._llm.engine_core.resources.ctx.destroy(linger=0)  # vLLM leaves it to the garbage collector, which warns
+        self._llm.engine_core.resources.ctx.destroy(linger=0)  # else the garbage collector does it, with a warning
 
     def _begin(self, job: Job) -> None:
-        self.statistics.begin(time.time())  # vLLM's iterations have this clock
+        self.statistics.begin(time.time())  # the clock of vLLM's iterations
         task = self._tasks[job.ticket] = self._loop.create_task(self._serve(job))
         task.add_done_callback(lambda done: self._finish(job.ticket, done))
 
@@ -224,7 +224,7 @@ class VllmClient:
         return Ended(job.ticket, completion, output.num_cached_tokens or 0)
 
     async def _with_ref_logprobs(self, job: Job, completion: Completion) -> Completion:
-        """Run the base model over the same tokens, up to the last that was chosen."""
+        """Run the base model over the same tokens, up to the last one that was not forced."""
         if job.version == 0 or not completion.completion_mask.any():
             return replace(completion, ref_logprobs=completion.sampling_logprobs)
         num = int(np.flatnonzero(completion.completion_mask)[-1]) + 1
@@ -233,7 +233,7 @@ class VllmClient:
         scores[:num] = (await self._records.fetch(-job.ticket)).logprobs
         scores[~completion.completion_mask] = 0.0
         if not np.isfinite(scores).all():
-            raise SamplingError("logits of the base model are not numbers (NaN or infinity); check its weights")
+            raise SamplingError("logits of the base model are non-finite (NaN or infinity); check its weights")
         return replace(completion, ref_logprobs=scores)
 
     async def _run(
@@ -244,7 +244,7 @@ class VllmClient:
         stop_ids: list[int],
         adapter: LoadedAdapter | None,
     ) -> Any:
-        """vLLM's final output for one request. Its sampler has nothing to choose, so it may be greedy."""
+        """vLLM's final output for one request. ``ExactSampler`` leaves its sampler one token, so that one is greedy."""
         params = SamplingParams(
             temperature=0.0,
             max_tokens=max_tokens,
@@ -268,7 +268,7 @@ class VllmClient:
         return records  # of the first worker: every one has the same
 
     async def _while_alive(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of a call into vLLM's process. vLLM itself would wait for ever for an answer from a dead one.
+        """The result of a call into vLLM's process. vLLM itself would wait forever for a process that has died.
 
         Raises:
             EngineDeadError, GrpoError: it has died, or hangs, or did so before.

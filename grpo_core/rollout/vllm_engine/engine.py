@@ -1,4 +1,4 @@
-"""The vLLM rollout engine: vLLM's batching, kernels and prefix cache, with this project's own drawing."""
+"""The vLLM rollout engine: vLLM's batching, kernels and prefix cache, with this project's sampler."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("grpo_core.rollout")
 
-_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM can be started for
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM accepts
 _CONTEXT_THAT_FITS = -1
 _LEAST_MEMORY_SHARE = 0.01
 _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the second one has another interface for logits processors
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the V2 runner has another interface for logits processors
 }
-"""What vLLM reads when it is imported, unless the user has set it."""
+"""Defaults of variables that vLLM reads when it is imported."""
 
 
 class VllmEngine:
     """Implements ``LocalEngine``. One thread uses it at a time; close it, or use it as a context manager.
 
-    The same seed gives the tokens that the other engines give, as far as the logits agree. Reference
-    log-probabilities take a second pass of the base model, one step per token; counters leave that pass out, except
-    ``num_decode_steps``.
+    The same seed gives the same tokens as in the other engines, as far as the logits agree. Reference log-probabilities
+    take a second generation with the base model, one step per token; of the counters only ``num_decode_steps`` includes
+    it.
 
     ``model`` is a preset, a folder or a hub id, and ``fingerprint`` that of its ``Policy``. vLLM keeps up to
-    ``max_policy_lag_steps + 2`` adapters, because a new one is loaded before the oldest goes. Its key-value cache has
-    ``kv_cache_bytes``, shared in blocks of ``block_tokens``; vLLM decides about what is None. The context is the
-    model's, or as much of it as fits there, unless ``max_context_tokens`` bounds it.
+    ``max_policy_lag_steps + 2`` adapters, because a new one is loaded before the oldest is unloaded. Its KV cache has
+    ``kv_cache_bytes`` in blocks of ``block_tokens``; vLLM chooses a value for None. The context is the model's, or as
+    much of it as fits in the cache, unless ``max_context_tokens`` bounds it.
 
-    Ctrl-C does not reach vLLM's processes: who opened the engine decides when it ends.
+    Ctrl-C does not reach vLLM's processes: they run until ``close``.
 
     Raises:
         MissingPackageError: vLLM is not installed.
@@ -98,7 +98,7 @@ class VllmEngine:
             "max_cpu_loras": max_policy_lag_steps + 2,
             "max_lora_rank": next(rank for rank in _LORA_RANKS if rank >= max_lora_rank),
         }
-        if kv_cache_bytes is not None:  # a trainer may be on the GPU too, and vLLM looks for this share of free memory
+        if kv_cache_bytes is not None:  # vLLM wants this share free, beside a trainer
             options["gpu_memory_utilization"] = _LEAST_MEMORY_SHARE
         self.model_fingerprint = fingerprint
         base = BaseModel(fingerprint, linear_shapes(folder), max_lora_rank)
@@ -118,7 +118,7 @@ class VllmEngine:
         self.close()
 
     def close(self) -> None:
-        """End vLLM's processes."""
+        """Stop vLLM's processes."""
         self._client.close()
 
     @property
@@ -131,7 +131,7 @@ class VllmEngine:
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens that vLLM generated per second that it was busy, by its own metrics; scored ones are among them."""
+        """Tokens per busy second by vLLM's own metrics, scored tokens included."""
         return self._client.statistics.tokens_per_second
 
     def use_version(self, number: int) -> AdapterSwap:
@@ -160,16 +160,16 @@ class VllmEngine:
         return self._ticket
 
     def step(self) -> list[Outcome]:
-        """Wait until a request has ended; all that have.
+        """Wait until a request has ended. Returns all that have.
 
         Raises:
-            GrpoError: vLLM's process has died, and with it everything that was under way.
+            GrpoError: vLLM's process has died; every request under way is lost.
         """
         refused = [Ended(ticket, why) for ticket, why in self._pending.items() if isinstance(why, GrpoError)]
         outcomes = [self._settle(ended) for ended in refused]
         while self._pending and (not outcomes or self._client.has_ended):
             ended = self._client.take()
-            if ended.ticket in self._pending:  # else it was cancelled meanwhile
+            if ended.ticket in self._pending:  # otherwise it was cancelled in the meantime
                 outcomes.append(self._settle(ended))
         return outcomes
 
@@ -183,7 +183,7 @@ class VllmEngine:
             self._adapters.release(number)
 
     def drawn_tokens(self) -> dict[int, list[int]]:
-        """None: vLLM's process tells of whole completions only."""
+        """Empty: vLLM's process reports whole completions only."""
         return {}
 
     def forget_prompts(self) -> None:
@@ -236,11 +236,11 @@ def _start_client(options: dict[str, Any], stop_id: int) -> VllmClient:
 
 
 def _bounding_kv_bytes(client: VllmClient, kv_cache_bytes: int | None) -> int | None:
-    """``kv_cache_bytes`` where they hold less than the model's context, which a log line then says."""
+    """``kv_cache_bytes`` where they hold less than the model's context, with a warning; else None."""
     if kv_cache_bytes is None or client.max_context_tokens == client.model_context_tokens:
         return None
     logger.warning(
-        "rollout.max_kv_bytes %d holds %d of the %d tokens of the model's context; what is longer is refused",
+        "rollout.max_kv_bytes %d holds %d of the %d tokens of the model's context; longer requests are refused",
         kv_cache_bytes,
         client.max_context_tokens,
         client.model_context_tokens,

@@ -1,4 +1,4 @@
-"""One request on its way through vLLM, and how it ended."""
+"""One request to vLLM, and its result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from grpo_core.types import Completion
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """``adapter`` is that of ``version``, None for the base model."""
+    """A request to run. ``adapter`` is that of ``version``, None for the base model."""
 
     ticket: int
     request: GenerationRequest
@@ -23,7 +23,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """``num_cached_tokens`` of the prompt were not computed for this request."""
+    """A job's result. ``num_cached_tokens`` of its prompt came from the prefix cache."""
 
     ticket: int
     result: Completion | GrpoError

@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it, whatever ends that one."""
+"""Parent-death signal: a process that ends with the one that started it, however that one ends."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def end_with_parent() -> None:
-    """Let Linux kill this child of ``multiprocessing`` when its parent is gone, and end at once if that is so already.
+    """Have Linux kill this child of ``multiprocessing`` when its parent dies, and exit at once if it is dead already.
 
-    What counts is the thread of the parent that started it: it must live as long as the parent needs this process.
+    "Parent" is the thread that started this process: it must live as long as this process is needed.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None, "not a child of multiprocessing"
@@ -21,5 +21,5 @@ def end_with_parent() -> None:
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    if os.getppid() != parent.pid:  # gone before the call above; nobody would say so any more
+    if os.getppid() != parent.pid:  # it died before the call above, so no signal will come
         os._exit(1)

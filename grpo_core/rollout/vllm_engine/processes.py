@@ -1,7 +1,7 @@
-"""vLLM's processes, each bound to the life of the one that starts it.
+"""Makes vLLM's processes end with the process that starts them.
 
-By itself vLLM's engine process outlives a trainer that was killed, with the memory that it holds. vLLM has no hook that
-runs when a process begins, so its two entry points are replaced by those here, which ``multiprocessing`` finds by name.
+vLLM's own engine process survives a trainer that was killed, and keeps its memory. vLLM has no hook that runs when a
+process starts, so the functions here replace its two entry points; ``multiprocessing`` finds them by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _run_worker = WorkerProc.worker_main
 
 
 def bind_processes() -> None:
-    """Let what vLLM starts from now on end with this process. To do it twice is no error."""
+    """From now on vLLM's processes end with this process. Calling it twice is no error."""
     EngineCoreProc.run_engine_core = staticmethod(run_engine_core)
     WorkerProc.worker_main = staticmethod(run_worker)
 

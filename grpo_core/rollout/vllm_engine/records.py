@@ -1,4 +1,4 @@
-"""Brings back what vLLM's sampler has recorded: what is wanted while a call is under way goes together in the next."""
+"""Fetches the records of ``ExactSampler`` from vLLM's process, in batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TakeRecords = Callable[[list[int]], Coroutine[Any, Any, Sequence[Mapping[str, An
 
 
 class RecordFetcher:
-    """``take`` gives a packed record per ticket, which vLLM's process then forgets. One event loop uses it."""
+    """``take`` returns a packed record per ticket, and vLLM's process deletes it. One event loop uses this object."""
 
     def __init__(self, take: TakeRecords) -> None:
         self._take = take
@@ -26,7 +26,7 @@ class RecordFetcher:
         return await future
 
     def forget(self, *tickets: int) -> None:
-        """Let vLLM's process forget what nobody will read."""
+        """Delete the records of ``tickets`` in vLLM's process."""
         self._want([(ticket, None) for ticket in tickets])
 
     def _want(self, wanted: Sequence[tuple[int, asyncio.Future[ReceivedRecord] | None]]) -> None:

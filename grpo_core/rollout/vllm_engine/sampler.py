@@ -1,8 +1,8 @@
-"""The part that runs in vLLM's process: draws every token itself, and says from which distribution.
+"""Runs in vLLM's process: a logits processor that draws every token itself and records the distribution.
 
-vLLM's own sampler cannot hold the numerics contract. It reports no support, its structured outputs allow tokenisations
-that the tokenizer never makes, and a seeded request whose prompt is read in chunks ends its CPU engine. So this logits
-processor draws with the code that the torch engine draws with, and leaves vLLM one token to choose from.
+vLLM's own sampler cannot keep the numerics contract: it does not report the support, its structured outputs allow
+tokenizations that the tokenizer never produces, and a seeded request with a chunked prompt crashes its CPU engine. So
+this logits processor samples with the torch engine's code, and masks all tokens but the drawn one.
 
 Legend: B rows of vLLM's batch, V vocabulary.
 """
@@ -26,7 +26,7 @@ from grpo_core.rollout.vllm_engine.task import ARGS_KEY, Record, SamplingTask, S
 
 
 class _SamplingRow:
-    """One request that draws. ``output_ids`` is vLLM's own list, which grows."""
+    """One request that samples. ``output_ids`` is vLLM's own list, which grows."""
 
     def __init__(self, task: SamplingTask, output_ids: list[int], record: Record) -> None:
         self.task = task
@@ -42,7 +42,7 @@ class _SamplingRow:
         return float(self._uniforms[len(self._output_ids)])
 
     def settle(self) -> int | None:
-        """The next token, when there is nothing to choose; else None, and ``allowed`` is what to choose from."""
+        """The next token when it is forced; else None, and ``allowed`` has the candidates."""
         if self._record.error is not None:
             return self.task.end_id
         if self._cursor is None:
@@ -70,7 +70,7 @@ class _SamplingRow:
 
 
 class _ScoringRow:
-    """One request whose tokens are known."""
+    """One request that scores known tokens."""
 
     def __init__(self, task: ScoringTask, output_ids: list[int], record: Record) -> None:
         self.task = task
@@ -91,7 +91,7 @@ class _ScoringRow:
 
 
 class ExactSampler(LogitsProcessor):
-    """A vLLM logits processor: leaves each of our requests the one token that was drawn for it."""
+    """A vLLM logits processor: masks all but the token that it has drawn for each of our requests."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         self._model: str = vllm_config.model_config.model
@@ -109,7 +109,7 @@ class ExactSampler(LogitsProcessor):
         process_dict_updates(self._rows, batch_update, self._join)
 
     def take_records(self, tickets: list[int]) -> list[dict[str, Any]]:
-        """What these requests drew, and forget it. One that never got to draw has an empty record."""
+        """Remove and return the packed records of ``tickets``. A request that drew nothing has an empty one."""
         return [self._records.pop(ticket, Record()).pack() for ticket in tickets]
 
     def apply(self, logits: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class ExactSampler(LogitsProcessor):
 
 
 class RecordReader:
-    """Adds ``take_records`` to vLLM's worker, so that the engine can call it."""
+    """A worker extension: the engine can call ``take_records`` on vLLM's workers."""
 
     model_runner: Any
 
@@ -165,7 +165,7 @@ def _draw(logits: Tensor, rows: dict[int, _SamplingRow]) -> dict[int, int]:
 
 
 def _score(logits: Tensor, rows: dict[int, _ScoringRow]) -> dict[int, int]:
-    """Log-softmax over temperature and support, at the tokens that are known."""
+    """Log-probabilities of the known tokens, with temperature and over the support."""
     device = logits.device
     temperatures = torch.tensor([[row.task.temperature] for row in rows.values()], device=device)
     scaled = logits[torch.tensor(list(rows), device=device)].float() / temperatures

@@ -1,4 +1,4 @@
-"""What vLLM says about its own work, iteration by iteration."""
+"""vLLM's own metrics, summed over its iterations."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ class IterationStatistics(StatLoggerBase):
     """Sums over vLLM's iterations. Written by its event loop, read by anyone."""
 
     def __init__(self) -> None:
-        self.num_iterations = 0  # iterations that have ended, those that gave no token included
-        self.num_decode_steps = 0  # iterations in which a request went on after its prompt
+        self.num_iterations = 0  # that have ended, also without a token
+        self.num_decode_steps = 0  # iterations that decoded
         self.num_generated_tokens = 0
-        self.num_preemptions = 0  # requests that lost their place in the key-value cache, and were computed again
-        self.busy_s = 0.0  # from the start of the first iteration to the end of the last, idle time left out
-        self.kv_cache_share = 0.0  # of the key-value cache, held by requests after the last iteration
+        self.num_preemptions = 0  # requests that were evicted from the KV cache and recomputed
+        self.busy_s = 0.0  # wall time of the iterations, without idle time
+        self.kv_cache_share = 0.0  # share of the KV cache that requests hold after the last iteration
         self._last_s: float | None = None
 
     @property
@@ -24,7 +24,7 @@ class IterationStatistics(StatLoggerBase):
         return self.num_generated_tokens / self.busy_s if self.busy_s > 0 else 0.0
 
     def begin(self, now_s: float) -> None:
-        """A request came at ``now_s``; the clock runs from there when it stood."""
+        """A request arrives at ``now_s``: an idle clock starts there."""
         if self._last_s is None:
             self._last_s = now_s
 

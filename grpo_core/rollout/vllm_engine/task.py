@@ -1,4 +1,4 @@
-"""What crosses the border to vLLM's process: how to draw or score one request, and what came of it. Plain data only."""
+"""Messages to and from vLLM's process: how to sample or score a request, and its record. Plain data only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ERRORS: dict[str, type[GrpoError]] = {error.__name__: error for error in (Sampl
 
 @dataclass(frozen=True, slots=True)
 class SamplingTask:
-    """Draw a completion. ``end_id`` comes after the last token of a constraint, or after an error; vLLM stops at it."""
+    """Sample a completion. ``end_id`` follows the last token of a constraint, or an error: vLLM stops at it."""
 
     ticket: int
     sampling: SamplingParams
@@ -35,7 +35,7 @@ class SamplingTask:
 
 @dataclass(frozen=True, slots=True)
 class ScoringTask:
-    """Find the log-probabilities of a completion that is known: it is forced, token by token."""
+    """Score a known completion: its tokens are forced, one per step."""
 
     ticket: int
     completion_ids: Int32  # [R]
@@ -49,10 +49,10 @@ class ScoringTask:
 
 @dataclass(slots=True)
 class Record:
-    """What one request drew or scored, position by position.
+    """What one request sampled or scored, by position.
 
-    ``supports`` is empty when every id of the vocabulary could have been drawn. A position that is sampled again
-    (vLLM throws away what it drew amid a long prompt, and repeats what it preempted) replaces what was there.
+    ``supports`` is empty when the whole vocabulary could be drawn. A position that is sampled again replaces the old
+    entry: vLLM discards tokens that it samples before the end of a chunked prompt, and repeats preempted ones.
     """
 
     logprobs: list[float] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRecord:
-    """A ``Record`` after the way back."""
+    """A ``Record`` in the engine's process."""
 
     logprobs: Float32  # [R]
     forced: Bool  # [R]
@@ -112,7 +112,7 @@ def pack_task(task: SamplingTask | ScoringTask) -> dict[str, Any]:
         }
     else:
         values = {
-            "sampling": json.dumps(asdict(task.sampling)),  # a seed may be larger than msgpack's integers
+            "sampling": json.dumps(asdict(task.sampling)),  # JSON, because a seed may exceed msgpack's integers
             "max_tokens": task.max_tokens,
             "end_id": task.end_id,
             "constraint": _pack_constraint(task.constraint) if task.constraint is not None else None,
@@ -143,7 +143,7 @@ def unpack_task(extra_args: Mapping[str, Any], tokenizer: Callable[[], Tokenizer
 
 @lru_cache(maxsize=1024)
 def end_id(constraint: Constraint, stop_id: int) -> int:
-    """An id that ends a completion of ``constraint`` and is nowhere else in one: ``stop_id`` where that is possible."""
+    """An id that no completion of ``constraint`` contains, to end it with: ``stop_id`` where possible."""
     if isinstance(constraint, RegexConstraint):
         return constraint.tokenizer.stop_id
     assert isinstance(constraint, LineConstraint)

@@ -1,4 +1,4 @@
-"""How long vLLM may show no sign of life while somebody waits for it."""
+"""A watchdog for a hanging vLLM: how long no iteration may end while a caller waits."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from grpo_core.rollout.vllm_engine.statistics import IterationStatistics
 
 CHECK_EVERY_S = 1.0
-_GRACE_S = 10.0  # vLLM's own error comes first
+_GRACE_S = 10.0  # lets vLLM's own timeout come first
 _LIMIT = "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"
 
 
 class Watchdog:
-    """The looks in a row that have seen nothing: no iteration of vLLM has ended since the one before.
+    """Counts checks in a row without progress: no iteration of vLLM has ended since the previous check.
 
-    Looks are counted, not seconds: who is stopped together with vLLM (Ctrl-Z, a laptop that sleeps) takes none.
-    ``limit_s`` is vLLM's own: after it vLLM gives up an iteration of its workers.
+    It counts checks, not seconds, so that a process that is suspended together with vLLM (Ctrl-Z, a sleeping laptop)
+    does not time out. ``limit_s`` is vLLM's own timeout for an iteration of its workers.
     """
 
     def __init__(self, statistics: IterationStatistics, limit_s: float) -> None:
@@ -28,10 +28,10 @@ class Watchdog:
         self._num_checks = 0
 
     def check(self) -> None:
-        """To be called every ``CHECK_EVERY_S`` while the answer is not there.
+        """Call it every ``CHECK_EVERY_S`` while waiting.
 
         Raises:
-            EngineError: it has lasted too long.
+            EngineError: no iteration has ended within the limit.
         """
         if self._statistics.num_iterations != self._num_seen:
             self._num_seen, self._num_checks = self._statistics.num_iterations, 0

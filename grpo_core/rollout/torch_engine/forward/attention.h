@@ -50,7 +50,7 @@ static float weigh(float *row, int64_t num_keys) {
     const float most = largest_of(top);
     for (int64_t s = 0; s < end; s += LANES) {
         store(row + s, exponential(load(row + s) - most));
-        for (int64_t beyond = num_keys; beyond < s + LANES; beyond++) row[beyond] = 0; /* exponential(-inf) is only nearly 0 */
+        for (int64_t beyond = num_keys; beyond < s + LANES; beyond++) row[beyond] = 0; /* exp(-inf) is not quite 0 */
         total += load(row + s);
     }
     return sum_of(total);

@@ -18,7 +18,7 @@ from grpo_core.rollout.torch_engine.forward.attention_math import attend_causall
 
 @dataclass(frozen=True, slots=True)
 class PromptChunk:
-    """Tokens ``start:stop`` of ``node``, and the nodes before it. Without ``keep`` only the end's hidden state counts."""
+    """Tokens ``start:stop`` of ``node``, and the nodes before it. Without ``keep`` no keys are stored."""
 
     node: PrefixNode
     before: list[PrefixNode]

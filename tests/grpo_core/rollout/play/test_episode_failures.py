@@ -1,4 +1,4 @@
-"""What goes wrong in an episode: it is played again, or the caller hears of it."""
+"""A failing episode is retried, or its error reaches the caller."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_failed_episode_is_played_again(
     (failure,) = collector.failures
     assert batch.stats.num_failed_episodes == 1
     assert [record.getMessage() for record in caplog.records if record.name == "grpo_core.rollout"] == [
-        f"{failure}; it is played again"
+        f"{failure}; retrying"
     ]
     assert str(failure).startswith("batch 4, group 1, sample 2, attempt 1 of 3: environment 'duel' with seed ")
     assert failure.num_rounds == num_rounds
