@@ -28,7 +28,7 @@ from __future__ import annotations
 
 
 class GrpoError(ValueError):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and fix."""
 
 
 class ConfigError(GrpoError):

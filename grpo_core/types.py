@@ -1,4 +1,4 @@
-"""The values that flow: Observation -> Completion -> Trajectory -> Group -> Batch -> StepMetrics.
+"""The values that pass between rooms: Observation -> Completion -> Trajectory -> Group -> Batch -> StepMetrics.
 
 Shape letters: P prompt tokens, R completion tokens, A allowed ids over all tokens of a completion.
 Arrays are numpy and read-only by convention; no torch logic lives here.
@@ -98,13 +98,13 @@ class Group:
 
     @property
     def has_spread(self) -> bool:
-        """Its rewards differ: there is a winner, and so a gradient. One that is no number differs from all."""
+        """Its rewards differ: there is a winner, and so a gradient. A NaN reward differs from every other."""
         return any(trajectory.reward != self.trajectories[0].reward for trajectory in self.trajectories)
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutStats:
-    """What it took to collect one batch, starting states included that were played for it and replaced."""
+    """Statistics of collecting one batch. They include starting states that were replaced."""
 
     duration_s: float
     num_prompt_tokens: int  # tokens of all prompts, as the policy saw them
@@ -112,12 +112,12 @@ class RolloutStats:
     num_completion_tokens: int
     num_completions: int
     num_failed_episodes: int = 0
-    num_sampled_groups: int = 0  # starting states that were played
-    num_replaced_groups: int = 0  # those of them that are not in the batch: all their rewards were equal
-    num_refilled_groups: int = 0  # starting states of the batch that replaced others, and have a gradient
+    num_sampled_groups: int = 0  # starting states that were sampled
+    num_replaced_groups: int = 0  # of these, the ones that are not in the batch because all their rewards were equal
+    num_refilled_groups: int = 0  # starting states of the batch that are replacements with a gradient
     num_zero_variance_groups: int = 0  # starting states of the batch that have none
     num_trajectories: int = 0
-    sampled_reward_mean: float = 0.0  # over all of them: what the policy earns, which a selected batch does not tell
+    sampled_reward_mean: float = 0.0  # over all sampled trajectories: the policy's reward, unbiased by the replacements
 
     @property
     def tokens_per_second(self) -> float:
@@ -159,17 +159,17 @@ class StepMetrics:
     num_dropped_groups: int
     num_sequences: int
     num_loss_tokens: int  # tokens that the policy chose: those with a loss
-    num_effective_tokens: int  # those of them that no mask took out
+    num_effective_tokens: int  # of these, the ones that no mask removed
     num_masked_tokens: int
     packing: str  # the layout that ran: a ``Packing``
     num_model_tokens: int  # tokens that went through the model after packing
     num_padded_tokens: int  # tokens that would have gone through it unpacked: sum of P + R
     num_forward_passes: int  # with a gradient
-    num_scoring_passes: int  # without one, before the update: old or reference log-probabilities that were not there
+    num_scoring_passes: int  # without one, before the update: for missing old or reference log-probabilities
     num_micro_batches: int
     num_tokenizer_calls: int
-    is_skipped: bool  # loss or gradient was no number: the weights are those of the version before
-    nonfinite_trajectories: str  # then: whose, as "<group id>[<index>]" joined by "|"
+    is_skipped: bool  # loss or gradient was non-finite: the weights stay those of the previous version
+    nonfinite_trajectories: str  # then: the ones that caused it, as "<group id>[<index>]" joined by "|"
     scoring_ms: float
     loss_forward_ms: float
     backward_ms: float

@@ -32,10 +32,10 @@ class ConfiguredFactory:
 
 
 def check_environment(config: EnvironmentConfig) -> None:
-    """See that ``config.name`` is a name of ours or looks like that of a factory. Nothing is imported.
+    """Check that ``config.name`` is a built-in environment, or has the form of a factory. Nothing is imported.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither of them.
     """
     if config.name not in ("arithmetic", "diplomacy") and ":" not in config.name:
         raise ConfigError(

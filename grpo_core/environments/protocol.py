@@ -1,4 +1,4 @@
-"""What an environment is: episodes of several turns, in which several agents may act at once."""
+"""The interface of an environment: episodes of several turns, in which several agents may act at once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from grpo_core.types import Observation
 class Environment(Protocol):
     """One episode at a time. The same seed always starts the same episode.
 
-    The collector calls ``reset``, then ``observe`` and ``step`` in turn until ``done``. While ``in_opening`` is true
-    the turns only lead to the starting state: they are played but not trained on, and ``snapshot`` of the state
-    reached can be cached and restored.
+    The collector calls ``reset``, then ``observe`` and ``step`` in turn until ``done``. While ``in_opening`` is true,
+    the turns only lead to the starting state: they are not trained on, and a ``snapshot`` of the state after them can
+    be cached and restored.
     """
 
     @property
@@ -31,7 +31,7 @@ class Environment(Protocol):
         ...
 
     def step(self, actions: Mapping[str, str]) -> None:
-        """Play the answers of all observed agents, by agent name, as the policy wrote them.
+        """Apply the answers of all observed agents, by agent name, as the policy wrote them.
 
         Raises:
             InvalidActionError: an observed agent has no answer.
@@ -39,11 +39,11 @@ class Environment(Protocol):
         ...
 
     def rewards(self) -> Mapping[str, float]:
-        """What each agent has earned since the opening ended. Agents keep their names throughout."""
+        """Each agent's return since the end of the opening. Agents keep their names throughout."""
         ...
 
     def snapshot(self) -> dict[str, Any]:
-        """The state as JSON, enough for ``restore`` to continue alike."""
+        """The state as plain JSON, from which ``restore`` continues identically."""
         ...
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
@@ -56,7 +56,7 @@ class Environment(Protocol):
 
 
 class EnvironmentFactory(Protocol):
-    """Makes environments of one configuration. ``key`` tells what their openings depend on, for the state cache."""
+    """Makes environments of one configuration. ``key`` is all that their openings depend on, for the state cache."""
 
     @property
     def key(self) -> str: ...

@@ -1,4 +1,4 @@
-"""Warm positions on disk: snapshots of environments at the end of their opening, by what produced them."""
+"""Warm starts on disk: snapshots of environments at the end of their opening, keyed by what produced them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Key = Mapping[str, str | int]
 
 
 class StateCache:
-    """One JSON file per key in ``folder``: ``{key, snapshot, sha256}``, the last of the snapshot.
+    """One JSON file per key in ``folder``: ``{key, snapshot, sha256}``, with the checksum of the snapshot.
 
     Several processes may share the folder: an entry appears whole or not at all.
     """
@@ -36,7 +36,7 @@ class StateCache:
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
-            logger.warning("State cache entry %s is damaged (%s): the opening is played again", path, error)
+            logger.warning("State cache entry %s is damaged (%s); the opening is computed again", path, error)
         if snapshot is None:
             self.num_misses += 1
         else:

@@ -1,1 +1,1 @@
-"""Published weights at rest (``store``, ``layout``) and in memory (``cache``)."""
+"""Published weights: on disk (``store``, ``layout``), in memory (``cache``), and whether they fit (``check``)."""

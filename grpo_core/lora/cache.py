@@ -1,4 +1,4 @@
-"""Published weights kept in memory, least recently used out first, so that a version is read from disk once."""
+"""An LRU cache of published weights, so that a version is read from disk once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ logger = logging.getLogger("grpo_core.lora")
 
 @dataclass(frozen=True, slots=True)
 class CacheResult:
-    """One answer of the cache. ``load_ms`` is the wall time of the call, whatever it had to do."""
+    """The result of one lookup. ``load_ms`` is the wall time of the call, hit or miss."""
 
     weights: PolicyWeights
-    hit: bool  # it was in memory already
+    hit: bool  # it was in memory
     load_ms: float
 
 
@@ -34,7 +34,7 @@ class CacheCounters:
 
     hits: int = 0
     misses: int = 0
-    joined: int = 0  # waited for a load that another thread had begun
+    joined: int = 0  # waited for another thread's load
     evictions: int = 0
 
 
@@ -47,7 +47,7 @@ class _Entry:
 class LoRACache:
     """At most ``max_adapters`` versions of at most ``max_bytes`` together. Thread-safe.
 
-    Pinned ones stay even over these limits. One that does not fit beside them is served but not kept.
+    Pinned versions stay even over these limits. A version that does not fit beside them is returned but not cached.
     """
 
     def __init__(self, store: AdapterStore, max_bytes: int, max_adapters: int) -> None:
@@ -62,7 +62,7 @@ class LoRACache:
         self._lock = Lock()
 
     def __contains__(self, version: PolicyVersion) -> bool:
-        """Whether ``version`` is in memory. Asking counts as no request."""
+        """Whether ``version`` is in memory. Does not count as a request."""
         with self._lock:
             return version in self._entries
 
@@ -129,7 +129,7 @@ class LoRACache:
     def _load(self, version: PolicyVersion, num_pins: int) -> PolicyWeights:
         try:
             weights = self._store.load(version)
-        except BaseException as error:  # whatever it is, also an interrupt, the waiting threads must not hang
+        except BaseException as error:  # also an interrupt: the waiting threads must not hang
             with self._lock:
                 pending = self._loading.pop(version)
             pending.set_exception(error)
@@ -141,7 +141,7 @@ class LoRACache:
         return weights
 
     def _keep(self, weights: PolicyWeights, num_pins: int) -> PolicyWeights:
-        """Those to use: what was kept, evicted and loaded again meanwhile comes before ``weights``."""
+        """Cache ``weights``. Returns those of another thread if it has cached the version in the meantime."""
         entry = self._entries.get(weights.version)
         if entry is None:
             if num_pins == 0 and not self._fits_beside_pinned(weights):

@@ -1,4 +1,4 @@
-"""How weights are written down: PEFT's files for an adapter, transformers' for full weights, and what describes them.
+"""The files of published weights: PEFT's for an adapter, transformers' for full weights, and their description.
 
 A description is plain JSON: every field but the version and the tensors.
 """
@@ -20,7 +20,7 @@ PEFT_PREFIX = "base_model.model."  # what PEFT puts before the names of an adapt
 
 
 def description_of(weights: PolicyWeights) -> dict[str, Any]:
-    """What ``described`` makes ``weights`` of again, with the version and the tensors."""
+    """The description from which ``described`` restores ``weights``, with the version and the tensors."""
     if isinstance(weights, FullWeights):
         return {
             "method": "full",
@@ -36,7 +36,7 @@ def description_of(weights: PolicyWeights) -> dict[str, Any]:
 
 
 def described(version: PolicyVersion, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PolicyWeights:
-    """The weights that ``description`` is of. Raises KeyError where a field is missing."""
+    """The weights that ``description`` describes. Raises KeyError where a field is missing."""
     if description.get("method") == "full":
         return FullWeights(version, description["base_fingerprint"], description["architecture"], tensors)
     return Adapter(
@@ -63,7 +63,7 @@ def files_of(weights: PolicyWeights) -> dict[str, bytes]:
 
 
 def from_files(version: PolicyVersion, description: Mapping[str, Any], contents: Mapping[str, bytes]) -> PolicyWeights:
-    """The weights whose ``files_of`` are ``contents``, on the CPU."""
+    """The reverse of ``files_of``: the weights in ``contents``, on the CPU."""
     import safetensors.torch
 
     (name,) = (name for name in contents if name.endswith(".safetensors"))
@@ -78,8 +78,7 @@ def _safetensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def _owned(tensor: Tensor) -> Tensor:
-    """On the CPU. A copy where it is a view: the trainer may keep all as views of one buffer, which safetensors
-    refuses."""
+    """``tensor`` on the CPU; a copy if it is a view, because safetensors refuses views of a shared buffer."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 

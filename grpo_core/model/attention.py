@@ -1,7 +1,7 @@
-"""The one attention function that every model here runs with, and the seam through which callers choose its layout.
+"""The attention function that every model here runs with. A caller's plan decides what it computes.
 
-A caller passes a plan to the model's forward call (``plan=...``); transformers hands it down to every layer. The plan
-decides which keys each query sees. Without a plan the model attends as transformers' own SDPA path does.
+A caller passes a plan to the model's forward call (``plan=...``); transformers passes it on to every layer. The plan
+decides which keys each query sees. Without a plan the model runs transformers' own SDPA attention.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ATTENTION_NAME = "grpo"
 
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 _OTHER_ATTENTION = ("attn_logit_softcapping", "kv_lora_rank", "attention_chunk_size")
-"""Settings of attention that a plan does not know: capped scores, heads of two sizes, windows of another kind."""
+"""Settings of attention that a plan does not support: capped scores, two head sizes, chunked windows."""
 
 
 class AttentionPlan(Protocol):
@@ -58,13 +58,12 @@ AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
 def exact_packing(config: PreTrainedConfig) -> Packing:
     """The layout with the most sharing in which a model of ``config`` computes what it does on separate sequences.
 
-    A plan stands in for full attention over rotated keys, and nothing else. With windows or capped scores
-    transformers' own SDPA attention is told where each sequence begins. Models that have none (those with attention
-    sinks), whose layers carry a state from token to token, or that take positions from the place in the row, get a row
-    for each sequence.
+    A plan replaces full attention over rotated keys only. For models with windows or capped scores, transformers' own
+    SDPA attention runs on packed sequences, and learns from the positions where each begins. The rest get a padded row
+    per sequence: models without SDPA attention (attention sinks), with recurrent layers, or without rotary positions.
     """
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return "padded"  # code of its own
+        return "padded"  # remote code
     model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     settings = config.to_dict()
     layers = set(settings.get("layer_types") or ())
@@ -78,7 +77,7 @@ def exact_packing(config: PreTrainedConfig) -> Packing:
 
 
 def takes_plan(decoder: nn.Module) -> bool:
-    """Whether the model was loaded so that it hands a plan down to its layers."""
+    """Whether the model passes a plan on to its layers."""
     config = decoder.config
     assert isinstance(config, PreTrainedConfig)
     return config._attn_implementation == ATTENTION_NAME
@@ -87,13 +86,13 @@ def takes_plan(decoder: nn.Module) -> bool:
 def forward_hidden(
     decoder: nn.Module, input_ids: Tensor, position_ids: Tensor | None, plan: AttentionPlan | None
 ) -> Tensor:
-    """Hidden states [B, T, hidden] of ``input_ids`` [B, T] under ``plan``; the head is the caller's to apply.
+    """Hidden states [B, T, hidden] of ``input_ids`` [B, T] under ``plan``; the caller applies the head.
 
     Without a plan attention is causal; where ``position_ids`` [1, T] begin again, transformers begins a new sequence.
     """
     if plan is None:
         return decoder(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-    # A four-dimensional mask is passed through by transformers, so that it builds none of its own.
+    # transformers passes a four-dimensional mask through, and so does not build one.
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device)
     output = decoder(input_ids=input_ids, position_ids=position_ids, attention_mask=no_mask, use_cache=False, plan=plan)
     return output.last_hidden_state

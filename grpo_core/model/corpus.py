@@ -1,4 +1,4 @@
-"""Generated text that looks like the environments' prompts and answers: what the presets are made from."""
+"""Synthetic prompts and answers of the environments: the training text of the presets."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from grpo_core.kernels.allocator import keep_freed_memory
 from grpo_core.model.attention import ATTENTION_NAME, exact_packing
 from grpo_core.model.source import first_line, locate_model
 
-disable_progress_bar()  # loading takes a moment; the bars would break into our own
+disable_progress_bar()  # its progress bars would interrupt ours
 
 SUPPORTED_MODEL_TYPES = ("llama", "qwen2", "qwen3")
 
@@ -60,11 +60,11 @@ def resolve_device(device: str) -> torch.device:
 def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Policy:
     """The base model of ``config`` on its device, frozen and in evaluation mode.
 
-    On a CPU the process keeps some of the memory that it frees from then on (see ``heap``).
-    With ``any_architecture`` one whose attention this code does not drive keeps transformers' own.
+    On a CPU the process keeps some freed memory from then on (see ``kernels.allocator``). With ``any_architecture`` a
+    model of another architecture is loaded, too, and keeps transformers' own attention.
 
     Raises:
-        ModelError: it cannot be found or loaded, or is of such an architecture and that was not asked for.
+        ModelError: it cannot be found or loaded, or has another architecture without ``any_architecture``.
     """
     where = locate_model(config.name)
     device = resolve_device(config.device)
@@ -80,12 +80,12 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
             where,
             dtype=getattr(torch, config.dtype),
             attn_implementation=ATTENTION_NAME if exact_packing(model_config) == "shared_prefix" else None,
-            ignore_mismatched_sizes=True,  # they are an error below, with the others
+            ignore_mismatched_sizes=True,  # reported below, with the missing ones
             output_loading_info=True,
         )
     except (OSError, SafetensorError, ValueError) as error:  # ValueError: no causal language model
         raise ModelError(f"model {config.name!r}: cannot be loaded ({first_line(error)}); check its files") from error
-    # transformers would go on with random values in their place.
+    # transformers would only warn, and use random values.
     if lost := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
         raise ModelError(
             f"model {config.name!r}: {len(lost)} weights are missing or of another shape than config.json says "
@@ -114,14 +114,14 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
 
 
 def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All that ``model``'s state consists of, by name: its own parameters and buffers, tied ones once."""
+    """The parameters and buffers of ``model`` by name, tied ones once."""
     named = model.state_dict(keep_vars=True)
     first = {id(tensor): name for name, tensor in reversed(named.items())}  # of the names that share a tensor
     return {name: tensor for name, tensor in named.items() if first[id(tensor)] == name}
 
 
 def _obstacle(model_config: PreTrainedConfig) -> str | None:
-    """Why this code cannot drive the attention of such a model, and what it can; None when it can."""
+    """Why this code does not support such a model, and what to do; None when it does."""
     if model_config.model_type not in SUPPORTED_MODEL_TYPES:
         return (
             f"architecture {model_config.model_type!r} is not supported; allowed: {', '.join(SUPPORTED_MODEL_TYPES)}, "

@@ -30,5 +30,5 @@ def locate_model(name: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What a library said, without its advice."""
+    """The first line of a library's error message."""
     return (str(error) or type(error).__name__).splitlines()[0]

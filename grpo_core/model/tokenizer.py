@@ -15,7 +15,7 @@ from grpo_core.types import Int32
 
 
 class Tokenizer:
-    """Text to ids and back, counting its calls per thread so that a trainer can prove that it makes none."""
+    """Text to ids and back, with a count of calls per thread, so that a trainer can prove that it makes none."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer

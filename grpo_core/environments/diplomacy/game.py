@@ -55,7 +55,7 @@ class DiplomacyEnvironment:
 
     The first ``opening_years`` are the opening; ``horizon`` years follow, unless a power wins before. Only powers with
     orders to give are observed. The start is always the same: episodes of different seeds differ once the policy has
-    sampled an opening, and ``seed`` says which episode this is. Environments that share ``phases`` work out legal
+    sampled an opening, and ``seed`` says which episode this is. Environments that share ``phases`` compute legal
     orders and prompts once per position.
     """
 
@@ -87,7 +87,7 @@ class DiplomacyEnvironment:
 
     @property
     def position(self) -> Position:
-        """The position as plain data. Not to be asked for once a power has won."""
+        """The position as plain data. Only defined until a power has won."""
         return _read_position(self._game)
 
     @property
@@ -145,7 +145,7 @@ class DiplomacyEnvironment:
         self._begin_phase()
 
     def _begin_phase(self) -> None:
-        """Find the powers that must order now; phases in which none must are played through."""
+        """Find the powers that must order now. Phases without any are processed at once."""
         while not self.done:
             # The prompt's style is part of the key: environments of both styles may share the cache.
             self._phase = self._phases.get(
@@ -185,7 +185,7 @@ def _read_choices(game: Game) -> dict[str, OrderChoices]:
 
 
 def _phase_key(game: Game) -> Hashable:
-    """All that legal orders and prompts depend on: the phase, and what every power has where."""
+    """All that legal orders and prompts depend on: the phase, and the units and centers of every power."""
     state = game.get_state()
     powers = (
         (

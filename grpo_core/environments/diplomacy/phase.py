@@ -1,4 +1,4 @@
-"""What the policy is asked in a phase, remembered: siblings meet the same positions again and again."""
+"""A cache of legal orders and prompts by position: siblings reach the same positions again and again."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ MAX_PHASES = 256
 
 @dataclass(slots=True)
 class Phase:
-    """The legal orders of every power that must order now, and what they are asked once that was worked out."""
+    """The legal orders of every power that must order now, and their observations once they are built."""
 
     choices: Mapping[str, OrderChoices]
     observations: tuple[Observation, ...] | None = None
 
 
 class PhaseCache:
-    """The phases that were met last, at most ``max_phases``. Environments share it, also those of several threads.
+    """An LRU cache of at most ``max_phases`` phases. Thread-safe; environments share it.
 
-    A phase counts as met when all is equal that its legal orders and prompts are made of: the key must say all that.
+    The key must contain all that legal orders and prompts depend on.
     """
 
     def __init__(self, max_phases: int = MAX_PHASES) -> None:
@@ -41,7 +41,7 @@ class PhaseCache:
         return len(self._phases)
 
     def get(self, key: Hashable, read: Callable[[], Phase]) -> Phase:
-        """The phase met under ``key``, else what ``read`` says of it."""
+        """The phase cached under ``key``, else the result of ``read``."""
         with self._lock:
             phase = self._phases.get(key)
             if phase is not None:

@@ -1,4 +1,4 @@
-"""A position of the game as plain data, and what the name of its phase says."""
+"""A position of the game as plain data, with the parts of its phase's name."""
 
 from __future__ import annotations
 

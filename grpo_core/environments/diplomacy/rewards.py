@@ -8,8 +8,8 @@ CENTERS_TO_WIN = 18
 def power_reward(num_centers_before: int, num_centers_after: int, survives: bool) -> float:
     """``(after - before) / 18``, cut to [-1, 1]; -1 for a power that was eliminated in between.
 
-    18 centres win the game, so 1 is worth the whole way from nothing to victory. A power that was out of the game
-    already earns 0.
+    18 centres win the game, so a reward of 1 is the way from no centre to victory. A power that was eliminated before
+    earns 0.
 
     >>> power_reward(3, 5, survives=True)
     0.1111111111111111

@@ -1,6 +1,7 @@
 """Canaries: quick checks of a rollout engine for faults that stay unnoticed for months, such as stale weights.
 
-They compare any engine with ``transformers`` and PEFT (``reference``), never with other code of this project. ``exactness`` checks one answer, ``lifetime`` an engine that serves many versions and requests.
+They compare any engine with ``transformers`` and PEFT (``reference``), never with other code of this project.
+``exactness`` checks one answer, ``lifetime`` an engine that serves many versions and requests.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Canary:
 
 
 def canaries_for(subject: Subject, *, num_swaps: int, num_requests: int) -> list[Canary]:
-    """All canaries. The one for memory is the last: it takes ``num_swaps`` swaps with ``num_requests`` requests in all."""
+    """All canaries. The last one, for memory, takes ``num_swaps`` swaps with ``num_requests`` requests in all."""
     reaches = [
         Canary(f"adapter reaches {target}", partial(exactness.adapter_reaches, target=target))
         for target in subject.reference.targets

@@ -24,7 +24,7 @@ NARROWINGS: tuple[dict[str, Any], ...] = (
 
 
 def adapter_reaches(subject: Subject, target: str) -> Finding:
-    """An adapter for the modules ``target`` alone changes the engine's log-probabilities as it changes PEFT's."""
+    """An adapter for ``target`` alone changes the engine's log-probabilities as it changes PEFT's."""
     reference = subject.reference
     number = reference.publish((target,), update_size=0.5)
     completions = subject.at(number, [subject.request(index) for index in range(2)])
@@ -50,7 +50,7 @@ def nothing_is_stale(subject: Subject) -> Finding:
 
 
 def ratio_is_one(subject: Subject) -> Finding:
-    """On policy the sampled tokens are as probable to the reference as to the sampler, for every way to narrow the choice."""
+    """On policy the sampled tokens are as probable to the reference as to the sampler, in every sampling mode."""
     requests = {_name(options): subject.request(index, index, **options) for index, options in enumerate(NARROWINGS)}
     requests["constrained"] = subject.orders(7, 7)
     requests["constrained, temperature 0.7, top_p 0.9"] = subject.orders(8, 8, temperature=0.7, top_p=0.9)

@@ -68,7 +68,7 @@ def _mislabelled(completions: list[Completion], numbers: list[int]) -> str | Non
 def memory_is_flat(
     subject: Subject, num_swaps: int, num_requests: int, allowed_bytes: int = ALLOWED_GROWTH_BYTES
 ) -> Finding:
-    """``num_swaps`` new versions, each with its share of ``num_requests`` and a cancelled one, as in a long training run."""
+    """``num_swaps`` new versions, each with its share of ``num_requests`` and a cancelled one, as in training."""
     sizes: list[int] = []
     every = max(1, num_swaps // NUM_READINGS)
     done = 0

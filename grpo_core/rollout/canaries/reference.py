@@ -23,7 +23,7 @@ SLACK = 1e-3  # nats, or probability mass: tokens so close to a limit may fall o
 
 
 class Reference:
-    """Publishes random adapters of ``run``, and computes what each version should sample from. Version 0 is the base."""
+    """Publishes random adapters of ``run``, and computes what each version samples from. Version 0 is the base."""
 
     def __init__(self, policy: Policy, store: AdapterStore, run: str) -> None:
         self._policy = policy

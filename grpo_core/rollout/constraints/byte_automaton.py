@@ -19,9 +19,9 @@ from grpo_core.types import Int32
 if TYPE_CHECKING:
     from outlines_core import Index
 
-MAX_ENDINGS = 12  # texts that are tried after a token, to see whether it can stand
-ENDING_BYTES = 16  # of each; what follows later does not move the token's end
-_END = 0  # the byte that ends an expression inside; no completion has it
+MAX_ENDINGS = 12  # texts to try after a token, to see whether the tokenizer produces it
+ENDING_BYTES = 16  # of each; later text does not move the end of the token
+_END = 0  # the byte that marks the end of a match; no completion contains it
 _SYNTAX = (
     "allowed is the syntax of Rust's regex crate without look-around, back-references and anchors such as '^', '$' and "
     "'\\b' (all of a completion must match), in which every branch matches some text; rewrite it"
@@ -29,9 +29,9 @@ _SYNTAX = (
 
 
 class ByteAutomaton:
-    """The deterministic automaton of an expression over the bytes of UTF-8, without states that lead nowhere.
+    """The deterministic automaton of an expression over the bytes of UTF-8, without dead ends.
 
-    ``table`` [S + 1, 256] has the next state of each state and byte; ``dead``, its last row, stands for none.
+    ``table`` [S + 1, 256] has the next state of each state and byte; ``dead``, the last row, means none.
     State 0 is the first one. ``is_final`` [S + 1].
     """
 
@@ -71,7 +71,8 @@ class ByteAutomaton:
         return automaton
 
     def _shortest_ways(self) -> tuple[Int32, Int32]:
-        """The byte to take from each state [S + 1] to its nearest end, and how many there are; negative when none."""
+        """The first byte on the shortest way from each state [S + 1] to an end, and the length of that way; negative
+        without one."""
         sources, byte_values = np.nonzero(self.table != self.dead)
         targets = self.table[sources, byte_values]
         order = np.argsort(targets, kind="stable")
@@ -92,7 +93,7 @@ class ByteAutomaton:
 
     @cached_property
     def _order(self) -> list[int] | None:
-        """States from the first one on, each before those that it leads to; None when there is a cycle."""
+        """A topological order of the states; None when there is a cycle."""
         num_ways = np.bincount(self.table.ravel(), minlength=len(self.table))
         order = [state for state in range(self.dead) if num_ways[state] == 0]
         for state in order:
@@ -115,7 +116,7 @@ class ByteAutomaton:
         return int(longest[0])
 
     def strings(self, limit: int) -> list[bytes] | None:
-        """All matches, None when they are more than ``limit``."""
+        """All matches; None when there are more than ``limit``."""
         if self._order is None:
             return None
         counts = np.zeros(len(self.table), dtype=np.int64)
@@ -141,7 +142,7 @@ class ByteAutomaton:
         return bytes(text)
 
     def endings(self, state: int) -> tuple[bytes, ...]:
-        """At most ``MAX_ENDINGS`` texts that lead from ``state`` to an end, which differ as early as they can."""
+        """At most ``MAX_ENDINGS`` texts that lead from ``state`` to an end, as different from the start as possible."""
         if state not in self._endings:
             texts: list[bytes] = []
             beginnings = [(state, b"")]
@@ -154,7 +155,7 @@ class ByteAutomaton:
         return self._endings[state]
 
     def _branches(self, state: int) -> list[tuple[bytes, int]]:
-        """The bytes that may follow and their states, one of each kind in turn."""
+        """The bytes that may follow and their states, alternating between kinds of characters."""
         kinds: dict[str, list[int]] = {}
         for byte in np.flatnonzero(self.table[state] != self.dead).tolist():
             kinds.setdefault(_kind(byte), []).append(byte)
@@ -176,7 +177,7 @@ def _kind(byte: int) -> str:
 def _compile_index(pattern: str) -> Index:
     """The index of ``pattern`` and ``_END`` over a vocabulary of single bytes.
 
-    Without an end the library prefers what comes first, as a search does: 'a|ab' would not match 'ab'.
+    Without the end marker the library prefers the first alternative, as a search does: 'a|ab' would not match 'ab'.
 
     Raises:
         ConstraintError: not a regular expression, or one of which a part matches nothing.
@@ -186,7 +187,7 @@ def _compile_index(pattern: str) -> Index:
     single_bytes = Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
     problem = _python_problem(pattern)
     try:
-        if problem:  # or a syntax that Python does not know, such as \p{L}; alone, lest a bracket closes ours
+        if problem:  # or a syntax that Python does not know, such as \p{L}; without our bracket, which it might close
             Index(pattern, single_bytes)
         return Index(f"(?:{pattern})\\x{_END:02}", single_bytes)
     except ValueError:
@@ -196,7 +197,7 @@ def _compile_index(pattern: str) -> Index:
 
 def _python_problem(pattern: str) -> str | None:
     try:
-        with warnings.catch_warnings(action="ignore"):  # Python's own remarks about a set in a set
+        with warnings.catch_warnings(action="ignore"):  # Python's warnings about nested sets
             re.compile(pattern)
     except re.error as error:
         return str(error)

@@ -1,6 +1,6 @@
-"""Constrain a completion: the automaton that says which tokens may come next, and the one for legal lines.
+"""Constrained decoding: the protocol of a constraint, which says what tokens may come next, and the one for lines.
 
-Lines are a token trie per segment, walked one token at a time; ``regex`` has the automaton of regular expressions.
+Lines are a token trie per segment, walked one token at a time; ``regex`` has the constraint of regular expressions.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Line = tuple[int, ...]
 
 
 class ConstraintCursor(Protocol):
-    """Where one completion stands in its constraint."""
+    """The state of one completion in its constraint."""
 
     @property
     def finished(self) -> bool:
-        """Nothing may follow: the completion is whole."""
+        """Nothing may follow: the completion is complete."""
         ...
 
     def allowed(self) -> Sequence[int]:
@@ -36,14 +36,14 @@ class Constraint(Protocol):
 
     @property
     def max_tokens(self) -> int | None:
-        """Tokens that no completion exceeds, None when there is no such number."""
+        """Tokens of the longest completion; None when completions are unbounded."""
         ...
 
     def start(self) -> ConstraintCursor: ...
 
 
 class TrieNode:
-    """What may follow a beginning that some lines share; without children it is the end of one."""
+    """A node of the trie: the tokens that may follow a common prefix of lines. A leaf ends a line."""
 
     __slots__ = ("_ids", "children")
 
@@ -53,7 +53,7 @@ class TrieNode:
 
     @property
     def ids(self) -> Line:
-        """The tokens of the children, ascending. The trie must not grow once this was asked."""
+        """The tokens of the children, ascending. Cached: the trie must not grow afterwards."""
         if self._ids is None:
             self._ids = tuple(sorted(self.children))
         return self._ids
@@ -63,7 +63,7 @@ class TrieNode:
         return self.children[token]
 
     def without(self, line: Line) -> TrieNode | None:
-        """A trie without ``line``, which shares all but its path with this one; None when nothing is left."""
+        """A trie without ``line`` that shares all other nodes with this one; None when it would be empty."""
         path: list[TrieNode] = [self]
         for token in line:
             child = path[-1].children.get(token)
@@ -85,8 +85,8 @@ def build_trie(lines: Iterable[Line]) -> TrieNode:
     """The trie of tokenised ``lines``.
 
     Raises:
-        ConstraintError: no lines, an empty line, or one that is the beginning of another: then no token tells
-            whether the shorter one has ended.
+        ConstraintError: no lines, an empty line, or one that is a prefix of another: then no token tells whether the
+            shorter one has ended.
     """
     root = TrieNode()
     for line in sorted(set(lines), key=len):
@@ -131,14 +131,14 @@ class LineConstraint:
 
 
 class LineCursor:
-    """Where one completion stands in its lines."""
+    """The state of one completion in its lines."""
 
     def __init__(self, constraint: LineConstraint) -> None:
         self._constraint = constraint
         self._segment = 0
         self._line: list[int] = []
         self._chosen: list[Line] = []
-        self._root = self._node = constraint.tries[0]  # of the segment, without the lines that are taken
+        self._root = self._node = constraint.tries[0]  # of the segment, without lines that were chosen
 
     @property
     def finished(self) -> bool:

@@ -1,13 +1,13 @@
 """Constrain a completion to a regular expression, in the tokenizer's own tokenization.
 
-A string can be cut into tokens in many ways, and a tokenizer gives one of them. Only that one is allowed here: for
-every completion ``tokenizer.encode(text) == ids``, so a constrained policy is never trained on ids that it would not
-meet in text. Two automata see to it:
+A string has many tokenizations, and the tokenizer produces one of them, the canonical one. Only that one is allowed
+here: for every completion ``tokenizer.encode(text) == ids``, so a constrained policy never trains on ids that it would
+not meet in text. There are two automata:
 
-- A language of at most ``MAX_STRINGS`` strings is written out. Each string is encoded, and their trie is the automaton.
-- Otherwise tokens walk the expression's byte automaton. A token may follow when the tokenizer, given the text up to it
-  and some text that the expression could still ask for, writes that very token. How a text splits is decided near its
-  end, so the text is taken from the last word on, and what is found holds for every completion with that end.
+- A language of at most ``MAX_STRINGS`` strings is enumerated. Each string is encoded, and their trie is the automaton.
+- Otherwise tokens walk the expression's byte automaton. A token is allowed when the tokenizer produces it, given the
+  text before it and some text that the expression allows after it. Tokenization depends on the text near the end only,
+  so the text is taken from the last word on, and the result is cached for every completion with that end.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from grpo_core.rollout.constraints.lines import Line, TrieNode, build_trie
 from grpo_core.rollout.constraints.token_bytes import TokenBytes, token_bytes_of
 from grpo_core.types import Int32
 
-MAX_STRINGS = 4096  # a language of no more is written out
+MAX_STRINGS = 4096  # larger languages are not enumerated
 CACHED_IDS = 1 << 22  # of all nodes of one expression
 _NEVER = 255
 
 
 class Node(Protocol):
-    """Where completions stand that may go on alike."""
+    """A state of an automaton over tokens. Completions in the same state have the same continuations."""
 
     @property
     def ids(self) -> Line:
-        """What may come next, ascending; nothing when the completion is whole."""
+        """Ids that may come next, ascending; empty when the completion is complete."""
         ...
 
     def follow(self, token: int) -> Node: ...
@@ -48,11 +48,11 @@ class Node(Protocol):
 
 @dataclass(frozen=True)
 class RegexConstraint:
-    """A completion matches all of ``pattern``. It ends with the stop id where it could also go on, else by itself."""
+    """A completion matches all of ``pattern``. It ends with the stop id where more could follow, else without one."""
 
     pattern: str
     tokenizer: Tokenizer = field(repr=False)
-    max_tokens: int | None = field(compare=False)  # no completion has more
+    max_tokens: int | None = field(compare=False)  # of the longest completion
     first: Node = field(repr=False, compare=False)
 
     def start(self) -> RegexCursor:
@@ -60,7 +60,7 @@ class RegexConstraint:
 
 
 class RegexCursor:
-    """Where one completion stands in its expression."""
+    """The state of one completion in its expression."""
 
     def __init__(self, first: Node) -> None:
         self._node = first
@@ -80,10 +80,10 @@ class RegexCursor:
 
 @lru_cache(maxsize=256)
 def compile_regex(pattern: str, tokenizer: Tokenizer) -> RegexConstraint:
-    """The constraint of ``pattern``, in the syntax of Rust's ``regex`` crate, which is Python's but for look-around.
+    """The constraint of ``pattern``, in the syntax of Rust's ``regex`` crate, which is Python's without look-around.
 
     Raises:
-        ConstraintError: not such an expression, or no text but the empty one matches it that the tokenizer can write.
+        ConstraintError: not such an expression, or the tokenizer can produce no match but the empty text.
     """
     token_bytes = token_bytes_of(tokenizer)
     automaton = ByteAutomaton.compile(pattern)
@@ -97,14 +97,14 @@ def compile_regex(pattern: str, tokenizer: Tokenizer) -> RegexConstraint:
         max_tokens = max(map(len, lines), default=0)
     if first is None:
         raise ConstraintError(
-            f"constraint pattern {pattern!r}: matches no text that the tokenizer can write, or the empty one only; "
+            f"constraint pattern {pattern!r}: matches no text that the tokenizer can produce, or only the empty one; "
             "allowed is an expression with at least one other match; widen it"
         )
     return RegexConstraint(pattern, tokenizer, max_tokens, first)
 
 
 def _lines(strings: Sequence[bytes], token_bytes: TokenBytes, stop_id: int) -> list[Line]:
-    """The tokens of ``strings``, with the stop id where others go on. Empty without a string to write."""
+    """The tokens of ``strings``, with the stop id where another string continues. Empty if none can be encoded."""
     lines = {line for text in strings if (line := token_bytes.encode(text)) is not None}
     beginnings = {line[:end] for line in lines for end in range(len(line))}
     if lines <= {()}:
@@ -113,7 +113,7 @@ def _lines(strings: Sequence[bytes], token_bytes: TokenBytes, stop_id: int) -> l
 
 
 class TokenAutomaton:
-    """What tokens may do in a ``ByteAutomaton``. Its nodes are made when they are first reached, and some forgotten."""
+    """A ``ByteAutomaton`` lifted to tokens. Nodes are built when they are first reached, and kept in an LRU cache."""
 
     def __init__(self, token_bytes: TokenBytes, automaton: ByteAutomaton) -> None:
         self.token_bytes = token_bytes
@@ -125,7 +125,7 @@ class TokenAutomaton:
         self.context = lru_cache(maxsize=65536)(token_bytes.context)
 
     def first(self) -> TokenNode | None:
-        """The node of the empty text; None when the tokenizer cannot write any other."""
+        """The node of the empty text; None when the tokenizer can produce no other text."""
         node = self.node(0, (), None)
         if node is not None and node.ids:
             return node
@@ -133,10 +133,10 @@ class TokenAutomaton:
         return next((self.node(0, (), line) for line in lines if line), None)
 
     def node(self, state: int, context: Line, rest: Line | None) -> TokenNode | None:
-        """Where completions stand that have led to ``state`` and end with ``context``.
+        """The node of completions that have led to ``state`` and end with ``context``.
 
-        None when no token was found that may follow, and no end. With ``rest``, tokens that are known to lead to an
-        end, the first of them then follows.
+        None when no token was found that may follow, and the text cannot end. With ``rest``, tokens that are known to
+        lead to an end, the first of them is allowed then.
         """
         key = (state, context, rest)
         with self._lock:
@@ -152,7 +152,7 @@ class TokenAutomaton:
         """The tokens from ``line``, which has led to ``state``, to the end with which its last token was tried.
 
         Raises:
-            ConstraintError: they do not go on from there, which the beginning of the text did not show.
+            ConstraintError: no ending has a tokenization that begins with ``line``.
         """
         endings = self.bytes.endings(state)
         for ending in (*endings[turn:], *endings[:turn]):
@@ -160,8 +160,8 @@ class TokenAutomaton:
             if ids is not None and ids[: len(line)] == line:
                 return ids[len(line) :]
         raise ConstraintError(
-            f"constraint pattern: after {self.text(line)!r} no text was found that the tokenizer writes as it began; "
-            "give choices instead of a pattern, or a pattern with more than one way to go on"
+            f"constraint pattern: after {self.text(line)!r} no ending was found that keeps the tokens so far; "
+            "give choices instead of a pattern, or a pattern that allows more text there"
         )
 
     def _build(self, state: int, context: Line, rest: Line | None) -> TokenNode | None:
@@ -183,7 +183,7 @@ class TokenAutomaton:
         return TokenNode(self, context, rest, tuple(ids), states, turns)
 
     def _turns_that_hold(self, context: Line, tokens: Sequence[int], states: Int32) -> NDArray[np.uint8]:
-        """For each token the first ending with which the tokenizer writes it after ``context``, or ``_NEVER``."""
+        """For each token the first ending with which the tokenizer produces it after ``context``, or ``_NEVER``."""
         prefix, size = self.text(context), len(context)
         turns = np.full(len(tokens), _NEVER, dtype=np.uint8)
         left = list(range(len(tokens)))
@@ -220,8 +220,8 @@ def _size(node: TokenNode | None) -> int:
 
 
 class TokenNode:
-    """A node of a ``TokenAutomaton``. ``states`` and ``turns`` go with ``ids``: where each leads, and which of the
-    endings there showed that it may stand.
+    """A node of a ``TokenAutomaton``. ``states`` and ``turns`` go with ``ids``: the state that each leads to, and the
+    index of the ending there with which the tokenizer produces it.
     """
 
     __slots__ = ("_automaton", "_context", "_rest", "_states", "_turns", "ids")

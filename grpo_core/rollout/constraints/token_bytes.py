@@ -1,4 +1,4 @@
-"""How a tokenizer writes bytes, and how far back it looks to split them."""
+"""The bytes of a tokenizer's tokens, and how much context decides where it splits a text."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from grpo_core.types import Int32
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-CONTEXT_TOKENS = 6  # to look back from a token, when there is no word or number nearer
-LETTERS_SURE = 4  # into a word, no splitting rule minds how it began
-MAX_CONTEXT_TOKENS = 16  # when the tokenizer does not even split there
-MIN_BATCH = 2048  # texts to encode on all cores; fewer are faster on one
+CONTEXT_TOKENS = 6  # when no word or number starts nearer
+LETTERS_SURE = 4  # letters into a word from which no splitting rule depends on the word's start
+MAX_CONTEXT_TOKENS = 16  # when the tokenizer does not split there either
+MIN_BATCH = 2048  # texts; fewer are encoded faster on one core than on all
 
 
 class TokenBytes:
-    """The bytes of each id of a byte-level tokenizer, and the ids that it writes for bytes."""
+    """The bytes of each id of a byte-level tokenizer, and the ids of bytes."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.stop_id = tokenizer.stop_id
@@ -33,13 +33,13 @@ class TokenBytes:
         self.bytes_of.pop(self.stop_id, None)
 
     def encode(self, text: bytes) -> Line | None:
-        """The ids of ``text``; None when they spell another one (normalised, or with special tokens)."""
+        """The ids of ``text``; None when they decode to another text (normalised, or with special tokens)."""
         ids = tuple(self._backend.encode(text.decode(), add_special_tokens=False).ids)
         pieces = [self.bytes_of.get(token) for token in ids]
         return ids if None not in pieces and b"".join(piece for piece in pieces if piece) == text else None
 
     def encode_all(self, texts: Sequence[bytes]) -> list[list[int]]:
-        """The ids of ``texts``, each cut back to whole characters."""
+        """The ids of ``texts``, each truncated to whole characters."""
         strings = [text.decode(errors="ignore") for text in texts]
         if len(strings) < MIN_BATCH:
             return [self._backend.encode(text, add_special_tokens=False).ids for text in strings]
@@ -56,11 +56,11 @@ class TokenBytes:
         return matrix, lengths, np.array(ids, dtype=np.int32)
 
     def context(self, line: Line, ending: bytes) -> Line:
-        """The end of ``line``, when ``ending`` follows, that decides how a text splits which goes on from there.
+        """The last tokens of ``line``, when ``ending`` follows, that decide how the text after them is split.
 
-        Splitting rules look ahead but not back: they start anew where a piece starts. What follows can still move that
-        place while it is among blanks or marks, or after an apostrophe ("'l", "'ll"), so the end is taken from a word
-        or number on, or from well inside a word.
+        Pre-tokenization looks ahead but not back: it restarts at each piece. Following text can still move the start of
+        a piece among blanks or marks, or after an apostrophe ("'l", "'ll"), so the context starts at a word or number,
+        or well inside a word.
         """
         pieces = [self.bytes_of[token] for token in line]
         words = self._backend.encode((b"".join(pieces) + ending).decode(errors="ignore")).word_ids

@@ -27,7 +27,7 @@ logger = logging.getLogger("grpo_core.rollout")
 class Collector:
     """Turns a batch index into a ``Batch``: the same index, seed and policy version give the same batch.
 
-    ``groups`` are the indices of the batch's starting states that this collector plays. Several collectors with disjoint
+    ``groups`` are the indices of the batch's starting states that this collector plays. Collectors with disjoint
     ``groups`` produce the same batch together as one alone.
 
     With a state cache, a starting state is computed once, with the policy of that time, and reused.
@@ -112,7 +112,7 @@ class Collector:
         return {place: tuple(groups) for place, groups in found.items()}
 
     def start(self, index: int) -> list[Episode]:
-        """The episodes of batch ``index``. Siblings share a starting state, which comes after the opening if there is one."""
+        """The episodes of batch ``index``. Siblings share a starting state, after the opening if any."""
         self._failures.clear()
         return self._begin(index, self._groups, refill=0)
 
@@ -203,9 +203,7 @@ class Collector:
         self._failures.append(failure)
         episode.attempt += 1
         if episode.attempt == MAX_ATTEMPTS:
-            raise EpisodeError(
-                f"{failure}; fix the environment, or leave out the states that it cannot play"
-            ) from error
+            raise EpisodeError(f"{failure}; fix the environment") from error
         logger.warning("%s; retrying", failure, exc_info=None if isinstance(error, GrpoError) else error)
         try:
             episode.restart(self._factory())

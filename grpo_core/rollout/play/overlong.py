@@ -1,4 +1,4 @@
-"""The soft overlong penalty: an answer near the maximum length earns less, so that the policy learns to stop in time."""
+"""The soft overlong penalty: an answer near the maximum length earns less, to teach the policy to stop in time."""
 
 from __future__ import annotations
 

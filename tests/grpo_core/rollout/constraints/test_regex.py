@@ -330,10 +330,10 @@ def test_many_texts_are_spelled_like_few(tokenizer: Tokenizer) -> None:
         (r"\bab", "anchors such as"),
         ("[a&&b]", "every branch matches some text"),
         (r"\x00", "no text matches it"),
-        ("", "matches no text that the tokenizer can write, or the empty one only"),
+        ("", "matches no text that the tokenizer can produce, or only the empty one"),
         ("()*", "the empty one only"),
-        (r"<\|endoftext\|>", "matches no text that the tokenizer can write"),
-        (r"e\u0301+", "matches no text that the tokenizer can write"),
+        (r"<\|endoftext\|>", "matches no text that the tokenizer can produce"),
+        (r"e\u0301+", "matches no text that the tokenizer can produce"),
     ],
 )
 def test_patterns_that_cannot_be_used_are_refused_in_one_line(pattern: str, match: str) -> None:
