@@ -203,7 +203,7 @@ class Collector:
         self._failures.append(failure)
         episode.attempt += 1
         if episode.attempt == MAX_ATTEMPTS:
-            raise EpisodeError(f"{failure}; fix the environment") from error
+            raise EpisodeError(f"{failure}; fix the environment, or exclude the states it cannot play") from error
         logger.warning("%s; retrying", failure, exc_info=None if isinstance(error, GrpoError) else error)
         try:
             episode.restart(self._factory())

@@ -331,7 +331,7 @@ def test_many_texts_are_spelled_like_few(tokenizer: Tokenizer) -> None:
         ("[a&&b]", "every branch matches some text"),
         (r"\x00", "no text matches it"),
         ("", "matches no text that the tokenizer can produce, or only the empty one"),
-        ("()*", "the empty one only"),
+        ("()*", "only the empty one"),
         (r"<\|endoftext\|>", "matches no text that the tokenizer can produce"),
         (r"e\u0301+", "matches no text that the tokenizer can produce"),
     ],

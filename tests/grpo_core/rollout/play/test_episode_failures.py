@@ -82,7 +82,9 @@ def test_an_episode_that_always_fails_is_an_error(breaks: str, rooms: Rooms) -> 
     engine = rooms.engine = OneByOne(rooms.engine)
     collector = rooms.collector(duels(breaks), TINY)
 
-    with pytest.raises(EpisodeError, match=r"batch 0, group 0, .*, attempt 3 of 3: environment 'duel' .*; mend the"):
+    with pytest.raises(
+        EpisodeError, match=r"batch 0, group 0, .*, attempt 3 of 3: environment 'duel' .*; fix the environment"
+    ):
         collector.collect(0)
 
     assert max(failure.attempt for failure in collector.failures) == MAX_ATTEMPTS
