@@ -23,15 +23,15 @@ from bench.reporting.options import OneLineParser, natural, new_file, numbers_of
 from grpo_core.home import write_atomic, write_json
 
 if TYPE_CHECKING:
-    from bench.learning_arms.run import Run
+    from bench.learning_arms.run import LearningRun
     from bench.reporting.figures import Figure
     from pytest_grpo.reports.markup import Markup
 
-Runs = Mapping[str, Sequence["Run"]]
+RunsByArm = Mapping[str, Sequence["LearningRun"]]
 """By arm, one per seed."""
 
 
-def run(options: argparse.Namespace) -> dict[str, list[Run]]:
+def run(options: argparse.Namespace) -> dict[str, list[LearningRun]]:
     """All seeds, the arms in turn.
 
     Raises:
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> dict[str, list[Run]]:
     from bench.learning_arms.run import Task
 
     torch.set_num_threads(options.threads)
-    runs: dict[str, list[Run]] = {"grpo_core": []}
+    runs: dict[str, list[LearningRun]] = {"grpo_core": []}
     for seed in options.seeds:
         task = Task(options.model, options.steps, options.groups, options.group_size, options.new_tokens, seed)
         with tempfile.TemporaryDirectory() as folder:
@@ -58,7 +58,7 @@ def has_trl() -> bool:
     return find_spec("trl") is not None
 
 
-def figures(runs: Runs, reward: float, window: int) -> dict[str, Figure]:
+def figures(runs: RunsByArm, reward: float, window: int) -> dict[str, Figure]:
     """``steps_to_reward`` per arm, and ours over TRL's, seed by seed."""
     from bench.reporting.figures import Figure
 
@@ -72,12 +72,12 @@ def figures(runs: Runs, reward: float, window: int) -> dict[str, Figure]:
     return found
 
 
-def steps(runs: Sequence[Run], reward: float, window: int) -> list[int]:
+def steps(runs: Sequence[LearningRun], reward: float, window: int) -> list[int]:
     """To the reward; one more than there were where it was never reached."""
     return [one.steps_to(reward, window) or len(one.rewards) + 1 for one in runs]
 
 
-def table(runs: Runs, seeds: Sequence[int], reward: float, window: int) -> list[str]:
+def table(runs: RunsByArm, seeds: Sequence[int], reward: float, window: int) -> list[str]:
     """One row per seed and arm, then the figures."""
     from bench.reporting.figures import figure_table, row, table_head
 
@@ -90,7 +90,7 @@ def table(runs: Runs, seeds: Sequence[int], reward: float, window: int) -> list[
     return [*lines, "", *figure_table(figures(runs, reward, window))]
 
 
-def drawing(runs: Runs, window: int) -> Markup:
+def drawing(runs: RunsByArm, window: int) -> Markup:
     """Trailing means by step, averaged over the seeds; the first full window is the first point."""
     from bench.reporting.drawing import Panel, Point, picture
 

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from bench.faults import FAULTS, Fault
-from bench.faults.runs import Finding, Log, Result, Run, expected_findings, judge, other_red_gates, run_phases
+from bench.faults.runs import FaultRun, Finding, Log, Result, expected_findings, judge, other_red_gates, run_phases
 from bench.reporting.options import OneLineParser, add_markdown, natural, new_file
 from grpo_core.home import write_atomic
 from pytest_grpo.types import Verdict
@@ -22,9 +22,9 @@ from pytest_grpo.types import Verdict
 ALL_PHASES = "all"
 
 
-def run_faults(faults: Sequence[Fault], log: Log, *, all_phases: bool, options: Sequence[str]) -> list[Run]:
+def run_faults(faults: Sequence[Fault], log: Log, *, all_phases: bool, options: Sequence[str]) -> list[FaultRun]:
     """The run of each fault, from the log or made now."""
-    runs: list[Run] = []
+    runs: list[FaultRun] = []
     for place, fault in enumerate(faults, start=1):
         phases = ALL_PHASES if all_phases else str(fault.phase)
         run = log.get(fault.name, phases, 0)
@@ -36,9 +36,9 @@ def run_faults(faults: Sequence[Fault], log: Log, *, all_phases: bool, options: 
     return runs
 
 
-def run_clean(num_runs: int, log: Log, options: Sequence[str]) -> list[Run]:
+def run_clean(num_runs: int, log: Log, options: Sequence[str]) -> list[FaultRun]:
     """Runs of the default suite without a fault, from the log or made now."""
-    runs: list[Run] = []
+    runs: list[FaultRun] = []
     for number in range(num_runs):
         run = log.get(None, ALL_PHASES, number)
         if run is None:
@@ -50,13 +50,13 @@ def run_clean(num_runs: int, log: Log, options: Sequence[str]) -> list[Run]:
     return runs
 
 
-def _say(text: str, run: Run) -> None:
+def _say(text: str, run: FaultRun) -> None:
     print(f"{text} ({run.duration_s:.0f} s)", file=sys.stderr, flush=True)
     if run.tail:
         print(run.tail, file=sys.stderr, flush=True)
 
 
-def fault_table(faults: Sequence[Fault], runs: Sequence[Run]) -> Iterator[str]:
+def fault_table(faults: Sequence[Fault], runs: Sequence[FaultRun]) -> Iterator[str]:
     yield "| phase | fault | must turn red | verdict | measured | reason | other red timing gates | result |"
     yield "|---" * 8 + "|"
     for fault, run in zip(faults, runs, strict=True):
@@ -76,7 +76,7 @@ def fault_table(faults: Sequence[Fault], runs: Sequence[Run]) -> Iterator[str]:
     yield f"{results[Result.OK]} of {len(faults)} faults were seen."
 
 
-def clean_table(runs: Sequence[Run]) -> Iterator[str]:
+def clean_table(runs: Sequence[FaultRun]) -> Iterator[str]:
     """Per gate, the verdicts of all runs, and why some were no pass."""
     by_metric: dict[tuple[int | None, str], list[Finding]] = defaultdict(list)
     for run in runs:

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> list[Report]:
         ModelError: there is no such model or device.
     """
     from bench.reporting.figures import Report
-    from bench.rollout_arms.adapter import Versions
+    from bench.rollout_arms.adapter import AdapterPublisher
     from bench.rollout_arms.arm import Setup
     from bench.rollout_arms.costs import measure_costs
     from bench.rollout_arms.rounds import RolloutShape
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> list[Report]:
             max_sequences=max(options.sequences),
             folder=Path(folder),
         )
-        versions = Versions(setup.folder / "adapters", setup.model)
+        versions = AdapterPublisher(setup.folder / "adapters", setup.model)
         shape = RolloutShape(
             options.sequences, options.group_size, options.prompt_tokens, options.new_tokens, versions.vocab_size
         )

@@ -42,7 +42,7 @@ class Finding(BaseModel):
         return self.verdict is Verdict.FAIL
 
 
-class Run(BaseModel):
+class FaultRun(BaseModel):
     """One run of ``phases``, as ``--phase`` takes them; the ``number``-th with this ``fault``. ``tail`` is the end of
     its output when it has something to explain."""
 
@@ -79,7 +79,7 @@ class Result(StrEnum):
 class Log:
     """The runs so far, in ``path`` when there is one."""
 
-    def __init__(self, path: Path | None, runs: Sequence[Run] = ()) -> None:
+    def __init__(self, path: Path | None, runs: Sequence[FaultRun] = ()) -> None:
         self._path = path
         self._runs = {run.key: run for run in runs}
 
@@ -96,10 +96,10 @@ class Log:
                 f"{path}: no log of planted faults ({where} is wrong); give another file or --fresh"
             ) from None
 
-    def get(self, fault: str | None, phases: str, number: int) -> Run | None:
+    def get(self, fault: str | None, phases: str, number: int) -> FaultRun | None:
         return self._runs.get((fault, phases, number))
 
-    def add(self, run: Run) -> None:
+    def add(self, run: FaultRun) -> None:
         """Keep ``run`` in place of an older one of its key, on disk too."""
         self._runs[run.key] = run
         if self._path is not None:
@@ -107,10 +107,10 @@ class Log:
 
 
 class _LogFile(BaseModel):
-    runs: list[Run]
+    runs: list[FaultRun]
 
 
-def run_phases(fault: Fault | None, phases: str, number: int = 0, options: Sequence[str] = ()) -> Run:
+def run_phases(fault: Fault | None, phases: str, number: int = 0, options: Sequence[str] = ()) -> FaultRun:
     """Run ``phases`` with ``fault`` planted; ``options`` go to pytest."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def run_phases(fault: Fault | None, phases: str, number: int = 0, options: Seque
         lines = report.read_text(encoding="utf-8").splitlines() if report.exists() else []
     findings = tuple(Finding.model_validate_json(line) for line in lines)
     is_explained = any(finding.is_red for finding in findings)
-    return Run(
+    return FaultRun(
         fault=fault.name if fault is not None else None,
         phases=phases,
         number=number,
@@ -144,12 +144,12 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def expected_findings(fault: Fault, run: Run) -> list[Finding]:
+def expected_findings(fault: Fault, run: FaultRun) -> list[Finding]:
     """What the run says about the metrics that must turn red."""
     return [finding for finding in run.findings if finding.metric in fault.metrics]
 
 
-def other_red_gates(fault: Fault, run: Run) -> list[str]:
+def other_red_gates(fault: Fault, run: FaultRun) -> list[str]:
     """Timing gates that turned red beside the metrics that must."""
     return [
         finding.metric
@@ -158,7 +158,7 @@ def other_red_gates(fault: Fault, run: Run) -> list[str]:
     ]
 
 
-def judge(fault: Fault, run: Run) -> Result:
+def judge(fault: Fault, run: FaultRun) -> Result:
     """Whether the run gives the fault away as it must. Errors are no verdicts."""
     expected = expected_findings(fault, run)
     seen = {finding.metric for finding in expected if finding.is_red and fault.reason in finding.reason}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.learning_arms.run import Run, Start, Task
+from bench.learning_arms.run import LearningRun, Start, Task
 from grpo_core.config import GrpoConfig, build_config
 from grpo_core.home import Home
 from grpo_core.schedule.stack import build_stack
@@ -28,7 +28,7 @@ def task_config(task: Task) -> GrpoConfig:
     )
 
 
-def learn(task: Task, folder: Path) -> tuple[Run, Start]:
+def learn(task: Task, folder: Path) -> tuple[LearningRun, Start]:
     """The run, and what it started from."""
     stack = build_stack(task_config(task), Home(data=folder / "data", traces=folder / "traces"))
     weights = dict(stack.trainer.weights().tensors)
@@ -40,4 +40,4 @@ def learn(task: Task, folder: Path) -> tuple[Run, Start]:
         rewards.append(stack.trainer.step(batch).reward_mean)
         stack.store.publish(stack.trainer.weights())
         stack.engine.use_version(stack.trainer.version)
-    return Run(tuple(rewards), tuple(questions)), Start(tuple(questions), weights)
+    return LearningRun(tuple(rewards), tuple(questions)), Start(tuple(questions), weights)

@@ -25,7 +25,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LearningRun:
     """The mean reward of each step's answers, before its update, and the questions that they were given."""
 
     rewards: tuple[float, ...]  # [steps]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from bench.learning_arms.core_arm import task_config
-from bench.learning_arms.run import Run, Start, Task
+from bench.learning_arms.run import LearningRun, Start, Task
 from grpo_core.environments.arithmetic import answer, question
 
 
-def learn(task: Task, start: Start, folder: Path) -> Run:
+def learn(task: Task, start: Start, folder: Path) -> LearningRun:
     """Of TRL's defaults these are changed, so that both arms do the same mathematics in the same precision."""
     import torch
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
@@ -80,7 +80,7 @@ def learn(task: Task, start: Start, folder: Path) -> Run:
         set_peft_model_state_dict(trainer.model, weights)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    return Run(tuple(rewards), start.questions)
+    return LearningRun(tuple(rewards), start.questions)
 
 
 def _sum_of(prompt: str) -> str:

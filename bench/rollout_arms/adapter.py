@@ -16,7 +16,7 @@ RUN = "speed"
 B_STD = 0.1
 
 
-class Versions:
+class AdapterPublisher:
     """Publishes one adapter for ``model`` under ever new versions, as a trainer publishes one per step."""
 
     def __init__(self, folder: Path, model: ModelConfig) -> None:

@@ -44,7 +44,7 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RolloutSample:
     """What it took to do one ``Workload``: from token ids to token ids, constraints compiled on the way."""
 
     num_tokens: int  # of all completions
@@ -58,7 +58,7 @@ class Sample:
 
 
 class Arm(Protocol):
-    def run(self, workload: Workload) -> Sample: ...
+    def run(self, workload: Workload) -> RolloutSample: ...
 
     def close(self) -> None: ...
 

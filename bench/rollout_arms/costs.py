@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bench.reporting.figures import Figure, Report, figure_table
-from bench.rollout_arms.adapter import Versions
+from bench.rollout_arms.adapter import AdapterPublisher
 from bench.rollout_arms.arm import Setup
 from bench.rollout_arms.rounds import RolloutShape
 from bench.rollout_arms.torch_arm import TorchArm, build_engine, kv_bytes_per_token, requests
@@ -63,7 +63,7 @@ def measure_costs(setup: Setup, shape: RolloutShape, presets: Sequence[str] = PR
     lines = []
     for preset, own in setups.items():
         adapters = setup.folder / f"memory-{preset}"
-        Versions(adapters, own.model).publish(1)
+        AdapterPublisher(adapters, own.model).publish(1)
         # A new process: its libraries and its allocator begin anew.
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             memory = pool.submit(measure_memory, own, shape, adapters).result()
@@ -76,7 +76,7 @@ def measure_costs(setup: Setup, shape: RolloutShape, presets: Sequence[str] = PR
 def _swap_figures(setup: Setup) -> dict[str, Figure]:
     """Two versions by turns, both in the cache."""
     torch.set_num_threads(setup.num_threads)
-    versions = Versions(setup.folder / "swaps", setup.model)
+    versions = AdapterPublisher(setup.folder / "swaps", setup.model)
     engine = build_engine(setup, versions.store, load_policy(setup.model))
     for number in (1, 2):
         versions.publish(number)
@@ -128,5 +128,5 @@ def _sample_from_small_copy(setup: Setup, shape: RolloutShape) -> None:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(where).save_pretrained(folder)
     arm_setup = replace(setup, model=setup.model.model_copy(update={"name": str(folder)}))
-    arm = TorchArm(arm_setup, Versions(folder / "adapters", arm_setup.model))
+    arm = TorchArm(arm_setup, AdapterPublisher(folder / "adapters", arm_setup.model))
     arm.run(shape.free_workload(np.random.default_rng(0), shape.group_size))

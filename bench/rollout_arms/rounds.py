@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import psutil
 
-from bench.rollout_arms.arm import Arms, Sample, Workload
+from bench.rollout_arms.arm import Arms, RolloutSample, Workload
 from bench.rollout_arms.workloads import OrderWorkloads, free_workload
 
 FREE, ORDERS = "free", "orders"
@@ -43,7 +43,7 @@ class Timed:
     num_groups: int
     num_sequences: int
     number: int  # of the round
-    sample: Sample
+    sample: RolloutSample
     foreign_s: float
     """CPU seconds of the processes of other arms meanwhile. Above 0 they disturb."""
 

@@ -15,7 +15,7 @@ import torch
 
 from bench.reporting.drawing import Panel, Point, picture
 from bench.reporting.figures import Figure, Report, row, table_head
-from bench.rollout_arms.adapter import Versions
+from bench.rollout_arms.adapter import AdapterPublisher
 from bench.rollout_arms.arm import Setup, Workload
 from bench.rollout_arms.torch_arm import TorchArm, requests
 from bench.rollout_arms.workloads import free_workload
@@ -54,7 +54,7 @@ class Cell:
 CELLS = tuple(Cell(*group, num_tokens) for group in GROUPS for num_tokens in PROMPT_TOKENS)
 
 
-def measure_scaling(setup: Setup, versions: Versions, file: Path, cells: tuple[Cell, ...] = CELLS) -> Report:
+def measure_scaling(setup: Setup, versions: AdapterPublisher, file: Path, cells: tuple[Cell, ...] = CELLS) -> Report:
     """Times a decode step of each cell, and draws them to ``file``."""
     torch.set_num_threads(setup.num_threads)
     arm = TorchArm(replace(setup, max_sequences=max(cell.num_sequences for cell in cells)), versions)

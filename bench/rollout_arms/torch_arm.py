@@ -6,8 +6,8 @@ import itertools
 
 import torch
 
-from bench.rollout_arms.adapter import RUN, Versions
-from bench.rollout_arms.arm import Sample, Setup, Workload
+from bench.rollout_arms.adapter import RUN, AdapterPublisher
+from bench.rollout_arms.arm import RolloutSample, Setup, Workload
 from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy, load_policy
@@ -26,7 +26,7 @@ class TorchArm:
     So it does in training, and nothing that was computed for an earlier ``Workload`` can be used again.
     """
 
-    def __init__(self, setup: Setup, versions: Versions, *, jump_forward: bool = True) -> None:
+    def __init__(self, setup: Setup, versions: AdapterPublisher, *, jump_forward: bool = True) -> None:
         policy = load_policy(setup.model)
         self.kv_bytes_per_token = kv_bytes_per_token(policy)
         self.engine = build_engine(setup, versions.store, policy, jump_forward=jump_forward)
@@ -40,7 +40,7 @@ class TorchArm:
         self._versions.publish(number)
         self.engine.use_version(number)
 
-    def run(self, workload: Workload) -> Sample:
+    def run(self, workload: Workload) -> RolloutSample:
         torch.set_num_threads(self._num_threads)
         self.next_version()
         before = self.engine.counters
@@ -54,7 +54,7 @@ class TorchArm:
             outcomes += self.engine.step()
         end = now()
         completions = completions_or_error([outcome.result for outcome in outcomes])
-        return Sample(
+        return RolloutSample(
             num_tokens=sum(len(completion.completion_ids) for completion in completions),
             seconds=end - start,
             num_prefill_tokens=(self.engine.counters - before).num_prefill_tokens,

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from bench.rollout_arms.arm import Sample, Setup, Workload
+from bench.rollout_arms.arm import RolloutSample, Setup, Workload
 from pytest_grpo.measuring.clock import now
 
 KV_CACHE_GIB = 2
@@ -46,7 +46,7 @@ class VllmArm:
         self._processes = set(psutil.Process().children(recursive=True)) - others
         self._stop()
 
-    def run(self, workload: Workload) -> Sample:
+    def run(self, workload: Workload) -> RolloutSample:
         from vllm import SamplingParams, TokensPrompt  # pyright: ignore[reportMissingImports]
 
         prompts = [TokensPrompt(prompt_token_ids=prompt.tolist()) for prompt in workload.prompts]
@@ -59,7 +59,7 @@ class VllmArm:
         seconds = now() - start
         self._stop()
         num_tokens = sum(len(completion.token_ids) for result in results for completion in result.outputs)
-        return Sample(num_tokens, seconds)
+        return RolloutSample(num_tokens, seconds)
 
     def close(self) -> None:
         self._resume()

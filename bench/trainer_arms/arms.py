@@ -100,10 +100,10 @@ def random_weights(system: GrpoSystem) -> Mapping[str, np.ndarray]:
 
 
 def _samplers(names: list[str], setup: Setup) -> dict[str, Arm]:
-    from bench.rollout_arms.adapter import Versions
+    from bench.rollout_arms.adapter import AdapterPublisher
     from bench.rollout_arms.torch_arm import TorchArm
 
-    versions = Versions(setup.folder / "adapters", setup.model)
+    versions = AdapterPublisher(setup.folder / "adapters", setup.model)
     samplers: dict[str, Arm] = {SHARED: TorchArm(setup, versions)}
     if TRL in names:
         from bench.rollout_arms.trl_arm import TrlArm

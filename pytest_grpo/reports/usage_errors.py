@@ -10,7 +10,7 @@ import pytest
 
 from pytest_grpo.measuring.sampler import MeasurementError
 
-MISTAKE = "grpo_mistake"
+USAGE_ERROR = "grpo_mistake"
 """The name of the property that a test with a mistake carries."""
 
 
@@ -24,4 +24,4 @@ def rewrite_report(report: pytest.TestReport, excinfo: pytest.ExceptionInfo[Base
         cause = pytest.ExceptionInfo.from_exception(error.__cause__)
         text += f"\n\n{cause.getrepr(style='short')}"
     report.longrepr = text
-    report.user_properties.append((MISTAKE, str(error)))
+    report.user_properties.append((USAGE_ERROR, str(error)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.faults import FAULTS, WRONG_ANSWERS, Fault
-from bench.faults.runs import Finding, Log, Result, Run, judge, run_phases
+from bench.faults.runs import FaultRun, Finding, Log, Result, judge, run_phases
 from bench.planted_faults import main
 from pytest_grpo.settings.phases import PHASES
 from pytest_grpo.types import Verdict
@@ -32,13 +32,13 @@ def finding(metric: str, verdict: Verdict = Verdict.FAIL, reason: str = "", num_
     )
 
 
-def make_run(*findings: Finding, fault: str | None = SLOW.name, phases: str = "2", exit_code: int = 1) -> Run:
-    return Run(
+def make_run(*findings: Finding, fault: str | None = SLOW.name, phases: str = "2", exit_code: int = 1) -> FaultRun:
+    return FaultRun(
         fault=fault, phases=phases, number=0, exit_code=exit_code, duration_s=1.0, findings=findings, tail="the end"
     )
 
 
-def save(path: Path, *runs: Run) -> None:
+def save(path: Path, *runs: FaultRun) -> None:
     log = Log(path)
     for run in runs:
         log.add(run)
