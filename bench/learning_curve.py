@@ -1,9 +1,9 @@
-"""How many steps it takes to learn, beside TRL's ``GRPOTrainer`` on the same data, seeds and settings.
+"""Learning curves: training steps to a given reward, here and in TRL's ``GRPOTrainer``, on the same data and seeds.
 
 ``python bench/learning_curve.py --json curve.json --svg curve.svg`` trains both on ``arithmetic`` from the same
 adapter, for each seed in turn, and prints a Markdown table. A run has learned when its mean reward over the last
-``--window`` steps reaches ``--reward``; one that never does counts as one step more than it had. Without TRL only this
-project's runs are made.
+``--window`` steps reaches ``--reward``; a run that never does counts as its number of steps plus one. Without TRL, only
+this project is trained.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RunsByArm = Mapping[str, Sequence["LearningRun"]]
 
 
 def run(options: argparse.Namespace) -> dict[str, list[LearningRun]]:
-    """All seeds, the arms in turn.
+    """Train each arm with each seed.
 
     Raises:
         GrpoError: there is no such model.
@@ -59,7 +59,7 @@ def has_trl() -> bool:
 
 
 def figures(runs: RunsByArm, reward: float, window: int) -> dict[str, Figure]:
-    """``steps_to_reward`` per arm, and ours over TRL's, seed by seed."""
+    """``steps_to_reward`` per arm, and its ratio to TRL's, seed by seed."""
     from bench.reporting.figures import Figure
 
     found: dict[str, Figure] = {}
@@ -73,7 +73,7 @@ def figures(runs: RunsByArm, reward: float, window: int) -> dict[str, Figure]:
 
 
 def steps(runs: Sequence[LearningRun], reward: float, window: int) -> list[int]:
-    """To the reward; one more than there were where it was never reached."""
+    """The steps to the reward of each run; the number of steps plus one if it was never reached."""
     return [one.steps_to(reward, window) or len(one.rewards) + 1 for one in runs]
 
 
@@ -122,7 +122,7 @@ def _parser() -> OneLineParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when everything was measured, 2 for a mistake on the command line."""
+    """Returns 0; a mistake on the command line ends with 2."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not 1 <= options.window <= options.steps:

@@ -1,4 +1,4 @@
-"""Runs of the phases in a process of their own, with a fault planted or without, and what they say about it."""
+"""Runs of the phases in a new process, with or without a planted fault, and their results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TAIL_LINES = 15
 
 
 class Finding(BaseModel):
-    """What is kept of a verdict row. Only a timing gate has ``num_pairs``."""
+    """The stored part of a verdict row. Only a timing gate has ``num_pairs``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,7 +62,7 @@ class FaultRun(BaseModel):
 
 
 class Result(StrEnum):
-    """How a run did with its fault."""
+    """Whether a run detected its fault."""
 
     OK = "ok"
     MISSED = "missed"
@@ -72,12 +72,12 @@ class Result(StrEnum):
 
     @property
     def is_settled(self) -> bool:
-        """Whether running it again could hardly give another one."""
+        """Whether a repetition is unlikely to change the result."""
         return self in (Result.OK, Result.MISSED, Result.OTHERS_RED)
 
 
 class Log:
-    """The runs so far, in ``path`` when there is one."""
+    """The runs so far, stored in ``path`` if given."""
 
     def __init__(self, path: Path | None, runs: Sequence[FaultRun] = ()) -> None:
         self._path = path
@@ -93,14 +93,14 @@ class Log:
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"])) or "JSON"
             raise ValueError(
-                f"{path}: no log of planted faults ({where} is wrong); give another file or --fresh"
+                f"{path}: not a log of planted faults ({where} is invalid); name another file, or add --fresh"
             ) from None
 
     def get(self, fault: str | None, phases: str, number: int) -> FaultRun | None:
         return self._runs.get((fault, phases, number))
 
     def add(self, run: FaultRun) -> None:
-        """Keep ``run`` in place of an older one of its key, on disk too."""
+        """Store ``run``, in place of an older one with its key."""
         self._runs[run.key] = run
         if self._path is not None:
             write_json(self._path, _LogFile(runs=list(self._runs.values())).model_dump(mode="json"))
@@ -145,12 +145,12 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
 
 
 def expected_findings(fault: Fault, run: FaultRun) -> list[Finding]:
-    """What the run says about the metrics that must turn red."""
+    """The findings on the metrics that must turn red."""
     return [finding for finding in run.findings if finding.metric in fault.metrics]
 
 
 def other_red_gates(fault: Fault, run: FaultRun) -> list[str]:
-    """Timing gates that turned red beside the metrics that must."""
+    """Timing gates that turned red although they are not expected to."""
     return [
         finding.metric
         for finding in run.findings
@@ -159,7 +159,7 @@ def other_red_gates(fault: Fault, run: FaultRun) -> list[str]:
 
 
 def judge(fault: Fault, run: FaultRun) -> Result:
-    """Whether the run gives the fault away as it must. Errors are no verdicts."""
+    """Whether the run detected the fault as expected. Errors are not verdicts."""
     expected = expected_findings(fault, run)
     seen = {finding.metric for finding in expected if finding.is_red and fault.reason in finding.reason}
     if seen == set(fault.metrics):

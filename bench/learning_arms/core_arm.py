@@ -1,4 +1,4 @@
-"""This project: sampler and trainer take turns, so that every batch is of the newest policy."""
+"""This project, on-policy: sampler and trainer take turns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def task_config(task: Task) -> GrpoConfig:
 
 
 def learn(task: Task, folder: Path) -> tuple[LearningRun, Start]:
-    """The run, and what it started from."""
+    """The run, and its start for the other arm."""
     stack = build_stack(task_config(task), Home(data=folder / "data", traces=folder / "traces"))
     weights = dict(stack.trainer.weights().tensors)
     rewards: list[float] = []

@@ -1,4 +1,4 @@
-"""TRL's ``GRPOTrainer.train``: the same questions in the same order, the same adapter and settings to begin with."""
+"""TRL's ``GRPOTrainer.train``: same questions in the same order, same initial adapter, same settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from grpo_core.environments.arithmetic import answer, question
 
 
 def learn(task: Task, start: Start, folder: Path) -> LearningRun:
-    """Of TRL's defaults these are changed, so that both arms do the same mathematics in the same precision."""
+    """Train in TRL. Some of its defaults are changed, so that both arms compute the same in the same precision."""
     import torch
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
     from peft import LoraConfig, set_peft_model_state_dict
@@ -84,7 +84,7 @@ def learn(task: Task, start: Start, folder: Path) -> LearningRun:
 
 
 def _sum_of(prompt: str) -> str:
-    """The right answer to one of the environment's questions."""
+    """The correct answer to one of the environment's questions."""
     first, second = (int(number) for number in re.findall(r"\d+", prompt))
     assert prompt == question(first, second)
     return answer(first, second).strip()

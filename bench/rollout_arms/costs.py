@@ -1,4 +1,4 @@
-"""The third part: what it costs to have an adapter at hand, to switch to another one, and to be resident."""
+"""Part three, ``--costs``: the time of a cache hit and of an adapter swap, and resident memory."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ SMALL_SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of one process that sampled with an adapter."""
+    """Memory of one process that sampled with an adapter, in bytes."""
 
-    resident: int  # grown since before the weights were read
+    resident: int  # growth since before the weights were loaded
     weights: int
     kv: int  # of the distinct tokens of the largest batch
 
@@ -57,14 +57,14 @@ class Memory:
 
 
 def measure_costs(setup: Setup, shape: RolloutShape, presets: Sequence[str] = PRESETS) -> Report:
-    """Swaps of the last of ``presets``, and the memory of each after its largest batch of ``shape``."""
+    """Swap times of the last preset, and the memory of each preset after its largest batch of ``shape``."""
     setups = {name: replace(setup, model=setup.model.model_copy(update={"name": name})) for name in presets}
     figures = _swap_figures(setups[presets[-1]])
     lines = []
     for preset, own in setups.items():
         adapters = setup.folder / f"memory-{preset}"
         AdapterPublisher(adapters, own.model).publish(1)
-        # A new process: its libraries and its allocator begin anew.
+        # A new process has a fresh allocator and libraries.
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             memory = pool.submit(measure_memory, own, shape, adapters).result()
         ratio = memory.ratio
@@ -74,7 +74,7 @@ def measure_costs(setup: Setup, shape: RolloutShape, presets: Sequence[str] = PR
 
 
 def _swap_figures(setup: Setup) -> dict[str, Figure]:
-    """Two versions by turns, both in the cache."""
+    """Alternate between two cached versions."""
     torch.set_num_threads(setup.num_threads)
     versions = AdapterPublisher(setup.folder / "swaps", setup.model)
     engine = build_engine(setup, versions.store, load_policy(setup.model))
@@ -95,9 +95,9 @@ def _swap_figures(setup: Setup) -> dict[str, Figure]:
 
 
 def measure_memory(setup: Setup, shape: RolloutShape, adapters: Path) -> Memory:
-    """Of this process after the largest batch of ``shape``. To be called in a new one.
+    """The memory of this process after the largest batch of ``shape``. Call it in a new process.
 
-    A very small model is sampled from before, so that code and buffers of the libraries are not counted.
+    It first samples from a very small model, so that code and buffers of the libraries are not counted.
     """
     torch.set_num_threads(setup.num_threads)
     _sample_from_small_copy(setup, shape)

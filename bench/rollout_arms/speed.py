@@ -1,4 +1,4 @@
-"""The first part: tokens per second of all arms, and the ratios."""
+"""Part one: tokens per second of all arms, and their ratios."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_FOREIGN_SHARE = 0.02
 def measure_speed(
     setup: Setup, versions: AdapterPublisher, shape: RolloutShape, arm_names: Sequence[str], num_rounds: int, seed: int
 ) -> Report:
-    """Lets the arms take turns for ``num_rounds``, and says on stderr how far they are."""
+    """Run the arms in turn for ``num_rounds``, with progress on stderr."""
     rng = np.random.default_rng(seed)
     orders, notes = _order_workloads(load_tokenizer(setup.model.name), rng)
     samples: list[Timed] = []
@@ -42,7 +42,7 @@ def measure_speed(
 
 
 def _order_workloads(tokenizer: Tokenizer, rng: np.random.Generator) -> tuple[OrderWorkloads | None, list[str]]:
-    """What there is to order, or why there is nothing."""
+    """The Diplomacy workloads, or a note why they are left out."""
     try:
         return OrderWorkloads(tokenizer, rng), []
     except MissingPackageError as error:

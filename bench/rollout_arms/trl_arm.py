@@ -15,7 +15,7 @@ from pytest_grpo.systems.trl.trainer import build_trainer
 
 
 class TrlArm:
-    """All sequences in one batch. Constraints are left aside: it samples ``num_tokens`` tokens freely instead."""
+    """Samples all sequences in one batch. It ignores constraints and samples ``num_tokens`` tokens freely."""
 
     def __init__(self, setup: Setup, lora: Path) -> None:
         settings = SystemSettings(

@@ -1,4 +1,4 @@
-"""vLLM: its ``LLM`` class with prefix caching, its core and worker in processes of their own."""
+"""vLLM's ``LLM`` class with prefix caching; its core and worker are separate processes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ KV_CACHE_GIB = 2
 
 
 class VllmArm:
-    """Its processes are stopped while it has nothing to do: a worker that waits spins for a second.
+    """Its processes are suspended between runs, because a waiting worker spins for a second.
 
-    It is asked for no log-probabilities and no text, which is less than the other arms do.
+    It computes no log-probabilities and no text, which is less work than the other arms do.
     """
 
     def __init__(self, setup: Setup, lora: Path | None) -> None:
-        os.environ["OMP_NUM_THREADS"] = str(setup.num_threads)  # of the processes that it starts
+        os.environ["OMP_NUM_THREADS"] = str(setup.num_threads)  # inherited by vLLM's processes
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(KV_CACHE_GIB))
-        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")  # its default leaves one core to others
+        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")  # the default reserves one core
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         from vllm import LLM  # pyright: ignore[reportMissingImports]
         from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]

@@ -53,7 +53,7 @@ class Gate:
         if name not in self.thresholds:
             allowed = ", ".join(sorted(self.thresholds))
             raise pytest.UsageError(
-                f"no threshold {name!r} in {self.config.thresholds_path}; add it there, or choose one of {allowed}"
+                f"no threshold {name!r} in {self.config.thresholds_path}; add it there, or use one of {allowed}"
             )
         return self.thresholds[name]
 

@@ -111,7 +111,7 @@ def test_other_code_there_stops_the_session(project: pytest.Pytester) -> None:
     project.makeconftest("import os, pathlib\npathlib.Path('other.py').write_text(f'PID = {os.getpid()}')")
     result = project.runpytest(*REMOTE)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: phase 2: other code there: other.py; save your files and *"])
+    result.stderr.fnmatch_lines(["ERROR: phase 2: the code there differs: other.py; save your files and *"])
 
 
 @pytest.mark.parametrize(
