@@ -35,7 +35,7 @@ class SubprocessCall:
     """A worker process (``pytest_grpo.remote.worker``) in its own process group, so that all of it can be killed."""
 
     def __init__(self, request: Request, folder: Path) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="grpo-place-")
+        self._scratch = tempfile.TemporaryDirectory(prefix="grpo-worker-")
         self._errors = Path(self._scratch.name) / "errors.txt"
         self._said: list[str] = []
         with self._errors.open("wb") as errors:

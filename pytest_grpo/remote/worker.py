@@ -43,7 +43,7 @@ def serve(request: str, files: bytes, call_id: str | None = None) -> Iterator[st
 
 def _serve(request: str, files: bytes, call_id: str | None) -> Iterator[str]:
     yield json.dumps({"event": "begun", "call_id": call_id})
-    with tempfile.TemporaryDirectory(prefix="grpo-place-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="grpo-worker-") as scratch:
         folder = Path(scratch).resolve() / "project"
         unpack(files, folder)
         yield from run_pytest(Request.from_json(request), folder, Path(scratch))

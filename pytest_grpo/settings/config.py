@@ -159,7 +159,7 @@ def _remote(config: pytest.Config) -> RemoteKind | None:
     modal = _asks_for_modal(config)
     if modal and config.getoption("grpo_remote") not in (None, "modal"):
         raise pytest.UsageError(
-            f"--modal and --grpo-remote {kind or 'local'}: these are two places; drop one of the two"
+            f"--modal and --grpo-remote {kind or 'local'}: both say where phases run; drop one of the two"
         )
     if modal or (config.getini("grpo_modal") and config.getoption("grpo_remote") is None):
         kind = "modal"

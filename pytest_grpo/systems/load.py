@@ -30,7 +30,7 @@ def find_system(name: str) -> SystemFactory:
     """The factory of system ``name``: one of ``system_names``, or ``module:factory``. Builds nothing.
 
     Raises:
-        pytest.UsageError: there is no such system, or it cannot be imported.
+        pytest.UsageError: no such system, or it cannot be imported.
     """
     if name == "trl" and find_spec("trl") is None:
         raise pytest.UsageError("system 'trl': the package trl is not installed; run `uv run --extra trl pytest ...`")
