@@ -1,4 +1,4 @@
-"""What the phases measure with: stacks of the tiny preset in a home of their own, and prompts of real games."""
+"""Fixtures of the phases: stacks of the tiny preset in an empty home, and prompts of real games."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bench_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture
 def build_stack_for(bench_home: Home, request: pytest.FixtureRequest) -> BuildStack:
-    """A stack of ``run`` with these settings per section, e.g. ``rollout={"group_size": 4}``."""
+    """Builds a stack from a run name and settings per section, e.g. ``rollout={"group_size": 4}``."""
     system = request.config.stash[PLUGIN_CONFIG].system
     if system != "grpo_core":
         pytest.skip(f"measures the schedule, the environments or the telemetry of grpo_core, not of {system}")
@@ -46,7 +46,7 @@ def build_stack_for(bench_home: Home, request: pytest.FixtureRequest) -> BuildSt
 
 
 def movement_prompts(*, compact: bool) -> list[str]:
-    """What the seven powers see on the first movement phase of a Diplomacy game."""
+    """The prompts of the seven powers in the first movement phase of a Diplomacy game."""
     from grpo_core.config import EnvironmentConfig
     from grpo_core.environments import make_environment_factory
 

@@ -1,9 +1,9 @@
-"""How many steps it takes to learn, beside TRL's ``GRPOTrainer`` on the same data, seeds and settings.
+"""Learning curves: training steps to a given reward, here and in TRL's ``GRPOTrainer``, on the same data and seeds.
 
 ``python bench/learning_curve.py --json curve.json --svg curve.svg`` trains both on ``arithmetic`` from the same
 adapter, for each seed in turn, and prints a Markdown table. A run has learned when its mean reward over the last
-``--window`` steps reaches ``--reward``; one that never does counts as one step more than it had. Without TRL only this
-project's runs are made.
+``--window`` steps reaches ``--reward``; a run that never does counts as its number of steps plus one. Without TRL, only
+this project is trained.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from bench.reporting.options import OneLineParser, natural, new_file, numbers_of
 from grpo_core.home import write_atomic, write_json
 
 if TYPE_CHECKING:
-    from bench.learning_arms.run import Run
+    from bench.learning_arms.run import LearningRun
     from bench.reporting.figures import Figure
     from pytest_grpo.reports.markup import Markup
 
-Runs = Mapping[str, Sequence["Run"]]
+RunsByArm = Mapping[str, Sequence["LearningRun"]]
 """By arm, one per seed."""
 
 
-def run(options: argparse.Namespace) -> dict[str, list[Run]]:
-    """All seeds, the arms in turn.
+def run(options: argparse.Namespace) -> dict[str, list[LearningRun]]:
+    """Train each arm with each seed.
 
     Raises:
         GrpoError: there is no such model.
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> dict[str, list[Run]]:
     from bench.learning_arms.run import Task
 
     torch.set_num_threads(options.threads)
-    runs: dict[str, list[Run]] = {"grpo_core": []}
+    runs: dict[str, list[LearningRun]] = {"grpo_core": []}
     for seed in options.seeds:
         task = Task(options.model, options.steps, options.groups, options.group_size, options.new_tokens, seed)
         with tempfile.TemporaryDirectory() as folder:
@@ -58,8 +58,8 @@ def has_trl() -> bool:
     return find_spec("trl") is not None
 
 
-def figures(runs: Runs, reward: float, window: int) -> dict[str, Figure]:
-    """``steps_to_reward`` per arm, and ours over TRL's, seed by seed."""
+def figures(runs: RunsByArm, reward: float, window: int) -> dict[str, Figure]:
+    """``steps_to_reward`` per arm, and its ratio to TRL's, seed by seed."""
     from bench.reporting.figures import Figure
 
     found: dict[str, Figure] = {}
@@ -72,12 +72,12 @@ def figures(runs: Runs, reward: float, window: int) -> dict[str, Figure]:
     return found
 
 
-def steps(runs: Sequence[Run], reward: float, window: int) -> list[int]:
-    """To the reward; one more than there were where it was never reached."""
+def steps(runs: Sequence[LearningRun], reward: float, window: int) -> list[int]:
+    """The steps to the reward of each run; the number of steps plus one if it was never reached."""
     return [one.steps_to(reward, window) or len(one.rewards) + 1 for one in runs]
 
 
-def table(runs: Runs, seeds: Sequence[int], reward: float, window: int) -> list[str]:
+def table(runs: RunsByArm, seeds: Sequence[int], reward: float, window: int) -> list[str]:
     """One row per seed and arm, then the figures."""
     from bench.reporting.figures import figure_table, row, table_head
 
@@ -90,7 +90,7 @@ def table(runs: Runs, seeds: Sequence[int], reward: float, window: int) -> list[
     return [*lines, "", *figure_table(figures(runs, reward, window))]
 
 
-def drawing(runs: Runs, window: int) -> Markup:
+def drawing(runs: RunsByArm, window: int) -> Markup:
     """Trailing means by step, averaged over the seeds; the first full window is the first point."""
     from bench.reporting.drawing import Panel, Point, picture
 
@@ -122,7 +122,7 @@ def _parser() -> OneLineParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when everything was measured, 2 for a mistake on the command line."""
+    """Returns 0; a mistake on the command line ends with 2."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not 1 <= options.window <= options.steps:

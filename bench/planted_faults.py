@@ -1,9 +1,9 @@
-"""Whether the phases see the faults of ``bench/faults``, and see none where there is none.
+"""Fault injection: do the phases detect the faults of ``bench/faults``, and raise no false alarms?
 
-``python bench/planted_faults.py --json runs.json`` plants one after the other, each in a process of its own. Each must
-turn its phase red, at the metric that it spoils, and no other timing gate. A Markdown table says which did. It takes
-about an hour and goes on where it was stopped; runs without a verdict are made again. ``--clean 20`` runs the default
-suite 20 times without a fault, where nothing may turn red.
+``python bench/planted_faults.py --json runs.json`` plants the faults one by one, each in a new process. A fault must
+turn its phase red at the expected metric, and no other timing gate. A Markdown table shows which faults were detected.
+It takes about an hour and resumes where it was stopped; runs without a verdict are repeated. ``--clean 20`` runs the
+default suite 20 times without a fault, where nothing may turn red.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from bench.faults import FAULTS, Fault
-from bench.faults.runs import Finding, Log, Result, Run, expected_findings, judge, other_red_gates, run_phases
+from bench.faults.runs import FaultRun, Finding, Log, Result, expected_findings, judge, other_red_gates, run_phases
 from bench.reporting.options import OneLineParser, add_markdown, natural, new_file
 from grpo_core.home import write_atomic
 from pytest_grpo.types import Verdict
@@ -22,9 +22,9 @@ from pytest_grpo.types import Verdict
 ALL_PHASES = "all"
 
 
-def run_faults(faults: Sequence[Fault], log: Log, *, all_phases: bool, options: Sequence[str]) -> list[Run]:
-    """The run of each fault, from the log or made now."""
-    runs: list[Run] = []
+def run_faults(faults: Sequence[Fault], log: Log, *, all_phases: bool, options: Sequence[str]) -> list[FaultRun]:
+    """The run of each fault, from the log or new."""
+    runs: list[FaultRun] = []
     for place, fault in enumerate(faults, start=1):
         phases = ALL_PHASES if all_phases else str(fault.phase)
         run = log.get(fault.name, phases, 0)
@@ -36,9 +36,9 @@ def run_faults(faults: Sequence[Fault], log: Log, *, all_phases: bool, options: 
     return runs
 
 
-def run_clean(num_runs: int, log: Log, options: Sequence[str]) -> list[Run]:
-    """Runs of the default suite without a fault, from the log or made now."""
-    runs: list[Run] = []
+def run_clean(num_runs: int, log: Log, options: Sequence[str]) -> list[FaultRun]:
+    """Runs of the default suite without a fault, from the log or new."""
+    runs: list[FaultRun] = []
     for number in range(num_runs):
         run = log.get(None, ALL_PHASES, number)
         if run is None:
@@ -50,13 +50,13 @@ def run_clean(num_runs: int, log: Log, options: Sequence[str]) -> list[Run]:
     return runs
 
 
-def _say(text: str, run: Run) -> None:
+def _say(text: str, run: FaultRun) -> None:
     print(f"{text} ({run.duration_s:.0f} s)", file=sys.stderr, flush=True)
     if run.tail:
         print(run.tail, file=sys.stderr, flush=True)
 
 
-def fault_table(faults: Sequence[Fault], runs: Sequence[Run]) -> Iterator[str]:
+def fault_table(faults: Sequence[Fault], runs: Sequence[FaultRun]) -> Iterator[str]:
     yield "| phase | fault | must turn red | verdict | measured | reason | other red timing gates | result |"
     yield "|---" * 8 + "|"
     for fault, run in zip(faults, runs, strict=True):
@@ -76,8 +76,8 @@ def fault_table(faults: Sequence[Fault], runs: Sequence[Run]) -> Iterator[str]:
     yield f"{results[Result.OK]} of {len(faults)} faults were seen."
 
 
-def clean_table(runs: Sequence[Run]) -> Iterator[str]:
-    """Per gate, the verdicts of all runs, and why some were no pass."""
+def clean_table(runs: Sequence[FaultRun]) -> Iterator[str]:
+    """Per gate, the verdicts of all runs, and the reasons of those that did not pass."""
     by_metric: dict[tuple[int | None, str], list[Finding]] = defaultdict(list)
     for run in runs:
         for finding in run.findings:
@@ -113,15 +113,15 @@ def _row(*cells: object) -> str:
 
 
 def _selected(options: argparse.Namespace) -> list[Fault]:
-    """The faults that were named; all of them when nothing was, not even clean runs.
+    """The selected faults; all of them when neither faults nor clean runs are selected.
 
     Raises:
-        ValueError: there is no such phase or fault.
+        ValueError: no such phase or fault.
     """
     by_name, phases = {fault.name: fault for fault in FAULTS}, {str(fault.phase) for fault in FAULTS}
     if options.fault is not None:
         if options.fault not in by_name:
-            raise ValueError(f"--fault {options.fault!r}: there is none; choose one of {', '.join(sorted(by_name))}")
+            raise ValueError(f"--fault {options.fault!r}: no such fault; choose one of {', '.join(sorted(by_name))}")
         return [by_name[options.fault]]
     if options.phase is not None:
         wanted = options.phase.split(",")

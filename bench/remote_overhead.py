@@ -1,9 +1,9 @@
-"""What it costs to run a phase elsewhere and report it here, beside a plain run on the same machine.
+"""The overhead of running a phase on a worker, compared with a plain run on the same machine.
 
 ``python bench/remote_overhead.py --json overhead.json`` runs the same small suites in fresh processes, here and with
-``--grpo-remote subprocess``, in turns whose order changes. Nothing but the way of running differs: what a test adds is
-the slope between a suite of one test and one of many, what a session adds is the rest. ``--place modal`` runs them with
-``--modal`` instead; through ``python -m tests.modal_server`` the container shares this machine and its clock.
+``--grpo-remote subprocess``, in random order. The overhead per test is the slope between a suite of one test and one of
+many; the rest is the overhead per session. ``--place modal`` uses ``--modal`` instead; with
+``python -m tests.modal_server`` the container shares this machine and its clock.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ def record_pytest(request: str, files: bytes):
 
 
 def figure(values: Sequence[float], unit: str, at_most: float | None = None) -> Figure:
-    """The median, and the least and the greatest: the values may be few, or below zero."""
+    """The median with minimum and maximum, since the values may be few, or below zero."""
     return Figure(median(values), min(values), max(values), len(values), unit, at_most=at_most)
 
 
 def measure_replay(folder: Path, remote: str, num_tests: int, num_rounds: int, rng: random.Random) -> dict[str, Figure]:
-    """What a test and a session cost more elsewhere than here, round by round."""
+    """The overhead per test and per session, round by round."""
     cells = [(number, place) for number in (1, num_tests) for place in ("", remote)]
     per_test: list[float] = []
     per_session: list[float] = []
@@ -100,7 +100,7 @@ def measure_replay(folder: Path, remote: str, num_tests: int, num_rounds: int, r
 
 
 def measure_first_report(folder: Path, remote: str, num_rounds: int) -> dict[str, Figure]:
-    """From the end of a test there to its line here, while the next test runs."""
+    """The delay from the end of a test on the worker to its line here, while the next test runs."""
     _write(folder, FIRST)
     waits = []
     for _ in range(num_rounds):
@@ -119,7 +119,7 @@ def measure_first_report(folder: Path, remote: str, num_rounds: int) -> dict[str
 
 
 def measure_loss(folder: Path, remote: str) -> dict[str, Figure]:
-    """How many of 500 reports of 100 kB do not arrive whole."""
+    """How many of 500 reports of 100 kB do not arrive complete."""
     _write(folder, LARGE.format(num_reports=NUM_REPORTS, report_bytes=REPORT_BYTES))
     (folder / "conftest.py").write_text(COUNTER)
     _finish(_start(folder, remote))
@@ -146,7 +146,7 @@ def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def _finish(process: subprocess.Popen[str]) -> str:
-    """What it printed, but for what was read already."""
+    """The output that was not read yet."""
     output, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"remote_overhead: pytest failed:\n{output}")

@@ -1,8 +1,8 @@
-"""How fast the embedded engine samples, beside TRL's own generation and vLLM on the same machine.
+"""Sampling speed of the embedded engine, TRL's own generation and vLLM on the same machine.
 
-``python bench/rollout_speed.py --json speed.json`` gives all arms the same new work, round by round and in an order
-that changes, and prints Markdown tables; all arms together take about eight minutes. ``--growth FILE.svg`` adds what a
-decode step costs over group sizes and prompt lengths, ``--costs`` what an adapter and memory cost.
+``python bench/rollout_speed.py --json speed.json`` gives all arms the same new work in each round, in random
+order, and prints Markdown tables; all arms together take about eight minutes. ``--growth FILE.svg`` adds the time of a
+decode step by group size and prompt length, ``--costs`` the costs of adapters and memory.
 
 Arms: ``torch`` is this project's engine with a LoRA adapter active, ``no_jump_forward`` the same without jump-forward,
 ``trl`` is TRL's GRPOTrainer with that adapter, ``vllm_lora`` and ``vllm`` are vLLM with and without it.
@@ -36,13 +36,13 @@ INSTALLS = {
 
 
 def run(options: argparse.Namespace) -> list[Report]:
-    """All parts that were asked for.
+    """All selected parts.
 
     Raises:
-        ModelError: there is no such model or device.
+        ModelError: no such model or device.
     """
     from bench.reporting.figures import Report
-    from bench.rollout_arms.adapter import Versions
+    from bench.rollout_arms.adapter import AdapterPublisher
     from bench.rollout_arms.arm import Setup
     from bench.rollout_arms.costs import measure_costs
     from bench.rollout_arms.rounds import RolloutShape
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> list[Report]:
             max_sequences=max(options.sequences),
             folder=Path(folder),
         )
-        versions = Versions(setup.folder / "adapters", setup.model)
+        versions = AdapterPublisher(setup.folder / "adapters", setup.model)
         shape = RolloutShape(
             options.sequences, options.group_size, options.prompt_tokens, options.new_tokens, versions.vocab_size
         )
@@ -104,7 +104,7 @@ def _parser() -> OneLineParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when everything was measured, 2 for a mistake on the command line."""
+    """Returns 0; a mistake on the command line ends with 2."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if odd := [number for number in options.sequences if number % options.group_size]:
@@ -117,6 +117,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Told to end, it ends the processes of vLLM, too: they would stay.
+    # On SIGTERM, exit through ``close``, which stops the processes of vLLM.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main())

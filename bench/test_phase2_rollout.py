@@ -1,4 +1,4 @@
-"""Phase 2: rollout throughput. The adapter cache, batching and warm starts each earn their keep."""
+"""Phase 2: rollout throughput. The adapter cache, batching and warm starts each pay off."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_second_request_for_a_version_is_a_hit(grpo_gate: Gate, grpo_system: G
 def test_a_batch_beats_one_at_a_time(
     grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem
 ) -> None:
-    """The same requests together and one by one. Who shares the batch must not change a greedy answer."""
+    """The same requests together and one by one. The other sequences of a batch must not change a greedy answer."""
     from pytest_grpo.agreement import same_tokens
     from pytest_grpo.types import Sample
 

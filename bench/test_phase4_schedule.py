@@ -64,7 +64,7 @@ def test_overlap_hides_the_faster_side(
 ) -> None:
     """Time per step when both sides run at once, over the slower side alone. Each side has one core in both runs.
 
-    Rounds during which other processes took the cores prove nothing: the two runs need different numbers of them. At a
+    Rounds in which other processes used the cores are dropped: the two runs need different numbers of cores. At a
     learning rate of 0 every version is the same policy, so both runs must do the same work.
     """
     from pytest_grpo.agreement import close_values

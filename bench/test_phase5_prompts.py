@@ -25,7 +25,7 @@ def test_compact_prompts_raise_tokens_per_second(
 ) -> None:
     """``timing/tokens_per_second`` of the first movement phase of a game: seven powers.
 
-    Both prompts must lead every power to as many orders.
+    With both prompts every power must give the same number of orders.
     """
     from pytest_grpo.agreement import same_tokens
     from pytest_grpo.types import Sample
@@ -53,7 +53,7 @@ def test_compact_prompts_raise_tokens_per_second(
 
 @pytest.mark.phase5
 def test_the_trainer_gives_the_samplers_probabilities(grpo_gate: Gate, build_stack_for: BuildStack) -> None:
-    """What was sampled from either prompt has the same probability in training: a ratio of 1 on policy."""
+    """Samples from either prompt have the same probability in training: the on-policy ratio is 1."""
     from grpo_core.types import Batch, RolloutStats
 
     ratios: list[float] = []

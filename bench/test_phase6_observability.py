@@ -1,4 +1,4 @@
-"""Phase 6: observability. What a run reports can be seen in the panels at once."""
+"""Phase 6: observability. Events of a run appear in the panels within seconds."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""How fast a training step is, beside TRL's and beside this trainer with a padded row per completion.
+"""Speed of a training step: this trainer with shared prompts, with padded rows, and TRL's.
 
-``uv run --extra trl python bench/trainer_speed.py --json speed.json`` gives all arms the same tensors, round by round
-and in an order that changes, checks that they compute the same, and prints Markdown tables. Each arm that can also
-samples as many tokens as it trains on, so that the whole step stands beside the kernel's gain. ``--growth FILE.svg``
-adds what a step costs over group sizes.
+``uv run --extra trl python bench/trainer_speed.py --json speed.json`` gives all arms the same tensors in each round,
+in random order, checks that their results agree, and prints Markdown tables. Each arm with a sampler also samples as
+many tokens as it trains on, to show the gain of the whole step. ``--growth FILE.svg`` adds the time of a step by group
+size.
 
 Arms: ``shared`` is this project's trainer, ``padded`` the same with ``packing = "padded"``, ``trl`` is TRL's
 GRPOTrainer.
@@ -31,7 +31,7 @@ PRESETS = ("tiny", "small")
 
 
 def run(options: argparse.Namespace) -> list[Report]:
-    """All parts that were asked for."""
+    """All selected parts."""
     from bench.reporting.figures import Report
     from bench.rollout_arms.arm import Setup
     from bench.trainer_arms.arms import SHARED, build_arms, model_config
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> list[Report]:
 
 
 def _load_line() -> str:
-    """Others on the machine make every arm slower, and one with many small products most."""
+    """Load from other processes slows every arm, and an arm with many small matrix products most."""
     return f"Mean load of the last minutes: {', '.join(f'{value:.1f}' for value in os.getloadavg())}."
 
 
@@ -98,7 +98,7 @@ def _parser() -> OneLineParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when everything was measured, 2 for a mistake on the command line."""
+    """Returns 0; a mistake on the command line ends with 2."""
     parser = _parser()
     options = parser.parse_args(arguments)
     from bench.reporting.figures import publish

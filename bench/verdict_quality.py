@@ -1,6 +1,6 @@
-"""How often the verdicts are wrong, and how often they see a real loss, on simulated noise.
+"""Error rates and power of the verdicts, on simulated noise.
 
-Two arms are timed in the harness's order and judged with its plan and its ledger. In the simulation the truth is known.
+Two arms are timed in the plugin's order and judged with its plan and its alpha ledger; the true ratio is known.
 ``python bench/verdict_quality.py --json rates.json`` prints Markdown tables and takes about half a minute.
 """
 

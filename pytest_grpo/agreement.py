@@ -1,7 +1,6 @@
-"""Speed counts only if it is correct: how the outputs of two arms are held against each other.
+"""Correctness checks for arms: a faster arm with a wrong output fails, whatever the clock says.
 
-Each function returns an agreement: it takes the arms' outputs by name and says what differs, or nothing. Fast code
-that answers wrongly is a failure, whatever the clock says.
+An agreement takes the outputs of all arms by name. It returns what differs, as one line, or an empty string.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def close_values(*, rtol: float = 0.0, atol: float = 0.0) -> Agreement:
             if len(output) != len(expected):
                 return f"arms {first!r} and {name!r} gave {len(expected)} and {len(output)} values"
             for a, b in zip(expected, output, strict=True):
-                if not abs(a - b) <= atol + rtol * abs(a):  # nan is no agreement
+                if not abs(a - b) <= atol + rtol * abs(a):  # also true for NaN
                     return f"arms {first!r} and {name!r} differ: {a:.6g} and {b:.6g}"
         return ""
 
@@ -40,7 +39,7 @@ def close_values(*, rtol: float = 0.0, atol: float = 0.0) -> Agreement:
 
 
 def nothing_to_check(outputs: Mapping[str, object]) -> str:
-    """For arms that compute nothing to compare. Say in the test why."""
+    """For arms without a comparable output. Say in the test why there is none."""
     return ""
 
 
@@ -50,7 +49,7 @@ def _flat(output: object) -> Iterator[float]:
         for part in output:
             yield from _flat(part)
     else:
-        assert isinstance(output, numbers.Real), f"{output!r} is no number"
+        assert isinstance(output, numbers.Real), f"{output!r} is not a number"
         yield float(output)
 
 

@@ -1,9 +1,9 @@
-"""What a test holds in its hands: measured arms, whose quantities are compared in a plain assertion.
+"""Measured arms: a test compares their quantities in plain assertions.
 
     compact, full = grpo_arms(agree=same_tokens, compact=run_compact, full=run_full)
     assert compact.tokens_per_second >= 1.30 * full.tokens_per_second
 
-Nothing is measured until two quantities are compared. The comparison then takes pairs until they decide.
+Nothing is measured until two quantities are compared. The comparison then measures pairs until they decide.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Bounds = tuple[float, float]
 
 
 class Comparison(Protocol):
-    """What measures arms together and decides on two of their quantities (``gate.comparison.PairedComparison``)."""
+    """Measures arms together and decides on two of their quantities (``gate.comparison.PairedComparison``)."""
 
     @property
     def explanation(self) -> list[str]:
@@ -43,7 +43,7 @@ class MeasuredArm:
 
     def __getattr__(self, metric: str) -> Quantity:
         if metric.startswith("_"):
-            raise AttributeError(metric)  # copy, pickle and pytest look for methods of such names
+            raise AttributeError(metric)  # copy, pickle and pytest probe for such names
         return Quantity(self.comparison, self.name, metric)
 
     def __repr__(self) -> str:
@@ -67,10 +67,10 @@ class Quantity:
     def __mul__(self, factor: float | Threshold) -> Quantity:
         if isinstance(factor, Threshold):
             if factor.kind == "within":
-                raise pytest.UsageError(f"threshold {factor.name} is a band; write == approx_ratio(..., within=it)")
+                raise pytest.UsageError(f"threshold {factor.name} is a band; write approx_ratio(..., within=threshold)")
             return replace(self, factor=self.factor * factor.bound, threshold=factor)
         if not (isinstance(factor, (int, float)) and math.isfinite(factor) and factor > 0):
-            raise pytest.UsageError(f"{self!r} times {factor!r}: allowed are numbers above zero; write e.g. 1.30 * it")
+            raise pytest.UsageError(f"{self!r} times {factor!r}: allowed are numbers above zero, e.g. 1.30 * {self!r}")
         return replace(self, factor=self.factor * factor)
 
     __rmul__ = __mul__
@@ -128,7 +128,7 @@ def _threshold_of(left: Quantity, right: Quantity, kind: Kind) -> Threshold:
 
 
 def name_of(left: Quantity, right: Quantity) -> str:
-    """How a comparison without a named threshold is called in reports."""
+    """The name of a comparison in reports when it has no named threshold."""
     return left.metric if left.metric == right.metric else f"{left.metric}/{right.metric}"
 
 
@@ -150,23 +150,23 @@ class ApproxRatio:
 
 
 def approx_ratio(of: Quantity, *, within: Bounds | Threshold) -> ApproxRatio:
-    """About ``of``: the left side over ``of`` lies in ``within``, both edges included.
+    """About ``of``: the ratio of the left side to ``of`` lies in ``within``, both edges included.
 
-    The whole interval of the ratio must lie inside: "not significantly different" proves nothing.
+    To pass, the whole interval of the ratio must lie inside: "not significantly different" proves no equivalence.
 
     Raises:
-        pytest.UsageError: ``within`` is no band around positive numbers.
+        pytest.UsageError: ``within`` is not a band of positive numbers.
     """
     if isinstance(within, Threshold):
         if within.kind != "within":
-            raise pytest.UsageError(f"threshold {within.name} is {within}, no band; compare with >= or <=")
+            raise pytest.UsageError(f"threshold {within.name} is {within}, not a band; compare with >= or <=")
     elif not (len(within) == 2 and 0 < within[0] < within[1] < math.inf):
         raise pytest.UsageError(f"approx_ratio(within={within!r}): allowed is (low, high) with 0 < low < high")
     return ApproxRatio(of, within)
 
 
 def explain_assertion(left: object, op: str, right: object) -> list[str] | None:
-    """What the comparison ``left op right`` found; None when no arms took part."""
+    """What the comparison ``left op right`` found; None when ``left`` is not a measured quantity."""
     if not isinstance(left, Quantity):
         return None
     return [f"{left!r} {op} {right!r}", *left.comparison.explanation]

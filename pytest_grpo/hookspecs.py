@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @pytest.hookspec
 def pytest_grpo_verdict(config: pytest.Config, row: Row) -> None:
-    """Called once for each verdict, when its test has ended.
+    """Called once for each verdict, after its test has ended.
 
-    Runs in the process that reports: with xdist that is the controller, with a remote it is this machine.
+    Runs in the process that reports: the controller with xdist, the local session with ``--modal``.
 
     :param config: the session's configuration.
-    :param row: what was measured, its threshold and the verdict.
+    :param row: the measurement, its threshold and the verdict.
     """

@@ -18,8 +18,8 @@ pytest_plugins = ("pytest_grpo.session.fixtures",)
 
 _HIDDEN_PHASES = pytest.StashKey[int]()
 _MARKER = (
-    "grpo_threshold(quantity, at_least=None, at_most=None, within=None): the first arm that the test measures over the "
-    "second, in this quantity, must lie there"
+    "grpo_threshold(quantity, at_least=None, at_most=None, within=None): bounds for the ratio of this quantity, first "
+    "measured arm over second"
 )
 
 
@@ -92,7 +92,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if is_xdist_worker(item.config):
-        check_markers(item)  # a worker cannot end the session with a usage error, so the test says it
+        check_markers(item)  # a worker cannot end the session, so the test reports the usage error
 
 
 @pytest.hookimpl(wrapper=True)
@@ -119,11 +119,11 @@ def pytest_runtest_makereport(
 def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:
     import sys
 
-    arms = sys.modules.get("pytest_grpo.arms")  # nothing was measured while it is not imported
+    arms = sys.modules.get("pytest_grpo.arms")  # not imported means nothing was measured
     return None if arms is None else arms.explain_assertion(left, op, right)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     hidden = config.stash.get(_HIDDEN_PHASES, 0)
     if hidden and config.stash[PLUGIN_CONFIG].only_phases is None:
-        terminalreporter.write_line(f"grpo: {hidden} phase tests not asked for; try --phase all or -m phase2")
+        terminalreporter.write_line(f"grpo: {hidden} phase tests not selected; try --phase all or -m phase2")

@@ -1,7 +1,7 @@
-"""The values that flow: an arm's Samples -> Rounds -> an Estimate -> a Verdict, and all of it as one Row.
+"""The plugin's values: an arm's Samples -> Rounds -> an Estimate -> a Verdict, recorded as one Row.
 
-A row holds builtin types only, so that it survives JSON: it travels with the test's report, from an xdist worker or
-another machine alike, and is what baselines and reports are made of.
+A row holds builtin types only, so it can be stored as JSON. It travels with the test's report, from an xdist worker or
+another machine alike; baselines and reports are built from rows.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ KINDS: tuple[Kind, ...] = ("at_least", "at_most", "within", "equals")
 
 PROPERTY_PREFIX = "grpo."
 CHILD_PLUGIN = "pytest_grpo.remote.child_plugin"
-"""Loaded in the process that runs tests for another one; it must not send them on."""
+"""Loaded in a process that runs tests for another session; there the tests always run in place."""
 
 RATE_SUFFIX = "_per_second"
 
 
 COUNT_PREFIX = "num_"
-"""Quantities of this name are counts: exact, without statistics."""
+"""Quantities with this prefix are counts: compared exactly, without statistics."""
 
 
 class Verdict(enum.StrEnum):
@@ -36,9 +36,9 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one run of an arm took and did: ``Sample(seconds=0.2, quantities={"tokens": 512})``.
+    """What one run of an arm measured: ``Sample(seconds=0.2, quantities={"tokens": 512})``.
 
-    Without ``seconds`` the harness times the run. ``output`` is what the arms are checked against each other by; it is
+    Without ``seconds`` the plugin times the run. ``output`` is compared between the arms to check correctness; it is
     never stored.
     """
 
@@ -52,7 +52,7 @@ class Sample:
         Raises:
             KeyError: the sample has no such quantity.
         """
-        assert self.seconds is not None, "measure fills it in"
+        assert self.seconds is not None, "filled in when the arm is measured"
         if metric == "seconds":
             return self.seconds
         if metric not in self.quantities and metric.endswith(RATE_SUFFIX):
@@ -62,7 +62,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What the machine did while a gate sampled. None is not known here."""
+    """What the machine did while a gate sampled. None means unknown."""
 
     cores_of_others: float | None = None
     cpu_mhz: float | None = None
@@ -92,7 +92,7 @@ class Row:
     unit: str
     verdict: str
     reason: str
-    """Why it is not a pass; empty when it is one."""
+    """Why the verdict is not a pass; empty for a pass."""
     measured: float
     device: str
     system: str = "grpo_core"

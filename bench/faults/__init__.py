@@ -1,4 +1,4 @@
-"""Faults to plant in the product, so that the phases can prove that they see them. None is switched on by itself."""
+"""Faults to plant in the product, to prove that the phases detect them. None is active by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a planted fault is: a bug that an engineer could introduce, and the verdict that must give it away."""
+"""A planted fault: a bug that an engineer could introduce, and the verdict that must reveal it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import pytest
 
 Plant = Callable[[pytest.MonkeyPatch], None]
-"""Puts the bug into the product, from outside. Its name and the first paragraph of its docstring are the fault's."""
+"""Patches the bug into the product. Its name and the first paragraph of its docstring describe the fault."""
 
 WRONG_ANSWERS = "wrong answers"
-"""How the reason of a red gate begins whose arms do not agree."""
+"""The start of the reason of a gate that fails because its arms disagree."""
 
 
 @dataclass(frozen=True, slots=True)

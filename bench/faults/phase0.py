@@ -1,4 +1,4 @@
-"""Faults that phase 0 must see: the trace of a step is empty, incomplete or counts wrongly."""
+"""Faults that phase 0 must detect: the trace of a step is empty, incomplete or has wrong counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults that phase 1 must see: telemetry that costs time, loses events or tells untruths."""
+"""Faults that phase 1 must detect: telemetry that is slow, loses events or reports wrong values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults that phase 2 must see: lost caches, lost batching, and answers of another policy, prompt or position."""
+"""Faults that phase 2 must detect: missing caches or batching, and outputs of another policy, prompt or position."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults that phase 3 must see: work done twice or at the wrong place, and a packing that computes something else."""
+"""Faults that phase 3 must detect: repeated or misplaced work, and a packing with wrong results."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def reference_forward(patch: pytest.MonkeyPatch) -> None:
 
 
 def models_nobody_counts(patch: pytest.MonkeyPatch) -> None:
-    """Old and reference log-probabilities are computed in the step, on models whose forward passes nobody counts."""
+    """Old and reference log-probabilities are computed in the step, on models without a forward-pass counter."""
     import torch
 
     from grpo_core.training import trainer
@@ -71,7 +71,7 @@ def activations_recomputed(patch: pytest.MonkeyPatch) -> None:
         model = original(policy, config, seed)
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         for layer in policy.decoder.layers:
-            layer.train()  # else it takes no part; there is no dropout
+            layer.train()  # checkpointing needs train mode; there is no dropout
         return model
 
     patch.setattr(lora, "attach_lora", attach_lora)
@@ -94,7 +94,7 @@ def tokenizer_in_the_step(patch: pytest.MonkeyPatch) -> None:
 
 
 def prefix_not_shared(patch: pytest.MonkeyPatch) -> None:
-    """Siblings are no longer laid out behind one prompt: each carries its own."""
+    """Completions of a group no longer share one prompt: each has its own copy."""
     from grpo_core.training import micro_batches
 
     original = micro_batches.usable_packing

@@ -1,4 +1,4 @@
-"""Faults that phase 4 must see: ignored limits, lost and repeated batches, and rollouts that wait for training."""
+"""Faults that phase 4 must detect: ignored limits, lost and repeated batches, and rollouts that wait for training."""
 
 from __future__ import annotations
 

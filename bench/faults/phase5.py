@@ -1,4 +1,4 @@
-"""Faults that phase 5 must see: compact prompts that are not, and short prompts that lead to other answers."""
+"""Faults that phase 5 must detect: compact prompts that are long, and compact prompts that change the answers."""
 
 from __future__ import annotations
 

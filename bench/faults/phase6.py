@@ -1,4 +1,4 @@
-"""Faults that phase 6 must see: panels that stay empty, or come too late."""
+"""Faults that phase 6 must detect: panels that stay empty or update too late."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INGESTED_AFTER_S = 3.0
 
 
 def dashboard_query_broken(patch: pytest.MonkeyPatch) -> None:
-    """The panels ask for kinds of events by a name that nobody emits."""
+    """The panels query event kinds that are never emitted."""
     from grpo_core.telemetry import panel_query
 
     original = panel_query._answer

@@ -17,7 +17,7 @@ _FAULT = pytest.StashKey[Fault | None]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("planted faults")
-    group.addoption("--plant", metavar="NAME", help="switch this fault on, for all tests of the session")
+    group.addoption("--plant", metavar="NAME", help="plant this fault for all tests of the session")
     group.addoption("--plant-report", metavar="FILE", help="append each verdict row to FILE, a line of JSON each")
 
 
@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     name = config.getoption("plant")
     faults = {fault.name: fault for fault in FAULTS}
     if name is not None and name not in faults:
-        raise pytest.UsageError(f"--plant {name!r}: there is no such fault; choose one of {', '.join(sorted(faults))}")
+        raise pytest.UsageError(f"--plant {name!r}: no such fault; choose one of {', '.join(sorted(faults))}")
     config.stash[_FAULT] = faults[name] if name is not None else None
 
 

@@ -1,4 +1,4 @@
-"""Runs of the phases in a process of their own, with a fault planted or without, and what they say about it."""
+"""Runs of the phases in a new process, with or without a planted fault, and their results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TAIL_LINES = 15
 
 
 class Finding(BaseModel):
-    """What is kept of a verdict row. Only a timing gate has ``num_pairs``."""
+    """The stored part of a verdict row. Only a timing gate has ``num_pairs``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,7 +42,7 @@ class Finding(BaseModel):
         return self.verdict is Verdict.FAIL
 
 
-class Run(BaseModel):
+class FaultRun(BaseModel):
     """One run of ``phases``, as ``--phase`` takes them; the ``number``-th with this ``fault``. ``tail`` is the end of
     its output when it has something to explain."""
 
@@ -62,7 +62,7 @@ class Run(BaseModel):
 
 
 class Result(StrEnum):
-    """How a run did with its fault."""
+    """Whether a run detected its fault."""
 
     OK = "ok"
     MISSED = "missed"
@@ -72,14 +72,14 @@ class Result(StrEnum):
 
     @property
     def is_settled(self) -> bool:
-        """Whether running it again could hardly give another one."""
+        """Whether a repetition is unlikely to change the result."""
         return self in (Result.OK, Result.MISSED, Result.OTHERS_RED)
 
 
 class Log:
-    """The runs so far, in ``path`` when there is one."""
+    """The runs so far, stored in ``path`` if given."""
 
-    def __init__(self, path: Path | None, runs: Sequence[Run] = ()) -> None:
+    def __init__(self, path: Path | None, runs: Sequence[FaultRun] = ()) -> None:
         self._path = path
         self._runs = {run.key: run for run in runs}
 
@@ -93,24 +93,24 @@ class Log:
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"])) or "JSON"
             raise ValueError(
-                f"{path}: no log of planted faults ({where} is wrong); give another file or --fresh"
+                f"{path}: not a log of planted faults ({where} is invalid); name another file, or add --fresh"
             ) from None
 
-    def get(self, fault: str | None, phases: str, number: int) -> Run | None:
+    def get(self, fault: str | None, phases: str, number: int) -> FaultRun | None:
         return self._runs.get((fault, phases, number))
 
-    def add(self, run: Run) -> None:
-        """Keep ``run`` in place of an older one of its key, on disk too."""
+    def add(self, run: FaultRun) -> None:
+        """Store ``run``, in place of an older one with its key."""
         self._runs[run.key] = run
         if self._path is not None:
             write_json(self._path, _LogFile(runs=list(self._runs.values())).model_dump(mode="json"))
 
 
 class _LogFile(BaseModel):
-    runs: list[Run]
+    runs: list[FaultRun]
 
 
-def run_phases(fault: Fault | None, phases: str, number: int = 0, options: Sequence[str] = ()) -> Run:
+def run_phases(fault: Fault | None, phases: str, number: int = 0, options: Sequence[str] = ()) -> FaultRun:
     """Run ``phases`` with ``fault`` planted; ``options`` go to pytest."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def run_phases(fault: Fault | None, phases: str, number: int = 0, options: Seque
         lines = report.read_text(encoding="utf-8").splitlines() if report.exists() else []
     findings = tuple(Finding.model_validate_json(line) for line in lines)
     is_explained = any(finding.is_red for finding in findings)
-    return Run(
+    return FaultRun(
         fault=fault.name if fault is not None else None,
         phases=phases,
         number=number,
@@ -144,13 +144,13 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def expected_findings(fault: Fault, run: Run) -> list[Finding]:
-    """What the run says about the metrics that must turn red."""
+def expected_findings(fault: Fault, run: FaultRun) -> list[Finding]:
+    """The findings on the metrics that must turn red."""
     return [finding for finding in run.findings if finding.metric in fault.metrics]
 
 
-def other_red_gates(fault: Fault, run: Run) -> list[str]:
-    """Timing gates that turned red beside the metrics that must."""
+def other_red_gates(fault: Fault, run: FaultRun) -> list[str]:
+    """Timing gates that turned red although they are not expected to."""
     return [
         finding.metric
         for finding in run.findings
@@ -158,8 +158,8 @@ def other_red_gates(fault: Fault, run: Run) -> list[str]:
     ]
 
 
-def judge(fault: Fault, run: Run) -> Result:
-    """Whether the run gives the fault away as it must. Errors are no verdicts."""
+def judge(fault: Fault, run: FaultRun) -> Result:
+    """Whether the run detected the fault as expected. Errors are not verdicts."""
     expected = expected_findings(fault, run)
     seen = {finding.metric for finding in expected if finding.is_red and fault.reason in finding.reason}
     if seen == set(fault.metrics):

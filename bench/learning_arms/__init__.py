@@ -1,1 +1,1 @@
-"""What the learning curves are drawn from: the same task, learned by this project and by TRL."""
+"""The arms of ``bench/learning_curve.py``: the same task, learned by this project and by TRL."""

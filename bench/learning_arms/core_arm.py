@@ -1,10 +1,10 @@
-"""This project: sampler and trainer take turns, so that every batch is of the newest policy."""
+"""This project, on-policy: sampler and trainer take turns."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bench.learning_arms.run import Run, Start, Task
+from bench.learning_arms.run import LearningRun, Start, Task
 from grpo_core.config import GrpoConfig, build_config
 from grpo_core.home import Home
 from grpo_core.schedule.stack import build_stack
@@ -28,8 +28,8 @@ def task_config(task: Task) -> GrpoConfig:
     )
 
 
-def learn(task: Task, folder: Path) -> tuple[Run, Start]:
-    """The run, and what it started from."""
+def learn(task: Task, folder: Path) -> tuple[LearningRun, Start]:
+    """The run, and its start for the other arm."""
     stack = build_stack(task_config(task), Home(data=folder / "data", traces=folder / "traces"))
     weights = dict(stack.trainer.weights().tensors)
     rewards: list[float] = []
@@ -40,4 +40,4 @@ def learn(task: Task, folder: Path) -> tuple[Run, Start]:
         rewards.append(stack.trainer.step(batch).reward_mean)
         stack.store.publish(stack.trainer.weights())
         stack.engine.use_version(stack.trainer.version)
-    return Run(tuple(rewards), tuple(questions)), Start(tuple(questions), weights)
+    return LearningRun(tuple(rewards), tuple(questions)), Start(tuple(questions), weights)

@@ -1,4 +1,4 @@
-"""One training run, as both arms give it back."""
+"""The task and result of a training run, common to both arms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What both arms learn. Everything else is as ``TrainingConfig`` has it, but for the KL term, which is off."""
+    """What both arms learn. All other settings are the defaults of ``TrainingConfig``, without the KL term."""
 
     model: str
     num_steps: int
@@ -25,8 +25,8 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """The mean reward of each step's answers, before its update, and the questions that they were given."""
+class LearningRun:
+    """The mean reward of each step, before its update, and the questions."""
 
     rewards: tuple[float, ...]  # [steps]
     questions: tuple[str, ...]  # [steps * groups], in order
@@ -36,7 +36,7 @@ class Run:
         return [float(np.mean(self.rewards[max(0, end - num_steps) : end])) for end in range(1, len(self.rewards) + 1)]
 
     def steps_to(self, reward: float, num_steps: int) -> int | None:
-        """The first step at which a full trailing mean over ``num_steps`` reaches ``reward``; None: it never did."""
+        """The first step with a full window of ``num_steps`` whose mean reward reaches ``reward``, else None."""
         means = self.trailing_means(num_steps)
         reached = [step for step, mean in enumerate(means, start=1) if step >= num_steps and mean >= reward]
         return reached[0] if reached else None
@@ -44,7 +44,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where both arms begin: the questions, and the fresh adapter's weights in PEFT's layout."""
+    """The start of both arms: the questions, and the new adapter's weights in PEFT's layout."""
 
     questions: tuple[str, ...]
     weights: Mapping[str, Tensor]

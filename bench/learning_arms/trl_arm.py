@@ -1,4 +1,4 @@
-"""TRL's ``GRPOTrainer.train``: the same questions in the same order, the same adapter and settings to begin with."""
+"""TRL's ``GRPOTrainer.train``: same questions in the same order, same initial adapter, same settings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from bench.learning_arms.core_arm import task_config
-from bench.learning_arms.run import Run, Start, Task
+from bench.learning_arms.run import LearningRun, Start, Task
 from grpo_core.environments.arithmetic import answer, question
 
 
-def learn(task: Task, start: Start, folder: Path) -> Run:
-    """Of TRL's defaults these are changed, so that both arms do the same mathematics in the same precision."""
+def learn(task: Task, start: Start, folder: Path) -> LearningRun:
+    """Train in TRL. Some of its defaults are changed, so that both arms compute the same in the same precision."""
     import torch
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
     from peft import LoraConfig, set_peft_model_state_dict
@@ -80,11 +80,11 @@ def learn(task: Task, start: Start, folder: Path) -> Run:
         set_peft_model_state_dict(trainer.model, weights)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    return Run(tuple(rewards), start.questions)
+    return LearningRun(tuple(rewards), start.questions)
 
 
 def _sum_of(prompt: str) -> str:
-    """The right answer to one of the environment's questions."""
+    """The correct answer to one of the environment's questions."""
     first, second = (int(number) for number in re.findall(r"\d+", prompt))
     assert prompt == question(first, second)
     return answer(first, second).strip()

@@ -1,4 +1,4 @@
-"""The LoRA adapter that all arms sample with: random, so that a sampler without it says something else."""
+"""The LoRA adapter of all arms: random, so that a sampler without it gives other outputs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ RUN = "speed"
 B_STD = 0.1
 
 
-class Versions:
-    """Publishes one adapter for ``model`` under ever new versions, as a trainer publishes one per step."""
+class AdapterPublisher:
+    """Publishes the same adapter for ``model`` under new versions, as a trainer publishes one per step."""
 
     def __init__(self, folder: Path, model: ModelConfig) -> None:
         policy = load_policy(model)

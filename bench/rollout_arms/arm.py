@@ -1,4 +1,4 @@
-"""What an arm is: it completes prompts, and says how many tokens that took how long."""
+"""The arms' interface: an arm completes prompts and reports tokens and seconds."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Segments = tuple[tuple[Line, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What every arm is built from."""
+    """The settings that every arm is built from."""
 
     model: ModelConfig
     num_threads: int
-    max_sequences: int  # most that are completed at once
-    folder: Path  # for whatever an arm writes
+    max_sequences: int  # maximum batch size
+    folder: Path  # for files of the arms
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Workload:
     With ``orders`` a completion is one line of each segment and ends with the last one; without, it has ``num_tokens``.
     """
 
-    prompts: tuple[Int32, ...]  # [P] each, no two alike
+    prompts: tuple[Int32, ...]  # [P] each, all different
     group_size: int
     num_tokens: int
     seed: int
@@ -44,13 +44,13 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """What it took to do one ``Workload``: from token ids to token ids, constraints compiled on the way."""
+class RolloutSample:
+    """Tokens and time of one ``Workload``: from token ids to token ids, compiling the constraints included."""
 
     num_tokens: int  # of all completions
     seconds: float
-    num_prefill_tokens: int | None = None  # prompt tokens that were computed, where the arm counts them
-    decode_seconds: float | None = None  # without the first step, which reads the prompts, where the arm has steps
+    num_prefill_tokens: int | None = None  # prompt tokens computed, if the arm counts them
+    decode_seconds: float | None = None  # without the first step, the prefill, if the arm has steps
 
     @property
     def tokens_per_second(self) -> float:
@@ -58,7 +58,7 @@ class Sample:
 
 
 class Arm(Protocol):
-    def run(self, workload: Workload) -> Sample: ...
+    def run(self, workload: Workload) -> RolloutSample: ...
 
     def close(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""The third part: what it costs to have an adapter at hand, to switch to another one, and to be resident."""
+"""Part three, ``--costs``: the time of a cache hit and of an adapter swap, and resident memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bench.reporting.figures import Figure, Report, figure_table
-from bench.rollout_arms.adapter import Versions
+from bench.rollout_arms.adapter import AdapterPublisher
 from bench.rollout_arms.arm import Setup
 from bench.rollout_arms.rounds import RolloutShape
 from bench.rollout_arms.torch_arm import TorchArm, build_engine, kv_bytes_per_token, requests
@@ -38,9 +38,9 @@ SMALL_SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of one process that sampled with an adapter."""
+    """Memory of one process that sampled with an adapter, in bytes."""
 
-    resident: int  # grown since before the weights were read
+    resident: int  # growth since before the weights were loaded
     weights: int
     kv: int  # of the distinct tokens of the largest batch
 
@@ -57,14 +57,14 @@ class Memory:
 
 
 def measure_costs(setup: Setup, shape: RolloutShape, presets: Sequence[str] = PRESETS) -> Report:
-    """Swaps of the last of ``presets``, and the memory of each after its largest batch of ``shape``."""
+    """Swap times of the last preset, and the memory of each preset after its largest batch of ``shape``."""
     setups = {name: replace(setup, model=setup.model.model_copy(update={"name": name})) for name in presets}
     figures = _swap_figures(setups[presets[-1]])
     lines = []
     for preset, own in setups.items():
         adapters = setup.folder / f"memory-{preset}"
-        Versions(adapters, own.model).publish(1)
-        # A new process: its libraries and its allocator begin anew.
+        AdapterPublisher(adapters, own.model).publish(1)
+        # A new process has a fresh allocator and libraries.
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             memory = pool.submit(measure_memory, own, shape, adapters).result()
         ratio = memory.ratio
@@ -74,9 +74,9 @@ def measure_costs(setup: Setup, shape: RolloutShape, presets: Sequence[str] = PR
 
 
 def _swap_figures(setup: Setup) -> dict[str, Figure]:
-    """Two versions by turns, both in the cache."""
+    """Alternate between two cached versions."""
     torch.set_num_threads(setup.num_threads)
-    versions = Versions(setup.folder / "swaps", setup.model)
+    versions = AdapterPublisher(setup.folder / "swaps", setup.model)
     engine = build_engine(setup, versions.store, load_policy(setup.model))
     for number in (1, 2):
         versions.publish(number)
@@ -95,9 +95,9 @@ def _swap_figures(setup: Setup) -> dict[str, Figure]:
 
 
 def measure_memory(setup: Setup, shape: RolloutShape, adapters: Path) -> Memory:
-    """Of this process after the largest batch of ``shape``. To be called in a new one.
+    """The memory of this process after the largest batch of ``shape``. Call it in a new process.
 
-    A very small model is sampled from before, so that code and buffers of the libraries are not counted.
+    It first samples from a very small model, so that code and buffers of the libraries are not counted.
     """
     torch.set_num_threads(setup.num_threads)
     _sample_from_small_copy(setup, shape)
@@ -128,5 +128,5 @@ def _sample_from_small_copy(setup: Setup, shape: RolloutShape) -> None:
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(where).save_pretrained(folder)
     arm_setup = replace(setup, model=setup.model.model_copy(update={"name": str(folder)}))
-    arm = TorchArm(arm_setup, Versions(folder / "adapters", arm_setup.model))
+    arm = TorchArm(arm_setup, AdapterPublisher(folder / "adapters", arm_setup.model))
     arm.run(shape.free_workload(np.random.default_rng(0), shape.group_size))

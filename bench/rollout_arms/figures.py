@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.reporting.figures import Figure
-from bench.rollout_arms.arm import Sample
+from bench.rollout_arms.arm import RolloutSample
 from bench.rollout_arms.rounds import FREE, ORDERS, Timed, select
 
 
@@ -60,7 +60,7 @@ def _ratio(samples: Sequence[Timed], comparison: SpeedRatio, num_sequences: int)
     return replace(Figure.of(ratios, "ratio"), at_least=comparison.at_least)
 
 
-def _speed(sample: Sample, comparison: SpeedRatio) -> float:
+def _speed(sample: RolloutSample, comparison: SpeedRatio) -> float:
     """Tokens per second."""
     if not comparison.decode_only:
         return sample.tokens_per_second

@@ -1,4 +1,4 @@
-"""The arms in turn: each round gives all of them the same new workload, in an order of its own."""
+"""Rounds: each one gives all arms the same new workload, in random order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import psutil
 
-from bench.rollout_arms.arm import Arms, Sample, Workload
+from bench.rollout_arms.arm import Arms, RolloutSample, Workload
 from bench.rollout_arms.workloads import OrderWorkloads, free_workload
 
 FREE, ORDERS = "free", "orders"
@@ -21,7 +21,7 @@ WARM_UP_TOKENS = 2
 
 @dataclass(frozen=True, slots=True)
 class RolloutShape:
-    """How much there is to do: P prompt tokens and R completion tokens, for these numbers of sequences."""
+    """The size of the workloads: prompt and completion tokens, for several numbers of sequences."""
 
     num_sequences: tuple[int, ...]
     group_size: int
@@ -36,20 +36,20 @@ class RolloutShape:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """One sample: who did what, and in which round."""
+    """One sample with its arm, workload size and round."""
 
     kind: str
     arm: str
     num_groups: int
     num_sequences: int
     number: int  # of the round
-    sample: Sample
+    sample: RolloutSample
     foreign_s: float
-    """CPU seconds of the processes of other arms meanwhile. Above 0 they disturb."""
+    """CPU seconds that processes of other arms used meanwhile; above 0 they disturb the sample."""
 
 
 def warm_up(arms: Arms, shape: RolloutShape, rng: np.random.Generator) -> None:
-    """Let every arm see each number of sequences once."""
+    """Run every arm once with each number of sequences."""
     for num_sequences in shape.num_sequences:
         workload = replace(shape.free_workload(rng, num_sequences), num_tokens=WARM_UP_TOKENS)
         for arm in arms.values():
@@ -59,7 +59,7 @@ def warm_up(arms: Arms, shape: RolloutShape, rng: np.random.Generator) -> None:
 def run_rounds(
     arms: Arms, shape: RolloutShape, num_rounds: int, rng: np.random.Generator, orders: OrderWorkloads | None
 ) -> Iterator[Timed]:
-    """All samples, as they are taken. Without ``orders`` the constrained ones are left out."""
+    """Yields all samples as they are taken; without ``orders`` no constrained ones."""
     free_arms = [name for name in arms if name != "no_jump_forward"]
     for number in range(num_rounds):
         for num_sequences in shape.num_sequences:
@@ -73,7 +73,7 @@ def run_rounds(
 
 
 def _order_round(arms: Arms, workload: Workload, number: int, rng: np.random.Generator) -> Iterator[Timed]:
-    """The arm that knows no constraint samples as many tokens freely. How many, the first of the others tells."""
+    """A round of constrained completions. The unconstrained arm samples as many tokens as the arm before it did."""
     order: list[str] = rng.permutation([name for name in CONSTRAINED_ARMS if name in arms]).tolist()
     if UNCONSTRAINED_ARM in arms:
         order.insert(int(rng.integers(1, len(order) + 1)), UNCONSTRAINED_ARM)
@@ -89,7 +89,7 @@ def _order_round(arms: Arms, workload: Workload, number: int, rng: np.random.Gen
 
 def _time(arms: Arms, kind: str, name: str, workload: Workload, number: int) -> Timed:
     before = _children_cpu_s()
-    # Python's collector would look through all that every arm has loaded, in the middle of somebody's sample.
+    # Garbage collection would scan the objects of all arms in the middle of a sample.
     gc.collect()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""The second part: what a decode step costs when groups and prompts grow, and what that grows with.
+"""Part two, ``--growth``: how the time of a decode step scales with group size and prompt length.
 
 Legend: N prompts, G sequences of each, P prompt tokens, R completion tokens, B = N * G.
 """
@@ -15,7 +15,7 @@ import torch
 
 from bench.reporting.drawing import Panel, Point, picture
 from bench.reporting.figures import Figure, Report, row, table_head
-from bench.rollout_arms.adapter import Versions
+from bench.rollout_arms.adapter import AdapterPublisher
 from bench.rollout_arms.arm import Setup, Workload
 from bench.rollout_arms.torch_arm import TorchArm, requests
 from bench.rollout_arms.workloads import free_workload
@@ -24,7 +24,7 @@ from grpo_core.rollout.protocol import EngineCounters
 from pytest_grpo.measuring.clock import now
 
 GROUPS = ((1, 2), (1, 8), (8, 1), (1, 16), (1, 32), (1, 64))
-"""N and G. Eight sequences come twice: of one prompt, and of eight."""
+"""N and G. Eight sequences appear twice: for one prompt, and for eight."""
 PROMPT_TOKENS = (236, 472, 944, 1888)
 NEW_TOKENS = 32
 NUM_ROUNDS = 3
@@ -38,12 +38,12 @@ class Cell:
 
     @property
     def num_distinct(self) -> int:
-        """Tokens whose keys and values are stored once each, N * P + B * R."""
+        """Tokens with shared prompts, N * P + B * R."""
         return self.num_prompts * self.num_prompt_tokens + self.num_sequences * NEW_TOKENS
 
     @property
     def num_repeated(self) -> int:
-        """Tokens when each sequence has a prompt of its own, B * (P + R)."""
+        """Tokens with one copy of the prompt per sequence, B * (P + R)."""
         return self.num_sequences * (self.num_prompt_tokens + NEW_TOKENS)
 
     @property
@@ -54,8 +54,8 @@ class Cell:
 CELLS = tuple(Cell(*group, num_tokens) for group in GROUPS for num_tokens in PROMPT_TOKENS)
 
 
-def measure_scaling(setup: Setup, versions: Versions, file: Path, cells: tuple[Cell, ...] = CELLS) -> Report:
-    """Times a decode step of each cell, and draws them to ``file``."""
+def measure_scaling(setup: Setup, versions: AdapterPublisher, file: Path, cells: tuple[Cell, ...] = CELLS) -> Report:
+    """Time a decode step of each cell, and draw the times to ``file``."""
     torch.set_num_threads(setup.num_threads)
     arm = TorchArm(replace(setup, max_sequences=max(cell.num_sequences for cell in cells)), versions)
     rng = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def measure_scaling(setup: Setup, versions: Versions, file: Path, cells: tuple[C
 
 
 def _step_ms(arm: TorchArm, workload: Workload) -> float:
-    """Milliseconds per decode step, from when all prompts are computed."""
+    """Milliseconds per decode step, after the prefill."""
     arm.next_version()
     engine = arm.engine
     for request in requests(workload):

@@ -1,4 +1,4 @@
-"""The first part: tokens per second of all arms, and the ratios."""
+"""Part one: tokens per second of all arms, and their ratios."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.reporting.figures import Figure, Report, figure_table, row, table_head
-from bench.rollout_arms.adapter import Versions
+from bench.rollout_arms.adapter import AdapterPublisher
 from bench.rollout_arms.arm import Arm, Setup
 from bench.rollout_arms.figures import speed_figures
 from bench.rollout_arms.rounds import ARMS_WITH_PROCESSES, RolloutShape, Timed, run_rounds, select, warm_up
@@ -23,9 +23,9 @@ MAX_FOREIGN_SHARE = 0.02
 
 
 def measure_speed(
-    setup: Setup, versions: Versions, shape: RolloutShape, arm_names: Sequence[str], num_rounds: int, seed: int
+    setup: Setup, versions: AdapterPublisher, shape: RolloutShape, arm_names: Sequence[str], num_rounds: int, seed: int
 ) -> Report:
-    """Lets the arms take turns for ``num_rounds``, and says on stderr how far they are."""
+    """Run the arms in turn for ``num_rounds``, with progress on stderr."""
     rng = np.random.default_rng(seed)
     orders, notes = _order_workloads(load_tokenizer(setup.model.name), rng)
     samples: list[Timed] = []
@@ -42,14 +42,14 @@ def measure_speed(
 
 
 def _order_workloads(tokenizer: Tokenizer, rng: np.random.Generator) -> tuple[OrderWorkloads | None, list[str]]:
-    """What there is to order, or why there is nothing."""
+    """The Diplomacy workloads, or a note why they are left out."""
     try:
         return OrderWorkloads(tokenizer, rng), []
     except MissingPackageError as error:
         return None, [f"Orders left out: {error}"]
 
 
-def _build(name: str, setup: Setup, versions: Versions, lora: Path) -> Arm:
+def _build(name: str, setup: Setup, versions: AdapterPublisher, lora: Path) -> Arm:
     if name == "trl":
         from bench.rollout_arms.trl_arm import TrlArm
 

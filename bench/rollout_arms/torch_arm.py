@@ -6,8 +6,8 @@ import itertools
 
 import torch
 
-from bench.rollout_arms.adapter import RUN, Versions
-from bench.rollout_arms.arm import Sample, Setup, Workload
+from bench.rollout_arms.adapter import RUN, AdapterPublisher
+from bench.rollout_arms.arm import RolloutSample, Setup, Workload
 from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy, load_policy
@@ -21,12 +21,12 @@ MAX_CACHED_ADAPTERS = 4
 
 
 class TorchArm:
-    """Samples every ``Workload`` with a policy version of its own.
+    """Samples every ``Workload`` with a new policy version, as in training.
 
-    So it does in training, and nothing that was computed for an earlier ``Workload`` can be used again.
+    So it cannot reuse anything that was computed for an earlier ``Workload``.
     """
 
-    def __init__(self, setup: Setup, versions: Versions, *, jump_forward: bool = True) -> None:
+    def __init__(self, setup: Setup, versions: AdapterPublisher, *, jump_forward: bool = True) -> None:
         policy = load_policy(setup.model)
         self.kv_bytes_per_token = kv_bytes_per_token(policy)
         self.engine = build_engine(setup, versions.store, policy, jump_forward=jump_forward)
@@ -35,12 +35,12 @@ class TorchArm:
         self._numbers = itertools.count(1)
 
     def next_version(self) -> None:
-        """Use another version, of equal weights."""
+        """Switch to a new version with the same weights."""
         number = next(self._numbers)
         self._versions.publish(number)
         self.engine.use_version(number)
 
-    def run(self, workload: Workload) -> Sample:
+    def run(self, workload: Workload) -> RolloutSample:
         torch.set_num_threads(self._num_threads)
         self.next_version()
         before = self.engine.counters
@@ -48,13 +48,13 @@ class TorchArm:
         asked = requests(workload)
         for request in asked:
             self.engine.submit(request)
-        outcomes = self.engine.step()  # while nothing decodes, it reads all prompts
+        outcomes = self.engine.step()  # the first step is the prefill of all prompts
         prompts_read = now()
         while len(outcomes) < len(asked):
             outcomes += self.engine.step()
         end = now()
         completions = completions_or_error([outcome.result for outcome in outcomes])
-        return Sample(
+        return RolloutSample(
             num_tokens=sum(len(completion.completion_ids) for completion in completions),
             seconds=end - start,
             num_prefill_tokens=(self.engine.counters - before).num_prefill_tokens,
@@ -66,7 +66,7 @@ class TorchArm:
 
 
 def build_engine(setup: Setup, store: AdapterStore, policy: Policy, *, jump_forward: bool = True) -> TorchEngine:
-    """An engine of its own ``policy``, that still samples from the base model."""
+    """An engine on ``policy`` that samples from the base model until ``use_version``."""
     return TorchEngine(
         policy,
         load_tokenizer(setup.model.name).stop_id,
@@ -78,7 +78,7 @@ def build_engine(setup: Setup, store: AdapterStore, policy: Policy, *, jump_forw
 
 
 def requests(workload: Workload) -> list[GenerationRequest]:
-    """Siblings together, each with a seed of its own."""
+    """The requests of each group together, each request with its own seed."""
     constraints = (
         [None] * len(workload.prompts) if workload.orders is None else [LineConstraint(one) for one in workload.orders]
     )

@@ -8,14 +8,14 @@ import torch
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
-from bench.rollout_arms.arm import Sample, Setup, Workload
+from bench.rollout_arms.arm import RolloutSample, Setup, Workload
 from pytest_grpo.measuring.clock import now
 from pytest_grpo.systems.protocol import SystemSettings
 from pytest_grpo.systems.trl.trainer import build_trainer
 
 
 class TrlArm:
-    """All sequences in one batch. Constraints are left aside: it samples ``num_tokens`` tokens freely instead."""
+    """Samples all sequences in one batch. It ignores constraints and samples ``num_tokens`` tokens freely."""
 
     def __init__(self, setup: Setup, lora: Path) -> None:
         settings = SystemSettings(
@@ -31,7 +31,7 @@ class TrlArm:
         set_peft_model_state_dict(self._trainer.model, load_file(lora / "adapter_model.safetensors"))
         self._trainer.model.to(getattr(torch, setup.model.dtype))
 
-    def run(self, workload: Workload) -> Sample:
+    def run(self, workload: Workload) -> RolloutSample:
         torch.set_num_threads(self._num_threads)
         torch.manual_seed(workload.seed)
         lengths = self._trainer.generation_config
@@ -40,7 +40,7 @@ class TrlArm:
         start = now()
         completions, _ = self._trainer._generate_single_turn(rows, None, {}, workload.group_size)
         seconds = now() - start
-        return Sample(sum(map(len, completions)), seconds)
+        return RolloutSample(sum(map(len, completions)), seconds)
 
     def close(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""vLLM: its ``LLM`` class with prefix caching, its core and worker in processes of their own."""
+"""vLLM's ``LLM`` class with prefix caching; its core and worker are separate processes."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 import psutil
 
-from bench.rollout_arms.arm import Sample, Setup, Workload
+from bench.rollout_arms.arm import RolloutSample, Setup, Workload
 from pytest_grpo.measuring.clock import now
 
 KV_CACHE_GIB = 2
 
 
 class VllmArm:
-    """Its processes are stopped while it has nothing to do: a worker that waits spins for a second.
+    """Its processes are suspended between runs, because a waiting worker spins for a second.
 
-    It is asked for no log-probabilities and no text, which is less than the other arms do.
+    It computes no log-probabilities and no text, which is less work than the other arms do.
     """
 
     def __init__(self, setup: Setup, lora: Path | None) -> None:
-        os.environ["OMP_NUM_THREADS"] = str(setup.num_threads)  # of the processes that it starts
+        os.environ["OMP_NUM_THREADS"] = str(setup.num_threads)  # inherited by vLLM's processes
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(KV_CACHE_GIB))
-        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")  # its default leaves one core to others
+        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")  # the default reserves one core
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         from vllm import LLM  # pyright: ignore[reportMissingImports]
         from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
@@ -46,7 +46,7 @@ class VllmArm:
         self._processes = set(psutil.Process().children(recursive=True)) - others
         self._stop()
 
-    def run(self, workload: Workload) -> Sample:
+    def run(self, workload: Workload) -> RolloutSample:
         from vllm import SamplingParams, TokensPrompt  # pyright: ignore[reportMissingImports]
 
         prompts = [TokensPrompt(prompt_token_ids=prompt.tolist()) for prompt in workload.prompts]
@@ -59,7 +59,7 @@ class VllmArm:
         seconds = now() - start
         self._stop()
         num_tokens = sum(len(completion.token_ids) for result in results for completion in result.outputs)
-        return Sample(num_tokens, seconds)
+        return RolloutSample(num_tokens, seconds)
 
     def close(self) -> None:
         self._resume()

@@ -1,4 +1,4 @@
-"""What the arms are given to do: random prompts, and what Diplomacy's powers see before they order."""
+"""Workloads of the arms: random prompts, and Diplomacy prompts with their legal orders."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ HORIZON_YEARS = 10
 def free_workload(
     rng: np.random.Generator, num_groups: int, group_size: int, num_prompt_tokens: int, num_tokens: int, vocab_size: int
 ) -> Workload:
-    """Prompts of random tokens, which no arm has seen before and of which no two begin alike."""
+    """New prompts of random tokens, each with a different first token."""
     prompts = rng.integers(0, vocab_size, (num_groups, num_prompt_tokens), dtype=np.int32)
     prompts[:, 0] = rng.choice(vocab_size, num_groups, replace=False)
     return Workload(tuple(prompts), group_size, num_tokens, seed=int(rng.integers(1 << 31)))
 
 
 class OrderWorkloads:
-    """Movement phases of games in which all powers order at random, the prompts spelt out in full.
+    """Movement phases of games with random orders, with full prompts.
 
     Raises:
         MissingPackageError: the package diplomacy is not installed.
@@ -38,7 +38,7 @@ class OrderWorkloads:
         self._observations = self._play()
 
     def next(self, num_groups: int, group_size: int) -> Workload:
-        """Orders to write for the next ``num_groups`` powers; ``num_tokens`` is that of the longest answer."""
+        """The workload of the next ``num_groups`` powers; ``num_tokens`` is the length of the longest answer."""
         observations = list(itertools.islice(self._observations, num_groups))
         orders = tuple(map(self._segments, observations))
         return Workload(
@@ -55,7 +55,7 @@ class OrderWorkloads:
             environment.reset(0)
             while not environment.done:
                 observations = environment.observe()
-                if environment.position.kind == "movement":  # in the others few powers have to do anything
+                if environment.position.kind == "movement":  # in other phases few powers give orders
                     yield from observations
                 environment.step({observation.agent: self._any_answer(observation) for observation in observations})
 

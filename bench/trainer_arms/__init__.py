@@ -1,1 +1,1 @@
-"""Ways to take a training step, and what ``bench/trainer_speed.py`` lets them do in turn."""
+"""The arms of ``bench/trainer_speed.py``: implementations of a training step, and their batches."""

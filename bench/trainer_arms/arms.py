@@ -1,4 +1,4 @@
-"""The systems that take the step: this trainer with shared prompts, the same without, and TRL's."""
+"""The systems under test: this trainer with shared prompts, the same with padded rows, and TRL's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pytest_grpo.systems.protocol import GrpoSystem, SystemSettings, TrainBatch,
 
 SHARED, PADDED, TRL = "shared", "padded", "trl"
 LORA_RANK, LORA_ALPHA, LORA_TARGETS = 8, 16.0, ("q_proj", "v_proj")
-LARGEST = 1 << 30  # tokens of a micro-batch: all of them, for every arm
+LARGEST = 1 << 30  # tokens per micro-batch: every arm takes the whole batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Taken:
     """One step of one arm."""
 
     step: TrainStep
-    seconds: float  # all of it: laying out, forward, backward, optimizer
-    rollout_seconds: float | None = None  # to sample as many tokens
+    seconds: float  # layout, forward, backward and optimizer
+    rollout_seconds: float | None = None  # for as many tokens
 
     @property
     def loss_seconds(self) -> float:
@@ -44,7 +44,7 @@ class Taken:
 
 
 class TrainerArm:
-    """A system in training, and what samples for it."""
+    """A system that trains, and its sampler if any."""
 
     def __init__(self, system: GrpoSystem, num_threads: int, sampler: Arm | None = None) -> None:
         self.system = system
@@ -52,7 +52,7 @@ class TrainerArm:
         self._sampler = sampler
 
     def run(self, batch: TrainBatch, workload: Workload | None = None) -> Taken:
-        """A step at a learning rate of 0, so that the policy stays as it is; before it a rollout of ``workload``."""
+        """A rollout of ``workload``, then a step with a learning rate of 0, which leaves the policy unchanged."""
         torch.set_num_threads(self._num_threads)
         sampled = self._sampler.run(workload).seconds if self._sampler is not None and workload is not None else None
         torch.set_num_threads(self._num_threads)
@@ -66,7 +66,7 @@ def model_config(preset: str) -> ModelConfig:
 
 
 def load_arm_system(name: str, preset: str, folder: Path) -> GrpoSystem:
-    """System of the arm ``name``."""
+    """The system of arm ``name``."""
     settings = SystemSettings(
         home=folder / name,
         model=preset,
@@ -82,7 +82,7 @@ def load_arm_system(name: str, preset: str, folder: Path) -> GrpoSystem:
 
 
 def build_arms(names: list[str], setup: Setup, with_rollouts: bool) -> dict[str, TrainerArm]:
-    """Arms of equal weights: random A and B, so that every gradient is there."""
+    """Arms of equal weights, with random A and B so that no gradient is zero."""
     systems = {name: load_arm_system(name, setup.model.name, setup.folder / "systems") for name in names}
     weights = random_weights(systems[SHARED])
     for system in systems.values():
@@ -100,10 +100,10 @@ def random_weights(system: GrpoSystem) -> Mapping[str, np.ndarray]:
 
 
 def _samplers(names: list[str], setup: Setup) -> dict[str, Arm]:
-    from bench.rollout_arms.adapter import Versions
+    from bench.rollout_arms.adapter import AdapterPublisher
     from bench.rollout_arms.torch_arm import TorchArm
 
-    versions = Versions(setup.folder / "adapters", setup.model)
+    versions = AdapterPublisher(setup.folder / "adapters", setup.model)
     samplers: dict[str, Arm] = {SHARED: TorchArm(setup, versions)}
     if TRL in names:
         from bench.rollout_arms.trl_arm import TrlArm

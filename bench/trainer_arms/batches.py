@@ -1,4 +1,4 @@
-"""What the arms train on: groups of random tokens, with the log-probabilities that the policy has for them.
+"""Training batches: groups of random tokens, with the policy's log-probabilities of them.
 
 Legend: N groups, G completions of each, P prompt tokens, R completion tokens.
 """
@@ -22,17 +22,17 @@ class BatchShape:
 
     @property
     def num_padded_tokens(self) -> int:
-        """N G (P + R): with a row for each completion."""
+        """N G (P + R): one padded row per completion."""
         return self.num_groups * self.group_size * (self.num_prompt_tokens + self.num_tokens)
 
     @property
     def num_needed_tokens(self) -> int:
-        """N (P + G R): with each prompt once."""
+        """N (P + G R): each prompt once."""
         return self.num_groups * (self.num_prompt_tokens + self.group_size * self.num_tokens)
 
 
 def random_batch(rng: np.random.Generator, shape: BatchShape, vocab_size: int) -> TrainBatch:
-    """No two prompts begin alike; rewards differ between siblings."""
+    """Each prompt has a different first token; rewards differ within a group."""
     firsts = rng.choice(vocab_size, shape.num_groups, replace=False)
     groups = []
     for first in firsts:
@@ -52,7 +52,7 @@ def _completion(rng: np.random.Generator, num_tokens: int, vocab_size: int) -> C
 
 
 def on_policy(batch: TrainBatch, logprobs: tuple[Float32, ...]) -> TrainBatch:
-    """``batch`` as if the policy with these log-probabilities of its completions had sampled it."""
+    """``batch`` with these log-probabilities as those of its sampler."""
     values = iter(logprobs)
     return TrainBatch(
         tuple(

@@ -1,4 +1,4 @@
-"""From steps to the numbers that are published: ratios taken round by round, and how far the arms agree."""
+"""The published ratios of the trainer benchmark, taken round by round, and the agreement of the arms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rounds = Sequence[Mapping[str, Taken]]
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The largest differences between an arm and this trainer, over all rounds."""
+    """The largest differences between an arm and this trainer over all rounds."""
 
     logprobs: float  # nats
     grad_norm: float  # relative
@@ -41,7 +41,7 @@ def agreement(rounds: Rounds, other: str) -> Agreement:
 
 
 def preset_figures(rounds: Rounds) -> dict[str, Figure]:
-    """Of one preset. Arms that were left out have no figures."""
+    """The figures of one preset, for the arms that ran."""
     arms = rounds[0].keys()
     figures: dict[str, Figure] = {}
     if TRL in arms:
@@ -73,7 +73,7 @@ def all_figures(by_preset: Mapping[str, Mapping[str, Figure]]) -> dict[str, Figu
 
 
 def badness(figure: Figure) -> float:
-    """Larger is further from what was asked for. Of a range, the distance from 1 in either direction."""
+    """A sort key: larger is worse. For a range, the factor away from 1 in either direction."""
     if figure.at_least is not None and figure.at_most is not None:
         return max(figure.median, 1 / figure.median)
     return figure.median if figure.at_most is not None else -figure.median

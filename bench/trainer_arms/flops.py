@@ -1,8 +1,8 @@
-"""The floating-point operations that the mathematics of a step needs, however they are done, and what the machine does.
+"""The floating-point operations that a training step needs at least, and the peak rate of the machine.
 
 Frozen weights have no gradient, so a linear map costs as much backward as forward; scores and values of attention cost
-twice as much backward. Of the last layer a token that predicts nothing gives keys and values only. A pair is a token
-and one that it sees. Adapters, norms and rotations are left out: below 2 %.
+twice as much backward. In the last layer, a token that predicts nothing needs keys and values only. A pair is a token
+and one that it attends to. Adapters, norms and rotary embeddings are left out: below 2 %.
 
 Legend: T tokens, P prompt tokens, G completions, R completion tokens, C chosen tokens, E hidden size, V vocabulary.
 """
@@ -30,7 +30,7 @@ class StepFlops:
 
 
 def step_flops(preset: str, shape: BatchShape) -> StepFlops:
-    """Of loss and gradient with each prompt once. The last token of a completion predicts nothing."""
+    """The FLOPs of loss and gradient with shared prompts. The last token of a completion predicts nothing."""
     sizes = PRESETS[preset]
     hidden, num_layers = sizes.hidden_size, sizes.num_layers
     key_size = hidden // sizes.num_heads * sizes.num_key_value_heads
@@ -51,7 +51,7 @@ def step_flops(preset: str, shape: BatchShape) -> StepFlops:
 
 
 def matrix_rate(num_threads: int) -> float:
-    """FLOP per second of a large float32 product: the best of ten."""
+    """FLOP per second of a large float32 matrix product, the best of ten runs."""
     torch.set_num_threads(num_threads)
     x, weight = torch.ones(4096, 1024), torch.ones(1024, 1024)
     best = float("inf")

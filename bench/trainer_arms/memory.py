@@ -1,4 +1,4 @@
-"""What a step adds to the memory of its process, each arm in a process of its own."""
+"""The peak memory of a step, with each arm in a new process."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SMALL = BatchShape(num_groups=1, group_size=2, num_prompt_tokens=16, num_tokens=
 
 
 def measure_step_bytes(name: str, preset: str, shape: BatchShape, folder: Path, num_threads: int) -> int:
-    """Bytes that the largest moment of a step lies above the memory before it, in a new process."""
+    """Peak memory of a step minus the memory before it, in bytes, in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(step_bytes, name, preset, shape, folder, num_threads).result()
 
 
 def step_bytes(name: str, preset: str, shape: BatchShape, folder: Path, num_threads: int) -> int:
-    """``measure_step_bytes`` of this process, which has to be new. A very small step comes first, for its libraries."""
+    """``measure_step_bytes`` in this process, which must be new. A very small step loads the libraries first."""
     torch.set_num_threads(num_threads)
     rng = np.random.default_rng(0)
     system = load_arm_system(name, preset, folder)
@@ -41,7 +41,7 @@ def step_bytes(name: str, preset: str, shape: BatchShape, folder: Path, num_thre
 
 
 def _forget_peak() -> None:
-    """Loading a model has a peak of its own, which Linux can forget; elsewhere it stays."""
+    """Reset the peak, which loading the model raised. Only Linux can."""
     if sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

@@ -1,7 +1,7 @@
-"""What a step costs when groups grow: one prompt, G from 2 to 32.
+"""``--growth``: how the time of a step scales with the group size, for one prompt and G from 2 to 32.
 
-A step needs the tokens P + G R, and FLOPs that are as straight a line in G. Either predicts a slope: that of the line
-through the origin which fits the measured times best. Legend: G completions, P prompt tokens, R completion tokens.
+The tokens of a step, P + G R, and its FLOPs are linear in G. Each predicts a slope: that of the line through the origin
+that fits the measured times best. Legend: G completions, P prompt tokens, R completion tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WITHIN = (0.85, 1.15)
 
 
 def measure_scaling(preset: str, arm: TrainerArm, shape: BatchShape, file: Path) -> Report:
-    """Times steps of each group size in turn, and draws them to ``file``."""
+    """Time steps of each group size in turn, and draw them to ``file``."""
     rng = np.random.default_rng(0)
     taken: dict[int, list[float]] = {size: [] for size in GROUP_SIZES}
     for number in range(NUM_ROUNDS + 1):
@@ -56,7 +56,7 @@ def scaling_predictors(preset: str, shape: BatchShape) -> dict[str, Callable[[in
 
 
 def slope_ratio(times: Mapping[int, float], predict: Callable[[int], float]) -> float:
-    """The least-squares slope of the times over that of the line through the origin in what predicts them."""
+    """The least-squares slope of the times over the predicted slope."""
     sizes = np.array(list(times))
     seconds = np.array(list(times.values()))
     amounts = np.array([predict(int(size)) for size in sizes])

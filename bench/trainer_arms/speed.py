@@ -1,4 +1,4 @@
-"""Steps of all arms in turn, on the same batches, and what they used."""
+"""Steps of all arms in turn on the same batches: time, FLOPs and memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIB = 2**20
 def measure_speed(
     setup: Setup, presets: Sequence[str], shape: BatchShape, arm_names: list[str], num_rounds: int, seed: int
 ) -> Report:
-    """Raises ArithmeticError when the arms do not compute the same."""
+    """Raises ArithmeticError when the arms disagree."""
     rate = matrix_rate(setup.num_threads)
     by_preset: dict[str, dict[str, Figure]] = {}
     lines: list[str] = []
@@ -41,7 +41,7 @@ def measure_speed(
             used = {name: measure_step_bytes(name, preset, shape, own.folder, setup.num_threads) for name in arm_names}
             by_preset[preset]["peak_memory_vs_padded"] = memory_figure(used[SHARED], used[PADDED], MAX_MEMORY_RATIO)
             told = ", ".join(f"{name} {value / MIB:.0f} MiB" for name, value in used.items())
-            lines += [f"A step of `{preset}` adds to the memory of its process: {told}.", ""]
+            lines += [f"Peak memory of a step of `{preset}`: {told}.", ""]
     figures = all_figures(by_preset)
     figures["matrix_rate"] = Figure(rate / 1e9, rate / 1e9, rate / 1e9, 1, "GFLOP/s")
     return Report((*figure_table(figures), "", *lines), figures)
@@ -50,9 +50,9 @@ def measure_speed(
 def run_rounds(
     arms: Mapping[str, TrainerArm], preset: str, shape: BatchShape, num_rounds: int, rng: np.random.Generator
 ) -> Iterator[Mapping[str, Taken]]:
-    """Each round has a new batch, the policy's own by its log-probabilities, and an order of its own.
+    """Each round has a new on-policy batch and a random order of arms.
 
-    A round before the first warms up. Every arm that has a sampler also samples as many tokens, before its step.
+    A warm-up round comes first. An arm with a sampler samples as many tokens before its step.
     """
     vocab_size = PRESETS[preset].vocab_size
     names = list(arms)

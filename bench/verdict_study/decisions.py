@@ -1,4 +1,4 @@
-"""What the harness decides, for many gates at once."""
+"""The plugin's decision rule, vectorised over many gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noises on the times of samples, as machines that are shared have them."""
+"""Noise models for sample times on shared machines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, tuple[int, int]], Floats]
-"""Makes log factors on the samples' times [gates, samples], the samples in the order in which they are taken."""
+"""Returns log factors of the sample times [gates, samples], with the samples in order of time."""
 JITTER = 0.04
 BURST_FACTOR = 1.5
 BURST_SHARE = 0.1
@@ -27,7 +27,7 @@ def drift(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
 
 
 def fast_drift(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
-    """Drift that changes from pair to pair. Mirrored pairs of pairs (ABBA) would be wrong together in it."""
+    """Drift that changes from pair to pair. Mirrored pairs (ABBA) err together under it."""
     return _autoregressive(JITTER * rng.standard_normal(shape), memory=0.5)
 
 
@@ -75,7 +75,7 @@ def _autoregressive(steps: Floats, memory: float = 0.9) -> Floats:
 
 
 def _slow_stretches(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
-    """Time in stretches of 5 to 10 samples, a tenth of them slow: another process has the cores."""
+    """Stretches of 5 to 10 samples, a tenth of them slow because another process uses the cores."""
     num_gates, num_samples = shape
     lengths = rng.integers(5, 11, (num_gates, num_samples // 5 + 2))
     starts = np.cumsum(lengths, axis=1) - rng.integers(0, 5, (num_gates, 1))

@@ -1,4 +1,4 @@
-"""What a noise does to the verdicts."""
+"""Error rates and power of the verdicts under one noise model."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from pytest_grpo.types import Verdict
 
 EFFECTS = (0.05, 0.10, 0.20)
 UNCHANGED = 0.05
-"""How far the truth is from the threshold of "at most 5 % slower" when nothing changed."""
+"""The distance of an unchanged ratio from the threshold "at most 5 % slower"."""
 NUM_CHECKED = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What one noise does to the verdicts."""
+    """Error rates and power of the verdicts under one noise model."""
 
     typical_difference: float
-    """Half of the pairs of equal arms differ by more."""
+    """The median relative difference of pairs of equal arms."""
     false_fails: dict[str, Rate]
-    """Suites with any false failure, by what is true of their gates."""
+    """Suites with any false failure, by the true ratios of their gates."""
     wrong_verdicts: Rate
-    """Gates on their threshold that get a verdict."""
+    """Gates exactly on their threshold that get a verdict."""
     power: dict[tuple[Verdict, float], list[Rate]]
-    """Gates with the right verdict after each look, by that verdict and the truth's distance from the threshold."""
+    """Gates with the correct verdict after each look, by verdict and true distance from the threshold."""
     mean_pairs: dict[tuple[Verdict, float], float]
     alarms: dict[str, Rate]
-    """Gates that fail although nothing changed, by the way of comparing."""
+    """Gates that fail although nothing changed, by method of comparison."""
 
 
 def study(timings: Timings, rng: np.random.Generator) -> Quality:
@@ -71,7 +71,7 @@ def study(timings: Timings, rng: np.random.Generator) -> Quality:
 
 
 def check_decide(timings: Timings) -> None:
-    """``decide`` counts where ``judge`` sorts; they must say the same."""
+    """``decide`` counts where ``judge`` sorts; they must agree."""
     plan = Plan(fail_alpha=AlphaLedger(timings.pairs.shape[1]).grant())
     some = timings.pairs.reshape(-1, timings.pairs.shape[-1])[:NUM_CHECKED]
     for effect in (-0.1, 0.0, 0.1):
@@ -81,13 +81,13 @@ def check_decide(timings: Timings) -> None:
 
 
 def decisive(quality: Quality, effect: float) -> Rate:
-    """The power at ``effect`` with all pairs, on the side where it is smaller."""
+    """The power at ``effect`` with all pairs, on the weaker side."""
     sides = [quality.power[verdict, effect][-1] for verdict in (Verdict.PASS, Verdict.FAIL)]
     return min(sides, key=lambda rate: rate.share)
 
 
 def worst_rates(qualities: dict[str, Quality]) -> dict[str, Rate]:
-    """The rates to publish: each is that of the noise where it is worst."""
+    """The rates to publish, each under the noise where it is worst."""
     declared = [quality for name, quality in qualities.items() if name != BEYOND_DECLARED]
     rates = {
         "false_fail_rate": [rate for quality in qualities.values() for rate in quality.false_fails.values()],

@@ -1,4 +1,4 @@
-"""A share of trials, with its exact interval."""
+"""A fraction of trials with its exact confidence interval."""
 
 from __future__ import annotations
 

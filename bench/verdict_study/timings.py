@@ -1,4 +1,4 @@
-"""Times of two arms that are equally fast, taken as the harness takes them, and in blocks."""
+"""Simulated times of two equally fast arms, interleaved as the plugin samples them, and in blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Timings:
     """Log ratios of suites whose two arms are equally fast."""
 
     pairs: Floats
-    """Pair by pair, interleaved as the harness does [suites, gates, pairs]."""
+    """Pair by pair, interleaved as the plugin does [suites, gates, pairs]."""
     mean_of_blocks: Floats
     """All of one arm, then all of the other: their means [suites, gates]."""
     median_of_blocks: Floats

@@ -10,38 +10,38 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_grpo.baseline.changes import Change, Outcome, compare_rows, differing_devices
 from pytest_grpo.baseline.files import Baseline, read_baseline
 from pytest_grpo.baseline.fingerprint import check_same, differing
+from pytest_grpo.baseline.regressions import Change, Outcome, compare_rows, differing_devices
 from pytest_grpo.reports.table import arm_quantity
 from pytest_grpo.settings.config import DEFAULT_TOLERANCE, parse_tolerance
 from pytest_grpo.settings.thresholds import format_number
 from pytest_grpo.types import Row
 
-LOSS_EXIT_CODE = 1
+REGRESSION_EXIT_CODE = 1
 USAGE_EXIT_CODE = 2
 
 _COLUMNS = ("test", "metric", "before", "now", "change", "interval", "pairs", "verdict")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare two stored baselines; the exit code: 0 no loss, 1 a loss, 2 a mistake in the input."""
+    """Compare two stored baselines. Exit code: 0 no regression, 1 a regression, 2 a usage error."""
     from grpo_core.home import Home
 
     parser = argparse.ArgumentParser(
         prog="grpo compare",
-        description="Find the gates that lost between two sessions.",
+        description="Find the gates that regressed between two sessions.",
         epilog="Example: grpo compare before after --tolerance 0.1",
     )
     parser.add_argument("before", metavar="BEFORE", help="a baseline's name (see --grpo-save) or file")
-    parser.add_argument("now", metavar="NOW", help="the baseline to hold against it")
+    parser.add_argument("now", metavar="NOW", help="the baseline to compare with it")
     parser.add_argument(
         "--tolerance",
         default=str(DEFAULT_TOLERANCE),
-        metavar="SHARE",
-        help="how much worse is no loss (default: %(default)s)",
+        metavar="FRACTION",
+        help="how much worse is tolerated (default: %(default)s)",
     )
-    parser.add_argument("--any-machine", action="store_true", help="compare although machine or software differ")
+    parser.add_argument("--any-machine", action="store_true", help="compare even if machine or software differ")
     flags = parser.parse_args(arguments)
     try:
         tolerance = parse_tolerance(flags.tolerance)
@@ -58,24 +58,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"differs {difference}")
     changes = compare_rows(now.results, before.results, tolerance)
     print("", *change_table(changes), sep="\n")
-    return LOSS_EXIT_CODE if any(change.outcome is Outcome.LOSS for change in changes) else 0
+    return REGRESSION_EXIT_CODE if any(change.outcome is Outcome.REGRESSION for change in changes) else 0
 
 
 def change_table(changes: Sequence[Change]) -> list[str]:
-    """A header, a line per gate, below them the absolute numbers, which judge nothing, and a count of the verdicts."""
+    """A header, a line per gate, the absolute numbers (shown, never judged), and a count of the outcomes."""
     cells = [_COLUMNS, *map(_cells, changes)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     absolute = [text for change in changes if (text := _absolute(change))]
     if absolute:
-        lines += ["", "Medians per arm, before -> now; they judge nothing:", *absolute]
+        lines += ["", "Medians per arm, before -> now (shown, not judged):", *absolute]
     counts = Counter(change.outcome for change in changes)
     summary = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
     return [*lines, "", summary or "no gates"]
 
 
 def check_comparable(before: Baseline, now: Baseline) -> None:
-    """Raises pytest.UsageError naming every field in which two stored results must agree and do not."""
+    """Raises pytest.UsageError that names each field in which the two results must agree but differ."""
     differences = differing(before.fingerprint, now.fingerprint) + differing_devices(before.results, now.results)
     check_same(f"baselines {before.name!r} and {now.name!r}", differences)
 

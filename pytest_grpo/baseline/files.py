@@ -1,4 +1,4 @@
-"""Stored results to compare with: one JSON file each, with its fingerprint and a checksum, never overwritten."""
+"""Baseline files: one session each, as JSON with a fingerprint and a checksum. They are never overwritten."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """The rows of one session by node id, as measured, and where they were."""
+    """The rows of one session by node id, and the machine that measured them."""
 
     name: str
     created_at: str
@@ -55,7 +55,7 @@ def save_baseline(home: Home, name: str, fingerprint: Fingerprint, rows: Iterabl
     """Store (node id, row) under a new name and return the file.
 
     Raises:
-        pytest.UsageError: there are no rows, the name is not free, or the folder cannot be written.
+        pytest.UsageError: there are no rows, the name is taken, or the folder cannot be written.
     """
     from filelock import FileLock
 
@@ -75,10 +75,10 @@ def save_baseline(home: Home, name: str, fingerprint: Fingerprint, rows: Iterabl
 
 
 def read_baseline(home: Home, name_or_path: str) -> Baseline:
-    """The baseline of that name in ``home``, or else the one in that file.
+    """The baseline of that name in ``home``, or the one in the file of that path.
 
     Raises:
-        pytest.UsageError: there is none, it is damaged, or another version of its format.
+        pytest.UsageError: it does not exist, is damaged, or has an unknown format version.
     """
     return _read(find_baseline(home, name_or_path))
 
@@ -102,7 +102,7 @@ def find_baseline(home: Home, name_or_path: str) -> Path:
 
 
 def list_baselines(home: Home) -> tuple[list[Baseline], list[str]]:
-    """All that are readable, oldest first, and one line for each that is not."""
+    """All readable baselines, oldest first, and one line for each unreadable one."""
     readable, problems = [], []
     for path in sorted(baselines_folder(home).glob("*.json")):
         try:
@@ -122,14 +122,14 @@ def _read(path: Path) -> Baseline:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise pytest.UsageError(f"baseline {path}: cannot be read: {error.strerror}; mend its permissions") from error
+        raise pytest.UsageError(f"baseline {path}: cannot be read: {error.strerror}; check its permissions") from error
     except ValueError as error:
-        raise _damaged(path, "it is no JSON") from error
+        raise _damaged(path, "it is not JSON") from error
     if not isinstance(content, dict) or "format_version" not in content:
         raise _damaged(path, "it has no format_version")
     if content["format_version"] != FORMAT_VERSION:
         raise pytest.UsageError(
-            f"baseline {path}: format version {content['format_version']!r} is not known, only {FORMAT_VERSION} is; "
+            f"baseline {path}: format version {content['format_version']!r} is unknown, this is {FORMAT_VERSION}; "
             "read it with the pytest-grpo that stored it"
         )
     if content.pop("sha256", None) != _checksum(content):

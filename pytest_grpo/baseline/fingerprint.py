@@ -1,4 +1,4 @@
-"""Where results were measured, and with what: two results are comparable only where these agree."""
+"""Fingerprints: the machine and software of a session. Two results are comparable only if these agree."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import pytest
 
 _GIT_TIMEOUT_S = 10
 _SHOWN_ONLY = {"commit", "dirty", "thresholds"}
-"""Not compared field by field: a commit is what one wants to compare, thresholds are compared one by one."""
+"""Not compared field by field: commits are meant to differ, and thresholds are compared one by one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The machine, the software and the thresholds of a session. What is absent is ``""`` or empty."""
+    """The machine, the software and the thresholds of a session. A missing value is ``""`` or empty."""
 
     os: str
     machine: str
@@ -75,7 +75,7 @@ def take_fingerprint(rootpath: Path, thresholds: Mapping[str, str]) -> Fingerpri
 def differing(a: Fingerprint, b: Fingerprint) -> list[str]:
     """What makes results of ``a`` and ``b`` incomparable, e.g. ``torch: 2.13.0 / 2.12.0``. Empty when nothing does.
 
-    The commit may differ. So may the names of the thresholds: a gate that only one has is not compared at all.
+    The commit may differ, and so may the names of the thresholds: only gates that both have are compared.
     """
     found = []
     for field in fields(Fingerprint):
@@ -89,9 +89,9 @@ def differing(a: Fingerprint, b: Fingerprint) -> list[str]:
 
 
 def merge(measured: Sequence[Fingerprint], here: Fingerprint) -> Fingerprint:
-    """One fingerprint of all machines that ``measured`` the code of ``here``, which may be several on Modal.
+    """One fingerprint for all machines that ``measured`` the code of ``here``; on Modal they may be several.
 
-    Where they differ it holds all values, so that only the same set of machines compares with it.
+    A field in which they differ holds all values, so only results of the same set of machines compare with it.
     """
     if not measured:
         return here
@@ -102,7 +102,7 @@ def merge(measured: Sequence[Fingerprint], here: Fingerprint) -> Fingerprint:
     merged["gpus"] = tuple(sorted({gpu for fingerprint in measured for gpu in fingerprint.gpus}))
     merged["num_cores"] = min(fingerprint.num_cores for fingerprint in measured)
     merged["thresholds"] = {name: text for fingerprint in measured for name, text in fingerprint.thresholds.items()}
-    return Fingerprint(**merged | {"commit": here.commit, "dirty": here.dirty})  # there it need not be a checkout
+    return Fingerprint(**merged | {"commit": here.commit, "dirty": here.dirty})  # a container has no git checkout
 
 
 def check_same(what: str, differences: Sequence[str]) -> None:

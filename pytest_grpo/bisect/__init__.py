@@ -1,1 +1,1 @@
-"""The first commit on which a phase fails: a search that judges each commit with the whole statistics."""
+"""Finds the first commit on which a phase fails; each commit is judged by the phase's full statistics."""

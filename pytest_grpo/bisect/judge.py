@@ -1,7 +1,7 @@
-"""Judges the commit that is checked out: git bisect runs this file, and it runs pytest in a process of its own.
+"""Judges the checked-out commit: ``git bisect run`` starts this file, which runs pytest in a new process.
 
-``pytest_grpo.bisect.run`` copies this file away from the code that it judges, so it imports nothing of the project, and
-not pytest either, to start quickly.
+``pytest_grpo.bisect.run`` copies this file out of the code under test, so it imports nothing of the project. It does
+not import pytest either, to start quickly.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-GOOD, BAD, SKIP = 0, 1, 125  # what git bisect run understands
+GOOD, BAD, SKIP = 0, 1, 125  # exit codes of a ``git bisect run`` script
 VERDICT_NAMES = {GOOD: "good", BAD: "bad", SKIP: "cannot be judged"}
 _OK, _TESTS_FAILED = 0, 1  # of pytest
 
@@ -43,7 +43,7 @@ def judge(job: dict[str, Any]) -> int:
 
 
 def _decide(rows: list[dict[str, Any]], exit_code: int, output: str) -> tuple[int, str]:
-    """The code for git, and what stands behind it."""
+    """The exit code for git, and the reason."""
     if exit_code not in (_OK, _TESTS_FAILED) or not rows:
         lines = [line.strip() for line in output.splitlines() if line.strip()]
         why = f"pytest exit code {exit_code}" if exit_code != _OK else "no gate was measured"
@@ -74,7 +74,7 @@ def _append(path: Path, content: dict[str, Any]) -> None:
 
 
 def _leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Instead of exit code 1, by which a crash here would call the commit bad."""
+    """Report a crash as SKIP; Python's exit code 1 would mark the commit bad."""
     sys.__excepthook__(kind, error, trace)
     os._exit(130 if kind is KeyboardInterrupt else SKIP)
 

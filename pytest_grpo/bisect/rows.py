@@ -1,6 +1,6 @@
-"""The pytest plugin that writes down, for ``pytest_grpo.bisect.judge``, what a commit's gates say.
+"""A pytest plugin that records the verdict rows of a commit for ``pytest_grpo.bisect.judge``.
 
-It is copied away from the code that is judged, whose rows may have other fields than today's.
+It is copied out of the code under test, whose rows may have other fields than today's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 _FOLDER = Path(__file__).resolve().parent.parent
-"""The temporary folder; the worktree is in it."""
+"""The temporary folder that contains the worktree."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -26,13 +26,13 @@ def pytest_grpo_verdict(row: Any) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A module of the user's working tree says nothing about the commit, so nothing is judged then."""
+    """End the session with an error when a module comes from the user's working tree instead of the commit."""
     tree, elsewhere = Path(os.environ["GRPO_BISECT_MAIN_TREE"]), (Path(sys.prefix).resolve(), _FOLDER)
     files = [Path(name).resolve() for module in list(sys.modules.values()) if (name := _file_name(module))]
     strays = [file for file in files if file.is_relative_to(tree) and not any(map(file.is_relative_to, elsewhere))]
     if strays:
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
-        print(f"{min(strays)} is of the working tree, not of the commit", file=sys.stderr)
+        print(f"{min(strays)} was imported from the working tree, not from the commit", file=sys.stderr)
 
 
 def _file_name(module: ModuleType | None) -> str | None:

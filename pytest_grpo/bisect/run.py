@@ -1,7 +1,7 @@
-"""``grpo bisect GOOD BAD``: the first commit on which a phase fails, found by git with the phase as its judge.
+"""``grpo bisect GOOD BAD``: finds the first commit on which a phase fails, by ``git bisect run``.
 
-All of it happens in a temporary worktree. The user's working tree, index, branches and any bisection of theirs stay as
-they are, also after Ctrl-C.
+It runs in a temporary worktree. The working tree, index, branches and any bisection of the user stay unchanged, even
+after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _STOP_TIMEOUT_S = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Find the first bad commit; the exit code: 0 found, 1 not, 2 a mistake in the input, 130 interrupted."""
+    """Find the first bad commit. Exit code: 0 found, 1 not found, 2 a usage error, 130 interrupted."""
     parser = argparse.ArgumentParser(
         prog="grpo bisect",
         description="Find the first commit on which a phase fails.",
-        epilog="What follows -- is passed on to pytest. Example: grpo bisect v1.0 main --phase 3",
+        epilog="Arguments after -- go to pytest. Example: grpo bisect v1.0 main --phase 3",
     )
     parser.add_argument("good", metavar="GOOD", help="a commit on which the phase passes")
-    parser.add_argument("bad", metavar="BAD", help="a later one on which it fails")
-    parser.add_argument("--phase", default="all", help="which phases, e.g. 2,5 (default: %(default)s)")
+    parser.add_argument("bad", metavar="BAD", help="a later commit on which it fails")
+    parser.add_argument("--phase", default="all", help="phases to run, e.g. 2,5 (default: %(default)s)")
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)
     flags, passed_on = parser.parse_args(given[:end]), given[end + 1 :]
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _bisect(tree: Path, folder: Path, good: str, bad: str, arguments: list[str]) -> int:
     worktree, log = folder / "tree", folder / "judgements.jsonl"
     judge = _prepare_judge(tree, folder, log, arguments)
-    for commit, expected in ((good, GOOD), (bad, BAD)):  # git takes their word for it, and would blame any commit
+    for commit, expected in ((good, GOOD), (bad, BAD)):  # git does not check the ends itself
         _git(worktree, "checkout", "--quiet", "--detach", commit, problem=f"commit {commit} cannot be checked out")
         _run(judge, worktree)
         judgement = _judgement(log, commit)
@@ -92,7 +92,7 @@ def _worktree(tree: Path, commit: str) -> Iterator[Path]:
         folder = Path(name).resolve()
         worktree = str(folder / "tree")
         try:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled as Ctrl-C
             _git(tree, "worktree", "add", "--quiet", "--detach", worktree, commit, problem="git cannot add a worktree")
             yield folder
         finally:
@@ -104,7 +104,7 @@ def _worktree(tree: Path, commit: str) -> Iterator[Path]:
 
 
 def _prepare_judge(tree: Path, folder: Path, log: Path, arguments: list[str]) -> list[str]:
-    """The command that judges what is checked out. It has no options: some gits take those as theirs."""
+    """The command that judges the checkout. It has no options, which some git versions would parse as their own."""
     from grpo_core.home import Home
     from pytest_grpo.baseline.files import baselines_folder
 
@@ -114,7 +114,7 @@ def _prepare_judge(tree: Path, folder: Path, log: Path, arguments: list[str]) ->
     plugin = shutil.copyfile(rows.__file__, script.with_name("grpo_bisect_rows.py"))
     home = folder / "home"
     baselines = baselines_folder(Home.from_environment())
-    if baselines.is_dir():  # for --grpo-compare; all else that the commits store stays in the temporary folder
+    if baselines.is_dir():  # for --grpo-compare; all other files of the commits stay in the temporary folder
         shutil.copytree(baselines, home / "data" / "baselines")
     job = {
         "log": str(log),
@@ -123,7 +123,7 @@ def _prepare_judge(tree: Path, folder: Path, log: Path, arguments: list[str]) ->
         "arguments": ["-q", "--color=no", "-p", "no:cacheprovider", *arguments],
         "environment": {
             "PYTHONPATH": os.pathsep.join([*_python_path(tree, folder / "tree"), str(script.parent)]),
-            "PYTHONDONTWRITEBYTECODE": "1",  # a stale .pyc passes for one of the next commit within the same second
+            "PYTHONDONTWRITEBYTECODE": "1",  # a .pyc of the same second would hide the next commit's change
             "GRPO_HOME": str(home),
             "GRPO_BISECT_MAIN_TREE": str(tree),
         },
@@ -134,7 +134,7 @@ def _prepare_judge(tree: Path, folder: Path, log: Path, arguments: list[str]) ->
 
 
 def _python_path(tree: Path, worktree: Path) -> list[str]:
-    """The folders to import from: those of the user's tree, e.g. of an editable install, as the worktree has them."""
+    """The import path: folders of the user's tree, e.g. of an editable install, mapped to the worktree."""
     installed = Path(sys.prefix).resolve()
     own = [
         path for path in map(_resolved, sys.path) if path.is_relative_to(tree) and not path.is_relative_to(installed)
@@ -150,7 +150,7 @@ def _resolved(entry: str) -> Path:
 
 
 def _run(command: Sequence[str], folder: Path) -> int:
-    """Run ``command`` with all that it starts in a group of its own, which ends with this process's interruption."""
+    """Run ``command`` in its own process group, which is interrupted along with this process."""
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         try:
             return process.wait()
@@ -178,7 +178,7 @@ def _commit(tree: Path, revision: str) -> str:
 
 
 def _check_ancestor(tree: Path, good_name: str, good: str, bad_name: str, bad: str) -> None:
-    problem = f"GOOD {good_name!r} is no ancestor of BAD {bad_name!r}; name an earlier commit, then a later one"
+    problem = f"GOOD {good_name!r} is not an ancestor of BAD {bad_name!r}; name an earlier commit, then a later one"
     if good == bad:
         raise pytest.UsageError(problem)
     _git(tree, "merge-base", "--is-ancestor", good, bad, problem=problem)
@@ -189,7 +189,7 @@ def _git(folder: Path, *arguments: str, problem: str) -> str:
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise pytest.UsageError("git: not found; install it, since grpo bisect drives it") from None
+        raise pytest.UsageError("git: not found; install it, grpo bisect needs it") from None
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
         raise pytest.UsageError(f"{problem} ({said[-1]})" if said else problem)

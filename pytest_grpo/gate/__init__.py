@@ -1,1 +1,1 @@
-"""Where a gate decides: arms are compared, a threshold judges, and the verdict is recorded with its test."""
+"""Gates: compare arms, judge the result by a threshold, and record the verdict with the test."""

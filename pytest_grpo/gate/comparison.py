@@ -1,4 +1,4 @@
-"""Arms that are measured together, and the verdicts on their quantities."""
+"""Paired comparisons: measure arms together and decide on their quantities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from pytest_grpo.agreement import Agreement
 from pytest_grpo.arms import Quantity
 from pytest_grpo.gate.explain import explain, inconclusive_reason
-from pytest_grpo.gate.session import GateSession, ShowProgress
+from pytest_grpo.gate.gate_session import GateSession, ShowProgress
 from pytest_grpo.measuring.conditions import Watch
 from pytest_grpo.measuring.sampler import Round, Sampler
 from pytest_grpo.measuring.stats import Estimate, Plan, interval, judge, median_ratio
@@ -22,24 +22,24 @@ from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.types import Row, Verdict
 
 RED_BUDGET_FACTOR = 3
-"""A failure needs more pairs than a pass, and a slow arm takes longer: a gate that is about to fail gets more time."""
+"""Extends the budget of a gate that points to a failure: a failure needs more pairs, and a slow arm more time."""
 
 
 class Recorder(Protocol):
-    """What a comparison asks of its gate: the settings, and to record a verdict."""
+    """What a comparison needs of its gate: the settings, and a way to record the verdict."""
 
     config: PluginConfig
     session: GateSession
-    show: ShowProgress | None
+    show_progress: ShowProgress | None
 
     def row(self, threshold: Threshold, verdict: Verdict, measured: float, reason: str) -> Row: ...
 
-    def settle(self, row: Row) -> bool: ...
+    def record(self, row: Row) -> bool: ...
 
 
 @dataclass(slots=True)
 class PairedComparison:
-    """Arms that are measured together. All comparisons of a gate share the rounds taken so far."""
+    """Arms that are measured together. All assertions about them share the rounds taken so far."""
 
     gate: Recorder
     sampler: Sampler
@@ -52,7 +52,7 @@ class PairedComparison:
     _watch: Watch | None = None
 
     def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
-        """Take rounds until they decide whether left over right lies within ``threshold``; whether the test goes on."""
+        """Take rounds until they decide whether left over right meets ``threshold``; True for a pass."""
         __tracebackhide__ = True
         assert left.comparison is right.comparison is self, "both sides are measured together"
         start, watch = time.perf_counter(), Watch.start()
@@ -73,10 +73,10 @@ class PairedComparison:
             duration_s=round(time.perf_counter() - start, 3),
         )
         self.explanation = explain(row)
-        return self.gate.settle(row)
+        return self.gate.record(row)
 
     def count(self, left: Quantity, right: Quantity | float, holds: Callable[[float, float], bool]) -> bool:
-        """Whether ``holds`` is true of every round, exactly. Counts need no statistics, so one round is enough."""
+        """Whether ``holds`` is true of every round. Counts are exact, so one round is enough."""
         __tracebackhide__ = True
         self._take(1)
         for taken in self.sampler.rounds:
@@ -107,11 +107,11 @@ class PairedComparison:
                 break
             verdict, estimate = judge(self._ratios(left, right), threshold.low, threshold.high, plan)
             if is_extended and verdict is Verdict.PASS:
-                verdict = Verdict.INCONCLUSIVE  # that time was for a failure; more looks for a pass are not paid for
+                verdict = Verdict.INCONCLUSIVE  # the error budget of a pass does not cover extra looks
             if self._disagreement or verdict is not Verdict.INCONCLUSIVE or not is_complete:
                 break
-        if self.gate.show is not None:
-            self.gate.show("")
+        if self.gate.show_progress is not None:
+            self.gate.show_progress("")
         if estimate is None:
             nothing = Estimate(math.nan, math.nan, math.nan, 0, 0.0)
             return Verdict.INCONCLUSIVE, nothing, self._why_inconclusive(nothing, plan, threshold, is_complete)
@@ -127,23 +127,23 @@ class PairedComparison:
         return verdict, estimate, ""
 
     def _is_short(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
-        """Whether what was measured so far points to a failure."""
+        """Whether the median so far lies outside the threshold."""
         if not self.sampler.rounds or self._disagreement:
             return False
         return not threshold.low <= median_ratio(self._ratios(left, right)) <= threshold.high
 
     def _take(self, num_rounds: int) -> bool:
-        """Rounds up to ``num_rounds``, or until the answers differ; False when the budget ended first."""
+        """Take rounds up to ``num_rounds``, or until outputs differ; False when the time budget ended first."""
         self._watch = Watch.start()
         return self.sampler.take_until(num_rounds, self._check_round)
 
     def _check_round(self, taken: Round) -> bool:
-        """Whether to go on."""
+        """Check the outputs and the machine load of one round; False stops sampling."""
         watch, self._watch = self._watch, Watch.start()
         if not self._disagreement:
             self._disagreement = self.agree({name: sample.output for name, sample in taken.items()})
         if self._disagreement:
-            return False  # the round is kept, whoever used the cores: wrong is wrong
+            return False  # kept even on a busy machine: load does not excuse a wrong output
         limit = self.max_cores_of_others
         if limit is not None and watch is not None and watch.cores_of_others() > limit:
             self._num_dropped += 1
@@ -169,7 +169,7 @@ class PairedComparison:
         except KeyError:
             allowed = ", ".join(["seconds", *sample.quantities])
             raise pytest.UsageError(
-                f"arm {quantity.arm!r} has no {quantity.metric}; it returns {allowed} (and each _per_second)"
+                f"arm {quantity.arm!r} has no {quantity.metric}; allowed are {allowed} (each also as <name>_per_second)"
             ) from None
 
     def _values(self) -> dict[str, dict[str, list[float]]]:
@@ -182,6 +182,6 @@ class PairedComparison:
         }
 
     def _show(self, look: int, planned: int, estimate: Estimate | None) -> None:
-        if self.gate.show is not None:
+        if self.gate.show_progress is not None:
             so_far = "" if estimate is None else f", {estimate.median:.3g}x so far"
-            self.gate.show(f"[to pair {look} of at most {planned}{so_far}]")
+            self.gate.show_progress(f"[to pair {look} of at most {planned}{so_far}]")

@@ -1,4 +1,4 @@
-"""A verdict in words: what was measured, what decided, and what to try."""
+"""A verdict in words: the measurement, the reason, and what to try next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytest_grpo.types import Row, Verdict
 
 
 def explain(row: Row) -> list[str]:
-    """Everything a reader needs to judge the verdict: one line that says it, then the figures, then what to try."""
+    """The verdict in one line, then the figures behind it, then what to try next."""
     lines = [
         f"{row.metric}: {row.verdict}: measured {describe_measured(row)}, threshold {row.threshold} ({row.source})"
     ]
@@ -30,7 +30,7 @@ def explain(row: Row) -> list[str]:
 def inconclusive_reason(
     estimate: Estimate, plan: Plan, threshold: Threshold, *, budget_s: float | None, num_dropped: int
 ) -> str:
-    """Why the pairs did not decide. ``budget_s`` is the time that ended them; None: all planned pairs were taken."""
+    """Why the pairs did not decide. ``budget_s`` is the time limit that was reached, None if all pairs were taken."""
     pairs = f"{estimate.num_pairs} pairs"
     left_out = f"{num_dropped} were left out because other processes used the cores"
     if estimate.num_pairs == 0:

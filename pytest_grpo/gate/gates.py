@@ -1,4 +1,4 @@
-"""Gates: a test measures through one, the thresholds decide, and each verdict is recorded with the test."""
+"""The gate of a test: it measures arms, judges them by thresholds, and records each verdict with the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_grpo.agreement import Agreement
 from pytest_grpo.arms import MeasuredArm
 from pytest_grpo.gate.comparison import PairedComparison
 from pytest_grpo.gate.explain import explain
-from pytest_grpo.gate.session import GateSession, ShowProgress
+from pytest_grpo.gate.gate_session import GateSession, ShowProgress
 from pytest_grpo.measuring.sampler import Arm, Sampler
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.device import describe_device
@@ -20,13 +20,13 @@ from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.types import Row, Verdict
 
 Inspect = Callable[[Row], str]
-"""Holds a row against something beyond its threshold, e.g. a baseline; returns what is wrong, or nothing."""
+"""Checks a row beyond its threshold, e.g. against a baseline; returns the problem, or an empty string."""
 
 
 @dataclass(slots=True, repr=False)
 class Gate:
-    """The gate of one test. A verdict that is no pass raises AssertionError, or marks the test xfail when it is
-    inconclusive (ini ``grpo_inconclusive``)."""
+    """The gate of one test. A failure raises AssertionError; an inconclusive verdict marks the test xfail
+    (ini ``grpo_inconclusive``)."""
 
     config: PluginConfig
     thresholds: Mapping[str, Threshold]
@@ -35,14 +35,14 @@ class Gate:
     properties: list[tuple[str, object]]
     """The test's ``user_properties``."""
     system: str = "grpo_core"
-    show: ShowProgress | None = None
+    show_progress: ShowProgress | None = None
     inspect: Inspect | None = None
     comparisons: list[PairedComparison] = field(default_factory=list)
     judged: set[str] = field(default_factory=set)
     """The metrics that have a verdict in this test."""
 
     def __repr__(self) -> str:
-        return f"<Gate with {len(self.thresholds)} thresholds>"  # failures show it; the fields would fill pages
+        return f"<Gate with {len(self.thresholds)} thresholds>"  # in assertion messages all fields would fill pages
 
     def threshold(self, name: str) -> Threshold:
         """The threshold of that name.
@@ -58,15 +58,15 @@ class Gate:
         return self.thresholds[name]
 
     def check(self, name: str, value: float) -> None:
-        """Hold a plain number or an exact count against the threshold ``name``. No statistics."""
+        """Compare a plain number or an exact count with the threshold ``name``, without statistics."""
         __tracebackhide__ = True
         threshold = self.threshold(name)
         if not math.isfinite(value):
-            raise pytest.UsageError(f"{name}: measured {value!r}, which is no finite number; check what was measured")
+            raise pytest.UsageError(f"{name}: measured {value!r}: allowed are finite numbers; check what was measured")
         verdict = Verdict.PASS if threshold.low <= value <= threshold.high else Verdict.FAIL
         reason = "" if verdict is Verdict.PASS else "the value lies outside the threshold"
         row = self.row(threshold, verdict, float(value), reason)
-        if not self.settle(row):
+        if not self.record(row):
             raise AssertionError("\n".join(explain(row)))
 
     def measure(
@@ -102,8 +102,8 @@ class Gate:
             system=self.system,
         )
 
-    def settle(self, row: Row) -> bool:
-        """Record ``row``; whether its test may go on. An inconclusive one marks the test xfail, unless that fails."""
+    def record(self, row: Row) -> bool:
+        """Record ``row`` with the test; True for a pass. An inconclusive row marks the test xfail, if configured so."""
         __tracebackhide__ = True
         problem = self.inspect(row) if self.inspect is not None and row.verdict != Verdict.FAIL else ""
         if problem:

@@ -10,11 +10,11 @@ from pytest_grpo.settings.thresholds import marker_thresholds
 
 
 def decide_markers(item: pytest.Item, gate: Gate | None) -> None:
-    """Decide the thresholds of ``item``'s markers that the test itself has not: first arm over second.
+    """Decide the marker thresholds of ``item`` that the test has not decided itself: first arm over second.
 
     Raises:
-        pytest.fail.Exception: a verdict is no pass.
-        pytest.UsageError: the test measured no two arms.
+        pytest.fail.Exception: a verdict is not a pass.
+        pytest.UsageError: the test measured fewer than two arms.
     """
     __tracebackhide__ = True
     for name in marker_thresholds(item):
@@ -22,7 +22,7 @@ def decide_markers(item: pytest.Item, gate: Gate | None) -> None:
             continue
         if gate is None or not gate.comparisons or len(gate.comparisons[-1].sampler.arms) < 2:
             raise pytest.UsageError(
-                f"marker grpo_threshold({name!r}): the test measures no two arms; call grpo_arms(agree=..., a=a, b=b)"
+                f"marker grpo_threshold({name!r}): it needs two measured arms; call grpo_arms(agree=..., a=a, b=b)"
             )
         comparison = gate.comparisons[-1]
         first, second = (Quantity(comparison, arm, name) for arm in list(comparison.sampler.arms)[:2])

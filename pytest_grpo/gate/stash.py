@@ -1,4 +1,4 @@
-"""What the plugin keeps with the session and with each test."""
+"""Keys of what the plugin stores in pytest's stash, per session and per test."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_grpo.gate.gate_session import GateSession
     from pytest_grpo.gate.gates import Gate
-    from pytest_grpo.gate.session import GateSession
 
 NUM_GATES = pytest.StashKey[int]()
-"""How many of the collected tests measure arms."""
+"""The number of collected tests that measure arms."""
 GATE: pytest.StashKey[Gate] = pytest.StashKey()
 """The gate of a test that asked for one."""
 GATE_SESSION: pytest.StashKey[GateSession] = pytest.StashKey()
-"""What the gates of this process share."""
+"""State that the gates of this process share."""

@@ -1,4 +1,4 @@
-"""Clocks that wait for the device: on a GPU the host is ahead of the work that it queued."""
+"""Clocks that synchronize with the device: GPU work is queued and runs after the host call returns."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 
 def start_clock() -> Callable[[], float]:
-    """Start timing with the device idle; the returned function waits for it and gives the seconds.
+    """Start timing with the device idle; the returned function waits for the device and returns the seconds.
 
-    On a GPU its own events are read, so that a busy host adds nothing. Never imports torch: without it there is no
-    device to wait for.
+    On a GPU, CUDA events are used, so a busy host adds no time. Never imports torch: unless it is loaded, no work is
+    queued.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
@@ -30,7 +30,7 @@ def start_clock() -> Callable[[], float]:
 
 
 def now() -> float:
-    """Seconds on a clock that has waited for the device."""
+    """Seconds on the host clock, read after all queued device work is done."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""What the machine did while a gate sampled: clocks, throttling, and the cores that others took."""
+"""Machine conditions while a gate sampled: clock rates, throttling, and cores used by other processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SET_BY_USER = "applications_clocks"  # a setting, which explains no difference 
 
 
 def cores_of_others_s() -> float:
-    """Core seconds that other processes, and other machines on the same host, have used since some fixed moment."""
+    """CPU seconds used by other processes, and stolen by other virtual machines, since an arbitrary start."""
     machine, own = psutil.cpu_times()._asdict(), psutil.Process().cpu_times()
     idle_s = machine["idle"] + machine.get("iowait", 0.0)
     # Guest time is part of user time already.
@@ -24,7 +24,7 @@ def cores_of_others_s() -> float:
 
 @dataclass(slots=True)
 class Watch:
-    """Started when it is made; ``conditions`` tells what happened since."""
+    """Records conditions since its creation."""
 
     _start_s: float
     _used_s: float
@@ -34,7 +34,7 @@ class Watch:
         return cls(time.monotonic(), cores_of_others_s())
 
     def cores_of_others(self) -> float:
-        """How many cores others used on average."""
+        """The mean number of cores that others used."""
         elapsed_s = time.monotonic() - self._start_s
         return max(0.0, (cores_of_others_s() - self._used_s) / elapsed_s) if elapsed_s > 0 else 0.0
 

@@ -14,9 +14,9 @@ BUDGET_S = 10.0
 
 
 def find_problem(rng: random.Random) -> str:
-    """Why this machine's clock cannot be trusted now; empty when it can.
+    """Why timings on this machine cannot be trusted now; empty when they can.
 
-    A moment of noise gets a second chance.
+    The control runs again before it reports a problem, so a moment of noise is forgiven.
     """
     work = _Work()
     problem = ""

@@ -1,7 +1,7 @@
 """Measuring arms side by side: interleaved rounds in random order, with a quiet clock.
 
-On a shared machine the speed drifts. Samples taken next to each other share most of that drift, so their ratio does
-not see it; what is left favours each arm equally often, because chance orders each round.
+On a shared machine the speed drifts. Adjacent samples share most of the drift, so it cancels in their ratio. The rest
+favours each arm equally often, because each round has a random order.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Round = Mapping[str, Sample]
 
 
 class MeasurementError(ValueError):
-    """An arm cannot be measured: it raised, or what it measured is no finite positive number."""
+    """An arm cannot be measured: it raised, or a value it measured is not finite and positive."""
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class Sampler:
     """Takes rounds of samples from ``arms`` until its ``budget_s`` is spent.
 
     In block mode (``block_size`` > 1) an arm runs that many times in a row, after one run that is not counted: for
-    arms that disturb each other through caches or allocators.
+    arms that affect each other through caches or allocators.
     """
 
     arms: Mapping[str, Arm]
@@ -96,8 +96,8 @@ class Sampler:
         self.spent_s += time.perf_counter() - start
 
     def _take_round(self) -> Round:
-        # Each round's order is a coin of its own: given any drift, the pairs of equal arms then err like fair coins.
-        # Mirrored rounds (ABBA) err together when the drift bends within them.
+        # Each round has an independent random order, so under any drift pairs of equal arms err like fair coins.
+        # Mirrored rounds (ABBA) err together when the drift is not linear.
         order = list(self.arms)
         self.rng.shuffle(order)
         samples: dict[str, Sample] = {}
@@ -109,7 +109,7 @@ class Sampler:
 
 
 def _repeats_for(arm: Arm, name: str, run_s: float) -> int:
-    """How many runs last ``MIN_SAMPLE_S``. Of tiny work a single run is mostly the clock's own cost, so try more."""
+    """How many runs last ``MIN_SAMPLE_S``. A run of tiny work is mostly clock overhead, so more are timed."""
     repeats = 1
     while run_s * repeats < MIN_SAMPLE_S and repeats < MAX_REPEATS:
         repeats = min(MAX_REPEATS, max(2 * repeats, math.ceil(MIN_SAMPLE_S / max(run_s, 1e-9))))
@@ -118,7 +118,7 @@ def _repeats_for(arm: Arm, name: str, run_s: float) -> int:
 
 
 def _took_s(arm: Arm, name: str, repeats: int = 1) -> float:
-    """How long a run takes: by the clock, or by what the arm says when that is more."""
+    """The seconds of one run: by the clock or as the arm reports, whichever is longer."""
     (sample, *_), elapsed_s = _timed(arm, name, repeats)
     elapsed_s /= repeats
     _check(replace(sample, seconds=elapsed_s if sample.seconds is None else sample.seconds), name)
@@ -126,8 +126,8 @@ def _took_s(arm: Arm, name: str, repeats: int = 1) -> float:
 
 
 def measure(arm: Arm, name: str, repeats: int = 1) -> Sample:
-    """One sample of ``arm``: the mean of ``repeats`` runs, garbage collection out of the way and the device idle at
-    both ends. The output is the last run's.
+    """One sample of ``arm``: the mean of ``repeats`` runs, without garbage collection, with an idle device at both
+    ends. The output is that of the last run.
 
     Raises:
         MeasurementError: the arm raised, or measured something that is not finite and above zero.
@@ -148,16 +148,18 @@ def measure(arm: Arm, name: str, repeats: int = 1) -> Sample:
 
 
 def _timed(arm: Arm, name: str, repeats: int = 1) -> tuple[list[Sample], float]:
-    """What the runs of ``arm`` measured and the seconds of them all. Runs that measure nothing leave one entry."""
+    """The samples of the runs of ``arm`` and their total seconds. Runs that return None give one empty sample."""
     with _quiet():
         try:
             stop = start_clock()
             outcomes = [outcome for _ in range(repeats) if (outcome := arm()) is not None]
             seconds = stop()
         except Exception as error:
-            raise MeasurementError(f"arm {name!r} raised {type(error).__name__}: {error}; mend the arm") from error
+            raise MeasurementError(f"arm {name!r} raised {type(error).__name__}: {error}; correct the arm") from error
     if outcomes and len(outcomes) != repeats:
-        raise MeasurementError(f"arm {name!r} measured in {len(outcomes)} of {repeats} runs; let each run return it")
+        raise MeasurementError(
+            f"arm {name!r} measured in {len(outcomes)} of {repeats} runs; return a result in each run"
+        )
     return [_as_sample(outcome, name) for outcome in outcomes] or [Sample()], seconds
 
 

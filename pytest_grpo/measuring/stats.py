@@ -1,9 +1,9 @@
-"""What paired measurements say about a threshold: exact tests on the median ratio, looked at a few planned times.
+"""A group-sequential sign test: does the median ratio of pairs meet a threshold, at a few planned interim looks?
 
-The statistic is the median of the pairs' ratios. Whether it lies beyond a threshold is a sign test: each pair lands
-beyond a true median with probability one half, whatever the noise looks like. Looking several times gives chance
-several tries; the ranks below are chosen so that all looks together are wrong with probability ``alpha`` at most
-(alpha spending, Lan and DeMets 1983, with the exact distribution of the sign counts). Pure functions.
+The statistic is the median of the pairs' ratios. A sign test compares it with a threshold: each pair lies above the
+true median with probability one half, whatever the noise. Each look is another chance for an error; the ranks below
+keep the error of all looks together at most ``alpha`` (alpha spending, Lan and DeMets 1983, with the exact distribution
+of the sign counts). Pure functions.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pytest_grpo.types import Verdict
 
 DEFAULT_LOOKS = (8, 12, 18, 27, 40)
 PASS_ALPHA = 0.02
-"""Wrong passes of a gate whose truth lies on its threshold."""
+"""The probability that a gate passes although its true ratio lies exactly on the threshold."""
 FAMILY_ALPHA = 0.01
-"""False failures of all gates of a session together."""
+"""The probability of any false failure among all gates of a session."""
 MAX_CONTROL_BIAS = 0.01
 MAX_CONTROL_SPREAD = 0.30
 
@@ -29,7 +29,7 @@ MAX_CONTROL_SPREAD = 0.30
 class Estimate:
     """The median of ``num_pairs`` values; ``low`` to ``high`` covers the true one with probability ``confidence``.
 
-    That is the coverage of this one look. Looking several times is paid for by the ranks, see ``stopping_ranks``.
+    That is the coverage at this look alone; ``stopping_ranks`` accounts for several looks.
     """
 
     median: float
@@ -41,7 +41,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """When a gate looks at its pairs, and how often each of its verdicts may be wrong when the truth is on the edge."""
+    """The interim looks of a gate, and the error probability of each verdict for a true ratio on the threshold."""
 
     looks: tuple[int, ...] = DEFAULT_LOOKS
     pass_alpha: float = PASS_ALPHA
@@ -53,9 +53,9 @@ class Plan:
         assert self.looks[0] >= 1
 
     def ranks(self, num_pairs: int) -> tuple[int, int]:
-        """The order statistics that decide a look at ``num_pairs``: for a pass and for a failure. 0 cannot decide.
+        """The ranks that decide at ``num_pairs``: for a pass and for a failure. 0 cannot decide.
 
-        A look that is not planned is the last one: the time is up.
+        An unplanned look is the last one: the time limit was reached.
         """
         looks = (*(look for look in self.looks if look < num_pairs), num_pairs)
         is_last = num_pairs not in self.looks or num_pairs == self.looks[-1]
@@ -67,17 +67,17 @@ class Plan:
         return pass_ranks[-1], fail_ranks[-1]
 
     def min_pairs(self, verdict: Verdict) -> int:
-        """The fewest pairs, all of them clear, that can give ``verdict``."""
+        """The fewest pairs that can give ``verdict``, if all of them agree."""
         which = 0 if verdict is Verdict.PASS else 1
         return next((look for look in self.looks if self.ranks(look)[which]), self.looks[-1] + 1)
 
 
 @functools.cache
 def stopping_ranks(looks: tuple[int, ...], shares: tuple[float, ...], alpha: float) -> tuple[int, ...]:
-    """Per look the rank r: a claim holds there when fewer than r of the pairs so far contradict it. 0 is never.
+    """Per look the rank r: a claim is accepted when fewer than r pairs so far contradict it. With 0 it never is.
 
-    With the true median on the edge the contradicting pairs are a fair coin's count. The chance that any look up to
-    the i-th makes the claim is ``shares[i] * alpha`` at most, exactly computed.
+    With the true median on the threshold, contradicting pairs are counts of a fair coin. The probability that any look
+    up to the i-th accepts the claim is at most ``shares[i] * alpha``, computed exactly.
     """
     alive = {0: 1.0}  # contradicting pairs -> probability, over the sequences without a claim so far
     spent, before, ranks = 0.0, 0, []
@@ -104,8 +104,8 @@ def _toss(counts: dict[int, float], num_coins: int) -> dict[int, float]:
 def judge(ratios: Sequence[float], low: float, high: float, plan: Plan) -> tuple[Verdict, Estimate]:
     """The verdict of one look at ``ratios`` on whether their true median lies in [``low``, ``high``].
 
-    Pass: the whole interval lies inside. Fail: it lies wholly below ``low`` or wholly above ``high``. Open edges are
-    -inf and inf. The estimate's interval is the one that decides.
+    Pass: the whole interval lies inside. Fail: the whole interval lies below ``low`` or above ``high``. Open bounds are
+    -inf and inf. The estimate has the interval that decided.
 
     Raises:
         ValueError: there are no ratios, or one is not finite and above zero.
@@ -150,7 +150,7 @@ def estimate(values: Sequence[float], lower_rank: int, upper_rank: int) -> Estim
 def interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     """The median with the narrowest symmetric order-statistic interval that covers it with ``confidence``.
 
-    Where no interval does, it is that of the smallest to the largest value, with its own, lower, confidence.
+    If none does, the interval runs from the smallest to the largest value, and ``confidence`` is lower.
     """
     check_ratios(values)
     rank = 1
@@ -194,10 +194,9 @@ def holm(p_values: Sequence[float], alpha: float = FAMILY_ALPHA) -> list[bool]:
 class AlphaLedger:
     """Holm's correction for gates that are decided one after another, before the later ones are measured.
 
-    Each gate is granted an equal share of what is left. A gate that fails gives its share back, as in Holm's steps: up
-    to the first false failure only true ones gave back, so the shares of sound gates add up to ``alpha`` at most.
-    ``num_gates`` is how many are expected. The last of them leaves a tenth, so that more can follow: each gets nine
-    tenths of what is left.
+    Each gate gets an equal share of the remaining alpha. A gate that fails gives its share back, as in Holm's steps:
+    until the first false failure only true failures gave back, so the shares of sound gates sum to at most ``alpha``.
+    ``num_gates`` is the expected number. The last expected gate and each one after it get nine tenths of the rest.
     """
 
     num_gates: int
@@ -219,9 +218,9 @@ class AlphaLedger:
 
 
 def control_problem(ratios: Sequence[float]) -> str:
-    """Why pairs of the *same* work forbid trusting this machine's clock; empty when they do not.
+    """Why pairs of the *same* work show that timings cannot be trusted; empty when they can.
 
-    Biased: all pairs but a chance of 1 in 1,000 lean to one side, by more than 1 %. Noisy: half of the pairs differ by
+    Biased: the median differs from 1 by more than 1 %, significant at 1 in 1,000. Noisy: half of the pairs differ by
     more than 30 %.
     """
     check_ratios(ratios)

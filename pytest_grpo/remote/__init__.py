@@ -1,1 +1,1 @@
-"""Runs phase tests elsewhere and reports them here: what travels, who runs it, how it is replayed."""
+"""Runs phase tests in another process or container, and replays their reports in this session."""

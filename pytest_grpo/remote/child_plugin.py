@@ -1,5 +1,8 @@
-"""A pytest plugin for the process that runs tests for another session: it picks them, checks that both collected the
-same from the same code, and writes each thing that happens as a line of JSON."""
+"""The pytest plugin of a process that runs tests for another session.
+
+It selects the requested tests, checks that both sessions collected the same tests from the same code, and writes each
+event as a line of JSON.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ from pytest_grpo.settings.config import is_xdist_worker
 from pytest_grpo.settings.phases import phases_of
 
 _OF_THE_OTHER_SESSION = ("xmlpath", *pytest_benchmark.SAVING_OPTIONS)
-"""Options that may stand in the ini file and write files; the session that asked for the tests does that."""
+"""Options, possibly from the ini file, that write files; only the requesting session writes them."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("grpo")
-    group.addoption("--grpo-request-file", metavar="FILE", help="what to run, written by another session")
-    group.addoption("--grpo-report-file", metavar="FILE", help="write reports there, for replaying")
+    group.addoption("--grpo-request-file", metavar="FILE", help="the request of another session")
+    group.addoption("--grpo-report-file", metavar="FILE", help="write the events to this file, for replay")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -41,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class ReportWriter:
-    """Appends events to a file, one line each, flushed so that a lost process leaves what it had."""
+    """Appends events to a file, one line each, flushed so that a killed process keeps what it wrote."""
 
     def __init__(self, config: pytest.Config, request: Request, path: Path) -> None:
         self._config = config
@@ -84,7 +87,7 @@ class ReportWriter:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         self._write({"event": "start", "nodeid": item.nodeid})
         result = yield
-        self._write({"event": "done", "nodeid": item.nodeid})  # its warnings come after its last report
+        self._write({"event": "done", "nodeid": item.nodeid})  # warnings of a test arrive after its last report
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -124,6 +127,6 @@ class ReportWriter:
         self._file.close()
 
     def _write(self, event: Event) -> None:
-        # A test may record properties that JSON does not know; their text is what JUnit would show anyway.
+        # A test may record properties that are not JSON; JUnit files show their text anyway.
         self._file.write(json.dumps(event, default=str) + "\n")
         self._file.flush()

@@ -1,4 +1,4 @@
-"""A thread with an event loop, for coroutines that ordinary threads wait for."""
+"""An event loop in a background thread, so that threads can wait for coroutines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_grpo.remote.protocol import Event, RemoteLostError
 
 
 class Background:
-    """Starts with its first coroutine."""
+    """An event loop in a thread that starts with the first coroutine."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -29,7 +29,7 @@ class Background:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self) -> None:
-        """Cancel what runs, and end."""
+        """Cancel the running coroutines and stop the thread."""
         if self.is_started:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -46,7 +46,7 @@ class Background:
 
 
 class BackgroundCall:
-    """A ``remote.protocol.Call`` whose events come from a coroutine in the background."""
+    """A ``remote.protocol.Call`` with events from a coroutine in the background."""
 
     def __init__(self, background: Background, stream: AsyncIterator[Event]) -> None:
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()

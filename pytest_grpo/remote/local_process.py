@@ -1,4 +1,4 @@
-"""Running a phase in a clean process on this machine, through the same serialisation as anywhere else."""
+"""Runs a phase in a clean process on this machine, with the same protocol as on Modal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CANCEL_TIMEOUT_S = 2
 
 
 class SubprocessRemote:
-    """Processes of their own, started in ``folder``, the root of the project."""
+    """Runs each phase in a new process, started in ``folder``, the root of the project."""
 
     def __init__(self, folder: Path, max_side_by_side: int = 1) -> None:
         self._folder = folder
@@ -32,10 +32,10 @@ class SubprocessRemote:
 
 
 class SubprocessCall:
-    """A place (see ``pytest_grpo.remote.worker``) with a process group of its own, so that all of it can be ended."""
+    """A worker process (``pytest_grpo.remote.worker``) in its own process group, so that all of it can be killed."""
 
     def __init__(self, request: Request, folder: Path) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="grpo-place-")
+        self._scratch = tempfile.TemporaryDirectory(prefix="grpo-worker-")
         self._errors = Path(self._scratch.name) / "errors.txt"
         self._said: list[str] = []
         with self._errors.open("wb") as errors:
@@ -52,7 +52,7 @@ class SubprocessCall:
 
     @property
     def pid(self) -> int:
-        """Of the place, and the id of its process group."""
+        """The id of the worker process and of its process group."""
         return self._process.pid
 
     def __iter__(self) -> Iterator[Event]:
@@ -65,7 +65,7 @@ class SubprocessCall:
                 process.stdin.write(self._request.to_json().encode() + b"\n")
                 process.stdin.flush()
             except BrokenPipeError:
-                pass  # it is lost already; its exit says so below
+                pass  # the worker died already; its exit code is reported below
             for event in Decoder().decode(_whole_lines(process.stdout)):
                 has_ended = event["event"] == "end"
                 yield event
@@ -80,15 +80,15 @@ class SubprocessCall:
             self._signal(signal.SIGKILL)
 
     def _end(self) -> None:
-        """Leave nothing running or lying around: not what tests started either."""
-        self._signal(signal.SIGKILL)  # the group, before its leader is reaped and its number can be another's
+        """Kill all processes of the group, those that tests started included, and remove the files."""
+        self._signal(signal.SIGKILL)  # before the leader is reaped, after which its id may be reused
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 try:
                     pipe.close()
                 except BrokenPipeError:
-                    continue  # the request was not read to its end
+                    continue  # the worker did not read the whole request
         self._said = self._errors.read_text(errors="replace").strip().splitlines()
         self._scratch.cleanup()
         self._has_ended.set()
@@ -98,7 +98,7 @@ class SubprocessCall:
             try:
                 os.killpg(self._process.pid, number)
             except ProcessLookupError:
-                return  # all of it has ended
+                return  # the whole group has ended
 
     def _how_it_ended(self) -> str:
         code = self._process.returncode
@@ -108,5 +108,5 @@ class SubprocessCall:
 
 def _whole_lines(pipe: IO[bytes]) -> Iterator[str]:
     for line in pipe:
-        if line.endswith(b"\n"):  # else it was lost while it wrote
+        if line.endswith(b"\n"):  # a partial line means that the process died while writing
             yield line.decode()

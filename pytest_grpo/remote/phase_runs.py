@@ -1,4 +1,4 @@
-"""Runs phases elsewhere, several at once, and starts again what was lost: every test gets a result or a reason."""
+"""Runs phases on workers, several at once, and retries lost ones: every test gets a result or a reason."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pytest_grpo.remote.protocol import Call, Event, Remote, RemoteLostError, Re
 POLL_INTERVAL_S = 0.5
 END_TIMEOUT_S = 10
 USAGE_ERROR = 4
-"""pytest's exit code for what the user must mend, said in one line."""
+"""pytest's exit code for a usage error."""
 
 
 @dataclass(slots=True)
 class _Attempt:
-    """What one place has done so far."""
+    """The progress of one worker."""
 
     running: str | None = None
-    """The test that has begun and not ended."""
+    """The test that has started and not ended."""
     has_collected: bool = False
     has_finished: bool = False
     end: Event | None = None
 
     def note(self, event: Event) -> str | None:
-        """The test that ``event`` ends, if it ends one."""
+        """Record ``event``; returns the test that it ends, if any."""
         kind = event["event"]
         if kind == "start":
             self.running = event["nodeid"]
@@ -45,7 +45,7 @@ class _Attempt:
 
 
 class PhaseRuns:
-    """Starts phases and hands out what happens, as (phase, event), in the order in which it arrives.
+    """Starts phases and yields their events as (phase, event), in order of arrival.
 
     Two events are added to those of ``remote.protocol``: ``lost`` with ``node_ids`` and the ``reason`` why they have no
     result, and ``refused`` with the ``reason`` why the session must stop.
@@ -64,7 +64,7 @@ class PhaseRuns:
         self._futures += [self._threads.submit(self._run, request) for request in requests]
 
     def next_events(self) -> Iterator[tuple[int, Event]]:
-        """What happened since the last call; waits until something did, or for a moment."""
+        """The events since the last call; waits up to ``POLL_INTERVAL_S`` for one."""
         try:
             yield self._events.get(timeout=POLL_INTERVAL_S)
             while True:
@@ -72,14 +72,14 @@ class PhaseRuns:
         except queue.Empty:
             for future in self._futures:
                 if future.done():
-                    future.result()  # an error of our own ends the session
+                    future.result()  # a bug of this module ends the session
 
     def let_end(self) -> None:
-        """Every test has its result: give the places a moment to end by themselves, with their sessions' last hooks."""
+        """All tests have results: give the workers time to run the last hooks of their sessions."""
         wait(self._futures, timeout=END_TIMEOUT_S)
 
     def cancel(self) -> None:
-        """End all that runs, and wait until it has ended."""
+        """Cancel all running phases, and wait for their end."""
         self._is_cancelled = True
         for call in list(self._calls.values()):
             call.cancel()
@@ -102,7 +102,7 @@ class PhaseRuns:
                 text = f"lost: {error}; starting again ({num_losses} of {self._num_retries})"
                 self._put(request, {"event": "state", "text": text})
                 continue
-            assert attempt.end is not None, "events end with it"
+            assert attempt.end is not None, "the last event is end"
             if attempt.end["exit_code"] == USAGE_ERROR and not attempt.has_collected:
                 return self._put(request, {"event": "refused", "reason": _usage_error(request, attempt.end)})
             reason = f"pytest ended there with exit code {attempt.end['exit_code']}"
@@ -111,7 +111,7 @@ class PhaseRuns:
                 if remaining:
                     self._lose(request, list(remaining), reason + tail)
                 return None
-            # The test took its process down. It would do so again, but those after it deserve a process of their own.
+            # The test killed its process and would do so again. The tests after it run in a new process.
             del remaining[attempt.running]
             self._lose(request, [attempt.running], f"{reason} while it ran{tail}")
         return None

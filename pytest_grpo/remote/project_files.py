@@ -1,8 +1,8 @@
-"""The files of the project that travel, and the fingerprint of its code.
+"""Which files of the project are sent to a worker, and the digests of its code.
 
-They are those that git tracks, and untracked ones that git does not ignore. Without git: all but hidden files and
-folders, ``__pycache__``, ``node_modules`` and virtual environments. Secrets never travel, even if tracked, nor do links
-that lead out of the project. Imports only the standard library.
+Sent are the files that git tracks, and untracked ones that git does not ignore. Without git: all but hidden files and
+folders, ``__pycache__``, ``node_modules`` and virtual environments. Secrets are never sent, even if tracked, nor are
+links out of the project. Imports only the standard library.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SECRETS = (
     *(".modal.toml", ".htpasswd", "credentials.json", "service-account*.json", "service_account*.json", "secrets.*"),
     *(".ssh", ".aws", ".gnupg", ".kube", ".docker"),
 )
-"""Names of files, or of folders with all that is in them, that stay here; case does not matter."""
+"""Names of files and folders that are never sent; case does not matter."""
 NO_SECRETS = (".env.example", ".env.sample", ".env.template")
 _CODE_SUFFIXES = (".py", ".toml", ".ini", ".cfg")
 _LEFT_OUT_WITHOUT_GIT = {"__pycache__", "node_modules"}
@@ -33,11 +33,11 @@ _PACKAGES = ("pytest_grpo", "grpo_core")
 
 
 class TreeError(ValueError):
-    """The project cannot travel."""
+    """The project cannot be sent."""
 
 
 def list_files(root: Path) -> list[str]:
-    """The files under ``root`` that travel, relative to it, sorted."""
+    """The files under ``root`` to send, relative to it, sorted."""
     names = _git_files(root)
     kept = (name for name in (_walk(root) if names is None else names) if not is_secret(name))
     return sorted(name for name in kept if _is_inside(root, root / name))
@@ -60,8 +60,8 @@ def pack(root: Path, names: Iterable[str]) -> bytes:
     if total > MAX_TREE_BYTES:
         largest = ", ".join(f"{name} ({sizes[name] >> 20} MiB)" for name in sorted(sizes, key=lambda n: -sizes[n])[:3])
         raise TreeError(
-            f"the project's files take {total >> 20} MiB, at most {MAX_TREE_BYTES >> 20} MiB travel; the largest are "
-            f"{largest}; let git ignore what tests do not need"
+            f"the project's files take {total >> 20} MiB, allowed are {MAX_TREE_BYTES >> 20} MiB; the largest are "
+            f"{largest}; add what tests do not need to .gitignore"
         )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=3, dereference=True) as archive:
@@ -77,18 +77,18 @@ def unpack(archive: bytes, folder: Path) -> None:
 
 
 def code_digests(root: Path, names: Iterable[str]) -> dict[str, str]:
-    """Path -> digest of those files that are code, and ``package NAME`` -> digest of the packages imported here."""
+    """Path -> digest of each code file, and ``package NAME`` -> digest of each package imported here."""
     files = {name: _digest(root / name) for name in names if name.endswith(_CODE_SUFFIXES)}
     return files | {f"package {name}": package_digest(name) for name in _PACKAGES}
 
 
 def differing(root: Path, expected: Mapping[str, str]) -> list[str]:
-    """What of ``expected`` (see ``code_digests``) is different or absent here."""
+    """The entries of ``expected`` (see ``code_digests``) that differ or are missing here."""
     return [name for name, digest in expected.items() if _digest_of(root, name) != digest]
 
 
 def package_digest(name: str) -> str:
-    """Of the source files that ``import name`` would find, without importing it; empty when there are none."""
+    """The digest of the source files of package ``name``, without importing it; empty when there are none."""
     found = importlib.util.find_spec(name)
     if found is None or not found.submodule_search_locations:
         return ""
@@ -109,7 +109,7 @@ def _digest(path: Path) -> str:
 
 
 def _git_files(root: Path) -> list[str] | None:
-    """None without git, or outside of a repository."""
+    """The files that git lists; None without git or outside of a repository."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listed = subprocess.run(command, cwd=root, capture_output=True, check=True)

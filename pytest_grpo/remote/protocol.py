@@ -1,6 +1,6 @@
-"""What travels between this session and the place where phase tests run: a request there, events back, as JSON text.
+"""The protocol between a session and a worker, the process or container that runs a phase: a request, then events.
 
-Imports only the standard library, so that a place starts fast.
+All of it is JSON text. Imports only the standard library, so that a worker starts fast.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 MAX_MESSAGE_BYTES = 1 << 20
-"""A longer event travels in parts: Modal stores what exceeds 2 MiB elsewhere, and a pipe should stay readable."""
+"""A longer event is sent in parts: Modal stores messages above 2 MiB separately."""
 
 Event = dict[str, Any]
-"""Something that happened. ``event`` is one of:
+"""Something that happened on the worker. ``event`` is one of:
 
-- ``begun``: the place has begun to work; ``call_id`` is Modal's name of the call. A second one: it began again.
+- ``begun``: the worker has started; ``call_id`` is Modal's id of the call. A second one means that it restarted.
 - ``collected``: pytest has collected; ``missing`` and ``extra`` node ids, ``differing`` code, collection ``errors``,
   ``fingerprint`` and ``machine_info`` of the machine
 - ``start``: the test ``nodeid`` begins
 - ``report``: ``data`` is a serialised test report
 - ``warning``: ``message``, ``category`` (class name), ``when``, ``nodeid``, ``filename``, ``lineno``, ``location``
 - ``benchmark``: ``nodeid`` and an ``entry`` of pytest-benchmark
-- ``done``: the test ``nodeid`` has ended, and all that is to say about it was said
-- ``finish``: pytest's session ended, in whatever way; without it, its process was taken down
-- ``end``: the last one: ``exit_code`` of pytest and ``output_tail``, the end of what it printed
-- ``state``: ``text``, for people: queued, running, ...
+- ``done``: the test ``nodeid`` has ended, and all of its events were sent
+- ``finish``: pytest's session ended; without this event its process was killed
+- ``end``: the last event: ``exit_code`` of pytest and ``output_tail``, the end of its output
+- ``state``: ``text`` for the terminal: queued, running, ...
 """
 
 
@@ -38,17 +38,17 @@ class Request:
     node_ids: tuple[str, ...]
     """What to run, in this order."""
     collected: tuple[str, ...]
-    """All tests of the phase that were collected here from files that were collected whole."""
+    """All tests of the phase that this session collected, from files that it collected completely."""
     arguments: tuple[str, ...]
-    """For pytest, in front of the files."""
+    """pytest's options."""
     code: Mapping[str, str]
-    """Path -> digest of each file of code, and ``package NAME`` -> digest of what is imported under that name."""
+    """See ``project_files.code_digests``."""
     root: str
-    """The project's folder here. In all texts the place writes it for its own."""
+    """The project's folder in this session. The worker writes it in place of its own in all texts."""
     baseline: str = ""
     """The file of ``--grpo-compare``, as text."""
     wants_machine_info: bool = False
-    """Whether pytest-benchmark's slow look at the machine is needed."""
+    """Whether pytest-benchmark's machine description, which is slow, is needed."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -62,8 +62,8 @@ class Request:
 
 
 class RemoteLostError(RuntimeError):
-    """The place was lost. That is no verdict: another one is asked, and at last each test without a result becomes an
-    error. ``may_retry`` is false where another one would fare no better."""
+    """The worker was lost. This is not a verdict: a new worker is tried, and in the end each test without a result is
+    an error. ``may_retry`` is false when a new worker would fail in the same way."""
 
     def __init__(self, reason: str, *, may_retry: bool = True) -> None:
         super().__init__(reason)
@@ -71,69 +71,70 @@ class RemoteLostError(RuntimeError):
 
 
 class RemoteRefusedError(RuntimeError):
-    """The place cannot be used at all, e.g. because of credentials. The session stops with this one line."""
+    """Workers cannot be started at all, e.g. for lack of credentials. The session stops with this one line."""
 
 
 class Call(Protocol):
-    """A phase under way."""
+    """A running phase."""
 
     def __iter__(self) -> Iterator[Event]:
-        """The events as they happen; the last one is ``end``. They may repeat when the place begins again by itself.
+        """The events as they happen; the last one is ``end``. They repeat when the worker restarts by itself.
 
         Raises:
-            RemoteLostError: the place was lost; events so far were yielded.
-            RemoteRefusedError: it cannot be used.
+            RemoteLostError: the worker was lost; the events so far were yielded.
+            RemoteRefusedError: no worker can be started.
         """
         ...
 
     def cancel(self) -> None:
-        """End it and leave nothing running there. From any thread, at any time; the events end soon after."""
+        """Stop the phase and all of its processes. Thread-safe, at any time; the events end soon after."""
         ...
 
 
 class Remote(Protocol):
-    """A place that runs phases."""
+    """Runs phases on workers."""
 
     @property
     def max_side_by_side(self) -> int:
-        """How many phases may run at once. 1 where they would share a machine and disturb each other's measurements."""
+        """How many phases may run at once. 1 when they share a machine and would disturb each other's timings."""
         ...
 
     def start(self, request: Request) -> Call: ...
 
     def close(self) -> None:
-        """All calls have ended. Give back what is held."""
+        """Release all resources; all calls have ended."""
         ...
 
 
 def encode(line: str) -> Iterator[str]:
-    """An event, as a line of JSON in ASCII, as one message or in parts."""
+    """An event, given as a line of ASCII JSON, as one message or in parts."""
     if len(line) <= MAX_MESSAGE_BYTES:
         yield line
         return
-    # Text within text: each quote and backslash takes up to twice the room.
+    # JSON within JSON: escaped quotes and backslashes take up to twice the space.
     size = MAX_MESSAGE_BYTES // 2 - 100
     for start in range(0, len(line), size):
         is_last = start + size >= len(line)
         yield json.dumps({"part": start, "is_last": is_last, "text": line[start : start + size]})
 
 
-def number_texts(texts: Iterable[str], place: str) -> Iterator[str]:
-    """Each text with a first line that says where it comes from and its number. ``place`` is new at each beginning.
+def number_texts(texts: Iterable[str], worker_id: str) -> Iterator[str]:
+    """Each text after a line with the worker's id and a sequence number. Each start of a worker has a new id.
 
-    Modal runs a generator again when its container is lost, and drops as many chunks as had arrived before: it takes
-    the second run for a repetition of the first. The numbers tell that something is missing.
+    Modal restarts a generator when its container is lost and drops as many chunks as had arrived before, as if the
+    second run repeated the first. A gap in the numbers reveals that.
     """
     for number, text in enumerate(texts):
-        yield f"{json.dumps({'place': place, 'number': number})}\n{text}"
+        # Events of earlier detached runs on disk have the key 'place'.
+        yield f"{json.dumps({'place': worker_id, 'number': number})}\n{text}"
 
 
 class Decoder:
-    """Puts messages together again."""
+    """Reassembles events from messages."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
-        self._place = ""
+        self._worker_id = ""
         self._next_number = 0
 
     def decode(self, messages: Iterable[str]) -> Iterator[Event]:
@@ -151,25 +152,25 @@ class Decoder:
                 yield data
                 continue
             if data["part"] == 0:
-                self._parts.clear()  # the place began again in the middle of an event
+                self._parts.clear()  # the worker restarted in the middle of an event
             self._parts.append(data["text"])
             if data["is_last"]:
                 text = "".join(self._parts)
                 self._parts.clear()
                 yield json.loads(text)
 
-    def _check_number(self, place: str, number: int) -> None:
-        if place != self._place:
-            self._place, self._next_number = place, 0
+    def _check_number(self, worker_id: str, number: int) -> None:
+        if worker_id != self._worker_id:
+            self._worker_id, self._next_number = worker_id, 0
         if number != self._next_number:
-            raise RemoteLostError("its container was replaced in the middle")
+            raise RemoteLostError("its container was replaced in the middle of the run")
         self._next_number += 1
 
 
 def problem_of(event: Event, phase: int) -> str:
-    """What a ``collected`` event says is not the same there, in one line; empty when all is."""
+    """How the worker's ``collected`` event differs from this session, in one line; empty when it does not."""
     differences: tuple[tuple[str, str, str], ...] = (
-        ("differing", "other code there", "save your files and do not change them while phases run"),
+        ("differing", "the code there differs", "save your files and do not change them while phases run"),
         ("missing", "not collected there", "make collection depend on the code alone"),
         ("extra", "collected only there", "make collection depend on the code alone"),
     )
@@ -181,7 +182,7 @@ def problem_of(event: Event, phase: int) -> str:
 
 
 def _first_error(errors: list[str]) -> str:
-    """The line of the first collection error that says what it was, in brackets."""
+    """The message of the first collection error, in brackets."""
     lines = [line for error in errors for line in error.splitlines()]
     said = [line.removeprefix("E ").strip() for line in lines if line.startswith("E ")] or lines
     return f" ({said[0]})" if said else ""

@@ -1,4 +1,4 @@
-"""Sets up what a session needs to run its phases elsewhere."""
+"""Sets up a session that runs its phases on workers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def register(config: pytest.Config) -> None:
-    """Register the plugin that takes over the tests of phases. Nothing is started or contacted before the first.
+    """Register the plugin that takes over phase tests. Nothing starts and nothing is contacted before the first one.
 
     Raises:
-        pytest.UsageError: the place cannot be used, e.g. without credentials.
+        pytest.UsageError: workers cannot be started, e.g. for lack of credentials.
     """
     settings = config.stash[PLUGIN_CONFIG]
     requests = RequestBuilder(config)

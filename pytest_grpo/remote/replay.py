@@ -1,5 +1,5 @@
-"""Replays here what happens elsewhere, while it happens: the terminal, JUnit files, ``-x`` and ``--lf`` see an ordinary
-session."""
+"""Replays the workers' events in this session as they arrive: the terminal, JUnit files, ``-x`` and ``--lf`` see an
+ordinary session."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from pytest_grpo.settings.phases import phases_of
 
 
 class RemoteReplay:
-    """Takes over tests of a phase. All tests of one phase run together: both arms of a comparison share a device.
+    """Takes over phase tests. All tests of one phase run on one worker, so both arms of a comparison share a device.
 
-    The reports of a test are replayed together, when it has ended: if its place is lost before, it runs again elsewhere
-    and nothing was said yet.
+    The reports of a test are replayed together, after it has ended. If its worker is lost before, the test runs again
+    and nothing was reported yet.
     """
 
     def __init__(self, config: pytest.Config, runs: PhaseRuns, requests: RequestBuilder, *, side_by_side: bool) -> None:
@@ -39,7 +39,7 @@ class RemoteReplay:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None]:
-        collected = list(items)  # before -k and its like
+        collected = list(items)  # before -k and -m deselect
         yield
         self._requests.note_collected(collected)
 
@@ -62,7 +62,7 @@ class RemoteReplay:
         return True
 
     def _start(self, phase: int, items: list[pytest.Item]) -> None:
-        """All phases, when the first is needed; one at a time where they would share a machine."""
+        """Start all phases at the first phase test, or one at a time when they would share a machine."""
         if phase in self._started:
             return
         phases = dict.fromkeys(min(found) for item in items if (found := phases_of(item)))
@@ -73,10 +73,10 @@ class RemoteReplay:
         self._runs.start(requests)
 
     def _take(self, phase: int, event: Event) -> None:
-        """Keep ``event`` with its test, or act on it.
+        """Keep ``event`` with its test, or handle it.
 
         Raises:
-            pytest.UsageError: the place cannot be used, or is not the same as here.
+            pytest.UsageError: workers cannot be started, or collected other tests or code.
         """
         kind = event["event"]
         if kind == "refused":
@@ -100,9 +100,9 @@ class RemoteReplay:
             self._keep(event["nodeid"], event)
 
     def _keep(self, nodeid: str, event: Event) -> None:
-        """Nothing of a test that has ended already: the place did it twice."""
+        """Keep ``event`` with its test, unless the test has ended: a restarted worker repeats tests."""
         if nodeid in self._done or not nodeid:
-            return  # what warned while collecting has warned here, too
+            return  # collection warnings were shown by this session already
         if event["event"] == "start":
             self._events[nodeid] = []
         self._events.setdefault(nodeid, []).append(event)
@@ -133,7 +133,7 @@ class RemoteReplay:
         )
 
     def _restore(self, data: Event) -> pytest.TestReport:
-        # JSON has no tuples; pytest takes a list for a skip's place and reason as an internal error.
+        # JSON has no tuples, and pytest needs one for the location and reason of a skip.
         data["location"] = tuple(data["location"])
         data["user_properties"] = [tuple(entry) for entry in data["user_properties"]]
         data["sections"] = [tuple(entry) for entry in data["sections"]]
@@ -149,7 +149,7 @@ class RemoteReplay:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
-        """The machines that measured, rather than this one."""
+        """Describe the machines that measured instead of this one."""
         if self._machines:
             machine_info.clear()
             machine_info.update(self._machines[0])
@@ -161,7 +161,7 @@ class RemoteReplay:
     def pytest_sessionfinish(self) -> None:
         if self._asked <= self._done | self._lost.keys():
             self._runs.let_end()
-        self._runs.cancel()  # what -x, Ctrl-C or an error left behind
+        self._runs.cancel()  # phases that -x, Ctrl-C or an error left running
 
 
 def _fingerprint(fields: dict[str, Any]) -> Fingerprint:
@@ -169,7 +169,7 @@ def _fingerprint(fields: dict[str, Any]) -> Fingerprint:
 
 
 def _lost_reports(item: pytest.Item, reason: str) -> list[pytest.TestReport]:
-    """An error in setup, not a failure: a lost machine is no regression."""
+    """An error in setup, not a failure: a lost machine is not a regression."""
     keywords: dict[str, Literal[1]] = {name: 1 for name in item.keywords}
     text = f"{item.nodeid} has no result from where it ran: {reason}"
     setup = pytest.TestReport(item.nodeid, item.location, keywords, "failed", text, "setup")

@@ -1,4 +1,4 @@
-"""Makes the request of each phase from the tests that were collected here."""
+"""Builds the request of each phase from the collected tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pytest_grpo.settings.phases import phases_of
 
 
 class RequestBuilder:
-    """The files are listed and their code is read once, when the first phase is needed."""
+    """Builds requests; lists the files and reads their code once, for the first request."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -26,16 +26,16 @@ class RequestBuilder:
 
     @property
     def files(self) -> list[str]:
-        """The files of the project that travel."""
+        """The files of the project to send."""
         if self._files is None:
             self._files = list_files(self._config.rootpath)
             self._code = code_digests(self._config.rootpath, self._files)
         return self._files
 
     def note_collected(self, items: Iterable[pytest.Item]) -> None:
-        """Keep what was collected from files that were collected whole."""
+        """Keep the tests of files that were collected completely."""
         if self._config.getoption("lf", False):
-            return  # it leaves out tests, and files, while they are collected
+            return  # --lf skips tests and files during collection
         parts = [argument for argument in self._config.args if "::" in argument]
         for item in items:
             name = item.nodeid.partition("::")[0]
@@ -57,9 +57,9 @@ class RequestBuilder:
 
 
 def forwarded_arguments(config: pytest.Config) -> tuple[str, ...]:
-    """For pytest there; its own ini file gives the rest.
+    """pytest's options for the worker; its ini file gives the rest.
 
-    Options of other plugins but pytest-benchmark are not known here and are not forwarded.
+    Options of other plugins, except pytest-benchmark, are unknown here and not forwarded.
     """
     settings = config.stash[PLUGIN_CONFIG]
     num_gates = settings.num_gates or max(1, config.stash.get(NUM_GATES, 1))
@@ -97,7 +97,7 @@ def _of_grpo(settings: PluginConfig) -> list[str]:
     if not settings.has_control:
         arguments += ["-o", "grpo_control=false"]
     if settings.compare is not None:
-        arguments.append(f"--grpo-tolerance={settings.tolerance:g}")  # the place adds the baseline itself
+        arguments.append(f"--grpo-tolerance={settings.tolerance:g}")  # the worker adds --grpo-compare itself
     if settings.any_machine:
         arguments.append("--grpo-any-machine")
     if settings.versus is not None:

@@ -1,4 +1,4 @@
-"""The place where a phase runs: a container on Modal, a clean process here. Runs pytest and yields what it reports.
+"""The worker that runs a phase: a container on Modal or a clean local process. Runs pytest and yields its events.
 
 ``python -m pytest_grpo.remote.worker SCRATCH`` reads a request from its standard input and writes messages to its
 standard output; it ends when its input does. Imports only the standard library.
@@ -33,24 +33,24 @@ _PLUGIN = "pytest_grpo.plugin"
 
 
 def serve(request: str, files: bytes, call_id: str | None = None) -> Iterator[str]:
-    """Run what ``request`` asks for in a new folder with ``files``, an archive.
+    """Run ``request`` in a new folder with ``files``, an archive of the project.
 
     Yields messages (see ``remote.protocol.Decoder``), one or more lines of JSON at a time, as they happen. ``call_id``
-    names this call, so that the other side can end it.
+    is the id of this call, with which the session can cancel it.
     """
     yield from number_texts(_serve(request, files, call_id), secrets.token_hex(8))
 
 
 def _serve(request: str, files: bytes, call_id: str | None) -> Iterator[str]:
     yield json.dumps({"event": "begun", "call_id": call_id})
-    with tempfile.TemporaryDirectory(prefix="grpo-place-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="grpo-worker-") as scratch:
         folder = Path(scratch).resolve() / "project"
         unpack(files, folder)
         yield from run_pytest(Request.from_json(request), folder, Path(scratch))
 
 
 def run_pytest(request: Request, folder: Path, scratch: Path) -> Iterator[str]:
-    """Run ``request`` in a pytest of its own. ``scratch`` is an empty folder for files beside the project's."""
+    """Run ``request`` in a new pytest process. ``scratch`` is an empty folder for other files than the project's."""
     events, output = scratch / "events.jsonl", scratch / "output.txt"
     events.touch()
     with output.open("wb") as stdout:
@@ -88,7 +88,7 @@ def _command(request: Request, events: Path, scratch: Path) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, with the plugin named exactly once: by its entry point, or else by PYTEST_PLUGINS."""
+    """This process's environment, with the plugin loaded exactly once: by entry point, or else by PYTEST_PLUGINS."""
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     loads_entry_points = not environment.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     named = [name for name in environment.pop("PYTEST_PLUGINS", "").split(",") if name and name != _PLUGIN]
@@ -98,10 +98,10 @@ def _environment() -> dict[str, str]:
 
 
 def _follow(process: subprocess.Popen[bytes], file: BinaryIO) -> Iterator[list[str]]:
-    """The whole lines that ``process`` appends to ``file``, until it has ended."""
+    """The complete lines that ``process`` appends to ``file``, until it ends."""
     unfinished = b""
     while True:
-        has_ended = process.poll() is not None  # before reading: what it wrote last is read too
+        has_ended = process.poll() is not None  # checked before reading, so that the last output is read too
         *lines, unfinished = (unfinished + file.read()).split(b"\n")
         if lines:
             yield [line.decode() for line in lines]
@@ -112,7 +112,7 @@ def _follow(process: subprocess.Popen[bytes], file: BinaryIO) -> Iterator[list[s
 
 
 def _pack(lines: Iterator[str]) -> Iterator[str]:
-    """Messages of ``lines``, several to one text as long as it stays small."""
+    """Messages of ``lines``, several per text up to ``MAX_MESSAGE_BYTES``."""
     batch: list[str] = []
     num_bytes = 0
     for line in lines:
@@ -147,9 +147,9 @@ def main() -> None:
 
 
 def _end_with_input(scratch: Path) -> None:
-    """Nobody waits for the results any more: end this process and its pytest, which share a group of their own."""
+    """When the session is gone, kill this process and its pytest, which share a process group."""
     sys.stdin.buffer.read()
-    shutil.rmtree(scratch, ignore_errors=True)  # the session that made it was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # the killed session could not remove it
     os.killpg(os.getpgrp(), signal.SIGTERM)
 
 

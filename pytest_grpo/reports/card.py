@@ -1,4 +1,4 @@
-"""One gate on the page: its pictures, its numbers, and its history."""
+"""The card of one gate on the HTML page: its charts, numbers and history."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pytest_grpo.settings.thresholds import format_number
 from pytest_grpo.types import Row, Verdict
 
 CONDITIONS = {
-    "cores_of_others": "cores others used",
+    "cores_of_others": "cores used by others",
     "cpu_mhz": "CPU clock, MHz",
     "gpu_sm_mhz": "GPU clock, MHz",
     "gpu_temperature_c": "GPU temperature, \u00b0C",
@@ -24,14 +24,12 @@ SYMBOLS = {Verdict.PASS: "\u2713", Verdict.FAIL: "\u2715", Verdict.INCONCLUSIVE:
 
 
 def gate_card(number: int, entry: Entry, history: Sequence[SavedRun]) -> Markup:
-    """Everything about one gate; ``#gate-<number>`` leads to it."""
+    """The card of one gate, with the anchor ``#gate-<number>``."""
     nodeid, row = entry
     label = f"gate-{number}"
     charts = []
     if row.ratios:
-        legend = (
-            "Shaded green: meets the threshold. A hollow point does not. Blue band: interval of the median. Log axis."
-        )
+        legend = "Green area: meets the threshold. Hollow points do not. Blue band: interval of the median. Log axis."
         charts.append(_figure("Pairs", pairs_chart(row, f"{label}-pairs"), legend))
     runs = runs_of(entry, history)
     if runs and not math.isnan(row.measured):

@@ -1,7 +1,7 @@
-"""The two pictures of a gate, as inline SVG: its pairs against the threshold, and its median over saved runs.
+"""The two charts of a gate, as inline SVG: its pairs against the threshold, and its median over saved runs.
 
-Colours and line styles are those of page.css. Shapes say the same as colours: a point that does not meet the
-threshold is hollow, a failed run is a cross.
+page.css has colours and line styles. Shapes repeat what colours say: a point that does not meet the threshold is
+hollow, a failed run is a cross.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pytest_grpo.types import Row, Verdict
 WIDTH, HEIGHT = 460.0, 214.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 448.0, 14.0, 190.0
 INTERVAL_X = 424.0
-"""Where the interval stands beside the pairs."""
+"""The horizontal position of the interval, right of the pairs."""
 PAIRS_RIGHT = 396.0
 POINT_RADIUS = 3.6
 CAP = 6.0
@@ -107,7 +107,7 @@ def _axis(scale: Scale) -> Markup:
 
 
 def _threshold(row: Row, scale: Scale) -> Markup:
-    """The values that are good enough, shaded, and their edges."""
+    """The shaded area of values that pass, and its bounds."""
     if row.bound_low is not None and row.bound_low == row.bound_high:
         area = joined()
     else:

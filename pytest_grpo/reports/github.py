@@ -1,4 +1,4 @@
-"""What GitHub Actions shows of a run: a Markdown summary of the job, and annotations at the tests that do not pass.
+"""The report for GitHub Actions: a Markdown summary of the job, and annotations at tests that do not pass.
 
 The formats are those of "Workflow commands for GitHub Actions" in GitHub's documentation.
 """
@@ -21,7 +21,7 @@ COMMANDS = {Verdict.FAIL: "error", Verdict.INCONCLUSIVE: "warning"}
 
 
 def append_summary(entries: Sequence[Entry]) -> list[str]:
-    """Append ``summary_markdown`` to the file ``$GITHUB_STEP_SUMMARY``, if it is set. Returns what went wrong."""
+    """Append ``summary_markdown`` to the file ``$GITHUB_STEP_SUMMARY``, if it is set. Returns the problems."""
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
         return []
@@ -34,7 +34,7 @@ def append_summary(entries: Sequence[Entry]) -> list[str]:
 
 
 def summary_markdown(entries: Sequence[Entry]) -> str:
-    """The verdicts as a table, and below it why some do not pass."""
+    """The verdicts as a table, followed by the reasons of those that do not pass."""
     rows = [row for _, row in entries]
     columns = ["phase", "metric", "measured", "threshold", "verdict"]
     if has_many_systems(rows):
@@ -97,7 +97,7 @@ def _verdict(row: Row) -> str:
 
 
 def _text(text: str) -> str:
-    """``text`` as it is, on one line: Markdown sees no markup in it and a table no further cell."""
+    """``text`` on one line, escaped for Markdown and its tables."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{letter}" if letter in "\\`*_[]|~" else letter for letter in text)
 

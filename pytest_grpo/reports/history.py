@@ -1,4 +1,4 @@
-"""Earlier sessions, and what they say about a gate."""
+"""Earlier sessions, and their rows of a gate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytest_grpo.reports.table import Entry
 from pytest_grpo.types import Row
 
 MAX_RUNS = 30
-"""Saved runs shown per gate; the latest ones."""
+"""The number of latest saved runs shown per gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class SavedRun:
 
 
 def runs_of(entry: Entry, history: Sequence[SavedRun]) -> list[tuple[SavedRun, Row]]:
-    """The saved runs that have this gate, with its row."""
+    """The saved runs that measured this gate, each with its row."""
     nodeid, row = entry
     return [
         (run, earlier)

@@ -1,4 +1,4 @@
-"""HTML and SVG from nested calls, in which text from outside cannot become markup."""
+"""Builds HTML and SVG with nested calls; all other text is escaped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _VOID = frozenset({"meta", "wbr"})
 
 
 class Markup(str):
-    """Text that is markup already. Only ``element`` and constants of this project make it."""
+    """Text that is already markup. Only ``element`` and constants of this project create it."""
 
     __slots__ = ()
 

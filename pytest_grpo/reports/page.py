@@ -1,6 +1,6 @@
-"""The verdicts as one web page that needs nothing else: no network, no script, no other file.
+"""The verdicts as one self-contained HTML page: no network, no script, no other file.
 
-Everything in it goes through ``markup.element``, which escapes it. The page forbids itself to load anything.
+``markup.element`` escapes all content, and the page's Content-Security-Policy blocks loading.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-a
 
 
 def write_html(path: Path, rows: Sequence[Entry], machine: Mapping[str, str], history: Sequence[SavedRun]) -> None:
-    """Write the page to ``path``, all of it or nothing.
+    """Write the page to ``path`` atomically.
 
     Raises:
         grpo_core.errors.HomeError: it cannot be written.
@@ -91,7 +91,7 @@ def _banner(rows: Sequence[Entry], title: str, created_at: str) -> Markup:
 
 
 def _attention(rows: Sequence[Entry]) -> Markup:
-    """Each gate that does not pass, failures first, and why."""
+    """The gates that do not pass, failures first, with their reasons."""
     items = [
         element("li", badge(row), " ", element("a", _breakable(row.metric), href=f"#gate-{number}"), f" {row.reason}")
         for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE)

@@ -1,8 +1,9 @@
-"""Puts the measured arms into pytest-benchmark's session, so that its saving, JSON and comparing show them; and carries
-what its own fixture measured from the process that ran a test to the session that reports.
+"""Adds the measured arms to pytest-benchmark's session, so that its reports, JSON and comparisons include them.
 
-pytest-benchmark has no public way to add samples that it did not take itself. This module is the only one that knows
-its internals; tests/pytest_grpo/reports/test_pytest_benchmark.py fails when they change.
+It also transfers what the ``benchmark`` fixture measured on a worker to the session that reports.
+
+pytest-benchmark has no public API for samples that it did not take itself. Only this module uses its internals;
+tests/pytest_grpo/reports/test_pytest_benchmark.py fails when they change.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ SAVING_OPTIONS = (
     *("benchmark_save", "benchmark_autosave", "benchmark_json", "benchmark_compare", "benchmark_compare_fail"),
     *("benchmark_histogram", "benchmark_cprofile_dump"),
 )
-"""Where its command line says that results are kept or compared."""
+"""Options of pytest-benchmark that save or compare results."""
 _RUN_FLAGS = ("skip", "disable", "enable", "only", "disable_gc")
 _RUN_VALUES = ("min_time", "max_time", "min_rounds", "calibration_precision", "warmup", "warmup_iterations")
 
 
 @dataclass(slots=True)
 class Origin:
-    """What pytest-benchmark's ``Metadata`` reads of the fixture that took the samples."""
+    """The attributes of the ``benchmark`` fixture that pytest-benchmark's ``Metadata`` reads."""
 
     name: str
     fullname: str
@@ -62,7 +63,7 @@ def store(config: pytest.Config, rows: Iterable[tuple[str, Row]], fingerprint: M
 
 
 def entries(config: pytest.Config) -> list[dict[str, Any]]:
-    """What its fixture has measured so far in this process, as JSON-able entries for ``add_entries``."""
+    """What the fixture has measured so far in this process, as JSON for ``add_entries``."""
     session = config.pluginmanager.get_plugin("pytest-benchmark")
     if session is None:
         return []
@@ -74,7 +75,7 @@ def entries(config: pytest.Config) -> list[dict[str, Any]]:
 
 
 def add_entries(config: pytest.Config, added: Iterable[Mapping[str, Any]]) -> None:
-    """Add what another process measured, as if its fixture had run here."""
+    """Add entries of another process, as if the fixture had run here."""
     session = config.pluginmanager.get_plugin("pytest-benchmark")
     if session is None or session.disabled or session.skip:
         return
@@ -89,18 +90,18 @@ def add_entries(config: pytest.Config, added: Iterable[Mapping[str, Any]]) -> No
 
 
 def machine_info(config: pytest.Config) -> dict[str, Any] | None:
-    """Its description of this machine, which takes a second or two; None when it is absent."""
+    """pytest-benchmark's description of this machine, which takes a second or two; None without it."""
     session = config.pluginmanager.get_plugin("pytest-benchmark")
     return None if session is None else session.get_machine_info()
 
 
 def wants_machine_info(config: pytest.Config) -> bool:
-    """Whether this session will save results or compare them, which needs the description of a machine."""
+    """Whether this session saves or compares results, which needs the description of the machine."""
     return any(config.getoption(name, None) for name in SAVING_OPTIONS)
 
 
 def run_arguments(config: pytest.Config) -> list[str]:
-    """Its options that say how to measure, for a process that measures for this one."""
+    """pytest-benchmark's measurement options, for a worker."""
     flags = [
         f"--benchmark-{name.replace('_', '-')}" for name in _RUN_FLAGS if config.getoption(f"benchmark_{name}", None)
     ]
@@ -134,8 +135,8 @@ def describe(row: Row) -> dict[str, Any]:
 def timings(row: Row, arm: str) -> tuple[int, list[float]]:
     """Iterations per sample, and each sample's seconds per iteration.
 
-    A rate's iteration is one unit of it. Else it is one run: of the compared time, or of the arm where what was
-    compared is no time.
+    For a rate, an iteration is one unit, e.g. a token. Otherwise it is one run: the compared time, or the arm's
+    seconds when the compared quantity is not a time.
     """
     seconds = (row.arms or {})[arm]["seconds"]
     quantity = row.quantity or "seconds"

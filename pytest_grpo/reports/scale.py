@@ -1,4 +1,4 @@
-"""The vertical axis of a chart: where a value goes, and which values are labelled."""
+"""The axis of a chart: the position of a value, and the tick labels."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 PADDING = 0.1
-"""Of the range of values, left free above and below them."""
+"""Free space above and below the values, as a fraction of their range."""
 MIN_SPREAD = 0.02
-"""The least relative range an axis shows, so that noise of a thousandth does not fill it."""
+"""The minimum relative range of an axis, so that tiny noise does not fill it."""
 MAX_TICKS = 6
 _STEPS = (1.0, 2.0, 2.5, 5.0)
 _MANTISSAS = ((1.0, 1.5, 2.0, 3.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0,))
@@ -17,7 +17,7 @@ _MANTISSAS = ((1.0, 1.5, 2.0, 3.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0,))
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Maps ``low`` to ``bottom`` and ``high`` to ``top`` (pixels, downwards); beyond them it stays at the edge."""
+    """Maps ``low`` to ``bottom`` and ``high`` to ``top`` (pixels, downwards); values beyond are clamped."""
 
     low: float
     high: float
@@ -27,7 +27,7 @@ class Scale:
 
     @classmethod
     def around(cls, values: Iterable[float | None], *, top: float, bottom: float, is_log: bool) -> Scale:
-        """An axis that shows all ``values`` that it can: the finite ones, and above zero where it is logarithmic."""
+        """An axis for all finite ``values``; a logarithmic axis ignores those at or below zero."""
         shown = [value for value in values if value is not None and math.isfinite(value) and (value > 0 or not is_log)]
         low, high = min(shown, default=1.0), max(shown, default=1.0)
         if is_log:

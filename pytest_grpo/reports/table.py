@@ -1,4 +1,4 @@
-"""Rows as text: what each one measured, and the table of all of them, in ASCII and as wide as the terminal."""
+"""Rows as text: the measurement of each, and the terminal's table of all, in ASCII."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Entry = tuple[str, Row]
 def table_lines(rows: Sequence[Row], width: int) -> list[str]:
     """A header and one line per row, none longer than ``width``.
 
-    What does not fit goes in this order: intervals, the threshold, the middle of the metric's name, the phase.
+    To fit, it drops in this order: intervals, the threshold, the middle of the metric's name, the phase.
     """
     columns = _columns(rows, with_interval=True)
     if _width(columns) > width:
@@ -37,7 +37,7 @@ def table_lines(rows: Sequence[Row], width: int) -> list[str]:
 
 
 def versus_lines(rows: Sequence[Row]) -> list[str]:
-    """Two systems side by side: per gate that compares them the median of each, and the ratio."""
+    """Two systems side by side: for each gate that compares them, both medians and the ratio."""
     lines = []
     for row in rows:
         if not row.metric.startswith(VERSUS_PREFIX) or not row.arms or row.quantity is None:
@@ -52,7 +52,7 @@ def _middle(values: Sequence[float]) -> float:
 
 
 def reason_lines(rows: Sequence[Row]) -> list[str]:
-    """One line for each row that is not a pass: which one, and why."""
+    """One line for each row that is not a pass, with the reason."""
     return [f"{row.verdict}: {_name(row, rows)}: {plain(row.reason)}" for row in rows if row.verdict != Verdict.PASS]
 
 
@@ -76,7 +76,7 @@ def describe_interval(row: Row) -> str:
 
 
 def interval(row: Row) -> tuple[float, float] | None:
-    """The ends of the median's interval. They are infinite where too few pairs were taken to bound it."""
+    """The ends of the median's interval. They are infinite when too few pairs bound it."""
     if row.low is None or row.high is None or math.isnan(row.low) or math.isnan(row.high):
         return None
     return row.low, row.high
@@ -91,7 +91,7 @@ def has_many_systems(rows: Iterable[Row]) -> bool:
 
 
 def arm_quantity(row: Row, arm: str) -> list[float]:
-    """The compared quantity of an arm, per pair; its seconds where the arm does not have that quantity.
+    """The compared quantity of an arm, per pair; its seconds when the arm lacks that quantity.
 
     ``tokens_per_second`` is ``tokens`` over ``seconds`` unless the arm measured the rate itself.
     """
@@ -104,7 +104,7 @@ def arm_quantity(row: Row, arm: str) -> list[float]:
 
 
 def plain(text: str) -> str:
-    """``text`` on one line of printable ASCII; what is neither is escaped."""
+    """``text`` on one line of ASCII, with other characters escaped."""
     return " ".join(text.split()).encode("unicode_escape").decode("ascii")
 
 
@@ -131,7 +131,7 @@ def _widest(cells: Iterable[str]) -> int:
 
 
 def _shortened(text: str, room: int) -> str:
-    """The middle goes: names that start alike, or end alike, stay apart."""
+    """Cut the middle, so that names with a common prefix or suffix stay distinct."""
     if len(text) <= room:
         return text
     kept = room - len(ELLIPSIS)

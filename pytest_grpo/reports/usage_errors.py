@@ -1,6 +1,6 @@
-"""Mistakes that only show while a test runs: an unknown threshold, an arm that cannot be measured.
+"""Usage errors that appear only while a test runs: an unknown threshold, an arm that cannot be measured.
 
-They are no verdicts. Their test fails with one line, the other tests go on, and the session ends with pytest's exit
+They are not verdicts. Their test fails with one line, the other tests continue, and the session ends with pytest's exit
 code for usage errors.
 """
 
@@ -10,12 +10,12 @@ import pytest
 
 from pytest_grpo.measuring.sampler import MeasurementError
 
-MISTAKE = "grpo_mistake"
-"""The name of the property that a test with a mistake carries."""
+USAGE_ERROR = "grpo_mistake"
+"""The ``user_properties`` name that marks a test with a usage error."""
 
 
 def rewrite_report(report: pytest.TestReport, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-    """Make the report of a mistake one line; below it, the traceback of what an arm raised."""
+    """Shorten the report of a usage error to one line, followed by the traceback of an error in an arm."""
     error = excinfo.value
     if not isinstance(error, (pytest.UsageError, MeasurementError)):
         return
@@ -24,4 +24,4 @@ def rewrite_report(report: pytest.TestReport, excinfo: pytest.ExceptionInfo[Base
         cause = pytest.ExceptionInfo.from_exception(error.__cause__)
         text += f"\n\n{cause.getrepr(style='short')}"
     report.longrepr = text
-    report.user_properties.append((MISTAKE, str(error)))
+    report.user_properties.append((USAGE_ERROR, str(error)))

@@ -1,1 +1,1 @@
-"""What a pytest session owns: fixtures, the report of verdicts, the results that it stores."""
+"""What a pytest session owns: its fixtures, the verdict report, and its baselines."""

@@ -1,4 +1,4 @@
-"""The fixtures that tests of a phase use."""
+"""The fixtures of the plugin."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_grpo.arms import MeasuredArm
+    from pytest_grpo.gate.gate_session import GateSession, ShowProgress
     from pytest_grpo.gate.gates import Gate
-    from pytest_grpo.gate.session import GateSession, ShowProgress
     from pytest_grpo.settings.thresholds import Threshold
     from pytest_grpo.systems.protocol import GrpoSystem
 
 
 @pytest.fixture
 def grpo_gate(request: pytest.FixtureRequest) -> Gate:
-    """The gate of this test: ``check(name, value)`` holds a number against a named threshold, and the rest of it stands
-    behind ``grpo_arms`` and ``grpo_threshold``."""
+    """The gate of this test: ``check(name, value)`` compares a number with a named threshold.
+
+    To measure arms, use ``grpo_arms`` and ``grpo_threshold``.
+    """
     from pytest_grpo.gate.gates import Gate
     from pytest_grpo.settings.thresholds import thresholds_of
 
@@ -41,8 +43,8 @@ def grpo_gate(request: pytest.FixtureRequest) -> Gate:
         phase=min(phases_of(item), default=None),
         properties=item.user_properties,
         system=settings.system if "grpo_system" in request.fixturenames else "grpo_core",
-        show=_terminal_progress(config),
-        inspect=partial(config.stash[STORED].loss, item.nodeid),
+        show_progress=_terminal_progress(config),
+        inspect=partial(config.stash[STORED].regression, item.nodeid),
     )
     item.stash[GATE] = gate
     return gate
@@ -53,11 +55,11 @@ def grpo_arms(grpo_gate: Gate) -> Callable[..., tuple[MeasuredArm, ...]]:
     """Arms to compare: ``fast, slow = grpo_arms(agree=same_tokens, fast=run_fast, slow=run_slow)``.
 
     An arm is a callable. It returns its quantities by name (``{"tokens": 512, "seconds": 0.2}``), a ``Sample`` that
-    also has an output, or None; without ``seconds`` it is timed. ``agree`` holds the outputs of each round against each
-    other (see ``pytest_grpo.agreement``): speed counts only if it is correct. ``block_size`` runs an arm several times
-    in a row; ``max_cores_of_others`` leaves out rounds during which other processes took more cores than that.
+    also has an output, or None; without ``seconds`` it is timed. ``agree`` compares the outputs of each round (see
+    ``pytest_grpo.agreement``): a faster wrong answer fails. ``block_size`` runs an arm several times
+    in a row; ``max_cores_of_others`` drops rounds during which other processes used more cores than that.
 
-    Comparing two quantities (``>=``, ``<=``, ``== approx_ratio(...)``) measures until that is decided.
+    Comparing two quantities (``>=``, ``<=``, ``== approx_ratio(...)``) measures until the result is decided.
     """
     return grpo_gate.measure
 
@@ -70,13 +72,13 @@ def grpo_threshold(grpo_gate: Gate) -> Callable[[str], Threshold]:
 
 @pytest.fixture
 def grpo_system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GrpoSystem:
-    """The training stack to judge, of ``--grpo-system``. Override it to judge one of your own."""
+    """The training stack under test, from ``--grpo-system``. Override this fixture to test your own."""
     return _load(request.config.stash[PLUGIN_CONFIG].system, tmp_path_factory.mktemp("system"))
 
 
 @pytest.fixture
 def grpo_versus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GrpoSystem:
-    """The stack of ``--grpo-versus`` to compare with; without one, the test is skipped."""
+    """The stack to compare with, from ``--grpo-versus``; without that option the test is skipped."""
     versus = request.config.stash[PLUGIN_CONFIG].versus
     if versus is None:
         pytest.skip("nothing to compare with; name a system with --grpo-versus")
@@ -92,7 +94,7 @@ def _load(name: str, home: Path) -> GrpoSystem:
 
 def _session(config: pytest.Config) -> GateSession:
     if GATE_SESSION not in config.stash:
-        from pytest_grpo.gate.session import GateSession
+        from pytest_grpo.gate.gate_session import GateSession
         from pytest_grpo.measuring.stats import AlphaLedger
 
         settings = config.stash[PLUGIN_CONFIG]
@@ -102,7 +104,7 @@ def _session(config: pytest.Config) -> GateSession:
 
 
 def _terminal_progress(config: pytest.Config) -> ShowProgress | None:
-    """Shows how far the pairs are, in place, and takes it back when they are done. Only for people: on a terminal."""
+    """Shows sampling progress in place on a terminal, and clears it at the end; None elsewhere."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     capture = config.pluginmanager.get_plugin("capturemanager")
     if reporter is None or capture is None or not reporter.isatty or reporter.verbosity < 0:
@@ -113,7 +115,7 @@ def _terminal_progress(config: pytest.Config) -> ShowProgress | None:
         nonlocal shown_before
         width = max(len(text), len(shown_before))
         shown_before = text
-        # Past the reporter, which counts columns and knows no way back.
+        # Bypass the reporter: it counts columns and cannot go back.
         with capture.global_and_fixture_disabled():
             sys.stdout.write(text.ljust(width) + "\b" * width)
             sys.stdout.flush()

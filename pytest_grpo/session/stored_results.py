@@ -1,4 +1,4 @@
-"""A session and the results stored before it: what it is compared with, and what it leaves behind."""
+"""The baselines of a session: the one it is compared with, the earlier ones, and the one it saves."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class StoredResults:
         return baseline
 
     def measured_on(self, fingerprint: Fingerprint) -> None:
-        """Results come from that machine rather than from this one."""
+        """Note that results come from that machine, not from this one."""
         self._measured_on.append(fingerprint)
 
     def baseline_text(self) -> str:
-        """The baseline's file, for another machine; nothing without one."""
+        """The content of the baseline file, to send to another machine; empty without ``--grpo-compare``."""
         if self._settings.compare is None:
             return ""
         from grpo_core.home import Home
@@ -62,13 +62,13 @@ class StoredResults:
         return find_baseline(Home.from_environment(), self._settings.compare).read_text(encoding="utf-8")
 
     def fingerprint(self) -> Fingerprint:
-        """Of this checkout and of the machines that measured: this one, unless another said that it did."""
+        """The fingerprint of this checkout and of the machines that measured: this one unless others are noted."""
         from pytest_grpo.baseline.fingerprint import merge
 
         return merge(self._measured_on, self._own_fingerprint())
 
     def _own_fingerprint(self) -> Fingerprint:
-        """Taken once."""
+        """This machine's fingerprint, taken once."""
         if self._fingerprint is None:
             from pytest_grpo.baseline.fingerprint import take_fingerprint
             from pytest_grpo.settings.thresholds import thresholds_of
@@ -84,7 +84,7 @@ class StoredResults:
         return {name: ", ".join(value) if isinstance(value, tuple) else str(value) for name, value in fields.items()}
 
     def history(self) -> Sequence[SavedRun]:
-        """What was stored before, oldest first."""
+        """The saved baselines, oldest first."""
         from grpo_core.home import Home
         from pytest_grpo.baseline.files import list_baselines
         from pytest_grpo.reports.history import SavedRun
@@ -97,7 +97,7 @@ class StoredResults:
         ]
 
     def save(self, rows: Sequence[tuple[str, Row]]) -> str:
-        """Store ``rows`` if that was asked for. Returns what to tell the user, or nothing."""
+        """Save ``rows`` if ``--grpo-save`` asks for it. Returns a line for the user, or an empty string."""
         if self._settings.save is None or self._config.getoption("collectonly"):
             return ""
         from grpo_core.home import Home
@@ -110,23 +110,27 @@ class StoredResults:
         return f"grpo: stored as {self._settings.save} in {path}"
 
     def comparison(self, rows: Sequence[tuple[str, Row]]) -> list[str]:
-        """The table of ``rows`` against the baseline; nothing without one."""
+        """The table that compares ``rows`` with the baseline; empty without one."""
         if self.baseline is None:
             return []
-        from pytest_grpo.baseline.changes import compare_rows
         from pytest_grpo.baseline.compare import change_table
+        from pytest_grpo.baseline.regressions import compare_rows
 
         return change_table(compare_rows(rows, self.baseline.results, self._settings.tolerance))
 
-    def loss(self, nodeid: str, row: Row) -> str:
-        """How ``row`` is worse than in the baseline; empty when it is not, or there is none."""
+    def regression(self, nodeid: str, row: Row) -> str:
+        """How ``row`` regressed from the baseline; empty when it did not, or there is no baseline."""
         if self.baseline is None:
             return ""
-        from pytest_grpo.baseline.changes import Outcome, judge_against
+        from pytest_grpo.baseline.regressions import Outcome, judge_against
 
         any_machine = self._settings.any_machine
         change = judge_against(row, nodeid, self.baseline, self._settings.tolerance, any_machine=any_machine)
-        return f"against {self.baseline.name}: {change.describe()}" if change and change.outcome is Outcome.LOSS else ""
+        return (
+            f"against {self.baseline.name}: {change.describe()}"
+            if change and change.outcome is Outcome.REGRESSION
+            else ""
+        )
 
 
 STORED = pytest.StashKey[StoredResults]()

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_grpo.reports import github
 from pytest_grpo.reports.table import count_verdicts, plain, reason_lines, table_lines, versus_lines
-from pytest_grpo.reports.usage_errors import MISTAKE
+from pytest_grpo.reports.usage_errors import USAGE_ERROR
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.types import PROPERTY_PREFIX, Row, Verdict
 
@@ -27,7 +27,7 @@ COLORS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yel
 class VerdictReport:
     """Collects the rows of a session from its reports and shows them at the end. Not for xdist workers.
 
-    ``stored`` knows this machine and earlier results; ``html_path`` is where the page goes, if anywhere.
+    ``stored`` has this machine's fingerprint and earlier results. ``html_path`` is the page to write, if any.
     """
 
     def __init__(self, config: pytest.Config, stored: StoredResults, html_path: Path | None) -> None:
@@ -35,7 +35,7 @@ class VerdictReport:
         self._stored = stored
         self._html_path = html_path
         self._saved = ""
-        self._num_mistakes = 0
+        self._num_usage_errors = 0
         self._rows: dict[str, list[Row]] = {}
         self._locations: dict[str, tuple[str, int | None]] = {}
         self._problems: list[str] = []
@@ -47,10 +47,10 @@ class VerdictReport:
         return sorted(listed, key=lambda entry: (entry[1].phase is None, entry[1].phase or 0))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._num_mistakes += any(name == MISTAKE for name, _ in report.user_properties)
+        self._num_usage_errors += any(name == USAGE_ERROR for name, _ in report.user_properties)
         if report.when != "teardown":
             return
-        # A test that ran again replaces what it said before.
+        # The rows of a rerun replace those of the first run.
         rows = self._rows[report.nodeid] = self._read_rows(report)
         self._locations[report.nodeid] = report.location[:2]
         for row in rows:
@@ -65,7 +65,7 @@ class VerdictReport:
                 rows.append(Row.from_property(str(text)))
             except (TypeError, ValueError):  # a test may record any property under any name
                 self._problems.append(
-                    f"grpo: property {plain(name)!r} of {plain(report.nodeid)} is no verdict; ignored"
+                    f"grpo: property {plain(name)!r} of {plain(report.nodeid)} is not a verdict; ignored"
                 )
         return rows
 
@@ -76,8 +76,8 @@ class VerdictReport:
             from pytest_grpo.reports.pytest_benchmark import store
 
             store(self._config, self.rows, self._stored.machine())
-        if session.exitstatus == pytest.ExitCode.TESTS_FAILED and self._num_mistakes:
-            session.exitstatus = pytest.ExitCode.USAGE_ERROR  # what could not be measured is no failure of the code
+        if session.exitstatus == pytest.ExitCode.TESTS_FAILED and self._num_usage_errors:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR  # not a failure of the code under test
         if session.exitstatus not in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.USAGE_ERROR):
             self._saved = self._stored.save(self.rows)
         return (yield)
@@ -137,7 +137,7 @@ VERDICT_REPORT = pytest.StashKey[VerdictReport]()
 
 
 def header_line(config: pytest.Config) -> str | None:
-    """Where phases run and what they are held against; None when none were asked for."""
+    """Where phases run and which thresholds apply; None when no phase was selected."""
     settings = config.stash[PLUGIN_CONFIG]
     if not settings.asked_phases:
         return None

@@ -1,1 +1,1 @@
-"""What the user asked for: options, ini values, thresholds, phases, the device; read once and checked here."""
+"""The user's settings: options, ini values, thresholds, phases and the device, read and checked once."""

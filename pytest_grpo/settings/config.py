@@ -1,4 +1,4 @@
-"""What the user asked of the plugin, from options and ini values, checked."""
+"""The plugin's settings, read from options and ini values and checked."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ from pytest_grpo.types import CHILD_PLUGIN
 RemoteKind = Literal["modal", "subprocess"]
 
 DEFAULT_TOLERANCE = 0.05
-"""How much worse than a baseline is no loss."""
+"""How much worse than a baseline is tolerated, as a fraction."""
 
 Override = tuple[str, str]
-"""Where it was said, and ``name=value``."""
+"""Its source, and ``name=value``."""
 
 
 @dataclass(frozen=True, slots=True)
 class PluginConfig:
-    """The plugin's settings. An option wins over its ini twin."""
+    """The plugin's settings. A command-line option wins over the ini value of the same name."""
 
     only_phases: frozenset[int] | None
-    """``--phase``: nothing else runs. None when it was not given."""
+    """``--phase``: only these phases run. None without the option."""
     asked_phases: frozenset[int]
-    """The phases that ``--phase`` or ``-m`` ask for."""
+    """The phases that ``--phase`` or ``-m`` select."""
     remote: RemoteKind | None
-    """Where phase tests run; None is here."""
+    """Where phase tests run; None means in this process."""
     modal: ModalSettings
     thresholds_path: Path
     thresholds_required: bool
-    """The file was named: it must be readable even if no phase runs."""
+    """The ini names the file, so it must be readable even if no phase runs."""
     threshold_overrides: tuple[Override, ...]
-    """From weak to strong."""
+    """In order of precedence, strongest last."""
     looks: tuple[int, ...]
-    """At how many pairs a gate looks whether they decide."""
+    """The numbers of pairs at which a gate tries to decide (interim looks of a group-sequential test)."""
     budget_s: float
-    """How long one gate may sample."""
+    """Time limit for the samples of one gate."""
     num_gates: int | None
-    """How many gates share the false failures that are allowed; None: the tests that were collected."""
+    """The number of gates that share the false-failure budget; None means the collected tests that measure arms."""
     device_profile: DeviceProfile | None
-    """None is found out when it is needed."""
+    """None means: detect it when needed."""
     inconclusive: Literal["xfail", "fail"]
     has_control: bool
-    """Whether the machine's clock is tried first, on the same work twice."""
+    """Whether the A/A control runs first: the same work measured against itself."""
     system: str
     versus: str | None
     save: str | None
     compare: str | None
     tolerance: float
-    """How much worse than the baseline is no loss."""
+    """How much worse than the baseline is tolerated, as a fraction."""
     any_machine: bool
     html_path: Path | None
 
@@ -66,7 +66,7 @@ class PluginConfig:
         remote = _remote(config)
         only, asked = _phases(config)
         path = config.rootpath / (config.getini("grpo_thresholds") or "bench/thresholds.toml")
-        is_child = config.pluginmanager.has_plugin(CHILD_PLUGIN)  # the session that it works for keeps the results
+        is_child = config.pluginmanager.has_plugin(CHILD_PLUGIN)  # the session that started it stores the results
         return cls(
             only_phases=only,
             asked_phases=asked,
@@ -94,7 +94,7 @@ class PluginConfig:
 
     @property
     def profile(self) -> DeviceProfile:
-        """The device profile, found out if it was not set."""
+        """The device profile, detected if it was not set."""
         return self.device_profile or detect_device_profile()
 
 
@@ -102,12 +102,12 @@ PLUGIN_CONFIG = pytest.StashKey[PluginConfig]()
 
 
 def is_xdist_worker(config: pytest.Config) -> bool:
-    """Whether this process runs tests for an xdist controller, which alone reports."""
+    """Whether this process is an xdist worker; only the controller reports."""
     return hasattr(config, "workerinput")
 
 
 def check_systems(settings: PluginConfig) -> None:
-    """Raises pytest.UsageError when a system that was named does not exist or lacks its packages."""
+    """Raises pytest.UsageError when a selected system does not exist or its packages are missing."""
     for name in (settings.system, settings.versus):
         if name not in (None, "grpo_core") and settings.remote is None:
             from pytest_grpo.systems.load import find_system
@@ -121,7 +121,7 @@ def _value(config: pytest.Config, name: str) -> str:
 
 
 def _choice(config: pytest.Config, name: str, allowed: tuple[str, ...], default: str) -> str | None:
-    """One of ``allowed``, or None for ``default`` and for nothing."""
+    """One of ``allowed``; None when unset or set to ``default``."""
     value = _value(config, name) or default
     if value not in (*allowed, default):
         given = f"ini {name}" if config.getoption(name, None) is None else f"--{name.replace('_', '-')}"
@@ -138,7 +138,7 @@ def _phases(config: pytest.Config) -> tuple[frozenset[int] | None, frozenset[int
         if not asked <= only:
             extra = ", ".join(f"phase{number}" for number in sorted(asked - only))
             raise pytest.UsageError(
-                f"--phase {option!r} and -m {expression!r}: {extra} is asked for by -m only; drop one of the two"
+                f"--phase {option!r} and -m {expression!r}: only -m selects {extra}; drop one of the two"
             )
         return only, asked or only
     attached = config.getoption("grpo_modal_attach")
@@ -158,11 +158,13 @@ def _remote(config: pytest.Config) -> RemoteKind | None:
     kind = _choice(config, "grpo_remote", ("modal", "subprocess"), default="local")
     modal = _asks_for_modal(config)
     if modal and config.getoption("grpo_remote") not in (None, "modal"):
-        raise pytest.UsageError(f"--modal and --grpo-remote {kind or 'local'}: two places to run; drop one of the two")
+        raise pytest.UsageError(
+            f"--modal and --grpo-remote {kind or 'local'}: both say where phases run; drop one of the two"
+        )
     if modal or (config.getini("grpo_modal") and config.getoption("grpo_remote") is None):
         kind = "modal"
     if kind is not None and config.getoption("dist", "no") != "no":
-        raise pytest.UsageError(f"{kind} runs phase tests one after the other: xdist cannot spread them; drop -n")
+        raise pytest.UsageError(f"--grpo-remote {kind}: xdist cannot distribute phase tests that run there; drop -n")
     return cast("RemoteKind | None", kind)
 
 
@@ -170,7 +172,7 @@ def _asks_for_modal(config: pytest.Config) -> bool:
     detach, attach = config.getoption("grpo_modal_detach"), config.getoption("grpo_modal_attach")
     if detach and attach is not None:
         raise pytest.UsageError(
-            f"--modal-detach and --modal-attach {attach}: one starts a run, one reports it; drop one"
+            f"--modal-detach and --modal-attach {attach}: one starts a run, the other reports one; drop one of the two"
         )
     return config.getoption("grpo_modal") or detach or attach is not None
 
@@ -188,7 +190,7 @@ def _looks(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and 1 <= int(part) <= 1000 for part in parts) or parts != sorted(set(parts), key=int):
         raise pytest.UsageError(
-            f"--grpo-pairs {text!r}: allowed are rising whole numbers from 1 to 1000; try --grpo-pairs 8,12,18,27,40"
+            f"--grpo-pairs {text!r}: allowed are increasing whole numbers from 1 to 1000; try 8,12,18,27,40"
         )
     return tuple(int(part) for part in parts)
 
@@ -199,7 +201,7 @@ def _budget_s(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds <= 86_400:
-        raise pytest.UsageError(f"--grpo-budget {text!r}: allowed are seconds above 0, at most a day; try 45")
+        raise pytest.UsageError(f"--grpo-budget {text!r}: allowed are seconds above 0, at most 86400; try 45")
     return seconds
 
 
@@ -216,12 +218,12 @@ def _versus(config: pytest.Config) -> str | None:
     versus = _value(config, "grpo_versus") or None
     system = _value(config, "grpo_system") or "grpo_core"
     if versus == system:
-        raise pytest.UsageError(f"--grpo-versus {versus!r}: that is the system itself; name another one")
+        raise pytest.UsageError(f"--grpo-versus {versus!r}: that is the system under test itself; name another one")
     return versus
 
 
 def _name(config: pytest.Config, name: str) -> str | None:
-    """What was named; the ini default, nothing, is None. An empty option is kept, so that it is refused as a name."""
+    """The given name, None when unset. An empty option is kept, so that it is rejected as a name."""
     value = _value(config, name)
     return None if value == "" and config.getoption(name) is None else value
 
@@ -238,14 +240,14 @@ def parse_tolerance(text: str) -> float:
 
 
 def _html_path(config: pytest.Config) -> Path | None:
-    """Found out before anything is measured: whether the page can be written there."""
+    """Checks before anything is measured that the page can be written there."""
     text = _name(config, "grpo_html")
     if text is None:
         return None
     path = config.invocation_params.dir / text
     if not text.strip() or path.is_dir():
-        raise pytest.UsageError(f"--grpo-html {text!r}: that is no file; name one, e.g. report.html")
+        raise pytest.UsageError(f"--grpo-html {text!r}: not a file; name one, e.g. report.html")
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     if not nearest.is_dir():
-        raise pytest.UsageError(f"--grpo-html {text!r}: {nearest} is no folder; name a file in a folder")
+        raise pytest.UsageError(f"--grpo-html {text!r}: {nearest} is not a folder; name a file in a folder")
     return path

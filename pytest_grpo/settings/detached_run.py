@@ -1,4 +1,4 @@
-"""The record of a detached run: which phases were started, under which of Modal's ids, with which tests."""
+"""The record of a detached run: its phases, their Modal call ids, and their tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @dataclass(frozen=True, slots=True)
 class DetachedRun:
-    """What was started: phase -> Modal's id of its function call, and the tests of each phase."""
+    """A started run: per phase the id of its Modal function call, and its tests."""
 
     name: str
     calls: dict[int, str]
@@ -26,7 +26,7 @@ def write_run(run: DetachedRun) -> None:
 
 
 def read_run(name: str) -> DetachedRun:
-    """Raises pytest.UsageError, with the names that there are, unless ``name`` is one of them."""
+    """Raises pytest.UsageError, which lists the known runs, when ``name`` is none of them."""
     from grpo_core.errors import InvalidNameError
 
     try:
@@ -43,7 +43,7 @@ def read_run(name: str) -> DetachedRun:
 
 
 def phases_of_run(name: str) -> frozenset[int]:
-    """Raises pytest.UsageError: there is no such run."""
+    """Raises pytest.UsageError when there is no such run."""
     return frozenset(read_run(name).calls)
 
 

@@ -1,4 +1,4 @@
-"""What thresholds are chosen by: a GPU that this process may use, or the CPU."""
+"""The device profile, ``cpu`` or ``gpu``, which selects the thresholds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DeviceProfile = Literal["cpu", "gpu"]
 
 
 def detect_device_profile() -> DeviceProfile:
-    """``gpu`` when NVML sees a device that this process may use. Imports no torch."""
+    """``gpu`` when NVML finds a device that this process may use. Does not import torch."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return "cpu"
     return "gpu" if _gpu_name() else "cpu"
@@ -18,7 +18,7 @@ def detect_device_profile() -> DeviceProfile:
 
 @functools.cache
 def describe_device(profile: DeviceProfile) -> str:
-    """One line for people: the profile and what stands behind it."""
+    """The profile and its hardware, in one line for reports."""
     if profile == "gpu":
         return f"gpu {_gpu_name()}".rstrip()
     import platform

@@ -1,5 +1,7 @@
-"""What the user asked of Modal, from options, ini values and the thresholds file, checked here: Modal itself takes any
-text for a GPU until it starts a container."""
+"""The settings for Modal, from options, ini values and the thresholds file.
+
+GPU names are checked here, because Modal accepts any text until it starts a container.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,14 @@ _REGION = re.compile(r"[a-z0-9-]+")
 
 @dataclass(frozen=True, slots=True)
 class ModalSettings:
-    """Where and on what phases run. None is what the app says."""
+    """Where and on what hardware phases run on Modal. None means as the app defines it."""
 
     gpu: str | None
     """``--modal-gpu``: for every phase."""
     gpu_of_phase: Mapping[int, str]
     """From the thresholds file's tables ``[modal.phaseN]``."""
     default_gpu: str | None
-    """The ini ``grpo_modal_gpu``: weaker than the file."""
+    """The ini ``grpo_modal_gpu``; the file wins over it."""
     app: str | None
     """The name of a deployed app, or a Python file; None is ``app.py`` in the project's root."""
     timeout_s: int | None
@@ -38,7 +40,7 @@ class ModalSettings:
     max_containers: int
     """How many phases may run at once."""
     num_retries: int
-    """How often a phase is started again after its place was lost. Holds for every kind of place."""
+    """How often a phase restarts after its worker was lost, on Modal or in a local process."""
     is_detached: bool
     attached_run: str | None
 
@@ -52,7 +54,7 @@ class ModalSettings:
             gpu_of_phase=read_gpus(thresholds_path),
             default_gpu=check_gpu(ini, f"ini grpo_modal_gpu {ini!r}") if ini else None,
             app=_app(config),
-            timeout_s=_whole_number(config, "timeout", 1, 86_400, "seconds, at most a day", "3600"),
+            timeout_s=_whole_number(config, "timeout", 1, 86_400, "seconds from 1 to 86400", "3600"),
             regions=_regions(config),
             environment=_matching(config, "env", _NAME, "letters, digits, '.', '_' and '-'", "main"),
             max_containers=_whole_number(config, "max_containers", 1, 100, "numbers from 1 to 100", "2")
@@ -67,7 +69,7 @@ class ModalSettings:
 
     @property
     def takes_gpu_away(self) -> bool:
-        """Whether a phase shall run without one. The SDK's options cannot say so."""
+        """Whether any phase runs with gpu ``none``, which the SDK's options cannot express."""
         from grpo_core.cloud.gpus import NO_GPU
 
         return any(self.gpu_for(number) == NO_GPU for number in PHASE_NUMBERS.values())
@@ -85,10 +87,10 @@ def check_gpu(text: str, where: str) -> str:
 
 
 def read_gpus(path: Path) -> dict[int, str]:
-    """Phase -> GPU of the tables ``[modal.phaseN]``. None where it cannot be read: its other reader says so.
+    """Phase -> GPU of the tables ``[modal.phaseN]``. Empty for an unreadable file, which ``load_thresholds`` reports.
 
     Raises:
-        pytest.UsageError: a table makes no sense.
+        pytest.UsageError: a table is invalid.
     """
     try:
         tables: Any = tomllib.loads(path.read_text(encoding="utf-8")).get("modal", {})
@@ -106,7 +108,7 @@ def read_gpus(path: Path) -> dict[int, str]:
 
 
 def _value(config: pytest.Config, name: str) -> tuple[str, str]:
-    """What was set, and how to name it; nothing is ``""``."""
+    """The value, ``""`` when unset, and how to name it in errors."""
     option = config.getoption(f"grpo_modal_{name}")
     if option is not None:
         return option, f"--modal-{name.replace('_', '-')} {option!r}"

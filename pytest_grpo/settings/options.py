@@ -1,4 +1,4 @@
-"""The command line's options and their ini twins."""
+"""The command-line options and the ini values of the same names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def add_options(parser: pytest.Parser) -> None:
     add = group.addoption
     add("--phase", "--grpo-phase", dest="grpo_phase", metavar="PHASES", help="run only these phases: 2,5 or all")
     add("--modal", "--grpo-modal", dest="grpo_modal", action="store_true", help="run the phase tests on Modal")
-    add("--grpo-remote", metavar="PLACE", help="where phase tests run: local, subprocess (a clean process) or modal")
+    add("--grpo-remote", metavar="WHERE", help="where phase tests run: local, subprocess (a clean process) or modal")
     _add_modal(group)
     add(
         "--grpo-threshold",
@@ -21,23 +21,31 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="NAME=VALUE",
         help="replace the bound of a threshold, e.g. batched_speedup=1.5 or forward_over_backward=0.5..2 (repeatable)",
     )
-    add("--grpo-pairs", metavar="N,N,...", help="at how many pairs a gate decides (default: 8,12,18,27,40)")
+    add(
+        "--grpo-pairs",
+        metavar="N,N,...",
+        help="pair counts at which a gate tries to decide (default: 8,12,18,27,40)",
+    )
     add(
         "--grpo-budget",
         metavar="SECONDS",
-        help="how long one gate may sample (default: 45; three times that when it is failing)",
+        help="time limit for one gate (default: 45; three times that if it points to a failure)",
     )
-    add("--grpo-num-gates", metavar="N", help="gates that share 1 %% of false failures (default: those collected)")
-    add("--grpo-device-profile", metavar="PROFILE", help="thresholds to use: cpu, gpu or auto (default)")
+    add(
+        "--grpo-num-gates",
+        metavar="N",
+        help="gates that share 1 %% of false failures (default: those collected)",
+    )
+    add("--grpo-device-profile", metavar="PROFILE", help="which thresholds apply: cpu, gpu or auto (default)")
     add("--grpo-inconclusive", metavar="HOW", help="report an inconclusive verdict as xfail (default) or fail")
-    add("--grpo-system", metavar="NAME", help="the stack to judge: grpo_core (default), trl, or one of your own")
-    add("--grpo-versus", metavar="NAME", help="a second stack, measured beside it in the same run")
-    add("--grpo-save", metavar="NAME", help="store the verdicts as a baseline of this name")
-    add("--grpo-compare", metavar="NAME", help="fail a gate that is worse than in this baseline")
-    add("--grpo-tolerance", metavar="SHARE", help="how much worse than the baseline is no loss (default: 0.05)")
-    add("--grpo-any-machine", action="store_true", help="compare with a baseline of another machine or software")
-    add("--grpo-html", metavar="FILE", help="write the verdicts as one self-contained page")
-    add("--grpo-show-thresholds", action="store_true", help="show the thresholds and where each comes from")
+    add("--grpo-system", metavar="NAME", help="the stack under test: grpo_core (default), trl, or your own")
+    add("--grpo-versus", metavar="NAME", help="a second stack to compare with in the same run")
+    add("--grpo-save", metavar="NAME", help="save the verdicts as a baseline of this name")
+    add("--grpo-compare", metavar="NAME", help="fail a gate that regressed from this baseline")
+    add("--grpo-tolerance", metavar="FRACTION", help="how much worse than the baseline is tolerated (default: 0.05)")
+    add("--grpo-any-machine", action="store_true", help="accept a baseline of another machine or other software")
+    add("--grpo-html", metavar="FILE", help="write the verdicts as one self-contained HTML page")
+    add("--grpo-show-thresholds", action="store_true", help="list the thresholds and their sources, and exit")
 
 
 def _add_modal(group: pytest.OptionGroup) -> None:
@@ -47,31 +55,31 @@ def _add_modal(group: pytest.OptionGroup) -> None:
         dest = f"grpo_modal_{name.replace('-', '_')}"
         add(f"--modal-{name}", f"--grpo-modal-{name}", dest=dest, metavar=metavar, help=text)
 
-    add_value("gpu", "TYPE", "GPU of the phases on Modal, e.g. L4, H100:2 or none; wins over the thresholds file")
+    add_value("gpu", "TYPE", "GPU of all phases on Modal, e.g. L4, H100:2 or none; wins over the thresholds file")
     add_value("app", "APP", "the name of a deployed app, or a Python file with an app (default: app.py)")
-    add_value("timeout", "SECONDS", "how long a phase may run on Modal (default: what the app says)")
-    add_value("region", "REGIONS", "where on Modal, e.g. us-east,eu")
+    add_value("timeout", "SECONDS", "time limit of a phase on Modal (default: the app's own)")
+    add_value("region", "REGIONS", "Modal regions, e.g. us-east,eu")
     add_value("env", "NAME", "the Modal environment (default: that of your Modal profile)")
     add_value("max-containers", "N", "how many phases may run at once on Modal (default: 8)")
-    add_value("retries", "N", "how often a phase whose container was lost starts again (default: 2)")
+    add_value("retries", "N", "how often a phase restarts after its container was lost (default: 2)")
     add_value("attach", "RUN", "report a run that --modal-detach started")
     add(
         "--modal-detach",
         "--grpo-modal-detach",
         dest="grpo_modal_detach",
         action="store_true",
-        help="start the phases on Modal and end; --modal-attach reports them",
+        help="start the phases on Modal and exit; --modal-attach reports them",
     )
 
 
 def add_ini(parser: pytest.Parser) -> None:
-    parser.addini("grpo_phase", "phases to run when none are asked for, as --phase", default="")
+    parser.addini("grpo_phase", "phases to run when the command line selects none, as --phase", default="")
     parser.addini("grpo_modal", "as --modal", type="bool", default=False)
     for name in ("gpu", "app", "timeout", "region", "env", "max-containers", "retries"):
         parser.addini(f"grpo_modal_{name.replace('-', '_')}", f"as --modal-{name}", default="")
     parser.addini("grpo_remote", "as --grpo-remote", default="")
     parser.addini("grpo_thresholds", "thresholds file (default: bench/thresholds.toml)", default="")
-    parser.addini("grpo_threshold", "replaced bounds, as --grpo-threshold", type="linelist", default=[])
+    parser.addini("grpo_threshold", "bounds to replace, as --grpo-threshold", type="linelist", default=[])
     parser.addini("grpo_pairs", "as --grpo-pairs", default="8,12,18,27,40")
     parser.addini("grpo_budget", "as --grpo-budget", default="45")
     parser.addini("grpo_device_profile", "as --grpo-device-profile", default="")
@@ -84,7 +92,7 @@ def add_ini(parser: pytest.Parser) -> None:
     parser.addini("grpo_html", "as --grpo-html", default="")
     parser.addini(
         "grpo_control",
-        "try the machine's clock first, on the same work twice (default: true)",
+        "first measure the same work against itself, to detect a noisy machine (default: true)",
         type="bool",
         default=True,
     )

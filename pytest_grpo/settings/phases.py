@@ -1,7 +1,7 @@
-"""The phases and how tests of a phase are selected.
+"""The phases, and how their tests are selected.
 
-A test with a phase marker runs only when it is asked for: by ``--phase``, by a ``-m`` expression that asks for the
-marker, or by naming its file or node id on the command line. A plain run thus stays quick.
+A test with a phase marker runs only when it is selected: by ``--phase``, by a ``-m`` expression with the marker, or by
+its file or node id on the command line. So a plain run stays quick.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Phase:
 
 PHASES = (
     Phase(0, "baseline", "the harness works: one trainer step leaves a readable trace"),
-    Phase(1, "instrumentation", "a snapshot is persisted, gpu_stats flow, telemetry is nearly free"),
+    Phase(1, "instrumentation", "a snapshot is persisted, gpu_stats are recorded, telemetry costs next to nothing"),
     Phase(2, "rollout throughput", "cached adapters, batching and warm starts pay off"),
     Phase(3, "trainer compute", "one forward pass, no tokenizer, shared prefixes computed once"),
     Phase(4, "scheduling", "rollouts and training overlap within the lag budget"),
@@ -45,7 +45,7 @@ def parse_phases(text: str) -> frozenset[int]:
     """The phase numbers of ``2,5`` or ``all``.
 
     Raises:
-        pytest.UsageError: a part is no phase, or there is none.
+        pytest.UsageError: a part is not a phase.
     """
     if text.strip() == "all":
         return frozenset(PHASE_NUMBERS.values())
@@ -59,9 +59,9 @@ def parse_phases(text: str) -> frozenset[int]:
 
 
 def phases_in_expression(expression: str) -> frozenset[int]:
-    """The phases that a ``-m`` expression asks for: those it names outside of a ``not``.
+    """The phases that a ``-m`` expression selects: those it names outside of a ``not``.
 
-    An expression that pytest itself cannot read asks for none; pytest reports it.
+    An expression that pytest cannot parse selects none; pytest reports it.
     """
     try:
         tree = ast.parse(expression.strip(), mode="eval")
@@ -81,7 +81,7 @@ def _positive_names(node: ast.AST, *, positive: bool) -> Iterator[str]:
 
 
 def phases_of(item: pytest.Item) -> frozenset[int]:
-    """The phases whose markers ``item`` carries."""
+    """The phases of ``item``'s phase markers."""
     return frozenset(PHASE_NUMBERS[marker.name] for marker in item.iter_markers() if marker.name in PHASE_NUMBERS)
 
 
@@ -120,8 +120,8 @@ def select(
 ) -> tuple[list[pytest.Item], list[pytest.Item]]:
     """Split ``items`` into those that stay and those to deselect.
 
-    With ``only``, nothing but tests of those phases stays. Otherwise every test stays that has no phase, one of the
-    phases ``asked`` for, or is ``named``.
+    With ``only``, just the tests of those phases stay. Otherwise a test stays if it has no phase, has one of the phases
+    in ``asked``, or is ``named``.
     """
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []

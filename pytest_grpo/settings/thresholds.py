@@ -1,13 +1,13 @@
-"""Thresholds: what they are, and where each comes from.
+"""Thresholds and their sources.
 
 A thresholds file has one table per device profile and phase::
 
     [cpu.phase5]
     compact_tokens_per_second_ratio = { at_least = 1.30, unit = "x" }
 
-Each threshold is one of ``at_least``, ``at_most``, ``within = [low, high]`` or ``equals`` (exact counts). From weak to
-strong: a marker in the test, the file, the ini ``grpo_threshold``, the environment ``GRPO_THRESHOLD``, and
-``--grpo-threshold``.
+Each threshold is one of ``at_least``, ``at_most``, ``within = [low, high]`` or ``equals`` (exact counts). In order of
+precedence, weakest first: a marker in the test, the file, the ini ``grpo_threshold``, the environment variable
+``GRPO_THRESHOLD``, and ``--grpo-threshold``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9_]+")
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """The values that are good enough: ``low`` to ``high``, both included; an open edge is -inf or inf."""
+    """The values that pass: ``low`` to ``high``, both included; an open bound is -inf or inf."""
 
     name: str
     phase: int | None
@@ -69,14 +69,14 @@ def load_thresholds(path: Path, device_profile: str) -> dict[str, Threshold]:
     """The thresholds of one device profile, by name.
 
     Raises:
-        pytest.UsageError: the file is missing, damaged, has no such profile, or a threshold in it makes no sense.
+        pytest.UsageError: the file is missing or damaged, has no such profile, or has an invalid threshold.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise pytest.UsageError(f"thresholds {path}: no such file; write it, or set the ini grpo_thresholds") from None
+        raise pytest.UsageError(f"thresholds {path}: no such file; create it, or set the ini grpo_thresholds") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise pytest.UsageError(f"thresholds {path}: not a readable TOML file ({error}); mend it") from None
+        raise pytest.UsageError(f"thresholds {path}: not a readable TOML file ({error}); correct it") from None
     tables = document.get(device_profile)
     if not isinstance(tables, dict):
         raise pytest.UsageError(
@@ -89,7 +89,7 @@ def load_thresholds(path: Path, device_profile: str) -> dict[str, Threshold]:
             raise pytest.UsageError(f"{where}: allowed are tables {PHASE_TABLES}; rename it")
         for name, entry in table.items():
             if name in thresholds or not _NAME.fullmatch(name):
-                raise pytest.UsageError(f"{where} {name!r}: names are unique letters, digits and '_'; rename it")
+                raise pytest.UsageError(f"{where} {name!r}: names are unique, of letters, digits and '_'; rename it")
             source = f"{path.name} [{device_profile}.{marker}]"
             thresholds[name] = read_threshold(name, PHASE_NUMBERS[marker], entry, f"{where} {name}", source)
     return thresholds
@@ -99,15 +99,15 @@ def read_threshold(name: str, phase: int | None, entry: Any, where: str, source:
     """The threshold that ``entry``, e.g. ``{"at_least": 1.3}``, describes. ``where`` is named in errors.
 
     Raises:
-        pytest.UsageError: it makes no sense.
+        pytest.UsageError: the entry is invalid.
     """
     allowed = f"write one of {', '.join(KINDS)}, and a unit if it has one"
     if not isinstance(entry, dict):
-        raise pytest.UsageError(f"{where}: {entry!r} is no table; {allowed}")
+        raise pytest.UsageError(f"{where}: {entry!r} is not a table; {allowed}")
     kinds: list[Kind] = [kind for kind in KINDS if kind in entry]
     unit = entry.get("unit", "")
     if len(kinds) != 1 or set(entry) - {*kinds, "unit"} or not isinstance(unit, str) or not unit.isascii():
-        raise pytest.UsageError(f"{where}: {entry!r} is not understood; {allowed}")
+        raise pytest.UsageError(f"{where}: {entry!r} is not a threshold; {allowed}")
     kind = kinds[0]
     bounds = entry[kind] if kind == "within" else [entry[kind]]
     if not isinstance(bounds, (list, tuple)) or not all(_is_number(bound) for bound in bounds):
@@ -123,7 +123,7 @@ def _is_number(value: object) -> bool:
 def _bounds(kind: Kind, values: list[float], where: str) -> tuple[float, float]:
     if kind == "within":
         if len(values) != 2 or values[0] > values[1]:
-            raise pytest.UsageError(f"{where}: within takes a low and a high number, in that order; mend it")
+            raise pytest.UsageError(f"{where}: within takes two numbers, [low, high], low first; correct it")
         return values[0], values[1]
     value = values[0]
     if kind == "at_least":
@@ -139,7 +139,7 @@ def override_thresholds(
     ``source`` says where the overrides come from.
 
     Raises:
-        pytest.UsageError: the name is unknown, or the value is no number.
+        pytest.UsageError: the name is unknown, or the value is not a number.
     """
     changed = dict(thresholds)
     for override in overrides:
@@ -163,7 +163,7 @@ def _parse_number(text: str, where: str, kind: Kind) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise pytest.UsageError(f"{where}: {text!r} is no number; this threshold takes {shape}")
+        raise pytest.UsageError(f"{where}: {text!r} is not a number; this threshold takes {shape}")
     return value
 
 
@@ -172,7 +172,7 @@ _FILE_THRESHOLDS = pytest.StashKey[Mapping[str, Threshold]]()
 
 
 def file_thresholds(config: pytest.Config) -> Mapping[str, Threshold]:
-    """The thresholds of this session's file, read once; none when there is no file and none was named.
+    """The thresholds of this session's file, read once; empty when the default file does not exist.
 
     Raises:
         pytest.UsageError: the file is not usable.
@@ -218,7 +218,7 @@ def marker_thresholds(item: pytest.Item) -> dict[str, Threshold]:
     """The thresholds that ``grpo_threshold`` markers of ``item`` set.
 
     Raises:
-        pytest.UsageError: a marker's arguments make no sense.
+        pytest.UsageError: a marker's arguments are invalid.
     """
     thresholds: dict[str, Threshold] = {}
     for marker in item.iter_markers(MARKER):

@@ -1,1 +1,1 @@
-"""The GRPO stacks that the phases can be pointed at."""
+"""The GRPO stacks that the phases can test."""

@@ -1,4 +1,4 @@
-"""This project's own stack as a system."""
+"""This project's own stack, grpo_core, as a system."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from pytest_grpo.systems.protocol import Float32, Int32
 
 RUN = "system"
-GREEDY_TEMPERATURE = 1e-6  # the most probable token has all of the mass, unless another is exactly as probable
+GREEDY_TEMPERATURE = 1e-6  # all probability on the most probable token, except for exact ties
 MAX_CACHED_ADAPTERS = 4
 
 StepLogprobs = list[tuple["Tensor", "Tensor"]]
-"""Per micro-batch: which completion each chosen token is of [C], and its log-probability [C]."""
+"""Per micro-batch: the completion of each chosen token [C], and the token's log-probability [C]."""
 
 
 class GrpoCoreSystem:
@@ -106,7 +106,7 @@ class GrpoCoreSystem:
             for index in range(num)
         ]
         size = batch_size or num
-        self._engine.forget_prompts()  # while training, every batch is the first one of its policy version
+        self._engine.forget_prompts()  # in training, each policy version samples with an empty cache
         start = time.perf_counter()
         sampled = [
             completion
@@ -151,14 +151,14 @@ class GrpoCoreSystem:
         from grpo_core.types import PolicyVersion
 
         latest = self._store.latest(RUN)
-        # Not the trainer's own number: an engine takes 0 for the base model, and never asks the cache for it.
+        # Not the trainer's own number: version 0 is the base model, which is never in the cache.
         version = PolicyVersion(RUN, latest.number + 1 if latest is not None else 1)
         self._store.publish(replace(self._trainer.weights(), version=version))
         return version.number
 
     def swap_adapter(self, version: int, *, cached: bool = True) -> AdapterSwap:
         if not cached:
-            self._engine.use_version(0)  # a new process has no version merged
+            self._engine.use_version(0)  # as in a new process, no adapter is merged
             self._num_cold_loads += 1
         self._adapters.is_bypassed = not cached
         swap = self._engine.use_version(version)
@@ -178,7 +178,7 @@ class GrpoCoreSystem:
 
 
 def _switchable_cache(store: AdapterStore) -> Any:
-    """A ``LoRACache`` that a request can be sent past, to a new and empty one, by its ``is_bypassed``."""
+    """A ``LoRACache`` that answers from a new, empty cache while ``is_bypassed`` is set."""
     from grpo_core.lora.cache import DEFAULT_MAX_BYTES, CacheResult, LoRACache
     from grpo_core.types import PolicyVersion
 
@@ -195,7 +195,7 @@ def _switchable_cache(store: AdapterStore) -> Any:
 
 
 def _recording_trainer(steps: StepLogprobs) -> type[Trainer]:
-    """A ``Trainer`` that keeps the log-probabilities of its forward passes, which its metrics do not hold."""
+    """A ``Trainer`` that keeps the log-probabilities of its forward passes, which its metrics lack."""
     from grpo_core.training.objective.objective import LossTerms, Objective
     from grpo_core.training.trainer import Trainer
 
@@ -223,7 +223,7 @@ def _by_completion(steps: StepLogprobs, completions: Sequence[Completion]) -> tu
 
 
 def _core_batch(batch: TrainBatch) -> types.Batch:
-    """``batch`` in the core's types. The advantages of its trainer's default scale are ``TrainGroup.advantages``."""
+    """``batch`` in the core's types. Its trainer's default advantages equal ``TrainGroup.advantages``."""
     from grpo_core import types
 
     groups = []

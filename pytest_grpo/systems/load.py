@@ -1,4 +1,4 @@
-"""Find a system by name and build it."""
+"""Finds a system by name and builds it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUILT_IN = {
 }
 
 SystemFactory = Callable[[SystemSettings], object]
-"""What it returns is checked once it is there."""
+"""``load_system`` checks what it returns."""
 
 
 def system_names() -> list[str]:
@@ -27,26 +27,25 @@ def system_names() -> list[str]:
 
 
 def find_system(name: str) -> SystemFactory:
-    """What builds system ``name``: one of ``system_names``, or ``module:factory``. Nothing is built yet.
+    """The factory of system ``name``: one of ``system_names``, or ``module:factory``. Builds nothing.
 
     Raises:
-        pytest.UsageError: there is no such system, or it cannot be imported.
+        pytest.UsageError: no such system, or it cannot be imported.
     """
     if name == "trl" and find_spec("trl") is None:
         raise pytest.UsageError("system 'trl': the package trl is not installed; run `uv run --extra trl pytest ...`")
     installed = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT_GROUP)}
-    place = (installed | BUILT_IN).get(name, name)
-    if ":" not in place:
+    target = (installed | BUILT_IN).get(name, name)
+    if ":" not in target:
         raise pytest.UsageError(
-            f"system {name!r}: there is none of that name; choose one of {', '.join(system_names())}, or give "
-            "'module:factory'"
+            f"system {name!r}: no such system; choose one of {', '.join(system_names())}, or give 'module:factory'"
         )
     try:
-        factory = pkgutil.resolve_name(place)
+        factory = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
-        raise pytest.UsageError(f"system {name!r}: cannot import {place} ({error}); mend that name") from error
+        raise pytest.UsageError(f"system {name!r}: cannot import {target} ({error}); correct the name") from error
     if not callable(factory):
-        raise pytest.UsageError(f"system {name!r}: {place} is not callable; name a function or class of one argument")
+        raise pytest.UsageError(f"system {name!r}: {target} is not callable; name a function or class of one argument")
     return factory
 
 
@@ -54,8 +53,8 @@ def load_system(name: str, settings: SystemSettings) -> GrpoSystem:
     """Build system ``name`` (see ``find_system``).
 
     Raises:
-        pytest.UsageError: it cannot be found, its factory returns something else, or the settings are not possible.
-        UnsupportedError: the system does not have what the settings ask for.
+        pytest.UsageError: it does not exist, its factory returns no GrpoSystem, or it rejects the settings.
+        UnsupportedError: the system lacks a feature that the settings need.
     """
     from grpo_core.errors import GrpoError
 

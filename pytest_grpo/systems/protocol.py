@@ -1,7 +1,7 @@
-"""What a phase asks of a GRPO stack, and the values that go in and out. Arrays are numpy; nothing here needs torch.
+"""``GrpoSystem``, the interface of a GRPO stack under test, and its inputs and outputs. Arrays are numpy, not torch.
 
 Legend: P prompt tokens, R completion tokens, G completions of one prompt. Log-probabilities are in nats, at
-temperature 1 and over the whole vocabulary, so that any stack can take them.
+temperature 1 over the whole vocabulary, so that any stack can compute them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Packing = Literal["shared_prefix", "padded"]
 
 
 class UnsupportedError(pytest.skip.Exception):
-    """A system cannot do what was asked. Its one line says what; the test that asked is skipped with it."""
+    """A system lacks a feature. The test that needs it is skipped, with this one line as the reason."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, _use_item_location=True)
@@ -38,10 +38,10 @@ class UnsupportedError(pytest.skip.Exception):
 
 @dataclass(frozen=True, slots=True)
 class SystemSettings:
-    """What a system is built from. All weights are float32."""
+    """The settings that a system is built from. All weights are float32."""
 
     home: Path
-    """A folder of the system's own, for adapters and whatever else it writes."""
+    """A folder for adapters and other files of this system."""
     model: str = "tiny"
     """A preset, a model folder, or a hub id."""
     lora_rank: int = 16
@@ -49,18 +49,18 @@ class SystemSettings:
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj", "up_proj", "down_proj")
     kl_coefficient: float = 0.0
     device: str = "auto"
-    """``auto`` takes the GPU when there is one; else any torch device."""
+    """A torch device, or ``auto`` for the GPU when there is one."""
     packing: Packing | None = None
-    """How a step lays its sequences out: each prompt once, or one padded row per sequence. None: the system's own."""
+    """The layout of a training step: each prompt once, or one padded row per sequence. None: the system's default."""
     micro_batch_tokens: int = 8192
-    """Most tokens, padding included, of one forward pass of a training step."""
+    """Maximum tokens, padding included, per forward pass of a training step."""
     seed: int = 0
-    """Of the new adapter's weights."""
+    """Seed of the initial adapter weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled answer. ``completion_mask`` is False where the policy did not choose the token: no loss there."""
+    """One sampled answer. ``completion_mask`` is False for tokens that the policy did not choose: they have no loss."""
 
     completion_ids: Int32  # [R]
     completion_mask: Bool  # [R]
@@ -74,7 +74,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """The completions of each prompt, G each, and the seconds that it took to sample them."""
+    """G completions per prompt, and the seconds that sampling took."""
 
     completions: tuple[tuple[Completion, ...], ...]
     seconds: float
@@ -86,7 +86,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class TrainGroup:
-    """The completions of one prompt, and what each earned."""
+    """The completions of one prompt and their rewards."""
 
     prompt_ids: Int32  # [P]
     completions: tuple[Completion, ...]  # [G]
@@ -108,7 +108,7 @@ class TrainGroup:
 
 @dataclass(frozen=True, slots=True)
 class TrainBatch:
-    """What one training step consumes."""
+    """The input of one training step."""
 
     groups: tuple[TrainGroup, ...]
 
@@ -130,7 +130,7 @@ class TrainBatch:
 
 @dataclass(frozen=True, slots=True)
 class TrainStep:
-    """One training step, measured. Times are of the whole step, on a clock that has waited for the device."""
+    """The measurements of one training step. Times cover the whole step, with the device synchronized."""
 
     loss: float
     grad_norm: float  # before clipping
@@ -145,7 +145,7 @@ class TrainStep:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSwap:
-    """``load_ms``: until the version's weights are in memory. ``swap_ms``: from then until the sampler uses them."""
+    """``load_ms``: time to bring the weights into memory. ``swap_ms``: time from there until the sampler uses them."""
 
     cache_hit: bool
     load_ms: float
@@ -154,9 +154,10 @@ class AdapterSwap:
 
 @runtime_checkable
 class GrpoSystem(Protocol):
-    """A GRPO stack: a policy with a LoRA adapter, something that samples from it, and something that trains it.
+    """A GRPO stack: a policy with a LoRA adapter, a sampler and a trainer.
 
-    A class that derives from this one may leave methods out: they raise ``UnsupportedError``.
+    A class that derives from this one may leave methods out: they raise ``UnsupportedError``. Repeat each signature as
+    it stands here; a type checker compares them.
     """
 
     name: str
@@ -177,17 +178,17 @@ class GrpoSystem(Protocol):
     ) -> Rollout:
         """Sample ``group_size`` completions of each prompt, at temperature 1 from the whole vocabulary.
 
-        A completion ends with the stop token, which is part of it, or after ``max_tokens``. At most ``batch_size``
-        sequences decode together; None: as many as the system likes. ``greedy`` takes the most probable token each
-        time, so that the answer depends on nothing else; such completions are not for training.
+        A completion ends with the stop token, which it includes, or after ``max_tokens``. At most ``batch_size``
+        sequences decode together; None leaves that to the system. ``greedy`` takes the most probable token at each
+        step, so that outputs are deterministic; such completions are not for training.
 
-        The policy is that of the last ``swap_adapter``. Before the first, it is the base model or the policy in
-        training, which are the same until the first update.
+        The policy is that of the last ``swap_adapter``. Before the first one it is the base model or the policy in
+        training, which are equal until the first update.
         """
         raise _unsupported(self, "rollout")
 
     def train_step(self, batch: TrainBatch, *, learning_rate: float = 0.0) -> TrainStep:
-        """Forward, backward, and one AdamW update. At a learning rate of 0 the same step can be measured again.
+        """Forward, backward, and one AdamW update. With a learning rate of 0 the same step can be repeated.
 
         The loss is the mean over all chosen tokens of the batch of -min(r A, clip(r) A) + kl_coefficient * KL, with
         r = exp(logprobs - sampling_logprobs) and the unbiased "k3" estimate of KL (Yu et al. 2025, DAPO, section 3.3).
@@ -199,20 +200,20 @@ class GrpoSystem(Protocol):
         raise _unsupported(self, "weights")
 
     def load_weights(self, weights: Mapping[str, Float32]) -> None:
-        """Go on training from ``weights``, as another system's ``weights()`` gives them."""
+        """Continue training from ``weights``, e.g. from another system's ``weights()``."""
         raise _unsupported(self, "load_weights")
 
     def publish_adapter(self) -> int:
-        """Write the adapter in training to disk, where samplers find it, and return its version: 1 or above."""
+        """Write the adapter in training to disk for samplers, and return its version: 1 or above."""
         raise _unsupported(self, "publish_adapter")
 
     def swap_adapter(self, version: int, *, cached: bool = True) -> AdapterSwap:
-        """Sample from this published version from now on. Not ``cached``: load it as a new process would, from disk."""
+        """Sample from this published version from now on. ``cached=False`` loads it from disk, as in a new process."""
         raise _unsupported(self, "swap_adapter")
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """Exact totals since the system was built, by name; what it does not count is absent.
+        """Exact totals since the system was built, by name; a counter that the system lacks is absent.
 
         Common names: ``adapter_cache_hits``, ``adapter_cache_misses``, ``num_completion_tokens``,
         ``num_prefill_tokens`` (prompt tokens that were computed).

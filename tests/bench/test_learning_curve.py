@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.learning_arms.run import Run
+from bench.learning_arms.run import LearningRun
 from bench.learning_curve import drawing, figures, main, table
 
-FAST = Run((0.0, 0.2, 0.4, 0.6, 0.6), ())
-SLOW = Run((0.0, 0.0, 0.2, 0.4, 0.6), ())
-NEVER = Run((0.5, 0.0, 0.0, 0.0, 0.0), ())
+FAST = LearningRun((0.0, 0.2, 0.4, 0.6, 0.6), ())
+SLOW = LearningRun((0.0, 0.0, 0.2, 0.4, 0.6), ())
+NEVER = LearningRun((0.5, 0.0, 0.0, 0.0, 0.0), ())
 QUICK = ["--steps", "2", "--seeds", "3", "--groups", "2", "--group-size", "2", "--new-tokens", "3", "--window", "1"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.faults import FAULTS, WRONG_ANSWERS, Fault
-from bench.faults.runs import Finding, Log, Result, Run, judge, run_phases
+from bench.faults.runs import FaultRun, Finding, Log, Result, judge, run_phases
 from bench.planted_faults import main
 from pytest_grpo.settings.phases import PHASES
 from pytest_grpo.types import Verdict
@@ -32,13 +32,13 @@ def finding(metric: str, verdict: Verdict = Verdict.FAIL, reason: str = "", num_
     )
 
 
-def make_run(*findings: Finding, fault: str | None = SLOW.name, phases: str = "2", exit_code: int = 1) -> Run:
-    return Run(
+def make_run(*findings: Finding, fault: str | None = SLOW.name, phases: str = "2", exit_code: int = 1) -> FaultRun:
+    return FaultRun(
         fault=fault, phases=phases, number=0, exit_code=exit_code, duration_s=1.0, findings=findings, tail="the end"
     )
 
 
-def save(path: Path, *runs: Run) -> None:
+def save(path: Path, *runs: FaultRun) -> None:
     log = Log(path)
     for run in runs:
         log.add(run)
@@ -73,7 +73,7 @@ def test_an_unknown_fault_is_a_usage_error_of_one_line(pytester: pytest.Pytester
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     errors = [line for line in result.errlines if line]
     assert len(errors) == 1
-    assert errors[0].startswith("ERROR: --plant 'nonsense': there is no such fault; choose one of activations_")
+    assert errors[0].startswith("ERROR: --plant 'nonsense': no such fault; choose one of activations_")
 
 
 def test_a_planted_fault_turns_its_phase_red_and_nothing_does_without_it() -> None:
@@ -170,7 +170,7 @@ def test_clean_runs_are_counted_by_gate(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--fault", "nonsense"], "--fault 'nonsense': there is none"),
+        (["--fault", "nonsense"], "--fault 'nonsense': no such fault"),
         (["--phase", "2,9"], "--phase '2,9': allowed are 0, 1, 2, 3, 4, 5, 6"),
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bench.reporting.figures import Figure, figure_table
-from bench.rollout_arms.adapter import Versions
-from bench.rollout_arms.arm import Sample, Setup, Workload
+from bench.rollout_arms.adapter import AdapterPublisher
+from bench.rollout_arms.arm import RolloutSample, Setup, Workload
 from bench.rollout_arms.costs import measure_costs
 from bench.rollout_arms.figures import speed_figures
 from bench.rollout_arms.rounds import FREE, ORDERS, RolloutShape, Timed, run_rounds, warm_up
@@ -45,13 +45,13 @@ class FakeArm:
         self.num_order_tokens = num_order_tokens
         self.workloads: list[Workload] = []
 
-    def run(self, workload: Workload) -> Sample:
+    def run(self, workload: Workload) -> RolloutSample:
         self.workloads.append(workload)
         num_tokens = workload.num_sequences * (
             workload.num_tokens if workload.orders is None else self.num_order_tokens
         )
         seconds = num_tokens * self.seconds_per_token
-        return Sample(num_tokens, seconds, sum(map(len, workload.prompts)), decode_seconds=seconds / 2)
+        return RolloutSample(num_tokens, seconds, sum(map(len, workload.prompts)), decode_seconds=seconds / 2)
 
     def close(self) -> None:
         pass
@@ -73,7 +73,7 @@ def fake_rounds() -> tuple[dict[str, FakeArm], list[Timed]]:
 
 
 def timed(arm: str, number: int, num_tokens: int, seconds: float, num_sequences: int = 8) -> Timed:
-    sample = Sample(num_tokens, seconds, num_prefill_tokens=100, decode_seconds=seconds / 2)
+    sample = RolloutSample(num_tokens, seconds, num_prefill_tokens=100, decode_seconds=seconds / 2)
     return Timed(FREE, arm, num_sequences // 8, num_sequences, number, sample, foreign_s=0.0)
 
 
@@ -167,7 +167,7 @@ def test_orders_are_those_of_movement_phases() -> None:
 
 
 def test_every_work_is_sampled_with_a_version_of_its_own_and_reads_its_prompts(setup: Setup) -> None:
-    arm = TorchArm(setup, Versions(setup.folder / "adapters", setup.model))
+    arm = TorchArm(setup, AdapterPublisher(setup.folder / "adapters", setup.model))
     workload = SHAPE.free_workload(np.random.default_rng(0), 4)
     first, second = arm.run(workload), arm.run(workload)
     assert arm.engine.policy_version == 2
@@ -176,7 +176,7 @@ def test_every_work_is_sampled_with_a_version_of_its_own_and_reads_its_prompts(s
 
 
 def test_the_adapter_of_all_arms_changes_what_is_said(setup: Setup) -> None:
-    arm = TorchArm(setup, Versions(setup.folder / "adapters", setup.model))
+    arm = TorchArm(setup, AdapterPublisher(setup.folder / "adapters", setup.model))
     workload = SHAPE.free_workload(np.random.default_rng(0), 2)
     base = arm.engine.generate(requests(workload))
     arm.next_version()
@@ -209,7 +209,7 @@ def test_growth_draws_every_cell_in_both_panels(setup: Setup, monkeypatch: pytes
     monkeypatch.setattr("bench.rollout_arms.scaling.NUM_ROUNDS", 1)
     cells = (Cell(1, 2, 16), Cell(1, 4, 48), Cell(4, 1, 48))
     file = setup.folder / "growth.svg"
-    report = measure_scaling(setup, Versions(setup.folder / "adapters", setup.model), file, cells)
+    report = measure_scaling(setup, AdapterPublisher(setup.folder / "adapters", setup.model), file, cells)
     circles = list(ElementTree.fromstring(file.read_text(encoding="utf-8")).iter("{http://www.w3.org/2000/svg}circle"))
     assert len(circles) == 2 * len(cells) + 2  # and one for each number of sequences in the legend
     assert sum(circle.get("fill") == "#fff" for circle in circles) == 2
@@ -230,7 +230,7 @@ def test_costs_are_those_of_swaps_and_of_a_process_of_its_own(setup: Setup) -> N
 
 
 def test_threads_are_those_that_were_asked_for(setup: Setup) -> None:
-    arm = TorchArm(setup, Versions(setup.folder / "adapters", setup.model))
+    arm = TorchArm(setup, AdapterPublisher(setup.folder / "adapters", setup.model))
     torch.set_num_threads(2)
     arm.run(SHAPE.free_workload(np.random.default_rng(0), 2))
     assert torch.get_num_threads() == 1

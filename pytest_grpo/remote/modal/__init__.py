@@ -1,1 +1,1 @@
-"""Phases on Modal: the app, the calls, and runs that go on without a session."""
+"""Phases on Modal: the app, its calls, and detached runs."""

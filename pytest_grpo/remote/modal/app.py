@@ -1,7 +1,7 @@
-"""The app on Modal that runs phases: the project's own ``app.py``, run for this session, or a deployed one.
+"""The Modal app that runs phases: the project's ``app.py``, run for this session, or a deployed app.
 
-It has two functions of the same parameters, a ``Request`` as JSON and the project's files as an archive:
-``run_pytest`` yields messages (see ``pytest_grpo.remote.worker.serve``), ``record_pytest`` returns them all at its end.
+It has two functions that take a ``Request`` as JSON and the project's files as an archive: ``run_pytest`` yields
+messages (see ``pytest_grpo.remote.worker.serve``), ``record_pytest`` returns all of them at its end.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ FUNCTIONS = ("run_pytest", "record_pytest")
 
 
 class UnreachableError(RemoteLostError):
-    """Nothing answers. The SDK itself gives up on a refused connection at once."""
+    """Modal does not answer. The SDK does not retry a refused connection."""
 
 
 class ModalApp:
-    """What ``settings`` say about the app of the project in ``root``. Contacts nothing before ``running``.
+    """The app of the project in ``root``, as ``settings`` select it. Contacts nothing before ``running``.
 
     Raises:
-        pytest.UsageError: there are no credentials, or no app.
+        pytest.UsageError: credentials or the app are missing.
     """
 
     def __init__(self, settings: ModalSettings, root: Path) -> None:
@@ -53,12 +53,12 @@ class ModalApp:
 
     @property
     def opening(self) -> str:
-        """What takes time before a phase can queue, for people."""
+        """What happens before a phase can queue, for the terminal."""
         return f"looking up {self._settings.app}" if self.is_deployed else "building its image"
 
     @asynccontextmanager
     async def running(self, *, detach: bool) -> AsyncIterator[dict[str, Function[..., Any, Any]]]:
-        """Its functions, while it runs; a detached one goes on until its calls have ended."""
+        """Its functions, while it runs. A detached app runs until its calls have ended."""
         environment = self._settings.environment
         await _connect()
         if self.is_deployed:
@@ -72,7 +72,7 @@ class ModalApp:
             yield {each: vars(module)[each] for each in FUNCTIONS}
 
     def with_options(self, function: Function[..., Any, Any], phase: int) -> Function[..., Any, Any]:
-        """``function`` as the settings want it for ``phase``."""
+        """``function`` with the settings for ``phase``."""
         from grpo_core.cloud.gpus import DEFAULT_GPU, GPU_VARIABLE, NO_GPU
 
         gpu = self._settings.gpu_for(phase)
@@ -101,7 +101,7 @@ class ModalApp:
 
 @contextmanager
 def _gpu_taken_away() -> Iterator[None]:
-    """While app.py is imported: it reads this variable. The SDK's options cannot take a GPU away."""
+    """Sets the variable that app.py reads at import: the SDK's options cannot remove a GPU."""
     from grpo_core.cloud.gpus import GPU_VARIABLE, NO_GPU
 
     before = os.environ.get(GPU_VARIABLE)
@@ -114,23 +114,23 @@ def _gpu_taken_away() -> Iterator[None]:
 
 
 def check_credentials() -> None:
-    """Raises pytest.UsageError when Modal's own configuration has no token. Contacts nothing."""
+    """Raises pytest.UsageError when Modal's configuration has no token. Contacts nothing."""
     try:
         from modal.config import config
     except ModuleNotFoundError:
         raise pytest.UsageError(
-            "--modal: the package modal is not installed; pip install modal, or leave --modal out to measure here"
+            "--modal: the package modal is not installed; pip install modal, or drop --modal to measure on this machine"
         ) from None
     if not (config.get("token_id") and config.get("token_secret")):
         raise pytest.UsageError(
             "--modal: no Modal credentials; run 'modal token new' or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, "
-            "or leave --modal out to measure here"
+            "or drop --modal to measure on this machine"
         )
 
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Modal's errors as those of ``remote.protocol``."""
+    """Translates Modal's errors to those of ``remote.protocol``."""
     from grpclib.exceptions import GRPCError, StreamTerminatedError
     from modal import exception as errors
 
@@ -141,7 +141,7 @@ def translated_errors() -> Iterator[None]:
     except (errors.NotFoundError, errors.InvalidError, errors.VersionError, errors.ImageBuildError) as error:
         raise RemoteRefusedError(f"--modal: {error}") from error
     except errors.FunctionTimeoutError as error:
-        reason = f"Modal ended it after its time limit: {error}; raise --modal-timeout"
+        reason = f"Modal stopped it at its time limit: {error}; raise --modal-timeout"
         raise RemoteLostError(reason, may_retry=False) from error
     except (errors.InternalFailure, errors.RemoteError) as error:
         raise RemoteLostError(f"Modal lost its container: {error}") from error
@@ -150,7 +150,7 @@ def translated_errors() -> Iterator[None]:
 
 
 async def _connect() -> None:
-    """Raises RemoteLostError when Modal does not answer in time: the SDK itself would try for a minute."""
+    """Raises RemoteLostError when Modal does not answer in time; the SDK itself would wait for a minute."""
     import modal
 
     try:
@@ -164,14 +164,14 @@ async def is_reachable() -> bool:
     """Whether Modal answers within ``RECONNECT_TIMEOUT_S``.
 
     Raises:
-        RemoteRefusedError: it does, but the credentials have expired meanwhile.
+        RemoteRefusedError: Modal answers, but the credentials have expired.
     """
     import modal
     import modal.exception
     from grpclib.exceptions import GRPCError, StreamTerminatedError
 
     with suppress(TimeoutError):
-        async with asyncio.timeout(RECONNECT_TIMEOUT_S):  # of all attempts: the SDK takes long over one
+        async with asyncio.timeout(RECONNECT_TIMEOUT_S):  # for all attempts together: one can take long
             while True:
                 try:
                     client = await modal.Client.from_env.aio()

@@ -1,6 +1,6 @@
-"""Runs that go on without a session: started by ``--modal-detach``, reported by ``--modal-attach``, as often as wanted.
+"""Detached runs: ``--modal-detach`` starts them, ``--modal-attach`` reports them, as often as wanted.
 
-``GRPO_HOME/data/remote/RUN`` has ``run.json``, what was started, and per phase its events once they have been fetched.
+``GRPO_HOME/data/remote/RUN`` holds ``run.json``, the record of the run, and the events of each phase once fetched.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pytest_grpo.settings.phases import PHASES, phases_of
 
 
 class Detach:
-    """Starts all phases when the first is needed, and skips their tests here."""
+    """Starts all phases at the first phase test, and skips the tests in this session."""
 
     def __init__(self, remote: ModalRemote, requests: RequestBuilder) -> None:
         self._remote = remote
@@ -62,7 +62,7 @@ class Detach:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._run is not None:
             terminalreporter.write_line(
-                f"grpo: run {self._run.name} goes on on Modal; report it with --modal-attach {self._run.name}"
+                f"grpo: run {self._run.name} continues on Modal; report it with --modal-attach {self._run.name}"
             )
 
     def pytest_sessionfinish(self) -> None:
@@ -70,7 +70,7 @@ class Detach:
 
 
 class AttachedRemote:
-    """A place whose events are those of a detached run. It starts nothing, and closing it ends nothing on Modal."""
+    """Yields the events of a detached run. It starts nothing, and closing it stops nothing on Modal."""
 
     max_side_by_side = len(PHASES)
 
@@ -93,7 +93,7 @@ class AttachedRemote:
         unknown = [name for name in request.node_ids if name not in known]
         if unknown:
             raise RemoteRefusedError(
-                f"--modal-attach {self._run.name}: the run has no {unknown[0]}; select what it ran, at its commit"
+                f"--modal-attach {self._run.name}: the run has no {unknown[0]}; select tests that it ran, at its commit"
             )
         file = run_folder(self._run.name) / f"phase{request.phase}.jsonl"
         if not file.exists():

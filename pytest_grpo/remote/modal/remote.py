@@ -1,4 +1,4 @@
-"""Running phases on Modal, each in a container of its own."""
+"""Runs phases on Modal, each in its own container."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLOSE_TIMEOUT_S = 10
 
 
 class ModalRemote:
-    """Phases on ``app``, with the files of the project in ``root``. Nothing is contacted before the first starts."""
+    """Runs phases on ``app`` with the project's files in ``root``. Contacts nothing before the first phase."""
 
     def __init__(self, app: ModalApp, root: Path, requests: RequestBuilder, max_side_by_side: int) -> None:
         self.max_side_by_side = max_side_by_side
@@ -40,15 +40,15 @@ class ModalRemote:
         return BackgroundCall(self._background, self._stream(request))
 
     def spawn(self, requests: list[Request]) -> dict[int, str]:
-        """Start phases that go on when this session ends. Returns the id of each phase's function call.
+        """Start phases that outlive this session. Returns the id of each phase's function call.
 
         Raises:
-            RemoteLostError, RemoteRefusedError: as a call.
+            RemoteLostError, RemoteRefusedError: as for a ``Call``.
         """
         return self._background.submit(self._spawn(requests)).result()
 
     def close(self) -> None:
-        """Wait until calls have ended, then end the app, and with it whatever of it still runs."""
+        """Wait for the calls to end, then stop the app and all that still runs in it."""
         if self._background.is_started:
             self._background.submit(self._close()).result()
         self._background.close()
@@ -71,7 +71,7 @@ class ModalRemote:
             raise
         finally:
             if call_id:
-                await _cancel(call_id)  # the container does not end because nobody listens
+                await _cancel(call_id)  # a container keeps running without a listener
             self._calls.discard(task)
 
     async def _events(self, request: Request) -> AsyncGenerator[Event]:
@@ -100,15 +100,15 @@ class ModalRemote:
         return started
 
     async def _open(self) -> None:
-        """The first call opens the app for all, or the next one when that failed."""
+        """Open the app, at the first call or after a failed attempt."""
         if self._running is None or (self._running.done() and not self._is_open.is_set()):
             self._running = asyncio.create_task(self._hold_open())
-            self._running.add_done_callback(_look_at)
+            self._running.add_done_callback(_mark_retrieved)
         opened = asyncio.create_task(self._is_open.wait())
         await asyncio.wait({self._running, opened}, return_when=asyncio.FIRST_COMPLETED)
         opened.cancel()
         if self._running.done():
-            self._running.result()  # why it did not open, or ended
+            self._running.result()  # raises why it failed or ended
 
     async def _hold_open(self) -> None:
         async with self._app.running(detach=False) as self._functions:
@@ -133,8 +133,8 @@ class ModalRemote:
         return self._archive
 
 
-def _look_at(ended: asyncio.Task[None]) -> None:
-    """What broke the app off is told by the phases that it broke off; asyncio need not log it, whenever it may."""
+def _mark_retrieved(ended: asyncio.Task[None]) -> None:
+    """Retrieve the exception, so that asyncio does not log it: the interrupted phases report it."""
     if not ended.cancelled():
         ended.exception()
 

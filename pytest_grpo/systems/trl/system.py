@@ -1,7 +1,7 @@
-"""TRL's ``GRPOTrainer`` as a system: its loss on the tensors that it would build, its generation, PEFT's adapter files.
+"""TRL's ``GRPOTrainer`` as a system: its loss on the tensors it would build, its generation, PEFT's adapter files.
 
-The probability ratio is taken to the sampler's log-probabilities, as everywhere here; on-policy TRL would take it to
-the forward pass itself.
+The probability ratio is relative to the sampler's log-probabilities, as in all systems here; on-policy, TRL itself
+would use those of the forward pass.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 class TrlSystem:
-    """One copy of the weights both samples and trains. Published adapters are loaded beside the one in training.
+    """One copy of the weights samples and trains. Published adapters are loaded beside the one in training.
 
-    TRL keeps no log-probabilities when it samples through transformers. They are scored afterwards, as TRL does it
-    off-policy, and outside of the measured seconds.
+    TRL keeps no log-probabilities when it samples through transformers. They are computed afterwards, as TRL does
+    off-policy, and not timed.
     """
 
     name = "trl"
@@ -49,7 +49,7 @@ class TrlSystem:
         self._device: torch.device = self._trainer.accelerator.device
         self._model = self._trainer.model
         self._adapters = PeftAdapters(self._model, settings.home / "trl" / "adapters")
-        self._model.train()  # TRL's loss takes another path in evaluation; there is no dropout
+        self._model.train()  # TRL's loss differs in evaluation mode; there is no dropout
         self._optimizer = self._trainer.create_optimizer()
         self._num_prefill_tokens = 0
         self._num_completion_tokens = 0
@@ -57,7 +57,7 @@ class TrlSystem:
         self._count_tokenizer_calls()
 
     def _count_tokenizer_calls(self) -> None:
-        """All of a tokenizer's ways in go through these two methods."""
+        """All calls of a tokenizer go through these two methods."""
         tokenizer = self._trainer.processing_class
         for method in ("_encode_plus", "_decode"):
             setattr(tokenizer, method, self._counted(getattr(tokenizer, method)))
@@ -184,7 +184,7 @@ class TrlSystem:
 
     @contextmanager
     def _watched_forward(self) -> Iterator[list[Tensor | None]]:
-        """One entry per forward pass: the log-probabilities [B, P + R] that the loss is of, None in any other pass."""
+        """One entry per forward pass: the log-probabilities [B, P + R] for the loss; None for any other pass."""
         from trl.trainer.utils import FusedCausalLMOutput  # pyright: ignore[reportMissingImports]
 
         passes: list[Tensor | None] = []

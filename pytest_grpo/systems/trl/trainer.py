@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def build_trainer(settings: SystemSettings, folder: Path) -> Any:
-    """A ``GRPOTrainer`` that is never told to ``train``: its parts are called one by one.
+    """A ``GRPOTrainer`` for calls of its single parts, never of ``train``.
 
-    Of TRL's defaults these are changed, so that its mathematics and its work are those of the other systems: float32
-    instead of bfloat16, no activations computed twice, the KL term as DAPO has it, and nothing is logged.
+    Some of TRL's defaults are changed, so that it computes the same as the other systems: float32 instead of bfloat16,
+    no gradient checkpointing, the KL term of DAPO, and no logging.
 
     Raises:
         ModelError: there is no such model, or it has no tokenizer.
@@ -37,7 +37,7 @@ def build_trainer(settings: SystemSettings, folder: Path) -> Any:
     from grpo_core.model.tokenizer import load_tokenizer
 
     device = resolve_device(settings.device)
-    load_tokenizer(settings.model)  # checks it
+    load_tokenizer(settings.model)  # raises ModelError
     where = locate_model(settings.model)
     lora = LoraConfig(
         r=settings.lora_rank,
@@ -56,7 +56,7 @@ def build_trainer(settings: SystemSettings, folder: Path) -> Any:
         gradient_checkpointing=False,
         model_init_kwargs={"dtype": "float32"},
         seed=settings.seed,
-        per_device_train_batch_size=2,  # as many as it insists on; the rows of a forward pass are chosen per step
+        per_device_train_batch_size=2,  # the minimum that TRL accepts; each step chooses its own rows per forward pass
         num_generations=2,
         temperature=1.0,
         loss_type="dapo",
@@ -87,7 +87,7 @@ def step_tensors(trainer: Any, batch: TrainBatch) -> dict[str, Tensor]:
     """What TRL's ``_generate_and_score_completions`` would return for the completions of ``batch``, in order.
 
     Raises:
-        BatchError: ``ref_logprobs`` are needed and not there.
+        BatchError: ``ref_logprobs`` are needed and missing.
     """
     import torch
 
@@ -97,7 +97,7 @@ def step_tensors(trainer: Any, batch: TrainBatch) -> dict[str, Tensor]:
     prompts = [group.prompt_ids for group in batch.groups for _ in group.completions]
     mask = _pad_right([item.completion_mask for item in completions]).long()
     tensors = row_tensors(trainer, prompts, completions) | {
-        "tool_mask": mask,  # TRL's name for what was not forced
+        "tool_mask": mask,  # TRL's name for the mask of chosen tokens
         "num_items_in_batch": mask.sum(),
         "advantages": torch.cat([torch.from_numpy(group.advantages) for group in batch.groups]),
         "old_per_token_logps": _pad_right([item.sampling_logprobs for item in completions]),

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from grpo_core.home import Home
-from pytest_grpo.baseline.changes import compare_rows
 from pytest_grpo.baseline.compare import change_table, main
 from pytest_grpo.baseline.files import save_baseline
 from pytest_grpo.baseline.fingerprint import Fingerprint, take_fingerprint
+from pytest_grpo.baseline.regressions import compare_rows
 from pytest_grpo.settings.config import parse_tolerance
 from pytest_grpo.types import Row
 
@@ -62,10 +62,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fingerprint: Fingerpri
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "summary"),
     [
-        (["before", "same"], 0, "1 no loss"),
-        (["before", "faster"], 0, "1 no loss"),
-        (["before", "slower"], 1, "1 loss"),
-        (["before", "slower", "--tolerance", "0.3"], 0, "1 no loss"),
+        (["before", "same"], 0, "1 no regression"),
+        (["before", "faster"], 0, "1 no regression"),
+        (["before", "slower"], 1, "1 regression"),
+        (["before", "slower", "--tolerance", "0.3"], 0, "1 no regression"),
     ],
 )
 def test_the_exit_code_says_whether_a_gate_lost(
@@ -87,7 +87,7 @@ def test_the_table_shows_the_interval_the_pairs_and_the_absolute_numbers(
     header, line = lines[3:5]
     assert header.split() == ["test", "metric", "before", "now", "change", "interval", "pairs", "verdict"]
     assert line.startswith("test_phase2_rollout.py::test_batched  batched_speedup  3       2.5  -16.7 %  [-17.")
-    assert line.endswith("]  10/10  loss")
+    assert line.endswith("]  10/10  regression")
     assert "  batched_speedup: fast 3000 -> 2500, slow 1000 -> 1000 tokens_per_second" in lines
 
 
@@ -96,7 +96,7 @@ def test_gates_of_one_side_and_other_systems_are_in_the_table() -> None:
     lines = change_table(compare_rows([(NODEID, new), (NODEID, trl)], [(NODEID, trl)]))
     assert lines[1].split()[1:] == ["new", "-", "3", "-", "-", "-", "only", "now"]
     assert "batched_speedup (trl)" in lines[2]
-    assert lines[-1] == "1 no loss, 1 only now"
+    assert lines[-1] == "1 no regression, 1 only now"
     assert change_table([])[-1] == "no gates"
 
 
@@ -124,7 +124,7 @@ def test_other_machines_are_refused_unless_allowed(
 def test_bad_input_is_one_line(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     (home.data / "baselines" / "damaged.json").write_text("{")
     assert "'missing': no such file, and" in refusal(capsys, "before", "missing")
-    assert "damaged.json: damaged: it is no JSON" in refusal(capsys, "damaged", "before")
+    assert "damaged.json: damaged: it is not JSON" in refusal(capsys, "damaged", "before")
     assert refusal(capsys, "before", "same", "--tolerance", "5 %") == (
         "tolerance '5 %': allowed are fractions from 0 to below 1; try 0.05"
     )
@@ -142,4 +142,4 @@ def test_it_runs_as_a_module(home: Home) -> None:
     command = [sys.executable, "-m", "pytest_grpo.baseline.compare", "before", "slower"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.endswith("\n1 loss\n")
+    assert done.stdout.endswith("\n1 regression\n")

@@ -118,11 +118,11 @@ def rewritten(text: str) -> str:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lambda text: text[: len(text) // 2], "damaged: it is no JSON"),
+        (lambda text: text[: len(text) // 2], "damaged: it is not JSON"),
         (lambda text: "[]", "damaged: it has no format_version"),
-        (lambda text: "", "damaged: it is no JSON"),
+        (lambda text: "", "damaged: it is not JSON"),
         (rewritten, "damaged: its checksum does not match"),
-        (lambda text: text.replace('"format_version": 1', '"format_version": 2'), "format version 2 is not known"),
+        (lambda text: text.replace('"format_version": 1', '"format_version": 2'), "format version 2 is unknown"),
     ],
 )
 def test_damage_is_found(home: Home, fingerprint: Fingerprint, damage, says: str) -> None:

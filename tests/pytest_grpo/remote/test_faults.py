@@ -111,7 +111,7 @@ def test_other_code_there_stops_the_session(project: pytest.Pytester) -> None:
     project.makeconftest("import os, pathlib\npathlib.Path('other.py').write_text(f'PID = {os.getpid()}')")
     result = project.runpytest(*REMOTE)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: phase 2: other code there: other.py; save your files and *"])
+    result.stderr.fnmatch_lines(["ERROR: phase 2: the code there differs: other.py; save your files and *"])
 
 
 @pytest.mark.parametrize(
@@ -202,15 +202,15 @@ def test_ctrl_c_leaves_nothing_running(project: pytest.Pytester, after: str) -> 
     assert process.returncode == pytest.ExitCode.INTERRUPTED
     assert "KeyboardInterrupt" in output
     assert are_gone(children)
-    assert list(project.path.glob("tmp/grpo-place-*")) == []
+    assert list(project.path.glob("tmp/grpo-worker-*")) == []
 
 
 def test_a_killed_session_leaves_nothing_either(project: pytest.Pytester) -> None:
     project.makepyfile(test_suite=SLEEPS)
     process = start_until(project, "test_replayed PASSED")
     children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
-    assert list(project.path.glob("tmp/grpo-place-*"))
+    assert list(project.path.glob("tmp/grpo-worker-*"))
     process.kill()
     process.communicate(timeout=15)
     assert are_gone(children)
-    assert list(project.path.glob("tmp/grpo-place-*")) == []
+    assert list(project.path.glob("tmp/grpo-worker-*")) == []

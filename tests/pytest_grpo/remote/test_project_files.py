@@ -86,7 +86,7 @@ def test_a_large_project_is_refused_with_its_largest_files(tmp_path: Path, monke
     monkeypatch.setattr(project_files, "MAX_TREE_BYTES", 3 << 20)
     (tmp_path / "model.bin").write_bytes(b"0" * (4 << 20))
     write(tmp_path, "a.py")
-    with pytest.raises(TreeError, match=r"take 4 MiB, at most 3 MiB travel; the largest are model.bin \(4 MiB\), a.py"):
+    with pytest.raises(TreeError, match=r"take 4 MiB, allowed are 3 MiB; the largest are model.bin \(4 MiB\), a.py"):
         pack(tmp_path, list_files(tmp_path))
 
 

@@ -41,7 +41,7 @@ def test_a_run_of_which_the_beginning_was_dropped_is_noticed() -> None:
     first, second = list(number_texts(texts, "one")), list(number_texts(texts, "two"))
     decoder = Decoder()
     assert len(list(decoder.decode(line for text in first[:2] for line in text.split("\n")))) == 2
-    with pytest.raises(RemoteLostError, match="replaced in the middle"):
+    with pytest.raises(RemoteLostError, match="replaced in the middle of the run"):
         list(decoder.decode(second[2].split("\n")))
     assert len(list(Decoder().decode(line for text in [*first, *second] for line in text.split("\n")))) == 6
 

@@ -169,7 +169,7 @@ def test_numbers_of_a_gate_are_in_words(measured: MakeRow) -> None:
     facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", text))
     assert facts["99.22 % interval"] == "[2.25, 2.75]"
     assert facts["set by"] == "bench/thresholds.toml"
-    assert facts["cores others used"] == "0.25"
+    assert facts["cores used by others"] == "0.25"
     assert (facts["num cores"], facts["vllm"]) == ("2", "-")
     assert "CPU clock, MHz" not in facts
     cell = r'<td class="number">(.*?)</td>'

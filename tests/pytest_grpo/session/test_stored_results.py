@@ -33,10 +33,10 @@ def test_a_loss_against_a_baseline_is_red_though_the_threshold_is_met(project: p
     saved.stdout.fnmatch_lines([f"grpo: stored as before in {baseline_file(tmp_path, 'before')}"])
     same = run(project, FAST, "--grpo-compare", "before")
     same.assert_outcomes(passed=1)
-    same.stdout.fnmatch_lines(["*test_speed*no loss*"])
+    same.stdout.fnmatch_lines(["*test_speed*no regression*"])
     lost = run(project, SLOWER, "--grpo-compare", "before")
     lost.assert_outcomes(failed=1)
-    lost.stdout.fnmatch_lines(["fail: tokens_per_second: against before: *loss*-16*"])
+    lost.stdout.fnmatch_lines(["fail: tokens_per_second: against before: *regression*-16*"])
     run(project, SLOWER, "--grpo-compare", "before", "--grpo-tolerance", "0.3").assert_outcomes(passed=1)
     run(project, FASTER, "--grpo-compare", "before").assert_outcomes(passed=1)
 

@@ -158,7 +158,7 @@ def test_a_property_that_is_no_verdict_is_named_and_ignored(pytester: pytest.Pyt
     pytester.makepyfile("def test_own(record_property): record_property('grpo.note', 'mine')")
     result = pytester.runpytest("-W", "ignore")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["grpo: property 'grpo.note' of *::test_own is no verdict; ignored"])
+    result.stdout.fnmatch_lines(["grpo: property 'grpo.note' of *::test_own is not a verdict; ignored"])
     result.stdout.no_fnmatch_line("*grpo verdicts*")
 
 

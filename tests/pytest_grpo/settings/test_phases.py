@@ -78,4 +78,4 @@ def test_what_is_not_asked_for_counts_as_deselected(project: pytest.Pytester) ->
 
 def test_a_session_without_a_test_says_how_to_ask(project: pytest.Pytester) -> None:
     result = project.runpytest("-k", "two or three")
-    result.stdout.fnmatch_lines(["grpo: 2 phase tests not asked for; try --phase all or -m phase2"])
+    result.stdout.fnmatch_lines(["grpo: 2 phase tests not selected; try --phase all or -m phase2"])

@@ -60,7 +60,7 @@ def test_built_in_names_stay() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("verl", "system 'verl': there is none of that name; choose one of broken, from_outside, grpo_core, trl, or"),
+        ("verl", "system 'verl': no such system; choose one of broken, from_outside, grpo_core, trl, or"),
         ("broken", "system 'broken': cannot import outside_stack:Absent ("),
         ("absent_module:build", "system 'absent_module:build': cannot import absent_module:build (No module named"),
         ("a-b:c", "system 'a-b:c': cannot import a-b:c ("),

@@ -114,7 +114,7 @@ def test_a_container_over_its_time_limit_makes_errors_and_is_not_tried_again(
     on_modal.makepyfile(test_suite=SUITE.format(mark=str(tmp_path / "mark"), pause_s=60))
     result = on_modal.runpytest(*ON_MODAL, "--modal-timeout=10")
     result.assert_outcomes(passed=1, errors=2)
-    result.stdout.fnmatch_lines(["*Modal ended it after its time limit: *; raise --modal-timeout"])
+    result.stdout.fnmatch_lines(["*Modal stopped it at its time limit: *; raise --modal-timeout"])
     assert modal_server.num_started == 1
 
 
@@ -144,7 +144,9 @@ def test_credentials_that_expire_while_a_phase_runs_end_the_session(
 
 # Modal itself begins a lost container's work four times. It drops as many chunks as it already had, and how many those
 # are is a matter of time: either the fourth loss is told, or a chunk of a later beginning that does not follow.
-CONTAINER_LOST = r"(Modal lost its container: .*crashed 4 times in a row|its container was replaced in the middle)"
+CONTAINER_LOST = (
+    r"(Modal lost its container: .*crashed 4 times in a row|its container was replaced in the middle of the run)"
+)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_other_code_there_stops_the_session(on_modal: pytest.Pytester) -> None:
     on_modal.makepyfile(other="CHANGED = 0")
     result = on_modal.runpytest(*ON_MODAL)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: phase 2: other code there: other.py; save your files and *"])
+    result.stderr.fnmatch_lines(["ERROR: phase 2: the code there differs: other.py; save your files and *"])
 
 
 def test_large_output_comes_through(on_modal: pytest.Pytester) -> None:

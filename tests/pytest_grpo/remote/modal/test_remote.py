@@ -53,7 +53,7 @@ def test_missing_credentials_are_one_line(project: pytest.Pytester, monkeypatch:
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.errlines if line] == [
         "ERROR: --modal: no Modal credentials; run 'modal token new' or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET, "
-        "or leave --modal out to measure here"
+        "or drop --modal to measure on this machine"
     ]
 
 
@@ -172,7 +172,7 @@ def test_too_many_files_are_one_line(on_modal: pytest.Pytester, monkeypatch: pyt
     (on_modal.path / "model.bin").write_bytes(b"0" * (2 << 20))
     result = on_modal.runpytest("--phase", "2", "--modal")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --modal: the project's files take 2 MiB, at most 1 MiB travel; *model.bin*"])
+    result.stderr.fnmatch_lines(["ERROR: --modal: the project's files take 2 MiB, allowed are 1 MiB; *model.bin*"])
 
 
 def test_a_detached_run_is_reported_as_often_as_wanted(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:

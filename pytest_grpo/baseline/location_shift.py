@@ -1,8 +1,8 @@
-"""By how much one sample of log ratios lies above another: Hodges-Lehmann, with exact Mann-Whitney bounds.
+"""The location shift between two samples of log ratios: the Hodges-Lehmann estimate with exact Mann-Whitney bounds.
 
 Pure functions. Source: Hodges and Lehmann, "Estimates of location based on rank tests" (1963); Mann and Whitney, "On a
-test of whether one of two random variables is stochastically larger than the other" (1947). Nothing is assumed of the
-distribution but that it is continuous; tied values make the bounds wider than they need to be, never narrower.
+test of whether one of two random variables is stochastically larger than the other" (1947). The only assumption is
+a continuous distribution; ties make the bounds conservative.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 _MAX_EXACT_PRODUCT = 10_000
-"""Up to here, num_a x num_b, the null distribution is counted out; beyond it is normal to a fraction of a percent."""
+"""Up to this num_a x num_b the null distribution is exact; above, the normal approximation errs by less than 1 %."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
+class LocationShift:
     """``estimate`` is the median of all differences ``a - b``; ``low`` to ``high`` covers the true shift.
 
-    ``confidence`` is the interval's exact coverage. With few values it is that of the smallest to the largest
-    difference, which may be less than what was asked for.
+    ``confidence`` is the interval's exact coverage. With few values the interval spans all differences, and its
+    coverage may be less than requested.
     """
 
     estimate: float
@@ -32,14 +32,14 @@ class Shift:
     confidence: float
 
 
-def estimate_shift(a: Sequence[float], b: Sequence[float], confidence: float) -> Shift:
+def estimate_shift(a: Sequence[float], b: Sequence[float], confidence: float) -> LocationShift:
     """How far ``a`` lies above ``b``, in their unit. Neither may be empty."""
     differences = sorted(x - y for x in a for y in b)
     side = (1 - confidence) / 2
     rank = 1
     while 2 * rank < len(differences) and rank_sum_probability(len(a), len(b), rank) <= side:
         rank += 1
-    return Shift(
+    return LocationShift(
         estimate=statistics.median(differences),
         low=differences[rank - 1],
         high=differences[len(differences) - rank],
@@ -58,7 +58,7 @@ def p_value_above(a: Sequence[float], b: Sequence[float], bound: float) -> float
 
 
 def smallest_p_value(num_a: int, num_b: int) -> float:
-    """What no data of these sizes can be below."""
+    """The smallest p-value that samples of these sizes can reach."""
     return rank_sum_probability(num_a, num_b, 0)
 
 

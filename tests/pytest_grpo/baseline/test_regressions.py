@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.baseline.changes import Change, Outcome, compare_rows, judge_against
 from pytest_grpo.baseline.files import Baseline
 from pytest_grpo.baseline.fingerprint import take_fingerprint
+from pytest_grpo.baseline.regressions import Change, Outcome, compare_rows, judge_against
 from pytest_grpo.types import Kind, Row
 
 NODEID = "bench/test_a.py::test_a"
@@ -53,14 +53,14 @@ def only_change(now: Row, before: Row, tolerance: float = 0.05) -> Change:
 @pytest.mark.parametrize(
     ("kind", "now", "outcome"),
     [
-        ("at_least", 2.7, Outcome.LOSS),  # 10 % less speed-up
-        ("at_least", 2.94, Outcome.NO_LOSS),  # 2 % less is tolerated
+        ("at_least", 2.7, Outcome.REGRESSION),  # 10 % less speed-up
+        ("at_least", 2.94, Outcome.NO_REGRESSION),  # 2 % less is tolerated
         ("at_least", 2.85, Outcome.UNDECIDED),  # on the edge
-        ("at_least", 30.0, Outcome.NO_LOSS),  # a gain
-        ("at_most", 3.3, Outcome.LOSS),
-        ("at_most", 3.06, Outcome.NO_LOSS),
+        ("at_least", 30.0, Outcome.NO_REGRESSION),  # a gain
+        ("at_most", 3.3, Outcome.REGRESSION),
+        ("at_most", 3.06, Outcome.NO_REGRESSION),
         ("at_most", 3.15, Outcome.UNDECIDED),
-        ("at_most", 0.3, Outcome.NO_LOSS),
+        ("at_most", 0.3, Outcome.NO_REGRESSION),
         ("within", 1.5, Outcome.SHOWN),
         ("within", 6.0, Outcome.SHOWN),
         ("equals", 6.0, Outcome.SHOWN),
@@ -81,19 +81,19 @@ def test_only_a_change_for_the_worse_is_a_loss(kind: Kind, now: float, outcome: 
 def test_the_tolerance_decides() -> None:
     now, before = row(2.7), row(3.0)
     assert [only_change(now, before, tolerance).outcome for tolerance in (0.0, 0.05, 0.2)] == [
-        Outcome.LOSS,
-        Outcome.LOSS,
-        Outcome.NO_LOSS,
+        Outcome.REGRESSION,
+        Outcome.REGRESSION,
+        Outcome.NO_REGRESSION,
     ]
 
 
 def test_a_loss_says_what_was_measured() -> None:
     text = only_change(row(2.7), row(3.0)).describe()
-    assert text.startswith("speedup: loss: 3.0")
-    assert "from 12/12 pairs; 5 % for the worse is tolerated" in text
+    assert text.startswith("speedup: regression: 3.0")
+    assert "from 12/12 pairs; 5 % worse is tolerated" in text
 
 
-@pytest.mark.parametrize(("num_pairs", "outcome"), [(3, Outcome.TOO_FEW), (5, Outcome.LOSS)])
+@pytest.mark.parametrize(("num_pairs", "outcome"), [(3, Outcome.TOO_FEW), (5, Outcome.REGRESSION)])
 def test_too_few_pairs_do_not_pass_silently(num_pairs: int, outcome: Outcome) -> None:
     assert only_change(row(1.0, num_pairs), row(3.0, num_pairs)).outcome == outcome
 
@@ -115,7 +115,7 @@ def test_gates_of_only_one_side_are_listed_last_and_by_system() -> None:
     other = replace(both, system="trl")
     changes = compare_rows([(NODEID, both), (NODEID, new)], [(NODEID, gone), (NODEID, both), (NODEID, other)])
     assert [(change.row.metric, change.row.system, change.outcome.value) for change in changes] == [
-        ("both", "grpo_core", "no loss"),
+        ("both", "grpo_core", "no regression"),
         ("new", "grpo_core", "only now"),
         ("gone", "grpo_core", "only before"),
         ("both", "trl", "only before"),
@@ -123,12 +123,12 @@ def test_gates_of_only_one_side_are_listed_last_and_by_system() -> None:
 
 
 def test_comparing_what_did_not_change_is_a_loss_in_one_of_hundred_cases_at_most() -> None:
-    """A family of ten gates, each exactly at its tolerance: the worst that is no loss."""
+    """A family of ten gates, each exactly at its tolerance: the worst that is no regression."""
     trials, false_alarms = 300, 0
     for trial in range(trials):
         before = [(NODEID, row(1.0, 10, metric=f"m{gate}", seed=trial, noise=0.05)) for gate in range(10)]
         now = [(NODEID, row(0.95, 12, metric=f"m{gate}", seed=-trial - 1, noise=0.05)) for gate in range(10)]
-        false_alarms += any(change.outcome == Outcome.LOSS for change in compare_rows(now, before))
+        false_alarms += any(change.outcome == Outcome.REGRESSION for change in compare_rows(now, before))
     assert false_alarms <= 8  # 3 expected at most; more than 8 has a chance of 0.4 %
 
 
@@ -140,7 +140,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Baseline:
 
 
 def test_one_gate_is_judged_before_the_others_are_measured(baseline: Baseline) -> None:
-    for now, outcome in ((2.7, Outcome.LOSS), (2.97, Outcome.NO_LOSS), (9.0, Outcome.NO_LOSS)):
+    for now, outcome in ((2.7, Outcome.REGRESSION), (2.97, Outcome.NO_REGRESSION), (9.0, Outcome.NO_REGRESSION)):
         change = judge_against(row(now), NODEID, baseline)
         assert change is not None
         assert change.outcome == outcome
@@ -154,7 +154,7 @@ def test_one_gate_must_reach_its_share_of_the_familys_alpha(baseline: Baseline) 
     alone = replace(baseline, results=baseline.results[:1])
     change = judge_against(row(1.0, 3), NODEID, alone)
     assert change is not None
-    assert change.outcome == Outcome.LOSS
+    assert change.outcome == Outcome.REGRESSION
 
 
 def test_a_gate_that_the_baseline_does_not_have_is_not_judged(baseline: Baseline) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from pytest_grpo.baseline.shift import (
+from pytest_grpo.baseline.location_shift import (
     estimate_shift,
     p_value_above,
     p_value_below,

@@ -1,12 +1,12 @@
 """Did a gate's ratio get worse between two sessions?
 
-Ratios are compared, each measured in one session: what a slower machine does to both arms cancels. Absolute numbers
-are only shown. A gate lost when its ratio is worse by more than the tolerance beyond doubt: the exact Mann-Whitney test
-of that says so at 1 % after Holm's correction over all gates. A gain is never a loss, and neither is a change of a gate
-whose threshold has two sides.
+Each ratio comes from one session, so a slower machine affects both arms and cancels out. Absolute numbers are shown
+and never judged. A gate regressed when its ratio is worse than the tolerance allows, by the exact Mann-Whitney test at
+1 % after Holm's correction over all gates. An improvement is no regression. A gate with a band as its threshold is not
+judged, because neither direction is worse.
 
-The 1 % is for a gate that got worse by exactly the tolerance, from a fixed number of pairs. Gates stop sampling when
-they are decided, which depends on the pairs: simulated with that, it is up to 3 %, and 0.05 % for an unchanged gate.
+The 1 % holds for a gate that got worse by exactly the tolerance, with a fixed number of pairs. Gates stop sampling once
+they are decided. Simulations that include this optional stopping give up to 3 %, and 0.05 % for an unchanged gate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_grpo.baseline.fingerprint import check_same
-from pytest_grpo.baseline.shift import estimate_shift, p_value_above, p_value_below, smallest_p_value
+from pytest_grpo.baseline.location_shift import estimate_shift, p_value_above, p_value_below, smallest_p_value
 from pytest_grpo.measuring.stats import FAMILY_ALPHA, holm
 from pytest_grpo.settings.config import DEFAULT_TOLERANCE
 from pytest_grpo.settings.thresholds import format_number
@@ -34,16 +34,16 @@ Results = Sequence[tuple[str, Row]]
 
 
 class Outcome(enum.StrEnum):
-    """What became of a gate."""
+    """How a gate changed since the baseline."""
 
-    LOSS = "loss"
-    NO_LOSS = "no loss"
+    REGRESSION = "regression"
+    NO_REGRESSION = "no regression"
     UNDECIDED = "undecided"
-    """The interval covers both a loss and none; more pairs would tell."""
+    """The interval covers both a regression and none; more pairs can decide."""
     TOO_FEW = "too few pairs"
-    """The interval does not rule a loss out, and no values of so few pairs could prove one."""
+    """The interval does not exclude a regression, and so few pairs cannot prove one, whatever they measure."""
     SHOWN = "shown only"
-    """A plain number, or a threshold with two sides: its own threshold judges it."""
+    """A plain number, or a band: only its own threshold judges it."""
     ONLY_BEFORE = "only before"
     ONLY_NOW = "only now"
 
@@ -62,7 +62,7 @@ class Change:
     high: float | None = None
     confidence: float | None = None
     p_value: float | None = None
-    """Of "not worse than the tolerance allows"."""
+    """Of the hypothesis "not worse than the tolerance allows"."""
 
     @property
     def row(self) -> Row:
@@ -84,28 +84,28 @@ class Change:
         return "/".join(str(len(row.ratios or ())) for row in (self.before, self.now) if row)
 
     def describe(self) -> str:
-        """One line, e.g. for the message of a test that failed by it."""
+        """One line, e.g. for the failure message of a test."""
         text = f"{self.row.metric}: {self.outcome}"
         if self.before is None or self.now is None or self.factor is None:
             return text
         return (
             f"{text}: {format_number(self.before.measured)} before, {format_number(self.now.measured)} now: "
             f"{self.change_text} {self.interval_text} from {self.pairs_text} pairs; "
-            f"{100 * self.tolerance:g} % for the worse is tolerated"
+            f"{100 * self.tolerance:g} % worse is tolerated"
         )
 
 
 def compare_rows(current: Results, baseline: Results, tolerance: float = DEFAULT_TOLERANCE) -> list[Change]:
     """What changed for each gate of either, in the order of ``current``; those only in ``baseline`` come last.
 
-    A gate is one metric of one system in one test. One that a test decides twice counts with its last row.
+    A gate is one metric of one system in one test. Of a gate that a test decides twice, the last row counts.
     """
     before, now = _by_gate(baseline), _by_gate(current)
     changes = [_measure(gate[0], before.get(gate), now.get(gate), tolerance) for gate in (now | before)]
     judged = [place for place, change in enumerate(changes) if change.p_value is not None]
-    lost = holm([p for change in changes if (p := change.p_value) is not None], FAMILY_ALPHA)
-    for place, is_lost in zip(judged, lost, strict=True):
-        changes[place] = _decide(changes[place], is_lost=is_lost, alpha=FAMILY_ALPHA / len(judged))
+    rejected = holm([p for change in changes if (p := change.p_value) is not None], FAMILY_ALPHA)
+    for place, is_regression in zip(judged, rejected, strict=True):
+        changes[place] = _decide(changes[place], is_regression=is_regression, alpha=FAMILY_ALPHA / len(judged))
     return changes
 
 
@@ -114,8 +114,8 @@ def judge_against(
 ) -> Change | None:
     """What changed for one gate since ``baseline``, before the session's other gates are known.
 
-    So each gate gets an equal share of the family's alpha, which is a little stricter than Holm's correction. None when
-    the baseline has no such gate.
+    Each gate gets an equal share of the family's alpha (Bonferroni), slightly stricter than Holm's correction. None
+    when the baseline has no such gate.
 
     Raises:
         pytest.UsageError: the devices differ, unless ``any_machine``.
@@ -130,11 +130,11 @@ def judge_against(
     if change.p_value is None:
         return change
     alpha = FAMILY_ALPHA / sum(_worse_side(row) is not None for row in gates.values())
-    return _decide(change, is_lost=change.p_value <= alpha, alpha=alpha)
+    return _decide(change, is_regression=change.p_value <= alpha, alpha=alpha)
 
 
 def differing_devices(baseline: Results, current: Results) -> list[str]:
-    """As ``differing``: the gates that both have and that ran on other devices, e.g. elsewhere with ``--modal``."""
+    """As ``differing``: the gates in both results that ran on different devices, e.g. one here and one on Modal."""
     before = _by_gate(baseline)
     return [
         f"device of {row.metric}: {before[gate].device} / {row.device}"
@@ -152,12 +152,12 @@ def _by_gate(results: Results) -> dict[tuple[str, str, str], Row]:
 
 
 def _worse_side(row: Row) -> int | None:
-    """-1 where a smaller ratio is worse, 1 where a larger one is, None where neither is."""
+    """-1 when a smaller ratio is worse, 1 when a larger one is, None when neither is."""
     return {"at_least": -1, "at_most": 1}.get(row.kind) if row.ratios else None
 
 
 def _measure(nodeid: str, before: Row | None, now: Row | None, tolerance: float) -> Change:
-    """The change with its interval, and its p-value where it is to be judged."""
+    """The change with its interval; with a p-value when the gate is to be judged."""
     if before is None or now is None:
         outcome = Outcome.ONLY_NOW if before is None else Outcome.ONLY_BEFORE
         return Change(nodeid, before, now, outcome, tolerance)
@@ -185,17 +185,17 @@ def _measure(nodeid: str, before: Row | None, now: Row | None, tolerance: float)
     return replace(change, p_value=p_value(x, y, math.log1p(side * tolerance)))
 
 
-def _decide(change: Change, *, is_lost: bool, alpha: float) -> Change:
-    """``alpha`` is what the p-value must reach when no other gate lost."""
-    if is_lost:
-        return replace(change, outcome=Outcome.LOSS)
+def _decide(change: Change, *, is_regression: bool, alpha: float) -> Change:
+    """``alpha`` is the significance level of this gate when no other gate regressed."""
+    if is_regression:
+        return replace(change, outcome=Outcome.REGRESSION)
     assert change.low is not None
     assert change.high is not None
     assert change.before is not None
     assert change.now is not None
     is_lower_worse = _worse_side(change.now) == -1
     if change.low >= 1 - change.tolerance if is_lower_worse else change.high <= 1 + change.tolerance:
-        return replace(change, outcome=Outcome.NO_LOSS)
+        return replace(change, outcome=Outcome.NO_REGRESSION)
     best = smallest_p_value(len(change.now.ratios or ()), len(change.before.ratios or ()))
     return replace(change, outcome=Outcome.TOO_FEW if best > alpha else Outcome.UNDECIDED)
 

@@ -1,4 +1,4 @@
-"""What the gates of one process share: the error budget, the A/A control, the coin that orders pairs."""
+"""State that the gates of one process share: the error budget, the A/A control, the random order of pairs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pytest_grpo.measuring.control import find_problem
 from pytest_grpo.measuring.stats import AlphaLedger
 
 ShowProgress = Callable[[str], None]
-"""Shows a short text in place; an empty one takes it back."""
+"""Shows a short text in place; an empty text clears it."""
 
 
 @dataclass(slots=True)
 class GateSession:
-    """What the gates of one process share."""
+    """State that the gates of one process share."""
 
     ledger: AlphaLedger
     has_control: bool = True
@@ -23,7 +23,7 @@ class GateSession:
     _control: str | None = None
 
     def control_problem(self) -> str:
-        """What the A/A control said; it runs when it is first asked for."""
+        """The result of the A/A control, which runs at the first call."""
         if self._control is None:
             self._control = find_problem(self.rng) if self.has_control else ""
         return self._control
