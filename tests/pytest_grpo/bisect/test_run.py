@@ -129,6 +129,7 @@ def test_it_finds_the_first_bad_commit_and_leaves_no_trace(make_repository, tmp_
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_commit_that_cannot_be_judged_is_blamed_of_nothing(make_repository) -> None:
     repository: Repository = make_repository("3.0", "1.7", "1.2")
     done = repository.bisect(repository.commits[0], "HEAD")
@@ -220,6 +221,7 @@ def test_what_is_imported_from_the_working_tree_is_not_judged(make_repository) -
     )
 
 
+@pytest.mark.slow
 def test_an_interruption_removes_the_worktree(make_repository, tmp_path: Path) -> None:
     repository: Repository = make_repository("3.0", "__import__('time').sleep(60)", "1.0")
     before = repository.state()
