@@ -210,7 +210,6 @@ def test_ctrl_c_ends_a_run_of_this_terminal(server: ModalServer, model_folder: s
          "--samples", "2", "--model", model_folder, "--set", "schedule.checkpoint_every_steps=1"],
         cwd=PROJECT_FOLDER, env={**os.environ, "GRPO_MODAL_GPU": "none"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     server.wait_until(lambda: server.output().count("step 3: ") > before, timeout_s=120)
 

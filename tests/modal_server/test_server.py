@@ -287,7 +287,6 @@ def test_ctrl_c_ends_the_run_and_its_containers(modal_server: ModalServer):
         cwd=FOLDER,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     modal_server.wait_until(lambda: "napping" in modal_server.output())
 

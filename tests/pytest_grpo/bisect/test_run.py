@@ -232,7 +232,6 @@ def test_an_interruption_removes_the_worktree(make_repository, tmp_path: Path) -
         cwd=repository.path,
         env=repository.environment,
         stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell may ignore it
     ) as process:
         while not mark.exists():
             assert process.poll() is None

@@ -187,7 +187,6 @@ def start_until(project: pytest.Pytester, said: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"TMPDIR": str(project.mkdir("tmp"))},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell may ignore it
     )
     assert process.stdout is not None
     shown = []
