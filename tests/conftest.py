@@ -1,10 +1,21 @@
-"""The local Modal server and a model that loads in no time, for all tests."""
+"""For all tests: Ctrl-C, the local Modal server, and a model that loads in no time."""
 
 from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
 
 import pytest
 
 from tests.modal_server.fixture import modal_server as modal_server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_interrupts() -> Iterator[None]:
+    """Of this process and of those that it starts: in a shell's background job they would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,7 @@ def data(server: ModalServer) -> Path:
     return server.volume("pytest-grpo-data")
 
 
+@pytest.mark.slow
 def test_a_run_from_the_command_line_trains_for_three_steps(server: ModalServer, model_folder: str):
     ran = command(
         "modal", "run", "app.py::train_grpo", "--detach", "--steps", "3", "--run", "demo", "--preset", model_folder,
@@ -71,6 +72,7 @@ def test_a_run_from_the_command_line_trains_for_three_steps(server: ModalServer,
     assert {"train_step", "gpu_stats"} <= {json.loads(line)["kind"] for line in events.splitlines()}
 
 
+@pytest.mark.slow
 def test_workers_play_with_one_engine_that_reloads_only_for_what_is_new(server: ModalServer, model_folder: str):
     ask = {"run": "demo", "version": 3, "preset": model_folder, **SMALL}
     first = function("run_rollout").remote(**ask)
@@ -94,6 +96,7 @@ def test_workers_play_with_one_engine_that_reloads_only_for_what_is_new(server: 
             assert left.turns[0].completion_ids.tolist() == right.turns[0].completion_ids.tolist()
 
 
+@pytest.mark.slow
 def test_a_lost_engine_is_started_again_and_its_requests_are_asked_again(server: ModalServer, model_folder: str):
     ask = {"run": "demo", "version": 3, "preset": model_folder, **SMALL}
     num_asked = server.num_inputs("InferenceEngine.*")
@@ -109,6 +112,7 @@ def test_a_lost_engine_is_started_again_and_its_requests_are_asked_again(server:
     assert server.num_inputs("InferenceEngine.*") == num_asked + 2 * num_calls  # Modal itself ran what was lost again
 
 
+@pytest.mark.slow
 def test_an_engine_that_modal_gives_up_is_asked_again_once(server: ModalServer, model_folder: str):
     ask = {"run": "demo", "version": 3, "preset": model_folder, **SMALL}
     num_asked = server.num_inputs("InferenceEngine.*")
@@ -124,6 +128,7 @@ def test_an_engine_that_modal_gives_up_is_asked_again_once(server: ModalServer, 
     assert server.num_inputs("InferenceEngine.*") == num_asked + 2 * num_calls + after["num_asked_again"]
 
 
+@pytest.mark.slow
 def test_a_failed_worker_costs_its_own_groups(server: ModalServer, model_folder: str):
     server.kill_on("run_rollout", on_input=1, times=-1, same_input=True)
     summary = function("train_grpo").remote(steps=2, run="fleet", preset=model_folder, workers=2, **SMALL)
@@ -135,6 +140,7 @@ def test_a_failed_worker_costs_its_own_groups(server: ModalServer, model_folder:
     assert sorted(rollouts) == [4, 8]  # one batch lost the groups of one worker, and no other did
 
 
+@pytest.mark.slow
 def test_one_call_trains_a_run_and_goes_on_when_its_container_is_lost(server: ModalServer, model_folder: str):
     ask = {"run": "long", "preset": model_folder, "steps": 60, "checkpoint_every": 1, **SMALL}
     before = server.output().count("step 3: ")
@@ -152,6 +158,7 @@ def test_one_call_trains_a_run_and_goes_on_when_its_container_is_lost(server: Mo
         function("train_grpo").remote(**ask)
 
 
+@pytest.mark.slow
 def test_engines_answer_and_snapshots_are_kept(server: ModalServer, model_folder: str):
     engine = modal.Cls.from_name("pytest-grpo", "InferenceEngine")(preset=model_folder, run="demo", engine="torch")
     start = time.monotonic()
@@ -164,6 +171,7 @@ def test_engines_answer_and_snapshots_are_kept(server: ModalServer, model_folder
     assert json.loads((data(server) / "benchmarks/ci.json").read_text())["loss_forward_ms"] == 1.5
 
 
+@pytest.mark.slow
 def test_grpo_profiles_on_modal(server: ModalServer, model_folder: str):
     ran = command(
         "grpo_core.cli", "profile", "--modal", "--target", "trainer", "--steps", "1", "--groups", "1", "--samples", "1",
@@ -178,6 +186,7 @@ def test_grpo_profiles_on_modal(server: ModalServer, model_folder: str):
     assert any((server.volume("pytest-grpo-traces") / "local-trainer-profile").iterdir())
 
 
+@pytest.mark.slow
 def test_grpo_benchmarks_on_modal(server: ModalServer, model_folder: str):
     ran = command(
         "grpo_core.cli", "benchmark", "--modal", "--smoke", "--profile", "rollout", "--no-warmup",
@@ -192,6 +201,7 @@ def test_grpo_benchmarks_on_modal(server: ModalServer, model_folder: str):
     assert json.loads(fetched.stdout[: fetched.stdout.rindex("}") + 1]) == kept
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_run_of_this_terminal(server: ModalServer, model_folder: str):
     before = server.output().count("step 3: ")
     others = server.num_containers("train_grpo")  # of the deployed app, which wait for more to do
@@ -200,7 +210,6 @@ def test_ctrl_c_ends_a_run_of_this_terminal(server: ModalServer, model_folder: s
          "--samples", "2", "--model", model_folder, "--set", "schedule.checkpoint_every_steps=1"],
         cwd=PROJECT_FOLDER, env={**os.environ, "GRPO_MODAL_GPU": "none"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     server.wait_until(lambda: server.output().count("step 3: ") > before, timeout_s=120)
 
@@ -238,6 +247,7 @@ def test_what_the_app_asks_of_modal(server: ModalServer):
         assert list(definition.secret_ids) == ["st-wandb-secret"]
 
 
+@pytest.mark.slow
 def test_grpo_trains_on_modal(server: ModalServer, model_folder: str):
     ran = command(
         "grpo_core.cli", "train", "--modal", "--run", "cli", "--steps", "2", "--groups", "2", "--samples", "2",
@@ -249,6 +259,7 @@ def test_grpo_trains_on_modal(server: ModalServer, model_folder: str):
     assert (data(server) / "checkpoints/cli/step-000002").is_dir()
 
 
+@pytest.mark.slow
 def test_expired_credentials_are_one_line(server: ModalServer):
     server.faults.refuses_credentials = True
     try:

@@ -66,7 +66,14 @@ def test_the_second_system_is_tested_where_it_is_installed():
 
 
 def test_ci_runs_the_commands_of_the_readme():
-    assert {"pytest -q", "grpo bench"} <= set(commands())
+    assert {"pytest -q --slow", "grpo bench"} <= set(commands())
+
+
+@pytest.mark.parametrize("place", [".ci/run", ".github/workflows/ci.yml"])
+def test_ci_runs_every_test_the_slow_ones_too(place: str):
+    lines = (PROJECT_FOLDER / place).read_text(encoding="utf-8").splitlines()
+
+    assert [line.partition("uv run ")[2] for line in lines].count("pytest -q --slow") == 1
 
 
 def test_only_known_tools_are_run():
@@ -79,6 +86,7 @@ def test_pytest_knows_the_options(tmp_path: Path, command: str):
         "import pytest\n@pytest.mark.phase2\ndef test_phase(): ...\n@pytest.mark.vllm\ndef test_it(): ..."
     )
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = vllm")
+    (tmp_path / "conftest.py").write_bytes((PROJECT_FOLDER / "conftest.py").read_bytes())
     (tmp_path / "grpo-home").mkdir()
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench/thresholds.toml").write_bytes((PROJECT_FOLDER / "bench/thresholds.toml").read_bytes())

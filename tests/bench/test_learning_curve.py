@@ -43,6 +43,7 @@ def test_the_curves_are_drawn() -> None:
     assert len(labels) == 1 + 2 * 4
 
 
+@pytest.mark.slow
 def test_both_are_trained_on_the_same_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The arm of TRL only where it is installed."""
     assert main([*QUICK, "--json", str(tmp_path / "a.json"), "--svg", str(tmp_path / "a.svg"), "--reward", "0.1"]) == 0

@@ -76,6 +76,7 @@ def test_an_unknown_fault_is_a_usage_error_of_one_line(pytester: pytest.Pytester
     assert errors[0].startswith("ERROR: --plant 'nonsense': no such fault; choose one of activations_")
 
 
+@pytest.mark.slow
 def test_a_planted_fault_turns_its_phase_red_and_nothing_does_without_it() -> None:
     fault = BY_NAME["gpu_stats_without_memory"]
     only_its_test = ("-k", "device_statistics")
@@ -87,6 +88,7 @@ def test_a_planted_fault_turns_its_phase_red_and_nothing_does_without_it() -> No
     assert clean.exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_run_without_a_verdict_keeps_the_end_of_its_output() -> None:
     run = run_phases(SLOW, "2", options=("--grpo-pairs", "none"))
     assert judge(SLOW, run) is Result.NO_VERDICT

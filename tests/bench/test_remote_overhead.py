@@ -8,6 +8,7 @@ import pytest
 from bench.remote_overhead import figure, main, measure_first_report
 
 
+@pytest.mark.slow
 def test_a_short_run_loses_nothing_and_writes_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--tests", "3", "--rounds", "1", "--json", str(tmp_path / "overhead.json")]) == 0
     figures = json.loads((tmp_path / "overhead.json").read_text())
@@ -23,6 +24,7 @@ def test_a_short_run_loses_nothing_and_writes_every_figure(tmp_path: Path, capsy
     assert line == "| `large_reports_lost` | 0 [0, 0] | 1 | reports | ≤ 0 | yes |"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("modal_server")
 def test_a_container_s_first_report_is_visible_at_once(tmp_path: Path) -> None:
     seen = measure_first_report(tmp_path / "first", "--modal", 1)["first_report_visible_ms"]

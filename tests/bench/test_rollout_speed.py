@@ -184,6 +184,7 @@ def test_the_adapter_of_all_arms_changes_what_is_said(setup: Setup) -> None:
     assert not np.allclose(base[0].sampling_logprobs[0], adapted[0].sampling_logprobs[0], atol=0.01)
 
 
+@pytest.mark.slow
 def test_the_torch_arms_run_end_to_end(run_short: RunShort) -> None:
     pytest.importorskip("diplomacy", reason="the extra diplomacy is not installed")
     found = run_short(main, ["--arms", "torch,no_jump_forward", "--sequences", "2,4"])
@@ -196,6 +197,7 @@ def test_the_torch_arms_run_end_to_end(run_short: RunShort) -> None:
     assert "round 2/2: 4 sequences, free, torch: 16 tokens in " in found.progress
 
 
+@pytest.mark.slow
 def test_an_arm_without_its_package_is_left_out_and_named(run_short: RunShort, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.rollout_speed.find_spec", lambda name: None)
     printed = run_short(main, ["--arms", "torch,trl,vllm", "--sequences", "2"]).tables
@@ -219,6 +221,7 @@ def test_growth_draws_every_cell_in_both_panels(setup: Setup, monkeypatch: pytes
     assert report.figures["decode_step_ms"].n == len(cells)
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_swaps_and_of_a_process_of_its_own(setup: Setup) -> None:
     report = measure_costs(setup, SHAPE, ("tiny",))
     hit, swap = report.figures["adapter_cache_hit_ms"], report.figures["adapter_swap_ms"]

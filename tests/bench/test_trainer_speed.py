@@ -165,6 +165,7 @@ def test_the_arms_of_this_project_agree(setup: Setup) -> None:
     assert {taken.step.num_micro_batches for taken in found.values()} == {1}
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_step(tmp_path: Path) -> None:
     """More tokens need more; the weights, which are there before, are not counted."""
     few, many = (
@@ -174,6 +175,7 @@ def test_memory_is_that_of_a_step(tmp_path: Path) -> None:
     assert many > few + 20 * 2**20
 
 
+@pytest.mark.slow
 def test_the_arms_run_end_to_end(run_short: RunShort, tmp_path: Path) -> None:
     drawing = tmp_path / "growth.svg"
     found = run_short(main, ["--presets", "tiny", "--arms", "shared,padded", "--growth", str(drawing)])

@@ -27,6 +27,7 @@ def num_right(stack: LocalStack, version: int) -> tuple[int, int]:
     return int(sum(rewards)), len(rewards)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_training_reaches_its_reward_and_beats_the_base_policy_beyond_chance(method: str, tmp_path: Path) -> None:
     """With the base policy's rate taken at the top of what its own answers allow (1 - 1e-7), the trained policy's

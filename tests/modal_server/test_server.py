@@ -48,6 +48,7 @@ def test_a_call_returns_prints_and_raises_as_on_modal(modal_server: ModalServer,
     assert frames[-1] == "square"  # the remote frame
 
 
+@pytest.mark.slow
 def test_map_spawn_and_generators(example: ModuleType):
     assert list(example.square.map(range(120))) == [number * number for number in range(120)]
     assert list(example.count.remote_gen(5)) == [0, 1, 2, 3, 4]
@@ -55,6 +56,7 @@ def test_map_spawn_and_generators(example: ModuleType):
     assert modal.FunctionCall.from_id(call.object_id).get(timeout=20) == 49
 
 
+@pytest.mark.slow
 def test_the_cli_runs_and_shows_what_is_printed(modal_server: ModalServer):
     ran = modal_cli("run", "example_app.py")
 
@@ -64,6 +66,7 @@ def test_the_cli_runs_and_shows_what_is_printed(modal_server: ModalServer):
     assert modal_server.num_containers() == 0
 
 
+@pytest.mark.slow
 def test_a_deployment_is_looked_up_and_called(modal_server: ModalServer):
     deployed = modal_cli("deploy", "example_app.py")
     assert deployed.returncode == 0, deployed.stderr
@@ -75,6 +78,7 @@ def test_a_deployment_is_looked_up_and_called(modal_server: ModalServer):
         modal.Function.from_name("example", "cube").remote(4)
 
 
+@pytest.mark.slow
 def test_the_cli_shows_logs_and_fetches_files(modal_server: ModalServer):
     assert modal_cli("deploy", "example_app.py").returncode == 0
     modal.Function.from_name("example", "square").remote(5)
@@ -89,6 +93,7 @@ def test_the_cli_shows_logs_and_fetches_files(modal_server: ModalServer):
     modal_server.wait_until(lambda: modal_server.num_containers() == 0)
 
 
+@pytest.mark.slow
 def test_a_class_enters_once_and_serves_calls_that_overlap(modal_server: ModalServer, example: ModuleType):
     greeter = example.Greeter(name="me")
     calls = [greeter.meet.spawn(0.5) for _ in range(4)]
@@ -161,12 +166,14 @@ def test_failures_are_retried_as_the_function_says(example: ModuleType):
     assert example.fail_twice.remote() == 3
 
 
+@pytest.mark.slow
 def test_a_timeout_ends_the_input(modal_server: ModalServer, example: ModuleType):
     with pytest.raises(modal.exception.FunctionTimeoutError, match="hit its timeout of 1s"):
         example.sleep.remote(30)
     assert example.sleep.remote(0) == "woke"  # in another container
 
 
+@pytest.mark.slow
 def test_a_killed_container_s_input_is_run_again(modal_server: ModalServer, example: ModuleType):
     modal_server.kill_on("nap", on_input=1, delay_s=0.3)
 
@@ -185,6 +192,7 @@ def test_what_a_killed_container_leaves_in_its_temporary_folder_goes_with_it(
     modal_server.wait_until(lambda: not left.exists())
 
 
+@pytest.mark.slow
 def test_a_generator_that_loses_its_container_yields_each_item_once(modal_server: ModalServer, example: ModuleType):
     modal_server.kill_on("count", on_chunk=3)
 
@@ -192,11 +200,13 @@ def test_a_generator_that_loses_its_container_yields_each_item_once(modal_server
     assert modal_server.output().count("yielding 0") == 2
 
 
+@pytest.mark.slow
 def test_a_container_that_crashes_for_good_is_given_up(modal_server: ModalServer, example: ModuleType):
     with pytest.raises(modal.exception.InternalFailure, match="leave: its containers crashed 4 times in a row"):
         example.leave.remote(3)
 
 
+@pytest.mark.slow
 def test_an_error_at_import_reaches_the_caller(modal_server: ModalServer, tmp_path: Path):
     (tmp_path / "broken.py").write_text(
         "import modal\napp = modal.App('broken')\nif not modal.is_local():\n    raise RuntimeError('no such thing')\n"
@@ -219,6 +229,7 @@ def test_a_cancelled_call_stops_working(modal_server: ModalServer, example: Modu
     assert example.nap.remote(0) == "rested"  # its container takes the next
 
 
+@pytest.mark.slow
 def test_a_call_outlives_a_server_that_is_away(modal_server: ModalServer, example: ModuleType):
     call = example.nap.spawn(2.0)
     modal_server.wait_until(lambda: "napping" in modal_server.output())
@@ -232,6 +243,7 @@ def test_a_call_outlives_a_server_that_is_away(modal_server: ModalServer, exampl
     assert modal_server.output().count("napping") == 1
 
 
+@pytest.mark.slow
 def test_refused_credentials_are_an_auth_error(modal_server: ModalServer):
     modal_server.faults.refuses_credentials = True
 
@@ -241,6 +253,7 @@ def test_refused_credentials_are_an_auth_error(modal_server: ModalServer):
     assert "Token validation failed: the token has expired" in ran.stderr
 
 
+@pytest.mark.slow
 def test_building_and_queueing_take_their_time(modal_server: ModalServer):
     modal_server.faults.image_build_s, modal_server.faults.queue_s = 0.5, 0.5
     start = time.monotonic()
@@ -252,6 +265,7 @@ def test_building_and_queueing_take_their_time(modal_server: ModalServer):
     assert time.monotonic() - start > 1.0
 
 
+@pytest.mark.slow
 def test_a_detached_run_goes_on_without_its_client(modal_server: ModalServer):
     client = subprocess.Popen(
         [sys.executable, "-m", "modal", "run", "--detach", "example_app.py::write",
@@ -266,13 +280,13 @@ def test_a_detached_run_goes_on_without_its_client(modal_server: ModalServer):
     modal_server.wait_until((modal_server.volume("example") / "mark").exists)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_run_and_its_containers(modal_server: ModalServer):
     client = subprocess.Popen(
         [sys.executable, "-m", "modal", "run", "example_app.py::nap", "--duration-s", "60"],
         cwd=FOLDER,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     modal_server.wait_until(lambda: "napping" in modal_server.output())
 
@@ -282,6 +296,7 @@ def test_ctrl_c_ends_the_run_and_its_containers(modal_server: ModalServer):
     modal_server.wait_until(lambda: modal_server.num_containers() == 0)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_running(monkeypatch: pytest.MonkeyPatch):
     with ModalServer() as server:
         for name, value in server.environment.items():

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,14 +45,6 @@ class TestFour:
         shared, alone = grpo_arms(agree=same_tokens, shared=lambda: {"seconds": 3.0}, alone=lambda: {"seconds": 1.0})
         assert shared.seconds <= grpo_threshold("overlap_cost") * alone.seconds
 """
-
-
-@pytest.fixture(autouse=True)
-def _few_objects_to_collect() -> Iterator[None]:
-    """Measuring collects garbage each time; here the heap is that of a whole test session."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -36,6 +36,7 @@ def test_torchrun_gets_the_whole_configuration():
     assert config_from_flags(flags, {}, flags.run) == config
 
 
+@pytest.mark.slow
 def test_torchrun_trains_and_what_it_wrote_is_committed(
     tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):

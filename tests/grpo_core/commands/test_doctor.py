@@ -38,6 +38,7 @@ def break_step(monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
     monkeypatch.setattr(kind, "step", step)
 
 
+@pytest.mark.slow
 def test_a_sound_engine_exits_0_and_leaves_the_home_alone(
     run_doctor: Doctor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

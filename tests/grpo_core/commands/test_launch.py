@@ -64,6 +64,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.mark.slow
 def test_two_processes_train_stop_and_resume_as_one_does(home: Path, model_folder: Path, tmp_path: Path) -> None:
     on_ctrl_c = signal.getsignal(signal.SIGINT)
 
@@ -85,6 +86,7 @@ def test_two_processes_train_stop_and_resume_as_one_does(home: Path, model_folde
     assert (home / "data/checkpoints/run/step-000004").is_dir()
 
 
+@pytest.mark.slow
 def test_when_one_process_is_gone_the_other_ends(home: Path, model_folder: Path) -> None:
     killed = 1
     with socket.socket() as free:

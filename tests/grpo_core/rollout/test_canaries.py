@@ -50,7 +50,7 @@ def canaries_of(subject: Subject) -> list[Canary]:
     return canaries_for(subject, num_swaps=4, num_requests=4)
 
 
-@pytest.mark.parametrize("kind", [PlainEngine, TorchEngine])
+@pytest.mark.parametrize("kind", [pytest.param(PlainEngine, marks=pytest.mark.slow), TorchEngine])
 def test_a_sound_engine_passes_them_all(kind: type, examine: Examine) -> None:
     subject = examine(kind)
 
@@ -222,7 +222,7 @@ class Breaks(PlainEngine):
         (SwitchesUnderWay, "requests keep their version", "request"),
         (NamesTheNewVersion, "requests keep their version", "says version"),
         (IgnoresVersions, "versions share a batch", "request 0"),
-        (Leaks, "memory is flat", "MiB over 4 swaps"),
+        pytest.param(Leaks, "memory is flat", "MiB over 4 swaps", marks=pytest.mark.slow),
         (Breaks, "batch-mates change nothing", "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
     ],
 )

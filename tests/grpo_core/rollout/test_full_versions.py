@@ -112,7 +112,7 @@ def test_it_samples_from_the_published_weights_and_scores_with_the_base(
     assert difference > 0.5  # the versions are not the base
 
 
-@pytest.mark.parametrize("kind", [TorchEngine, PlainEngine])
+@pytest.mark.parametrize("kind", [TorchEngine, pytest.param(PlainEngine, marks=pytest.mark.slow)])
 def test_running_requests_finish_on_the_version_that_they_began_with(
     kind: type, model_folder: Path, store: AdapterStore, make_engine: MakeEngine, make_adapter: MakeAdapter
 ) -> None:

@@ -60,10 +60,6 @@ def make_stack(model_folder: Path, tmp_path: Path) -> MakeStack:
 @pytest.fixture
 def nothing_is_left() -> Iterator[None]:
     """No rollout thread and no signal handler outlives a run."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-        assert rollout_threads() == []
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+    yield
+    assert rollout_threads() == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

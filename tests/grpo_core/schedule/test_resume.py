@@ -124,6 +124,7 @@ def test_a_run_that_was_killed_repeats_its_steps_bit_for_bit(
     assert list(make_stack(home="killed", **options).buffer_folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_goes_on_as_it_was(model_folder: Path, tmp_path: Path) -> None:
     """By its pid, with SIGKILL, at no particular moment."""
     settings = {

@@ -49,6 +49,7 @@ def wandb_service() -> Iterator[None]:
     wandb.teardown()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("wandb_service")
 def test_an_offline_run_holds_the_metrics_and_touches_no_network(
     wandb_server: list[str],

@@ -297,6 +297,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_saving_leaves_whole_checkpoints_only(model_folder: Path, tmp_path: Path) -> None:
     """A child of a child kills itself at its 1st, 2nd, 3rd ... call of the system; reading one in parts would raise."""
     done = subprocess.run(

@@ -129,6 +129,7 @@ def found_by(folder: Path, name: str, rank: int) -> tuple[dict[str, Any], dict[s
     return json.loads((folder / f"{name}-{rank}.json").read_text()), load_file(folder / f"{name}-{rank}.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CASES if name != "trained"])
 def test_two_processes_find_the_gradient_and_the_metrics_of_one(
     name: str, folder: Path, batches: dict[str, Batch], model_folder: Path
@@ -164,12 +165,14 @@ def vars_of(metrics: Any) -> dict[str, Any]:
     return asdict(metrics)
 
 
+@pytest.mark.slow
 def test_the_work_is_uneven(folder: Path, batches: dict[str, Batch]) -> None:
     """Else nothing above says what becomes of who has less to do."""
     assert len(batches["uneven"].groups) == 5
     assert len(batches["one_group"].groups) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(CASES))
 def test_both_processes_have_the_same_weights_bit_for_bit(name: str, folder: Path) -> None:
     one, other = (found_by(folder, name, rank)[1] for rank in range(2))

@@ -4,11 +4,14 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from pytest_grpo.measuring.conditions import Watch
 
 SPIN = "import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
 
 
+@pytest.mark.slow
 def test_work_of_another_process_is_seen_and_ones_own_is_not() -> None:
     watch = Watch.start()
     other = subprocess.Popen([sys.executable, "-c", SPIN])

@@ -119,6 +119,7 @@ def test_a_clean_process_reports_what_a_local_run_does(project: pytest.Pytester)
     check_equal(project, "--grpo-remote=subprocess")
 
 
+@pytest.mark.slow
 def test_modal_reports_what_a_local_run_does(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
     on_modal.makepyfile(test_suite=OUTCOMES)
     check_equal(on_modal, "--modal")

@@ -48,6 +48,7 @@ def are_gone(pids: list[int], timeout_s: float = 5) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_lost_place_is_replaced_and_nothing_is_lost(project: pytest.Pytester, times: int) -> None:
     project.makepyfile(test_suite=KILLS_ITS_PLACE.format(times=times))
@@ -58,6 +59,7 @@ def test_a_lost_place_is_replaced_and_nothing_is_lost(project: pytest.Pytester, 
     assert are_gone(pids_in(project.path / "pids.txt"))
 
 
+@pytest.mark.slow
 def test_a_place_that_is_lost_for_good_makes_errors(project: pytest.Pytester) -> None:
     project.makepyfile(test_suite=KILLS_ITS_PLACE.format(times=99))
     result = project.runpytest(*REMOTE, "--modal-retries=1", "--junitxml=junit.xml")
@@ -69,6 +71,7 @@ def test_a_place_that_is_lost_for_good_makes_errors(project: pytest.Pytester) ->
     assert are_gone(pids_in(project.path / "pids.txt"))
 
 
+@pytest.mark.slow
 def test_what_a_test_prints_and_reports_arrives_whole(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_suite="""
@@ -89,6 +92,7 @@ def test_what_a_test_prints_and_reports_arrives_whole(project: pytest.Pytester) 
     assert call.longreprtext.count("y") >= 1 << 20
 
 
+@pytest.mark.slow
 def test_an_internal_error_there_is_an_error_that_shows_it(project: pytest.Pytester) -> None:
     project.makeconftest(
         """
@@ -138,6 +142,7 @@ def test_another_collection_there_stops_the_session(project: pytest.Pytester, su
     result.stderr.fnmatch_lines([f"ERROR: phase 2: {says}"])
 
 
+@pytest.mark.slow
 def test_a_usage_error_there_is_one_line(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\n")
     project.makeconftest(
@@ -153,6 +158,7 @@ def test_a_usage_error_there_is_one_line(project: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["ERROR: phase 2: not on this machine"])
 
 
+@pytest.mark.slow
 def test_two_sessions_that_save_one_name_keep_the_first(project: pytest.Pytester) -> None:
     command = [sys.executable, "-m", "pytest", *REMOTE, "--grpo-save=same"]
     sessions = [
@@ -181,7 +187,6 @@ def start_until(project: pytest.Pytester, said: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"TMPDIR": str(project.mkdir("tmp"))},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell may ignore it
     )
     assert process.stdout is not None
     shown = []

@@ -39,6 +39,7 @@ def test_tests_of_a_phase_share_one_process_with_this_sessions_settings(project:
     assert '"name": "test_second[seconds:fast]"' in project.path.joinpath("out.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_failure_elsewhere_stops_the_session_and_is_the_last_failed(project: pytest.Pytester) -> None:
     phases = ["--phase", "3,4"]
     stopped = project.runpytest(
@@ -48,6 +49,7 @@ def test_a_failure_elsewhere_stops_the_session_and_is_the_last_failed(project: p
     project.runpytest(*phases, "--lf").assert_outcomes(passed=1, deselected=1)
 
 
+@pytest.mark.slow
 def test_a_test_that_takes_its_process_down_is_an_error_and_the_others_run(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_suite="""
@@ -67,6 +69,7 @@ def test_a_test_that_takes_its_process_down_is_an_error_and_the_others_run(proje
     assert (suite.get("errors"), suite.get("failures")) == ("1", "0")
 
 
+@pytest.mark.slow
 def test_the_session_there_ends_in_an_orderly_way(project: pytest.Pytester) -> None:
     project.makeconftest(
         """

@@ -85,6 +85,7 @@ def test_an_interrupted_session_stores_nothing(project: pytest.Pytester, tmp_pat
     assert not baseline_file(tmp_path, "before").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_plugins")
 def test_workers_compare_and_the_controller_stores(project: pytest.Pytester, tmp_path: Path) -> None:
     run(project, FAST, "--grpo-save", "before")
@@ -94,6 +95,7 @@ def test_workers_compare_and_the_controller_stores(project: pytest.Pytester, tmp
     assert result[0] == "test_suite.py::test_speed"
 
 
+@pytest.mark.slow
 def test_a_clean_process_compares_too(project: pytest.Pytester) -> None:
     run(project, FAST, "--grpo-save", "before")
     run(project, SLOWER, "--grpo-compare", "before", "--grpo-remote", "subprocess").assert_outcomes(failed=1)

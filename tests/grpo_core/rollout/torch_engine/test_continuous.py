@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 from grpo_core.errors import GrpoError, PromptError
 from grpo_core.rollout.constraints.lines import LineConstraint
@@ -136,7 +137,8 @@ def test_jump_forward_changes_nothing_but_the_number_of_passes(make_engine: Make
     assert fast.counters.num_decode_steps < slow.counters.num_decode_steps / 2
 
 
-def test_2000_random_mixes_leak_nothing_and_meet_no_wrong_neighbour(make_engine: MakeEngine) -> None:
+@pytest.mark.parametrize("num_mixes", [200, pytest.param(2000, marks=pytest.mark.slow)])
+def test_random_mixes_leak_nothing_and_meet_no_wrong_neighbour(make_engine: MakeEngine, num_mixes: int) -> None:
     """Requests join in mixes of one to four while others decode, some are cancelled, and the version changes."""
     rng = np.random.default_rng(0)
     shared = prompt(99, 64)
@@ -162,11 +164,11 @@ def test_2000_random_mixes_leak_nothing_and_meet_no_wrong_neighbour(make_engine:
     bad = request(np.zeros(0, dtype=np.int32))
     engine = make_engine(max_batch_sequences=24, prefill_tokens=96, max_kv_bytes=3000 * 1024)
 
-    num_mixes = num_checked = num_bad = 0
+    num_mixed = num_checked = num_bad = 0
     open_tickets: dict[int, int] = {}
-    while num_mixes < 2000 or open_tickets:
-        if num_mixes < 2000 and len(open_tickets) < 40:
-            num_mixes += 1
+    while num_mixed < num_mixes or open_tickets:
+        if num_mixed < num_mixes and len(open_tickets) < 40:
+            num_mixed += 1
             for index in rng.integers(len(pool), size=int(rng.integers(1, 5))).tolist():
                 open_tickets[engine.submit(pool[index])] = index
             if rng.random() < 0.05:
@@ -177,7 +179,7 @@ def test_2000_random_mixes_leak_nothing_and_meet_no_wrong_neighbour(make_engine:
                 engine.cancel(ticket)
             if rng.random() < 0.05:
                 engine.use_version(int(rng.integers(4)))
-        if rng.random() < 0.4 or num_mixes == 2000 or len(open_tickets) >= 40:
+        if rng.random() < 0.4 or num_mixed == num_mixes or len(open_tickets) >= 40:
             for outcome in engine.step():
                 index = open_tickets.pop(outcome.ticket)
                 if index < 0:
@@ -188,8 +190,8 @@ def test_2000_random_mixes_leak_nothing_and_meet_no_wrong_neighbour(make_engine:
                     num_checked += 1
             assert engine.num_kv_bytes <= 3000 * 1024
 
-    assert num_checked > 4000
-    assert num_bad > 50
+    assert num_checked > 2 * num_mixes
+    assert num_bad > num_mixes / 40
     assert engine.num_under_way == 0
     engine.use_version(0)
     counters = engine.counters

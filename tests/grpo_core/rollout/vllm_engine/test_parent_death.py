@@ -49,8 +49,15 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
-@pytest.mark.parametrize("is_stopped", [False, True])
+@pytest.mark.parametrize(
+    ("method", "is_stopped"),
+    [
+        ("spawn", False),
+        pytest.param("spawn", True, marks=pytest.mark.slow),
+        pytest.param("fork", False, marks=pytest.mark.slow),
+        pytest.param("fork", True, marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_killed_when_its_parent_is(method: str, is_stopped: bool, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT)

@@ -102,6 +102,7 @@ def test_half_precision_is_computed_in_float32() -> None:
     torch.testing.assert_close(output.float(), exact, atol=1e-5, rtol=2**-8)  # rounded once
 
 
+@pytest.mark.slow
 def test_flex_attention_has_the_same_mask() -> None:
     """Eagerly on the CPU, where it runs without a backward pass; on a GPU it is compiled."""
     rng = np.random.default_rng(3)

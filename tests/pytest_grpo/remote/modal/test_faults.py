@@ -17,6 +17,9 @@ ON_MODAL = ("--phase", "2", "--modal")
 SUITE = """
 import pathlib, pytest, time
 pytestmark = pytest.mark.phase2
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
 def test_one(): pass
 def test_two():
     time.sleep(0.5)  # what came before has arrived
@@ -34,6 +37,7 @@ def mark(on_modal: pytest.Pytester, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.usefixtures("mark")
 def test_a_killed_container_is_replaced_and_nothing_is_said_twice(
@@ -47,6 +51,7 @@ def test_a_killed_container_is_replaced_and_nothing_is_said_twice(
     modal_server.wait_until(lambda: modal_server.num_containers() == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mark")
 def test_a_container_that_is_killed_for_good_makes_errors(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
     modal_server.kill_on("run_pytest", on_input=1, times=-1)
@@ -66,6 +71,7 @@ def lose_when(mark: Path, server: ModalServer, duration_s: float | None) -> thre
     return thread
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_for_5_s_costs_nothing(
     on_modal: pytest.Pytester, modal_server: ModalServer, mark: Path
 ) -> None:
@@ -74,6 +80,7 @@ def test_a_server_that_is_gone_for_5_s_costs_nothing(
     thread.join()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_while_the_image_is_built_costs_nothing(
     on_modal: pytest.Pytester, modal_server: ModalServer, mark: Path
 ) -> None:
@@ -89,6 +96,7 @@ def test_a_server_that_is_gone_while_the_image_is_built_costs_nothing(
     thread.join()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_from_the_start_makes_errors(
     on_modal: pytest.Pytester, modal_server: ModalServer
 ) -> None:
@@ -98,6 +106,7 @@ def test_a_server_that_is_gone_from_the_start_makes_errors(
     result.stdout.fnmatch_lines(["*test_two has no result from where it ran: Modal cannot be reached: *"])
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_for_good_makes_errors(
     on_modal: pytest.Pytester, modal_server: ModalServer, mark: Path
 ) -> None:
@@ -108,6 +117,7 @@ def test_a_server_that_is_gone_for_good_makes_errors(
     result.stdout.fnmatch_lines(["*test_two has no result from where it ran: Modal cannot be reached: *"])
 
 
+@pytest.mark.slow
 def test_a_container_over_its_time_limit_makes_errors_and_is_not_tried_again(
     on_modal: pytest.Pytester, modal_server: ModalServer, tmp_path: Path
 ) -> None:
@@ -125,6 +135,7 @@ def test_expired_credentials_are_one_line(on_modal: pytest.Pytester, modal_serve
     result.stderr.fnmatch_lines(["ERROR: --modal: Modal refused your credentials: *expired; run 'modal token new'"])
 
 
+@pytest.mark.slow
 def test_credentials_that_expire_while_a_phase_runs_end_the_session(
     on_modal: pytest.Pytester, modal_server: ModalServer, mark: Path
 ) -> None:
@@ -149,6 +160,7 @@ CONTAINER_LOST = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("breaks", "num_passed", "says"),
     [
@@ -169,6 +181,7 @@ def test_a_test_that_takes_its_process_or_its_container_down_is_an_error(
     modal_server.wait_until(lambda: modal_server.num_containers() == 0)
 
 
+@pytest.mark.slow
 def test_an_internal_error_there_is_an_error_that_shows_it(on_modal: pytest.Pytester) -> None:
     on_modal.makeconftest(
         """
@@ -198,6 +211,7 @@ def test_other_code_there_stops_the_session(on_modal: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["ERROR: phase 2: the code there differs: other.py; save your files and *"])
 
 
+@pytest.mark.slow
 def test_large_output_comes_through(on_modal: pytest.Pytester) -> None:
     on_modal.makepyfile(
         test_suite="import pytest\n@pytest.mark.phase2\ndef test_large():\n    print('x' * (10 << 20))\n    assert 0"
@@ -214,10 +228,10 @@ def start_session(project: pytest.Pytester, *arguments: str) -> subprocess.Popen
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell may ignore it
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_plugins")
 def test_two_sessions_at_once_do_not_meet_and_keep_the_first_of_one_name(
     on_modal: pytest.Pytester, modal_server: ModalServer
@@ -230,6 +244,7 @@ def test_two_sessions_at_once_do_not_meet_and_keep_the_first_of_one_name(
     assert sum("exists and is never overwritten" in output for output in outputs) == 1, outputs
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("mark", "few_plugins")
 @pytest.mark.parametrize("after", ["2: building its image", "2: queued", "2: running", "test_one PASSED"])
 def test_ctrl_c_leaves_nothing_running(on_modal: pytest.Pytester, modal_server: ModalServer, after: str) -> None:
@@ -242,6 +257,7 @@ def test_ctrl_c_leaves_nothing_running(on_modal: pytest.Pytester, modal_server: 
     modal_server.wait_until(lambda: modal_server.num_containers() == 0, 20)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_plugins")
 def test_ctrl_c_while_attached_ends_the_watching_only(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
     on_modal.makepyfile(test_suite=SUITE.format(mark=str(on_modal.path / "mark"), pause_s=8))

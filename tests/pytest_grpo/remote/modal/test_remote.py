@@ -65,6 +65,7 @@ def test_a_phase_runs_in_a_container_and_is_reported_here(on_modal: pytest.Pytes
     modal_server.wait_until(lambda: modal_server.num_containers() == 0)
 
 
+@pytest.mark.slow
 def test_progress_is_told_unless_quiet(on_modal: pytest.Pytester) -> None:
     told = on_modal.runpytest("--phase", "2", "--modal", "--junitxml=junit.xml")
     told.stdout.fnmatch_lines([f"grpo: phase 2: {state}" for state in ("building its image", "queued", "running")])
@@ -73,6 +74,7 @@ def test_progress_is_told_unless_quiet(on_modal: pytest.Pytester) -> None:
     quiet.stdout.no_fnmatch_line("grpo: phase 2: *")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", [1, 2])
 def test_phases_run_side_by_side_as_many_as_allowed(on_modal: pytest.Pytester, bound: int) -> None:
     result = on_modal.runpytest("--phase", "2,3", "--modal", f"--modal-max-containers={bound}", "-v")
@@ -81,6 +83,7 @@ def test_phases_run_side_by_side_as_many_as_allowed(on_modal: pytest.Pytester, b
     assert ["PASSED" in line for line in opened].index(True) == bound  # so many are opened before the first one ends
 
 
+@pytest.mark.slow
 def test_the_first_failure_stops_the_other_phases(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
     on_modal.makepyfile(
         test_suite="import pytest, time\n@pytest.mark.phase2\ndef test_fails(): assert 0\n"
@@ -99,6 +102,7 @@ def test_collecting_contacts_nothing(on_modal: pytest.Pytester, modal_server: Mo
     assert modal_server.num_requests == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_plugins")
 def test_tests_are_chosen_as_for_a_local_run(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
     on_modal.makepyfile(
@@ -119,6 +123,7 @@ def test_tests_are_chosen_as_for_a_local_run(on_modal: pytest.Pytester, modal_se
     assert modal_server.num_started == 4
 
 
+@pytest.mark.slow
 def test_what_was_asked_for_a_phase_reaches_modal(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
     with (on_modal.path / "bench/thresholds.toml").open("a") as file:
         file.write('[modal.phase3]\ngpu = "H100:2"\n')
@@ -133,6 +138,7 @@ def test_what_was_asked_for_a_phase_reaches_modal(on_modal: pytest.Pytester, mod
     assert [one.gpu for one in modal_server.placements("run_pytest")[2:]] == ["A10:4"] * 2
 
 
+@pytest.mark.slow
 def test_a_gpu_of_the_app_can_be_taken_away(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
     gpu = "gpu=os.environ.get('GRPO_MODAL_GPU', 'L4').replace('none', '') or None, "
     on_modal.makepyfile(app="import os\n" + APP.replace("timeout=300, ", gpu))
@@ -156,6 +162,7 @@ def test_files():
 """
 
 
+@pytest.mark.slow
 def test_the_files_of_the_project_travel_and_its_secrets_do_not(on_modal: pytest.Pytester) -> None:
     on_modal.makepyfile(test_suite=TRAVELS)
     (on_modal.path / "large.bin").write_bytes(os.urandom(3 << 20))  # more than Modal takes in one message
@@ -175,6 +182,7 @@ def test_too_many_files_are_one_line(on_modal: pytest.Pytester, monkeypatch: pyt
     result.stderr.fnmatch_lines(["ERROR: --modal: the project's files take 2 MiB, allowed are 1 MiB; *model.bin*"])
 
 
+@pytest.mark.slow
 def test_a_detached_run_is_reported_as_often_as_wanted(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
     started = on_modal.runpytest("--phase", "2,4", "--modal-detach")
     started.assert_outcomes(skipped=2, deselected=2)
@@ -193,6 +201,7 @@ def test_a_detached_run_is_reported_as_often_as_wanted(on_modal: pytest.Pytester
     refused.stderr.fnmatch_lines([f"ERROR: --modal-attach {run}: the run has no test_suite.py::test_three; *"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_plugins")
 def test_the_results_are_of_the_container(on_modal: pytest.Pytester) -> None:
     on_modal.makepyfile(
@@ -235,6 +244,7 @@ def test_the_results_are_of_the_container(on_modal: pytest.Pytester) -> None:
     elsewhere.stderr.fnmatch_lines(["ERROR: phase 2: baseline *: not comparable: cpu: container / here; *"])
 
 
+@pytest.mark.slow
 def test_a_deployed_app_is_used(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
     module = importlib.import_module("app")
     with pytest.MonkeyPatch.context() as patch:
