@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_CACHED_ADAPTERS = 8
 ENGINES = ("auto", *get_args(EngineName))
 
-logger = logging.getLogger("grpo_core.cloud")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

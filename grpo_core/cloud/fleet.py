@@ -13,7 +13,7 @@ from grpo_core.rollout.play.episode import EpisodeFailure
 from grpo_core.rollout.protocol import AdapterSwap
 from grpo_core.types import Batch, RolloutStats
 
-logger = logging.getLogger("grpo_core.cloud")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

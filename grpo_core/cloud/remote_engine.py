@@ -24,7 +24,7 @@ Sample = Callable[[list[GenerationRequest], int], list[Completion | GrpoError]]
 Prepare = Callable[[int], ReadyVersion]
 MAX_CALLS = 32
 
-logger = logging.getLogger("grpo_core.lora")
+logger = logging.getLogger(__name__)
 
 
 class RemoteEngine:

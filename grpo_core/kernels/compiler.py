@@ -27,7 +27,7 @@ FLAGS = ("-std=gnu11", "-O3", "-fschedule-insns", "-march=native", "-fopenmp", "
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_TIMEOUT_S = 120
 
-logger = logging.getLogger("grpo_core.kernels")
+logger = logging.getLogger(__name__)
 
 
 @functools.cache

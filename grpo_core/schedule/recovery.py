@@ -13,7 +13,7 @@ from pathlib import Path
 from grpo_core.errors import StoredBatchError
 from grpo_core.schedule.batch_file import batch_file_name, read_batch
 
-logger = logging.getLogger("grpo_core.schedule")
+logger = logging.getLogger(__name__)
 
 
 def find_usable(

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from grpo_core.telemetry.events import Event
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class DeliveryError(Exception):
@@ -104,7 +104,7 @@ class BackgroundSink:
             num_lost, num_written = self._num_lost, self._num_written
         if num_lost:
             level = logging.INFO if self._has_failed else logging.WARNING  # a failure has been warned about once
-            _LOG.log(level, "%s: %d of %d events were lost", self._connection.name, num_lost, num_written)
+            logger.log(level, "%s: %d of %d events were lost", self._connection.name, num_lost, num_written)
 
     def _run(self) -> None:
         usable = self._try(self._connection.open, 0)
@@ -128,7 +128,7 @@ class BackgroundSink:
             if not self._has_failed:
                 self._has_failed = True
                 name = self._connection.name
-                _LOG.warning("%s: %s; training goes on, and events that it does not take are lost", name, error)
+                logger.warning("%s: %s; training goes on, and events that it does not take are lost", name, error)
             return False
         return True
 

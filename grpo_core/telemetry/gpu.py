@@ -14,7 +14,7 @@ import psutil
 from grpo_core.hardware import cpu_name, open_gpus, read_gpu, throttle_names
 from grpo_core.telemetry.events import Telemetry, Value
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class GpuSampler:
             with open_gpus() as handles:
                 if not handles:
                     self.note = "no NVIDIA GPU found: gpu_stats show this host's CPU and memory"
-                    _LOG.info(self.note)
+                    logger.info(self.note)
                     psutil.cpu_percent()  # the first reading has nothing to compare with
                     self._stop.wait(0.05)
                 self._sample(handles)

@@ -29,7 +29,7 @@ from grpo_core.training.random_state import RandomState, capture_random_state
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 
-logger = logging.getLogger("grpo_core.training")
+logger = logging.getLogger(__name__)
 
 FORMAT = 2
 _STATE = "state.json"

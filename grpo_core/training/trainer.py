@@ -27,7 +27,7 @@ from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.training.tuning.protocol import open_trained_weights
 from grpo_core.types import Batch, Packing, PolicyVersion, PolicyWeights, StepMetrics
 
-logger = logging.getLogger("grpo_core.training")
+logger = logging.getLogger(__name__)
 
 
 class Trainer:

@@ -186,6 +186,6 @@ def test_without_a_compiler_blocks_compute_it_and_that_is_said_once(
     by_block = BlockAttention.apply(q, k, v, SCALING, build_blocks(tree))
     assert isinstance(by_block, Tensor)
     assert torch.equal(outputs[0], by_block)
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "grpo_core.kernels"]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "grpo_core.kernels.compiler"]
     assert "tree_attention" in said
     assert "no C compiler" in said
