@@ -98,7 +98,7 @@ class Group:
 
     @property
     def has_spread(self) -> bool:
-        """Its rewards differ: there is a winner, and so a gradient. One that is no number differs from all."""
+        """Its rewards differ: there is a winner, and so a gradient. NaN differs from every reward."""
         return any(trajectory.reward != self.trajectories[0].reward for trajectory in self.trajectories)
 
 
@@ -168,7 +168,7 @@ class StepMetrics:
     num_scoring_passes: int  # without one, before the update: old or reference log-probabilities that were not there
     num_micro_batches: int
     num_tokenizer_calls: int
-    is_skipped: bool  # loss or gradient was no number: the weights are those of the version before
+    is_skipped: bool  # loss or gradient was non-finite (NaN or inf): the weights are those of the version before
     nonfinite_trajectories: str  # then: whose, as "<group id>[<index>]" joined by "|"
     scoring_ms: float
     loss_forward_ms: float

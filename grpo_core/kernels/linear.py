@@ -1,4 +1,4 @@
-"""The product with a dense weight, by the fastest exact kernel that this machine has.
+"""Linear layers by the fastest exact kernel that this machine has.
 
 On a CPU torch multiplies float32 matrices with MKL, which leaves half of the vector width of processors that are not
 Intel's unused. oneDNN, in the same torch, takes all of it. On two cores of an AMD EPYC (Zen 5), microseconds for 64 and
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 _ONEDNN_LINEAR = torch.ops.mkldnn._linear_pointwise.default if torch.backends.mkldnn.is_available() else None
 
 
-MIN_ROWS = 2  # of a single one the plain product is faster
+MIN_ROWS = 2  # for a single row F.linear is faster
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -42,7 +42,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _row_step(num_rows: int) -> int:
-    """Rows are filled up to a multiple of this: oneDNN compiles a kernel, in 0.3 ms and more, for each new number."""
+    """Rows are padded to a multiple of this: oneDNN compiles a kernel, in 0.3 ms and more, for each new number."""
     return 8 if num_rows <= 64 else 32 if num_rows <= 512 else 64
 
 
@@ -54,7 +54,7 @@ def has_fast_linear(x: Tensor) -> bool:
 class FrozenLinear(nn.Linear):
     """A linear module whose weight is not trained: both products, forward and backward, go through ``linear``.
 
-    Where that kernel is not to be had, under autocast, or once the weight is trained, it is an ``nn.Linear``.
+    Without that kernel, under autocast, or once the weight is trained, it falls back to ``nn.Linear``.
     """
 
     def forward(self, input: Tensor) -> Tensor:

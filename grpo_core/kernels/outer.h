@@ -1,21 +1,22 @@
-/* The product of a few rows with a matrix, each of whose sums has one order, whatever is computed beside it.
+/* The product of some rows with a matrix. Each sum has one fixed order, so a row's result does not depend on the batch.
 
-   It is compiled with -ffp-contract=off, so that no tile rounds otherwise than another: what is fused says so. */
+   Compiled with -ffp-contract=off, so that all tiles round alike: only ``fused`` fuses. tree_attention.c has an
+   ``outer`` of its own, which may round otherwise and also reads its left factor transposed. */
 
 #include "vectors.h"
 
-#define PANEL 16                  /* columns that lie side by side */
-#define MAX_SUMS (TILE * COLUMNS) /* vectors that are in registers at once */
+#define PANEL 16                  /* adjacent columns */
+#define MAX_SUMS (TILE * COLUMNS) /* vectors in registers at once */
 #define MAX_ROWS (MAX_SUMS / 2)   /* of one tile */
 
-/* A matrix [num, size] by panels of PANEL columns: its rows lie ``stride`` apart, its panels ``panel_stride``. */
+/* A matrix [num, size] in panels of PANEL columns: rows are ``stride`` apart, panels ``panel_stride``. */
 typedef struct {
     const float *from;
     int64_t stride, panel_stride;
-    int64_t ahead; /* floats further on in each panel that are asked for; 0: none */
+    int64_t ahead; /* prefetch distance in each panel, in floats; 0: none */
 } Columns;
 
-/* y[i] += a[i] B of so many rows and vectors of columns, whose sums are in registers; as ``add_outer``. */
+/* y[i] += a[i] B for ``rows`` rows and ``vectors`` vectors of columns, all sums in registers. As ``add_outer``. */
 static inline __attribute__((always_inline)) void outer(const int rows, const int vectors, const float *a,
                                                         int64_t a_stride, const Columns *b, int64_t num, float *y,
                                                         int64_t y_stride) {
@@ -59,8 +60,8 @@ static void outer_tile(int rows, int vectors, const float *a, int64_t a_stride, 
 /* Vectors of columns that a tile of ``num_rows`` takes at most. */
 static inline int widest(int64_t num_rows) { return 4 * num_rows <= MAX_SUMS ? 4 : 2; }
 
-/* y[i] += a[i] B: ``a`` [num_rows, num], ``b`` [num, size], ``y`` [num_rows, size]. Each sum goes from y on through the
-   rows of ``b``, one after the other, so that it may be taken part by part; ``size`` divides by PANEL. */
+/* y[i] += a[i] B: ``a`` [num_rows, num], ``b`` [num, size], ``y`` [num_rows, size]. Each sum starts at y
+   and adds the rows of ``b`` in order, so it may be computed in parts; PANEL divides ``size``. */
 static void add_outer(const float *a, int64_t a_stride, int64_t num_rows, Columns b, int64_t num, float *y,
                       int64_t y_stride, int64_t size) {
     const float *start = b.from;
@@ -72,6 +73,6 @@ static void add_outer(const float *a, int64_t a_stride, int64_t num_rows, Column
             b.from = start + d / PANEL * b.panel_stride + d % PANEL;
             outer_tile(rows, (int)vectors, a + i * a_stride, a_stride, &b, num, y + i * y_stride + d, y_stride);
         }
-        b.ahead = 0; /* it is in a cache now */
+        b.ahead = 0; /* the matrix is in a cache now */
     }
 }

@@ -1,4 +1,4 @@
-"""The gated MLP of Llama and Qwen with frozen weights, a part of the rows at a time, so that they stay in the cache.
+"""The gated MLP of Llama and Qwen with frozen weights, some rows at a time, so that they stay in the CPU's cache.
 
 Legend: T rows, E hidden size, I intermediate size.
 """
