@@ -1,4 +1,4 @@
-"""A queue and a thread between training and a service, so that an event never waits for a network."""
+"""A queue and a thread between training and a service: emitting an event never waits for the network."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class BackgroundSink:
             self._try(self._connection.close, 0)
 
     def _try(self, action: Callable[[], None], num_events: int) -> bool:
-        """Whether ``action`` worked. When it did not, ``num_events`` are lost, unless the error knows better."""
+        """Whether ``action`` worked. If not, count ``num_events`` as lost, or as many as the error says."""
         try:
             action()
         except DeliveryError as error:

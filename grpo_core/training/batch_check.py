@@ -19,8 +19,8 @@ def check_batch(batch: Batch, version: int, config: TrainingConfig, vocab_size: 
     if not any(turn.completion_mask.any() for turn in turns):
         where = f", group {batch.groups[0].group_id}" if batch.groups else ""
         raise BatchError(
-            f"batch {batch.index}{where}: every completion_mask of the batch is empty, there is no token to "
-            "train on; check the environment"
+            f"batch {batch.index}{where}: no token to train on: every completion_mask of the batch is False "
+            "throughout; check the environment"
         )
     for group in batch.groups:
         _check_group(group, f"batch {batch.index}, group {group.group_id}", version, config, vocab_size)
