@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# What torch's own compiler emits for a linear map on a CPU. It is there wherever torch was built with oneDNN.
-_ONEDNN_LINEAR = torch.ops.mkldnn._linear_pointwise.default if torch.backends.mkldnn.is_available() else None
-
+from grpo_core.kernels.private_ops import onednn_linear
 
 MIN_ROWS = 2  # for a single row F.linear is faster
 
@@ -30,14 +28,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     num_rows = len(rows)
     if num_rows < MIN_ROWS:
         return F.linear(x, weight, bias)
-    assert _ONEDNN_LINEAR is not None
+    assert onednn_linear is not None
     # oneDNN has no fast kernel for a weight with gaps between its rows: it takes a thousand times as long.
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()
     num_more = -num_rows % _row_step(num_rows)
     if num_more:
         rows = F.pad(rows, (0, 0, 0, num_more))
-    y = _ONEDNN_LINEAR(rows, weight, bias, "none", [], "")[:num_rows]
+    y = onednn_linear(rows, weight, bias, "none", [], "")[:num_rows]
     return y if x.dim() == 2 else y.view(*x.shape[:-1], len(weight))
 
 
@@ -48,7 +46,7 @@ def _row_step(num_rows: int) -> int:
 
 def has_fast_linear(x: Tensor) -> bool:
     """Whether ``linear`` of ``x`` runs on oneDNN."""
-    return _ONEDNN_LINEAR is not None and x.device.type == "cpu" and x.dtype == torch.float32
+    return onednn_linear is not None and x.device.type == "cpu" and x.dtype == torch.float32
 
 
 class FrozenLinear(nn.Linear):

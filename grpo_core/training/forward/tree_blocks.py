@@ -24,14 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grpo_core.kernels.linear import linear
+from grpo_core.kernels.private_ops import softmax_backward
 from grpo_core.training.forward.prefix_tree import PrefixTree
 
 MAX_RUN_TOKENS = 256  # half of a run's scores with itself are masked out, but small products are slow
 MIN_BLOCK_TOKENS = 128  # siblings are always merged up to this size,
 MAX_SIBLING_SHARE = 1 / 3  # and beyond it while they have at most this share of their path's tokens
 QUERY_STEP, KEY_STEP = 32, 64  # blocks are padded to multiples, so that oneDNN compiles kernels for few shapes
-
-_softmax_backward = torch.ops.aten._softmax_backward_data.out  # in place
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +192,7 @@ class _Seen:
         given = given.flatten(0, 1)
         self._add_sums(given, self._weights, to_values)
         to_scores = linear(given, self._values)
-        _softmax_backward(to_scores, self._weights, -1, to_scores.dtype, grad_input=to_scores)
+        softmax_backward(to_scores, self._weights, -1, to_scores.dtype, grad_input=to_scores)
         if to_keys is not None:
             self._add_sums(self._queries, to_scores, to_keys)
         return self._by_token(linear(to_scores, self._keys.t()))
