@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from grpo_core.types import Batch, Packing, PolicyVersion, PolicyWeights, StepMe
 
 logger = logging.getLogger(__name__)
 
+OnMicroBatch = Callable[[PackedBatch, LossTerms], None]
+
 
 class Trainer:
     """Owns one copy of the policy, the weights of it that are trained, and the optimizer.
@@ -46,11 +49,16 @@ class Trainer:
         run: str,
         seed: int = 0,
         ranks: Ranks | None = None,
+        on_micro_batch: OnMicroBatch | None = None,
     ) -> None:
-        """With ``ranks``, this is one of several processes that train the same policy together."""
+        """With ``ranks``, this is one of several processes that train the same policy together.
+
+        ``on_micro_batch`` gets the loss terms of every micro-batch after its backward pass, for what metrics omit.
+        """
         self._policy = policy
         self._config = training
         self._run = run
+        self._on_micro_batch = on_micro_batch
         self.packing: Packing = usable_packing(policy.decoder, training.packing)
         self.ranks: Ranks = ranks if ranks is not None else SingleProcess()
         self.trained = open_trained_weights(policy, model, training, seed)
@@ -137,6 +145,8 @@ class Trainer:
         with times.span("backward"):
             terms.loss.backward()
         watch.add(batch, terms, self._parameters)
+        if self._on_micro_batch is not None:
+            self._on_micro_batch(batch, terms)
         sums.add(terms, num_model_tokens=batch.input_ids.numel())
 
     def _forward(self, batch: PackedBatch, objective: Objective) -> LossTerms:
