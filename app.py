@@ -12,8 +12,8 @@ from:
   ``axiom-secrets`` (AXIOM_TOKEN, AXIOM_DATASET), or others with these keys (default: none, so that the app deploys
   where there are none)
 
-Importing this module contacts nothing. Every body also runs here, through ``.local()``, in ``GRPO_HOME``. What the
-containers do is in ``grpo_core.cloud``; docs/modal.md says how to use it.
+Importing this module contacts nothing. Every function also runs in this process, by ``.local()``, with ``GRPO_HOME``.
+``grpo_core.cloud`` has what the containers do; docs/modal.md says how to use them.
 """
 
 # No "from __future__ import annotations" here: Modal wants the parameters of a class as types, not as text.
@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 import modal
 
-from grpo_core.cloud.flags import rollout_values, schedule_values
 from grpo_core.cloud.gpus import DEFAULT_GPU, GPU_VARIABLE, gpu_setting, num_gpus
 from grpo_core.cloud.images import project_image
 from grpo_core.cloud.volumes import CACHE, VOLUMES, commit, reload
 from grpo_core.config import build_config
+from grpo_core.config.flags import put_flags
 from grpo_core.home import Home
 
 if TYPE_CHECKING:
@@ -82,14 +82,14 @@ def train_grpo(
     detach: bool = False,
     settings: str = "",
 ) -> dict[str, Any]:
-    """Train ``run`` to ``steps`` steps and return what it reached; prints a line per step and the result as JSON.
+    """Train ``run`` to ``steps`` steps and return its results; prints a line per step and the results as JSON.
 
-    Without ``run`` the run is named after this call. Adapters, events and checkpoints go to the data volume. When
-    Modal starts this call again because its container was lost, it goes on from the last checkpoint. With several
-    GPUs, ``torchrun`` starts one process on each. With ``workers``, so many ``run_rollout`` play each batch, with
-    ``engine`` as in ``InferenceEngine``; without them this container samples, with torch when that is ``auto``.
+    Without ``run`` the run is named after this call. Adapters, events and checkpoints go to the data volume. If the
+    container is lost, Modal repeats the call, and it resumes from the last checkpoint. With several GPUs, ``torchrun``
+    starts one process on each. With ``workers``, that many ``run_rollout`` calls play each batch, with ``engine`` as in
+    ``InferenceEngine``; without them this container samples, with torch when ``engine`` is ``auto``.
     ``settings`` is a whole configuration as JSON, instead of the other flags.
-    ``detach`` only lets Modal accept ``--detach`` behind the function's name, where it has no effect; we say so.
+    ``detach`` has no effect: it is here so that ``--detach`` after the function's name gets a note, not an error.
 
     Raises:
         GrpoError: a value is not allowed, the run is being trained already, or it cannot start or resume.
@@ -99,11 +99,21 @@ def train_grpo(
     from grpo_core.cloud.run_claim import claim_run
     from grpo_core.cloud.training import has_checkpoint, train_run, train_with_torchrun
 
-    values = rollout_values(preset, environment, horizon, compact_prompts, use_state_cache, groups, samples)
-    values |= {"run": run, **schedule_values(steps, buffer_depth, policy_lag, checkpoint_every)}
-    if engine != "auto":
-        values["rollout"]["engine"] = engine
-    values = json.loads(settings) if settings else values
+    flags = {
+        "model": preset,
+        "environment": environment,
+        "horizon": horizon,
+        "compact_prompts": compact_prompts,
+        "use_state_cache": use_state_cache,
+        "engine": None if engine == "auto" else engine,
+        "groups": groups,
+        "samples": samples,
+        "steps": steps,
+        "buffer_depth": buffer_depth,
+        "policy_lag": policy_lag,
+        "checkpoint_every": checkpoint_every,
+    }
+    values = json.loads(settings) if settings else put_flags({"run": run}, flags)
     config = build_config({**values, "run": values["run"] or this_call()})
     check_workers(workers, GPU)
     show_logs()
@@ -143,8 +153,8 @@ def run_rollout(
     """Play batch ``index`` with a published ``version`` of ``run``; return its statistics, printed as JSON.
 
     This container plays on its CPU and asks ``InferenceEngine``, which keeps its adapters: a second call for a version
-    logs ``Adapter already cached locally``. ``num_groups`` from ``first_group`` on are played here, all when it is 0.
-    ``with_batch`` adds what was played, as ``batch``, and prints nothing. ``settings`` is as in ``train_grpo``.
+    logs ``Adapter already cached locally``. It plays ``num_groups`` groups from ``first_group`` on, all if 0.
+    ``with_batch`` adds the played batch as ``batch``, and prints nothing. ``settings`` is as in ``train_grpo``.
 
     Raises:
         AdapterNotFoundError: that version was never published, or was pruned.
@@ -153,8 +163,16 @@ def run_rollout(
     from grpo_core.cloud.modal_calls import ask_engine, show_logs
     from grpo_core.cloud.worker import play_groups, summarize
 
-    values = rollout_values(preset, environment, horizon, compact_prompts, use_state_cache, groups, samples)
-    config = build_config({**(json.loads(settings) if settings else values), "run": run})
+    flags = {
+        "model": preset,
+        "environment": environment,
+        "horizon": horizon,
+        "compact_prompts": compact_prompts,
+        "use_state_cache": use_state_cache,
+        "groups": groups,
+        "samples": samples,
+    }
+    config = build_config({**(json.loads(settings) if settings else put_flags({}, flags)), "run": run})
     show_logs()
     remote, find_latest = ask_engine(InferenceEngine, config, engine, reload)
     version = find_latest() if version == LATEST else version
@@ -176,8 +194,8 @@ def run_rollout(
 @app.cls(image=engine_image, gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=3600, scaledown_window=300)
 @modal.concurrent(max_inputs=64)
 class InferenceEngine:
-    """Answers with any published version of one run. Calls that overlap decode as one batch, whatever versions they
-    ask for; equal beginnings of prompts are computed once.
+    """Serves every published version of one run. Overlapping calls decode as one batch, whatever versions they ask for;
+    shared prefixes of prompts are computed once.
 
     ``engine`` is ``vllm``, ``torch``, ``plain``, or ``auto``: vLLM where there is a GPU, else the one of the settings.
     ``settings`` is as in ``train_grpo``.
@@ -290,8 +308,8 @@ def persist_profile_snapshot(profile_name: str, payload: dict[str, Any]) -> str:
 def run_pytest(request: str, files: bytes) -> Iterator[str]:
     """Run the tests of one phase on the project's ``files`` and yield what happens, while it happens.
 
-    See ``pytest_grpo.remote``: ``request`` is a ``protocol.Request`` as JSON, what is yielded are messages of
-    ``place.serve``.
+    ``request`` is a ``pytest_grpo.remote.protocol.Request`` as JSON; the messages are those of
+    ``pytest_grpo.remote.worker.serve``.
     """
     from pytest_grpo.remote.worker import serve
 
@@ -300,7 +318,7 @@ def run_pytest(request: str, files: bytes) -> Iterator[str]:
 
 @app.function(gpu=GPU, volumes=CACHE, secrets=SECRETS, timeout=3600, single_use_containers=True)
 def record_pytest(request: str, files: bytes) -> list[str]:
-    """As ``run_pytest``, for ``--modal-detach``: Modal keeps what happened until ``--modal-attach`` asks for it."""
+    """As ``run_pytest``, for ``--modal-detach``: Modal keeps the messages until ``--modal-attach`` asks for them."""
     from pytest_grpo.remote.worker import serve
 
     return list(serve(request, files))

@@ -112,7 +112,7 @@ def run_command(run: Run, flags: argparse.Namespace) -> int:
     """Run ``run`` and turn what a user can mend into one line on stderr."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("grpo_core").setLevel(logging.INFO if flags.verbose else logging.WARNING)
-    logging.getLogger("grpo_core.model.policy").setLevel(logging.INFO)
+    logging.getLogger("grpo_core.model.presets").setLevel(logging.INFO)
     try:
         return run(flags, Console(highlight=False))
     except GrpoError as error:

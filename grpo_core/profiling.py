@@ -1,4 +1,4 @@
-"""Runs a part of the stack (rollout, trainer or the whole schedule), times it, and keeps what was measured."""
+"""Runs a part of the stack (rollout, trainer or the whole schedule), times it, and stores a snapshot."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 def keep_measurement(
     config: GrpoConfig, home: Home, console: Console, name: str, what: str, *, warmup: bool, traced: bool
 ) -> dict[str, Any]:
-    """Measure ``what`` (rollout, trainer or e2e), print it, and keep the snapshot, which is returned.
+    """Measure ``what`` (rollout, trainer or e2e), print the result, store it as a snapshot, and return it.
 
     Raises:
-        GrpoError: a model, environment or package that is not there.
+        GrpoError: a model, environment or package is missing.
     """
     trace_folder = home.traces / name if traced else None
     payload = _measure(config, home, console, what, warmup=warmup, trace_folder=trace_folder)
@@ -41,7 +41,7 @@ def keep_measurement(
 def _measure(
     config: GrpoConfig, home: Home, console: Console, what: str, *, warmup: bool, trace_folder: Path | None
 ) -> dict[str, Any]:
-    """What was measured, as the payload of a snapshot."""
+    """The measurement, as the payload of a snapshot."""
     from grpo_core.schedule.stack import build_stack
     from grpo_core.telemetry import open_telemetry
     from grpo_core.telemetry.gpu import GpuSampler
@@ -107,7 +107,7 @@ def _measure_schedule(stack: Stack, telemetry: Telemetry, warmup: bool, trace_fo
         stack.collector.collect(stack.config.schedule.num_steps)
     result = train(stack, telemetry, save_checkpoints=False)
     if result.interrupted:
-        raise KeyboardInterrupt  # part of a run is no measurement: nothing is stored
+        raise KeyboardInterrupt  # a partial run is not a measurement: store nothing
     reports = result.reports
     return {
         **_trainer_figures([report.metrics for report in reports]),

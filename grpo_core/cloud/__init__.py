@@ -1,1 +1,1 @@
-"""What runs in the containers of ``app.py``, without Modal: an engine that serves, workers that play, who trains."""
+"""What runs in the containers of ``app.py``: an engine that serves, rollout workers, the trainer."""

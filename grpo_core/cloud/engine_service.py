@@ -1,4 +1,4 @@
-"""One engine for many callers: their requests join one running batch, whatever version each of them wants."""
+"""One engine for many callers: their requests join one running batch, whatever policy version each asks for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAX_CACHED_ADAPTERS = 8
 ENGINES = ("auto", *get_args(EngineName))
 
-logger = logging.getLogger("grpo_core.cloud")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,11 @@ class ReadyVersion:
 class EngineService:
     """Serves the policy versions of ``config.run`` from one copy of the model.
 
-    ``reload`` shows this container what others have committed. It is called only for a version that is neither in
-    memory nor in the folder.
+    ``reload`` makes what other containers committed visible here. It is called only for a version that is neither in
+    memory nor on disk.
 
     Raises:
-        ConfigError: ``kind`` is no engine.
+        ConfigError: ``kind`` is not one of ``ENGINES``.
         GrpoError: a model or package that is not there.
     """
 
@@ -64,7 +64,7 @@ class EngineService:
         self._finding = asyncio.Lock()
 
     async def sample(self, requests: Sequence[GenerationRequest], version: int) -> list[Completion | GrpoError]:
-        """How each of ``requests`` ended, in order, all of them sampled from ``version``.
+        """A completion or an error for each of ``requests``, in order, all sampled from ``version``.
 
         Raises:
             AdapterNotFoundError: that version was never published, or was pruned.
@@ -83,7 +83,7 @@ class EngineService:
     async def generate(
         self, prompts: Sequence[str], version: int, max_tokens: int, temperature: float, top_p: float, seed: int
     ) -> list[dict[str, Any]]:
-        """One completion per prompt, in order, of plain types. Prompt i is sampled with ``seed`` + i.
+        """One completion per prompt, in order, as plain Python types. Prompt i is sampled with ``seed`` + i.
 
         Raises:
             AdapterNotFoundError: that version was never published, or was pruned.
@@ -110,25 +110,25 @@ class EngineService:
         ]
 
     async def prepare(self, version: int) -> ReadyVersion:
-        """Bring ``version`` into memory, so that requests for it begin at once. Raises as ``sample``."""
+        """Load ``version`` into memory, so that requests for it start at once. Raises as ``sample``."""
         await self._find(version)
         swap = await self._swap(version)
         return ReadyVersion(swap, self._engine.model_fingerprint, self._engine.scores_in_one_pass)
 
     async def latest(self) -> int:
-        """The newest version that is committed, 0 when there is none."""
+        """The newest committed version, 0 without one."""
         await asyncio.to_thread(self._reload)
         newest = self._store.latest(self._config.run)
         return 0 if newest is None else newest.number
 
     async def close(self) -> None:
-        """Give up what is under way and end the engine's threads and processes."""
+        """Abort requests under way and end the engine's threads and processes."""
         if self._streaming is not None:
             await self._streaming.__aexit__(None, None, None)
         await asyncio.to_thread(self._engine.close)
 
     async def _swap(self, version: int) -> AdapterSwap:
-        if version >= self._engine.policy_version:  # the newest runs merged, older ones beside it
+        if version >= self._engine.policy_version:  # the newest version runs with merged weights, older ones beside it
             return await self._stream().use_version(version)
         if version == 0:
             return AdapterSwap(0, cache_hit=True, load_ms=0.0, swap_ms=0.0)
@@ -136,7 +136,7 @@ class EngineService:
         return AdapterSwap(version, cache_hit=loaded.hit, load_ms=loaded.load_ms, swap_ms=0.0)
 
     async def _find(self, version: int) -> None:
-        """Look at the volume again, unless the version is here."""
+        """Reload the volume, unless the version is here."""
         wanted = PolicyVersion(self._config.run, version)
         async with self._finding:
             if version == 0 or wanted in self._adapters or wanted in self._store.versions(self._config.run):
@@ -146,13 +146,13 @@ class EngineService:
     def _stream(self) -> StreamingEngine:
         from grpo_core.rollout.streaming import StreamingEngine
 
-        if self._streaming is None:  # it belongs to the loop that asks first
+        if self._streaming is None:  # it belongs to the event loop of the first call
             self._streaming = StreamingEngine(self._engine)
         return self._streaming
 
 
 def _with_engine(config: GrpoConfig, kind: str) -> GrpoConfig:
-    """``config`` with this engine. ``auto`` is its own, but vLLM where that can serve it and there is a GPU."""
+    """``config`` with this engine. ``auto``: vLLM where it can serve ``config`` on a GPU, else ``config``'s own."""
     if kind not in ENGINES:
         raise ConfigError(f"engine {kind!r}: allowed are {', '.join(ENGINES)}; leave it out for auto")
     if kind == "auto":

@@ -13,7 +13,7 @@ from grpo_core.rollout.play.episode import EpisodeFailure
 from grpo_core.rollout.protocol import AdapterSwap
 from grpo_core.types import Batch, RolloutStats
 
-logger = logging.getLogger("grpo_core.cloud")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ PlayShards = Callable[[Sequence[Shard]], Iterable[Batch | Exception]]
 
 
 class RolloutFleet:
-    """Stands where a run's collector and its engine stand. ``play`` has all shards played and answers in their order.
+    """A ``BatchCollector`` over remote workers. ``play`` runs all shards and returns their results in order.
 
-    A shard that fails costs its own groups: the batch goes on without them, and a log line says so.
+    If a shard fails, the batch goes on without its groups, and a log line says so.
     """
 
     def __init__(self, num_groups: int, num_workers: int, play: PlayShards) -> None:
@@ -44,11 +44,11 @@ class RolloutFleet:
 
     @property
     def failures(self) -> tuple[EpisodeFailure, ...]:
-        """None are known here: workers play their failed episodes again and log them."""
+        """Always empty: workers repeat failed episodes themselves, and log them."""
         return ()
 
     def use_version(self, number: int) -> AdapterSwap:
-        """Have the next batch sampled from ``number``. The engines fetch it when they are first asked for it."""
+        """Sample the next batch from ``number``. The engines load it at the first request for it."""
         self.policy_version = number
         return AdapterSwap(number, cache_hit=False, load_ms=0.0, swap_ms=0.0)
 
@@ -77,7 +77,7 @@ class RolloutFleet:
         )
 
     def _shards(self, index: int) -> Iterable[Shard]:
-        """As even as they can be."""
+        """Split the groups as evenly as possible."""
         bounds = [self._num_groups * place // self._num_workers for place in range(self._num_workers + 1)]
         for first, end in itertools.pairwise(bounds):
             yield Shard(index, self.policy_version, first, end - first)

@@ -1,4 +1,4 @@
-"""GPU settings of Modal. The SDK itself takes any text until it deploys."""
+"""Modal's GPU settings. The SDK itself accepts any text until it deploys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_gpu(text: str, where: str) -> str:
     """``text`` if it is one of ``MAX_GPUS``, alone or with a count as in ``H100:8``, or ``none``.
 
     Raises:
-        ConfigError: it is not; the line names ``where`` it was said.
+        ConfigError: it is not; the message begins with ``where`` it was set.
     """
     name, colon, count = text.partition(":")
     if text == NO_GPU or (name in MAX_GPUS and not colon):

@@ -1,4 +1,4 @@
-"""What is installed in a container, and which files of the project are there."""
+"""The container image: its packages, and the files of the project in it."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def project_image(project: Path, environment: Mapping[str, str], *, with_vllm: b
         .add_local_file(project / "conftest.py", f"{REMOTE_FOLDER}/conftest.py")
         .add_local_dir(project / "bench", f"{REMOTE_FOLDER}/bench", ignore=["**/__pycache__"])
         .add_local_dir(project / "scripts", f"{REMOTE_FOLDER}/scripts", ignore=["**/__pycache__"])
-        .add_local_python_source("grpo_core", "pytest_grpo", ignore=["**/__pycache__"])  # C sources, too
+        .add_local_python_source("grpo_core", "pytest_grpo", ignore=["**/__pycache__"])  # with the C sources
     )

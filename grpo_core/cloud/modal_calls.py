@@ -1,4 +1,4 @@
-"""What the functions of ``app.py`` ask Modal and each other. Without containers, all of it happens in this process."""
+"""The calls of ``app.py``'s functions to Modal and to each other. Without containers all runs in this process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def this_call() -> str:
 
 
 def is_running(call_id: str) -> bool:
-    """Whether a call of ours has not ended yet, as far as Modal knows."""
+    """Whether the call is still running, as far as Modal knows."""
     if not call_id.startswith("fc-"):
         return False
     try:
@@ -37,7 +37,7 @@ def is_running(call_id: str) -> bool:
         return False
     except TimeoutError:
         return True
-    except Exception:  # it ended with an error, whatever that was, or is not known any more
+    except Exception:  # it ended with any error, or Modal has forgotten it
         return False
     return False
 
@@ -67,7 +67,7 @@ def fleet_of(run_rollout: Any, config: GrpoConfig, num_workers: int, engine: str
 def ask_engine(
     engine_class: Any, config: GrpoConfig, engine: str, reload: Callable[[], None]
 ) -> tuple[RemoteEngine, Callable[[], int]]:
-    """An engine of ``config.run`` in a container of the Modal class, and how to ask it for its latest version."""
+    """An engine of ``config.run`` in a container of the Modal class, and a function that returns its latest version."""
     if modal.is_local():
         service, wait = _kept_service(config, engine, reload)  # pyright: ignore[reportArgumentType]  # frozen: it hashes
         return RemoteEngine(
@@ -88,7 +88,11 @@ def _is_lost(error: Exception) -> bool:
 def _kept_service(
     config: GrpoConfig, engine: str, reload: Callable[[], None]
 ) -> tuple[EngineService, Callable[[Any], Any]]:
-    """A service in this process, and how to wait for it: it runs in a loop of its own."""
+    """A service in this process, and a function that waits for its coroutines.
+
+    Its event loop runs in a thread until the process ends. ``pytest_grpo.remote.event_loop`` closes its own and cancels
+    what runs in it, and vLLM's client blocks Ctrl-C in its own, so the three stay apart.
+    """
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="engine", daemon=True).start()
     service = EngineService(config, Home.from_environment(), reload, engine)

@@ -1,7 +1,7 @@
-"""What a container of the app would refuse, said here before anything is sent.
+"""Checks, before anything is sent, that a container of the app will not refuse the configuration.
 
-Left to the container is what only it knows: whether a model's folder is on a volume, a hub id exists, or an environment
-of one's own can be imported there.
+Some errors only the container can find: whether a model's folder is on a volume, a hub id exists, or a custom
+environment can be imported there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from grpo_core.errors import ConfigError, ModelError
 
 
 def check_settings(config: GrpoConfig, gpu: str | None) -> None:
-    """See that containers with ``gpu``, a checked setting, can run ``config``.
+    """Check that containers with ``gpu``, a checked setting, can run ``config``.
 
     Raises:
         ConfigError, ModelError: as the container would say it.
@@ -36,7 +36,7 @@ def check_settings(config: GrpoConfig, gpu: str | None) -> None:
 
 
 def check_workers(num_workers: int, gpu: str | None) -> None:
-    """See that so many workers can play for a trainer on ``gpu``, a checked setting; 0 is none.
+    """Check that ``num_workers`` workers can play for a trainer on ``gpu``, a checked setting.
 
     Raises:
         ConfigError: they cannot.
@@ -45,13 +45,13 @@ def check_workers(num_workers: int, gpu: str | None) -> None:
         raise ConfigError(f"workers {num_workers}: give 1 or more, or 0 for rollouts beside the trainer")
     if num_workers and num_gpus(gpu) > 1:
         raise ConfigError(
-            f"workers {num_workers} with {GPU_VARIABLE} {gpu!r}: the first GPU plays for all; leave workers out, or "
-            "train on one GPU"
+            f"workers {num_workers} with {GPU_VARIABLE} {gpu!r}: with several GPUs the first "
+            "one's process collects all batches; leave workers out, or train on one GPU"
         )
 
 
 def _check_model(name: str) -> None:
-    """A path, or a hub id, has a slash; a folder without one is relative to the working folder, here or there."""
+    """A preset, or a name with a slash (a path or a hub id), or a folder here."""
     from grpo_core.model.presets import PRESETS
 
     if name not in PRESETS and "/" not in name and not Path(name).is_dir():
@@ -62,7 +62,7 @@ def _check_model(name: str) -> None:
 
 
 def _check_device(model: ModelConfig, gpu: str | None) -> str:
-    """The device type that ``model.device`` is there."""
+    """The device type of ``model.device`` in the container."""
     import torch
 
     if model.device == "auto":

@@ -1,4 +1,4 @@
-"""A rollout engine that is somewhere else: it asks for each prompt's completions in a call of their own."""
+"""A rollout engine in another process or container. Each prompt's completions are one call."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Sample = Callable[[list[GenerationRequest], int], list[Completion | GrpoError]]
 Prepare = Callable[[int], ReadyVersion]
 MAX_CALLS = 32
 
-logger = logging.getLogger("grpo_core.lora")
+logger = logging.getLogger(__name__)
 
 
 class RemoteEngine:
     """Implements ``RolloutEngine``. ``sample`` and ``prepare`` ask an ``EngineService``, each in a blocking call.
 
-    Requests that were submitted between two steps go out together, one call per prompt, at most ``MAX_CALLS`` at once.
-    A call that fails because the engine was lost (``is_lost`` of its error) is made once more. What the engine found in
-    its prefix cache is not known here: ``num_prefill_tokens`` counts every prompt's tokens.
+    Requests submitted between two steps are sent together, one call per prompt, at most ``MAX_CALLS`` at once. A call
+    that fails because the engine was lost (``is_lost`` of its error) is repeated once. Prefix cache hits are not known
+    here: ``num_prefill_tokens`` counts every prompt's tokens.
     """
 
     def __init__(self, run: str, sample: Sample, prepare: Prepare, is_lost: Callable[[Exception], bool]) -> None:

@@ -1,4 +1,4 @@
-"""Who trains a run: one call at a time, and the same call again after its container was lost."""
+"""Only one call trains a run at a time. The same call may continue it after its container was lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from grpo_core.home import Home, check_name, write_atomic
 
 
 def claim_run(home: Home, run: str, call_id: str, is_running: Callable[[str], bool]) -> bool:
-    """Note that ``call_id`` trains ``run``. Whether it is the same call again, which then continues its own run.
+    """Claim ``run`` for ``call_id``. Returns whether that call had claimed it before, and should resume.
 
     Raises:
         ConfigError: another call is training it now.

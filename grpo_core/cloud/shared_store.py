@@ -10,10 +10,10 @@ from grpo_core.types import PolicyWeights
 
 
 class SharedAdapterStore(AdapterStore):
-    """Commits what it publishes before anybody can be told of it.
+    """Commits a version before ``publish`` returns, so before any other machine is told of it.
 
-    The objects of a version are written before its reference and a commit follows both, in the one thread that
-    publishes: who reloads sees that version whole, or an earlier one.
+    A version's object is written before its reference, and a commit follows both in the one thread that publishes. So a
+    machine that reloads sees the version whole, or an earlier one.
     """
 
     def __init__(self, folder: Path, commit: Callable[[], None]) -> None:

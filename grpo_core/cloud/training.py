@@ -1,4 +1,4 @@
-"""A training run on machines that share a volume: here, on several GPUs, or fed by rollout workers elsewhere."""
+"""Training on machines that share a volume: in this process, on several GPUs, or with remote rollout workers."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def has_checkpoint(config: GrpoConfig, home: Home) -> bool:
 def train_run(
     config: GrpoConfig, home: Home, *, commit: Callable[[], None], resume: bool, fleet: RolloutFleet | None = None
 ) -> dict[str, Any]:
-    """Train in this process, with a line per step; what the run reached.
+    """Train in this process and print a line per step. Returns the results of the run.
 
-    Every published adapter is committed before anybody is asked to sample from it, and with it the checkpoints of
-    the steps before. ``fleet`` collects the batches instead of this process.
+    Every published adapter, and every earlier checkpoint, is committed before any engine is asked to sample from it.
+    ``fleet`` collects the batches instead of this process.
 
     Raises:
         GrpoError: as ``schedule.loop.train``.
@@ -65,7 +65,7 @@ def train_run(
 
 @contextmanager
 def _open_stack(config: GrpoConfig, home: Home, store: AdapterStore, fleet: RolloutFleet | None) -> Iterator[Stack]:
-    """A run's parts, with ``store`` as where its versions go. A ``fleet`` plays in the place of an engine here."""
+    """A run's stack that publishes to ``store``. With a ``fleet`` it has no engine of its own."""
     from grpo_core.schedule.stack import Stack, build_stack, build_trainer
     from grpo_core.training.ranks import SingleProcess
 
@@ -85,13 +85,13 @@ def train_with_torchrun(
     resume: bool,
     commit_every_s: float = 30,
 ) -> dict[str, Any]:
-    """Train with one process per GPU, committing every now and then; where it is kept.
+    """Train with one process per GPU, and commit every ``commit_every_s``. Returns where the events are.
 
     Raises:
         EngineError: the processes failed; what they wrote is committed.
     """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_gpus}"]
-    # torchrun takes a flag of ours that begins like one of its own (--run) for its own, unless "--" comes before it.
+    # Without "--", torchrun would take --run for an abbreviation of one of its own flags.
     command = [*launcher, "-m", "grpo_core.cli", "--", *train_arguments(config, resume=resume)]
     process = subprocess.Popen(command)
     try:

@@ -1,4 +1,4 @@
-"""The volumes of the app, created at first use: where a container finds them, and when others see what it wrote."""
+"""The volumes of the app, created at first use: their mount points, and commit and reload."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ DATA = modal.Volume.from_name("pytest-grpo-data", create_if_missing=True, versio
 TRACES = modal.Volume.from_name("pytest-grpo-traces", create_if_missing=True, version=2)
 MODELS = modal.Volume.from_name("pytest-grpo-models", create_if_missing=True, version=2)
 Volumes = dict[str | PurePosixPath, modal.Volume | modal.CloudBucketMount]
-CACHE: Volumes = {"/models": MODELS}  # apart: a loaded model keeps its file open, and Modal reloads no such volume
+CACHE: Volumes = {
+    "/models": MODELS
+}  # apart: Modal does not reload a volume with open files, and a loaded model has some
 VOLUMES: Volumes = {"/data": DATA, "/traces": TRACES, **CACHE}
 
 
 def commit() -> None:
-    """Show other containers what this one wrote. Models are committed when their container ends."""
+    """Make what this container wrote visible to others. Models are committed when their container ends."""
     if not modal.is_local():
         DATA.commit()
         TRACES.commit()
 
 
 def reload() -> None:
-    """See what other containers have committed."""
+    """Make what other containers committed visible here."""
     if not modal.is_local():
         DATA.reload()

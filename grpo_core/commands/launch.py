@@ -63,7 +63,10 @@ def launch(arguments: Sequence[str], num_processes: int) -> None:
 
 @contextmanager
 def _signals_restored() -> Iterator[None]:
-    """torchrun's launcher takes these signals for itself and does not give them back."""
+    """Restore these signals' handlers, which torchrun's launcher replaces and leaves replaced.
+
+    Apart from ``schedule.interrupt``: no handler of ours is set here.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -9,24 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.config import GrpoConfig, build_config, read_config
+from grpo_core.config.flags import FLAG_KEYS, put, put_flags
 from grpo_core.errors import ConfigError
-
-_FLAGS: Mapping[str, str] = {
-    "model": "model.name",
-    "device": "model.device",
-    "environment": "environment.name",
-    "horizon": "environment.horizon",
-    "compact_prompts": "environment.compact_prompts",
-    "use_state_cache": "environment.use_state_cache",
-    "engine": "rollout.engine",
-    "groups": "rollout.num_groups",
-    "samples": "rollout.group_size",
-    "seed": "rollout.seed",
-    "learning_rate": "training.learning_rate",
-    "steps": "schedule.num_steps",
-    "buffer_depth": "schedule.buffer_depth",
-    "policy_lag": "schedule.max_policy_lag_steps",
-}
 
 
 def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> None:
@@ -38,7 +22,7 @@ def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any
 
     def add(text: str, *flags: str, metavar: str = "NAME", kind: type = str) -> None:
         name = flags[-1].removeprefix("--").replace("-", "_")
-        help_text = text if "(default" in text else f"{text} (default: {_default(_FLAGS[name], defaults)})"
+        help_text = text if "(default" in text else f"{text} (default: {_default(FLAG_KEYS[name], defaults)})"
         group.add_argument(*flags, dest=name, type=kind, metavar=metavar, help=help_text)
 
     def add_number(flag: str, text: str) -> None:
@@ -83,30 +67,17 @@ def config_from_flags(flags: argparse.Namespace, defaults: Mapping[str, Any], ru
     """
     values: dict[str, Any] = {}
     for key, value in defaults.items():
-        _put(values, key, value)
+        put(values, key, value)
     if flags.config is not None:
         _merge(values, read_config(flags.config))
     for setting in flags.set:
         key, separator, text = setting.partition("=")
         if not separator:
             raise ConfigError(f"--set {setting!r}: give KEY=VALUE, e.g. training.learning_rate=1e-3")
-        _put(values, key.strip(), _parse(text.strip()))
-    for name, key in _FLAGS.items():
-        value = vars(flags)[name]
-        if value is not None:
-            _put(values, key, value)
+        put(values, key.strip(), _parse(text.strip()))
+    put_flags(values, vars(flags))
     values["run"] = run
     return build_config(values)
-
-
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = values.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{key}: {section} is a value, not a section; give section.key=value")
-        values = inner
-    values[last] = value
 
 
 def _merge(values: dict[str, Any], added: Mapping[str, Any]) -> None:

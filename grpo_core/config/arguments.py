@@ -8,9 +8,9 @@ from grpo_core.config.run import GrpoConfig
 
 
 def train_arguments(config: GrpoConfig, *, resume: bool) -> list[str]:
-    """Arguments of ``grpo`` that train with ``config``, whatever the defaults are where they are read."""
+    """Arguments of ``grpo`` that train with exactly ``config``: no default is left to the process that reads them."""
     settings = [
-        f"--set={section}.{key}={json.dumps(value)}"  # JSON is TOML, for values that are no tables
+        f"--set={section}.{key}={json.dumps(value)}"  # scalars and lists have the same syntax in JSON and TOML
         for section, values in config.model_dump(mode="json", exclude={"run"}).items()
         for key, value in values.items()
         if value is not None

@@ -1,4 +1,4 @@
-"""What all parts of the configuration have in common."""
+"""The base class of all sections: unknown keys are errors, values are frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of the configuration but the one of training."""
+"""The sections of the configuration, except that of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of the configuration that says how a step trains."""
+"""The section of the configuration about the training step."""
 
 from __future__ import annotations
 

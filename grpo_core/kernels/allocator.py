@@ -1,4 +1,4 @@
-"""Keep memory that was freed, for the tensors of the next pass."""
+"""Keep freed memory in the process, for the tensors of the next forward pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _KEPT_BYTES = 64 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep up to 64 MiB that this process freed; whether it does.
+    """Let glibc keep up to 64 MiB of freed memory. Returns whether it does.
 
     By default it gives large blocks back to the system at once. A forward pass on a CPU takes tens of MiB for tensors
     that live for a moment, and each of their pages is then mapped and cleared anew: a prompt of 944 tokens of preset

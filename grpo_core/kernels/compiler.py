@@ -1,6 +1,6 @@
 """Builds the project's C kernels with the machine's own compiler, once per machine, and loads them.
 
-Where there is no compiler torch computes the same, and it is said once that this is slower.
+Without a compiler the callers fall back to torch, and one warning says that this is slower.
 """
 
 from __future__ import annotations
@@ -27,19 +27,21 @@ FLAGS = ("-std=gnu11", "-O3", "-fschedule-insns", "-march=native", "-fopenmp", "
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_TIMEOUT_S = 120
 
-logger = logging.getLogger("grpo_core.kernels")
+logger = logging.getLogger(__name__)
 
 
 @functools.cache
 def load_kernels(source: Path, *flags: str) -> ctypes.CDLL | None:
-    """The compiled kernels of ``source``, a C file that needs ``flags``, too, or None where they cannot be built."""
+    """The compiled kernels of the C file ``source``, built with ``flags`` besides ``FLAGS``. None if that fails."""
     assert source.is_file(), f"{source} has moved: torch would silently compute it, more slowly"
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return None
     try:
         return ctypes.CDLL(str(_library(source, (*FLAGS, *flags))))
     except (OSError, HomeError, _BuildError, subprocess.TimeoutExpired) as error:
-        logger.warning("%s: torch computes it, which is slower on this CPU than compiled code: %s", source.stem, error)
+        logger.warning(
+            "%s: falling back to torch, which is slower on this CPU than compiled code: %s", source.stem, error
+        )
         return None
 
 
@@ -89,5 +91,5 @@ def _build(compilers: list[str], source: Path, flags: Sequence[str], library: Pa
             if done.returncode == 0:
                 built.replace(library)
                 return
-        failures.append(f"{compiler}: {(done.stderr.strip().splitlines() or ['it said nothing'])[0]}")
+        failures.append(f"{compiler}: {(done.stderr.strip().splitlines() or ['no output'])[0]}")
     raise _BuildError("; ".join(failures))

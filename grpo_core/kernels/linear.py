@@ -1,4 +1,4 @@
-"""The product with a dense weight, by the fastest exact kernel that this machine has.
+"""Linear layers by the fastest exact kernel that this machine has.
 
 On a CPU torch multiplies float32 matrices with MKL, which leaves half of the vector width of processors that are not
 Intel's unused. oneDNN, in the same torch, takes all of it. On two cores of an AMD EPYC (Zen 5), microseconds for 64 and
@@ -15,11 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# What torch's own compiler emits for a linear map on a CPU. It is there wherever torch was built with oneDNN.
-_ONEDNN_LINEAR = torch.ops.mkldnn._linear_pointwise.default if torch.backends.mkldnn.is_available() else None
+from grpo_core.kernels.private_ops import onednn_linear
 
-
-MIN_ROWS = 2  # of a single one the plain product is faster
+MIN_ROWS = 2  # for a single row F.linear is faster
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -30,31 +28,31 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     num_rows = len(rows)
     if num_rows < MIN_ROWS:
         return F.linear(x, weight, bias)
-    assert _ONEDNN_LINEAR is not None
+    assert onednn_linear is not None
     # oneDNN has no fast kernel for a weight with gaps between its rows: it takes a thousand times as long.
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()
     num_more = -num_rows % _row_step(num_rows)
     if num_more:
         rows = F.pad(rows, (0, 0, 0, num_more))
-    y = _ONEDNN_LINEAR(rows, weight, bias, "none", [], "")[:num_rows]
+    y = onednn_linear(rows, weight, bias, "none", [], "")[:num_rows]
     return y if x.dim() == 2 else y.view(*x.shape[:-1], len(weight))
 
 
 def _row_step(num_rows: int) -> int:
-    """Rows are filled up to a multiple of this: oneDNN compiles a kernel, in 0.3 ms and more, for each new number."""
+    """Rows are padded to a multiple of this: oneDNN compiles a kernel, in 0.3 ms and more, for each new number."""
     return 8 if num_rows <= 64 else 32 if num_rows <= 512 else 64
 
 
 def has_fast_linear(x: Tensor) -> bool:
     """Whether ``linear`` of ``x`` runs on oneDNN."""
-    return _ONEDNN_LINEAR is not None and x.device.type == "cpu" and x.dtype == torch.float32
+    return onednn_linear is not None and x.device.type == "cpu" and x.dtype == torch.float32
 
 
 class FrozenLinear(nn.Linear):
     """A linear module whose weight is not trained: both products, forward and backward, go through ``linear``.
 
-    Where that kernel is not to be had, under autocast, or once the weight is trained, it is an ``nn.Linear``.
+    Without that kernel, under autocast, or once the weight is trained, it falls back to ``nn.Linear``.
     """
 
     def forward(self, input: Tensor) -> Tensor:

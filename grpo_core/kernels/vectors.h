@@ -1,5 +1,5 @@
-/* As many numbers at a time as the processor can, and the products of four vectors with four that are in registers at
-   once. */
+/* SIMD vectors of the processor's full width (AVX-512, else AVX2), and what the kernels do with them: exponential,
+   sums, dot products of four vectors with four others, transposition. */
 
 #include <immintrin.h>
 #include <math.h>
@@ -8,7 +8,7 @@
 
 #if defined(__AVX512F__)
 #define LANES 16
-#define COLUMNS 4 /* vectors side by side that are in registers at once, of four rows */
+#define COLUMNS 4 /* vectors per row, for TILE rows whose sums are in registers at once */
 #elif defined(__AVX2__) && defined(__FMA__)
 #define LANES 8
 #define COLUMNS 2
@@ -16,9 +16,9 @@
 #error "the processor has neither AVX-512 nor AVX2 with FMA"
 #endif
 #define TILE 4
-#define BLOCK 64 /* vectors that are turned around together */
+#define BLOCK 64 /* vectors that are transposed together */
 
-/* They may begin anywhere in memory. */
+/* Loads and stores may be unaligned. */
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
@@ -35,7 +35,7 @@ static inline vec fused(vec a, vec b, vec c) { /* a b + c, rounded once */
     return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #endif
 }
-static inline vec larger(vec a, vec b) { /* b where one of them is not a number */
+static inline vec larger(vec a, vec b) { /* b where one of them is NaN */
     const ints takes_a = a > b;
     return (vec)(((ints)a & takes_a) | ((ints)b & ~takes_a));
 }
@@ -88,7 +88,7 @@ static inline float sum_of(vec x) {
     return HALVES(x, x, 1)[0];
 }
 
-static inline float largest_of(vec x) { /* any where one is not a number */
+static inline float largest_of(vec x) { /* any of them if one is NaN */
 #if LANES == 16
     x = larger(LOWER(x, x, 8), UPPER(x, x, 8));
 #endif
@@ -97,7 +97,7 @@ static inline float largest_of(vec x) { /* any where one is not a number */
     return larger(LOWER(x, x, 1), UPPER(x, x, 1))[0];
 }
 
-/* One of the steps that turn LANES rows of LANES around. */
+/* One step of the transposition of LANES rows of LANES. */
 #define SWAP(rows, n)                                                                                                  \
     for (int i = 0; i < LANES; i++)                                                                                    \
         if (!(i & n)) {                                                                                                \
@@ -135,12 +135,12 @@ static inline void tile(const float *const x[TILE], const float *const w[TILE], 
     }
 }
 
-/* Four vectors from ``index`` on, ``size`` apart; the last of ``num`` stands for those beyond it. */
+/* Four vectors from ``index`` on, ``size`` apart; beyond the last of ``num``, the last one again. */
 static inline void four(const float *from, int64_t index, int64_t num, int64_t size, const float *rows[TILE]) {
     for (int i = 0; i < TILE; i++) rows[i] = from + (index + i < num ? index + i : num - 1) * size;
 }
 
-/* ``num`` vectors, ``stride`` apart, as [size, width]; the last one stands for those beyond it. */
+/* ``num`` vectors, ``stride`` apart, transposed to [size, width]; the last one is repeated up to the padding. */
 static void transpose(const float *vectors, int64_t num, int64_t stride, int64_t size, float *columns, int64_t width) {
     for (int64_t s = 0; s < num; s += LANES)
         for (int64_t d = 0; d < size; d += LANES) {

@@ -16,7 +16,7 @@ from grpo_core.types import PolicyVersion, PolicyWeights
 
 DEFAULT_MAX_BYTES = 1 << 30
 
-logger = logging.getLogger("grpo_core.lora")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

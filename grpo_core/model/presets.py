@@ -27,7 +27,7 @@ _NO_TARGET = -100
 _CLEAN_SHARE = 0.6  # of the steps have right answers only
 _CORRECT_RATE = 0.25  # of the answers after that
 
-logger = logging.getLogger("grpo_core.model.policy")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""A batch as one Arrow IPC file: a row per turn, and what is above the turns as JSON in the schema's metadata.
+"""A batch as one Arrow IPC file: a row per turn; groups, trajectories and statistics as JSON in the schema's metadata.
 
-The metadata also carries a seal, the sha256 of the whole file as it was with a blank seal in its place. It is checked
-before Arrow looks at anything, so damage anywhere is noticed.
+The metadata also holds a seal: the sha256 of the file with a blank seal in its place. It is checked before Arrow parses
+anything, so damage anywhere is noticed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _BLANK_SEAL = b"grpo-batch-seal:" + b"0" * 64
 
 
 def batch_file_name(index: int) -> str:
-    """What the file of batch ``index`` is called in a buffer's folder."""
+    """The file name of batch ``index`` in a buffer's folder."""
     return f"batch-{index:06d}.arrow"
 
 
 def write_batch(path: Path, batch: Batch) -> Path:
-    """Write ``batch`` to ``path``, atomically. Nothing of it is lost.
+    """Write ``batch`` to ``path``, atomically and without loss.
 
     Raises:
         HomeError: the folder cannot be written.
@@ -45,7 +45,7 @@ def write_batch(path: Path, batch: Batch) -> Path:
 
 
 def encode_batch(batch: Batch) -> bytes:
-    """``batch`` as the content of its file. Nothing of it is lost."""
+    """``batch`` as the content of its file, without loss."""
     import pyarrow as pa
 
     turns = [turn for group in batch.groups for trajectory in group.trajectories for turn in trajectory.turns]
@@ -73,7 +73,7 @@ def read_batch(path: Path) -> Batch:
 
 
 def decode_batch(content: bytes, where: str) -> Batch:
-    """The batch of ``encode_batch``; ``where`` it is from, for the error.
+    """The batch that ``encode_batch`` encoded. ``where`` names its source in an error.
 
     Raises:
         StoredBatchError: it is damaged, not a batch, or of another format.
@@ -177,7 +177,7 @@ def _turns(rows: pa.RecordBatch) -> list[Completion]:
 
 
 def _arrays(column: pa.LargeListArray) -> list[NDArray[Any] | None]:
-    """One array per row. Copied out of the file's memory, which is read-only and which torch refuses to wrap."""
+    """One array per row. Copies: the file's memory is read-only, and torch does not wrap that."""
     values = column.values.to_numpy(zero_copy_only=False).copy()
     offsets = column.offsets.to_numpy()
     is_valid = column.is_valid().to_numpy(zero_copy_only=False)

@@ -25,7 +25,7 @@ from grpo_core.schedule.batch_file import batch_file_name, read_batch, write_bat
 from grpo_core.schedule.recovery import find_usable
 from grpo_core.types import Batch
 
-logger = logging.getLogger("grpo_core.schedule")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

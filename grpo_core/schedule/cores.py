@@ -13,7 +13,7 @@ from grpo_core.config import GrpoConfig
 
 @contextmanager
 def own_torch_threads(config: GrpoConfig, num_processes: int = 1) -> Iterator[None]:
-    """Give the calling thread its share of the cores, so that rollouts and training do not take each other's."""
+    """Limit the calling thread to its share of the cores, so that rollouts and training do not compete for them."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_torch_threads(config, num_processes))
     try:
@@ -23,7 +23,7 @@ def own_torch_threads(config: GrpoConfig, num_processes: int = 1) -> Iterator[No
 
 
 def num_torch_threads(config: GrpoConfig, num_processes: int = 1) -> int:
-    """Of the rollouts and of the training, each, in each of ``num_processes`` on this machine."""
+    """Threads for rollouts, and as many for training, in each of ``num_processes`` on this machine."""
     if config.schedule.torch_threads is not None:
         return config.schedule.torch_threads
     sharing = 2 if config.schedule.max_policy_lag_steps > 0 else 1

@@ -1,21 +1,18 @@
-"""Several processes, one run: the first plays, schedules, publishes and saves; the others only help to train.
+"""Several processes, one run: process 0 plays, schedules, publishes and saves; the others, the followers, only train.
 
-The first sends what each step trains on to all: first where training starts, then every batch, at last nothing.
+Process 0 broadcasts where training starts, then every batch, and at last an empty message.
 """
 
 from __future__ import annotations
 
 import json
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import CheckpointError, ModelError
 from grpo_core.schedule.batch_file import decode_batch, encode_batch
 from grpo_core.schedule.cores import own_torch_threads
+from grpo_core.schedule.interrupt import ignore_first_interrupt
 from grpo_core.training.checkpoint import Checkpoint, read_checkpoint, restore_trainer
 from grpo_core.training.ranks import Ranks
 from grpo_core.training.trainer import Trainer
@@ -25,7 +22,7 @@ _OVER = b""
 
 
 def send_start(ranks: Ranks, trainer: Trainer, checkpoint: Checkpoint | None) -> None:
-    """Let the others start as ``trainer`` does: from ``checkpoint``, which they read themselves, or from the base."""
+    """Tell the followers where to start: at ``checkpoint``, which they read themselves, or at the base model."""
     start = {
         "base_fingerprint": trainer.base_fingerprint,
         "checkpoint": None if checkpoint is None else str(checkpoint.path),
@@ -34,27 +31,27 @@ def send_start(ranks: Ranks, trainer: Trainer, checkpoint: Checkpoint | None) ->
 
 
 def send_batch(ranks: Ranks, batch: Batch) -> None:
-    """Let the others make the step on ``batch``."""
+    """Let the followers train on ``batch``."""
     if ranks.size > 1:
         ranks.broadcast(encode_batch(batch))
 
 
 def send_end(ranks: Ranks) -> None:
-    """Let the others go."""
+    """Let the followers return."""
     ranks.broadcast(_OVER)
 
 
 def follow(trainer: Trainer, config: GrpoConfig) -> int:
-    """Train on this process's share of every batch that the first one sends, until it sends no more; steps made.
+    """Train on this process's share of every batch that process 0 sends. Returns the number of steps.
 
     Raises:
-        ModelError: the base model here is another one than there.
+        ModelError: the base model here differs from that of process 0.
         CheckpointError: the checkpoint cannot be read here, or does not fit.
-        LostProcessError: the first process, or another one, is gone.
+        LostProcessError: process 0, or another one, has died.
     """
     ranks = trainer.ranks
     assert ranks.rank > 0
-    with own_torch_threads(config, ranks.size), _patient():
+    with own_torch_threads(config, ranks.size), ignore_first_interrupt():
         start = json.loads(ranks.broadcast(_OVER))
         own = trainer.base_fingerprint
         if start["base_fingerprint"] != own:
@@ -76,17 +73,3 @@ def _read_shared(path: Path, rank: int) -> Checkpoint:
         return read_checkpoint(path)
     except CheckpointError as error:
         raise CheckpointError(f"process {rank}: {error}; GRPO_HOME must be a folder that all processes see") from error
-
-
-@contextmanager
-def _patient() -> Iterator[None]:
-    """The first Ctrl-C is the first process's to act on: it makes a last step, saves it and lets the others go."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, lambda signum, frame: signal.signal(signal.SIGINT, previous))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -1,4 +1,4 @@
-"""rollout -> score -> train -> publish: one thread plays, this one trains, a bounded buffer between them."""
+"""rollout -> score -> train -> publish: the rollout thread plays, this one trains, a bounded buffer between them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def train(
         with stop_on_interrupt(stopping, buffer), rollout_thread(stack, buffer, telemetry):
             while not stopping.is_set() and (lease := _take(buffer, checkpoints)) is not None:
                 report = _train_step(stack, lease, telemetry)
-                random_state = capture_random_state()  # here: without lag, nobody plays until the step is acknowledged
+                random_state = capture_random_state()  # first: without lag, no environment runs before the next line
                 buffer.acknowledge(lease)
                 reports.append(report)
                 if on_step is not None:
@@ -132,7 +132,7 @@ def _open_buffer(stack: Stack, resumed: Checkpoint | None) -> RolloutBuffer:
 
 
 class _Checkpoints:
-    """Those of one run as it goes on. Batches are forgotten once a checkpoint has seen them."""
+    """Saves a run's checkpoints. A batch is removed once a checkpoint includes its step."""
 
     def __init__(self, stack: Stack, *, enabled: bool) -> None:
         self.newest: Path | None = None
@@ -141,7 +141,7 @@ class _Checkpoints:
         self._unsaved: RandomState | None = None  # of the last step, while no checkpoint holds it
 
     def step_done(self, buffer: RolloutBuffer, random_state: RandomState, *, is_due: bool) -> None:
-        """Save the step when that is due; ``random_state`` is from its end."""
+        """Save a checkpoint if ``is_due``; ``random_state`` is from the end of the step."""
         self._unsaved = random_state
         if not self._enabled:
             buffer.forget_trained()
@@ -149,7 +149,7 @@ class _Checkpoints:
             self.save_last(buffer)
 
     def save_last(self, buffer: RolloutBuffer) -> None:
-        """Save the last step that was done, unless it is saved."""
+        """Save the last finished step, unless it is saved already."""
         if not self._enabled or self._unsaved is None:
             return
         config = self._stack.config
@@ -165,7 +165,7 @@ class _Checkpoints:
 
 
 def _take(buffer: RolloutBuffer, checkpoints: _Checkpoints) -> Lease | None:
-    """As ``buffer.take``. Where nobody plays any more, the trainer is whole, and so no step of it is lost."""
+    """As ``buffer.take``. If the rollout thread failed, save a checkpoint first: the trainer's state is intact."""
     try:
         return buffer.take()
     except GrpoError:
@@ -211,7 +211,7 @@ def _train_step(stack: Stack, lease: Lease, telemetry: Telemetry) -> StepReport:
 
 
 def publish(stack: Stack, telemetry: Telemetry) -> float:
-    """Store the trainer's weights as its version, forget the ones too old to be sampled from; milliseconds."""
+    """Publish the trainer's weights as its version, and prune versions over the lag budget. Returns milliseconds."""
     times = Stopwatch(stack.trainer.device)
     with times.span("publish"):
         weights = stack.trainer.weights()

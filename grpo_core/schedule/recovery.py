@@ -1,8 +1,9 @@
-"""Which batches of an interrupted run can still be trained on, when it goes on from its checkpoint.
+"""Which stored batches of an interrupted run can still be trained on when it resumes from a checkpoint.
 
-Those that the checkpoint's version or an older one sampled can. One that a newer version sampled can too, where that
-version will be made again as it was: by the same training, from the same batches, all of which are there. On a CPU
-that is bit for bit; on a GPU up to rounding, and ``sampling_logprobs`` are those of the version that did sample.
+A batch is usable if the checkpoint's version or an older one sampled it. One from a newer version is usable, too, if
+resumed training will produce that version again: the same training on the same batches, all of which are stored. On a
+CPU the version is then the same bit for bit; on a GPU up to rounding, and ``sampling_logprobs`` stay those of the
+sampler.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from grpo_core.errors import StoredBatchError
 from grpo_core.schedule.batch_file import batch_file_name, read_batch
 
-logger = logging.getLogger("grpo_core.schedule")
+logger = logging.getLogger(__name__)
 
 
 def find_usable(
@@ -26,7 +27,7 @@ def find_usable(
     """
     usable: set[int] = set()
     dropped: list[str] = []
-    newest_version = first_step  # that there is, or that will be made again
+    newest_version = first_step  # that exists, or that training will produce again
     for path in sorted(folder.glob("batch-*.arrow")):
         try:
             batch = read_batch(path)
@@ -36,7 +37,7 @@ def find_usable(
         if path.name != batch_file_name(batch.index):
             dropped.append(f"{path.name} (holds batch {batch.index})")
         elif batch.index < first_step:
-            continue  # the checkpoint holds what it taught; the run ended before this was tidied up
+            continue  # trained on already; the run ended before it was removed
         elif batch.index >= num_batches:
             dropped.append(f"{path.name} (not of steps {first_step} to {num_batches - 1})")
         elif batch.policy_version > newest_version:

@@ -1,4 +1,4 @@
-"""The thread that plays: it collects every batch that the buffer grants, and says so in events."""
+"""The rollout thread: it collects every batch that the buffer grants, and emits its events."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from grpo_core.types import Batch
 
 @contextmanager
 def rollout_thread(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) -> Iterator[None]:
-    """The rollout thread, for the length of the ``with`` block. Whatever ends the block, the thread ends with it."""
+    """Run the rollout thread inside the block. It ends with the block, whatever ends that."""
     producer = threading.Thread(target=_produce, args=(stack, buffer, telemetry), name="rollout", daemon=True)
     producer.start()
     is_urgent = False
     try:
         yield
-    except KeyboardInterrupt:  # the second one: nobody waits for the batch that is being collected
+    except KeyboardInterrupt:  # the second Ctrl-C: do not wait for the batch under way
         is_urgent = True
         raise
     finally:
@@ -36,7 +36,7 @@ def rollout_thread(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) ->
 
 
 def _produce(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) -> None:
-    """The rollout thread: collect every batch that the buffer grants."""
+    """Collect every batch that the buffer grants."""
     try:
         torch.set_num_threads(num_torch_threads(stack.config, stack.trainer.ranks.size))
         while (grant := buffer.wait_for_slot()) is not None:
@@ -55,7 +55,7 @@ def _produce(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) -> None:
                 emit_failures(stack.collector.failures, telemetry)
             buffer.put(batch)
             emit_rollout(batch, buffer.depth, telemetry)
-    except BaseException as error:  # whatever it is, it must reach the trainer, which waits for this thread
+    except BaseException as error:  # whatever it is, the trainer waits for this thread and must get it
         buffer.close(error)
 
 
@@ -76,7 +76,7 @@ def emit_failures(failures: Sequence[EpisodeFailure], telemetry: Telemetry) -> N
 
 
 def emit_rollout(batch: Batch, depth: int, telemetry: Telemetry) -> None:
-    """The ``rollout`` event of ``batch``; ``depth`` batches waited when it was done."""
+    """The ``rollout`` event of ``batch``. With it, ``depth`` finished batches wait."""
     rewards = [trajectory.reward for group in batch.groups for trajectory in group.trajectories]
     telemetry.emit(
         "rollout",

@@ -1,4 +1,4 @@
-"""The parts of one run, built and joined: who samples, who plays, who trains, and where adapters go between them."""
+"""The parts of one run, built and joined: engine, collector, trainer, and the adapter store between them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Protocol
 
 from grpo_core.config import GrpoConfig
 from grpo_core.environments import make_environment_factory
-from grpo_core.environments.state_cache import StateCache
 from grpo_core.home import Home
 from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy
 from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 from grpo_core.rollout.engines import check_engine, open_engine
+from grpo_core.rollout.play.build import build_collector
 from grpo_core.rollout.play.collector import Collector
 from grpo_core.rollout.play.episode import EpisodeFailure
 from grpo_core.rollout.protocol import AdapterSwap, LocalEngine
@@ -26,7 +26,7 @@ from grpo_core.types import Batch
 
 
 class BatchCollector(Protocol):
-    """Who plays: a ``Collector`` in this process, or a fleet of them elsewhere."""
+    """What collects batches: a ``Collector`` in this process, or a fleet of workers elsewhere."""
 
     @property
     def failures(self) -> Sequence[EpisodeFailure]:
@@ -44,7 +44,7 @@ class BatchCollector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What the loop joins. Of several processes that train together, only the first has one."""
+    """What the training loop needs. Of several processes that train together, only process 0 has one."""
 
     config: GrpoConfig
     home: Home
@@ -63,9 +63,9 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class LocalStack(Stack):
-    """One that plays itself: the engine and the trainer have a copy of the base weights each.
+    """A stack with an engine of its own. Engine and trainer each have a copy of the base weights.
 
-    Close it, or use it as a context manager, so that an engine's processes end with it.
+    Close it, or use it as a context manager, to end the engine's processes.
     """
 
     collector: Collector
@@ -86,10 +86,10 @@ class LocalStack(Stack):
 
 
 def build_trainer(config: GrpoConfig, ranks: Ranks) -> Trainer:
-    """A trainer with base weights of its own: all that a process needs which only helps to train.
+    """A trainer with its own copy of the base weights. Processes other than process 0 need nothing else.
 
     Raises:
-        ModelError: there is no such model, or the torch engine, which is to sample from it, cannot drive it.
+        ModelError: there is no such model, or the run's torch engine does not support its architecture.
     """
     return Trainer(
         load_policy(config.model, any_architecture=config.rollout.engine != "torch"),
@@ -102,7 +102,7 @@ def build_trainer(config: GrpoConfig, ranks: Ranks) -> Trainer:
 
 
 def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> LocalStack:
-    """Load the models and join the parts. Nothing runs yet, nothing but the preset is written.
+    """Load the models and join the parts. Nothing runs yet; only a preset that is not in the cache is written.
 
     With several ``ranks`` this is process 0; the others ``follow`` (``grpo_core.schedule.followers``).
 
@@ -120,15 +120,7 @@ def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> L
         config=config,
         home=home,
         store=store,
-        collector=Collector(
-            engine,
-            tokenizer,
-            factory,
-            config.rollout,
-            model_fingerprint=engine.model_fingerprint,
-            state_cache=StateCache(home.states) if config.environment.use_state_cache else None,
-            want_ref_logprobs=config.training.kl_coefficient > 0 and engine.scores_in_one_pass,
-        ),
+        collector=build_collector(config, home, engine, tokenizer, factory),
         trainer=trainer,
         tokenizer=tokenizer,
         adapters=adapters,

@@ -1,4 +1,4 @@
-"""What a run reports while it runs, where it goes, and how it is looked at."""
+"""Events of a run, the sinks that they go to, and the panels that show them."""
 
 from __future__ import annotations
 

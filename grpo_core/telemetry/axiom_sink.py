@@ -23,7 +23,7 @@ def open_axiom(config: TelemetryConfig, environment: Mapping[str, str] = os.envi
     """The connection that ``AXIOM_TOKEN``, ``AXIOM_DATASET``, ``AXIOM_URL`` and ``AXIOM_ORG_ID`` describe, or None.
 
     Raises:
-        CredentialsError: one of token and dataset is set without the other, or the URL is none.
+        CredentialsError: one of token and dataset is set without the other, or the URL is invalid.
     """
     token, dataset = environment.get("AXIOM_TOKEN"), environment.get("AXIOM_DATASET")
     if config.axiom == "off" or not (token or dataset):
@@ -35,12 +35,14 @@ def open_axiom(config: TelemetryConfig, environment: Mapping[str, str] = os.envi
         )
     url = environment.get("AXIOM_URL") or None
     if url is not None and not url.startswith(("https://", "http://")):
-        raise CredentialsError(f"AXIOM_URL {url!r} is no URL: it must start with https:// or http://; mend or unset it")
+        raise CredentialsError(
+            f"AXIOM_URL {url!r} is not a URL: it must start with https:// or http://; correct or unset it"
+        )
     return AxiomConnection(token, dataset, url, environment.get("AXIOM_ORG_ID") or None)
 
 
 class AxiomConnection:
-    """One dataset. A batch that fails is tried again once, so an event can arrive twice, never in part."""
+    """One dataset. A failed batch is retried once, so an event can arrive twice, but never in part."""
 
     name = "axiom"
 
@@ -51,7 +53,7 @@ class AxiomConnection:
         self._org_id = org_id
 
     def open(self) -> None:
-        """Nothing is sent yet, so this cannot fail."""
+        """Sends nothing yet, so it cannot fail."""
         from axiom_py import Client
 
         self._client = Client(self._token, self._org_id, self._url)
@@ -76,7 +78,7 @@ class AxiomConnection:
 
 
 def _bound_requests(client: Client) -> None:
-    """Give every request a time limit, and one quick retry. The client has no limit and retries for 12 s."""
+    """Give every request a timeout and one quick retry. The client by itself has no timeout and retries for 12 s."""
     from requests import PreparedRequest, Response
     from requests.adapters import HTTPAdapter
     from urllib3.util.retry import Retry

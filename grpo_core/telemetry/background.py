@@ -1,4 +1,4 @@
-"""A queue and a thread between training and a service, so that an event never waits for a network."""
+"""A queue and a thread between training and a service: emitting an event never waits for the network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from grpo_core.telemetry.events import Event
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class DeliveryError(Exception):
@@ -104,7 +104,7 @@ class BackgroundSink:
             num_lost, num_written = self._num_lost, self._num_written
         if num_lost:
             level = logging.INFO if self._has_failed else logging.WARNING  # a failure has been warned about once
-            _LOG.log(level, "%s: %d of %d events were lost", self._connection.name, num_lost, num_written)
+            logger.log(level, "%s: %d of %d events were lost", self._connection.name, num_lost, num_written)
 
     def _run(self) -> None:
         usable = self._try(self._connection.open, 0)
@@ -119,7 +119,7 @@ class BackgroundSink:
             self._try(self._connection.close, 0)
 
     def _try(self, action: Callable[[], None], num_events: int) -> bool:
-        """Whether ``action`` worked. When it did not, ``num_events`` are lost, unless the error knows better."""
+        """Whether ``action`` worked. If not, count ``num_events`` as lost, or as many as the error says."""
         try:
             action()
         except DeliveryError as error:
@@ -128,7 +128,7 @@ class BackgroundSink:
             if not self._has_failed:
                 self._has_failed = True
                 name = self._connection.name
-                _LOG.warning("%s: %s; training goes on, and events that it does not take are lost", name, error)
+                logger.warning("%s: %s; training goes on, and events that it does not take are lost", name, error)
             return False
         return True
 

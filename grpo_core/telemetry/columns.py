@@ -37,23 +37,23 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
         "duration_s": float,
         "tokens_per_second": float,  # completion tokens, environment time included
         "num_prompt_tokens": int,
-        "num_prefill_tokens": int,  # prompt tokens that were computed: shared prefixes once
+        "num_prefill_tokens": int,  # prompt tokens that were computed; a shared prefix counts once
         "num_completion_tokens": int,
         "num_completions": int,
         "num_failed_episodes": int,
-        "num_sampled_groups": int,  # starting states, with those that were replaced
+        "num_sampled_groups": int,  # starting states, including those that were replaced
         "num_replaced_groups": int,
         "num_refilled_groups": int,
         "num_zero_variance_groups": int,
         "num_trajectories": int,
-        "sampled_reward_mean": float,  # over all of them
-        "reward_mean": float,  # over those of the batch
+        "sampled_reward_mean": float,  # over all trajectories, including replaced ones
+        "reward_mean": float,  # over the trajectories of the batch
         "buffer_depth": int,
     },
     "episode_failed": {
         "batch_index": int,
         "environment": str,
-        "environment_seed": str,  # an unsigned number of 64 bits, more than databases hold
+        "environment_seed": str,  # an unsigned 64-bit number, too large for a database integer
         "group_number": int,
         "refill_number": int,
         "sample_number": int,

@@ -1,4 +1,4 @@
-"""What happened, when, in which run: the one stream that files, Axiom, W&B and the panels are made of.
+"""Events: what happened when, in which run. Files, Axiom, W&B and the panels all show this one stream.
 
 Kinds and their fields are listed in ``columns.py``.
 """
@@ -40,7 +40,7 @@ class Sink(Protocol):
     """Where events go. ``write`` is called by one thread at a time."""
 
     def write(self, event: Event) -> None:
-        """Take one event. A sink that talks to a network only queues it."""
+        """Take one event. A sink on a network only queues it."""
         ...
 
     def flush(self) -> None:
@@ -48,7 +48,7 @@ class Sink(Protocol):
         ...
 
     def close(self) -> None:
-        """Deliver what is left and let go of files, threads and connections."""
+        """Deliver what is left and release files, threads and connections."""
         ...
 
 
@@ -98,7 +98,7 @@ class Telemetry:
 
 
 def finite(value: Any) -> Any:
-    """``value`` with every NaN and infinity in it, at any depth, replaced by None: what JSON can say."""
+    """``value`` with every NaN and infinity in it, at any depth, replaced by None, because JSON has neither."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

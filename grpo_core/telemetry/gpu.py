@@ -1,4 +1,4 @@
-"""What the device does: NVML samples of every GPU, or host statistics where there is none."""
+"""Device statistics: NVML samples of every GPU, or the host's statistics without a GPU."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import psutil
 from grpo_core.hardware import cpu_name, open_gpus, read_gpu, throttle_names
 from grpo_core.telemetry.events import Telemetry, Value
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """The machine in a few words. A machine with a usable NVIDIA driver is a ``gpu``."""
+    """A short description of the machine. One with a usable NVIDIA driver is a ``gpu``."""
 
     name: str
     kind: Literal["cpu", "gpu"]
@@ -64,7 +64,7 @@ class GpuSampler:
             with open_gpus() as handles:
                 if not handles:
                     self.note = "no NVIDIA GPU found: gpu_stats show this host's CPU and memory"
-                    _LOG.info(self.note)
+                    logger.info(self.note)
                     psutil.cpu_percent()  # the first reading has nothing to compare with
                     self._stop.wait(0.05)
                 self._sample(handles)
@@ -73,7 +73,7 @@ class GpuSampler:
                     self._sample(handles)
                 self._sample(handles)
         finally:
-            self._started.set()  # an error here must not hang who waits for the first sample
+            self._started.set()  # also after an error: ``__enter__`` waits for the first sample
 
     def _sample(self, handles: Mapping[int, Any]) -> None:
         if not handles:

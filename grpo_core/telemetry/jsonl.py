@@ -1,4 +1,4 @@
-"""The run's own file of events, one JSON object a line."""
+"""The run's file of events, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class JsonlSink:
             raise self._unwritable(error) from error
 
     def write(self, event: Event) -> None:
-        """Raises ``HomeError`` when the line cannot be written, for one because the disk is full."""
+        """Raises ``HomeError`` when the line cannot be written, e.g. because the disk is full."""
         try:
             self._file.write(json.dumps(event.record()).encode() + b"\n")
         except OSError as error:

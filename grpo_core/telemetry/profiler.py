@@ -41,10 +41,10 @@ def span(name: str) -> AbstractContextManager[object]:
 
 @contextmanager
 def trace(folder: Path, enabled: bool = True) -> Iterator[None]:
-    """Profiles the block, in all threads, and writes ``folder/trace.json`` (Chrome trace format) when it ends well.
+    """Profiles the block, in all threads, and writes ``folder/trace.json`` (Chrome trace format) unless it raises.
 
     Raises:
-        HomeError: the folder cannot be written. This is found out before the block runs.
+        HomeError: the folder cannot be written. Checked before the block runs.
     """
     if not enabled:
         yield
@@ -73,7 +73,7 @@ def read_trace(path: Path) -> TraceSummary:
     """The spans of a trace. ``path`` is the file, or the folder it was written to.
 
     Raises:
-        SnapshotError: the file is missing or is no Chrome trace.
+        SnapshotError: the file is missing or is not a Chrome trace.
     """
     file = path / TRACE_FILE if path.is_dir() else path
     try:

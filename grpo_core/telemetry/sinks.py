@@ -1,4 +1,4 @@
-"""Where events go: a JSONL file always, and Axiom and W&B behind a thread of their own when they are configured."""
+"""Open a run's sinks: always a JSONL file; Axiom and W&B, each with its own thread, if configured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Profile snapshots: what one profiled run measured, and on what, as one JSON file."""
+"""Profile snapshots: the measurements of one profiled run and its machine, as one JSON file."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SCHEMA_VERSION = 1
 
 
 def persist_profile_snapshot(home: Home, profile_name: str, payload: Mapping[str, Any]) -> Path:
-    """Writes ``payload`` and where it was measured to ``home.benchmarks/<profile_name>.json``, over an older one.
+    """Write ``payload`` and a description of the machine to ``home.benchmarks/<profile_name>.json``.
 
-    ``payload`` is what JSON can say; NaN and infinities become null.
+    ``payload`` holds JSON values; NaN and infinities become null.
 
     Raises:
         InvalidNameError: ``profile_name`` is not safe as a file name.

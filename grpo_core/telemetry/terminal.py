@@ -1,4 +1,4 @@
-"""The panels in the terminal: the newest values of the newest run, and how they moved."""
+"""The panels in the terminal: the newest values of the newest run, with sparklines."""
 
 from __future__ import annotations
 

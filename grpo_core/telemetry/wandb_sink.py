@@ -93,7 +93,7 @@ def open_wandb(config: GrpoConfig, home: Home, environment: Mapping[str, str] = 
     """The connection to W&B that the configuration and ``WANDB_*`` ask for, or None.
 
     Raises:
-        ConfigError: ``WANDB_MODE`` is none of its values.
+        ConfigError: ``WANDB_MODE`` is not ``online``, ``offline`` or ``disabled``.
         CredentialsError: ``WANDB_MODE`` is ``online`` without ``WANDB_API_KEY``.
         HomeError: the folder of offline runs cannot be written.
     """
@@ -105,8 +105,7 @@ def open_wandb(config: GrpoConfig, home: Home, environment: Mapping[str, str] = 
 
 
 def choose_mode(config: TelemetryConfig, environment: Mapping[str, str]) -> Mode | None:
-    """``WANDB_MODE`` rules over the presence of ``WANDB_API_KEY``; ``offline`` and ``off`` in the configuration over
-    both."""
+    """``offline`` and ``off`` in the configuration win, then ``WANDB_MODE``, then whether ``WANDB_API_KEY`` is set."""
     if config.wandb == "off":
         return None
     if config.wandb == "offline":

@@ -14,18 +14,18 @@ Scale = Literal["group_std", "batch_std", "mean_only", "leave_one_out"]
 
 
 def group_advantages(groups: Sequence[Group], scale: Scale) -> list[Float32]:
-    """One array [G] per group: rewards less the group's mean, times or over a scale. The sum over a group is 0.
+    """One array [G] per group: rewards minus the group's mean, scaled. They sum to 0 over a group.
 
     ``group_std`` divides by the group's sample standard deviation (Shao et al. 2024, DeepSeekMath, section 4.1.2),
     ``batch_std`` by that of all centred rewards of the batch (Hu et al. 2025, REINFORCE++), ``mean_only`` by nothing
     (Liu et al. 2025, Dr. GRPO, section 3.2). ``leave_one_out`` takes the mean of the siblings alone, which is
-    G / (G - 1) times the centred reward (Kool et al. 2019; Ahmadian et al. 2024, RLOO). A group without spread gets
-    zeros.
+    G / (G - 1) times the centred reward (Kool et al. 2019; Ahmadian et al. 2024, RLOO). A group with equal
+    rewards gets zeros.
     """
     centred = []
     for group in groups:
         rewards = np.array([trajectory.reward for trajectory in group.trajectories], dtype=np.float64)
-        # Equal rewards may differ from their mean by rounding, which the optimizer would scale up.
+        # Equal rewards may differ from their rounded mean, and Adam would scale that up.
         centred.append(rewards - rewards.mean() if np.ptp(rewards) > 0 else np.zeros_like(rewards))
     if scale == "group_std":
         return [(values / (_spread(values) + EPSILON)).astype(np.float32) for values in centred]

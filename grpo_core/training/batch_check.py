@@ -1,4 +1,4 @@
-"""Whether a batch can be trained on, before anything changes."""
+"""Check that a batch can be trained on, before anything changes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from grpo_core.types import Batch, Completion, Group
 
 
 def check_batch(batch: Batch, version: int, config: TrainingConfig, vocab_size: int) -> None:
-    """``version`` is the trainer's.
+    """Check ``batch`` for a trainer at ``version``.
 
     Raises:
-        BatchError: naming the group and the field that cannot be trained on.
+        BatchError: it cannot be trained on; names the group and the field.
     """
     turns = [turn for group in batch.groups for trajectory in group.trajectories for turn in trajectory.turns]
     if not any(turn.completion_mask.any() for turn in turns):
         where = f", group {batch.groups[0].group_id}" if batch.groups else ""
         raise BatchError(
-            f"batch {batch.index}{where}: no chosen token in any completion_mask, nor in another group: nothing to "
-            "train on; check the environment"
+            f"batch {batch.index}{where}: no token to train on: every completion_mask of the batch is False "
+            "throughout; check the environment"
         )
     for group in batch.groups:
         _check_group(group, f"batch {batch.index}, group {group.group_id}", version, config, vocab_size)

@@ -1,4 +1,4 @@
-"""A training state on disk: one checksummed folder that appears whole or not at all.
+"""Checkpoints: a training state as one checksummed folder, written atomically.
 
 step-000012/adapter.safetensors     the policy; model.safetensors with full fine-tuning
             optimizer.safetensors   "<parameter index>.<name>"
@@ -29,7 +29,7 @@ from grpo_core.training.random_state import RandomState, capture_random_state
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 
-logger = logging.getLogger("grpo_core.training")
+logger = logging.getLogger(__name__)
 
 FORMAT = 2
 _STATE = "state.json"
@@ -41,20 +41,20 @@ _KEYS = {
     "target_modules": "model.lora_targets",
     "rank": "model.lora_rank",
     "alpha": "model.lora_alpha",
-}  # of a description, and what the user knows them as
+}  # field of a description -> the user's name for it
 _STEP_NAME = re.compile(r"step-(\d{6,})")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a run needs to go on: the policy, the optimizer state behind it, and where everything stood."""
+    """What a run needs to continue: policy, optimizer state, random number generators, position."""
 
     path: Path
     weights: PolicyWeights
     optimizer: dict[str, torch.Tensor]  # "<parameter index>.<name>"
     optimizer_name: str
     random: RandomState
-    next_batch: int  # index of the first batch that it has not been trained on: the buffer's cursor
+    next_batch: int  # index of the first batch that is not trained on yet: the buffer's cursor
     num_skipped_steps: int
     config: dict[str, Any]
 
@@ -67,9 +67,9 @@ def save_checkpoint(
     random_state: RandomState | None = None,
     keep_last: int = 2,
 ) -> Path:
-    """Write ``folder/step-000012`` and keep the newest ``keep_last``, it included.
+    """Write ``folder/step-000012``, and keep the newest ``keep_last`` checkpoints, this one included.
 
-    ``random_state`` is that of the moment to go on from, by default of now.
+    ``random_state`` is the state to continue from, by default the current one.
 
     Raises:
         HomeError: the folder cannot be written.
@@ -104,7 +104,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """The newest readable checkpoint in ``folder``; a damaged one is named in a warning and the one before it used.
+    """The newest readable checkpoint in ``folder``; a damaged one is skipped with a warning.
 
     Raises:
         CheckpointError: there is none.
@@ -133,7 +133,7 @@ def restore_trainer(trainer: Trainer, checkpoint: Checkpoint) -> None:
     """Continue ``trainer`` from ``checkpoint``. The random number generators are the caller's to restore.
 
     Raises:
-        CheckpointError: it is of another model, adapter or optimizer; names the key. Nothing has changed then.
+        CheckpointError: it belongs to another model, adapter or optimizer; names the key. Nothing has changed then.
     """
     _check_fits(trainer, checkpoint)
     trainer.load_weights(checkpoint.weights)
@@ -153,13 +153,13 @@ def _check_fits(trainer: Trainer, checkpoint: Checkpoint) -> None:
     for key, (stored, own) in compared.items():
         if stored != own:
             raise CheckpointError(
-                f"checkpoint {checkpoint.path}: {key} is {stored} there and {own} here; set it as it was, or start "
+                f"checkpoint {checkpoint.path}: {key} is {stored} there and {own} here; set it back, or start "
                 "another run without --resume"
             )
 
 
 def _described(weights: PolicyWeights) -> dict[str, Any]:
-    """Its description, so that it can be compared: the order of ``lora_targets`` means nothing."""
+    """The description in a comparable form: the order of ``lora_targets`` does not matter."""
     found = {"method": "lora"} | description_of(weights)
     return {name: sorted(value) if isinstance(value, list) else value for name, value in found.items()}
 
@@ -189,7 +189,7 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _sealed(state: dict[str, Any]) -> bytes:
-    """``state`` as JSON with the checksum of all its other fields in it."""
+    """``state`` as JSON, with a checksum of all other fields in the field ``seal``."""
     return (json.dumps(state | {"seal": _seal(state)}, indent=2, sort_keys=True) + "\n").encode()
 
 
@@ -226,7 +226,7 @@ def _write(target: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def _tidy(folder: Path, keep_last: int) -> None:
-    """Remove the checkpoints before the newest ``keep_last``, and what a killed process left half-written."""
+    """Remove all but the newest ``keep_last`` checkpoints, and what a killed process left half-written."""
     for old in _steps(folder)[:-keep_last]:
         remove_folder(old)
     for remains in folder.glob(".step-*"):

@@ -1,4 +1,4 @@
-"""Sums over the chosen tokens of all micro-batches of a step, and the metrics that they make."""
+"""Sums over the chosen tokens of all micro-batches of a step, and the metrics computed from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from grpo_core.types import Batch, Packing, StepMetrics
 
 @dataclass
 class StepSums:
-    """Means are per token that went through the model, before any mask."""
+    """Sums over every token with a loss, before any mask; the metrics divide by their number."""
 
     packing: Packing
     loss: float = 0.0
@@ -45,7 +45,7 @@ class StepSums:
     peak_memory_bytes: int = 0
 
     def add(self, terms: LossTerms, *, num_model_tokens: int) -> None:
-        """One transfer from the device for all of them."""
+        """Add a micro-batch, with a single transfer from the device."""
         mismatch_kl = terms.mismatch.exp() - terms.mismatch - 1.0
         summed = (terms.kl, terms.entropy, mismatch_kl, terms.is_clipped_low, terms.is_clipped_high, terms.is_effective)
         dtype = terms.logprobs.dtype
@@ -67,7 +67,7 @@ class StepSums:
         self.num_micro_batches += 1
 
     def add_up(self, ranks: Ranks) -> None:
-        """Over all processes. Extremes are negated where the highest counts."""
+        """Combine the sums of all processes. ``lowest`` is the only reduction for extremes: maxima go negated."""
         summed = (
             "loss", "kl", "entropy", "mismatch_kl", "num_clipped_low", "num_clipped_high", "num_effective",
             "num_tokens", "num_model_tokens", "num_micro_batches", "num_forward_passes", "num_scoring_passes",
@@ -85,7 +85,7 @@ class StepSums:
 def step_metrics(
     version: int, batch: Batch, part: TrainedPart, objective: Objective, sums: StepSums, times: Stopwatch
 ) -> StepMetrics:
-    """The metrics of the step to ``version``. A step without a token has on-policy ratios."""
+    """The metrics of the step to ``version``. Without a token, ratios are 1, as on policy."""
     trajectories = [trajectory for group in batch.groups for trajectory in group.trajectories]
     rewards = [trajectory.reward for trajectory in trajectories]
     num_turns = sum(len(trajectory.turns) for trajectory in trajectories)
@@ -133,18 +133,18 @@ def step_metrics(
 
 
 def _exp(value: float) -> float:
-    """Infinite where a float has no room for it: a step that overflowed has metrics too."""
+    """``exp``, but inf on overflow, so that a step that overflowed still has metrics."""
     return math.exp(value) if value < 700 else math.inf
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin to measure. A CPU's process has one peak only, which stays."""
+    """Start a new peak. On a CPU the peak is the process's own, which cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Since the last reset on a GPU; of the process so far on a CPU."""
+    """Peak memory: on a GPU since the last reset, on a CPU of the process so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""The part of a step's work that is one process's own: whole groups, in micro-batches; else idle passes."""
+"""One process's share of a step: whole groups, in micro-batches, and idle passes while others have more."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _IDLE = Completion(
 
 
 def own_sequences(part: TrainedPart, ranks: Ranks) -> list[int]:
-    """Indices of ``part``'s completions that this process trains on: groups are never split."""
+    """Indices of ``part``'s completions that this process trains on. A group is never split."""
     turns = [[turn for trajectory in group.trajectories for turn in trajectory.turns] for group in part.groups]
     own = set(ranks.share([sum(turn.num_tokens for turn in group) for group in turns]))
     bounds = np.concatenate([[0], np.cumsum([len(group) for group in turns])])
@@ -44,10 +44,10 @@ def own_sequences(part: TrainedPart, ranks: Ranks) -> list[int]:
 def own_micro_batches(
     policy: Policy, completions: Sequence[Completion], own: Sequence[int], config: TrainingConfig, ranks: Ranks
 ) -> Iterator[PackedBatch]:
-    """The micro-batches of the ``completions`` at the indices ``own``, of those that have something to learn.
+    """The micro-batches of the ``completions`` at the indices ``own``. Completions without a chosen token are left out.
 
-    With base weights in parts, this process makes idle passes behind its last one while others have more: they need
-    its part of the weights. How many is settled before the first one.
+    With sharded base weights every pass needs the shards of all processes. So a process with fewer micro-batches than
+    others appends idle passes; their number is agreed before the first micro-batch.
     """
     packing = usable_packing(policy.decoder, config.packing)
     packs = pack_completions([completions[index] for index in own], packing)
@@ -63,7 +63,7 @@ def own_micro_batches(
 
 
 def _idle_pass(policy: Policy) -> None:
-    """A pass over one token that changes nothing; with a backward pass, unless gradients are off."""
+    """A forward pass over one token that changes nothing; with a backward pass unless gradients are off."""
     batch = build_packed_batch(pack_completions([_IDLE], "padded"), [_IDLE], "padded", policy.device)
     nothing = score_chosen(policy.decoder, policy.head, batch).logprobs.sum() * 0.0
     if torch.is_grad_enabled():

@@ -1,4 +1,4 @@
-"""Whose fault it is when a step's loss or gradient is no number.
+"""Find the trajectories that make a step's loss or gradient non-finite (NaN or inf).
 
 Legend: B sequences of the step, C chosen tokens of a micro-batch.
 """
@@ -18,26 +18,26 @@ from grpo_core.types import Bool
 
 
 class FiniteWatch:
-    """Keeps what it takes to name the culprits. Nothing waits for the device until they are asked for."""
+    """Records which tokens are finite, for ``suspects``. Nothing waits for the device until that is called."""
 
     def __init__(self) -> None:
         self._micro_batches: list[tuple[PackedBatch, Tensor, Tensor]] = []
 
     def add(self, batch: PackedBatch, terms: LossTerms, parameters: Sequence[nn.Parameter]) -> None:
-        """Look at a micro-batch after its backward pass."""
+        """Record a micro-batch, after its backward pass."""
         values = torch.stack([terms.logprobs, terms.ratio, terms.kl, terms.mismatch])
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         self._micro_batches.append((batch, values.isfinite().all(dim=0), norm.isfinite() & terms.loss.isfinite()))
 
     def suspects(self, num_sequences: int) -> Bool:
-        """[B]: the sequences with a token that is no number; where there is none, those of the first micro-batch after
-        whose backward pass the gradient was none."""
+        """[B] bool: the sequences with a non-finite token. Without one, those of the first micro-batch after whose
+        backward pass the gradient was non-finite."""
         suspected = np.zeros(num_sequences, dtype=np.bool_)
         for batch, is_finite, _ in self._micro_batches:
             suspected[batch.members[~is_finite].cpu().numpy()] = True
         if not suspected.any():
-            broken = [batch for batch, _, is_well in self._micro_batches if not is_well]
+            broken = [batch for batch, _, has_finite_gradient in self._micro_batches if not has_finite_gradient]
             suspected[list(broken[0].order) if broken else []] = True
         return suspected
 

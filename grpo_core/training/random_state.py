@@ -1,7 +1,7 @@
-"""The process's random number generators as tensors, so that they can be stored without pickle.
+"""The states of the process's random number generators, as tensors: they can be stored without pickle.
 
-The project itself draws nothing from them: rollouts have a seed per request, the adapter one of its own. They are for
-what a run brings along: environments that call ``random`` or ``numpy.random``, models with dropout.
+The project itself does not draw from them: rollouts have a seed per request, the adapter has its own. They matter for
+user code: environments that call ``random`` or ``numpy.random``, models with dropout.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def capture_random_state() -> RandomState:
 
 
 def restore_random_state(state: RandomState) -> None:
-    """Set the generators to ``state``. Those of devices that are not here are left out."""
+    """Set the generators to ``state``. States of GPUs that this machine lacks are ignored."""
     random.setstate(
         (3, tuple(state["python"].tolist()), state["python.spare"].item() if len(state["python.spare"]) else None)
     )

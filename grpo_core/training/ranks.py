@@ -1,12 +1,11 @@
-"""Several processes that train one policy: what a trainer asks of the others, and nothing else.
+"""Data-parallel training: the few collective operations that a trainer needs.
 
-Each process has the whole batch, and trains on the groups that are its share. The weights of the loss are made of
-totals of the whole batch, so the gradients of all shares add up to the gradient of one process. Sums are all that
-goes between them: the gradient once per step, whatever the number of micro-batches, so that shares may take different
-numbers of them.
+Each process has the whole batch, and trains on its share of the groups. The loss is normalised by totals of the whole
+batch, so the gradients of the shares add up to the gradient of a single process. Gradients are summed once per step,
+after all micro-batches, so processes may have different numbers of micro-batches.
 
-With ``shard_base_weights`` each process keeps a part of the frozen weights only. Then every forward and backward pass
-is one of all processes together: who has run out of work makes idle ones (``grpo_core.training.micro_batches``).
+With ``shard_base_weights`` each process keeps only a shard of the frozen weights, and every forward and backward pass
+is collective: a process that has run out of work makes idle passes (``grpo_core.training.micro_batches``).
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from torch import Tensor, nn
 from grpo_core.errors import LostProcessError
 from grpo_core.types import Float64
 
-PATIENCE = timedelta(hours=12)  # of those who wait for the next batch, or for the slowest of them
+COLLECTIVE_TIMEOUT = timedelta(hours=12)  # processes wait for the next batch, and for the slowest of them
 BUCKET_NUMBERS = 1 << 26
 
 
 class Ranks(Protocol):
-    """The processes, as the one with number ``rank`` of ``size`` sees them. All call the same, in the same order."""
+    """Process ``rank`` of ``size``. All processes must call the same methods in the same order."""
 
     @property
     def rank(self) -> int: ...
@@ -39,13 +38,13 @@ class Ranks(Protocol):
     def size(self) -> int: ...
 
     def share(self, costs: Sequence[int]) -> list[int]:
-        """Indices of the pieces of work with these ``costs`` that are this process's to do."""
+        """Partition pieces of work with these ``costs``; the indices of this process's part."""
         ...
 
     def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace the gradient of each of ``parameters`` by its sum over all processes. None counts as 0.
+        """All-reduce the gradients of ``parameters``: each becomes its sum over all processes. None counts as 0.
 
-        This and all below raise LostProcessError when another process is gone.
+        This and the methods below raise LostProcessError when another process has died.
         """
         ...
 
@@ -58,12 +57,12 @@ class Ranks(Protocol):
         ...
 
     def broadcast(self, content: bytes) -> bytes:
-        """What process 0 gave; the others give anything."""
+        """The ``content`` of process 0. What the others pass is ignored."""
         ...
 
 
 class SingleProcess:
-    """Implements ``Ranks`` where there are no others."""
+    """Implements ``Ranks`` for a single process."""
 
     rank = 0
     size = 1
@@ -92,7 +91,7 @@ class ProcessGroup:
         self.size = dist.get_world_size()
 
     def share(self, costs: Sequence[int]) -> list[int]:
-        """The most expensive piece first, each to the process that has the least so far (Graham 1969)."""
+        """Greedy: the most expensive piece first, each to the least loaded process (Graham 1969, LPT)."""
         loads = [0] * self.size
         own = []
         for index in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
@@ -137,7 +136,7 @@ class ProcessGroup:
     def _others(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # torch has no narrower one for a closed connection
+        except RuntimeError as error:  # torch raises nothing narrower for a closed connection
             raise LostProcessError(
                 f"process {self.rank}: another process is gone ({str(error).splitlines()[0]}); its own message says "
                 "why; then continue with --resume"
@@ -146,9 +145,10 @@ class ProcessGroup:
 
 @contextmanager
 def open_ranks() -> Iterator[Ranks]:
-    """The processes that ``torchrun`` started, this one among them; on its own when it did not.
+    """The process group that ``torchrun`` set up, or ``SingleProcess`` without it.
 
-    Each takes the GPU of its local rank. An error in one closes its connections, which ends the others' waiting.
+    Each process takes the GPU of its local rank. One that fails closes its connections, so the others fail, too, and do
+    not wait.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield SingleProcess()
@@ -157,7 +157,7 @@ def open_ranks() -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     try:
         yield ProcessGroup()
     finally:
@@ -165,7 +165,7 @@ def open_ranks() -> Iterator[Ranks]:
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Neighbours of one dtype, at most ``BUCKET_NUMBERS`` numbers together unless one alone has more."""
+    """Buckets of one dtype and at most ``BUCKET_NUMBERS`` elements; a larger parameter is a bucket of its own."""
     bucket: list[nn.Parameter] = []
     for parameter in parameters:
         size = sum(item.numel() for item in bucket) + parameter.numel()

@@ -31,9 +31,9 @@ class ChosenScores:
 def score_completions(
     policy: Policy, completions: Sequence[Completion], own: Sequence[int], config: TrainingConfig, ranks: Ranks
 ) -> ChosenScores:
-    """Scores of ``completions`` under ``policy`` as it is now, in the micro-batches that training them would take.
+    """Scores of ``completions`` under the current ``policy``, in the same micro-batches as training.
 
-    Each process makes the passes for those at its indices ``own``.
+    This process runs the passes for the indices ``own``; the results of all processes are summed.
     """
     bounds = np.concatenate([[0], np.cumsum(num_chosen(completions))])
     scores = np.zeros((2, bounds[-1]))
@@ -48,23 +48,23 @@ def score_completions(
 def find_logprobs(
     policy: Policy, trained: TrainedWeights, part: TrainedPart, config: TrainingConfig, ranks: Ranks
 ) -> TokenLogprobs:
-    """What the objective of ``part`` needs: what came with its completions, and the rest from forward passes.
+    """The log-probabilities that the objective of ``part`` needs. What did not come with the completions is computed.
 
-    Old log-probabilities are computed when the configuration asks for them, the reference's, with the base model in
-    the place of what is ``trained``, for the completions that have none and when there is a KL term.
+    Old log-probabilities are recomputed if the configuration says so. With a KL term, completions without reference
+    log-probabilities are scored under the base model, which stands in for ``trained`` meanwhile.
     """
     completions, own = part.completions, own_sequences(part, ranks)
     chosen = [item.sampling_logprobs[item.completion_mask] for item in completions]
     sampling = np.concatenate([np.zeros(0), *chosen]).astype(np.float64)
     reference: Float64 | None = None
     if config.kl_coefficient > 0:
-        lost = [index for index, item in enumerate(completions) if item.ref_logprobs is None]
-        own_lost = [place for place, index in enumerate(lost) if index in set(own)]
+        missing = [index for index, item in enumerate(completions) if item.ref_logprobs is None]
+        own_missing = [place for place, index in enumerate(missing) if index in set(own)]
         scored = np.zeros(0)
-        if lost:
+        if missing:
             with trained.base_model():
-                without = [completions[index] for index in lost]
-                scored = score_completions(policy, without, own_lost, config, ranks).logprobs
+                unscored = [completions[index] for index in missing]
+                scored = score_completions(policy, unscored, own_missing, config, ranks).logprobs
         reference = _reference(completions, scored)
     if config.old_logprobs == "sampling":
         return TokenLogprobs(sampling, sampling, reference)
@@ -73,7 +73,7 @@ def find_logprobs(
 
 
 def _reference(completions: Sequence[Completion], scored: Float64) -> Float64:
-    """[C]: those that came with ``completions``, and the next of ``scored`` where they did not."""
+    """[C]: the reference log-probabilities of ``completions``, from ``scored``, in order, where they are missing."""
     rows, start = [], 0
     for item in completions:
         if item.ref_logprobs is not None:

@@ -1,7 +1,7 @@
-"""Frozen base weights in parts: each process keeps its share of every layer and gathers a layer when it runs.
+"""Sharded base weights: each process keeps a shard of every layer and gathers the layer when it runs.
 
-torch's FSDP2 does it (Zhao et al. 2023, "PyTorch FSDP"). The adapter stays whole in each process, and so do the
-embeddings and the head, which are used outside of the layers.
+This is torch's FSDP2 (Zhao et al. 2023, "PyTorch FSDP"). The adapter, the embeddings and the head are not sharded: each
+process has them whole.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from grpo_core.model.policy import Policy
 
 
 def shard_layers(policy: Policy, trained: Sequence[nn.Parameter]) -> None:
-    """Leave this process its part of the layers' frozen weights. Needs the process group."""
+    """Keep only this process's shard of the layers' frozen weights. Needs the process group."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

@@ -1,4 +1,4 @@
-"""How long the parts of a step take on the device that computes them."""
+"""Time the parts of a step on the device that computes them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Mark = float | torch.cuda.Event
 class Stopwatch:
     """Times spans by name and marks them in profiler traces.
 
-    On a GPU by events on its stream: kernels that are still queued when a span ends are in it, and nobody waits for
-    them before the time is asked for. On a CPU by the wall clock.
+    On a GPU by CUDA events: a span includes its kernels that are still queued when it ends, and nothing synchronizes
+    until ``total_ms``. On a CPU by the wall clock.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,7 +32,7 @@ class Stopwatch:
             self._spans[name].append((start, self._mark()))
 
     def total_ms(self, name: str) -> float:
-        """Of all spans of that name so far. Waits for the device to have finished them."""
+        """The sum of all spans of that name so far. Waits until the device has finished them."""
         return sum(_ms_between(start, end) for start, end in self._spans[name])
 
     def _mark(self) -> Mark:

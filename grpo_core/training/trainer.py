@@ -1,9 +1,10 @@
-"""One GRPO update: pre-tokenized trajectories in, one forward pass per micro-batch, changed weights out."""
+"""One GRPO update: tokenized trajectories in, one forward pass per micro-batch, updated weights out."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -27,14 +28,16 @@ from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.training.tuning.protocol import open_trained_weights
 from grpo_core.types import Batch, Packing, PolicyVersion, PolicyWeights, StepMetrics
 
-logger = logging.getLogger("grpo_core.training")
+logger = logging.getLogger(__name__)
+
+OnMicroBatch = Callable[[PackedBatch, LossTerms], None]
 
 
 class Trainer:
     """Owns one copy of the policy, the weights of it that are trained, and the optimizer.
 
-    ``version`` counts the batches since the base: a step that is skipped, because its loss or gradient was no number,
-    makes a version with the weights of the one before it. So step k trains on batch k whatever happens.
+    ``version`` counts the batches since the base model. A step whose loss or gradient is non-finite (NaN or inf) is
+    skipped: its version has the weights of the version before. So step k always trains on batch k.
     """
 
     def __init__(
@@ -46,11 +49,16 @@ class Trainer:
         run: str,
         seed: int = 0,
         ranks: Ranks | None = None,
+        on_micro_batch: OnMicroBatch | None = None,
     ) -> None:
-        """With ``ranks``, one of several processes with the same policy, which all make the same steps."""
+        """With ``ranks``, this is one of several processes that train the same policy together.
+
+        ``on_micro_batch`` gets the loss terms of every micro-batch after its backward pass, for what metrics omit.
+        """
         self._policy = policy
         self._config = training
         self._run = run
+        self._on_micro_batch = on_micro_batch
         self.packing: Packing = usable_packing(policy.decoder, training.packing)
         self.ranks: Ranks = ranks if ranks is not None else SingleProcess()
         self.trained = open_trained_weights(policy, model, training, seed)
@@ -76,7 +84,7 @@ class Trainer:
 
     @property
     def base_fingerprint(self) -> str:
-        """Of the base weights, as ``Policy.fingerprint``."""
+        """``Policy.fingerprint`` of the base weights."""
         return self._policy.fingerprint
 
     def _count_forward(self, module: torch.nn.Module, inputs: object) -> None:
@@ -92,7 +100,7 @@ class Trainer:
         sums, times, watch = StepSums(packing=self.packing), Stopwatch(self._policy.device), FiniteWatch()
         tokenizer_calls = num_tokenizer_calls()
         reset_peak_memory(self._policy.device)
-        self.optimizer.zero_grad(set_to_none=True)  # here, so that a step that broke off leaves nothing to the next
+        self.optimizer.zero_grad(set_to_none=True)  # here: a step that raised may have left gradients
         part = select_groups(batch.groups, drop_zero_variance=self._config.drop_zero_variance_groups)
         completions = part.completions
         logprobs = self._find_logprobs(part, sums, times)
@@ -110,7 +118,7 @@ class Trainer:
             suspects = self.ranks.total(watch.suspects(len(completions)).astype(np.float64)) > 0
             sums.nonfinite_trajectories = trajectory_names(part, suspects)
             logger.warning(
-                "step %d is skipped, its loss or gradient is no number: %s",
+                "step %d is skipped, its loss or gradient is non-finite (NaN or inf): %s",
                 self.version,
                 sums.nonfinite_trajectories or "the sum of all",
             )
@@ -119,7 +127,7 @@ class Trainer:
         return step_metrics(self.version, batch, part, objective, sums, times)
 
     def _find_logprobs(self, part: TrainedPart, sums: StepSums, times: Stopwatch) -> TokenLogprobs:
-        """Those that came with ``part``, and from passes of their own those that did not and are needed."""
+        """The log-probabilities that came with ``part``; those that are missing and needed, from scoring passes."""
         passes = self.num_forward_passes
         with times.span("scoring"), autocast(self._policy.device, self._config.precision):
             logprobs = find_logprobs(self._policy, self.trained, part, self._config, self.ranks)
@@ -137,6 +145,8 @@ class Trainer:
         with times.span("backward"):
             terms.loss.backward()
         watch.add(batch, terms, self._parameters)
+        if self._on_micro_batch is not None:
+            self._on_micro_batch(batch, terms)
         sums.add(terms, num_model_tokens=batch.input_ids.numel())
 
     def _forward(self, batch: PackedBatch, objective: Objective) -> LossTerms:
@@ -146,7 +156,7 @@ class Trainer:
         return objective.terms(batch, scores)
 
     def _update(self, sums: StepSums, times: Stopwatch) -> bool:
-        """The optimizer's step, unless there is something in it that is no number. Whether it was made."""
+        """Make the optimizer's step unless loss or gradient is non-finite. Returns whether it was made."""
         with times.span("optimizer"):
             sums.grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm))
             is_finite = math.isfinite(sums.grad_norm) and math.isfinite(sums.loss)
@@ -157,7 +167,7 @@ class Trainer:
         return is_finite
 
     def weights(self) -> PolicyWeights:
-        """A copy of what is trained as it is now, on the CPU."""
+        """A copy of the trained weights, on the CPU."""
         return self.trained.read(PolicyVersion(self._run, self.version))
 
     def load_weights(self, weights: PolicyWeights) -> None:

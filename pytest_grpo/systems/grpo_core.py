@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from grpo_core import types
     from grpo_core.lora.cache import LoRACache
     from grpo_core.lora.store import AdapterStore
-    from grpo_core.training.forward.packing import PackedBatch
-    from grpo_core.training.trainer import Trainer
     from pytest_grpo.systems.protocol import Float32, Int32
 
 RUN = "system"
@@ -47,6 +45,7 @@ class GrpoCoreSystem:
         from grpo_core.model.policy import load_policy
         from grpo_core.model.tokenizer import load_tokenizer
         from grpo_core.rollout.engines import open_engine
+        from grpo_core.training.trainer import Trainer
 
         config = build_config(
             {
@@ -75,9 +74,13 @@ class GrpoCoreSystem:
         self._engine = open_engine(config, self._tokenizer.stop_id, self._adapters, self._store)
         self._num_cold_loads = 0
         self._step_logprobs: StepLogprobs = []
-        make_trainer = _recording_trainer(self._step_logprobs)
-        self._trainer = make_trainer(
-            load_policy(config.model), config.model, config.training, run=RUN, seed=settings.seed
+        self._trainer = Trainer(
+            load_policy(config.model),
+            config.model,
+            config.training,
+            run=RUN,
+            seed=settings.seed,
+            on_micro_batch=lambda batch, terms: self._step_logprobs.append((batch.members, terms.logprobs.detach())),
         )
 
     def encode(self, text: str) -> Int32:
@@ -192,20 +195,6 @@ def _switchable_cache(store: AdapterStore) -> Any:
             return new_cache().get(version) if self.is_bypassed else super().get(version)
 
     return SwitchableCache(store, DEFAULT_MAX_BYTES, MAX_CACHED_ADAPTERS)
-
-
-def _recording_trainer(steps: StepLogprobs) -> type[Trainer]:
-    """A ``Trainer`` that keeps the log-probabilities of its forward passes, which its metrics lack."""
-    from grpo_core.training.objective.objective import LossTerms, Objective
-    from grpo_core.training.trainer import Trainer
-
-    class RecordingTrainer(Trainer):
-        def _forward(self, batch: PackedBatch, objective: Objective) -> LossTerms:
-            terms = super()._forward(batch, objective)
-            steps.append((batch.members, terms.logprobs))
-            return terms
-
-    return RecordingTrainer
 
 
 def _by_completion(steps: StepLogprobs, completions: Sequence[Completion]) -> tuple[Float32, ...]:

@@ -35,7 +35,7 @@ from grpo_core.rollout.sampling import draw_tokens
 from grpo_core.rollout.sequence import SequenceState, check_request
 from grpo_core.types import Completion, Float32, PolicyVersion, PolicyWeights
 
-logger = logging.getLogger("grpo_core.rollout")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

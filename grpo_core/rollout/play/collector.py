@@ -21,7 +21,7 @@ from grpo_core.rollout.play.starting_states import SampledGroups
 from grpo_core.rollout.protocol import AdapterSwap, RolloutEngine
 from grpo_core.types import Batch, Group, Observation, Trajectory
 
-logger = logging.getLogger("grpo_core.rollout")
+logger = logging.getLogger(__name__)
 
 
 class Collector:

@@ -29,7 +29,7 @@ from grpo_core.types import Completion
 if TYPE_CHECKING:
     from grpo_core.rollout.vllm_engine.client import VllmClient
 
-logger = logging.getLogger("grpo_core.rollout")
+logger = logging.getLogger(__name__)
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM accepts
 _CONTEXT_THAT_FITS = -1

@@ -1,7 +1,7 @@
 """Attention over a prefix tree by compiled code, for float32 on a CPU. Exact.
 
-Scores are computed again in the backward pass (Dao et al. 2022, section 3.1): queries, keys, values, the output and one
-number per query and head are kept.
+The backward pass recomputes the scores (Dao et al. 2022, FlashAttention, section 3.1): it keeps queries, keys, values,
+the output and, per query and head, the log of the softmax's sum.
 
 Legend: H query heads, K key heads, T tokens of the layout, Q those with queries, D head size.
 """
@@ -22,9 +22,9 @@ from grpo_core.kernels.compiler import load_kernels
 
 SOURCE = Path(__file__).with_name("tree_attention.c")
 KEY_TILE = 64
-LANES = 16  # the head size is a multiple of it, as the C code wants
+LANES = 16  # the C code wants a head size that is a multiple of it
 MAX_HEAD_SIZE = 256
-MAX_GROUP = 64  # query heads of a key head
+MAX_GROUP = 64  # query heads per key head (grouped-query attention)
 
 _Pointer = ctypes.c_void_p
 _Int = ctypes.c_int64
@@ -38,7 +38,7 @@ class _Problem(ctypes.Structure):
     _fields_ = [
         *((name, _Int) for name in ("num_queries", "num_tokens", "num_heads", "num_key_heads", "head_size")),
         ("num_threads", _Int),
-        *((name, _Pointer) for name in ("places", "visible_until", "soonest", "latest")),
+        *((name, _Pointer) for name in ("places", "visible_until", "min_visible_until", "max_visible_until")),
         ("scaling", ctypes.c_float),
     ]
 
@@ -56,21 +56,21 @@ class _Backward(ctypes.Structure):
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """Who sees whom: the key at place j is visible to the query at place p when j <= p < visible_until[j]."""
+class Visibility:
+    """Which keys a query attends to: it sees the key at place j from place p when j <= p < visible_until[j]."""
 
-    places: NDArray[np.int32]  # [Q] of the queries, ascending
-    visible_until: NDArray[np.int32]  # [T, filled up to whole tiles with zeros]
-    soonest: NDArray[np.int32]  # of each tile of keys the least of them,
-    latest: NDArray[np.int32]  # and the largest
+    places: NDArray[np.int32]  # [Q] of the queries in the layout, ascending
+    visible_until: NDArray[np.int32]  # [T, padded with zeros to whole tiles]
+    min_visible_until: NDArray[np.int32]  # [key tiles]
+    max_visible_until: NDArray[np.int32]  # [key tiles]
 
     @classmethod
-    def of(cls, visible_until: NDArray[np.int64], places: NDArray[np.int64] | None = None) -> Sight:
-        """Of ``visible_until`` [T], with queries at ``places`` [Q] or of all tokens."""
-        filled = np.pad(visible_until, (0, -len(visible_until) % KEY_TILE)).astype(np.int32)
-        tiles = filled.reshape(-1, KEY_TILE)
+    def of(cls, visible_until: NDArray[np.int64], places: NDArray[np.int64] | None = None) -> Visibility:
+        """From ``visible_until`` [T], for queries at ``places`` [Q] or, by default, for every token."""
+        padded = np.pad(visible_until, (0, -len(visible_until) % KEY_TILE)).astype(np.int32)
+        tiles = padded.reshape(-1, KEY_TILE)
         chosen = np.arange(len(visible_until)) if places is None else places
-        return cls(chosen.astype(np.int32), filled, tiles.min(axis=1), tiles.max(axis=1))
+        return cls(chosen.astype(np.int32), padded, tiles.min(axis=1), tiles.max(axis=1))
 
 
 def has_native_attention(queries: Tensor, keys: Tensor) -> bool:
@@ -85,19 +85,21 @@ class NativeTreeAttention(torch.autograd.Function):
     """``queries`` [1, H, Q, D], ``keys`` and ``values`` [1, K, T, D] to [1, Q, H, D].
 
     Raises:
-        torch.OutOfMemoryError: there is no room for the sums.
+        torch.OutOfMemoryError: the buffers for the sums do not fit into memory.
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, scaling: float, sight: Sight) -> Tensor:
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, scaling: float, visibility: Visibility
+    ) -> Tensor:
         q, k, v = (_rows_of(tensor) for tensor in (queries, keys, values))
         output = q.new_empty(q.shape)
         log_totals = q.new_empty(q.shape[1], q.shape[0])
-        problem = _problem(q, k, scaling, sight)
+        problem = _problem(q, k, scaling, visibility)
         passed = _Forward(_heads(q), _heads(k), _heads(v), _heads(output), log_totals.data_ptr())
         _call("grpo_tree_attention", problem, passed)
         ctx.save_for_backward(q, k, v, output, log_totals)
-        ctx.scaling, ctx.sight = scaling, sight
+        ctx.scaling, ctx.visibility = scaling, visibility
         return output[None]
 
     @staticmethod
@@ -106,7 +108,7 @@ class NativeTreeAttention(torch.autograd.Function):
         given = _dense(gradients[0][0])
         to_q, to_v = q.new_empty(q.shape), v.new_empty(v.shape)
         to_k = k.new_empty(k.shape) if ctx.needs_input_grad[1] else None
-        problem = _problem(q, k, ctx.scaling, ctx.sight)
+        problem = _problem(q, k, ctx.scaling, ctx.visibility)
         read = (_heads(tensor) for tensor in (q, k, v, output, given))
         wanted = (_heads(to_q), _Heads() if to_k is None else _heads(to_k), _heads(to_v))
         _call("grpo_tree_attention_backward", problem, _Backward(*read, log_totals.data_ptr(), *wanted))
@@ -115,7 +117,7 @@ class NativeTreeAttention(torch.autograd.Function):
 
 
 def _rows_of(tensor: Tensor) -> Tensor:
-    """[1, heads, tokens, D] as [tokens, heads, D]: a copy only where D is not dense."""
+    """[1, heads, tokens, D] as [tokens, heads, D]: a copy only if D is strided."""
     return _dense(tensor[0].transpose(0, 1))
 
 
@@ -123,9 +125,9 @@ def _dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _problem(queries: Tensor, keys: Tensor, scaling: float, sight: Sight) -> _Problem:
+def _problem(queries: Tensor, keys: Tensor, scaling: float, visibility: Visibility) -> _Problem:
     num_queries, num_heads, head_size = queries.shape
-    assert num_queries == len(sight.places)
+    assert num_queries == len(visibility.places)
     return _Problem(
         num_queries,
         len(keys),
@@ -133,7 +135,10 @@ def _problem(queries: Tensor, keys: Tensor, scaling: float, sight: Sight) -> _Pr
         keys.shape[1],
         head_size,
         torch.get_num_threads(),
-        *(array.ctypes.data for array in (sight.places, sight.visible_until, sight.soonest, sight.latest)),
+        visibility.places.ctypes.data,
+        visibility.visible_until.ctypes.data,
+        visibility.min_visible_until.ctypes.data,
+        visibility.max_visible_until.ctypes.data,
         scaling,
     )
 

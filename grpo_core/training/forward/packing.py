@@ -1,8 +1,8 @@
-"""Completions laid out for one forward pass, so that each token's work is done once.
+"""Lay completions out for one forward pass, so that each token is computed once.
 
-``shared_prefix`` lays them out as a prefix tree: siblings behind one prompt, a later turn behind the earlier ones, each
-run of tokens once (see ``prefix_tree``). The log-probabilities are those of separate sequences, for P + G*R tokens of
-work instead of G*(P + R). ``packed`` lays them end to end and shares nothing, ``padded`` is one row per completion.
+``shared_prefix`` lays them out as a prefix tree: the prompt once, its completions after it, a later turn after the
+earlier ones (see ``prefix_tree``). The log-probabilities equal those of separate sequences, for P + G*R tokens of work
+instead of G*(P + R). ``packed`` lays them end to end and shares nothing; ``padded`` is one row per completion.
 
 Legend: B rows, T tokens of a row, P prompt tokens, G completions of a prompt, R completion tokens, C chosen tokens
 (those with a loss), V vocabulary.
@@ -37,7 +37,7 @@ class Pack:
     """Completions that share tokens. ``members`` index the list that was packed."""
 
     members: tuple[int, ...]
-    num_model_tokens: int  # that go through the model
+    num_model_tokens: int  # tokens that go through the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +47,19 @@ class PackedBatch:
     tree: PrefixTree | None  # of the one row; None: a row per completion, padded on the right
     input_ids: Tensor  # [B, T] int64
     position_ids: Tensor | None  # [B, T] int64; None: every row counts from 0
-    predictors: Tensor  # [C] int64, index into B*T of the hidden state that predicts the chosen token
+    predictors: Tensor  # [C] int64, index into B*T of the hidden state that predicts each chosen token
     targets: Tensor  # [C] int64, the chosen token
     temperatures: Tensor  # [C] float32
-    support: Support | None  # what the sampler could choose from; None: always the whole vocabulary
-    members: Tensor  # [C] int64, which of the packed completions the token is of
-    order: tuple[int, ...]  # the packed completions in the order of their tokens in C
+    support: Support | None  # the ids that the sampler could choose from; None: always the whole vocabulary
+    members: Tensor  # [C] int64, the index of each token's completion
+    order: tuple[int, ...]  # indices of the packed completions, in the order of their tokens in C
 
 
 def usable_packing(decoder: nn.Module, wanted: Packing) -> Packing:
-    """``wanted``, or the next layout that is exact for the model of ``decoder``.
+    """``wanted``, or the next layout of the fallback order that is exact for the model of ``decoder``.
 
     Raises:
-        ModelError: its logits are not those of its head alone.
+        ModelError: it changes its logits after the head, e.g. by soft-capping.
     """
     config = decoder.config
     assert isinstance(config, PreTrainedConfig)
@@ -72,9 +72,9 @@ def usable_packing(decoder: nn.Module, wanted: Packing) -> Packing:
 
 
 def pack_completions(completions: Sequence[Completion], packing: Packing) -> list[Pack]:
-    """Put ``completions`` together that share tokens: in ``shared_prefix``, else each is a pack of its own.
+    """Group ``completions`` that share tokens in ``shared_prefix``; in other layouts each is a pack of its own.
 
-    Those without a chosen token are in none: there is nothing to compute for them.
+    Completions without a chosen token are left out: there is nothing to compute for them.
     """
     chosen = [index for index, completion in enumerate(completions) if completion.completion_mask.any()]
     sequences = [_needed_ids(completions[index], packing) for index in chosen]
@@ -84,9 +84,9 @@ def pack_completions(completions: Sequence[Completion], packing: Packing) -> lis
 
 
 def split_packs(packs: Sequence[Pack], max_tokens: int, packing: Packing) -> list[list[Pack]]:
-    """Micro-batches of at most ``max_tokens`` tokens, padding included: the first that has room takes the next pack.
+    """Micro-batches of at most ``max_tokens`` tokens, padding included, by first-fit decreasing.
 
-    A pack is never split: one that is larger than the budget is a micro-batch of its own.
+    A pack is never split: one that exceeds the budget is a micro-batch of its own.
     """
     batches: list[list[Pack]] = []
     for pack in sorted(packs, key=lambda pack: -pack.num_model_tokens):
@@ -100,7 +100,7 @@ def split_packs(packs: Sequence[Pack], max_tokens: int, packing: Packing) -> lis
 
 
 def batch_tokens(packs: Sequence[Pack], packing: Packing) -> int:
-    """B * T of ``packs`` in one forward pass."""
+    """B * T of one forward pass over ``packs``."""
     sizes = [pack.num_model_tokens for pack in packs]
     return len(sizes) * max(sizes) if packing == "padded" else sum(sizes)
 
@@ -126,7 +126,7 @@ def build_packed_batch(
 
     masks = [completion.completion_mask for completion in packed]
     num_chosen = [int(mask.sum()) for mask in masks]
-    # The hidden state before a token predicts it; the prompt's last one predicts the first.
+    # The hidden state of the token before predicts a token; the prompt's last token predicts the first one.
     predictors = [
         place[len(completion.prompt_ids) - 1 + np.flatnonzero(completion.completion_mask)]
         for place, completion in zip(places, packed, strict=True)
@@ -151,7 +151,7 @@ def build_packed_batch(
 
 
 def _needed_ids(completion: Completion, packing: Packing) -> Int32:
-    """The ids that are needed to predict the last chosen token; all of them on the plain path."""
+    """The ids up to the one that predicts the last chosen token; all ids in ``padded``."""
     if packing == "padded":
         return np.concatenate([completion.prompt_ids, completion.completion_ids])
     last = int(np.flatnonzero(completion.completion_mask)[-1])
@@ -164,7 +164,7 @@ def chosen_values(arrays: Iterable[NDArray[Any]], masks: Iterable[Bool]) -> NDAr
 
 
 def _support(packed: Sequence[Completion], device: torch.device) -> Support | None:
-    """The ids that each chosen token with a support could be drawn from."""
+    """The ids that each chosen token could be drawn from. None if none was constrained."""
     tokens: list[NDArray[np.int64]] = []
     ids: list[Int32] = []
     sizes: list[NDArray[np.int64]] = []
@@ -187,14 +187,14 @@ def score_chosen(
 ) -> TokenScores:
     """Scores of the chosen tokens under ``decoder`` and ``head``, in one forward pass.
 
-    The distribution is the one that was sampled from: logits over temperature, renormalised over the support.
+    The distribution is the sampler's: logits over temperature, renormalised over the support.
     """
     needed, places = torch.unique(batch.predictors, return_inverse=True)
     plan = None
     if batch.tree is not None and takes_plan(decoder):
         plan = TreePlan(batch.tree, batch.input_ids.device, needed.cpu().numpy())
     hidden = forward_hidden(decoder, batch.input_ids, batch.position_ids, plan).flatten(0, 1)
-    is_narrowed = len(hidden) == len(needed) < batch.input_ids.numel()  # the last layer had no other rows
+    is_narrowed = len(hidden) == len(needed) < batch.input_ids.numel()  # the last layer computed no other rows
     states = hidden[places if is_narrowed else batch.predictors]
     chosen = ChosenTokens(batch.targets, batch.temperatures, batch.support)
     return score_tokens(states, head, chosen, entropy_gradient=entropy_gradient)

@@ -1,7 +1,8 @@
-"""Token sequences as a prefix tree, laid out end to end: what sequences begin with alike is there once.
+"""Token sequences as a prefix tree, laid out end to end: a shared prefix is stored once.
 
-The nodes are runs of tokens in depth-first order, so all that lies below a node follows it directly. Hence a token
-sees an earlier one exactly when it lies before the end of that one's subtree: ``k <= q < visible_until[k]``.
+For sequences ``a b c`` and ``a b d`` the layout is ``a b | c | d``. Nodes are runs of tokens in depth-first order, so
+the subtree of a node follows it directly. Hence query q sees key k exactly when k comes first and q is in the subtree
+of k's node: ``k <= q < visible_until[k]``.
 
 Legend: T tokens of the layout, S sequences, L tokens of one sequence.
 """
@@ -20,7 +21,7 @@ from grpo_core.model.common_prefix import num_common_tokens
 from grpo_core.types import Int32
 
 MIN_SAVED_TOKENS = 8
-"""A run becomes a node of its own when that saves so many tokens: attention takes longer with every node."""
+"""A shared prefix becomes a node only when that saves this many tokens: each node costs attention some time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Node:
 
     start: int  # of its tokens in the layout
     end: int
-    subtree_end: int  # where the last of its descendants ends: they begin at ``end``
-    depth: int  # tokens of its ancestors, which is the position of its first one
+    subtree_end: int  # end of its last descendant; the descendants begin at ``end``
+    depth: int  # tokens of its ancestors, which is the position of its first token
     path: tuple[int, ...]  # its ancestors and itself, root first
 
     @property
@@ -40,7 +41,7 @@ class Node:
 
 @dataclass(frozen=True)
 class PrefixTree:
-    """A forest, strictly: of as many trees as there are different beginnings."""
+    """Strictly a forest: sequences that share no prefix are in different trees."""
 
     nodes: tuple[Node, ...]
     leaves: tuple[int, ...]  # [S], the node in which each sequence ends
@@ -52,16 +53,16 @@ class PrefixTree:
 
     @cached_property
     def positions(self) -> NDArray[np.int64]:
-        """[T], of each token in its sequences."""
+        """[T]: each token's position in its sequences."""
         return np.concatenate([np.arange(node.depth, node.depth + node.num_tokens) for node in self.nodes])
 
     @cached_property
     def visible_until(self) -> NDArray[np.int64]:
-        """[T], where the subtree of each token's node ends."""
+        """[T]: the end of the subtree of each token's node."""
         return np.concatenate([np.full(node.num_tokens, node.subtree_end) for node in self.nodes])
 
     def places(self, sequence: int) -> NDArray[np.int64]:
-        """[L], where the tokens of a sequence are in the layout."""
+        """[L]: where the tokens of a sequence are in the layout."""
         path = (self.nodes[index] for index in self.nodes[self.leaves[sequence]].path)
         return np.concatenate([np.arange(node.start, node.end) for node in path])
 
@@ -80,7 +81,7 @@ def build_rows(sequences: Sequence[Int32]) -> PrefixTree:
 
 
 def related(sequences: Sequence[Int32], min_saved_tokens: int = MIN_SAVED_TOKENS) -> list[tuple[tuple[int, ...], int]]:
-    """Which of ``sequences`` share anything: the indices of those in one tree, and how many tokens the tree has."""
+    """Group ``sequences`` that share a prefix: for each tree the indices of its sequences, and its number of tokens."""
     if not sequences:
         return []
     tree = build_tree(sequences, min_saved_tokens)
@@ -91,13 +92,13 @@ def related(sequences: Sequence[Int32], min_saved_tokens: int = MIN_SAVED_TOKENS
 
 
 class _Builder:
-    """Builds from the sequences in lexicographic order, where those that share a beginning are neighbours."""
+    """Builds from the sequences in lexicographic order, where those that share a prefix are neighbours."""
 
     def __init__(self, sequences: Sequence[Int32], min_saved_tokens: int) -> None:
         assert all(len(sequence) for sequence in sequences)
         self._sequences = sequences
         self._min_saved = min_saved_tokens
-        # Big-endian bytes of ids, which are not negative, compare as the ids do.
+        # Ids are not negative, so their big-endian bytes sort as they do.
         self._order = sorted(range(len(sequences)), key=lambda index: sequences[index].astype(">i4").tobytes())
         self._common = [num_common_tokens(sequences[one], sequences[other]) for one, other in pairwise(self._order)]
         self._nodes: list[Node] = []
@@ -110,7 +111,7 @@ class _Builder:
         return PrefixTree(tuple(self._nodes), tuple(self._leaves), np.concatenate(self._runs))
 
     def _grow(self, first: int, last: int, depth: int, path: tuple[int, ...]) -> None:
-        """Lay out what the sequences ``first`` to ``last``, in order, have behind their first ``depth`` tokens."""
+        """Lay out the sequences at ``first:last`` of the order, from their token ``depth`` on."""
         sequence = self._sequences[self._order[first]]
         if last - first == 1:
             self._leaf(self._order[first], depth, path)
@@ -126,7 +127,7 @@ class _Builder:
         self._close(index)
 
     def _parts(self, first: int, last: int, shared: int) -> Iterator[tuple[int, int]]:
-        """Splits a range where its neighbours have no more than ``shared`` tokens in common."""
+        """Split a range wherever two neighbours share only ``shared`` tokens."""
         start = first
         for place in range(first, last - 1):
             if self._common[place] == shared:
@@ -136,7 +137,7 @@ class _Builder:
 
     def _leaf(self, sequence: int, depth: int, path: tuple[int, ...]) -> None:
         rest = self._sequences[sequence][depth:]
-        if len(rest) == 0:  # it ends where others go on
+        if len(rest) == 0:  # it is a prefix of others
             self._leaves[sequence] = path[-1]
             return
         index = self._open(rest, depth, path)

@@ -1,10 +1,10 @@
-/* Attention over a prefix tree, forward and backward, in float32: what block_attention.py computes, a tile of queries and
-   a tile of keys at a time, so that scores stay in the cache (Dao et al. 2022).
+/* Attention over a prefix tree, forward and backward, in float32: what tree_blocks.py computes, but one tile of queries
+   by one tile of keys at a time, so that scores stay in the cache (Dao et al. 2022, FlashAttention).
 
-   The key at place j is visible to the query at place p when j <= p < visible_until[j].
+   The query at place p sees the key at place j when j <= p < visible_until[j].
 
    Legend: T tokens, Q of them with queries, H query heads, K key heads, M = H / K, D head size, a multiple of LANES.
-   A tile of queries has all M heads of some tokens as its rows, a tile of keys has BLOCK of them. */
+   The rows of a query tile are all M heads of some tokens; a key tile has BLOCK keys. */
 
 #include <omp.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@
 
 #define MAX_ROWS 64 /* of a tile of queries */
 #define MAX_HEAD_SIZE 256
-#define UNSEEN -1e30f /* the score of a key that a query does not see */
+#define MASKED -1e30f /* the score of a masked key */
 
 /* [tokens, heads, D], strides in elements. */
 typedef struct {
@@ -23,9 +23,9 @@ typedef struct {
 
 typedef struct {
     int64_t num_queries, num_tokens, num_heads, num_key_heads, head_size, num_threads;
-    const int32_t *places;           /* [Q], ascending */
-    const int32_t *visible_until;    /* [T, filled up to whole tiles with zeros] */
-    const int32_t *soonest, *latest; /* [tiles of keys]: the least and the largest of them */
+    const int32_t *places;                                /* [Q], ascending */
+    const int32_t *visible_until;                         /* [T, padded with zeros to whole tiles] */
+    const int32_t *min_visible_until, *max_visible_until; /* [key tiles] */
     float scaling;
 } Problem;
 
@@ -41,14 +41,14 @@ typedef struct {
     Heads to_queries, to_keys, to_values;
 } Backward;
 
-/* The keys and values of one key head, and both by BLOCK columns: [tiles, D, BLOCK]. */
+/* The keys and values of one key head, and both transposed by tiles: [key tiles, D, BLOCK]. */
 typedef struct {
     float *keys, *values, *key_columns, *value_columns;
 } Packed;
 
 /* Queries first:last of one key head. */
 typedef struct {
-    int64_t first, last, num_rows; /* filled up to a multiple of TILE */
+    int64_t first, last, num_rows; /* num_rows is padded to a multiple of TILE */
 } Tile;
 
 static inline float *of(const Heads *heads, int64_t token, int64_t head) {
@@ -67,17 +67,17 @@ static Tile tile_at(const Problem *p, int64_t index) {
     return tile;
 }
 
-typedef enum { NONE, SOME, ALL } Sight;
+typedef enum { NONE, SOME, ALL } Visibility;
 
-/* How much of a tile of keys the queries of a tile see, at most. */
-static Sight sight(const Problem *p, const Tile *tile, int64_t key_tile) {
+/* Which keys of a tile the queries of a tile see. SOME needs a mask, and may turn out to be none or all. */
+static Visibility visibility(const Problem *p, const Tile *tile, int64_t key_tile) {
     const int64_t start = key_tile * BLOCK, least = p->places[tile->first], most = p->places[tile->last - 1];
-    if (start > most || p->latest[key_tile] <= least) return NONE;
-    return start + BLOCK - 1 <= least && p->soonest[key_tile] > most ? ALL : SOME;
+    if (start > most || p->max_visible_until[key_tile] <= least) return NONE;
+    return start + BLOCK - 1 <= least && p->min_visible_until[key_tile] > most ? ALL : SOME;
 }
 
-/* A thread's share of the tiles of queries, by the number of tiles of keys that they see. */
-static void share_of(const Problem *p, int64_t me, int64_t threads, int64_t *first, int64_t *last) {
+/* Partition the query tiles among the threads, weighted by the number of key tiles that they see. */
+static void partition(const Problem *p, int64_t me, int64_t threads, int64_t *first, int64_t *last) {
     const int64_t num = num_query_tiles(p), num_keys = num_key_tiles(p);
     int64_t total = 0, before = 0;
     *first = *last = num;
@@ -89,13 +89,17 @@ static void share_of(const Problem *p, int64_t me, int64_t threads, int64_t *fir
                 *last = i;
                 return;
             }
-            for (int64_t j = 0; j < num_keys; j++) *(counting ? &total : &before) += sight(p, &tile, j) != NONE;
+            for (int64_t j = 0; j < num_keys; j++) *(counting ? &total : &before) += visibility(p, &tile, j) != NONE;
         }
     }
 }
 
-/* y[r] += sum over s of a[r][s] b[s] of TILE rows, ``columns`` vectors wide. Element s of a's row r is at
-   r * a_row + s * a_step. */
+/* y[r] += sum over s of a[r][s] b[s] for TILE rows, ``columns`` vectors wide. Element s of a's row r is at
+   r * a_row + s * a_step.
+
+   Not ``outer`` of kernels/outer.h: here ``a`` may be transposed and the number of rows is fixed. That one adds in one
+   order and is compiled with -ffp-contract=off, because a decoder's result must not depend on its batch. Training does
+   not need that, and leaves it to the compiler what to fuse. */
 static inline __attribute__((always_inline)) void outer(float *y, int64_t y_row, const float *a, int64_t a_row,
                                                         int64_t a_step, const float *b, int64_t b_row, int64_t num,
                                                         const int columns) {
@@ -113,7 +117,7 @@ static inline __attribute__((always_inline)) void outer(float *y, int64_t y_row,
     for (int i = 0; i < TILE * columns; i++) store(y + i / columns * y_row + i % columns * LANES, sums[i]);
 }
 
-/* y += a b, or of a turned around: ``y`` [rows, size], ``b`` [num, size], ``a`` [rows, num] or [num, rows]. */
+/* y += a b, or y += a^T b: ``y`` [rows, size], ``b`` [num, size], ``a`` [rows, num] or, transposed, [num, rows]. */
 static inline __attribute__((always_inline)) void add_products(float *y, int64_t rows, int64_t size, const float *a,
                                                                int64_t a_row, int64_t a_step, const float *b,
                                                                int64_t num) {
@@ -126,11 +130,11 @@ static inline __attribute__((always_inline)) void add_products(float *y, int64_t
             outer(y + r * size + d, size, a + r * a_row, a_row, a_step, b + d, size, num, 1);
 }
 
-static void plain(float *y, int64_t rows, int64_t size, const float *a, const float *b, int64_t num) {
+static void add_product(float *y, int64_t rows, int64_t size, const float *a, const float *b, int64_t num) {
     add_products(y, rows, size, a, num, 1, b, num);
 }
 
-/* Rows of a tile: the heads of a token, then those of the next one. Zeros fill it up. */
+/* Gather the rows of a tile: the heads of a token, then those of the next one; padded with zeros. */
 static void pack_rows(const Problem *p, const Tile *tile, int64_t key_head, const Heads *from, float scale, float *rows) {
     const int64_t size = p->head_size, group = p->num_heads / p->num_key_heads;
     float *to = rows;
@@ -158,12 +162,12 @@ static void pack_keys(const Problem *p, int64_t key_head, const Heads *keys, con
     }
 }
 
-/* Scores [rows, BLOCK]. */
-static void score(const Problem *p, const Tile *tile, int64_t key_tile, Sight seen, const float *queries,
+/* Scores [rows, BLOCK], masked where ``seen`` is SOME. */
+static void score(const Problem *p, const Tile *tile, int64_t key_tile, Visibility seen, const float *queries,
                   const Packed *packed, float *scores) {
     const int64_t size = p->head_size, start = key_tile * BLOCK, group = p->num_heads / p->num_key_heads;
     memset(scores, 0, sizeof(float) * (size_t)(tile->num_rows * BLOCK));
-    plain(scores, tile->num_rows, BLOCK, queries, packed->key_columns + start * size, size);
+    add_product(scores, tile->num_rows, BLOCK, queries, packed->key_columns + start * size, size);
     if (seen == ALL) return;
     ints lanes;
     for (int i = 0; i < LANES; i++) lanes[i] = i;
@@ -176,17 +180,17 @@ static void score(const Problem *p, const Tile *tile, int64_t key_tile, Sight se
             memcpy(&until, p->visible_until + start + s, sizeof until);
             const ints visible = (keys <= place) & (until > place);
             float *row = scores + r * BLOCK + s;
-            store(row, (vec)(((ints)load(row) & visible) | ((ints)splat(UNSEEN) & ~visible)));
+            store(row, (vec)(((ints)load(row) & visible) | ((ints)splat(MASKED) & ~visible)));
         }
     }
 }
 
 static inline vec weight_of(vec score, vec most) {
-    const ints is_seen = score != splat(UNSEEN);
+    const ints is_seen = score != splat(MASKED);
     return (vec)((ints)exponential(score - most) & is_seen);
 }
 
-/* Scores to weights; what was summed before is rescaled as the largest score grows (Milakov and Gimelshein 2018). */
+/* Online softmax (Milakov and Gimelshein 2018): scores to weights; earlier sums are rescaled to a new largest score. */
 static void weigh(float *row, float *top, float *total, float *sums, int64_t size) {
     vec largest = splat(*top);
     for (int64_t s = 0; s < BLOCK; s += LANES) largest = larger(load(row + s), largest);
@@ -208,15 +212,16 @@ static void forward_tile(const Problem *p, const Forward *f, const Packed *packe
     const Tile tile = tile_at(p, index);
     float queries[MAX_ROWS * MAX_HEAD_SIZE] ALIGNED, sums[MAX_ROWS * MAX_HEAD_SIZE] ALIGNED;
     float weights[MAX_ROWS * BLOCK] ALIGNED, tops[MAX_ROWS], totals[MAX_ROWS] = {0};
-    for (int r = 0; r < MAX_ROWS; r++) tops[r] = UNSEEN;
+    for (int r = 0; r < MAX_ROWS; r++) tops[r] = MASKED;
     memset(sums, 0, sizeof(float) * (size_t)(tile.num_rows * size));
     pack_rows(p, &tile, key_head, &f->queries, p->scaling, queries);
     for (int64_t j = 0; j < num_key_tiles(p); j++) {
-        const Sight seen = sight(p, &tile, j);
+        const Visibility seen = visibility(p, &tile, j);
         if (seen == NONE) continue;
         score(p, &tile, j, seen, queries, packed, weights);
-        for (int64_t r = 0; r < tile.num_rows; r++) weigh(weights + r * BLOCK, tops + r, totals + r, sums + r * size, size);
-        plain(sums, tile.num_rows, size, weights, packed->values + j * BLOCK * size, BLOCK);
+        for (int64_t r = 0; r < tile.num_rows; r++)
+            weigh(weights + r * BLOCK, tops + r, totals + r, sums + r * size, size);
+        add_product(sums, tile.num_rows, size, weights, packed->values + j * BLOCK * size, BLOCK);
     }
     for (int64_t t = tile.first, r = 0; t < tile.last; t++)
         for (int64_t m = 0; m < group; m++, r++) {
@@ -227,7 +232,7 @@ static void forward_tile(const Problem *p, const Forward *f, const Packed *packe
         }
 }
 
-/* Sums for the keys of all tiles go to ``to_keys`` and ``to_values`` [T, D]. */
+/* Adds to the gradients of all keys and values, ``to_keys`` and ``to_values`` [T, D]. */
 static void backward_tile(const Problem *p, const Backward *b, const Packed *packed, int64_t key_head, int64_t index,
                           float *to_keys, float *to_values) {
     const int64_t size = p->head_size, group = p->num_heads / p->num_key_heads;
@@ -243,27 +248,27 @@ static void backward_tile(const Problem *p, const Backward *b, const Packed *pac
             vec products = {0};
             for (int64_t d = 0; d < size; d += LANES)
                 products += load(given + r * size + d) * load(to_queries + r * size + d);
-            means[r] = sum_of(products); /* of the gradient over the weights */
+            means[r] = sum_of(products); /* of the weights' gradient, under the weights */
             log_totals[r] = b->log_totals[(key_head * group + m) * p->num_queries + t];
         }
     memset(to_queries, 0, sizeof(float) * (size_t)(tile.num_rows * size));
     for (int64_t j = 0; j < num_key_tiles(p); j++) {
-        const Sight seen = sight(p, &tile, j);
+        const Visibility seen = visibility(p, &tile, j);
         const int64_t start = j * BLOCK * size;
         if (seen == NONE) continue;
         score(p, &tile, j, seen, queries, packed, weights);
         memset(to_scores, 0, sizeof(float) * (size_t)(tile.num_rows * BLOCK));
-        plain(to_scores, tile.num_rows, BLOCK, given, packed->value_columns + start, size);
+        add_product(to_scores, tile.num_rows, BLOCK, given, packed->value_columns + start, size);
         for (int64_t r = 0; r < tile.num_rows; r++)
             for (int64_t s = r * BLOCK; s < (r + 1) * BLOCK; s += LANES) {
                 const vec weight = weight_of(load(weights + s), splat(log_totals[r]));
                 store(weights + s, weight);
                 store(to_scores + s, weight * (load(to_scores + s) - means[r]));
             }
-        /* Both are [rows, BLOCK], and read as [BLOCK, rows]. */
+        /* Both are [rows, BLOCK], and read transposed. */
         add_products(to_values + start, BLOCK, size, weights, 1, BLOCK, given, tile.num_rows);
         if (to_keys) add_products(to_keys + start, BLOCK, size, to_scores, 1, BLOCK, queries, tile.num_rows);
-        plain(to_queries, tile.num_rows, size, to_scores, packed->keys + start, BLOCK);
+        add_product(to_queries, tile.num_rows, size, to_scores, packed->keys + start, BLOCK);
     }
     for (int64_t t = tile.first, r = 0; t < tile.last; t++)
         for (int64_t m = 0; m < group; m++, r++)
@@ -271,7 +276,7 @@ static void backward_tile(const Problem *p, const Backward *b, const Packed *pac
                 store(of(&b->to_queries, t, key_head * group + m) + d, load(to_queries + r * size + d) * p->scaling);
 }
 
-/* Room for one key head. Returns 0 where there is none. */
+/* Allocate for one key head. Returns 0 when out of memory. */
 static int open_packed(const Problem *p, Packed *packed) {
     const size_t size = (size_t)(num_key_tiles(p) * BLOCK * p->head_size);
     packed->keys = aligned_alloc(64, 4 * size * sizeof(float));
@@ -281,7 +286,7 @@ static int open_packed(const Problem *p, Packed *packed) {
     return packed->keys != NULL;
 }
 
-/* Returns 0, or 1 where memory is short. */
+/* Returns 0, or 1 when out of memory. */
 int grpo_tree_attention(const Problem *p, const Forward *f) {
     Packed packed;
     if (!open_packed(p, &packed)) return 1;
@@ -289,7 +294,7 @@ int grpo_tree_attention(const Problem *p, const Forward *f) {
     {
         const int64_t me = omp_get_thread_num(), threads = omp_get_num_threads();
         int64_t first, last;
-        share_of(p, me, threads, &first, &last);
+        partition(p, me, threads, &first, &last);
         for (int64_t head = 0; head < p->num_key_heads; head++) {
             pack_keys(p, head, &f->keys, &f->values, &packed, me, threads);
 #pragma omp barrier
@@ -301,7 +306,7 @@ int grpo_tree_attention(const Problem *p, const Forward *f) {
     return 0;
 }
 
-/* Without data, ``to_keys`` is not wanted. Each thread has sums of its own, which are put together in their order. */
+/* Skips ``to_keys`` when its data is NULL. Each thread has sums of its own, which are added in the threads' order. */
 int grpo_tree_attention_backward(const Problem *p, const Backward *b) {
     const int64_t size = num_key_tiles(p) * BLOCK * p->head_size;
     Packed packed;
@@ -316,7 +321,7 @@ int grpo_tree_attention_backward(const Problem *p, const Backward *b) {
         const int64_t me = omp_get_thread_num(), threads = omp_get_num_threads();
         float *const to_keys = sums + me * 2 * size, *const to_values = to_keys + size;
         int64_t first, last;
-        share_of(p, me, threads, &first, &last);
+        partition(p, me, threads, &first, &last);
         for (int64_t head = 0; head < p->num_key_heads; head++) {
             pack_keys(p, head, &b->keys, &b->values, &packed, me, threads);
             memset(to_keys, 0, (size_t)(2 * size) * sizeof(float));

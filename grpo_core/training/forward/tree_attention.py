@@ -1,8 +1,8 @@
 """Attention over a prefix tree: every token sees its ancestors, and its own node causally. Exact.
 
-On a CPU, float32 runs in compiled code (``compiled_tree``). float64, and float32 without a compiler, run in blocks
-(``tree_blocks``). A GPU runs FlexAttention with a block mask, compiled once per bucket of lengths; other devices run
-SDPA with a mask.
+On a CPU, float32 runs in compiled code (``compiled_tree``). float64, and float32 without a compiler, fall back to torch
+operations on blocks (``tree_blocks``). A GPU runs FlexAttention with a block mask, compiled once per bucket of lengths;
+other devices run SDPA with a mask.
 
 Legend: H query heads, K key heads, T tokens of the layout, D head size.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from grpo_core.training.forward.compiled_tree import NativeTreeAttention, Sight, has_native_attention
+from grpo_core.training.forward.compiled_tree import NativeTreeAttention, Visibility, has_native_attention
 from grpo_core.training.forward.prefix_tree import PrefixTree
 from grpo_core.training.forward.tree_blocks import Block, BlockAttention, build_blocks
 
@@ -30,7 +30,7 @@ SMALLEST_BUCKET = 128
 class TreePlan:
     """The ``AttentionPlan`` of a tree, for one row of its tokens.
 
-    With ``needed`` [Q], places in the layout that ascend, a last layer may have queries of those tokens only.
+    With ``needed`` [Q], ascending places in the layout, a last layer may compute those tokens' rows only.
     """
 
     def __init__(self, tree: PrefixTree, device: torch.device, needed: NDArray[np.int64] | None = None) -> None:
@@ -44,7 +44,7 @@ class TreePlan:
         return None if self._needed is None else torch.from_numpy(self._needed).to(self._device)
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, scaling: float) -> Tensor:
-        # Under autocast the rotation makes float32 of them, which SDPA would undo itself.
+        # Under autocast, rotary embedding returns float32. SDPA casts back by itself; the kernels here do not.
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
         if queries.device.type == "cpu" and queries.dtype != torch.float16:
             return self._on_cpu(queries, keys, values, scaling)
@@ -59,19 +59,21 @@ class TreePlan:
         exact = [tensor.to(torch.promote_types(values.dtype, torch.float32)) for tensor in (queries, keys, values)]
         is_whole = queries.shape[2] == keys.shape[2]
         if has_native_attention(*exact[:2]):
-            output = NativeTreeAttention.apply(*exact, scaling, self._sight if is_whole else self._needed_sight)
+            output = NativeTreeAttention.apply(
+                *exact, scaling, self._visibility if is_whole else self._needed_visibility
+            )
         else:
             output = BlockAttention.apply(*exact, scaling, self._blocks if is_whole else self._needed_blocks)
         assert isinstance(output, Tensor)
         return output.to(values.dtype)
 
     @functools.cached_property
-    def _sight(self) -> Sight:
-        return Sight.of(self._tree.visible_until)
+    def _visibility(self) -> Visibility:
+        return Visibility.of(self._tree.visible_until)
 
     @functools.cached_property
-    def _needed_sight(self) -> Sight:
-        return Sight.of(self._tree.visible_until, self._needed)
+    def _needed_visibility(self) -> Visibility:
+        return Visibility.of(self._tree.visible_until, self._needed)
 
     @functools.cached_property
     def _blocks(self) -> tuple[Block, ...]:
@@ -91,14 +93,14 @@ class TreePlan:
 
 
 def tree_mask(tree: PrefixTree, device: torch.device) -> Tensor:
-    """[T, T]: whether the token of the row sees that of the column."""
+    """[T, T] bool: whether the row's token sees the column's."""
     places = torch.arange(tree.num_tokens, device=device)
     visible_until = torch.from_numpy(tree.visible_until).to(device)
     return (places[None] <= places[:, None]) & (places[:, None] < visible_until[None])
 
 
 def bucket(num_tokens: int) -> int:
-    """The padded length for ``num_tokens``: four to every doubling, so that few are ever compiled."""
+    """The padded length for ``num_tokens``. There are four per power of two, so few kernels are ever compiled."""
     size = SMALLEST_BUCKET
     while size * 2 <= num_tokens:
         size *= 2
@@ -127,7 +129,7 @@ def compiled_flex_attention() -> Callable[..., Any]:
 def flex_tree_attention(
     queries: Tensor, keys: Tensor, values: Tensor, scaling: float, mask: BlockMask, attention: Callable[..., Any]
 ) -> Tensor:
-    """``AttentionPlan.attend`` by ``attention``, which is ``flex_attention`` or that compiled."""
+    """``AttentionPlan.attend`` by ``attention``: ``flex_attention``, compiled or not."""
     num_tokens, size = queries.shape[2], mask.seq_lengths[0]
     padding = (0, 0, 0, size - num_tokens)
     padded = (F.pad(tensor, padding) for tensor in (queries, keys, values))

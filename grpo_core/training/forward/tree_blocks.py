@@ -1,13 +1,14 @@
 """Attention over a prefix tree on a CPU, by blocks of queries that see about the same keys. Exact.
 
-A node's tokens are taken in runs. A run sees all tokens before it on its path and itself causally; some runs of
-siblings, which see the same path, are one block. A block has the scores of all that its queries see at once, so its
-softmax is complete and nothing is merged. What its runs see of themselves is computed in part in vain, and masked.
-Scores are computed again in the backward pass (Dao et al. 2022, section 3.1), so queries, keys and values are all that
-is kept. The seven products, two forward and five backward, are of the shapes that ``dense.linear`` is fast for.
+A node's tokens are split into runs. A run sees all tokens before it on its path, and itself causally. Runs of siblings
+share a path, and are merged into one block. A block computes the scores of all keys that its queries see at once, so
+its softmax needs no merging. Within the block, the upper triangle of a run and the parts of its siblings are computed
+and masked out: wasted work, but one large matrix product beats many small ones. The backward pass recomputes the scores
+(Dao et al. 2022, FlashAttention, section 3.1), so it keeps queries, keys and values only. The seven products, two
+forward and five backward, have shapes for which ``kernels.linear`` is fast.
 
 Legend: H query heads, K key heads, M = H / K, T tokens of the layout, Q those with queries, D head size, L queries of a
-block, S keys that it sees, filled up.
+block and S keys that it sees, both padded.
 """
 
 from __future__ import annotations
@@ -23,14 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grpo_core.kernels.linear import linear
+from grpo_core.kernels.private_ops import softmax_backward
 from grpo_core.training.forward.prefix_tree import PrefixTree
 
-MAX_RUN_TOKENS = 256  # half of a run's products with itself are in vain, but small products are slow
-MIN_BLOCK_TOKENS = 128  # siblings are put together up to here,
-MAX_SIBLING_SHARE = 1 / 3  # and beyond as long as what they do not see of each other is so little of the path
-QUERY_STEP, KEY_STEP = 32, 64  # blocks are filled up to multiples, so that kernels are compiled for few shapes
-
-_softmax_backward = torch.ops.aten._softmax_backward_data.out  # in place
+MAX_RUN_TOKENS = 256  # half of a run's scores with itself are masked out, but small products are slow
+MIN_BLOCK_TOKENS = 128  # siblings are always merged up to this size,
+MAX_SIBLING_SHARE = 1 / 3  # and beyond it while they have at most this share of their path's tokens
+QUERY_STEP, KEY_STEP = 32, 64  # blocks are padded to multiples, so that oneDNN compiles kernels for few shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +38,23 @@ class Run:
     """Some tokens of a node, and those before them on its path."""
 
     own: slice
-    path: tuple[slice, ...]  # ascending; neighbours are one
-    queries: NDArray[np.int64]  # places of those of its tokens that have queries
+    path: tuple[slice, ...]  # ascending; adjacent ranges are joined
+    queries: NDArray[np.int64]  # places of its tokens that have queries
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Queries of some runs with one path, and the keys of the path and the runs. The first query is repeated to fill it
-    up, the keys end with zeros: both are dropped."""
+    """The queries of runs that share a path, and the keys of the path and the runs.
+
+    Queries are padded with the first of all, keys with zeros; results for the padding are dropped.
+    """
 
     keys: tuple[slice, ...]  # in the layout
     num_path: int  # of the keys
     num_keys: int  # S
-    rows: Tensor  # [L] which of the Q queries
-    num_rows: int  # of them before the filling
-    mask: Tensor  # [L, 1, S - num_path] float32: -inf for keys behind the path that a query does not see, else 0
+    rows: Tensor  # [L] indices into the Q queries
+    num_rows: int  # of them without the padding
+    mask: Tensor  # [L, 1, S - num_path] float32, of the keys after the path: -inf where a query does not see it, else 0
 
 
 def build_blocks(tree: PrefixTree, with_queries: NDArray[np.int64] | None = None) -> tuple[Block, ...]:
@@ -75,7 +77,7 @@ def _runs(tree: PrefixTree, chosen: NDArray[np.int64]) -> Iterator[Run]:
 
 
 def _joined(parts: Sequence[slice]) -> tuple[slice, ...]:
-    """``parts`` without empty ones, and one where one ends where the next begins."""
+    """``parts`` without empty ones; adjacent ones are joined."""
     joined: list[slice] = []
     for part in parts:
         if part.stop == part.start:
@@ -92,7 +94,7 @@ def _num_tokens(parts: Sequence[slice]) -> int:
 
 
 def _parts(runs: Sequence[Run]) -> Iterator[Sequence[Run]]:
-    """``runs``, which have one path, as the blocks that they make."""
+    """``runs``, which share a path, grouped into blocks."""
     most = max(MIN_BLOCK_TOKENS, MAX_SIBLING_SHARE * _num_tokens(runs[0].path))
     first, total = 0, 0
     for index, run in enumerate(runs):
@@ -114,7 +116,7 @@ def _block(runs: Sequence[Run], chosen: NDArray[np.int64]) -> Block:
     more = (0, -len(queries) % QUERY_STEP)
     mask = np.full((len(queries) + more[1], num_keys - num_path), -np.inf, dtype=np.float32)
     mask[: len(queries), :num_own][(places >= starts[:, None]) & (places <= queries[:, None])] = 0.0
-    mask[len(queries) :] = 0.0  # so that the filling has a softmax, too
+    mask[len(queries) :] = 0.0  # so that the padding has a finite softmax
     return Block(
         keys=_joined([*path, *own]),
         num_path=num_path,
@@ -165,7 +167,7 @@ def _by_key_head(tensor: Tensor, num_key_heads: int) -> Tensor:
 
 
 class _Seen:
-    """The queries of a block, of one key head, and the keys and values that they see."""
+    """The attention of one block for one key head: its queries, and the keys and values that they see."""
 
     def __init__(self, block: Block, queries: Tensor, keys: Tensor, values: Tensor) -> None:
         """Of ``queries`` [Q, M, D], ``keys`` and ``values`` [T, D]."""
@@ -190,13 +192,13 @@ class _Seen:
         given = given.flatten(0, 1)
         self._add_sums(given, self._weights, to_values)
         to_scores = linear(given, self._values)
-        _softmax_backward(to_scores, self._weights, -1, to_scores.dtype, grad_input=to_scores)
+        softmax_backward(to_scores, self._weights, -1, to_scores.dtype, grad_input=to_scores)
         if to_keys is not None:
             self._add_sums(self._queries, to_scores, to_keys)
         return self._by_token(linear(to_scores, self._keys.t()))
 
     def _add_sums(self, rows: Tensor, weights: Tensor, target: Tensor) -> None:
-        """Add sums of ``rows`` [L * M, D] by ``weights`` [L * M, S] to what is seen in ``target`` [D, T]."""
+        """Add rows^T weights of ``rows`` [L * M, D], ``weights`` [L * M, S] to the seen keys of ``target`` [D, T]."""
         sums = linear(rows.t().contiguous(), weights.t())
         start = 0
         for part in self._block.keys:
@@ -209,7 +211,7 @@ class _Seen:
 
 
 def _picked(tensor: Tensor, block: Block) -> Tensor:
-    """The keys that ``block`` sees, and zeros: [T, D] -> [S, D]."""
+    """The rows that ``block`` sees, padded with zeros: [T, D] -> [S, D]."""
     parts = [tensor[part] for part in block.keys]
     num_more = block.num_keys - sum(map(len, parts))
     return torch.cat([*parts, tensor.new_zeros(num_more, tensor.shape[-1])])

@@ -20,16 +20,16 @@ from grpo_core.types import FullWeights, PolicyVersion, PolicyWeights
 
 
 class TrainedModel:
-    """Implements ``TrainedWeights``: all of them, float32 whatever ``model.dtype`` is, tied ones once.
+    """Implements ``TrainedWeights``: all weights, in float32 whatever ``model.dtype`` is; tied ones once.
 
-    Of the base model there is no second copy, unless somebody asks for it: then it is loaded once more.
+    The base model is loaded a second time only when ``base_model`` is first called.
     """
 
     def __init__(self, policy: Policy, config: ModelConfig) -> None:
         self._policy = policy
         self._config = config
         for parameter in policy.model.parameters():
-            # A copy: what a checkpoint was loaded into may be pages of its file.
+            # A copy: loaded weights may be memory-mapped pages of their file.
             parameter.data = parameter.data.to(torch.float32, copy=True)
             parameter.requires_grad_(True)
         use_fast_parts(policy.model)

@@ -1,4 +1,4 @@
-"""The adapter that is being trained: on the model, out of it for others to use, and back into it."""
+"""The LoRA adapter in training: attach it to the model, read it out, write it back."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def attach_lora(policy: Policy, config: ModelConfig, seed: int) -> PeftModel:
     Raises:
         ModelError: ``lora_targets`` is empty or names what is no linear module of the decoder.
     """
-    # The head is not among them: it is applied on its own, and often shares its weight with the embeddings.
+    # Not the head: it is applied apart from the decoder, and often tied to the embeddings.
     targets = {
         name.rpartition(".")[2] for name, module in policy.decoder.named_modules() if isinstance(module, nn.Linear)
     }

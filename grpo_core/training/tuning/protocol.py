@@ -1,4 +1,4 @@
-"""What a trainer changes: the seam between an update and the two ways of tuning, LoRA and full."""
+"""The trained weights, as a trainer sees them: the interface of the two methods, LoRA and full fine-tuning."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from grpo_core.types import PolicyVersion, PolicyWeights
 
 
 class TrainedWeights(Protocol):
-    """The float32 parameters of a policy that are trained, by gradients on them where they lie in its model."""
+    """The trained parameters of a policy, float32. They are part of its model, where gradients reach them."""
 
     @property
     def parameters(self) -> Sequence[nn.Parameter]: ...
 
     def read(self, version: PolicyVersion) -> PolicyWeights:
-        """A copy as they are now, float32, on the CPU."""
+        """A copy of the current weights, float32, on the CPU."""
         ...
 
     def write(self, weights: PolicyWeights) -> None:
-        """Go on from ``weights``.
+        """Continue from ``weights``.
 
         Raises:
             AdapterError: they are of the other method, for another base model, or of another shape. Nothing has
@@ -40,7 +40,7 @@ class TrainedWeights(Protocol):
 
 
 def open_trained_weights(policy: Policy, model: ModelConfig, training: TrainingConfig, seed: int) -> TrainedWeights:
-    """Those of ``training.method``, ready for an optimizer. The policy does not change yet.
+    """The trained weights for ``training.method``, ready for an optimizer. The policy's outputs do not change yet.
 
     Raises:
         ModelError: ``lora_targets`` is empty or names what is no linear module of the decoder.

@@ -105,7 +105,7 @@ def test_cancelled_requests_are_not_answered():
 
 
 def test_a_version_in_memory_there_is_logged_here(caplog: pytest.LogCaptureFixture):
-    caplog.set_level(logging.INFO, "grpo_core.lora")
+    caplog.set_level(logging.INFO, "grpo_core.cloud")
     engine = connect(There())
 
     assert engine.use_version(1).cache_hit is False

@@ -37,7 +37,8 @@ def test_nothing_given_is_the_default() -> None:
 def test_an_unknown_key_is_named_with_the_allowed_ones(prefix: str, section: type[BaseModel]) -> None:
     message = message_of(nested(f"{prefix}grup_size", 1))
 
-    assert message.startswith(f"{prefix}grup_size: unknown key; allowed here: ")
+    meant = "did you mean group_size? " if "group_size" in section.model_fields else ""
+    assert message.startswith(f"{prefix}grup_size: unknown key; {meant}allowed here: ")
     assert message.partition("here: ")[2].split(", ") == list(section.model_fields)
 
 

@@ -72,7 +72,7 @@ def test_the_second_request_is_a_hit_and_says_so(store: AdapterStore, caplog: py
     assert first.load_ms > 0
     assert second.load_ms > 0
     assert caplog.messages == ["Adapter already cached locally: run-v000003"]
-    assert caplog.records[0].name == "grpo_core.lora"
+    assert caplog.records[0].name == "grpo_core.lora.cache"
     assert cache.counters == CacheCounters(hits=1, misses=1)
     assert (cache.num_adapters, cache.num_bytes) == (1, ADAPTER_BYTES)
 

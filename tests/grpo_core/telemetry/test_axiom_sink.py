@@ -208,7 +208,7 @@ def test_it_is_off_when_told_so_whatever_the_environment_says() -> None:
     [
         ({"AXIOM_TOKEN": "t"}, "AXIOM_TOKEN is set without AXIOM_DATASET"),
         ({"AXIOM_DATASET": "d"}, "AXIOM_DATASET is set without AXIOM_TOKEN"),
-        ({"AXIOM_TOKEN": "t", "AXIOM_DATASET": "d", "AXIOM_URL": "axiom.co"}, "AXIOM_URL 'axiom.co' is no URL"),
+        ({"AXIOM_TOKEN": "t", "AXIOM_DATASET": "d", "AXIOM_URL": "axiom.co"}, "AXIOM_URL 'axiom.co' is not a URL"),
     ],
 )
 def test_half_a_configuration_is_one_clear_line(environment: dict[str, str], message: str) -> None:

@@ -62,8 +62,8 @@ def broken_batches(batch: Batch) -> list[tuple[Batch, str]]:
     alone = replace(batch.groups[1], trajectories=batch.groups[1].trajectories[:1])
     with_reward = replace(batch.groups[1], trajectories=(reward, *batch.groups[1].trajectories[1:]))
     return [
-        (replace(batch, groups=()), "batch 0: no chosen token"),
-        (without_choice(batch), "batch 0, group 0: no chosen token in any completion_mask"),
+        (replace(batch, groups=()), "batch 0: no token to train on"),
+        (without_choice(batch), "batch 0, group 0: no token to train on: every completion_mask"),
         (
             replace(batch, groups=(batch.groups[0], alone)),
             "group 1: 1 trajectories, too few for advantages 'group_std'",

@@ -1,4 +1,4 @@
-"""Steps with something in them that is no number: skipped, counted, and whose fault it was."""
+"""Steps with a non-finite loss or gradient are skipped and counted, and their trajectories named."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_step_that_overflows_is_skipped_and_names_its_trajectories(
     assert metrics.nonfinite_trajectories == "1[2]|2[0]"
     assert (metrics.step, trainer.version, trainer.num_skipped_steps) == (2, 2, 1)
     assert same(before, state_of(trainer))
-    assert caplog.messages == ["step 2 is skipped, its loss or gradient is no number: 1[2]|2[0]"]
+    assert caplog.messages == ["step 2 is skipped, its loss or gradient is non-finite (NaN or inf): 1[2]|2[0]"]
     assert trainer.weights().version.number == 2
 
 

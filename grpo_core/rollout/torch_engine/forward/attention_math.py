@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from grpo_core.kernels.linear import has_fast_linear, linear
+from grpo_core.kernels.private_ops import cpu_flash_attention
 
 MIN_DENSE_QUERIES = 256
 """Per key head: from here on two dense products beat torch's flash attention on a CPU, even when a kernel has to be
@@ -32,9 +33,7 @@ def attend_part(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | No
         return output, weight
     if len(queries) > 1 and queries.dtype == torch.float32:
         return _attend_by_products(queries, keys, values, bias)
-    # The operator below scaled_dot_product_attention, which does not return the log-sum-exp.
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    output, weight = flash(queries, keys, values, attn_mask=bias)
+    output, weight = cpu_flash_attention(queries, keys, values, attn_mask=bias)
     return output, weight
 
 

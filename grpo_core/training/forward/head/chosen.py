@@ -1,4 +1,4 @@
-"""What was drawn, from what, and how likely it was.
+"""Chosen tokens, the distributions that they were drawn from, and their scores.
 
 Legend: C chosen tokens, S of them with a support, A allowed ids in all.
 """
@@ -12,9 +12,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """The ids that some tokens could be drawn from; the others were drawn from the whole vocabulary."""
+    """The allowed ids of constrained tokens. All other tokens were drawn from the whole vocabulary."""
 
-    tokens: Tensor  # [S] int64, ascending: the chosen tokens that have one
+    tokens: Tensor  # [S] int64, ascending: indices of the constrained tokens
     ids: Tensor  # [A] int64, end to end
     sizes: Tensor  # [S] int64
 
@@ -26,11 +26,11 @@ class Support:
 
 @dataclass(frozen=True, slots=True)
 class ChosenTokens:
-    """What was drawn, and from what: logits over the temperature, renormalised over the support."""
+    """The drawn tokens and their distributions: logits over the temperature, renormalised over the support."""
 
     targets: Tensor  # [C] int64
     temperatures: Tensor  # [C] float32
-    support: Support | None  # None: all were drawn from the whole vocabulary
+    support: Support | None  # None: no token was constrained
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Chosen tokens in chunks: the distributions of one, and where the gradients of its logits go.
+"""Chosen tokens in chunks: the distributions of a chunk, and the gradients that its logits pass on.
 
 Legend: E hidden size, V vocabulary, c tokens of a chunk, U rows of the head that it needs, A allowed ids over all
 tokens of a chunk. An entry is a token with one row of the head: [c, V], [c, U] or [A] of them.
@@ -16,15 +16,15 @@ from grpo_core.kernels.linear import linear
 from grpo_core.training.forward.head.chosen import ChosenTokens, Support
 
 MAX_CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 26}  # c * V
-MIN_CHUNK_TOKENS = 256  # fewer would read the head's weight for too little
-GATHER_COST = 150  # a row fetched for one token takes as long as so many products with a row that is there
+MIN_CHUNK_TOKENS = 256  # smaller chunks would be bound by reading the head's weight
+GATHER_COST = 150  # fetching a row for one token costs as much as this many dot products with a row in cache
 
 
 @dataclass(slots=True)
 class Distributions:
     """Of the tokens of one chunk. Gradients are with respect to the logits before the temperature."""
 
-    logits: Tensor  # scaled, less the largest of each token
+    logits: Tensor  # over the temperature, minus each token's maximum
     probabilities: Tensor
     log_sums: Tensor  # of exp(logits), per entry
     logprobs: Tensor  # [c]
@@ -46,7 +46,7 @@ class Distributions:
 
 
 class Block:
-    """Tokens [c] times the rows [U] of the head that any of them needs."""
+    """A chunk whose tokens [c] share the rows [U] of the head that any of them needs."""
 
     def __init__(self, rows: Tensor | slice, chosen: ChosenTokens, support: Support | None) -> None:
         self.rows = rows
@@ -118,7 +118,7 @@ class Block:
 
 
 class Ragged:
-    """Tokens [c], each times the rows of its own support only: A entries. Otherwise as ``Block``."""
+    """A chunk whose tokens [c] use the rows of their own support only: A entries. The same methods as ``Block``."""
 
     def __init__(self, rows: Tensor, chosen: ChosenTokens, support: Support) -> None:
         self.rows = rows
@@ -171,7 +171,7 @@ class Ragged:
 
 
 def chunks(chosen: ChosenTokens, weight: Tensor) -> Iterator[Block | Ragged]:
-    """All of ``chosen``, each token in one chunk."""
+    """Split ``chosen`` into chunks; each token is in exactly one."""
     most = MAX_CHUNK_LOGITS["cuda" if weight.device.type == "cuda" else "cpu"]
     size = max(MIN_CHUNK_TOKENS, most // len(weight))
     num, support = len(chosen.targets), chosen.support

@@ -16,7 +16,7 @@ def score_tokens(
 ) -> TokenScores:
     """Scores of ``chosen`` from the ``states`` [C, E] that predict them.
 
-    ``entropy`` carries a gradient only if asked to: it costs another product with the head.
+    ``entropy`` carries a gradient only with ``entropy_gradient``: it costs another product with the head.
     """
     assert isinstance(head, nn.Linear)
     logprobs, entropy = _Scores.apply(states, head.weight, head.bias, chosen, entropy_gradient)  # pyright: ignore[reportGeneralTypeIssues]
@@ -51,7 +51,7 @@ class _Scores(torch.autograd.Function):
         if is_trained:
             ctx.save_for_backward(states, weight, bias)
             device = states.device.type
-            # The backward pass computes the logits again, in the precision that they had.
+            # The backward pass recomputes the logits in the same precision.
             ctx.autocast = torch.autocast(
                 device, torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device)
             )
@@ -81,7 +81,7 @@ class _Scores(torch.autograd.Function):
 def _recomputed(
     ctx: Any, to_logprobs: Tensor | None, to_entropy: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of states, weight and bias, from the logits once more."""
+    """The gradients of states, weight and bias, from recomputed logits."""
     states, weight, bias = ctx.saved_tensors
     wants_states, wants_weight, wants_bias = ctx.needs_input_grad[:3]
     to_states = torch.zeros_like(states) if wants_states else None

@@ -1,4 +1,4 @@
-"""When the parts of this folder take their fast path."""
+"""Conditions for the fast path of this folder's modules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether ``x`` is on a CPU, in float32 or float64 and stays so: what the fast paths are written for."""
+    """Whether ``x`` is on a CPU, in float32 or float64, and autocast does not change that."""
     is_exact = x.dtype in (torch.float32, torch.float64)
     return x.device.type == "cpu" and is_exact and not torch.is_autocast_enabled("cpu")
 

@@ -1,7 +1,7 @@
-"""A decoder layer of Llama, Qwen2 and Qwen3 under a plan for a tree of tokens.
+"""A decoder layer of Llama, Qwen2 and Qwen3 that follows a ``TreePlan``.
 
-Of the last layer only the rows that predict something are needed. The others give it their keys and values, and nothing
-else of them is computed: for ``[P | R1 ... RG]`` one row of the prompt is left.
+The last layer computes only the rows that predict a chosen token. All other rows contribute their keys and values: for
+``[P | R1 ... RG]`` one row of the prompt is left.
 
 Legend: B rows of a batch, T tokens, Q of them with queries, H heads, D head size, E hidden size.
 """
@@ -21,7 +21,7 @@ from grpo_core.training.forward.tree_attention import TreePlan
 
 
 class _TreeLayer:
-    """Its ``forward`` with a tree's plan; without one it is as it was."""
+    """``forward`` with a ``TreePlan``; without one it falls back to the original."""
 
     def forward(self, hidden_states: Tensor, *args: Any, plan: object = None, **kwargs: Any) -> Tensor:
         assert isinstance(self, LlamaDecoderLayer | Qwen2DecoderLayer | Qwen3DecoderLayer)

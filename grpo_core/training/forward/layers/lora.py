@@ -1,4 +1,4 @@
-"""A LoRA adapter on a frozen linear map, in one function (Hu et al. 2021).
+"""A LoRA adapter on a frozen linear module, as one autograd function (Hu et al. 2021).
 
 Legend: T rows, r rank.
 """
@@ -16,7 +16,7 @@ from grpo_core.training.forward.layers.conditions import is_frozen, is_plain
 
 
 class FrozenBaseLora(Linear):
-    """PEFT's module, with a fast path for one adapter without dropout on a frozen map."""
+    """PEFT's module, with a fast path for a single adapter without dropout on a frozen linear module."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         base, names = self.base_layer, self.active_adapters

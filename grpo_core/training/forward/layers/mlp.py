@@ -1,4 +1,4 @@
-"""The gated MLP of Llama and Qwen with frozen weights, a part of the rows at a time, so that they stay in the cache.
+"""The gated MLP of Llama and Qwen with frozen weights, some rows at a time, so that they stay in the CPU's cache.
 
 Legend: T rows, E hidden size, I intermediate size.
 """
@@ -16,11 +16,10 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
 from grpo_core.kernels.linear import FrozenLinear, linear
+from grpo_core.kernels.private_ops import silu_backward
 from grpo_core.training.forward.layers.conditions import is_frozen, is_plain
 
 PART_ROWS = 512
-
-_silu_backward = torch.ops.aten.silu_backward.grad_input
 
 
 class _FrozenMlp:
@@ -72,6 +71,6 @@ class _GatedMlp(torch.autograd.Function):
             to_product = linear(given, down.t())
             to_ups = F.silu(gates).mul_(to_product)
             to_gates = to_product.mul_(ups)
-            _silu_backward(to_gates, gates, grad_input=to_gates)
+            silu_backward(to_gates, gates, grad_input=to_gates)
             torch.add(linear(to_gates, gate.t()), linear(to_ups, up.t()), out=target)
         return to_x, None, None, None

@@ -1,4 +1,4 @@
-"""RMSNorm with a frozen weight (Zhang & Sennrich 2019), in few passes over memory. Legend: E hidden size."""
+"""RMSNorm with a frozen weight (Zhang & Sennrich 2019), fused into few passes over memory. Legend: E hidden size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put the fast parts in the place of those of a model."""
+"""Replace a model's modules by the faster versions of this folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FAST: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def use_fast_parts(model: nn.Module) -> None:
-    """Give every module of ``model`` that has a fast ``forward`` that one. Parameters, names and hooks stay."""
+    """Switch every module of ``model`` that has a faster version to it. Parameters, names and hooks stay."""
     freeze_linears(model)
     for module in model.modules():
         if type(module) in _FAST:

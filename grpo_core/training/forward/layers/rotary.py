@@ -1,4 +1,7 @@
-"""Rotary position embedding, halves paired (Su et al. 2021), as ``transformers`` has it for Llama and Qwen."""
+"""Rotary position embedding on paired halves (Su et al. 2021), as in ``transformers``' Llama and Qwen.
+
+The torch engine has its own, for another memory layout.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from torch import Tensor
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """``x`` [..., T, heads, D] by ``cosine`` and ``sine`` [..., T, D], whose halves are alike."""
+    """``x`` [..., T, heads, D] by ``cosine`` and ``sine`` [..., T, D], whose two halves are equal."""
     return _Rotation.apply(x, cosine[..., None, :], sine[..., None, :])  # pyright: ignore[reportReturnType]
 
 

@@ -41,7 +41,7 @@ def test_a_failed_episode_is_played_again(
 
     (failure,) = collector.failures
     assert batch.stats.num_failed_episodes == 1
-    assert [record.getMessage() for record in caplog.records if record.name == "grpo_core.rollout"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "grpo_core.rollout.play.collector"] == [
         f"{failure}; retrying"
     ]
     assert str(failure).startswith("batch 4, group 1, sample 2, attempt 1 of 3: environment 'duel' with seed ")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grpo_core.kernels import compiler
-from grpo_core.training.forward.compiled_tree import NativeTreeAttention, Sight, has_native_attention
+from grpo_core.training.forward.compiled_tree import NativeTreeAttention, Visibility, has_native_attention
 from grpo_core.training.forward.prefix_tree import PrefixTree, build_rows, build_tree
 from grpo_core.training.forward.tree_attention import TreePlan
 from grpo_core.training.forward.tree_blocks import BlockAttention, build_blocks
@@ -67,7 +67,7 @@ def random_inputs(tree: PrefixTree, num_queries: int, shape: tuple[int, int, int
 def native(tree: PrefixTree, inputs: list[Tensor], needed: NDArray[np.int64] | None) -> list[Tensor]:
     """The output, and the gradients of queries, keys and values."""
     *read, given = inputs
-    output = NativeTreeAttention.apply(*read, SCALING, Sight.of(tree.visible_until, needed))
+    output = NativeTreeAttention.apply(*read, SCALING, Visibility.of(tree.visible_until, needed))
     assert isinstance(output, Tensor)
     return [output.detach(), *torch.autograd.grad(output, read, given)]
 
@@ -132,7 +132,7 @@ def test_keys_that_do_not_change_get_no_gradient() -> None:
     tree = trees()["groups"]
     q, k, v, given = random_inputs(tree, tree.num_tokens, (4, 2, 16))
     _, to_q, _, to_v = native(tree, [q, k, v, given], None)
-    output = NativeTreeAttention.apply(q, k.detach(), v, SCALING, Sight.of(tree.visible_until))
+    output = NativeTreeAttention.apply(q, k.detach(), v, SCALING, Visibility.of(tree.visible_until))
     assert isinstance(output, Tensor)
 
     assert all(map(torch.equal, torch.autograd.grad(output, (q, v), given), (to_q, to_v)))
@@ -144,7 +144,7 @@ def test_what_is_not_a_number_reaches_those_who_see_it() -> None:
     q, k, v, _ = random_inputs(tree, tree.num_tokens, (4, 2, 16))
     with torch.no_grad():
         k[:, :, 100, 0] = float("nan")  # the first completion
-        output = NativeTreeAttention.apply(q, k, v, SCALING, Sight.of(tree.visible_until))
+        output = NativeTreeAttention.apply(q, k, v, SCALING, Visibility.of(tree.visible_until))
     assert isinstance(output, Tensor)
 
     assert output[0, 100].isnan().all()
@@ -186,6 +186,6 @@ def test_without_a_compiler_blocks_compute_it_and_that_is_said_once(
     by_block = BlockAttention.apply(q, k, v, SCALING, build_blocks(tree))
     assert isinstance(by_block, Tensor)
     assert torch.equal(outputs[0], by_block)
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "grpo_core.kernels"]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "grpo_core.kernels.compiler"]
     assert "tree_attention" in said
     assert "no C compiler" in said

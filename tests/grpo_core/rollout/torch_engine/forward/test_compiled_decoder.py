@@ -134,6 +134,6 @@ def test_without_a_compiler_torch_decodes_and_says_so(
         everything(weights, native=True, max_tokens=512)
 
     assert all(each.isfinite().all() for each in states)
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "grpo_core.kernels"]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "grpo_core.kernels.compiler"]
     assert "no C compiler" in said
     assert "CC" in said
