@@ -66,8 +66,8 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
     Raises:
         ModelError: it cannot be found or loaded, or has another architecture without ``any_architecture``.
     """
-    where = locate_model(config.name)
     device = resolve_device(config.device)
+    where = locate_model(config.name)  # may build a preset
     try:
         model_config = AutoConfig.from_pretrained(where)
     except (OSError, ValueError) as error:

@@ -52,6 +52,13 @@ def test_unknown_devices_are_named() -> None:
         one_line(error)
 
 
+def test_an_unknown_device_is_named_before_a_preset_is_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GRPO_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match=r"model\.device 'tpu'"):
+        load_policy(ModelConfig(name="tiny", device="tpu"))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("content", "match"),
     [
