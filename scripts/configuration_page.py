@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import json
 import types
 from pathlib import Path
@@ -82,12 +83,10 @@ def field_texts(section: type[Section]) -> dict[str, str]:
     """The docstring under each field that has one. They are in the source only."""
     source = Path(inspect.getfile(section)).read_text(encoding="utf-8")
     body = next(
-        node.body
-        for node in ast.parse(source).body
-        if isinstance(node, ast.ClassDef) and node.name == section.__name__
+        node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == section.__name__
     )
     texts = {}
-    for field, after in zip(body, body[1:], strict=False):
+    for field, after in itertools.pairwise(body):
         if (
             isinstance(field, ast.AnnAssign)
             and isinstance(after, ast.Expr)

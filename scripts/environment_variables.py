@@ -5,10 +5,10 @@ from __future__ import annotations
 from scripts.markdown_table import table
 
 OWN = {
-    "GRPO_HOME": "folder of what runs leave behind: adapters, checkpoints, events, baselines, traces. Default: `.grpo` in "
-    "the working folder",
-    "GRPO_CACHE": "folder of what is built once: the embedded models and the compiled kernels. Default: `pytest-grpo` in "
-    "the user's cache folder",
+    "GRPO_HOME": "folder of what runs leave behind: adapters, checkpoints, events, baselines, traces. Default: `.grpo` "
+    "in the working folder",
+    "GRPO_CACHE": "folder of what is built once: the embedded models and the compiled kernels. Default: `pytest-grpo` "
+    "in the user's cache folder",
     "GRPO_THRESHOLD": "replaced bounds, as `--grpo-threshold`, separated by commas or spaces: "
     "`batched_speedup=1.5,panel_latency_s=3`. Wins over the ini value, not over the option",
     "GRPO_MODAL_GPU": "GPU of the Modal app: `L4` (default), `H100`, `H100:8`, …, or `none` for a CPU",
@@ -38,6 +38,7 @@ FOREIGN = {
     "GITHUB_ACTIONS": "`true`: red gates become annotations of the workflow",
     "GITHUB_STEP_SUMMARY": "file to which the table of verdicts is added",
     "GITHUB_WORKSPACE": "folder that the paths of annotations begin at",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "set: phases that run in a process of their own name the plugin in `PYTEST_PLUGINS`",
     "PYTHONPATH": "folders outside of the repository stay on it during `grpo bisect`",
 }
 INTERNAL = {

@@ -42,8 +42,8 @@ grpo_budget = "20"
 grpo_threshold = ["batched_speedup=1.5"]
 ```
 """
-SCRIPTS = """`scripts/profile_rollout.py` takes the flags of `grpo profile`, and `scripts/benchmark_training.py` those of
-`grpo benchmark`."""
+SCRIPTS = """`scripts/profile_rollout.py` takes the flags of `grpo profile`, and `scripts/benchmark_training.py`
+those of `grpo benchmark`."""
 SHARED = """Shared by `grpo train`, `grpo benchmark` and `grpo profile`. Each sets one key of the
 [configuration](configuration.md); a default of another command is in brackets.
 """
@@ -81,7 +81,9 @@ def plugin_tables() -> str:
         twins.add(dest)
         text, default = split_default(settings["help"].replace("%%", "%"))
         default = default or _ini_default(recorder.ini.get(dest))
-        rows.append((_flags(names, settings.get("metavar")), f"`{dest}`" if dest in recorder.ini else "", default, text))
+        rows.append(
+            (_flags(names, settings.get("metavar")), f"`{dest}`" if dest in recorder.ini else "", default, text)
+        )
     only_ini = []
     for name, (text, value) in recorder.ini.items():
         if name not in twins:

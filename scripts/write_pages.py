@@ -1,6 +1,6 @@
 """Write docs/configuration.md and docs/options.md from the code; ``--check`` compares and writes nothing.
 
-    uv run python scripts/write_pages.py
+uv run python scripts/write_pages.py
 """
 
 from __future__ import annotations

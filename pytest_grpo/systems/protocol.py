@@ -114,7 +114,7 @@ class TrainBatch:
 
     @classmethod
     def from_rollout(cls, prompts: Sequence[Int32], rollout: Rollout, rewards: Sequence[Sequence[float]]) -> TrainBatch:
-        """A batch of all completions of ``rollout``; ``rewards`` [prompts][G]."""
+        """A batch of all completions of ``rollout``, and ``rewards[prompt][completion]``, what each earned."""
         groups = zip(prompts, rollout.completions, rewards, strict=True)
         return cls(tuple(TrainGroup(prompt, completions, tuple(earned)) for prompt, completions, earned in groups))
 
