@@ -38,7 +38,7 @@ FOREIGN = {
     "GITHUB_ACTIONS": "`true`: red gates become annotations of the workflow",
     "GITHUB_STEP_SUMMARY": "file to which the table of verdicts is added",
     "GITHUB_WORKSPACE": "folder that the paths of annotations begin at",
-    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "set: phases that run in a process of their own name the plugin in `PYTEST_PLUGINS`",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "set: phases in a process of their own load the plugin by `PYTEST_PLUGINS`",
     "PYTHONPATH": "folders outside of the repository stay on it during `grpo bisect`",
 }
 INTERNAL = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from grpo_core import cli
 from pytest_grpo.session import fixtures
 from pytest_grpo.settings.phases import PHASES
 
@@ -90,6 +92,15 @@ def test_the_plugin_reference_has_every_ini_value_and_no_other(pytester: pytest.
 
     assert len(known) > 20
     assert set(re.findall(r"`(grpo_\w+)`", ini)) == known
+
+
+@pytest.mark.parametrize("name", ["index.md", "configuration.md", "options.md"])
+def test_the_commands_of_a_page_parse(name: str):
+    lines = re.findall(r"^\$ uv run grpo ([^\n#]+)", read(name), flags=re.MULTILINE)
+
+    assert lines
+    for line in lines:
+        cli._parser().parse_args(shlex.split(line))
 
 
 @pytest.fixture
