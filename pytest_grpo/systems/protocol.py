@@ -81,6 +81,7 @@ class Rollout:
 
     @property
     def num_completion_tokens(self) -> int:
+        """Tokens of all completions, the stop tokens included."""
         return sum(len(completion.completion_ids) for group in self.completions for completion in group)
 
 
@@ -125,6 +126,7 @@ class TrainBatch:
 
     @property
     def num_loss_tokens(self) -> int:
+        """Tokens that the policy chose: those with a loss."""
         return sum(int(completion.completion_mask.sum()) for completion in self.completions)
 
 
