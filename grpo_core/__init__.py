@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from grpo_core.commands.launch import launch_training
     from grpo_core.config import (
         EnvironmentConfig,
         GrpoConfig,
@@ -121,6 +122,7 @@ __all__ = [
     "build_config",
     "build_stack",
     "compile_regex",
+    "launch_training",
     "load_policy",
     "load_tokenizer",
     "open_engine",
@@ -130,6 +132,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "grpo_core.commands.launch": "launch_training",
     "grpo_core.config": "EnvironmentConfig GrpoConfig ModelConfig RolloutConfig ScheduleConfig "
     "TelemetryConfig TrainingConfig build_config read_config",
     "grpo_core.environments.protocol": "Environment",

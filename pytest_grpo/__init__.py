@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_grpo.agreement import Agreement, close_values, nothing_to_check, same_tokens
     from pytest_grpo.arms import ApproxRatio, MeasuredArm, Quantity, approx_ratio
     from pytest_grpo.gate.gates import Gate
+    from pytest_grpo.remote.worker import serve
     from pytest_grpo.settings.thresholds import Threshold
     from pytest_grpo.systems.protocol import (
         AdapterSwap,
@@ -59,12 +60,14 @@ __all__ = [
     "close_values",
     "nothing_to_check",
     "same_tokens",
+    "serve",
 ]
 
 _MODULES = {
     "pytest_grpo.agreement": "Agreement close_values nothing_to_check same_tokens",
     "pytest_grpo.arms": "ApproxRatio MeasuredArm Quantity approx_ratio",
     "pytest_grpo.gate.gates": "Gate",
+    "pytest_grpo.remote.worker": "serve",
     "pytest_grpo.settings.thresholds": "Threshold",
     "pytest_grpo.systems.protocol": "AdapterSwap Completion GrpoSystem Rollout SystemSettings "
     "TrainBatch TrainGroup TrainStep UnsupportedError",
