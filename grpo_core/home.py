@@ -37,26 +37,32 @@ class Home:
 
     @property
     def benchmarks(self) -> Path:
+        """Snapshots of profiles and benchmarks, ``<profile-name>.json``."""
         return self.data / "benchmarks"
 
     @property
     def adapters(self) -> Path:
+        """The folder of the ``AdapterStore``: published weights."""
         return self.data / "adapters"
 
     @property
     def buffer(self) -> Path:
+        """A folder per run: batches that wait for the trainer, or that a checkpoint still needs."""
         return self.data / "buffer"
 
     @property
     def checkpoints(self) -> Path:
+        """A folder per run, with a folder per checkpoint: ``<run>/step-000010``."""
         return self.data / "checkpoints"
 
     @property
     def events(self) -> Path:
+        """A file of events per run: ``<run>.jsonl``."""
         return self.data / "events"
 
     @property
     def states(self) -> Path:
+        """Cached starting states of environments."""
         return self.data / "states"
 
 

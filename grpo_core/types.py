@@ -186,6 +186,7 @@ class PolicyVersion:
 
     @property
     def name(self) -> str:
+        """``<run>-v000003``, as logs and messages call it."""
         return f"{self.run}-v{self.number:06d}"
 
 
@@ -202,6 +203,7 @@ class Adapter:
 
     @property
     def num_bytes(self) -> int:
+        """Bytes of the tensors together."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
 
@@ -216,6 +218,7 @@ class FullWeights:
 
     @property
     def num_bytes(self) -> int:
+        """Bytes of the tensors together."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
 
 

@@ -16,33 +16,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_grpo.agreement import Agreement as Agreement
-    from pytest_grpo.agreement import close_values as close_values
-    from pytest_grpo.agreement import nothing_to_check as nothing_to_check
-    from pytest_grpo.agreement import same_tokens as same_tokens
-    from pytest_grpo.arms import MeasuredArm as MeasuredArm
-    from pytest_grpo.arms import Quantity as Quantity
-    from pytest_grpo.arms import approx_ratio as approx_ratio
-    from pytest_grpo.gate.gates import Gate as Gate
-    from pytest_grpo.settings.thresholds import Threshold as Threshold
-    from pytest_grpo.systems.protocol import AdapterSwap as AdapterSwap
-    from pytest_grpo.systems.protocol import Completion as Completion
-    from pytest_grpo.systems.protocol import GrpoSystem as GrpoSystem
-    from pytest_grpo.systems.protocol import Rollout as Rollout
-    from pytest_grpo.systems.protocol import SystemSettings as SystemSettings
-    from pytest_grpo.systems.protocol import TrainBatch as TrainBatch
-    from pytest_grpo.systems.protocol import TrainGroup as TrainGroup
-    from pytest_grpo.systems.protocol import TrainStep as TrainStep
-    from pytest_grpo.systems.protocol import UnsupportedError as UnsupportedError
-    from pytest_grpo.types import Row as Row
-    from pytest_grpo.types import Sample as Sample
-    from pytest_grpo.types import Verdict as Verdict
+    from pytest_grpo.agreement import Agreement, close_values, nothing_to_check, same_tokens
+    from pytest_grpo.arms import ApproxRatio, MeasuredArm, Quantity, approx_ratio
+    from pytest_grpo.gate.gates import Gate
+    from pytest_grpo.remote.worker import serve
+    from pytest_grpo.settings.thresholds import Threshold
+    from pytest_grpo.systems.protocol import (
+        AdapterSwap,
+        Completion,
+        GrpoSystem,
+        Rollout,
+        SystemSettings,
+        TrainBatch,
+        TrainGroup,
+        TrainStep,
+        UnsupportedError,
+    )
+    from pytest_grpo.types import Row, Sample, Verdict
 
     __version__: str
 
 __all__ = [
     "AdapterSwap",
     "Agreement",
+    "ApproxRatio",
     "Completion",
     "Gate",
     "GrpoSystem",
@@ -63,31 +60,35 @@ __all__ = [
     "close_values",
     "nothing_to_check",
     "same_tokens",
+    "serve",
 ]
 
 _MODULES = {
     "pytest_grpo.agreement": "Agreement close_values nothing_to_check same_tokens",
-    "pytest_grpo.arms": "MeasuredArm Quantity approx_ratio",
+    "pytest_grpo.arms": "ApproxRatio MeasuredArm Quantity approx_ratio",
     "pytest_grpo.gate.gates": "Gate",
+    "pytest_grpo.remote.worker": "serve",
     "pytest_grpo.settings.thresholds": "Threshold",
     "pytest_grpo.systems.protocol": "AdapterSwap Completion GrpoSystem Rollout SystemSettings "
     "TrainBatch TrainGroup TrainStep UnsupportedError",
     "pytest_grpo.types": "Row Sample Verdict",
 }
-"""Where each public name is defined: its module is imported when the name is first asked for."""
+"""Where each public name is defined. The imports above say the same to type checkers, which cannot read this."""
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # else every name would be right to a type checker, misspelled ones too
 
-        return version("pytest-grpo")
-    for module, names in _MODULES.items():
-        if name in names.split():
-            value = getattr(import_module(module), name)
-            globals()[name] = value  # the next access is a plain one
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("pytest-grpo")
+        for module, names in _MODULES.items():
+            if name in names.split():
+                value = getattr(import_module(module), name)
+                globals()[name] = value  # the next access is a plain one
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -62,6 +62,7 @@ class Quantity:
 
     @property
     def is_count(self) -> bool:
+        """Whether it is exact (``num_...``): compared without statistics, also with a number."""
         return self.metric.startswith(COUNT_PREFIX)
 
     def __mul__(self, factor: float | Threshold) -> Quantity:
@@ -140,6 +141,7 @@ class ApproxRatio:
     within: Bounds | Threshold
 
     def threshold_for(self, left: Quantity) -> Threshold:
+        """The threshold that ``left`` over ``of`` is held against."""
         if isinstance(self.within, Threshold):
             return self.within
         low, high = self.within

@@ -107,8 +107,10 @@ class Row:
     duration_s: float = 0.0
 
     def as_property(self) -> tuple[str, str]:
+        """The row as an entry of ``user_properties``: its name, and JSON."""
         return f"{PROPERTY_PREFIX}{self.metric}", json.dumps(asdict(self))
 
     @classmethod
     def from_property(cls, text: str) -> Row:
+        """The row of that JSON."""
         return cls(**json.loads(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -31,9 +32,8 @@ def test_every_dependency_is_locked_within_its_bounds():
         name, _, version = text.split()[0].partition("==")
         locked.setdefault(name, []).append(version)
 
-    wanted = [
-        Requirement(text) for text in pyproject["project"]["dependencies"] + pyproject["dependency-groups"]["dev"]
-    ]
+    groups = pyproject["dependency-groups"].values()
+    wanted = [Requirement(text) for text in itertools.chain(pyproject["project"]["dependencies"], *groups)]
     assert len(wanted) > 20
     for requirement in wanted:
         versions = locked.get(requirement.name, [])

@@ -17,7 +17,7 @@ import yaml
 from pytest_grpo.settings.phases import PHASES
 
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
-TOOLS = {"python", "pytest", "ruff", "pyright", "grpo"}
+TOOLS = {"python", "pytest", "ruff", "pyright", "grpo", "mkdocs"}
 
 
 def workflow() -> dict[str, Any]:
@@ -31,7 +31,7 @@ def commands() -> tuple[str, ...]:
     lines = [line for step in steps for line in step.get("run", "").splitlines()]
     lines += (PROJECT_FOLDER / ".ci/run").read_text(encoding="utf-8").splitlines()
     found = [re.sub(r"\$\{\{ matrix\.phase \}\}", "2", line.partition("uv run ")[2]) for line in lines]
-    found = [re.sub(r"^--extra [a-z-]+ ", "", command.removesuffix("\\").strip()) for command in found]
+    found = [re.sub(r"^--(extra|group) [a-z-]+ ", "", command.removesuffix("\\").strip()) for command in found]
     return tuple(sorted({command for command in found if command}))
 
 
@@ -63,6 +63,13 @@ def test_the_second_system_is_tested_where_it_is_installed():
 
     assert all("uv run --extra trl pytest -q tests/pytest_grpo/systems" in text for text in places)
     assert "trl" in tomllib.loads((PROJECT_FOLDER / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+def test_the_site_is_built_from_its_own_group_and_a_warning_is_an_error():
+    places = [(PROJECT_FOLDER / name).read_text(encoding="utf-8") for name in (".ci/run", ".github/workflows/ci.yml")]
+
+    assert all("uv run --group docs mkdocs build --strict" in text for text in places)
+    assert "docs" in tomllib.loads((PROJECT_FOLDER / "pyproject.toml").read_text())["dependency-groups"]
 
 
 def test_ci_runs_the_commands_of_the_readme():

@@ -43,6 +43,7 @@ class EnvironmentConfig(Section):
 
     @property
     def effective_opening_years(self) -> int:
+        """``opening_years``, or its default where it is None."""
         if self.opening_years is not None:
             return self.opening_years
         return 1 if self.use_state_cache else 0

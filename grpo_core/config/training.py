@@ -75,6 +75,7 @@ class TrainingConfig(Section):
 
     @property
     def effective_learning_rate(self) -> float:
+        """``learning_rate``, or its default where it is None."""
         if self.learning_rate is not None:
             return self.learning_rate
         return 3e-4 if self.method == "full" else 2e-3

@@ -17,10 +17,14 @@ class Environment(Protocol):
     """
 
     @property
-    def in_opening(self) -> bool: ...
+    def in_opening(self) -> bool:
+        """Whether the turns only lead to the starting state: they are not trained on. False without an opening."""
+        ...
 
     @property
-    def done(self) -> bool: ...
+    def done(self) -> bool:
+        """Whether the episode has ended."""
+        ...
 
     def reset(self, seed: int) -> None:
         """Start the episode of ``seed``, at its opening when it has one."""

@@ -68,6 +68,7 @@ class LoRACache:
 
     @property
     def counters(self) -> CacheCounters:
+        """Totals so far; a value that does not change afterwards."""
         return self._counters
 
     @property

@@ -98,10 +98,14 @@ class RolloutEngine(Protocol):
     """Samples completions with continuous batching: requests join and leave between two steps. Not thread-safe."""
 
     @property
-    def policy_version(self) -> int: ...
+    def policy_version(self) -> int:
+        """The version that requests without one of their own are sampled from; 0 is the base model."""
+        ...
 
     @property
-    def counters(self) -> EngineCounters: ...
+    def counters(self) -> EngineCounters:
+        """Totals so far; a value that does not change afterwards."""
+        ...
 
     def use_version(self, number: int) -> AdapterSwap:
         """Make this policy version the active one; 0 is the base model. Requests under way keep theirs.

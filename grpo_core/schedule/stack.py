@@ -54,10 +54,12 @@ class Stack:
 
     @property
     def buffer_folder(self) -> Path:
+        """The batches of this run that wait for the trainer, or that a checkpoint still needs."""
         return self.home.buffer / self.config.run
 
     @property
     def checkpoint_folder(self) -> Path:
+        """The checkpoints of this run."""
         return self.home.checkpoints / self.config.run
 
 
@@ -82,6 +84,7 @@ class LocalStack(Stack):
         self.close()
 
     def close(self) -> None:
+        """Close the engine: its threads and processes end. Twice is no error."""
         self.engine.close()
 
 

@@ -86,6 +86,7 @@ class Gate:
         return tuple(MeasuredArm(name, comparison) for name in arms)
 
     def row(self, threshold: Threshold, verdict: Verdict, measured: float, reason: str) -> Row:
+        """The row of a verdict on ``measured``, not yet recorded."""
         return Row(
             metric=threshold.name,
             phase=threshold.phase if threshold.phase is not None else self.phase,

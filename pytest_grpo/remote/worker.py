@@ -36,7 +36,7 @@ def serve(request: str, files: bytes, call_id: str | None = None) -> Iterator[st
     """Run ``request`` in a new folder with ``files``, an archive of the project.
 
     Yields messages (see ``remote.protocol.Decoder``), one or more lines of JSON at a time, as they happen. ``call_id``
-    is the id of this call, with which the session can cancel it.
+    is the id of this call, with which the session can cancel it. docs/remote-phases.md has an app that uses it.
     """
     yield from number_texts(_serve(request, files, call_id), secrets.token_hex(8))
 

@@ -66,6 +66,6 @@ def load_system(name: str, settings: SystemSettings) -> GrpoSystem:
     if not isinstance(system, GrpoSystem):
         raise pytest.UsageError(
             f"system {name!r}: its factory returned {type(system).__name__}, which lacks methods of GrpoSystem; "
-            "derive that class from pytest_grpo.systems.protocol.GrpoSystem"
+            "derive that class from pytest_grpo.GrpoSystem"
         )
     return system

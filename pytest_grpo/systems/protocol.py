@@ -81,6 +81,7 @@ class Rollout:
 
     @property
     def num_completion_tokens(self) -> int:
+        """Tokens of all completions, the stop tokens included."""
         return sum(len(completion.completion_ids) for group in self.completions for completion in group)
 
 
@@ -114,7 +115,7 @@ class TrainBatch:
 
     @classmethod
     def from_rollout(cls, prompts: Sequence[Int32], rollout: Rollout, rewards: Sequence[Sequence[float]]) -> TrainBatch:
-        """A batch of all completions of ``rollout``; ``rewards`` [prompts][G]."""
+        """A batch of all completions of ``rollout``, and ``rewards[prompt][completion]``, what each earned."""
         groups = zip(prompts, rollout.completions, rewards, strict=True)
         return cls(tuple(TrainGroup(prompt, completions, tuple(earned)) for prompt, completions, earned in groups))
 
@@ -125,6 +126,7 @@ class TrainBatch:
 
     @property
     def num_loss_tokens(self) -> int:
+        """Tokens that the policy chose: those with a loss."""
         return sum(int(completion.completion_mask.sum()) for completion in self.completions)
 
 

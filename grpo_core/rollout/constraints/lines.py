@@ -39,7 +39,9 @@ class Constraint(Protocol):
         """Tokens of the longest completion; None when completions are unbounded."""
         ...
 
-    def start(self) -> ConstraintCursor: ...
+    def start(self) -> ConstraintCursor:
+        """A cursor at the beginning of a completion."""
+        ...
 
 
 class TrieNode:
@@ -127,6 +129,7 @@ class LineConstraint:
         return sum(max(map(len, lines)) for lines in self.segments)
 
     def start(self) -> LineCursor:
+        """A cursor at the beginning of a completion."""
         return LineCursor(self)
 
 

@@ -56,6 +56,7 @@ class RegexConstraint:
     first: Node = field(repr=False, compare=False)
 
     def start(self) -> RegexCursor:
+        """A cursor at the beginning of a completion."""
         return RegexCursor(self.first)
 
 

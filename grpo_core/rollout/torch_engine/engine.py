@@ -106,10 +106,12 @@ class TorchEngine:
 
     @property
     def base_weights(self) -> DecoderWeights:
+        """The base model's weights, as its forward passes use them."""
         return self._versions.base
 
     @property
     def num_kv_bytes_per_token(self) -> int:
+        """Keys and values of one token, over all layers."""
         return self._prefixes.bytes_per_token
 
     @property
