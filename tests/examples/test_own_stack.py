@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from grpo_core.home import cache_folder
 from pytest_grpo.systems.grpo_core import GrpoCoreSystem
 from pytest_grpo.systems.load import load_system
 from pytest_grpo.systems.protocol import GrpoSystem, Rollout, SystemSettings, TrainBatch
 
+CACHE = cache_folder()  # before an inner session changes the home folder: the model is built once
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_stack"
 PROMPT = "Q: 1 + 2 =\nA: "
 
@@ -27,6 +29,7 @@ def test_its_tests_pass_and_what_it_lacks_is_skipped(
 ) -> None:
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     monkeypatch.setenv("GRPO_HOME", str(pytester.path / "home"))
+    monkeypatch.setenv("GRPO_CACHE", str(CACHE))
     shutil.copytree(EXAMPLE, pytester.path, dirs_exist_ok=True)
     result = pytester.runpytest("--phase", "2,3", "-rs")
     result.assert_outcomes(passed=2, skipped=1)
