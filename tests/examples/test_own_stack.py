@@ -31,7 +31,7 @@ def test_its_tests_pass_and_what_it_lacks_is_skipped(
     monkeypatch.setenv("GRPO_HOME", str(pytester.path / "home"))
     monkeypatch.setenv("GRPO_CACHE", str(CACHE))
     shutil.copytree(EXAMPLE, pytester.path, dirs_exist_ok=True)
-    result = pytester.runpytest("--phase", "2,3", "-rs")
+    result = pytester.runpytest_subprocess("--phase", "2,3", "-rs")
     result.assert_outcomes(passed=2, skipped=1)
     result.stdout.fnmatch_lines(["*SKIPPED*system plain_stack: has no train_step; leave out the tests that need it*"])
 

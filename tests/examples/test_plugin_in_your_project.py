@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch  # noqa: F401  # before the inner session: what that imports, it forgets at its end
 
 PROJECT_FOLDER = Path(__file__).resolve().parents[2]
 EXAMPLE = PROJECT_FOLDER / "examples" / "plugin_in_your_project"
@@ -61,7 +60,7 @@ def plant(project: pytest.Pytester, fault: str) -> None:
 
 
 def run(project: pytest.Pytester) -> pytest.RunResult:
-    return project.runpytest("test_speed.py", "-o", "grpo_control=false")
+    return project.runpytest_subprocess("test_speed.py", "-o", "grpo_control=false")
 
 
 def shown_in_readme(beginning: str) -> set[str]:
