@@ -1,64 +1,41 @@
-"""What the README shows works as it is shown."""
+"""What the README shows works as it is shown, and is what the examples are."""
 
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-from grpo_core.config import EnvironmentConfig
-from grpo_core.environments import make_environment_factory
-
-README = Path(__file__).resolve().parent.parent / "README.md"
-
-
-def python_block_with(text: str) -> str:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    return next(block for block in blocks if text in block)
+PROJECT_FOLDER = Path(__file__).resolve().parent.parent
+README = (PROJECT_FOLDER / "README.md").read_text(encoding="utf-8")
+MAX_LINES = 300
+"""A README that grows longer than this hides its own beginning: write a page instead."""
 
 
-def test_the_environment_of_the_readme_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "your_game.py").write_text(python_block_with("class Echo"), encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    environment = make_environment_factory(EnvironmentConfig(name="your_game:Echo"))()
-    environment.reset(3)
-    state = environment.snapshot()
-    (observation,) = environment.observe()
-    word = observation.prompt.removeprefix("Say ").removesuffix(":\n")
-    environment.step({observation.agent: f"{word}\n"})
-    assert environment.done
-    assert environment.rewards() == {"speaker": 1.0}
-    environment.restore(state)
-    environment.step({observation.agent: "navy\n"})
-    assert environment.rewards() == {"speaker": 0.0}
-    sys.modules.pop("your_game")
+@pytest.mark.parametrize(
+    "file", ["examples/plugin_in_your_project/test_speed.py", "examples/own_environment/your_game.py"]
+)
+def test_a_snippet_is_the_file_of_the_example(file: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert (PROJECT_FOLDER / file).read_text(encoding="utf-8") in blocks
 
 
-def test_the_commands_of_the_readme_parse() -> None:
-    from grpo_core.cli import _parser
-
-    lines = re.findall(r"\$ uv run grpo ([^\n#]*)", README.read_text(encoding="utf-8"))
-    assert len(lines) >= 6
-    for line in lines:
-        arguments = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", line)]
-        _parser().parse_args(arguments)
+def test_it_answers_first_what_is_asked_first() -> None:
+    titles = re.findall(r"^#{2,3} (.+)$", README, flags=re.MULTILINE)
+    asked = ["The two commands", "The suite", "Baselines", "Another stack", "Train", "Your own model"]
+    assert [title for title in titles if title in asked] == asked
+    assert README.index("def test_") < README.index("## ")
+    assert len(README.splitlines()) <= MAX_LINES
 
 
-def test_the_test_of_the_readme_measures_and_fails_as_shown(pytester: pytest.Pytester) -> None:
-    arms = "".join(
-        f"def {name}(): return {{'tokens': {tokens}, 'seconds': 1.0}}\n"
-        for name, tokens in (("run_batched", 98), ("run_one_by_one", 100))
-    )
-    pytester.makepyfile(test_own=f"{python_block_with('def test_batches_pay')}\n{arms}")
-    result = pytester.runpytest("--phase", "2", "-o", "grpo_control=false")
-    result.assert_outcomes(failed=1)
-    shown = re.search(r"```console\n(E   assert batched.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert shown is not None
-    printed = {_without_numbers(line) for line in result.outlines}
-    assert {_without_numbers(line) for line in shown[1].splitlines()} <= printed
+def test_every_link_leads_to_a_file() -> None:
+    links = {target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", README)}
+    assert [link for link in links if "://" not in link and not (PROJECT_FOLDER / link).exists()] == []
 
 
-def _without_numbers(line: str) -> str:
-    return re.sub(r"\s*[\d.]+|\s+", " ", line)
+def test_the_verdicts_it_shows_are_of_the_gates_there_are() -> None:
+    shown = re.findall(r"^\d {6}(\w+) ", README, flags=re.MULTILINE)
+    thresholds = (PROJECT_FOLDER / "bench" / "thresholds.toml").read_text(encoding="utf-8")
+    assert len(shown) == len(set(shown)) == 22
+    assert [name for name in shown if not re.search(rf"^{name} = ", thresholds, flags=re.MULTILINE)] == []

