@@ -21,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(trylast=True)  # what other options leave out is no slow test that waits
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect slow tests, unless ``--slow``, ``-m`` or the test's own name asks for them."""
-    if config.getoption("--slow") or "slow" in config.getoption("markexpr"):
+    if config.getoption("--slow") or "slow" in (config.getoption("markexpr") or ""):
         return
     waiting = [item for item in items if item.get_closest_marker("slow") and not _is_named(item, config)]
     if waiting:

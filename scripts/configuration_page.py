@@ -13,8 +13,8 @@ from typing import Literal, Union, get_args, get_origin
 import annotated_types
 from pydantic.fields import FieldInfo
 
-from grpo_core.commands.options import _FLAGS as FLAGS
 from grpo_core.config import GrpoConfig
+from grpo_core.config.flags import FLAG_KEYS
 from grpo_core.config.section import Section
 from scripts.markdown_table import table
 
@@ -76,7 +76,7 @@ def _row(section: str, key: str, field: FieldInfo, text: str) -> tuple[str, ...]
 
 
 def _flag(key: str) -> str:
-    return "".join(f"`--{flag.replace('_', '-')}`" for flag, setting in FLAGS.items() if setting == key)
+    return "".join(f"`--{flag.replace('_', '-')}`" for flag, setting in FLAG_KEYS.items() if setting == key)
 
 
 def field_texts(section: type[Section]) -> dict[str, str]:
