@@ -1,13 +1,17 @@
-"""For all tests: Ctrl-C, the local Modal server, and a model that loads in no time."""
+"""For all tests: Ctrl-C, the log level, the local Modal server, and a model that loads in no time."""
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.modal_server.fixture import modal_server as modal_server
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read once per process, also where a test profiles before our trace
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,3 +50,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
         torch.manual_seed(0)
         Qwen2ForCausalLM(config).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def keep_log_level() -> Iterator[None]:
+    """A command line that a test runs in its own process sets it for all that follow."""
+    logger = logging.getLogger("grpo_core")
+    level = logger.level
+    yield
+    logger.setLevel(level)

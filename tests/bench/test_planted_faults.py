@@ -187,5 +187,5 @@ def test_a_damaged_log_is_refused_and_kept(tmp_path: Path, capsys: pytest.Captur
     path = tmp_path / "runs.json"
     path.write_text('{"runs": [{"fault": 3}]}', encoding="utf-8")
     assert main(["--fault", SLOW.name, "--json", str(path)]) == 2
-    assert "no log of planted faults" in capsys.readouterr().err
+    assert "not a log of planted faults" in capsys.readouterr().err
     assert path.read_text(encoding="utf-8") == '{"runs": [{"fault": 3}]}'

@@ -5,7 +5,6 @@ The models have few parameters but spread-out weights, so that their distributio
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -33,15 +32,6 @@ MakeCompletion = Callable[..., Completion]
 PlainLogprobs = Callable[..., "Tensor"]
 MakeAdapter = Callable[..., "Adapter"]
 LoadPlain = Callable[[Path], Any]
-
-
-@pytest.fixture(autouse=True)
-def keep_log_level() -> Iterator[None]:
-    """A command line that a test runs in its own process sets it for all that follow."""
-    logger = logging.getLogger("grpo_core")
-    level = logger.level
-    yield
-    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
