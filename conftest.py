@@ -29,8 +29,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in waiting]
 
 
-def pytest_collection_finish() -> None:
-    """Measuring collects garbage before each sample: here it need not look through all that the tests import."""
+@pytest.fixture(scope="module", autouse=True)
+def _few_objects_to_collect() -> None:
+    """Measuring collects garbage before each sample: it need not look through all that earlier tests have imported."""
     gc.collect()
     gc.freeze()
 
