@@ -24,6 +24,7 @@ def plain_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GrpoSystem:
     return load_system("plain_stack:PlainStack", SystemSettings(home=tmp_path, device="cpu"))
 
 
+@pytest.mark.slow
 def test_its_tests_pass_and_what_it_lacks_is_skipped(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

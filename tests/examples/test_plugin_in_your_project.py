@@ -84,6 +84,7 @@ def test_it_needs_nothing_but_the_installed_plugin() -> None:
     }
 
 
+@pytest.mark.slow
 def test_batches_pay(project: pytest.Pytester) -> None:
     result = run(project)
     result.assert_outcomes(passed=1)

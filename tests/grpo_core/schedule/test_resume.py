@@ -87,8 +87,8 @@ def test_an_interrupted_run_refills_its_batches_as_the_whole_one_does(make_stack
     ("method", "lag", "depth", "max_refill_rounds"),
     [
         ("lora", 0, 1, 0),
-        ("lora", 1, 1, 0),
-        ("lora", 1, 2, 0),
+        pytest.param("lora", 1, 1, 0, marks=pytest.mark.slow),
+        pytest.param("lora", 1, 2, 0, marks=pytest.mark.slow),
         ("lora", 2, 3, 0),
         ("full", 0, 1, 0),
         ("full", 1, 2, 0),

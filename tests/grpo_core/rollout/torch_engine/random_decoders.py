@@ -33,6 +33,11 @@ SHAPES: list[tuple[str, dict[str, int]]] = [
     ("qwen2", {"hidden_size": 192, "intermediate_size": 208, "num_attention_heads": 3, "num_key_value_heads": 1}),
     ("qwen3", {"num_attention_heads": 14, "num_key_value_heads": 2, "head_dim": 80}),
 ]
+QUICK_FIRST = [
+    pytest.param(*each, marks=() if index in {0, len(SHAPES) - 1} else pytest.mark.slow)
+    for index, each in enumerate(SHAPES)
+]
+"""The plainest shape and the least even one; the others are slow tests."""
 Build = Callable[..., DecoderWeights]
 
 

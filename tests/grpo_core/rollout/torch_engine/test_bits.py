@@ -34,7 +34,13 @@ from grpo_core.rollout.torch_engine.weights.adapters import FusedAdapter
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 from grpo_core.rollout.torch_engine.weights.versions import VersionWeights
 from grpo_core.types import Adapter, Completion, Int32
-from tests.grpo_core.rollout.torch_engine.random_decoders import SHAPES, VOCAB, Build, needs_compiler, prompt
+from tests.grpo_core.rollout.torch_engine.random_decoders import (
+    QUICK_FIRST,
+    VOCAB,
+    Build,
+    needs_compiler,
+    prompt,
+)
 
 pytestmark = needs_compiler
 
@@ -145,7 +151,7 @@ def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("company", COMPANIES.values(), ids=COMPANIES.keys())
-@pytest.mark.parametrize(("architecture", "shape"), SHAPES)
+@pytest.mark.parametrize(("architecture", "shape"), QUICK_FIRST)
 @torch.inference_mode()
 def test_states_have_the_same_bits_in_any_company(
     architecture: str, shape: dict[str, int], company: Company, build: Build
@@ -240,7 +246,9 @@ def assert_same_completions(ones: Sequence[Completion], others: Sequence[Complet
 
 
 @pytest.mark.parametrize("version", [0, 1])
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize(
+    "architecture", ["qwen2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "llama"))]
+)
 def test_completions_have_the_same_bits_in_any_company(
     architecture: str, version: int, model_folders: dict[str, Path], make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from grpo_core.rollout.torch_engine.forward.compiled_decoder import open_native
 from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 from tests.grpo_core.rollout.torch_engine.random_decoders import (
-    SHAPES,
+    QUICK_FIRST,
     Build,
     advance,
     needs_compiler,
@@ -50,9 +50,9 @@ def everything(weights: DecoderWeights, *, native: bool, max_tokens: int) -> lis
 
 
 @needs_compiler
-@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize("num_threads", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
 @pytest.mark.parametrize("max_tokens", [30, 512])
-@pytest.mark.parametrize(("architecture", "shape"), SHAPES)
+@pytest.mark.parametrize(("architecture", "shape"), QUICK_FIRST)
 def test_compiled_passes_give_what_torch_gives(
     architecture: str, shape: dict[str, int], max_tokens: int, num_threads: int, build: Build
 ) -> None:
