@@ -1,8 +1,15 @@
+"""For tests of the plugin: projects, and sessions inside of tests that share nothing with the one around them."""
+
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
+
+for _name in ("filelock", "hypothesis", "psutil", "pydantic", "pytest_grpo.gate.gates", "pytest_grpo.baseline.compare"):
+    # pytester forgets what an inner session imports; what is here already is not imported again by each of them.
+    importlib.import_module(_name)
 
 THRESHOLDS = """
 [cpu.phase2]

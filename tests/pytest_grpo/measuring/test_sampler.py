@@ -171,6 +171,27 @@ def test_collection_that_was_off_stays_off() -> None:
         gc.enable()
 
 
+def test_what_was_there_before_is_not_collected_while_arms_run() -> None:
+    num_frozen: list[int] = []
+
+    def arm() -> None:
+        num_frozen.append(gc.get_freeze_count())
+
+    Sampler({"a": arm}).take_until(2)
+    assert min(num_frozen) > 0
+    assert gc.get_freeze_count() == 0
+
+
+def test_objects_that_the_process_has_frozen_stay_frozen() -> None:
+    gc.freeze()
+    num_frozen = gc.get_freeze_count()
+    try:
+        Sampler({"a": lambda: None}).take_until(2)
+        assert gc.get_freeze_count() == num_frozen
+    finally:
+        gc.unfreeze()
+
+
 def test_measuring_imports_no_torch(pytester: pytest.Pytester) -> None:
     measuring = "from pytest_grpo.measuring.sampler import measure; measure(lambda: None, 'a')"
     script = f"import sys; {measuring}; print('torch' in sys.modules)"
