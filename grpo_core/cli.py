@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from rich.console import Console
 
@@ -94,6 +95,10 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
 }
 
 
+OPTIONS = ("-h", "--help", "--version")
+"""What stands in the place of a command."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit code: 0 done, 1 a red verdict, 2 a mistake in the input, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -102,8 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return USER_ERROR_EXIT_CODE
     names = [command.name for group in GROUPS.values() for command in group]
-    if not given[0].startswith("-") and given[0] not in names:
-        parser.fail(f"no command {given[0]!r}; {did_you_mean(given[0], names, 'see grpo --help')}")
+    if given[0] not in (*names, *OPTIONS):
+        what, allowed = ("option", OPTIONS) if given[0].startswith("-") else ("command", names)
+        parser.fail(f"no {what} {given[0]!r}; {did_you_mean(given[0], allowed, 'see grpo --help')}")
     flags = parser.parse_args(given)
     return run_command(flags.run_command, flags)
 
@@ -138,6 +144,7 @@ def _parser() -> CommandParser:
         description="Train with GRPO, and judge the training loop.",
         epilog=f"{_listed()}\n\ngrpo COMMAND --help shows a command's options, their defaults and an example.",
     )
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     subparsers = parser.add_subparsers(prog="grpo", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
     for command in (command for group in GROUPS.values() for command in group):
         if command.add_arguments is None:
@@ -152,6 +159,14 @@ def _parser() -> CommandParser:
             _add_verbose(inner)
         inner.set_defaults(run_command=command.run)
     return parser
+
+
+class _ShowVersion(argparse.Action):
+    """Reads the installed version only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"pytest-grpo {version('pytest-grpo')}")
+        parser.exit()
 
 
 def _listed() -> str:

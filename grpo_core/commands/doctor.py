@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=get_args(EngineName), default="torch", help="what is examined")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
     parser.add_argument(
-        "--quick", action="store_true", help=f"{_NUM_QUICK_SWAPS} adapter swaps for the memory, not {_NUM_SWAPS}"
+        "--quick",
+        action="store_true",
+        help=f"shorter: the memory canary swaps adapters {_NUM_QUICK_SWAPS} times, not {_NUM_SWAPS}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
 

@@ -43,7 +43,7 @@ def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any
     add_number("--groups", "starting states per batch")
     add_number("--samples", "episodes per starting state (the group size)")
     add_number("--horizon", "length of an episode: years in Diplomacy")
-    add_number("--seed", "of everything that is drawn at random")
+    add_number("--seed", "seed of all random draws: the same seed trains on the same tokens")
     add_switch("--compact-prompts", "abbreviated prompts: the same facts in fewer tokens")
     add_switch("--use-state-cache", "start from cached mid-game positions; the opening is not played again")
     add_number("--buffer-depth", "finished batches that wait for the trainer")

@@ -18,9 +18,11 @@ class ModelConfig(Section):
     device: str = "auto"
     """``auto`` takes the GPU when there is one; else any torch device."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the base weights. The adapter is always float32."""
+    """Number type of the base weights. The adapter is always float32."""
     lora_rank: int = Field(default=16, ge=1, le=512)
+    """Rank of the adapter's two matrices: a larger one has more parameters."""
     lora_alpha: float = Field(default=32.0, gt=0)
+    """Scale of the adapter: its output is multiplied by ``lora_alpha / lora_rank``."""
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj", "up_proj", "down_proj")
     """Names of the linear modules that carry the adapter."""
 
@@ -64,21 +66,24 @@ class RolloutConfig(Section):
     same are replaced by new ones. What is left then stays in the batch; ``training.drop_zero_variance_groups`` leaves
     it out. 0 is off."""
     temperature: float = Field(default=1.0, gt=0)
+    """Logits are divided by it before the draw, and in the loss as well."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw from the most probable tokens that together have this probability. 1 is all."""
     top_k: int = Field(default=0, ge=0)
-    """Draw from so many of the most probable tokens only. 0 is all."""
+    """Draw from this many of the most probable tokens. 0 is all."""
     min_p: float = Field(default=0.0, ge=0, lt=1)
     """Draw only tokens of at least this share of the most probable one's probability."""
     max_completion_tokens: int = Field(default=64, ge=1)
-    """Of a free answer. A constrained one ends with its constraint."""
+    """Maximum length of a free answer. A constrained one ends with its constraint."""
     overlong_buffer_tokens: int = Field(default=0, ge=0)
     """Soft overlong penalty (DAPO): over the last so many of ``max_completion_tokens``, what an answer earns falls by
     up to 1. 0 is none."""
     max_batch_sequences: int = Field(default=256, ge=1)
-    """Most sequences that decode together."""
+    """Maximum number of sequences that decode together."""
     max_kv_bytes: int = Field(default=2 << 30, ge=1 << 20)
     """Keys and values that the engine may hold, cached prompts included. vLLM reserves them at its start."""
     seed: int = Field(default=0, ge=0)
+    """Seed of starting states, draws and initial adapter weights: the same seed samples the same tokens."""
 
     @model_validator(mode="after")
     def _refills_can_differ(self) -> RolloutConfig:
@@ -103,6 +108,7 @@ class ScheduleConfig(Section):
     """How rollouts and training overlap."""
 
     num_steps: int = Field(default=10, ge=1)
+    """Training steps of the run, those before a ``--resume`` included."""
     buffer_depth: int = Field(default=1, ge=1)
     """Finished batches that wait when a step takes one. At max_policy_lag_steps + 1 it settles at one less."""
     max_policy_lag_steps: int = Field(default=1, ge=0)
@@ -110,7 +116,7 @@ class ScheduleConfig(Section):
     checkpoint_every_steps: int = Field(default=50, ge=1)
     """Until the next one the batches that were trained on stay on disk, so that lost steps can be repeated."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """The newest so many. More than one, so that a damaged one does not end a run."""
+    """Number of checkpoints kept, the newest ones. With 2, a damaged one does not end a run."""
     torch_threads: int | None = Field(default=None, ge=1)
     """CPU threads for rollouts and for training, each. Default: half of the cores when they overlap, else all."""
 
@@ -133,3 +139,4 @@ class TelemetryConfig(Section):
     axiom: Literal["auto", "off"] = "auto"
     """``auto`` sends when ``AXIOM_TOKEN`` and ``AXIOM_DATASET`` are set."""
     gpu_stats_interval_s: float = Field(default=1.0, gt=0)
+    """Seconds between two ``gpu_stats`` events."""

@@ -53,6 +53,7 @@ class TrainingConfig(Section):
     mismatch_low: float = Field(default=0.5, ge=0, lt=1)
     """Lower bound of the masks. ``truncate`` has none."""
     mismatch_high: float = Field(default=5.0, gt=1)
+    """Upper bound of the masks and of the weights."""
     mask_overlong: bool = False
     """No loss for a trajectory whose last turn was cut off at its length. Its reward still counts in its group."""
     entropy_coefficient: float = Field(default=0.0, ge=0)
@@ -60,13 +61,14 @@ class TrainingConfig(Section):
     top_entropy_share: float = Field(default=1.0, gt=0, le=1)
     """Share of the tokens, those of highest entropy, that the policy term is about. The paper has 0.2."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients whose norm is larger are scaled down to it."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Packed tokens per forward pass. Completions that share tokens are never split."""
     packing: Packing = "shared_prefix"
     """``shared_prefix`` computes what sequences begin with alike once, ``packed`` lays them end to end, ``padded`` is
     the plain path, a row for each. A model for which one is not exact takes the next; StepMetrics say which ran."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the matrix products. The adapter, its gradient and the optimizer are float32 in both."""
+    """Number type of the matrix products. The adapter, its gradient and the optimizer are float32 in both."""
     gradient_checkpointing: bool = False
     """Keep each layer's input only and run the layer again in the backward pass: less memory, more time."""
     shard_base_weights: bool = False

@@ -34,7 +34,7 @@ def add_options(parser: pytest.Parser) -> None:
     add(
         "--grpo-num-gates",
         metavar="N",
-        help="gates that share 1 %% of false failures (default: those collected)",
+        help="number of timing gates that share the 1 %% chance of a false failure (default: those collected)",
     )
     add("--grpo-device-profile", metavar="PROFILE", help="which thresholds apply: cpu, gpu or auto (default)")
     add("--grpo-inconclusive", metavar="HOW", help="report an inconclusive verdict as xfail (default) or fail")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     ("arguments", "line"),
     [
         (["trian"], "grpo: no command 'trian'; did you mean train?"),
+        (["--verson"], "grpo: no option '--verson'; did you mean --version?"),
         (["chess"], "grpo: no command 'chess'; see grpo --help"),
         (["train", "--grups", "3"], "grpo train: no option '--grups'; did you mean --groups?"),
         (["train", "--chess=3"], "grpo train: no option '--chess'; see grpo train --help"),
@@ -159,3 +161,10 @@ def test_flags_come_before_settings_before_the_file_before_the_defaults(tmp_path
     defaults = {"rollout.num_groups": 2, "rollout.top_p": 0.5}
     rollout = config_from_flags(flags, defaults, "run").rollout
     assert (rollout.num_groups, rollout.group_size, rollout.seed, rollout.top_p) == (3, 4, 5, 0.5)
+
+
+def test_the_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"pytest-grpo {version('pytest-grpo')}\n"
