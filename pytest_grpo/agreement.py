@@ -5,34 +5,50 @@ An agreement takes the outputs of all arms by name. It returns what differs, as 
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pytest
 
 Agreement = Callable[[Mapping[str, object]], str]
 """What differs between the outputs, in one line; empty when they agree."""
 
 
 def same_tokens(outputs: Mapping[str, object]) -> str:
-    """The outputs are equal: token ids under greedy decoding or equal seeds, or any other values."""
+    """The outputs are equal: token ids under greedy decoding or equal seeds, or any other values.
+
+    Arrays and tensors equal lists of the same values. A NaN equals nothing, not even another NaN.
+
+    Raises:
+        pytest.UsageError: an arm returned no output.
+    """
+    _check_returned("same_tokens", outputs)
     (first, expected), *others = outputs.items()
     for name, output in others:
-        if output != expected:
+        if not _equal(expected, output):
             return f"arms {first!r} and {name!r} answered differently{_first_difference(expected, output)}"
     return ""
 
 
 def close_values(*, rtol: float = 0.0, atol: float = 0.0) -> Agreement:
-    """The outputs are numbers, or (nested) sequences of them, that differ by ``atol + rtol * |first|`` at most: e.g.
-    log-probabilities in nats, losses, gradient norms."""
+    """The outputs are numbers, or (nested) sequences, arrays or tensors of them, that have the same shape and differ by
+    ``atol + rtol * |first|`` at most: e.g. log-probabilities in nats, losses, gradient norms.
+
+    A NaN is close to nothing, an infinite value only to its equal. The agreement raises pytest.UsageError when an arm
+    returned no output, or one that is not numeric.
+    """
 
     def agree(outputs: Mapping[str, object]) -> str:
-        (first, expected), *others = ((name, list(_flat(output))) for name, output in outputs.items())
+        _check_returned("close_values", outputs)
+        (first, expected), *others = outputs.items()
         for name, output in others:
-            if len(output) != len(expected):
-                return f"arms {first!r} and {name!r} gave {len(expected)} and {len(output)} values"
-            for a, b in zip(expected, output, strict=True):
-                if not abs(a - b) <= atol + rtol * abs(a):  # also true for NaN
-                    return f"arms {first!r} and {name!r} differ: {a:.6g} and {b:.6g}"
+            problem = _not_close(expected, output, rtol, atol)
+            if problem:
+                return f"arms {first!r} and {name!r} {problem}"
         return ""
 
     return agree
@@ -43,20 +59,114 @@ def nothing_to_check(outputs: Mapping[str, object]) -> str:
     return ""
 
 
-def _flat(output: object) -> Iterator[float]:
-    """The numbers in nested sequences, ragged ones too."""
-    if isinstance(output, Iterable):
-        for part in output:
-            yield from _flat(part)
-    else:
-        assert isinstance(output, numbers.Real), f"{output!r} is not a number"
-        yield float(output)
+def _check_returned(agreement: str, outputs: Mapping[str, object]) -> None:
+    """Two outputs that are not there are equal, and prove nothing."""
+    missing = [repr(name) for name, output in outputs.items() if output is None]
+    if missing:
+        arms = "no arm returns an output" if len(missing) == len(outputs) else f"no output of {', '.join(missing)}"
+        raise pytest.UsageError(
+            f"agree={agreement}: {arms}; return Sample(output=...) from every arm, or write agree=nothing_to_check"
+        )
+
+
+def _equal(expected: object, output: object) -> bool:
+    if isinstance(expected, (int, float)) and isinstance(output, (int, float)):
+        return expected == output  # first, because most are such
+    left, right = _plain(expected), _plain(output)
+    if _is_array(left) and _is_array(right) and left.dtype == right.dtype:
+        return sys.modules["numpy"].array_equal(left, right)
+    left, right = _listed(left), _listed(right)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_equal, left, right))
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(_equal(left[key], right[key]) for key in left)
+    if dataclasses.is_dataclass(left) and type(left) is type(right):
+        fields = [field.name for field in dataclasses.fields(left) if field.compare]
+        return all(_equal(getattr(left, name), getattr(right, name)) for name in fields)
+    return bool(left == right)
 
 
 def _first_difference(expected: object, output: object) -> str:
-    if not isinstance(expected, Sequence) or not isinstance(output, Sequence):
+    left, right = _listed(_plain(expected)), _listed(_plain(output))
+    if not isinstance(left, list) or not isinstance(right, list):
         return ""
-    if len(expected) != len(output):
-        return f": {len(expected)} and {len(output)} answers"
-    at = next(place for place, pair in enumerate(zip(expected, output, strict=True)) if pair[0] != pair[1])
-    return f": answer {at} of {len(expected)}"
+    if len(left) != len(right):
+        return f": {len(left)} and {len(right)} answers"
+    unequal = (place for place, pair in enumerate(zip(left, right, strict=True)) if not _equal(*pair))
+    return f": answer {next(unequal)} of {len(left)}" if left else ": other shapes"
+
+
+def _not_close(expected: object, output: object, rtol: float, atol: float) -> str:
+    """What differs, as a verb and its objects; empty when nothing does."""
+    if isinstance(expected, (int, float)) and isinstance(output, (int, float)):
+        return _far_apart(expected, output, rtol, atol)
+    left, right = _plain(expected), _plain(output)
+    if _is_array(left) and _is_array(right):
+        return _arrays_not_close(left, right, rtol, atol)
+    left, right = _listed(left, of_any=True), _listed(right, of_any=True)
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        if left.keys() != right.keys():
+            return f"gave the keys {list(left)} and {list(right)}"
+        left, right = list(left.values()), [right[key] for key in left]
+    if isinstance(left, list) and isinstance(right, list):
+        if len(left) != len(right):
+            return f"gave {len(left)} and {len(right)} values"
+        found = (_not_close(a, b, rtol, atol) for a, b in zip(left, right, strict=True))
+        return next(filter(None, found), "")
+    if isinstance(left, (list, Mapping)) or isinstance(right, (list, Mapping)):
+        return "gave values of other shapes"
+    return _far_apart(_number(left), _number(right), rtol, atol)
+
+
+def _far_apart(a: complex, b: complex, rtol: float, atol: float) -> str:
+    is_close = a == b or (math.isfinite(abs(a)) and abs(a - b) <= atol + rtol * abs(a))  # neither for NaN
+    return "" if is_close else f"differ: {a:.6g} and {b:.6g}"
+
+
+def _arrays_not_close(left: Any, right: Any, rtol: float, atol: float) -> str:
+    numpy = sys.modules["numpy"]
+    if left.shape != right.shape:
+        return f"gave the shapes {left.shape} and {right.shape}"
+    kinds = {left.dtype.kind, right.dtype.kind}
+    if not kinds <= set("biufc"):
+        return _not_close(left.ravel().tolist(), right.ravel().tolist(), rtol, atol)
+    left, right = (values.ravel().astype(complex if "c" in kinds else float) for values in (left, right))
+    with numpy.errstate(invalid="ignore"):
+        is_close = (left == right) | (numpy.isfinite(left) & (abs(left - right) <= atol + rtol * abs(left)))
+    (far,) = numpy.nonzero(~is_close)
+    return _far_apart(left[far[0]].item(), right[far[0]].item(), rtol, atol) if far.size else ""
+
+
+def _plain(output: Any) -> Any:
+    """A tensor as an array, a NumPy scalar as Python's; anything else as it is."""
+    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+    if torch is not None and isinstance(output, torch.Tensor):
+        dense = output if output.layout is torch.strided else output.to_dense()
+        has_numpy_type = not dense.is_floating_point() or dense.dtype in (torch.float32, torch.float64)
+        return (dense if has_numpy_type else dense.float()).numpy(force=True)  # bfloat16 to float32 is exact
+    if numpy is not None and isinstance(output, numpy.generic):
+        return output.item()
+    return output
+
+
+def _is_array(output: object) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(output, numpy.ndarray)
+
+
+def _listed(output: Any, *, of_any: bool = False) -> Any:
+    """An array or a sequence as a list, with ``of_any`` another iterable, too; anything else as it is."""
+    if _is_array(output):
+        return output.tolist()
+    if isinstance(output, (str, bytes, Mapping)):
+        return output
+    return list(output) if isinstance(output, Iterable if of_any else Sequence) else output
+
+
+def _number(value: object) -> Any:
+    """``value``, which must be one."""
+    if not isinstance(value, numbers.Complex):
+        raise pytest.UsageError(
+            f"agree=close_values: {value!r} is not a number; return numbers, arrays or tensors, or agree=same_tokens"
+        )
+    return value

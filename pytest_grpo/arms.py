@@ -9,16 +9,17 @@ Nothing is measured until two quantities are compared. The comparison then measu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import numbers
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import pytest
 
 from pytest_grpo.settings.thresholds import Threshold
-from pytest_grpo.types import COUNT_PREFIX, Kind
+from pytest_grpo.types import COUNT_PREFIX, RATE_SUFFIX, Kind
 
 Bounds = tuple[float, float]
+_SIGNS: dict[Kind, str] = {"at_least": ">=", "at_most": "<=", "equals": "=="}
 
 
 class Comparison(Protocol):
@@ -29,9 +30,13 @@ class Comparison(Protocol):
         """What the last comparison found, for the assertion's message."""
         ...
 
-    def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool: ...
+    def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
+        """Whether the ratio of the two, without their factors, does not fail ``threshold``."""
+        ...
 
-    def count(self, left: Quantity, right: Quantity | float, holds: Callable[[float, float], bool]) -> bool: ...
+    def count(self, left: Quantity, right: Quantity | float, threshold: Threshold, *, is_strict: bool = False) -> bool:
+        """As ``decide``, exactly. With ``is_strict`` the threshold's edge fails."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -63,12 +68,14 @@ class Quantity:
     @property
     def is_count(self) -> bool:
         """Whether it is exact (``num_...``): compared without statistics, also with a number."""
-        return self.metric.startswith(COUNT_PREFIX)
+        return self.metric.startswith(COUNT_PREFIX) and not self.metric.endswith(RATE_SUFFIX)
 
     def __mul__(self, factor: float | Threshold) -> Quantity:
         if isinstance(factor, Threshold):
             if factor.kind == "within":
                 raise pytest.UsageError(f"threshold {factor.name} is a band; write approx_ratio(..., within=threshold)")
+            if self.threshold is not None:
+                raise pytest.UsageError(f"{self!r} times {factor.name}: one named threshold is enough; drop the other")
             return replace(self, factor=self.factor * factor.bound, threshold=factor)
         if not (isinstance(factor, (int, float)) and math.isfinite(factor) and factor > 0):
             raise pytest.UsageError(f"{self!r} times {factor!r}: allowed are numbers above zero, e.g. 1.30 * {self!r}")
@@ -77,60 +84,114 @@ class Quantity:
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Quantity:
-        return self * (1 / divisor)
+        if not (isinstance(divisor, (int, float)) and math.isfinite(divisor) and divisor > 0):
+            raise pytest.UsageError(f"{self!r} / {divisor!r}: allowed are numbers above zero, e.g. {self!r} / 2")
+        return replace(self, factor=self.factor / divisor)
 
     def __ge__(self, other: Quantity | float) -> bool:
         __tracebackhide__ = True
-        return self._compare(other, "at_least", lambda mine, its: mine >= its)
+        return self._compare(other, "at_least")
 
     def __le__(self, other: Quantity | float) -> bool:
         __tracebackhide__ = True
-        return self._compare(other, "at_most", lambda mine, its: mine <= its)
+        return self._compare(other, "at_most")
 
-    __gt__ = __ge__
-    __lt__ = __le__
+    def __gt__(self, other: Quantity | float) -> bool:
+        __tracebackhide__ = True
+        return self._compare(other, "at_least", is_strict=True)
+
+    def __lt__(self, other: Quantity | float) -> bool:
+        __tracebackhide__ = True
+        return self._compare(other, "at_most", is_strict=True)
 
     def __eq__(self, other: object) -> bool:
         __tracebackhide__ = True
         if isinstance(other, ApproxRatio):
-            return self.comparison.decide(self, other.of, other.threshold_for(self))
-        if self.is_count and isinstance(other, (Quantity, int, float)):
-            return self.comparison.count(self, other, lambda mine, its: mine == its)
+            return self._judge(other.of, other.threshold_for(self))
+        if self.is_count and isinstance(other, (Quantity, numbers.Real)):
+            return self._compare(other, "equals")
         raise pytest.UsageError(
             f"{self!r} == {other!r}: measured values are never equal; write == approx_ratio(other, within=(0.67, 1.5))"
         )
 
-    def _compare(self, other: Quantity | float, kind: Kind, holds: Callable[[float, float], bool]) -> bool:
+    def __ne__(self, other: object) -> NoReturn:
+        raise pytest.UsageError(f"{self!r} != {other!r}: no threshold says so; write ==, >= or <=")
+
+    def __bool__(self) -> NoReturn:
+        raise pytest.UsageError(
+            f"{self!r} alone is neither true nor false; compare it, e.g. assert {self!r} "
+            + (">= 1" if self.is_count else f"<= 1.1 * other.{self.metric}")
+        )
+
+    def _compare(self, other: Quantity | numbers.Real | float, kind: Kind, *, is_strict: bool = False) -> bool:
         __tracebackhide__ = True
-        if self.is_count:
-            return self.comparison.count(self, other, holds)
-        if not isinstance(other, Quantity):
+        if isinstance(other, Quantity):
+            return self._judge(other, _threshold_of(self, other, kind), is_strict=is_strict)
+        if not self.is_count:
             raise pytest.UsageError(
                 f"{self!r} against {other!r}: an absolute time depends on the machine; compare it with another arm"
             )
-        return self.comparison.decide(self, other, _threshold_of(self, other, kind))
+        if not (isinstance(other, numbers.Real) and math.isfinite(other)):
+            raise pytest.UsageError(f"{self!r} against {other!r}: allowed are finite numbers and counts of other arms")
+        return self.comparison.count(self, float(other), _threshold_of(self, None, kind), is_strict=is_strict)
+
+    def _judge(self, other: Quantity, threshold: Threshold, *, is_strict: bool = False) -> bool:
+        __tracebackhide__ = True
+        _check_pair(self, other)
+        if self.is_count:
+            return self.comparison.count(self, other, threshold, is_strict=is_strict)
+        return self.comparison.decide(self, other, threshold)
 
     def __repr__(self) -> str:
         scale = "" if self.factor == 1 else f"{self.factor:.4g} * "
         return f"{scale}{self.arm}.{self.metric}"
 
 
-def _threshold_of(left: Quantity, right: Quantity, kind: Kind) -> Threshold:
-    """What ``left >= right`` (``<=``) asks of the ratio left over right, both without their factors."""
-    bound = right.factor / left.factor
-    named = right.threshold or left.threshold
+def _check_pair(left: Quantity, right: Quantity) -> None:
+    """Raises pytest.UsageError when the ratio of ``left`` to ``right`` says nothing."""
+    if left.comparison is not right.comparison:
+        raise pytest.UsageError(
+            f"{left!r} against {right!r}: measured apart; pass all arms to one grpo_arms(agree=..., a=a, b=b)"
+        )
+    if (left.arm, left.metric) == (right.arm, right.metric):
+        raise pytest.UsageError(f"{left!r} against {right!r}: one and the same quantity; compare it with another")
+    if left.is_count != right.is_count:
+        count, measured = (left, right) if left.is_count else (right, left)
+        raise pytest.UsageError(
+            f"{left!r} against {right!r}: {count.metric} is an exact count, {measured.metric} is measured; "
+            "compare like with like"
+        )
+
+
+def _threshold_of(left: Quantity, right: Quantity | None, kind: Kind) -> Threshold:
+    """What ``left >= right`` (``<=``, ``==``) asks of the ratio left over right, both without their factors.
+
+    Without ``right``, ``left`` is compared with a plain number.
+    """
+    named = left.threshold if right is None or right.threshold is None else right.threshold
+    bound = (1.0 if right is None else right.factor) / left.factor
+    low, high = -math.inf if kind == "at_most" else bound, math.inf if kind == "at_least" else bound
     if named is None:
-        low, high = (bound, math.inf) if kind == "at_least" else (-math.inf, bound)
         return Threshold(name_of(left, right), None, kind, low, high, source="the test")
-    if named.kind != kind or right.threshold is None:
-        sign = ">=" if named.kind == "at_least" else "<="
-        raise pytest.UsageError(f"threshold {named.name} is {named}; write ... {sign} threshold * ...")
-    return replace(named, low=bound) if kind == "at_least" else replace(named, high=bound)
+    if named.kind != kind or left.threshold is not None:
+        raise pytest.UsageError(
+            f"threshold {named.name} is {named}; write ... {_SIGNS[named.kind]} threshold * ..., on the right"
+        )
+    return replace(named, low=low, high=high)
 
 
-def name_of(left: Quantity, right: Quantity) -> str:
-    """The name of a comparison in reports when it has no named threshold."""
-    return left.metric if left.metric == right.metric else f"{left.metric}/{right.metric}"
+def name_of(left: Quantity, right: Quantity | None) -> str:
+    """The name of a comparison in reports when it has no named threshold.
+
+    Several counts of a test are compared with numbers and with each other, so their names have the arms.
+    """
+    if right is None:
+        return f"{left.arm}.{left.metric}"
+    if left.metric != right.metric:
+        return (
+            f"{left.arm}.{left.metric}/{right.arm}.{right.metric}" if left.is_count else f"{left.metric}/{right.metric}"
+        )
+    return f"{left.arm}/{right.arm}.{left.metric}" if left.is_count else left.metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +202,15 @@ class ApproxRatio:
     within: Bounds | Threshold
 
     def threshold_for(self, left: Quantity) -> Threshold:
-        """The threshold that ``left`` over ``of`` is held against."""
+        """The threshold that ``left`` over ``of``, both without their factors, is held against."""
+        for side in (left, self.of):
+            named = side.threshold
+            if named is not None:
+                raise pytest.UsageError(f"threshold {named.name} is {named}, no factor of a band; use >= or <=")
+        scale = self.of.factor / left.factor
         if isinstance(self.within, Threshold):
-            return self.within
-        low, high = self.within
+            return replace(self.within, low=self.within.low * scale, high=self.within.high * scale)
+        low, high = (bound * scale for bound in self.within)
         return Threshold(name_of(left, self.of), None, "within", low, high, source="the test")
 
     def __repr__(self) -> str:
@@ -157,8 +223,12 @@ def approx_ratio(of: Quantity, *, within: Bounds | Threshold) -> ApproxRatio:
     To pass, the whole interval of the ratio must lie inside: "not significantly different" proves no equivalence.
 
     Raises:
-        pytest.UsageError: ``within`` is not a band of positive numbers.
+        pytest.UsageError: ``of`` is no quantity of an arm, or ``within`` is not a band of positive numbers.
     """
+    if not isinstance(of, Quantity):
+        raise pytest.UsageError(
+            f"approx_ratio({of!r}): allowed is a quantity of an arm, e.g. approx_ratio(b.seconds, ...)"
+        )
     if isinstance(within, Threshold):
         if within.kind != "within":
             raise pytest.UsageError(f"threshold {within.name} is {within}, not a band; compare with >= or <=")

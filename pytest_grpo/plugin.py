@@ -97,11 +97,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    yield
+    num_failed = item.session.testsfailed  # subtests count here, too
+    try:
+        yield
+    except pytest.skip.Exception:
+        if GATE in item.stash:
+            from pytest_grpo.gate.end_of_test import fail_if_red
+
+            fail_if_red(item.stash[GATE])
+        raise
     if next(item.iter_markers("grpo_threshold"), None) is not None:
         from pytest_grpo.gate.markers import decide_markers
 
         decide_markers(item, item.stash.get(GATE, None))
+    if GATE in item.stash:
+        from pytest_grpo.gate.end_of_test import end_test
+
+        end_test(item.stash[GATE], has_failed=item.session.testsfailed > num_failed)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -21,9 +21,8 @@ CHILD_PLUGIN = "pytest_grpo.remote.child_plugin"
 
 RATE_SUFFIX = "_per_second"
 
-
 COUNT_PREFIX = "num_"
-"""Quantities with this prefix are counts: compared exactly, without statistics."""
+"""Quantities with this prefix are counts: compared exactly, without statistics. Their rates are not."""
 
 
 class Verdict(enum.StrEnum):
@@ -76,7 +75,8 @@ class Row:
     """One verdict.
 
     ``bound_low`` and ``bound_high`` are the threshold's edges, None where it is open. ``low`` to ``high`` covers the
-    true median of ``ratios`` with probability ``confidence``; these and ``num_pairs`` are None for a plain number.
+    true median of ``ratios`` with probability ``confidence``; these and ``num_pairs`` are None for a plain number or a
+    count.
     ``arms`` holds, per arm, the values of each quantity per pair, ``seconds`` among them; ``quantity`` is the one that
     was compared.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
@@ -12,14 +11,18 @@ import pytest
 
 from pytest_grpo.agreement import Agreement
 from pytest_grpo.arms import Quantity
+from pytest_grpo.gate.counts import HeldCount
 from pytest_grpo.gate.explain import explain, inconclusive_reason
 from pytest_grpo.gate.gate_session import GateSession, ShowProgress
 from pytest_grpo.measuring.conditions import Watch
-from pytest_grpo.measuring.sampler import Round, Sampler
+from pytest_grpo.measuring.sampler import MeasurementError, Round, Sampler
 from pytest_grpo.measuring.stats import Estimate, Plan, interval, judge, median_ratio
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.types import Row, Verdict
+
+__tracebackhide__ = True
+"""Of an error in an arm, pytest shows the test and the arm, not what lies between."""
 
 RED_BUDGET_FACTOR = 3
 """Extends the budget of a gate that points to a failure: a failure needs more pairs, and a slow arm more time."""
@@ -34,7 +37,7 @@ class Recorder(Protocol):
 
     def row(self, threshold: Threshold, verdict: Verdict, measured: float, reason: str) -> Row: ...
 
-    def record(self, row: Row) -> bool: ...
+    def record(self, row: Row) -> Row: ...
 
 
 @dataclass(slots=True)
@@ -47,14 +50,14 @@ class PairedComparison:
     max_cores_of_others: float | None = None
     explanation: list[str] = field(default_factory=list)
     """What the last comparison found, for the assertion's message."""
+    is_decided: bool = False
+    """Whether quantities of these arms were compared."""
     _disagreement: str = ""
     _num_dropped: int = 0
     _watch: Watch | None = None
 
     def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
-        """Take rounds until they decide whether left over right meets ``threshold``; True for a pass."""
-        __tracebackhide__ = True
-        assert left.comparison is right.comparison is self, "both sides are measured together"
+        """Take rounds until they decide whether left over right meets ``threshold``; False for a failure."""
         start, watch = time.perf_counter(), Watch.start()
         share = self.gate.session.ledger.grant()
         verdict, estimate, reason = self._sample(left, right, threshold, share)
@@ -72,22 +75,36 @@ class PairedComparison:
             conditions=asdict(watch.conditions(with_gpu=self.gate.config.profile == "gpu")),
             duration_s=round(time.perf_counter() - start, 3),
         )
-        self.explanation = explain(row)
-        return self.gate.record(row)
+        return self._record(row)
 
-    def count(self, left: Quantity, right: Quantity | float, holds: Callable[[float, float], bool]) -> bool:
-        """Whether ``holds`` is true of every round. Counts are exact, so one round is enough."""
-        __tracebackhide__ = True
+    def count(self, left: Quantity, right: Quantity | float, threshold: Threshold, *, is_strict: bool = False) -> bool:
+        """Whether left over right meets ``threshold`` in every round. Counts are exact, so one round is enough."""
         self._take(1)
+        row = self._uncounted(threshold)
         for taken in self.sampler.rounds:
-            mine = self._value(taken, left) * left.factor
-            its = self._value(taken, right) * right.factor if isinstance(right, Quantity) else float(right)
-            if not holds(mine, its):
-                self.explanation = [f"{left!r} is {mine:g}, {right!r} is {its:g}: counts are exact"]
-                return False
-        if self._disagreement:
-            self.explanation = [f"wrong answers: {self._disagreement}"]
-        return not self._disagreement
+            other = self._value(taken, right) if isinstance(right, Quantity) else right
+            held = HeldCount.against(self._value(taken, left), other, threshold, is_strict=is_strict)
+            reason = "" if held.holds else f"counts are exact: {left.arm}.{left.metric} is {held.value:g}"
+            if self._disagreement:
+                reason = f"wrong answers: {self._disagreement}"
+            verdict = Verdict.FAIL if reason else Verdict.PASS
+            row = self.gate.row(held.threshold, verdict, held.value, reason)
+            row = replace(row, threshold=held.threshold_text, quantity=left.metric)
+            if reason:
+                break
+        return self._record(row)
+
+    def _uncounted(self, threshold: Threshold) -> Row:
+        """The row of a count before any round was taken."""
+        nothing = Estimate(math.nan, math.nan, math.nan, 0, 0.0)
+        reason = self._why_inconclusive(nothing, Plan(), threshold, is_complete=False)
+        return self.gate.row(threshold, Verdict.INCONCLUSIVE, math.nan, reason)
+
+    def _record(self, row: Row) -> bool:
+        row = self.gate.record(row)
+        self.is_decided = True
+        self.explanation = explain(row)
+        return row.verdict != Verdict.FAIL
 
     def _sample(
         self, left: Quantity, right: Quantity, threshold: Threshold, share: float
@@ -160,7 +177,15 @@ class PairedComparison:
         )
 
     def _ratios(self, left: Quantity, right: Quantity) -> list[float]:
-        return [self._value(taken, left) / self._value(taken, right) for taken in self.sampler.rounds]
+        return [self._above_zero(taken, left) / self._above_zero(taken, right) for taken in self.sampler.rounds]
+
+    def _above_zero(self, taken: Round, quantity: Quantity) -> float:
+        value = self._value(taken, quantity)
+        if not value > 0:  # the rate of a count, which may be zero
+            raise MeasurementError(
+                f"arm {quantity.arm!r}: {quantity.metric} {value!r} must be above zero; check what it measures"
+            )
+        return value
 
     def _value(self, taken: Round, quantity: Quantity) -> float:
         sample = taken[quantity.arm]

@@ -1,4 +1,5 @@
-"""State that the gates of one process share: the error budget, the A/A control, the random order of pairs."""
+"""State that the gates of one process share: the error budget, the A/A control, the random order of pairs, and which
+phases are not sound."""
 
 from __future__ import annotations
 
@@ -21,9 +22,24 @@ class GateSession:
     has_control: bool = True
     rng: random.Random = field(default_factory=random.Random)
     _control: str | None = None
+    _red: dict[int, dict[str, list[str]]] = field(default_factory=dict)
+    """Per phase and node id the exact metrics that are red: those without pairs."""
 
     def control_problem(self) -> str:
         """The result of the A/A control, which runs at the first call."""
         if self._control is None:
             self._control = find_problem(self.rng) if self.has_control else ""
         return self._control
+
+    def note_red(self, phase: int, nodeid: str, metric: str) -> None:
+        """Remember that an exact metric of ``phase`` is red in the test ``nodeid``."""
+        self._red.setdefault(phase, {}).setdefault(nodeid, []).append(metric)
+
+    def red_metrics(self, phase: int) -> list[str]:
+        """The exact metrics of ``phase`` that are red so far: while there is one, its speeds prove nothing."""
+        return list(dict.fromkeys(metric for metrics in self._red.get(phase, {}).values() for metric in metrics))
+
+    def forget(self, nodeid: str) -> None:
+        """The test ``nodeid`` runs anew."""
+        for tests in self._red.values():
+            tests.pop(nodeid, None)

@@ -25,8 +25,8 @@ Inspect = Callable[[Row], str]
 
 @dataclass(slots=True, repr=False)
 class Gate:
-    """The gate of one test. A failure raises AssertionError; an inconclusive verdict marks the test xfail
-    (ini ``grpo_inconclusive``)."""
+    """The gate of one test. A failure raises AssertionError. An inconclusive verdict lets the test go on, and marks it
+    xfail at its end (ini ``grpo_inconclusive``)."""
 
     config: PluginConfig
     thresholds: Mapping[str, Threshold]
@@ -37,9 +37,10 @@ class Gate:
     system: str = "grpo_core"
     show_progress: ShowProgress | None = None
     inspect: Inspect | None = None
+    nodeid: str = ""
     comparisons: list[PairedComparison] = field(default_factory=list)
-    judged: set[str] = field(default_factory=set)
-    """The metrics that have a verdict in this test."""
+    rows: list[Row] = field(default_factory=list)
+    """The verdicts of this test so far."""
 
     def __repr__(self) -> str:
         return f"<Gate with {len(self.thresholds)} thresholds>"  # in assertion messages all fields would fill pages
@@ -65,8 +66,8 @@ class Gate:
             raise pytest.UsageError(f"{name}: measured {value!r}: allowed are finite numbers; check what was measured")
         verdict = Verdict.PASS if threshold.low <= value <= threshold.high else Verdict.FAIL
         reason = "" if verdict is Verdict.PASS else "the value lies outside the threshold"
-        row = self.row(threshold, verdict, float(value), reason)
-        if not self.record(row):
+        row = self.record(self.row(threshold, verdict, float(value), reason))
+        if row.verdict == Verdict.FAIL:
             raise AssertionError("\n".join(explain(row)))
 
     def measure(
@@ -103,14 +104,39 @@ class Gate:
             system=self.system,
         )
 
-    def record(self, row: Row) -> bool:
-        """Record ``row`` with the test; True for a pass. An inconclusive row marks the test xfail, if configured so."""
-        __tracebackhide__ = True
+    def record(self, row: Row) -> Row:
+        """Record ``row`` with the test, and return it as recorded.
+
+        A regression from the baseline turns it into a failure. A speed is not passed while an exact gate of its phase,
+        or of this test, is red.
+        """
         problem = self.inspect(row) if self.inspect is not None and row.verdict != Verdict.FAIL else ""
         if problem:
             row = replace(row, verdict=Verdict.FAIL.value, reason=problem)
+        is_red = row.num_pairs is None and row.verdict == Verdict.FAIL
+        if is_red and row.phase is not None:
+            self.session.note_red(row.phase, self.nodeid, row.metric)
+        row = self._without_speed(row)
+        self.rows.append(row)
         self.properties.append(row.as_property())
-        self.judged.add(row.metric)
-        if row.verdict == Verdict.INCONCLUSIVE and self.config.inconclusive == "xfail":
-            pytest.xfail(f"{row.metric}: inconclusive: {row.reason}")
-        return row.verdict == Verdict.PASS
+        if is_red:  # the speeds that passed before it, too
+            self._replace_rows([self._without_speed(earlier) for earlier in self.rows])
+        return row
+
+    def _without_speed(self, row: Row) -> Row:
+        """``row``; inconclusive when it passes a speed of a phase, or a test, that is not sound."""
+        if row.num_pairs is None or row.verdict != Verdict.PASS:
+            return row
+        where = "the test" if row.phase is None else f"phase {row.phase}"
+        red = self.session.red_metrics(row.phase) if row.phase is not None else []
+        red = red or [other.metric for other in self.rows if other.num_pairs is None and other.verdict == Verdict.FAIL]
+        if not red:
+            return row
+        reason = f"{where} is not sound: {', '.join(red)} {'is' if len(red) == 1 else 'are'} red"
+        return replace(row, verdict=Verdict.INCONCLUSIVE.value, reason=reason)
+
+    def _replace_rows(self, rows: list[Row]) -> None:
+        for before, now in zip(self.rows, rows, strict=True):
+            if now is not before:
+                self.properties[self.properties.index(before.as_property())] = now.as_property()
+        self.rows = rows

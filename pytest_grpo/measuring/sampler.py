@@ -18,6 +18,9 @@ from dataclasses import dataclass, field, replace
 from pytest_grpo.measuring.clock import start_clock
 from pytest_grpo.types import Sample
 
+__tracebackhide__ = True
+"""Of an error in an arm, pytest shows the test and the arm, not what lies between."""
+
 MIN_SAMPLE_S = 0.05
 MAX_REPEATS = 1_000_000
 MAX_WARMUPS = 5
@@ -34,7 +37,10 @@ Round = Mapping[str, Sample]
 
 
 class MeasurementError(ValueError):
-    """An arm cannot be measured: it raised, or a value it measured is not finite and positive."""
+    """An arm cannot be measured: what it returned is no result, or a value is not finite and positive.
+
+    What an arm raises is a failure of the code under test, and passes through.
+    """
 
 
 @dataclass(slots=True)
@@ -60,7 +66,7 @@ class Sampler:
         ``on_round`` sees each round; when it returns False, that was the last one.
 
         Raises:
-            MeasurementError: an arm raised, or measured something that is not finite and above zero.
+            MeasurementError: an arm measured something that is not finite and above zero.
         """
         with _only_new_objects_collected():
             if not self._repeats:
@@ -131,7 +137,7 @@ def measure(arm: Arm, name: str, repeats: int = 1) -> Sample:
     ends. The output is that of the last run.
 
     Raises:
-        MeasurementError: the arm raised, or measured something that is not finite and above zero.
+        MeasurementError: the arm measured something that is not finite and above zero.
     """
     gc.collect()
     outcome, elapsed_s = _timed(arm, name, repeats)
@@ -155,8 +161,9 @@ def _timed(arm: Arm, name: str, repeats: int = 1) -> tuple[list[Sample], float]:
             stop = start_clock()
             outcomes = [outcome for _ in range(repeats) if (outcome := arm()) is not None]
             seconds = stop()
-        except Exception as error:
-            raise MeasurementError(f"arm {name!r} raised {type(error).__name__}: {error}; correct the arm") from error
+        except Exception as error:  # the code under test failed, and so does the test: with this error
+            error.add_note(f"raised in arm {name!r}")
+            raise
     if outcomes and len(outcomes) != repeats:
         raise MeasurementError(
             f"arm {name!r} measured in {len(outcomes)} of {repeats} runs; return a result in each run"

@@ -36,15 +36,18 @@ def grpo_gate(request: pytest.FixtureRequest) -> Gate:
     config: pytest.Config = request.config
     item = request.node
     settings = config.stash[PLUGIN_CONFIG]
+    session = _session(config)
+    session.forget(item.nodeid)
     gate = Gate(
         config=settings,
         thresholds=thresholds_of(config, item),
-        session=_session(config),
+        session=session,
         phase=min(phases_of(item), default=None),
         properties=item.user_properties,
         system=settings.system if "grpo_system" in request.fixturenames else "grpo_core",
         show_progress=_terminal_progress(config),
         inspect=partial(config.stash[STORED].regression, item.nodeid),
+        nodeid=item.nodeid,
     )
     item.stash[GATE] = gate
     return gate
@@ -59,7 +62,8 @@ def grpo_arms(grpo_gate: Gate) -> Callable[..., tuple[MeasuredArm, ...]]:
     ``pytest_grpo.agreement``): a faster wrong answer fails. ``block_size`` runs an arm several times
     in a row; ``max_cores_of_others`` drops rounds during which other processes used more cores than that.
 
-    Comparing two quantities (``>=``, ``<=``, ``== approx_ratio(...)``) measures until the result is decided.
+    Comparing two quantities (``>=``, ``<=``, ``== approx_ratio(...)``) measures until the result is decided. Each
+    comparison is a verdict: a red one fails the test, also without ``assert``, and so do arms that are never compared.
     """
     return grpo_gate.measure
 

@@ -26,7 +26,7 @@ NO_CONTROL = "grpo_control = false"
 
 SUITE = """
 import pytest
-from pytest_grpo.agreement import same_tokens
+from pytest_grpo.agreement import nothing_to_check
 from pytest_grpo.arms import approx_ratio
 
 def at(speed):
@@ -37,19 +37,19 @@ def test_plain():
 
 @pytest.mark.phase2
 def test_two(grpo_gate, grpo_arms, grpo_threshold):
-    fast, slow = grpo_arms(agree=same_tokens, fast=at(300), slow=at(100))
+    fast, slow = grpo_arms(agree=nothing_to_check, fast=at(300), slow=at(100))
     assert fast.tokens_per_second >= grpo_threshold("batched_speedup") * slow.tokens_per_second
     grpo_gate.check("adapter_cache_hits", 1)
 
 @pytest.mark.phase3
 def test_three(grpo_arms, grpo_threshold):
-    (step,) = grpo_arms(agree=same_tokens, step=lambda: {"loss_forward_ms": 10, "backward_ms": 11, "seconds": 1.0})
+    (step,) = grpo_arms(agree=nothing_to_check, step=lambda: {"loss_forward_ms": 10, "backward_ms": 11, "seconds": 1.0})
     assert step.loss_forward_ms == approx_ratio(step.backward_ms, within=grpo_threshold("forward_over_backward"))
 
 @pytest.mark.phase4
 class TestFour:
     def test_method(self, grpo_arms, grpo_threshold):
-        shared, alone = grpo_arms(agree=same_tokens, shared=lambda: {"seconds": 3.0}, alone=lambda: {"seconds": 1.0})
+        shared, alone = grpo_arms(agree=nothing_to_check, shared=lambda: {"seconds": 3}, alone=lambda: {"seconds": 1})
         assert shared.seconds <= grpo_threshold("overlap_cost") * alone.seconds
 """
 

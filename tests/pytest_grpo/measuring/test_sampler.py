@@ -156,9 +156,9 @@ def test_an_arm_that_raises_is_named_and_leaves_collection_on() -> None:
         assert not gc.isenabled()
         raise KeyError("lost")
 
-    with pytest.raises(MeasurementError, match="arm 'fast' raised KeyError: 'lost'; correct the arm") as caught:
+    with pytest.raises(KeyError, match="lost") as caught:
         Sampler({"fast": broken}).take_until(2)
-    assert isinstance(caught.value.__cause__, KeyError)
+    assert caught.value.__notes__ == ["raised in arm 'fast'"]
     assert gc.isenabled()
 
 

@@ -13,7 +13,7 @@ def test_tests_of_a_phase_share_one_process_with_this_sessions_settings(project:
         test_suite="""
         import os
         import pytest
-        from pytest_grpo.agreement import same_tokens
+        from pytest_grpo.agreement import nothing_to_check
 
         def test_plain():
             assert "GRPO_SEEN_IN_PHASE" not in os.environ
@@ -26,7 +26,7 @@ def test_tests_of_a_phase_share_one_process_with_this_sessions_settings(project:
         @pytest.mark.phase2
         def test_second(grpo_arms):
             assert os.environ["GRPO_SEEN_IN_PHASE"] == "1"
-            fast, slow = grpo_arms(agree=same_tokens, fast=lambda: {"seconds": 1}, slow=lambda: {"seconds": 3})
+            fast, slow = grpo_arms(agree=nothing_to_check, fast=lambda: {"seconds": 1}, slow=lambda: {"seconds": 3})
             assert slow.seconds >= 2 * fast.seconds
             assert len(fast.comparison.sampler.rounds) == 7
         """

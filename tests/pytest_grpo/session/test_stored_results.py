@@ -7,12 +7,12 @@ import pytest
 
 SUITE = """
 import pytest
-from pytest_grpo.agreement import same_tokens
+from pytest_grpo.agreement import nothing_to_check
 
 @pytest.mark.phase2
 def test_speed(grpo_arms):
     speeds = iter([{speeds}] * 100)
-    fast, slow = grpo_arms(agree=same_tokens, fast=lambda: {{"tokens": next(speeds), "seconds": 1}}, slow=lambda: {{"tokens": 100, "seconds": 1}})
+    fast, slow = grpo_arms(agree=nothing_to_check, fast=lambda: {{"tokens": next(speeds), "seconds": 1}}, slow=lambda: {{"tokens": 100, "seconds": 1}})
     assert fast.tokens_per_second >= 1.1 * slow.tokens_per_second
 """  # noqa: E501 (the suite of an inner session)
 FAST, SLOWER, FASTER = "300, 301, 302, 303", "250, 251, 252, 253", "400, 401, 402, 403"

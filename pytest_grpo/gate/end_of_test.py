@@ -1,0 +1,51 @@
+"""The end of a test's call phase: a red verdict fails the test, whether it was asserted or not.
+
+A test can forget an assertion, swallow its error, negate it, or compare nothing. Its gate knows better.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import pytest
+
+from pytest_grpo.gate.explain import explain
+from pytest_grpo.gate.gates import Gate
+from pytest_grpo.types import Row, Verdict
+
+
+def end_test(gate: Gate, *, has_failed: bool = False) -> None:
+    """End a test that raised nothing. ``has_failed`` says that one of its subtests did.
+
+    Raises:
+        pytest.fail.Exception: a verdict is red; or inconclusive, if the session is so configured.
+        pytest.UsageError: arms were never compared.
+        pytest.xfail.Exception: a verdict is inconclusive.
+    """
+    __tracebackhide__ = True
+    fail_if_red(gate)
+    for comparison in gate.comparisons:
+        if not (comparison.is_decided or has_failed):
+            (first, *_), second = comparison.sampler.arms, list(comparison.sampler.arms)[-1]
+            raise pytest.UsageError(
+                f"grpo_arms({', '.join(comparison.sampler.arms)}): no arm is ever compared, so nothing was measured; "
+                f"write assert {first}.seconds <= 1.1 * {second}.seconds, or the like"
+            )
+    undecided = [row for row in gate.rows if row.verdict == Verdict.INCONCLUSIVE]
+    if undecided and gate.config.inconclusive == "xfail":
+        pytest.xfail("; ".join(f"{row.metric}: inconclusive: {row.reason}" for row in undecided))
+    if undecided:  # or else --runxfail has turned pytest.xfail off
+        _fail(undecided)
+
+
+def fail_if_red(gate: Gate) -> None:
+    """Raises pytest.fail.Exception when a verdict of the test is red."""
+    __tracebackhide__ = True
+    red = [row for row in gate.rows if row.verdict == Verdict.FAIL]
+    if red:
+        _fail(red)
+
+
+def _fail(rows: list[Row]) -> NoReturn:
+    __tracebackhide__ = True
+    pytest.fail("\n".join(line for row in rows for line in explain(row)), pytrace=False)
