@@ -14,7 +14,7 @@ from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig, check_syste
 from pytest_grpo.settings.options import add_ini, add_options
 from pytest_grpo.settings.phases import PHASES, check_markers, named_on_command_line, phases_of, select, without_fixture
 
-pytest_plugins = ("pytest_grpo.session.fixtures",)
+pytest_plugins = ("pytest_grpo.session.fixtures", "pytest_grpo.session.exact_first")
 
 _HIDDEN_PHASES = pytest.StashKey[int]()
 _MARKER = (
