@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_grpo.remote.local_loop import LocalLoop
 from pytest_grpo.remote.phase_runs import PhaseRuns
 from pytest_grpo.remote.protocol import Remote
 from pytest_grpo.remote.replay import RemoteReplay
@@ -23,6 +24,7 @@ def register(config: pytest.Config) -> None:
         pytest.UsageError: workers cannot be started, e.g. for lack of credentials.
     """
     settings = config.stash[PLUGIN_CONFIG]
+    config.pluginmanager.register(LocalLoop(), "grpo-local-loop")
     requests = RequestBuilder(config)
     if settings.modal.is_detached:
         from pytest_grpo.remote.modal.detached import Detach
