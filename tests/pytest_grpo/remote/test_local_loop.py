@@ -116,7 +116,9 @@ def test_the_first_failure_elsewhere_ends_the_session_and_tears_down(mixed: pyte
 
 
 def test_an_error_in_the_teardown_of_a_module_is_reported_at_its_last_test_on_each_side(mixed: pytest.Pytester) -> None:
-    broken = 'import pytest\n@pytest.fixture(scope="module", autouse=True)\ndef own():\n    yield\n    raise KeyError(1)\n'
+    broken = (
+        'import pytest\n@pytest.fixture(scope="module", autouse=True)\ndef own():\n    yield\n    raise KeyError(1)\n'
+    )
     (mixed.path / "test_b.py").write_text(f"{broken}{SUITE.format(green=True)}")
     result, _ = noted_here(mixed, "--grpo-remote=subprocess", "-k", "not phase or phase_at_the_end")
     assert [line for line in result.outlines if line.startswith("ERROR ")] == [
