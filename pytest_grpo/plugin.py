@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 
 import pytest
 
 from pytest_grpo import hookspecs
-from pytest_grpo.gate.stash import GATE, NUM_GATES
+from pytest_grpo.gate.stash import GATE, NUM_GATES, forget_attempt
 from pytest_grpo.session.stored_results import STORED, StoredResults
+from pytest_grpo.session.turns import register_turns
 from pytest_grpo.session.verdict_report import VERDICT_REPORT, VerdictReport, header_line
 from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig, check_systems, is_xdist_worker
 from pytest_grpo.settings.options import add_ini, add_options
-from pytest_grpo.settings.phases import PHASES, check_markers, named_on_command_line, phases_of, select, without_fixture
+from pytest_grpo.settings.phases import (
+    CLAIMS_MARKERS,
+    PHASES,
+    check_markers,
+    last_failed,
+    named_on_command_line,
+    phases_of,
+    select,
+    without_fixture,
+)
 
 pytest_plugins = ("pytest_grpo.session.fixtures", "pytest_grpo.session.exact_first")
 
@@ -33,12 +44,16 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    own = {re.split("[:(]", line, maxsplit=1)[0].strip() for line in config.getini("markers")}
     for phase in PHASES:
-        config.addinivalue_line("markers", f"{phase.marker}: {phase.title}: {phase.proves}")
+        if phase.marker not in own:  # else the project says what it means
+            config.addinivalue_line("markers", f"{phase.marker}: {phase.title}: {phase.proves}")
     config.addinivalue_line("markers", _MARKER)
     settings = config.stash[PLUGIN_CONFIG] = PluginConfig.from_pytest_config(config)
+    config.stash[CLAIMS_MARKERS] = settings.claims_markers
     check_systems(settings)
     stored = config.stash[STORED] = StoredResults(config)
+    register_turns(config)
     if is_xdist_worker(config):
         return
     report = config.stash[VERDICT_REPORT] = VerdictReport(config, stored, settings.html_path)
@@ -76,7 +91,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not is_xdist_worker(config):
         for item in items:
             check_markers(item)
-    kept, deselected = select(items, settings.only_phases, settings.asked_phases, named_on_command_line(config))
+    kept, deselected = select(
+        items, settings.only_phases, settings.asked_phases, named_on_command_line(config), last_failed(config)
+    )
     if settings.versus is None:
         alone, paired = without_fixture(kept, "grpo_versus")
         kept, deselected = alone, [*deselected, *paired]
@@ -90,7 +107,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[_HIDDEN_PHASES] = sum(bool(phases_of(item)) for item in deselected)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    forget_attempt(item)
     if is_xdist_worker(item.config):
         check_markers(item)  # a worker cannot end the session, so the test reports the usage error
 
@@ -133,6 +152,12 @@ def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, righ
 
     arms = sys.modules.get("pytest_grpo.arms")  # not imported means nothing was measured
     return None if arms is None else arms.explain_assertion(left, op, right)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not is_xdist_worker(session.config):
+        session.config.stash[VERDICT_REPORT].write_files()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -114,3 +114,8 @@ class Row:
     def from_property(cls, text: str) -> Row:
         """The row of that JSON."""
         return cls(**json.loads(text))
+
+
+def without_verdicts(properties: Iterable[tuple[str, object]]) -> list[tuple[str, object]]:
+    """``user_properties`` without rows."""
+    return [(name, value) for name, value in properties if not name.startswith(PROPERTY_PREFIX)]

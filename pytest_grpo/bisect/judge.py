@@ -16,7 +16,7 @@ from typing import Any
 
 GOOD, BAD, SKIP = 0, 1, 125  # exit codes of a ``git bisect run`` script
 VERDICT_NAMES = {GOOD: "good", BAD: "bad", SKIP: "cannot be judged"}
-_OK, _TESTS_FAILED = 0, 1  # of pytest
+_OK, _TESTS_FAILED, _USAGE_ERROR = 0, 1, 4  # of pytest
 
 
 def judge(job: dict[str, Any]) -> int:
@@ -44,14 +44,17 @@ def judge(job: dict[str, Any]) -> int:
 
 def _decide(rows: list[dict[str, Any]], exit_code: int, output: str) -> tuple[int, str]:
     """The exit code for git, and the reason."""
+    failed, inconclusive = (
+        ", ".join(row["metric"] for row in rows if row["verdict"] == verdict) for verdict in ("fail", "inconclusive")
+    )
+    if failed and exit_code in (_OK, _TESTS_FAILED, _USAGE_ERROR):  # earlier versions end a red session with 4, too
+        return BAD, f"fail: {failed}"
     if exit_code not in (_OK, _TESTS_FAILED) or not rows:
         lines = [line.strip() for line in output.splitlines() if line.strip()]
         why = f"pytest exit code {exit_code}" if exit_code != _OK else "no gate was measured"
         return SKIP, f"{why}: {lines[-1] if lines else 'no output'}"
-    for verdict, code in (("fail", BAD), ("inconclusive", SKIP)):
-        metrics = [row["metric"] for row in rows if row["verdict"] == verdict]
-        if metrics:
-            return code, f"{verdict}: {', '.join(metrics)}"
+    if inconclusive:
+        return SKIP, f"inconclusive: {inconclusive}"
     if exit_code != _OK:
         return SKIP, "a test failed without a verdict"
     return GOOD, f"pass: {', '.join(row['metric'] for row in rows)}"

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_grpo.types import without_verdicts
+
 if TYPE_CHECKING:
     from pytest_grpo.gate.gate_session import GateSession
     from pytest_grpo.gate.gates import Gate
@@ -16,3 +18,10 @@ GATE: pytest.StashKey[Gate] = pytest.StashKey()
 """The gate of a test that asked for one."""
 GATE_SESSION: pytest.StashKey[GateSession] = pytest.StashKey()
 """State that the gates of this process share."""
+
+
+def forget_attempt(item: pytest.Item) -> None:
+    """Drop the verdicts of an earlier attempt at ``item``, which a plugin such as pytest-rerunfailures runs again."""
+    item.user_properties[:] = without_verdicts(item.user_properties)
+    if GATE in item.stash:
+        del item.stash[GATE]

@@ -2,7 +2,7 @@
 
 Sent are the files that git tracks, and untracked ones that git does not ignore. Without git: all but hidden files and
 folders, ``__pycache__``, ``node_modules`` and virtual environments. Secrets are never sent, even if tracked, nor are
-links out of the project. Imports only the standard library.
+links to files that are not sent. Imports only the standard library.
 """
 
 from __future__ import annotations
@@ -11,22 +11,64 @@ import hashlib
 import importlib.util
 import io
 import os
+import re
 import subprocess
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
-from fnmatch import fnmatch
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import translate
 from pathlib import Path
 
 MAX_TREE_BYTES = 64 << 20
+MAX_SECRETS_SHOWN = 8
 
 SECRETS = (
-    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk"),
-    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", "_netrc", ".pypirc", ".npmrc", ".git-credentials"),
-    *(".modal.toml", ".htpasswd", "credentials.json", "service-account*.json", "service_account*.json", "secrets.*"),
-    *(".ssh", ".aws", ".gnupg", ".kube", ".docker"),
+    *(
+        ".env",
+        ".env.*",
+        ".env-*",
+        ".env_*",
+        ".envrc",
+        ".direnv",
+        "*.pem",
+        "*.key",
+        "*.p8",
+        "*.p12",
+        "*.pfx",
+        "*.pkcs12",
+    ),
+    *("*.jks", "*.jceks", "*.keystore", "*.kdb", "*.kdbx", "*.ppk", "*.gpg", "*.pgp", "*.age", "*.keytab", "*.ovpn"),
+    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*"),
+    *(".netrc*", "_netrc", ".pypirc", ".npmrc", ".yarnrc*", "pip.conf", "pip.ini", ".git-credentials*", ".gitcookies"),
+    *(".modal.toml", ".htpasswd", ".htdigest", ".pgpass*", "pgpass.conf", ".my.cnf", ".mylogin.cnf", ".boto", ".s3cfg"),
+    *(".dockercfg", ".dockerconfigjson", "kubeconfig", "*.kubeconfig", ".terraformrc", "terraform.rc", "*.tfvars"),
+    *("*.tfvars.json", "*.tfstate", "*.tfstate.*", ".vault_pass*", ".vault-token", ".databrickscfg", ".*_history"),
+    *(
+        "service-account*.json",
+        "service_account*.json",
+        "serviceaccount*.json",
+        "client_secret*.json",
+        "gha-creds-*.json",
+    ),
+    *("*firebase-adminsdk*.json", "application_default_credentials.json", "secrets.*", ".secrets", ".secrets.*"),
+    *(".ssh", ".aws", ".azure", ".gcloud", ".oci", ".gnupg", ".kube", ".docker", ".terraform", ".password-store"),
 )
 """Names of files and folders that are never sent; case does not matter."""
+SECRET_WORDS = ("secret", "token", "password", "passwords", "passwd", "credential", "credentials", "api_key", "apikey")
+SECRET_SUFFIXES = (".txt", ".json", ".toml", ".yaml", ".yml", ".ini", ".cfg", ".csv", ".xml")
+SECRET_FILES = (
+    *("*.env", "*_rsa", "*_dsa", "*_ecdsa", "*_ed25519", "kubeconfig.yaml", "kubeconfig.yml"),
+    *(
+        f"{before}{word}{suffix}"
+        for before in ("", ".", "*_", "*-", "*.")
+        for word in SECRET_WORDS
+        for suffix in ("", *SECRET_SUFFIXES)
+    ),
+)
+"""Names of files only, since a package may be called ``token``: ``hf_token`` and ``db-password.txt`` are among them."""
 NO_SECRETS = (".env.example", ".env.sample", ".env.template")
+_SECRET = re.compile("|".join(map(translate, SECRETS)))
+_SECRET_FILE = re.compile("|".join(map(translate, SECRET_FILES)))
 _CODE_SUFFIXES = (".py", ".toml", ".ini", ".cfg")
 _LEFT_OUT_WITHOUT_GIT = {"__pycache__", "node_modules"}
 _PACKAGES = ("pytest_grpo", "grpo_core")
@@ -36,17 +78,43 @@ class TreeError(ValueError):
     """The project cannot be sent."""
 
 
-def list_files(root: Path) -> list[str]:
-    """The files under ``root`` to send, relative to it, sorted."""
-    names = _git_files(root)
-    kept = (name for name in (_walk(root) if names is None else names) if not is_secret(name))
-    return sorted(name for name in kept if _is_inside(root, root / name))
+@dataclass(frozen=True, slots=True)
+class ProjectFiles:
+    """The files of a project, relative to its root, sorted."""
+
+    sent: list[str]
+    secrets: list[str]
+    """Those that would be sent, were they no secrets."""
+
+
+def find_files(root: Path) -> ProjectFiles:
+    """The files under ``root``. A link is judged by the file that it points to, and is sent only if that file is."""
+    listed = _git_files(root)
+    targets = {
+        name: target
+        for name in (_walk(root) if listed is None else listed)
+        if (target := _target(root, root / name)) is not None
+    }
+    hidden = {target for name, target in targets.items() if is_secret(name)}
+    secrets = {name for name, target in targets.items() if is_secret(name) or is_secret(target) or target in hidden}
+    sent = (name for name, target in targets.items() if name not in secrets and target in targets)
+    return ProjectFiles(sorted(sent), sorted(secrets))
 
 
 def is_secret(name: str) -> bool:
-    """Whether a part of the path ``name`` looks like a secret."""
-    parts = [part.lower() for part in name.split("/")]
-    return any(part not in NO_SECRETS and any(fnmatch(part, pattern) for pattern in SECRETS) for part in parts)
+    """Whether the path ``name``, or a folder of it, looks like a secret."""
+    parts = name.lower().split("/")
+    is_secret_file = _SECRET_FILE.match(parts[-1]) is not None
+    return is_secret_file or any(part not in NO_SECRETS and _SECRET.match(part) for part in parts)
+
+
+def secrets_line(secrets: Sequence[str]) -> str:
+    """Says that these files are not sent; empty without any."""
+    if not secrets:
+        return ""
+    shown = ", ".join(secrets[:MAX_SECRETS_SHOWN])
+    more = f" and {len(secrets) - MAX_SECRETS_SHOWN} more" if len(secrets) > MAX_SECRETS_SHOWN else ""
+    return f"grpo: not sent, for they look like secrets: {shown}{more}"
 
 
 def pack(root: Path, names: Iterable[str]) -> bytes:
@@ -135,5 +203,9 @@ def _walk(root: Path) -> Iterator[str]:
         )
 
 
-def _is_inside(root: Path, path: Path) -> bool:
-    return path.is_file() and path.resolve().is_relative_to(root.resolve())
+def _target(root: Path, path: Path) -> str | None:
+    """The file that ``path`` is or points to, relative to ``root``; None if there is none inside of it."""
+    if not path.is_file():
+        return None
+    target, top = path.resolve(), root.resolve()
+    return target.relative_to(top).as_posix() if target.is_relative_to(top) else None

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_grpo.remote.local_loop import LocalLoop
 from pytest_grpo.remote.phase_runs import PhaseRuns
+from pytest_grpo.remote.project_files import secrets_line
 from pytest_grpo.remote.protocol import Remote
 from pytest_grpo.remote.replay import RemoteReplay
 from pytest_grpo.remote.request_builder import RequestBuilder
@@ -23,6 +25,7 @@ def register(config: pytest.Config) -> None:
         pytest.UsageError: workers cannot be started, e.g. for lack of credentials.
     """
     settings = config.stash[PLUGIN_CONFIG]
+    config.pluginmanager.register(LocalLoop(), "grpo-local-loop")
     requests = RequestBuilder(config)
     if settings.modal.is_detached:
         from pytest_grpo.remote.modal.detached import Detach
@@ -53,4 +56,17 @@ def _modal(config: pytest.Config, requests: RequestBuilder) -> ModalRemote:
     from pytest_grpo.remote.modal.remote import ModalRemote
 
     settings = config.stash[PLUGIN_CONFIG].modal
+    config.pluginmanager.register(SecretsReport(requests), "grpo-secrets")
     return ModalRemote(ModalApp(settings, config.rootpath), config.rootpath, requests, settings.max_containers)
+
+
+class SecretsReport:
+    """Says at the end which files did not leave this machine: a test there may have missed one."""
+
+    def __init__(self, requests: RequestBuilder) -> None:
+        self._requests = requests
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        line = secrets_line(self._requests.secrets)
+        if line:
+            terminalreporter.write_line(line)

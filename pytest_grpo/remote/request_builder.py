@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from pytest_grpo.gate.stash import NUM_GATES
-from pytest_grpo.remote.project_files import code_digests, list_files
+from pytest_grpo.remote.project_files import ProjectFiles, code_digests, find_files
 from pytest_grpo.remote.protocol import Request
 from pytest_grpo.reports import pytest_benchmark
 from pytest_grpo.session.stored_results import STORED
@@ -21,16 +21,21 @@ class RequestBuilder:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._collected: dict[int, list[str]] = {}
-        self._files: list[str] | None = None
+        self._files: ProjectFiles | None = None
         self._code: dict[str, str] = {}
 
     @property
     def files(self) -> list[str]:
         """The files of the project to send."""
         if self._files is None:
-            self._files = list_files(self._config.rootpath)
-            self._code = code_digests(self._config.rootpath, self._files)
-        return self._files
+            self._files = find_files(self._config.rootpath)
+            self._code = code_digests(self._config.rootpath, self._files.sent)
+        return self._files.sent
+
+    @property
+    def secrets(self) -> list[str]:
+        """The files that are not sent since they look like secrets; none before the first request."""
+        return [] if self._files is None else self._files.secrets
 
     def note_collected(self, items: Iterable[pytest.Item]) -> None:
         """Keep the tests of files that were collected completely."""

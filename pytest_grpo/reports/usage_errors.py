@@ -1,7 +1,7 @@
 """Usage errors that appear only while a test runs: an unknown threshold, an arm that cannot be measured.
 
 They are not verdicts. Their test fails with one line, the other tests continue, and the session ends with pytest's exit
-code for usage errors.
+code for usage errors, unless something else failed. Usage errors that other code raises are left as they are.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ USAGE_ERROR = "grpo_mistake"
 """The ``user_properties`` name that marks a test with a usage error."""
 
 
+_PACKAGE = __name__.partition(".")[0]
+
+
 def rewrite_report(report: pytest.TestReport, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
     """Shorten the report of a usage error to one line, followed by the traceback of an error in an arm."""
     error = excinfo.value
-    if not isinstance(error, (pytest.UsageError, MeasurementError)):
+    if not (isinstance(error, MeasurementError) or (isinstance(error, pytest.UsageError) and _is_raised_here(excinfo))):
         return
     text = f"grpo: {error}"
     if error.__cause__ is not None:
@@ -25,3 +28,9 @@ def rewrite_report(report: pytest.TestReport, excinfo: pytest.ExceptionInfo[Base
         text += f"\n\n{cause.getrepr(style='short')}"
     report.longrepr = text
     report.user_properties.append((USAGE_ERROR, str(error)))
+
+
+def _is_raised_here(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
+    """Whether this plugin's own code raised the error, and not a test, another plugin or pytest."""
+    module = excinfo.traceback[-1].frame.f_globals.get("__name__", "")
+    return module.partition(".")[0] == _PACKAGE

@@ -96,18 +96,20 @@ class StoredResults:
             if stored.name != self._settings.save
         ]
 
-    def save(self, rows: Sequence[tuple[str, Row]]) -> str:
-        """Save ``rows`` if ``--grpo-save`` asks for it. Returns a line for the user, or an empty string."""
+    def save(self, rows: Sequence[tuple[str, Row]], *, is_complete: bool) -> list[str]:
+        """Save ``rows`` if ``--grpo-save`` asks for it and they are complete. Returns the lines for the user."""
         if self._settings.save is None or self._config.getoption("collectonly"):
-            return ""
+            return []
+        if not is_complete:
+            return [f"grpo: {self._settings.save} was not stored: a test has a mistake; correct it and measure again"]
         from grpo_core.home import Home
         from pytest_grpo.baseline.files import save_baseline
 
         try:
             path = save_baseline(Home.from_environment(), self._settings.save, self.fingerprint(), rows)
         except pytest.UsageError as error:
-            return f"grpo: {error}"
-        return f"grpo: stored as {self._settings.save} in {path}"
+            return [f"grpo: {error}"]
+        return [f"grpo: stored as {self._settings.save} in {path}"]
 
     def comparison(self, rows: Sequence[tuple[str, Row]]) -> list[str]:
         """The table that compares ``rows`` with the baseline; empty without one."""

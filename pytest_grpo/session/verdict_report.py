@@ -16,11 +16,13 @@ from pytest_grpo.reports import github
 from pytest_grpo.reports.table import count_verdicts, plain, reason_lines, table_lines, versus_lines
 from pytest_grpo.reports.usage_errors import USAGE_ERROR
 from pytest_grpo.settings.config import PLUGIN_CONFIG
-from pytest_grpo.types import PROPERTY_PREFIX, Row, Verdict
+from pytest_grpo.types import PROPERTY_PREFIX, Row, Verdict, without_verdicts
 
 if TYPE_CHECKING:
     from pytest_grpo.session.stored_results import StoredResults
 
+_OUTCOMES = ("passed", "failed", "skipped")
+"""pytest's own. pytest-rerunfailures gives another one to a failed attempt that it repeats."""
 COLORS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}
 
 
@@ -34,10 +36,13 @@ class VerdictReport:
         self._config = config
         self._stored = stored
         self._html_path = html_path
-        self._saved = ""
         self._num_usage_errors = 0
+        self._num_failures = 0
+        self._repeated: set[str] = set()
+        """The tests whose current attempt failed and will be repeated."""
         self._rows: dict[str, list[Row]] = {}
         self._locations: dict[str, tuple[str, int | None]] = {}
+        self._said: list[str] = []
         self._problems: list[str] = []
 
     @property
@@ -46,11 +51,21 @@ class VerdictReport:
         listed = [(nodeid, row) for nodeid, rows in self._rows.items() for row in rows]
         return sorted(listed, key=lambda entry: (entry[1].phase is None, entry[1].phase or 0))
 
+    @pytest.hookimpl(tryfirst=True)  # before a JUnit file is written from it
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._num_usage_errors += any(name == USAGE_ERROR for name, _ in report.user_properties)
+        if report.outcome not in _OUTCOMES:
+            self._repeated.add(report.nodeid)
+        elif report.when == "setup":
+            self._repeated.discard(report.nodeid)  # a new attempt
+        if report.failed:
+            is_usage_error = any(name == USAGE_ERROR for name, _ in report.user_properties)
+            self._num_usage_errors += is_usage_error
+            self._num_failures += not is_usage_error
         if report.when != "teardown":
             return
-        # The rows of a rerun replace those of the first run.
+        if report.nodeid in self._repeated:
+            report.user_properties[:] = without_verdicts(report.user_properties)
+            return
         rows = self._rows[report.nodeid] = self._read_rows(report)
         self._locations[report.nodeid] = report.location[:2]
         for row in rows:
@@ -76,11 +91,21 @@ class VerdictReport:
             from pytest_grpo.reports.pytest_benchmark import store
 
             store(self._config, self.rows, self._stored.machine())
-        if session.exitstatus == pytest.ExitCode.TESTS_FAILED and self._num_usage_errors:
+        if session.exitstatus == pytest.ExitCode.TESTS_FAILED and self._num_usage_errors and not self._is_red():
             session.exitstatus = pytest.ExitCode.USAGE_ERROR  # not a failure of the code under test
         if session.exitstatus not in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.USAGE_ERROR):
-            self._saved = self._stored.save(self.rows)
+            self._said += self._stored.save(self.rows, is_complete=self._num_usage_errors == 0)
         return (yield)
+
+    def write_files(self) -> None:
+        """Write the page and the job's summary, with a terminal or without one."""
+        if self.rows:
+            self._problems += github.append_summary(self.rows)
+        if self._html_path is not None and not self._config.getoption("collectonly"):
+            self._write_html(self._html_path)
+
+    def _is_red(self) -> bool:
+        return self._num_failures > 0 or any(row.verdict == Verdict.FAIL for _, row in self.rows)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
@@ -97,13 +122,10 @@ class VerdictReport:
             self._write_table(terminalreporter, [row for _, row in entries])
             for line in self._stored.comparison(entries):
                 terminalreporter.write_line(line)
-            self._problems += github.append_summary(entries)
             for line in github.annotation_lines(entries, self._locations, self._config.rootpath):
                 terminalreporter.write_line(line)
-        if self._html_path is not None and not self._config.getoption("collectonly"):
-            self._write_html(terminalreporter, self._html_path)
-        if self._saved:
-            terminalreporter.write_line(self._saved)
+        for line in self._said:
+            terminalreporter.write_line(line)
         for problem in self._problems:
             terminalreporter.write_line(problem, yellow=True)
 
@@ -120,7 +142,7 @@ class VerdictReport:
         devices = ", ".join(sorted({plain(row.device) for row in rows}))
         terminal.write_line(f"{count_verdicts(rows)} on {devices}")
 
-    def _write_html(self, terminal: pytest.TerminalReporter, path: Path) -> None:
+    def _write_html(self, path: Path) -> None:
         from grpo_core.errors import HomeError
         from pytest_grpo.reports.page import write_html
 
@@ -130,7 +152,7 @@ class VerdictReport:
             why = error.__cause__ or "its folder cannot be written"
             self._problems.append(f"grpo: --grpo-html {path}: {why}; the report was not written")
         else:
-            terminal.write_line(f"grpo: report written to {path}")
+            self._said.append(f"grpo: report written to {path}")
 
 
 VERDICT_REPORT = pytest.StashKey[VerdictReport]()
@@ -139,7 +161,7 @@ VERDICT_REPORT = pytest.StashKey[VerdictReport]()
 def header_line(config: pytest.Config) -> str | None:
     """Where phases run and which thresholds apply; None when no phase was selected."""
     settings = config.stash[PLUGIN_CONFIG]
-    if not settings.asked_phases:
+    if not (settings.asked_phases and settings.claims_markers):
         return None
     profile = settings.device_profile or (f"of {settings.remote}" if settings.remote else settings.profile)
     path = settings.thresholds_path

@@ -23,6 +23,9 @@ DEFAULT_TOLERANCE = 0.05
 Override = tuple[str, str]
 """Its source, and ``name=value``."""
 
+ENVIRONMENT = "environment GRPO_THRESHOLD"
+"""The source of an override that the environment sets."""
+
 
 @dataclass(frozen=True, slots=True)
 class PluginConfig:
@@ -32,6 +35,9 @@ class PluginConfig:
     """``--phase``: only these phases run. None without the option."""
     asked_phases: frozenset[int]
     """The phases that ``--phase`` or ``-m`` select."""
+    claims_markers: bool
+    """Whether the project opts in to the phase markers: by a thresholds file, or by an option or ini value that selects
+    phases or says where they run. Elsewhere a marker such as ``phase1`` is the project's own."""
     remote: RemoteKind | None
     """Where phase tests run; None means in this process."""
     modal: ModalSettings
@@ -70,6 +76,7 @@ class PluginConfig:
         return cls(
             only_phases=only,
             asked_phases=asked,
+            claims_markers=is_child or remote is not None or path.is_file() or _selects_phases(config),
             remote=remote,
             modal=ModalSettings.from_pytest_config(config, path),
             thresholds_path=path,
@@ -152,6 +159,11 @@ def _phases(config: pytest.Config) -> tuple[frozenset[int] | None, frozenset[int
     return None, asked
 
 
+def _selects_phases(config: pytest.Config) -> bool:
+    names = ("grpo_phase", "grpo_thresholds")
+    return config.getoption("grpo_phase") is not None or any(config.getini(name) for name in names)
+
+
 def _remote(config: pytest.Config) -> RemoteKind | None:
     if config.pluginmanager.has_plugin(CHILD_PLUGIN):
         return None
@@ -181,7 +193,7 @@ def _overrides(config: pytest.Config) -> tuple[Override, ...]:
     environment = os.environ.get("GRPO_THRESHOLD", "")
     return (
         *(("ini grpo_threshold", text) for text in config.getini("grpo_threshold")),
-        *(("environment GRPO_THRESHOLD", text) for text in environment.replace(",", " ").split()),
+        *((ENVIRONMENT, text) for text in environment.replace(",", " ").split()),
         *(("--grpo-threshold", text) for text in config.getoption("grpo_threshold") or ()),
     )
 

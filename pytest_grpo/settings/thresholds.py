@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 
-from pytest_grpo.settings.config import PLUGIN_CONFIG
-from pytest_grpo.settings.phases import PHASE_NUMBERS, PHASE_TABLES, phases_of
+from pytest_grpo.settings.config import ENVIRONMENT, PLUGIN_CONFIG
+from pytest_grpo.settings.phases import PHASE_NUMBERS, PHASE_TABLES, is_gate, phases_of
 from pytest_grpo.types import KINDS, Kind
 
 _NAME = re.compile(r"[A-Za-z0-9_]+")
@@ -201,13 +201,21 @@ def thresholds_of(config: pytest.Config, item: pytest.Item | None = None) -> dic
 def check_thresholds(config: pytest.Config, items: Iterable[pytest.Item], *, needs_file: bool) -> None:
     """Check the markers of ``items``, and that each override names a threshold of a marker or of the file.
 
+    The environment's overrides count only where something is measured: it may be exported for another project.
+
     Raises:
         pytest.UsageError: a marker, an override or the file is not usable.
     """
     known: dict[str, Threshold] = {}
+    is_measured = False
     for item in items:
         known |= marker_thresholds(item)
-    overrides = config.stash[PLUGIN_CONFIG].threshold_overrides
+        is_measured = is_measured or is_gate(item) or bool(phases_of(item))
+    overrides = [
+        (source, text)
+        for source, text in config.stash[PLUGIN_CONFIG].threshold_overrides
+        if is_measured or source != ENVIRONMENT
+    ]
     if needs_file or overrides:
         known |= file_thresholds(config)
     for source, text in overrides:

@@ -147,6 +147,9 @@ def test_a_commit_that_cannot_be_judged_is_blamed_of_nothing(make_repository) ->
         (["pass"], 1, SKIP),  # another test failed
         (["fail"], 2, SKIP),  # interrupted
         (["pass"], 3, SKIP),
+        (["fail"], 3, SKIP),
+        (["pass", "fail"], 4, BAD),  # beside a mistake
+        (["pass"], 4, SKIP),
         ([], 4, SKIP),
         ([], 0, SKIP),
         ([], 5, SKIP),

@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 from pytest_grpo.remote import project_files
-from pytest_grpo.remote.project_files import TreeError, code_digests, differing, list_files, pack, unpack
+from pytest_grpo.remote.project_files import TreeError, code_digests, differing, find_files, pack, secrets_line, unpack
 
 
 def write(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
+
+
+def list_files(root: Path) -> list[str]:
+    return find_files(root).sent
 
 
 @pytest.fixture
@@ -40,6 +44,12 @@ def test_without_git_hidden_files_and_environments_stay_here(tmp_path: Path) -> 
     assert list_files(tmp_path) == ["a.py", "pkg/b.py"]
 
 
+NO_SECRETS = (
+    *(".env.example", "environment.py", "code.py", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
+    *("lib/token/__init__.py", "test_token.py", "hf_tokenizer.py", "kubeconfig.py", "credentials.py", "keys.py"),
+)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -51,12 +61,38 @@ def test_without_git_hidden_files_and_environments_stay_here(tmp_path: Path) -> 
         ".netrc",
         ".ssh/config",
         "x/.aws/y",
+        ".envrc",
+        "prod.env",
+        ".pgpass",
+        ".secrets.toml",
+        "config/.secrets/db",
+        "terraform.tfvars",
+        "terraform.tfstate.backup",
+        "hf_token",
+        "HF_TOKEN.txt",
+        "db-password.txt",
+        "openai_api_key",
+        "token",
+        ".token",
+        "token.json",
+        "gcp-credentials.json",
+        "service-account-prod.json",
+        "client_secret_42.json",
+        "kubeconfig",
+        "kubeconfig.yaml",
+        "deploy_ed25519",
+        "pip.conf",
+        ".azure/accessTokens.json",
+        ".python_history",
+        "sops.age",
     ],
 )
 def test_secrets_stay_here_even_if_tracked(checkout: Path, name: str) -> None:
-    write(checkout, name, "code.py", ".env.example", "environment.py")
+    write(checkout, name, *NO_SECRETS)
     subprocess.run(["git", "add", "-f", name], cwd=checkout, check=True)
-    assert list_files(checkout) == [".env.example", "code.py", "environment.py"]
+    found = find_files(checkout)
+    assert found.sent == sorted(NO_SECRETS)
+    assert found.secrets == [name]
 
 
 def test_links_that_lead_out_stay_here(tmp_path: Path) -> None:
@@ -68,6 +104,38 @@ def test_links_that_lead_out_stay_here(tmp_path: Path) -> None:
     assert list_files(root) == ["a.py", "inside.py"]
     unpack(pack(root, list_files(root)), tmp_path / "there")
     assert (tmp_path / "there/inside.py").read_text() == "a.py"
+
+
+def test_links_are_judged_by_what_they_point_to(checkout: Path) -> None:
+    write(checkout, "a.py", ".env", "keys/.ssh/known", "conf/production.txt", "ignored.txt")
+    (checkout / ".gitignore").write_text("ignored.txt\n")
+    links = {
+        "settings.txt": ".env",
+        "two_steps.txt": "settings.txt",
+        "notes.txt": "keys/.ssh/known",
+        ".envrc": "conf/production.txt",
+        "also_production.txt": "conf/production.txt",
+        "data.txt": "ignored.txt",
+        "folder": "keys",
+        "loop": "loop",
+        "gone": "nowhere",
+        "b.py": "a.py",
+    }
+    for name, target in links.items():
+        (checkout / name).symlink_to(target)
+    subprocess.run(["git", "add", "-f", *links], cwd=checkout, check=True)
+    found = find_files(checkout)
+    assert found.sent == [".gitignore", "a.py", "b.py"]
+    assert found.secrets == [
+        *(".env", ".envrc", "also_production.txt", "conf/production.txt", "keys/.ssh/known", "notes.txt"),
+        *("settings.txt", "two_steps.txt"),
+    ]
+
+
+def test_what_stays_here_is_said_in_one_line() -> None:
+    assert secrets_line([]) == ""
+    assert secrets_line([".env", "a.pem"]) == "grpo: not sent, for they look like secrets: .env, a.pem"
+    assert secrets_line([f"{n}.key" for n in range(10)]).endswith("6.key, 7.key and 2 more")
 
 
 def test_what_is_unpacked_is_the_same_code(tmp_path: Path) -> None:

@@ -139,6 +139,16 @@ def test_html_is_written_even_without_verdicts(suite: pytest.Pytester) -> None:
     assert "<h1>No gate gave a verdict</h1>" in report.read_text(encoding="utf-8")
 
 
+def test_files_are_written_without_a_terminal(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    suite.runpytest("-p", "no:terminal", "--grpo-html=report.html")
+    assert "<h1>1 of 3 gates fails</h1>" in (suite.path / "report.html").read_text(encoding="utf-8")
+    assert "| 2 | speed | 2.5 x " in summary.read_text(encoding="utf-8")
+
+
 def test_html_that_cannot_be_written_breaks_nothing(suite: pytest.Pytester) -> None:
     suite.makeconftest("def pytest_sessionfinish(session):\n    (session.config.rootpath / 'out').write_text('')\n")
     result = suite.runpytest("--grpo-html=out/report.html", "-k", "green")

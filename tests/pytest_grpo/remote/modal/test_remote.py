@@ -261,3 +261,22 @@ def test_a_deployed_app_is_used(on_modal: pytest.Pytester, modal_server: ModalSe
     missing = on_modal.runpytest("--phase", "2", "--modal", "--modal-app=gone")
     assert missing.ret == pytest.ExitCode.USAGE_ERROR
     missing.stderr.fnmatch_lines(["ERROR: --modal: *gone*"])
+
+
+@pytest.mark.slow
+def test_secrets_stay_here_and_the_session_says_so(on_modal: pytest.Pytester) -> None:
+    (on_modal.path / "server.pem").write_text("secret")
+    (on_modal.path / "settings.txt").symlink_to("server.pem")
+    on_modal.makepyfile(
+        test_suite="""
+        import pathlib, pytest
+
+        @pytest.mark.phase2
+        def test_there():
+            root = pathlib.Path(__file__).parent
+            assert not [name for name in ("server.pem", "settings.txt") if (root / name).exists()]
+        """
+    )
+    result = on_modal.runpytest("--phase", "2", "--modal")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["grpo: not sent, for they look like secrets: server.pem, settings.txt"])
