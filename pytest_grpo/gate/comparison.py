@@ -19,7 +19,7 @@ from pytest_grpo.measuring.sampler import MeasurementError, Round, Sampler
 from pytest_grpo.measuring.stats import Estimate, Plan, interval, judge, median_ratio
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.thresholds import Threshold
-from pytest_grpo.types import Row, Verdict
+from pytest_grpo.types import REFERENCE_ARM, Row, Verdict
 
 __tracebackhide__ = True
 """Of an error in an arm, pytest shows the test and the arm, not what lies between."""
@@ -158,7 +158,8 @@ class PairedComparison:
         """Check the outputs and the machine load of one round; False stops sampling."""
         watch, self._watch = self._watch, Watch.start()
         if not self._disagreement:
-            self._disagreement = self.agree({name: sample.output for name, sample in taken.items()})
+            outputs = {name: sample.output for name, sample in taken.items() if name != REFERENCE_ARM}
+            self._disagreement = self.agree(outputs)
         if self._disagreement:
             return False  # kept even on a busy machine: load does not excuse a wrong output
         limit = self.max_cores_of_others

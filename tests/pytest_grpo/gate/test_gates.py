@@ -71,6 +71,11 @@ def test_a_faster_wrong_answer_is_red_after_one_round(project: pytest.Pytester) 
     )
 
 
+def test_the_reference_answers_nothing(project: pytest.Pytester) -> None:
+    body = "a, b, r = grpo_arms(agree=same_tokens, a=at(30, 1), b=at(10, 1), reference=at(1)); "
+    run_gate(project, f"{body}assert a.tokens >= 2 * b.tokens").assert_outcomes(passed=1)
+
+
 def test_agreement_is_close_in_every_value(project: pytest.Pytester) -> None:
     body = "a, b = grpo_arms(agree=close_values(atol=1e-3), a=at(3, [[1.0], [2.0]]), b=at(1, [[1.0], [{}]]))"
     run_gate(project, f"{body.format(2.0005)}; assert a.tokens >= 2 * b.tokens").assert_outcomes(passed=1)
