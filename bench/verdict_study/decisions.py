@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.verdict_study.noises import Floats
-from pytest_grpo.measuring.stats import AlphaLedger, Plan, judge
+from pytest_grpo.measuring.ledger import AlphaLedger
+from pytest_grpo.measuring.stats import Plan, judge
 from pytest_grpo.types import Verdict
 
 CODES = {Verdict.PASS: 1, Verdict.FAIL: -1, Verdict.INCONCLUSIVE: 0}

@@ -11,7 +11,8 @@ from bench.verdict_study.decisions import CODES, decide, judge_one, suite_failur
 from bench.verdict_study.noises import BEYOND_DECLARED
 from bench.verdict_study.rate import Rate
 from bench.verdict_study.timings import Timings
-from pytest_grpo.measuring.stats import AlphaLedger, Plan
+from pytest_grpo.measuring.ledger import AlphaLedger
+from pytest_grpo.measuring.stats import Plan
 from pytest_grpo.types import Verdict
 
 EFFECTS = (0.05, 0.10, 0.20)
