@@ -7,7 +7,6 @@ compared with it, shows what the other arm left behind. Pure functions.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +52,7 @@ def find_carry_over(contrasts: Mapping[str, Sequence[float]]) -> CarryOver | Non
     num_rounds = min(map(len, contrasts.values()), default=0)
     if num_rounds < MIN_ROUNDS:
         return None
-    variance = statistics.fmean(statistics.variance(values) for values in contrasts.values())
-    effects = {arm: statistics.fmean(values) for arm, values in contrasts.items()}
+    effects = {arm: math.fsum(values) / num_rounds for arm, values in contrasts.items()}
+    squares = math.fsum((value - effects[arm]) ** 2 for arm, values in contrasts.items() for value in values)
+    variance = squares / (len(contrasts) * (num_rounds - 1))
     return CarryOver(effects, math.sqrt(variance / num_rounds), num_rounds)

@@ -12,6 +12,8 @@ from pytest_grpo.types import Verdict
 
 BLOCK_SIZE = 3
 """Runs of a block when carry-over was found, after one that is not counted."""
+RARELY = 4
+"""After the first look, the pace is adapted once in so many rounds."""
 SPARE_FACTOR = 1.05
 """A pair may take a little longer than the last one."""
 RED_BUDGET_FACTOR = 3
@@ -51,7 +53,8 @@ class Pace:
 
     def adapt(self) -> None:
         """Choose how the next round is taken, and see that there is time for it."""
-        if self.sampler.rounds:
+        num_rounds = len(self.sampler.rounds)
+        if num_rounds and (num_rounds <= self.plan.looks[0] or num_rounds % RARELY == 0):
             self._choose_mode()
             self._find_time()
 
