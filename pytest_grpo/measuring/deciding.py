@@ -17,6 +17,11 @@ MORE_PAIRS = 1.5
 """A gate whose means look wrong at the last look goes on to so many times the planned pairs."""
 
 
+def plan_of(looks: tuple[int, ...], share: float) -> Plan:
+    """How the median is judged at ``looks`` by a gate with that ``share`` of the error budget."""
+    return Plan(looks, fail_alpha=(1 - STALL_PART) * share)
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What a gate found. ``estimate`` is None if no round was taken."""
@@ -51,7 +56,7 @@ class Decider:
     _is_extended: bool = False
 
     def __post_init__(self) -> None:
-        self.plan = Plan(self.looks, fail_alpha=(1 - STALL_PART) * self.share)
+        self.plan = plan_of(self.looks, self.share)
         self.pace = Pace(self.sampler, self.question, self.plan)
 
     def decide(self) -> Decision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from pytest_grpo.measuring.carry_over import MIN_ROUNDS
@@ -41,10 +42,11 @@ class Pace:
     """Says that the time can not hold the pairs that a failure needs."""
     note: str = ""
     """Says what carry-over was found, and what was done."""
-    _needed: int = field(init=False)
+    num_needed: int = field(init=False)
+    """The fewest pairs that a failure takes."""
 
     def __post_init__(self) -> None:
-        self._needed = self.plan.min_pairs(Verdict.FAIL)
+        self.num_needed = self.plan.min_pairs(Verdict.FAIL)
         self.sampler.is_settled = self.sampler.block_size == 1
         self._choose_mode()
 
@@ -86,12 +88,13 @@ class Pace:
         if all_s > sampler.budget_s:
             sampler.budget_s = max(sampler.budget_s, min(all_s, limit_s))
         if all_s > limit_s:
+            enough_s = all_s / MAX_BUDGET_FACTOR
             self.warning = (
-                f"a pair takes {num_runs * sampler.run_s:.3g} s: {limit_s:g} s do not hold the {self._needed} pairs of "
-                f"a failure; give --grpo-budget {all_s / MAX_BUDGET_FACTOR:.2g}"
+                f"a pair takes {num_runs * sampler.run_s:.3g} s: {limit_s:g} s do not hold the {self.num_needed} pairs "
+                f"that a failure needs; give --grpo-budget {math.ceil(enough_s) if enough_s > 1 else enough_s:g}"
             )
 
     def _all_s(self, num_runs: int) -> float:
         """Seconds until the pairs of a failure are taken, with so many runs of each arm in a round."""
-        num_left = max(0, self._needed - len(self.sampler.rounds))
+        num_left = max(0, self.num_needed - len(self.sampler.rounds))
         return self.sampler.spent_s + SPARE_FACTOR * num_left * num_runs * self.sampler.run_s
