@@ -1,7 +1,7 @@
 """Error rates and power of the verdicts, on simulated noise.
 
 Two arms are timed in the plugin's order and judged with its plan and its alpha ledger; the true ratio is known.
-``python bench/verdict_quality.py --json rates.json`` prints Markdown tables and takes about half a minute.
+``python bench/verdict_quality.py --json rates.json`` prints Markdown tables and takes about three minutes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from bench.reporting.options import OneLineParser, add_json, natural, positive
 from bench.verdict_study.noises import NOISES
 from bench.verdict_study.quality import Quality, check_decide, study, worst_rates
+from bench.verdict_study.run_tables import HEADER, RunRates, study_all_runs, worst_run_rates
 from bench.verdict_study.timings import simulate
 from grpo_core.home import write_json
 from pytest_grpo.measuring.stats import Plan
@@ -40,6 +41,13 @@ def print_tables(qualities: dict[str, Quality], num_gates: int) -> None:
         _print_row(name, *quality.alarms.values())
 
 
+def print_run_table(found: dict[tuple[str, str], RunRates]) -> None:
+    print("\nArms whose speed depends on what ran before, judged gate by gate\n")
+    _print_row(*HEADER, is_header=True)
+    for (noise, rule), rates in found.items():
+        _print_row(noise, rule, *rates.cells())
+
+
 def _print_row(*cells: object, is_header: bool = False) -> None:
     print("|", " | ".join(map(str, cells)), "|")
     if is_header:
@@ -51,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--suites", type=positive, default=20_000, help="simulated suites per noise (default 20000)")
     parser.add_argument("--gates", type=positive, default=9, help="timing gates per suite (default 9)")
     parser.add_argument("--seed", type=natural, default=0, help="seed of the simulation (default 0)")
+    parser.add_argument(
+        "--run-suites", type=positive, default=500, help="suites simulated run by run, per noise and rule (default 500)"
+    )
     add_json(parser)
     options = parser.parse_args(arguments)
     qualities: dict[str, Quality] = {}
@@ -60,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_decide(timings)
         qualities[name] = study(timings, rng)
     print_tables(qualities, options.gates)
-    rates = worst_rates(qualities)
+    found = study_all_runs(options.run_suites, options.gates, options.seed)
+    print_run_table(found)
+    rates = worst_rates(qualities) | worst_run_rates(found)
     print("\nOn the worst noise\n")
     _print_row("rate", "share", "95 % interval", "n", is_header=True)
     for key, rate in rates.items():

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.verdict_study.noises import Floats
-from pytest_grpo.measuring.stats import AlphaLedger, Plan, judge
+from pytest_grpo.measuring.deciding import plan_of
+from pytest_grpo.measuring.ledger import AlphaLedger
+from pytest_grpo.measuring.stats import DEFAULT_LOOKS, Plan, judge
 from pytest_grpo.types import Verdict
 
 CODES = {Verdict.PASS: 1, Verdict.FAIL: -1, Verdict.INCONCLUSIVE: 0}
@@ -51,7 +53,7 @@ def suite_failures(pairs: Floats, shifts: Floats) -> NDArray[np.bool_]:
         shares = np.array([ledger.grant() for ledger in ledgers])
         for share in np.unique(shares):
             rows = np.flatnonzero(shares == share)
-            codes, _ = decide(pairs[rows, gate] + shifts[rows, gate, None], Plan(fail_alpha=float(share)))
+            codes, _ = decide(pairs[rows, gate] + shifts[rows, gate, None], plan_of(DEFAULT_LOOKS, float(share)))
             failed[rows, gate] = codes == CODES[Verdict.FAIL]
         for suite in np.flatnonzero(failed[:, gate]):
             ledgers[suite].give_back(shares[suite])

@@ -15,17 +15,16 @@ from pytest_grpo.gate.counts import HeldCount
 from pytest_grpo.gate.explain import explain, inconclusive_reason
 from pytest_grpo.gate.gate_session import GateSession, ShowProgress
 from pytest_grpo.measuring.conditions import Watch
+from pytest_grpo.measuring.deciding import Decider, Decision
+from pytest_grpo.measuring.question import Question
 from pytest_grpo.measuring.sampler import MeasurementError, Round, Sampler
-from pytest_grpo.measuring.stats import Estimate, Plan, interval, judge, median_ratio
+from pytest_grpo.measuring.stats import Estimate, Plan, interval
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.thresholds import Threshold
-from pytest_grpo.types import REFERENCE_ARM, Row, Verdict
+from pytest_grpo.types import RATE_SUFFIX, REFERENCE_ARM, Row, Verdict
 
 __tracebackhide__ = True
 """Of an error in an arm, pytest shows the test and the arm, not what lies between."""
-
-RED_BUDGET_FACTOR = 3
-"""Extends the budget of a gate that points to a failure: a failure needs more pairs, and a slow arm more time."""
 
 
 class Recorder(Protocol):
@@ -55,6 +54,7 @@ class PairedComparison:
     _disagreement: str = ""
     _num_dropped: int = 0
     _watch: Watch | None = None
+    _carry_over: str = ""
 
     def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
         """Take rounds until they decide whether left over right meets ``threshold``; False for a failure."""
@@ -72,14 +72,15 @@ class PairedComparison:
             ratios=self._ratios(left, right),
             quantity=left.metric if left.metric == right.metric else None,
             arms=self._values(),
-            conditions=asdict(watch.conditions(with_gpu=self.gate.config.profile == "gpu")),
+            conditions=asdict(watch.conditions(with_gpu=self.gate.config.profile == "gpu")) | self._how_taken(),
             duration_s=round(time.perf_counter() - start, 3),
         )
         return self._record(row)
 
     def count(self, left: Quantity, right: Quantity | float, threshold: Threshold, *, is_strict: bool = False) -> bool:
         """Whether left over right meets ``threshold`` in every round. Counts are exact, so one round is enough."""
-        self._take(1)
+        self._watch = Watch.start()
+        self.sampler.take_until(1, self._check_round)
         row = self._uncounted(threshold)
         for taken in self.sampler.rounds:
             other = self._value(taken, right) if isinstance(right, Quantity) else right
@@ -109,50 +110,49 @@ class PairedComparison:
     def _sample(
         self, left: Quantity, right: Quantity, threshold: Threshold, share: float
     ) -> tuple[Verdict, Estimate, str]:
-        plan = Plan(looks=self.gate.config.looks, fail_alpha=share)
         problem = self.gate.session.control_problem()
-        verdict, estimate, is_complete = Verdict.INCONCLUSIVE, None, True
-        is_extended = False
-        for look in plan.looks:
-            self._show(look, plan.looks[-1], estimate)
-            is_complete = self._take(look)
-            if not is_complete and not is_extended and self._is_short(left, right, threshold):
-                is_extended = True
-                self.sampler.budget_s *= RED_BUDGET_FACTOR
-                is_complete = self._take(look)
-            if not self.sampler.rounds:
-                break
-            verdict, estimate = judge(self._ratios(left, right), threshold.low, threshold.high, plan)
-            if is_extended and verdict is Verdict.PASS:
-                verdict = Verdict.INCONCLUSIVE  # the error budget of a pass does not cover extra looks
-            if self._disagreement or verdict is not Verdict.INCONCLUSIVE or not is_complete:
-                break
-        if self.gate.show_progress is not None:
-            self.gate.show_progress("")
-        if estimate is None:
-            nothing = Estimate(math.nan, math.nan, math.nan, 0, 0.0)
-            return Verdict.INCONCLUSIVE, nothing, self._why_inconclusive(nothing, plan, threshold, is_complete)
-        if self._disagreement:
-            return Verdict.FAIL, estimate, f"wrong answers: {self._disagreement}"
-        if problem:
-            return Verdict.INCONCLUSIVE, interval(self._ratios(left, right)), problem
-        if verdict is Verdict.FAIL:
-            side = "below" if estimate.high < threshold.low else "above"
-            return verdict, estimate, f"its whole interval lies {side} the threshold"
-        if verdict is Verdict.INCONCLUSIVE:
-            return verdict, estimate, self._why_inconclusive(estimate, plan, threshold, is_complete)
-        return verdict, estimate, ""
-
-    def _is_short(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
-        """Whether the median so far lies outside the threshold."""
-        if not self.sampler.rounds or self._disagreement:
-            return False
-        return not threshold.low <= median_ratio(self._ratios(left, right)) <= threshold.high
-
-    def _take(self, num_rounds: int) -> bool:
-        """Take rounds up to ``num_rounds``, or until outputs differ; False when the time budget ended first."""
+        show = self.gate.show_progress or (lambda text: None)
+        question = Question(
+            (left.arm, right.arm),
+            lambda taken: (self._value(taken, left), self._value(taken, right)),
+            threshold.low,
+            threshold.high,
+            is_rate=left.metric.endswith(RATE_SUFFIX) and right.metric.endswith(RATE_SUFFIX),
+        )
         self._watch = Watch.start()
-        return self.sampler.take_until(num_rounds, self._check_round)
+        decider = Decider(self.sampler, question, self.gate.config.looks, share, self._check_round, show)
+        decision = decider.decide()
+        self._carry_over = decider.pace.note
+        show("")
+        verdict, estimate = decision.verdict, decision.estimate
+        if estimate is None:
+            estimate = Estimate(math.nan, math.nan, math.nan, 0, 0.0)
+        elif self._disagreement:
+            return Verdict.FAIL, estimate, f"wrong answers: {self._disagreement}"
+        elif problem:
+            return Verdict.INCONCLUSIVE, interval(self._ratios(left, right)), problem
+        return verdict, estimate, self._reason(decider, decision, estimate, threshold)
+
+    def _reason(self, decider: Decider, decision: Decision, estimate: Estimate, threshold: Threshold) -> str:
+        """Why it is not a pass, empty if it is one."""
+        if decision.verdict is Verdict.PASS:
+            return ""
+        if decision.stalls:
+            reasons = [decision.stalls]
+        elif decision.verdict is Verdict.FAIL:
+            side = "below" if estimate.high < threshold.low else "above"
+            reasons = [f"its whole interval lies {side} the threshold"]
+        else:
+            reasons = [
+                self._why_inconclusive(estimate, decider.plan, threshold, decision.is_complete),
+                decider.pace.warning,
+            ]
+        return "; ".join(filter(None, [*reasons, decider.pace.note]))
+
+    def _how_taken(self) -> dict[str, object]:
+        """The first arm of each pair, and what carry-over was found."""
+        taken: dict[str, object] = {"first_arms": [order.names[0] for order in self.sampler.orders]}
+        return taken | {"carry_over": self._carry_over} if self._carry_over else taken
 
     def _check_round(self, taken: Round) -> bool:
         """Check the outputs and the machine load of one round; False stops sampling."""
@@ -206,8 +206,3 @@ class PairedComparison:
             }
             for name, sample in (rounds[0] if rounds else {}).items()
         }
-
-    def _show(self, look: int, planned: int, estimate: Estimate | None) -> None:
-        if self.gate.show_progress is not None:
-            so_far = "" if estimate is None else f", {estimate.median:.3g}x so far"
-            self.gate.show_progress(f"[to pair {look} of at most {planned}{so_far}]")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pytest_grpo.measuring.control import find_problem
-from pytest_grpo.measuring.stats import AlphaLedger
+from pytest_grpo.measuring.ledger import AlphaLedger
 
 ShowProgress = Callable[[str], None]
 """Shows a short text in place; an empty text clears it."""

@@ -12,7 +12,7 @@ import numbers
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from pytest_grpo.measuring.clock import start_clock
@@ -35,6 +35,17 @@ an output to check, or None to be timed as a whole."""
 Round = Mapping[str, Sample]
 """One sample of each arm, taken next to each other."""
 
+Measure = Callable[[Arm, str, int], Sample]
+"""One sample of the arm with that name, the mean of so many runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How a round was taken: the arms in order, and, of a settled round, what each measured right after another arm."""
+
+    names: tuple[str, ...]
+    first_samples: Round | None = None
+
 
 class MeasurementError(ValueError):
     """An arm cannot be measured: what it returned is no result, or a value is not finite and positive.
@@ -47,18 +58,32 @@ class MeasurementError(ValueError):
 class Sampler:
     """Takes rounds of samples from ``arms`` until its ``budget_s`` is spent.
 
-    In block mode (``block_size`` > 1) an arm runs that many times in a row, after one run that is not counted: for
-    arms that affect each other through caches or allocators.
+    In a settled round (``is_settled``) each arm is measured twice in a row, and its second sample counts: the first one
+    follows another arm, and may suffer from what that left in caches and allocators. In block mode (``block_size`` > 1)
+    an arm runs that many times in a row, after one run that is not counted.
     """
 
     arms: Mapping[str, Arm]
     budget_s: float = DEFAULT_BUDGET_S
     block_size: int = 1
     rng: random.Random = field(default_factory=random.Random)
+    is_settled: bool = False
     rounds: list[Round] = field(default_factory=list)
+    orders: list[Order] = field(default_factory=list)
+    """How each of ``rounds`` was taken."""
     spent_s: float = 0.0
-    _repeats: dict[str, int] = field(default_factory=dict)
+    given_s: float = field(init=False)
+    """The budget at the start."""
+    run_s: float = 0.0
+    """What one run of each arm took in the last round, together; 0 before the first one."""
     _round_s: float = 0.0
+    take: Measure = field(default_factory=lambda: measure)
+    is_simulated: bool = False
+    """Nothing is timed, so garbage collections do no harm."""
+    _repeats: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.given_s = self.budget_s
 
     def take_until(self, num_rounds: int, on_round: Callable[[Round], bool] | None = None) -> bool:
         """Measure until there are ``num_rounds`` rounds; False when the budget does not allow the next one.
@@ -68,16 +93,17 @@ class Sampler:
         Raises:
             MeasurementError: an arm measured something that is not finite and above zero.
         """
-        with _only_new_objects_collected():
+        with nullcontext() if self.is_simulated else _only_new_objects_collected():
             if not self._repeats:
                 self._warm_up()
             while len(self.rounds) < num_rounds:
                 if self._round_s and self.spent_s + self._round_s > self.budget_s:
                     return False
                 start = time.perf_counter()
-                self.rounds.append(self._take_round())
+                self._take_round()
                 self._round_s = time.perf_counter() - start
                 self.spent_s += self._round_s
+                self.run_s = self._round_s / self._num_runs()
                 if on_round is not None and not on_round(self.rounds[-1]):
                     break
         return True
@@ -85,6 +111,13 @@ class Sampler:
     def drop_last(self) -> None:
         """Forget the last round; the time it took stays spent."""
         self.rounds.pop()
+        self.orders.pop()
+
+    def start_afresh(self) -> None:
+        """Forget all rounds; the time they took stays spent."""
+        self.rounds.clear()
+        self.orders.clear()
+        self._round_s = 0.0
 
     def _warm_up(self) -> None:
         """Run the arms unmeasured until two runs in a row take about the same time; find out how often to repeat."""
@@ -102,17 +135,27 @@ class Sampler:
             self._repeats[name] = _repeats_for(self.arms[name], name, seconds)
         self.spent_s += time.perf_counter() - start
 
-    def _take_round(self) -> Round:
+    def _num_runs(self) -> int:
+        """Runs of each arm in the last round, in samples of that many repeats."""
+        if self.block_size > 1:
+            return self.block_size + 1
+        return 1 if self.orders[-1].first_samples is None else 2
+
+    def _take_round(self) -> None:
         # Each round has an independent random order, so under any drift pairs of equal arms err like fair coins.
         # Mirrored rounds (ABBA) err together when the drift is not linear.
-        order = list(self.arms)
-        self.rng.shuffle(order)
+        names = list(self.arms)
+        self.rng.shuffle(names)
+        first: dict[str, Sample] = {}
         samples: dict[str, Sample] = {}
-        for name in order:
+        for name in names:
             if self.block_size > 1:
                 _timed(self.arms[name], name)
-            samples[name] = measure(self.arms[name], name, self._repeats[name] * self.block_size)
-        return {name: samples[name] for name in self.arms}
+            elif self.is_settled:
+                first[name] = self.take(self.arms[name], name, self._repeats[name])
+            samples[name] = self.take(self.arms[name], name, self._repeats[name] * self.block_size)
+        self.rounds.append({name: samples[name] for name in self.arms})
+        self.orders.append(Order(tuple(names), first or None))
 
 
 def _repeats_for(arm: Arm, name: str, run_s: float) -> int:

@@ -12,7 +12,7 @@ import functools
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pytest_grpo.types import Verdict
 
@@ -52,13 +52,14 @@ class Plan:
         assert list(self.looks) == sorted(set(self.looks))
         assert self.looks[0] >= 1
 
-    def ranks(self, num_pairs: int) -> tuple[int, int]:
+    def ranks(self, num_pairs: int, *, is_last: bool = False) -> tuple[int, int]:
         """The ranks that decide at ``num_pairs``: for a pass and for a failure. 0 cannot decide.
 
-        An unplanned look is the last one: the time limit was reached.
+        The last look spends what is left of the error budget. An unplanned look is always the last one, because the
+        time was over; a planned one is when ``is_last`` says so.
         """
         looks = (*(look for look in self.looks if look < num_pairs), num_pairs)
-        is_last = num_pairs not in self.looks or num_pairs == self.looks[-1]
+        is_last = is_last or num_pairs not in self.looks or num_pairs == self.looks[-1]
         shares = [(place + 1) / len(self.looks) for place in range(len(looks))]
         if is_last:
             shares[-1] = 1.0
@@ -67,9 +68,11 @@ class Plan:
         return pass_ranks[-1], fail_ranks[-1]
 
     def min_pairs(self, verdict: Verdict) -> int:
-        """The fewest pairs that can give ``verdict``, if all of them agree."""
+        """The fewest pairs that can give ``verdict``, if all of them agree. They may be more than are planned."""
+        alpha = self.pass_alpha if verdict is Verdict.PASS else self.fail_alpha
         which = 0 if verdict is Verdict.PASS else 1
-        return next((look for look in self.looks if self.ranks(look)[which]), self.looks[-1] + 1)
+        unplanned = max(self.looks[-1] + 1, math.ceil(-math.log2(alpha)))
+        return next((look for look in self.looks if self.ranks(look)[which]), unplanned)
 
 
 @functools.cache
@@ -101,11 +104,13 @@ def _toss(counts: dict[int, float], num_coins: int) -> dict[int, float]:
     return tossed
 
 
-def judge(ratios: Sequence[float], low: float, high: float, plan: Plan) -> tuple[Verdict, Estimate]:
+def judge(
+    ratios: Sequence[float], low: float, high: float, plan: Plan, *, is_last: bool = False
+) -> tuple[Verdict, Estimate]:
     """The verdict of one look at ``ratios`` on whether their true median lies in [``low``, ``high``].
 
     Pass: the whole interval lies inside. Fail: the whole interval lies below ``low`` or above ``high``. Open bounds are
-    -inf and inf. The estimate has the interval that decided.
+    -inf and inf. The estimate has the interval that decided. ``is_last``: no look follows, since the time is over.
 
     Raises:
         ValueError: there are no ratios, or one is not finite and above zero.
@@ -113,7 +118,7 @@ def judge(ratios: Sequence[float], low: float, high: float, plan: Plan) -> tuple
     check_ratios(ratios)
     ordered = sorted(ratios)
     size = len(ordered)
-    pass_rank, fail_rank = plan.ranks(size)
+    pass_rank, fail_rank = plan.ranks(size, is_last=is_last)
     if _inside(ordered, low, high, pass_rank):
         verdict = Verdict.PASS
     elif fail_rank and (ordered[size - fail_rank] < low or ordered[fail_rank - 1] > high):
@@ -188,33 +193,6 @@ def holm(p_values: Sequence[float], alpha: float = FAMILY_ALPHA) -> list[bool]:
             break
         rejected[index] = True
     return rejected
-
-
-@dataclass(slots=True)
-class AlphaLedger:
-    """Holm's correction for gates that are decided one after another, before the later ones are measured.
-
-    Each gate gets an equal share of the remaining alpha. A gate that fails gives its share back, as in Holm's steps:
-    until the first false failure only true failures gave back, so the shares of sound gates sum to at most ``alpha``.
-    ``num_gates`` is the expected number. The last expected gate and each one after it get nine tenths of the rest.
-    """
-
-    num_gates: int
-    alpha: float = FAMILY_ALPHA
-    _left: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._left = self.alpha
-
-    def grant(self) -> float:
-        """The share of the next gate."""
-        share = self._left / self.num_gates if self.num_gates > 1 else 0.9 * self._left
-        self.num_gates -= 1
-        self._left -= share
-        return share
-
-    def give_back(self, share: float) -> None:
-        self._left += share
 
 
 def control_problem(ratios: Sequence[float]) -> str:

@@ -99,7 +99,7 @@ def _load(name: str, home: Path) -> GrpoSystem:
 def _session(config: pytest.Config) -> GateSession:
     if GATE_SESSION not in config.stash:
         from pytest_grpo.gate.gate_session import GateSession
-        from pytest_grpo.measuring.stats import AlphaLedger
+        from pytest_grpo.measuring.ledger import AlphaLedger
 
         settings = config.stash[PLUGIN_CONFIG]
         num_gates = settings.num_gates or config.stash.get(NUM_GATES, 1)

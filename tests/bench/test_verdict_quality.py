@@ -13,6 +13,7 @@ from bench.verdict_study import noises
 from bench.verdict_study.decisions import decide, judge_one, suite_failures
 from bench.verdict_study.quality import study
 from bench.verdict_study.rate import Rate
+from bench.verdict_study.run_noises import RUN_NOISES
 from bench.verdict_study.timings import order_signs, simulate
 from pytest_grpo.measuring.sampler import Sampler
 from pytest_grpo.measuring.stats import Plan
@@ -97,7 +98,7 @@ def test_rates_come_with_the_exact_interval() -> None:
 def test_json_has_the_rates_and_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [tmp_path / name for name in ("one.json", "two.json")]
     for file in files:
-        assert main(["--suites", "150", "--json", str(file)]) == 0
+        assert main(["--suites", "150", "--run-suites", "2", "--json", str(file)]) == 0
     rates = json.loads(files[0].read_text())
     assert rates.keys() >= REQUIRED_KEYS
     for rate in rates.values():
@@ -106,7 +107,7 @@ def test_json_has_the_rates_and_repeats(tmp_path: Path, capsys: pytest.CaptureFi
     assert rates["false_fail_rate"]["n"] == 150
     assert files[0].read_bytes() == files[1].read_bytes()
     printed = capsys.readouterr().out
-    assert all(f"| {name} |" in printed for name in noises.NOISES)
+    assert all(f"| {name} |" in printed for name in (*noises.NOISES, *RUN_NOISES))
 
 
 def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +120,7 @@ def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("option", ["--suites", "--gates"])
+@pytest.mark.parametrize("option", ["--suites", "--gates", "--run-suites"])
 @pytest.mark.parametrize("value", ["0", "1.5", "many"])
 def test_numbers_start_at_one(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

@@ -12,8 +12,6 @@ from scipy import stats as scipy_stats
 
 from pytest_grpo.measuring.stats import (
     DEFAULT_LOOKS,
-    FAMILY_ALPHA,
-    AlphaLedger,
     Plan,
     control_problem,
     estimate,
@@ -133,7 +131,7 @@ def test_a_single_look_is_the_sign_test(num_pairs: int, num_below: int, alpha: f
 @given(plans, st.integers(1, 70))
 def test_any_end_planned_or_not_keeps_the_errors(plan: Plan, num_pairs: int) -> None:
     looks = [*(look for look in plan.looks if look < num_pairs), num_pairs]
-    ranks = [plan.ranks(look) for look in looks]
+    ranks = [plan.ranks(look, is_last=look == num_pairs) for look in looks]
     assert chance_of_a_claim(looks, [rank for rank, _ in ranks]) <= plan.pass_alpha * (1 + 1e-9)
     assert chance_of_a_claim(looks, [rank for _, rank in ranks]) <= plan.fail_alpha * (1 + 1e-9)
 
@@ -159,7 +157,21 @@ def test_default_looks_on_simulated_ratios() -> None:
 def test_the_fewest_pairs_are_the_first_look_that_clear_pairs_decide(plan: Plan, verdict: Verdict) -> None:
     clear = 2.0 if verdict is Verdict.PASS else 0.5
     deciding = [look for look in plan.looks if judge([clear] * look, 1.0, math.inf, plan)[0] is verdict]
-    assert plan.min_pairs(verdict) == (deciding[0] if deciding else plan.looks[-1] + 1)
+    fewest = plan.min_pairs(verdict)
+    if deciding:
+        assert fewest == deciding[0]
+    else:
+        assert fewest > plan.looks[-1]
+        assert judge([clear] * fewest, 1.0, math.inf, plan)[0] is verdict
+
+
+def test_an_end_at_a_planned_look_spends_what_is_left() -> None:
+    plan = Plan(fail_alpha=0.009)
+    clearly_worse, nearly_better = [0.1] * 8, [0.5] * 4 + [2.0] * 14
+    assert judge(clearly_worse, 1.0, math.inf, plan)[0] is Verdict.INCONCLUSIVE
+    assert judge(clearly_worse, 1.0, math.inf, plan, is_last=True)[0] is Verdict.FAIL
+    assert judge(nearly_better, 1.0, math.inf, plan)[0] is Verdict.INCONCLUSIVE
+    assert judge(nearly_better, 1.0, math.inf, plan, is_last=True)[0] is Verdict.PASS
 
 
 @pytest.mark.parametrize("looks", [(), (0, 4), (4, 4), (8, 4)])
@@ -252,37 +264,6 @@ def test_holm_is_the_closed_test_of_bonferroni(p_values: list[float], alpha: flo
         others = sorted((p for place, p in enumerate(p_values) if place != index), reverse=True)
         families = [[p_values[index], *others[:size]] for size in range(len(p_values))]
         assert rejected == all(min(family) <= alpha / len(family) for family in families)
-
-
-@given(st.integers(1, 12), st.lists(st.booleans(), max_size=30))
-def test_the_shares_of_sound_gates_never_exceed_alpha(num_gates: int, failures: list[bool]) -> None:
-    ledger, kept = AlphaLedger(num_gates), 0.0
-    for failed in failures:
-        share = ledger.grant()
-        assert share > 0
-        assert kept + share <= FAMILY_ALPHA * (1 + 1e-9)
-        if failed:
-            ledger.give_back(share)
-        else:
-            kept += share
-
-
-@given(st.integers(2, 12))
-def test_failures_first_are_holms_steps(num_gates: int) -> None:
-    ledger = AlphaLedger(num_gates)
-    for num_failed in range(num_gates - 1):
-        share = ledger.grant()
-        assert share == pytest.approx(FAMILY_ALPHA / (num_gates - num_failed))
-        ledger.give_back(share)
-
-
-@given(st.integers(2, 12))
-def test_sound_gates_share_equally_and_the_last_leaves_something(num_gates: int) -> None:
-    ledger = AlphaLedger(num_gates)
-    *shares, last = [ledger.grant() for _ in range(num_gates)]
-    assert shares == pytest.approx([FAMILY_ALPHA / num_gates] * (num_gates - 1))
-    assert 0 < last < FAMILY_ALPHA / num_gates
-    assert 0 < ledger.grant() < last
 
 
 # The A/A control
