@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
@@ -17,8 +18,9 @@ from pytest_grpo.gate.gate_session import GateSession, ShowProgress
 from pytest_grpo.measuring.conditions import Watch
 from pytest_grpo.measuring.deciding import Decider, Decision
 from pytest_grpo.measuring.question import Question
+from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
 from pytest_grpo.measuring.sampler import MeasurementError, Round, Sampler
-from pytest_grpo.measuring.stats import Estimate, Plan, interval
+from pytest_grpo.measuring.stats import Estimate, Plan, interval, median_ratio
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.types import RATE_SUFFIX, REFERENCE_ARM, Row, Verdict
@@ -33,6 +35,8 @@ class Recorder(Protocol):
     config: PluginConfig
     session: GateSession
     show_progress: ShowProgress | None
+
+    def is_settled(self, row: Row) -> bool: ...
 
     def row(self, threshold: Threshold, verdict: Verdict, measured: float, reason: str) -> Row: ...
 
@@ -52,9 +56,20 @@ class PairedComparison:
     is_decided: bool = False
     """Whether quantities of these arms were compared."""
     _disagreement: str = ""
-    _num_dropped: int = 0
-    _watch: Watch | None = None
+    _problem: str = ""
+    """Why the timings cannot be trusted."""
+    _guard: QuietGuard = field(init=False)
+    _has_unjudged_rounds: bool = False
+    """The rounds were taken for counts or outputs alone, whatever others did; no timing may use them."""
     _carry_over: str = ""
+
+    def __post_init__(self) -> None:
+        limit = self.max_cores_of_others
+        self._guard = QuietGuard(
+            max_cores=self.gate.session.max_cores_of_others if limit is None else limit,
+            max_wait_s=WAIT_SHARE * self.sampler.budget_s,
+            with_gpu=self.gate.config.profile == "gpu",
+        )
 
     def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
         """Take rounds until they decide whether left over right meets ``threshold``; False for a failure."""
@@ -64,23 +79,25 @@ class PairedComparison:
         if verdict is Verdict.FAIL:
             self.gate.session.ledger.give_back(share)
         row = replace(
-            self.gate.row(threshold, verdict, estimate.median, reason),
+            self._with_rounds(self.gate.row(threshold, verdict, estimate.median, reason), left, right),
             low=estimate.low,
             high=estimate.high,
             confidence=estimate.confidence,
             num_pairs=estimate.num_pairs,
-            ratios=self._ratios(left, right),
-            quantity=left.metric if left.metric == right.metric else None,
-            arms=self._values(),
-            conditions=asdict(watch.conditions(with_gpu=self.gate.config.profile == "gpu")) | self._how_taken(),
+            conditions=asdict(watch.conditions(with_gpu=self._guard.with_gpu, problem=self._problem))
+            | self._how_taken(),
             duration_s=round(time.perf_counter() - start, 3),
         )
         return self._record(row)
 
+    def _with_rounds(self, row: Row, left: Quantity, right: Quantity) -> Row:
+        """``row`` with what the rounds so far measured."""
+        quantity = left.metric if left.metric == right.metric else None
+        return replace(row, ratios=self._ratios(left, right), quantity=quantity, arms=self._values())
+
     def count(self, left: Quantity, right: Quantity | float, threshold: Threshold, *, is_strict: bool = False) -> bool:
         """Whether left over right meets ``threshold`` in every round. Counts are exact, so one round is enough."""
-        self._watch = Watch.start()
-        self.sampler.take_until(1, self._check_round)
+        self._count_round()
         row = self._uncounted(threshold)
         for taken in self.sampler.rounds:
             other = self._value(taken, right) if isinstance(right, Quantity) else right
@@ -110,8 +127,18 @@ class PairedComparison:
     def _sample(
         self, left: Quantity, right: Quantity, threshold: Threshold, share: float
     ) -> tuple[Verdict, Estimate, str]:
-        problem = self.gate.session.control_problem()
+        self._problem = self.gate.session.control_problem()
+        if self._has_unjudged_rounds and not self._problem:
+            self.sampler.start_afresh()
+        self._has_unjudged_rounds = bool(self._problem)
+        # Without a timing verdict to come, the outputs of a few rounds are checked and the load does not matter.
+        looks = self.gate.config.looks[:1] if self._problem else self.gate.config.looks
         show = self.gate.show_progress or (lambda text: None)
+
+        def wants_more(ratios: Sequence[float]) -> bool:
+            row = self.gate.row(threshold, Verdict.PASS, median_ratio(ratios), "")
+            return not self._problem and not self.gate.is_settled(self._with_rounds(row, left, right))
+
         question = Question(
             (left.arm, right.arm),
             lambda taken: (self._value(taken, left), self._value(taken, right)),
@@ -119,8 +146,8 @@ class PairedComparison:
             threshold.high,
             is_rate=left.metric.endswith(RATE_SUFFIX) and right.metric.endswith(RATE_SUFFIX),
         )
-        self._watch = Watch.start()
-        decider = Decider(self.sampler, question, self.gate.config.looks, share, self._check_round, show)
+        self._guard.start_round()
+        decider = Decider(self.sampler, question, looks, share, self._check_round, show, wants_more)
         decision = decider.decide()
         self._carry_over = decider.pace.note
         show("")
@@ -129,8 +156,9 @@ class PairedComparison:
             estimate = Estimate(math.nan, math.nan, math.nan, 0, 0.0)
         elif self._disagreement:
             return Verdict.FAIL, estimate, f"wrong answers: {self._disagreement}"
-        elif problem:
-            return Verdict.INCONCLUSIVE, interval(self._ratios(left, right)), problem
+        self._problem = self._problem or self._guard.problem()
+        if self._problem and decision.estimate is not None:
+            return Verdict.INCONCLUSIVE, interval(self._ratios(left, right)), self._problem
         return verdict, estimate, self._reason(decider, decision, estimate, threshold)
 
     def _reason(self, decider: Decider, decision: Decision, estimate: Estimate, threshold: Threshold) -> str:
@@ -154,19 +182,34 @@ class PairedComparison:
         taken: dict[str, object] = {"first_arms": [order.names[0] for order in self.sampler.orders]}
         return taken | {"carry_over": self._carry_over} if self._carry_over else taken
 
+    def _count_round(self) -> None:
+        """Take a round if there is none. Load does not change a count, so it counts even on a busy machine."""
+        if self.sampler.rounds:
+            return
+
+        def check(taken: Round) -> bool:
+            self._check_outputs(taken)
+            return False
+
+        self._guard.start_round()
+        self.sampler.take_until(1, check)
+        self._has_unjudged_rounds = not self._guard.counts(waits=False)
+
     def _check_round(self, taken: Round) -> bool:
         """Check the outputs and the machine load of one round; False stops sampling."""
-        watch, self._watch = self._watch, Watch.start()
-        if not self._disagreement:
-            outputs = {name: sample.output for name, sample in taken.items() if name != REFERENCE_ARM}
-            self._disagreement = self.agree(outputs)
+        self._check_outputs(taken)
         if self._disagreement:
             return False  # kept even on a busy machine: load does not excuse a wrong output
-        limit = self.max_cores_of_others
-        if limit is not None and watch is not None and watch.cores_of_others() > limit:
-            self._num_dropped += 1
+        if not self._problem and not self._guard.counts():
             self.sampler.drop_last()
+        self._guard.start_round()
         return True
+
+    def _check_outputs(self, taken: Round) -> None:
+        if not self._disagreement:
+            self._disagreement = self.agree(
+                {name: sample.output for name, sample in taken.items() if name != REFERENCE_ARM}
+            )
 
     def _why_inconclusive(self, estimate: Estimate, plan: Plan, threshold: Threshold, is_complete: bool) -> str:
         return inconclusive_reason(
@@ -174,7 +217,7 @@ class PairedComparison:
             plan,
             threshold,
             budget_s=None if is_complete else self.sampler.budget_s,
-            num_dropped=self._num_dropped,
+            left_out=self._guard.left_out(),
         )
 
     def _ratios(self, left: Quantity, right: Quantity) -> list[float]:

@@ -21,6 +21,8 @@ from pytest_grpo.types import Row, Verdict
 
 Inspect = Callable[[Row], str]
 """Checks a row beyond its threshold, e.g. against a baseline; returns the problem, or an empty string."""
+IsSettled = Callable[[Row], bool]
+"""Whether more pairs cannot change what ``Inspect`` finds."""
 
 
 @dataclass(slots=True, repr=False)
@@ -38,6 +40,7 @@ class Gate:
     show_progress: ShowProgress | None = None
     inspect: Inspect | None = None
     nodeid: str = ""
+    is_row_settled: IsSettled | None = None
     comparisons: list[PairedComparison] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     """The verdicts of this test so far."""
@@ -85,6 +88,10 @@ class Gate:
         comparison = PairedComparison(self, sampler, agree, max_cores_of_others)
         self.comparisons.append(comparison)
         return tuple(MeasuredArm(name, comparison) for name in arms)
+
+    def is_settled(self, row: Row) -> bool:
+        """Whether more pairs than those of ``row``, which passes, cannot change what ``inspect`` finds."""
+        return self.is_row_settled is None or self.is_row_settled(row)
 
     def row(self, threshold: Threshold, verdict: Verdict, measured: float, reason: str) -> Row:
         """The row of a verdict on ``measured``, not yet recorded."""
