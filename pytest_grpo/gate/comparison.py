@@ -141,7 +141,7 @@ class PairedComparison:
 
         question = Question(
             (left.arm, right.arm),
-            lambda taken: (self._value(taken, left), self._value(taken, right)),
+            lambda taken: (self._above_zero(taken, left), self._above_zero(taken, right)),
             threshold.low,
             threshold.high,
             is_rate=left.metric.endswith(RATE_SUFFIX) and right.metric.endswith(RATE_SUFFIX),

@@ -11,6 +11,9 @@ from pytest_grpo.measuring.sampler import Round, Sampler
 from pytest_grpo.measuring.stats import Estimate, Plan, judge, median_ratio
 from pytest_grpo.types import Verdict
 
+__tracebackhide__ = True
+"""Of an error in an arm, pytest shows the test and the arm, not what lies between."""
+
 STALL_PART = 0.1
 """The part of a gate's share of the error budget that its means may spend; the median has the rest."""
 MORE_PAIRS = 1.5
