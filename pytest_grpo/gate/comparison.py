@@ -174,6 +174,7 @@ class PairedComparison:
             reasons = [
                 self._why_inconclusive(estimate, decider.plan, threshold, decision.is_complete),
                 decider.pace.warning,
+                decider.question.order_effect(self.sampler.rounds, self.sampler.orders),
             ]
         return "; ".join(filter(None, [*reasons, decider.pace.note]))
 

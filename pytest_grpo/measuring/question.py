@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pytest_grpo.measuring.carry_over import CarryOver, find_carry_over
+from pytest_grpo.measuring.carry_over import CarryOver, describe_order_effect, find_carry_over
 from pytest_grpo.measuring.sampler import Order, Round
 from pytest_grpo.measuring.stalls import Means, describe_stalls, judge_means
 from pytest_grpo.measuring.stats import median_ratio
@@ -66,6 +66,11 @@ class Question:
             ):
                 contrasts[name].append(math.log(second / first if self.is_rate else first / second))
         return find_carry_over(contrasts)
+
+    def order_effect(self, rounds: Sequence[Round], orders: Sequence[Order]) -> str:
+        """How pairs that begin with one arm differ from the others, in words; empty when they do not."""
+        firsts = [next(name for name in order.names if name in self.names) for order in orders]
+        return describe_order_effect(self.ratios(rounds), firsts) if rounds else ""
 
     def _times(self, rounds: Sequence[Round]) -> tuple[list[float], list[float]]:
         """Above and below the line of the ratio."""

@@ -29,7 +29,7 @@ def add_options(parser: pytest.Parser) -> None:
     add(
         "--grpo-budget",
         metavar="SECONDS",
-        help="time limit for one gate (default: 45; three times that if it points to a failure)",
+        help="time limit for one gate (default: 45; three times that to prove a failure, five for slow arms)",
     )
     add(
         "--grpo-num-gates",
