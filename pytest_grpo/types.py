@@ -21,6 +21,9 @@ CHILD_PLUGIN = "pytest_grpo.remote.child_plugin"
 
 RATE_SUFFIX = "_per_second"
 
+REFERENCE_ARM = "reference"
+"""An arm of this name does pinned work of its own: its outputs are not compared, and baselines and history follow the
+seconds of the other arms over its seconds."""
 
 COUNT_PREFIX = "num_"
 """Quantities with this prefix are counts: compared exactly, without statistics."""

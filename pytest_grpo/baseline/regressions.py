@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from pytest_grpo.baseline.fingerprint import check_same
 from pytest_grpo.baseline.location_shift import estimate_shift, p_value_above, p_value_below, smallest_p_value
 from pytest_grpo.measuring.stats import FAMILY_ALPHA, holm
+from pytest_grpo.reports.references import with_references
 from pytest_grpo.settings.config import DEFAULT_TOLERANCE
 from pytest_grpo.settings.thresholds import format_number
 from pytest_grpo.types import Row
@@ -98,7 +99,8 @@ class Change:
 def compare_rows(current: Results, baseline: Results, tolerance: float = DEFAULT_TOLERANCE) -> list[Change]:
     """What changed for each gate of either, in the order of ``current``; those only in ``baseline`` come last.
 
-    A gate is one metric of one system in one test. Of a gate that a test decides twice, the last row counts.
+    A gate is one metric of one system in one test. Of a gate that a test decides twice, the last row counts. Where a
+    gate has an arm ``reference``, each other arm over it counts as a gate, too: it shows a loss that all arms share.
     """
     before, now = _by_gate(baseline), _by_gate(current)
     changes = [_measure(gate[0], before.get(gate), now.get(gate), tolerance) for gate in (now | before)]
@@ -148,7 +150,8 @@ def _gate(nodeid: str, row: Row) -> tuple[str, str, str]:
 
 
 def _by_gate(results: Results) -> dict[tuple[str, str, str], Row]:
-    return {_gate(nodeid, row): row for nodeid, row in results}
+    """The rows, and those of their arms over a reference arm."""
+    return {_gate(nodeid, row): row for nodeid, row in with_references(results)}
 
 
 def _worse_side(row: Row) -> int | None:

@@ -19,7 +19,7 @@ from pytest_grpo.measuring.sampler import Round, Sampler
 from pytest_grpo.measuring.stats import Estimate, Plan, interval, judge, median_ratio
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.thresholds import Threshold
-from pytest_grpo.types import Row, Verdict
+from pytest_grpo.types import REFERENCE_ARM, Row, Verdict
 
 RED_BUDGET_FACTOR = 3
 """Extends the budget of a gate that points to a failure: a failure needs more pairs, and a slow arm more time."""
@@ -141,7 +141,8 @@ class PairedComparison:
         """Check the outputs and the machine load of one round; False stops sampling."""
         watch, self._watch = self._watch, Watch.start()
         if not self._disagreement:
-            self._disagreement = self.agree({name: sample.output for name, sample in taken.items()})
+            outputs = {name: sample.output for name, sample in taken.items() if name != REFERENCE_ARM}
+            self._disagreement = self.agree(outputs)
         if self._disagreement:
             return False  # kept even on a busy machine: load does not excuse a wrong output
         limit = self.max_cores_of_others

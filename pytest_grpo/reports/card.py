@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 
 from pytest_grpo.reports.charts import history_chart, pairs_chart
 from pytest_grpo.reports.history import SavedRun, runs_of
 from pytest_grpo.reports.markup import Markup, element, joined
+from pytest_grpo.reports.references import reference_rows, with_references
 from pytest_grpo.reports.table import Entry, arm_quantity, describe_interval, describe_measured, describe_phase
 from pytest_grpo.settings.thresholds import format_number
 from pytest_grpo.types import Row, Verdict
@@ -36,6 +38,7 @@ def gate_card(number: int, entry: Entry, history: Sequence[SavedRun]) -> Markup:
         shown = [*((run.name, earlier) for run, earlier in runs), ("this run", row)]
         legend = "Filled diamond: pass. Cross: fail. Hollow square: inconclusive. Lines span each median's interval."
         charts.append(_figure("History", history_chart(shown, f"{label}-history"), legend, _history_table(runs, row)))
+    charts += _reference_histories(entry, history, label)
     return element(
         "article",
         element("h3", row.metric, " ", badge(row), id=label),
@@ -45,6 +48,22 @@ def gate_card(number: int, entry: Entry, history: Sequence[SavedRun]) -> Markup:
         class_=row.verdict,
         aria_labelledby=label,
     )
+
+
+def _reference_histories(entry: Entry, history: Sequence[SavedRun], label: str) -> list[Markup]:
+    """Each arm over the reference arm, run by run: where both arms of a gate became slower, only this moves."""
+    nodeid, row = entry
+    known = [replace(run, rows=with_references(run.rows)) for run in history]
+    charts = []
+    for place, derived in enumerate(reference_rows(row)):
+        runs = runs_of((nodeid, derived), known)
+        if runs:
+            shown = [*((run.name, earlier) for run, earlier in runs), ("this run", derived)]
+            title = f"History of {derived.metric.rpartition(':')[2]}, in seconds"
+            legend = "Time of the arm over that of the frozen reference. Shown; --grpo-compare judges it."
+            chart = history_chart(shown, f"{label}-reference-{place}")
+            charts.append(_figure(title, chart, legend, _history_table(runs, derived)))
+    return charts
 
 
 def _figure(title: str, chart: Markup, legend: str, *more: Markup) -> Markup:
@@ -59,6 +78,7 @@ def _facts(row: Row) -> Markup:
         facts[certainty] = describe_interval(row)
     if row.num_pairs is not None:
         facts["pairs"] = str(row.num_pairs)
+    facts |= {each.metric.rpartition(":")[2]: describe_measured(each) for each in reference_rows(row)}
     if row.duration_s:
         facts["took"] = f"{row.duration_s:.3g} s"
     facts["device"] = row.device

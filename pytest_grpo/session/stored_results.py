@@ -119,18 +119,19 @@ class StoredResults:
         return change_table(compare_rows(rows, self.baseline.results, self._settings.tolerance))
 
     def regression(self, nodeid: str, row: Row) -> str:
-        """How ``row`` regressed from the baseline; empty when it did not, or there is no baseline."""
+        """How ``row``, or an arm of it over its reference, regressed from the baseline; empty when none did, and
+        without a baseline."""
         if self.baseline is None:
             return ""
         from pytest_grpo.baseline.regressions import Outcome, judge_against
+        from pytest_grpo.reports.references import reference_rows
 
         any_machine = self._settings.any_machine
-        change = judge_against(row, nodeid, self.baseline, self._settings.tolerance, any_machine=any_machine)
-        return (
-            f"against {self.baseline.name}: {change.describe()}"
-            if change and change.outcome is Outcome.REGRESSION
-            else ""
-        )
+        for each in (row, *reference_rows(row)):
+            change = judge_against(each, nodeid, self.baseline, self._settings.tolerance, any_machine=any_machine)
+            if change and change.outcome is Outcome.REGRESSION:
+                return f"against {self.baseline.name}: {change.describe()}"
+        return ""
 
 
 STORED = pytest.StashKey[StoredResults]()

@@ -167,3 +167,35 @@ def test_another_device_is_refused_unless_allowed(baseline: Baseline) -> None:
     with pytest.raises(pytest.UsageError, match="baseline 'main': not comparable: device of speedup: cpu / gpu H100;"):
         judge_against(elsewhere, NODEID, baseline)
     assert judge_against(elsewhere, NODEID, baseline, any_machine=True) is not None
+
+
+def with_reference(step_s: float, reference_s: float) -> Row:
+    """A gate whose own ratio, between two arms, is 2 whatever ``step_s`` is."""
+    noise = random.Random(7)
+    arms = {"fast": step_s, "slow": 2 * step_s, "reference": reference_s}
+    measured = {
+        name: {"seconds": [seconds * noise.lognormvariate(0, 0.01) for _ in range(12)]} for name, seconds in arms.items()
+    }
+    return replace(row(2.0), arms=measured)
+
+
+def test_a_loss_of_all_arms_shows_against_the_reference() -> None:
+    outcomes = {
+        change.row.metric: change.outcome
+        for change in compare_rows([(NODEID, with_reference(1.2, 0.5))], [(NODEID, with_reference(1.0, 0.5))])
+    }
+    assert outcomes == {
+        "speedup": Outcome.NO_REGRESSION,
+        "speedup:fast/reference": Outcome.REGRESSION,
+        "speedup:slow/reference": Outcome.REGRESSION,
+    }
+
+
+def test_a_slower_machine_is_no_loss_against_the_reference() -> None:
+    changes = compare_rows([(NODEID, with_reference(2.0, 1.0))], [(NODEID, with_reference(1.0, 0.5))])
+    assert [change.outcome for change in changes] == [Outcome.NO_REGRESSION] * 3
+
+
+def test_a_baseline_of_before_the_reference_still_compares() -> None:
+    changes = compare_rows([(NODEID, with_reference(1.0, 0.5))], [(NODEID, row(2.0))])
+    assert [change.outcome for change in changes] == [Outcome.NO_REGRESSION, Outcome.ONLY_NOW, Outcome.ONLY_NOW]

@@ -89,6 +89,11 @@ def test_a_faster_wrong_answer_is_red_after_one_round(project: pytest.Pytester) 
     )
 
 
+def test_the_reference_answers_nothing(project: pytest.Pytester) -> None:
+    body = "a, b, r = grpo_arms(agree=same_tokens, a=at(30, 1), b=at(10, 1), reference=at(1)); "
+    run_gate(project, f"{body}assert a.tokens >= 2 * b.tokens").assert_outcomes(passed=1)
+
+
 def test_wrong_answers_fail_a_count_too(project: pytest.Pytester) -> None:
     body = "a, b = grpo_arms(agree=same_tokens, a=at(3, 1, num_x=1), b=at(3, 2, num_x=1)); assert a.num_x == b.num_x"
     run_gate(project, body).stdout.fnmatch_lines(["E *wrong answers: *"])

@@ -140,6 +140,19 @@ def test_history_holds_the_saved_runs_of_the_same_gate(measured: MakeRow, counte
     assert "tuesday" not in text
 
 
+def test_the_history_of_an_arm_over_the_reference_has_a_chart_of_its_own(measured: MakeRow) -> None:
+    def run_of(seconds: float) -> tuple[str, Row]:
+        arms = {"fast": {"seconds": [seconds] * 4}, "reference": {"seconds": [0.5] * 4}}
+        return "a.py::test_a", measured("speed", arms=arms, quantity=None)
+
+    text = render_html([run_of(2.0)], {}, [SavedRun("monday", "2026-10-05T03:00:00Z", "", [run_of(1.0)])])
+    _, own, over_reference = pictures(text)
+    assert own.findtext("title") == "History of speed"
+    assert over_reference.findtext("title") == "History of speed:fast/reference"
+    assert over_reference.findtext("desc") == "2 runs against the threshold none: monday 2 pass, this run 4 pass"
+    assert "<dt>fast/reference</dt><dd>4 [4, 4]</dd>" in text
+
+
 def test_a_long_history_ends_with_the_latest_runs(measured: MakeRow) -> None:
     entry = ("a.py::test_a", measured("speed"))
     text = render_html([entry], {}, earlier([entry], MAX_RUNS + 5))

@@ -107,3 +107,29 @@ def test_the_page_shows_the_machine_and_earlier_runs(project: pytest.Pytester) -
     page = (project.path / "report.html").read_text()
     assert "first-of-all" in page
     assert "num_cores" in page or "num cores" in page
+
+
+REFERENCED = """
+import pytest
+from pytest_grpo.agreement import same_tokens
+from pytest_grpo.types import Sample
+
+def at(seconds):
+    noise = iter([1.0, 1.001, 1.002, 1.003] * 100)
+    return lambda: Sample(seconds * next(noise), {{"tokens": 1}}, output=1)
+
+@pytest.mark.phase2
+def test_speed(grpo_arms):
+    fast, slow, _ = grpo_arms(agree=same_tokens, fast=at({step}), slow=at(2 * {step}), reference=at(0.5))
+    assert fast.tokens_per_second >= 1.1 * slow.tokens_per_second
+"""
+
+
+def test_a_loss_that_both_arms_share_is_red_by_the_reference(project: pytest.Pytester) -> None:
+    project.makepyfile(test_suite=REFERENCED.format(step=1.0))
+    project.runpytest("--phase", "2", "--grpo-save", "before").assert_outcomes(passed=1)
+    project.runpytest("--phase", "2", "--grpo-compare", "before").assert_outcomes(passed=1)
+    project.makepyfile(test_suite=REFERENCED.format(step=1.3))
+    lost = project.runpytest("--phase", "2", "--grpo-compare", "before")
+    lost.assert_outcomes(failed=1)
+    lost.stdout.fnmatch_lines(["fail: tokens_per_second: against before: *fast/reference: regression*+30*"])
