@@ -170,6 +170,7 @@ class StepMetrics:
     num_tokenizer_calls: int
     is_skipped: bool  # loss or gradient was non-finite: the weights stay those of the previous version
     nonfinite_trajectories: str  # then: the ones that caused it, as "<group id>[<index>]" joined by "|"
+    layout_ms: float
     scoring_ms: float
     loss_forward_ms: float
     backward_ms: float

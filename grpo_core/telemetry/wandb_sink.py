@@ -38,6 +38,7 @@ _NAMES: Mapping[str, Mapping[str, str]] = {
         "overlong_penalty_mean": "reward/overlong_penalty_mean",
         "advantage_abs_mean": "reward/advantage_abs_mean",
         "num_dropped_groups": "reward/num_dropped_groups",
+        "layout_ms": "timing/layout_ms",
         "scoring_ms": "timing/scoring_ms",
         "loss_forward_ms": "timing/loss_forward_ms",
         "backward_ms": "timing/backward_ms",

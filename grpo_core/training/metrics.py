@@ -124,6 +124,7 @@ def step_metrics(
         num_tokenizer_calls=sums.num_tokenizer_calls,
         is_skipped=sums.is_skipped,
         nonfinite_trajectories=sums.nonfinite_trajectories,
+        layout_ms=times.total_ms("layout"),
         scoring_ms=times.total_ms("scoring"),
         loss_forward_ms=times.total_ms("loss_forward"),
         backward_ms=times.total_ms("backward"),

@@ -6,11 +6,13 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch.autograd.profiler import record_function
 
 Mark = float | torch.cuda.Event
+Item = TypeVar("Item")
 
 
 class Stopwatch:
@@ -30,6 +32,15 @@ class Stopwatch:
             start = self._mark()
             yield
             self._spans[name].append((start, self._mark()))
+
+    def spans(self, name: str, items: Iterator[Item]) -> Iterator[Item]:
+        """``items``, with a span for the time that each takes to come."""
+        while True:
+            with self.span(name):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
 
     def total_ms(self, name: str) -> float:
         """The sum of all spans of that name so far. Waits until the device has finished them."""

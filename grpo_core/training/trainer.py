@@ -104,9 +104,11 @@ class Trainer:
         part = select_groups(batch.groups, drop_zero_variance=self._config.drop_zero_variance_groups)
         completions = part.completions
         logprobs = self._find_logprobs(part, sums, times)
-        objective = Objective(part, logprobs, self._config)
-        own = own_sequences(part, self.ranks)
-        for packed in own_micro_batches(self._policy, completions, own, self._config, self.ranks):
+        with times.span("layout"):
+            objective = Objective(part, logprobs, self._config)
+            own = own_sequences(part, self.ranks)
+        micro_batches = own_micro_batches(self._policy, completions, own, self._config, self.ranks)
+        for packed in times.spans("layout", micro_batches):
             self._accumulate(packed, objective, sums, times, watch)
         with times.span("gradient_sum"):
             self.ranks.add_up_gradients(self._parameters)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_grpo.systems.peft_gradients import adapter_gradients
 from pytest_grpo.systems.protocol import (
     CLIP,
     MAX_GRAD_NORM,
@@ -58,6 +59,7 @@ class GrpoCoreSystem:
                     "lora_targets": settings.lora_targets,
                 },
                 "training": {
+                    "learning_rate": 1.0,  # each step scales it
                     "clip_low": CLIP,
                     "clip_high": CLIP,
                     "max_grad_norm": MAX_GRAD_NORM,
@@ -74,14 +76,16 @@ class GrpoCoreSystem:
         self._engine = open_engine(config, self._tokenizer.stop_id, self._adapters, self._store)
         self._num_cold_loads = 0
         self._step_logprobs: StepLogprobs = []
+        self._policy = load_policy(config.model)
         self._trainer = Trainer(
-            load_policy(config.model),
+            self._policy,
             config.model,
             config.training,
             run=RUN,
             seed=settings.seed,
             on_micro_batch=lambda batch, terms: self._step_logprobs.append((batch.members, terms.logprobs.detach())),
         )
+        self._full_rates = [parameters["lr"] for parameters in self._trainer.optimizer.param_groups]
 
     def encode(self, text: str) -> Int32:
         return self._tokenizer.encode(text)
@@ -125,8 +129,8 @@ class GrpoCoreSystem:
         return Rollout(tuple(groups), seconds)
 
     def train_step(self, batch: TrainBatch, *, learning_rate: float = 0.0) -> TrainStep:
-        for parameters in self._trainer.optimizer.param_groups:
-            parameters["lr"] = learning_rate
+        for parameters, full_rate in zip(self._trainer.optimizer.param_groups, self._full_rates, strict=True):
+            parameters["lr"] = full_rate * learning_rate
         self._step_logprobs.clear()
         step = self._trainer.step(_core_batch(batch))
         return TrainStep(
@@ -134,12 +138,16 @@ class GrpoCoreSystem:
             grad_norm=step.grad_norm,
             loss_forward_ms=step.loss_forward_ms,
             backward_ms=step.backward_ms,
-            num_forward_passes=step.num_forward_passes,
+            num_forward_passes=step.num_forward_passes + step.num_scoring_passes,
             num_micro_batches=step.num_micro_batches,
             num_tokenizer_calls=step.num_tokenizer_calls,
             num_loss_tokens=step.num_loss_tokens,
             logprobs=_by_completion(self._step_logprobs, batch.completions),
+            other_ms=step.layout_ms + step.scoring_ms + step.optimizer_ms,
         )
+
+    def gradients(self) -> Mapping[str, Float32]:
+        return adapter_gradients(self._policy.model.named_parameters())
 
     def weights(self) -> Mapping[str, Float32]:
         return {name: tensor.numpy() for name, tensor in self._trainer.weights().tensors.items()}

@@ -138,11 +138,12 @@ class TrainStep:
     grad_norm: float  # before clipping
     loss_forward_ms: float
     backward_ms: float
-    num_forward_passes: int
+    num_forward_passes: int  # through the decoder, from the batch to the update: those that only score, too
     num_micro_batches: int
     num_tokenizer_calls: int
     num_loss_tokens: int
     logprobs: tuple[Float32, ...]  # [R] per completion, of the forward pass before the update; 0 where not chosen
+    other_ms: float = 0.0  # in other parts of the step that the system times: scoring, the optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +195,14 @@ class GrpoSystem(Protocol):
 
         The loss is the mean over all chosen tokens of the batch of -min(r A, clip(r) A) + kl_coefficient * KL, with
         r = exp(logprobs - sampling_logprobs) and the unbiased "k3" estimate of KL (Yu et al. 2025, DAPO, section 3.3).
+        The gradient's norm is clipped to ``MAX_GRAD_NORM``. AdamW has betas 0.9 and 0.999, epsilon 1e-8 and no weight
+        decay.
         """
         raise _unsupported(self, "train_step")
+
+    def gradients(self) -> Mapping[str, Float32]:
+        """A copy of the gradient that the optimizer took in the last step, after clipping, named as ``weights``."""
+        raise _unsupported(self, "gradients")
 
     def weights(self) -> Mapping[str, Float32]:
         """A copy of the adapter in training, in PEFT's layout: ``<module>.lora_A.weight`` [rank, inputs], and so on."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_grpo.measuring.clock import now
+from pytest_grpo.systems.peft_gradients import adapter_gradients
 from pytest_grpo.systems.protocol import (
     MAX_GRAD_NORM,
     AdapterSwap,
@@ -148,8 +149,10 @@ class TrlSystem:
             parameters["lr"] = learning_rate
         tokenizer_calls = self._num_tokenizer_calls
         with self._adapters.training(), self._watched_forward() as passes:
+            other_start = now()
             self._optimizer.zero_grad(set_to_none=True)
             inputs = step_tensors(self._trainer, batch)
+            other_s = now() - other_start
             size = self._rows_per_forward(inputs)
             losses: list[Tensor] = []
             logprobs: list[Tensor] = []
@@ -164,8 +167,10 @@ class TrlSystem:
                 forward_s += forward_end - start
                 losses.append(loss.detach())
                 logprobs.append(next(scored for scored in reversed(passes) if scored is not None))
+            other_start = now()
             grad_norm = self._trainer.accelerator.clip_grad_norm_(self._model.parameters(), MAX_GRAD_NORM)
             self._optimizer.step()
+            other_s += now() - other_start
         return TrainStep(
             loss=float(sum(losses)),
             grad_norm=float(grad_norm),
@@ -176,7 +181,11 @@ class TrlSystem:
             num_tokenizer_calls=self._num_tokenizer_calls - tokenizer_calls,
             num_loss_tokens=batch.num_loss_tokens,
             logprobs=unpad(torch.cat(logprobs)[:, -inputs["completion_ids"].shape[1] :], batch.completions),
+            other_ms=other_s * 1e3,
         )
+
+    def gradients(self) -> Mapping[str, Float32]:
+        return adapter_gradients(self._model.named_parameters())
 
     def _rows_per_forward(self, inputs: Mapping[str, Tensor]) -> int:
         width = inputs["prompt_ids"].shape[1] + inputs["completion_ids"].shape[1]

@@ -1,0 +1,240 @@
+"""Exact checks of a training step, from tensors: nothing here reads the trainer's own counters.
+
+A step is held against ``bench.reference``, in float64: its loss, its gradient, its update, and how much each token
+counts in its gradient.
+
+Legend: C chosen tokens, W weights of the last layer's adapter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.plain import plain_answers, plain_model
+from bench.reference.adamw import AdamW
+from bench.reference.loss import Answer, token_logprobs, token_losses
+from bench.reference.model import Model
+from bench.reference.step import Step, train_step
+from pytest_grpo.systems.protocol import (
+    CLIP,
+    MAX_GRAD_NORM,
+    Completion,
+    GrpoSystem,
+    SystemSettings,
+    TrainBatch,
+    TrainGroup,
+    TrainStep,
+)
+
+if TYPE_CHECKING:
+    from grpo_core.types import Float32, Int32
+
+LEARNING_RATE = 5e-4
+SPREADS = {"lora_A": 0.5, "lora_B": 0.005}
+"""Standard deviations of the adapter's weights: far from zero, where A has no gradient; A so large that a weight decay
+of 0.01 shows."""
+STOP_ID = 0
+MIN_TOKEN_SHARE = 0.5
+NOT_FINITE = 1e9
+"""The error of a step whose loss or gradient is not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepErrors:
+    """What a system's steps differ by from the reference's, relative to it; the largest of all steps."""
+
+    loss: float
+    gradient: float
+    weights: float  # of the change of all weights in all steps
+    num_lost_tokens: int
+
+
+def random_adapter(system: GrpoSystem, seed: int = 0) -> dict[str, Float32]:
+    """Adapter weights in which every weight has a gradient."""
+    draw = np.random.default_rng(seed)
+    return {
+        name: draw.normal(0.0, SPREADS[name.split(".")[-2]], values.shape).astype(np.float32)
+        for name, values in sorted(system.weights().items())
+    }
+
+
+def step_errors(system: GrpoSystem, settings: SystemSettings) -> StepErrors:
+    """Two steps of ``system``, just built from ``settings``, against two of the reference.
+
+    The first batch has a gradient to be clipped and a loss for every token. In the second the gradient is small, some
+    ratios are clipped, some tokens were not chosen, and one group's rewards are equal.
+    """
+    system.load_weights(random_adapter(system))
+    before = system.weights()
+    plain, optimizer = plain_model(settings, before, torch.float64), AdamW()
+    batches = [first_batch(system, plain), second_batch(system, plain)]
+    losses, gradients, num_lost = [], [], 0
+    for batch in batches:
+        answers = plain_answers(batch, plain)
+        jacobian = token_jacobian(plain, answers) if batch is batches[0] else None
+        expected = reference_step(plain, optimizer, answers, settings.kl_coefficient)
+        step = system.train_step(batch, learning_rate=LEARNING_RATE)
+        taken = system.gradients()
+        losses.append(abs(step.loss - expected.loss) / abs(expected.loss))
+        gradients.append(abs(step.grad_norm - expected.grad_norm) / expected.grad_norm)
+        gradients.append(distance(taken, expected.gradients))
+        if jacobian is not None:
+            num_lost = num_tokens_without_loss(jacobian, taken)
+    after, wanted = system.weights(), plain.adapter
+    moved = {name: after[name] - before[name] for name in before}
+    should_move = {name: wanted[name].detach() - torch.from_numpy(before[name]).to(wanted[name]) for name in before}
+    errors = (max(losses), max(gradients), distance(moved, should_move))
+    return StepErrors(*(error if math.isfinite(error) else NOT_FINITE for error in errors), num_lost)
+
+
+def reference_step(plain: Model, optimizer: AdamW, answers: list[Answer], kl_coefficient: float) -> Step:
+    """A step of the reference, one sequence at a time."""
+    return train_step(
+        plain,
+        optimizer,
+        answers,
+        learning_rate=LEARNING_RATE,
+        clip=CLIP,
+        kl_coefficient=kl_coefficient,
+        max_grad_norm=MAX_GRAD_NORM,
+        rows_per_pass=1,
+    )
+
+
+def distance(values: Mapping[str, Any], expected: Mapping[str, Tensor]) -> float:
+    """The Euclidean norm of the difference over that of ``expected``; a missing name counts as zeros."""
+    difference = size = 0.0
+    for name, wanted in expected.items():
+        target = wanted.detach().double().cpu().numpy()
+        difference += float(np.square(np.asarray(values.get(name, 0.0), dtype=np.float64) - target).sum())
+        size += float(np.square(target).sum())
+    return (difference / size) ** 0.5
+
+
+def first_batch(system: GrpoSystem, plain: Model) -> TrainBatch:
+    """Every token counts: ratios stay within the clip, and no advantage is zero."""
+    groups = [
+        random_group(system.encode(prompt), plain, seed, lengths, rewards, spread=0.05)
+        for seed, (prompt, lengths, rewards) in enumerate(
+            [
+                ("Q: 3 + 4 =\nA: ", (5, 9, 1), (1.0, 0.0, 0.3)),
+                ("Orders: ", (4, 7, 3, 6), (2.0, -1.0, 0.0, 0.5)),
+                ("A PAR", (24, 2), (0.0, 1.0)),
+            ]
+        )
+    ]
+    return TrainBatch(tuple(groups))
+
+
+def second_batch(system: GrpoSystem, plain: Model) -> TrainBatch:
+    """Clipped ratios, tokens that the policy did not choose, and a group whose rewards are equal."""
+    groups = [
+        random_group(system.encode(prompt), plain, seed, lengths, rewards, spread=0.3, chosen_share=0.7)
+        for seed, (prompt, lengths, rewards) in enumerate(
+            [("Q: 12 + 30 =\nA: ", (6, 3), (2e-5, 0.0)), ("Fleet", (8, 16, 8), (0.5, 0.5, 0.5))], start=10
+        )
+    ]
+    return TrainBatch(tuple(groups))
+
+
+def random_group(
+    prompt_ids: Int32,
+    plain: Model,
+    seed: int,
+    lengths: tuple[int, ...],
+    rewards: tuple[float, ...],
+    *,
+    spread: float,
+    chosen_share: float = 1.0,
+) -> TrainGroup:
+    """Random tokens, each with a stop at its end. The sampler's log-probabilities are the policy's, plus noise of
+    ``spread`` nats; the reference's are the base model's."""
+    draw = np.random.default_rng(seed)
+    vocab_size = len(plain.weights["model.embed_tokens.weight"])
+    bare = []
+    for length in lengths:
+        ids = draw.integers(1, vocab_size, length).astype(np.int32)
+        ids[-1] = STOP_ID
+        is_chosen = draw.random(length) < chosen_share
+        is_chosen[[0, -1]] = True
+        bare.append(Completion(ids, is_chosen, np.zeros(length, dtype=np.float32)))
+    answers = plain_answers(TrainBatch((TrainGroup(prompt_ids, tuple(bare), rewards),)), plain)
+    with torch.no_grad():
+        policy, base = (token_logprobs(model, answers) for model in (plain, replace(plain, adapter={})))
+    completions = [
+        replace(
+            completion,
+            sampling_logprobs=(mine.cpu().numpy() + draw.normal(0.0, spread, len(mine))).astype(np.float32),
+            ref_logprobs=its.cpu().numpy().astype(np.float32),
+        )
+        for completion, mine, its in zip(bare, policy, base, strict=True)
+    ]
+    return TrainGroup(prompt_ids, tuple(completions), rewards)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenJacobian:
+    """Per chosen token the gradient of its log-probability [C, W], and the weight [C] that the loss gives it."""
+
+    names: list[str]
+    gradients: Tensor
+    weights: Tensor
+
+
+def token_jacobian(plain: Model, answers: list[Answer]) -> TokenJacobian:
+    """Of the adapter of the last layer: any part of the weights tells tokens apart."""
+    last = f"model.layers.{plain.sizes.num_layers - 1}."
+    names = sorted(name for name in plain.adapter if name.startswith(last))
+    rows, weights = [], []
+    num_tokens = sum(int(answer.is_chosen.sum()) for answer in answers)
+    for answer in answers:
+        (logprobs,) = token_logprobs(plain, [answer])
+        counted = logprobs.detach().requires_grad_()
+        losses = token_losses(counted, answer, clip=CLIP, kl_coefficient=0.0)
+        (by_token,) = torch.autograd.grad(losses.sum() / num_tokens, [counted])
+        weights.append(by_token[answer.is_chosen])
+        for logprob in logprobs[answer.is_chosen]:
+            found = torch.autograd.grad(logprob, [plain.adapter[name] for name in names], retain_graph=True)
+            rows.append(torch.cat([gradient.flatten() for gradient in found]))
+    return TokenJacobian(names, torch.stack(rows), torch.cat(weights))
+
+
+def num_tokens_without_loss(jacobian: TokenJacobian, gradient: Mapping[str, Float32]) -> int:
+    """The gradient is a sum over the tokens, each times its weight: solve for the weights [C], and count the tokens
+    whose weight is less than half of what it should be, relative to the others' (so whatever the loss is scaled by)."""
+    flat = np.concatenate([np.asarray(gradient[name]).ravel() for name in jacobian.names])
+    target = torch.from_numpy(flat).to(jacobian.gradients)
+    gram = jacobian.gradients @ jacobian.gradients.T
+    found = torch.linalg.solve(gram, jacobian.gradients @ target) / jacobian.weights
+    scale = float(found.quantile(0.9))
+    return int((found < MIN_TOKEN_SHARE * scale).sum()) if scale > 0 else len(found)
+
+
+class PassCounter(TorchDispatchMode):
+    """Counts look-ups in a table as long as the vocabulary, whoever makes them: each pass through a decoder begins
+    with one."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self._vocab_size = vocab_size
+        self.num_passes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.embedding.default and len(args[0]) == self._vocab_size:
+            self.num_passes += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count_passes(settings: SystemSettings, run: Callable[[], TrainStep]) -> tuple[TrainStep, int]:
+    """A step, and the passes during it through any decoder of the vocabulary of ``settings``."""
+    with PassCounter(len(plain_model(settings, {}).weights["model.embed_tokens.weight"])) as counter:
+        step = run()
+    return step, counter.num_passes

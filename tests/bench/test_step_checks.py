@@ -1,0 +1,133 @@
+"""The exact checks of a step see what is planted in it, and nothing where nothing is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bench.plain import plain_answers, plain_model
+from bench.reference.adamw import AdamW, clipped
+from bench.step_checks import NOT_FINITE, StepErrors, count_passes, reference_step, step_errors
+from grpo_core.types import Float32, Int32
+from pytest_grpo.systems.protocol import MAX_GRAD_NORM, GrpoSystem, SystemSettings, TrainBatch, TrainStep
+
+MODULES = [f"model.layers.{layer}.self_attn.v_proj" for layer in range(4)]
+Change = Callable[["PlainSystem", TrainBatch], TrainBatch]
+
+
+class PlainSystem(GrpoSystem):
+    """The reference itself, in float64, as a system; with faults to plant."""
+
+    name = "plain"
+
+    def __init__(self, settings: SystemSettings) -> None:
+        self._settings = settings
+        self._weights: Mapping[str, Float32] = {}
+        self._taken: Mapping[str, Float32] = {}
+        self.optimizer = AdamW()
+        self.change: Change = lambda system, batch: batch
+        self.scale = 1.0
+        self.takes_steps = True
+        self.has_clip = True
+        self.loss = lambda loss: loss
+        self.load_weights(
+            {f"{name}.lora_A.weight": np.zeros((16, 256), np.float32) for name in MODULES}
+            | {f"{name}.lora_B.weight": np.zeros((128, 16), np.float32) for name in MODULES}
+        )
+
+    def encode(self, text: str) -> Int32:
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
+
+    def load_weights(self, weights: Mapping[str, Float32]) -> None:
+        self._plain = plain_model(self._settings, weights, torch.float64)
+
+    def weights(self) -> Mapping[str, Float32]:
+        return {name: weight.detach().numpy().copy() for name, weight in self._plain.adapter.items()}
+
+    def gradients(self) -> Mapping[str, Float32]:
+        return self._taken
+
+    def train_step(self, batch: TrainBatch, *, learning_rate: float = 0.0) -> TrainStep:
+        answers = plain_answers(self.change(self, batch), self._plain)
+        before = self.weights()
+        step = reference_step(self._plain, AdamW(), answers, self._settings.kl_coefficient)
+        self.load_weights(before)
+        factor = step.grad_norm / min(step.grad_norm, MAX_GRAD_NORM) * self.scale
+        gradients = {name: gradient * factor for name, gradient in step.gradients.items()}
+        gradients = clipped(gradients, MAX_GRAD_NORM) if self.has_clip else gradients
+        if self.takes_steps:
+            self.optimizer.step(self._plain.adapter, gradients, learning_rate)
+        self._taken = {name: gradient.numpy() for name, gradient in gradients.items()}
+        return TrainStep(self.loss(step.loss), step.grad_norm, 1.0, 1.0, 1, 1, 0, batch.num_loss_tokens, ())
+
+
+def half_masked(system: PlainSystem, batch: TrainBatch) -> TrainBatch:
+    """The second half of each completion has no loss."""
+    groups = []
+    for group in batch.groups:
+        completions = []
+        for completion in group.completions:
+            length = len(completion.completion_ids)
+            kept = completion.completion_mask & (np.arange(length) < (length + 1) // 2)
+            completions.append(replace(completion, completion_mask=kept))
+        groups.append(replace(group, completions=tuple(completions)))
+    return TrainBatch(tuple(groups))
+
+
+def errors(tmp_path: Path, **planted: object) -> StepErrors:
+    settings = SystemSettings(home=tmp_path, device="cpu", kl_coefficient=0.01)
+    system = PlainSystem(settings)
+    for name, value in planted.items():
+        setattr(system, name, value)
+    return step_errors(system, settings)
+
+
+def test_the_reference_has_no_error_against_itself(tmp_path: Path) -> None:
+    found = errors(tmp_path)
+    assert max(found.loss, found.gradient, found.weights) < 1e-9
+    assert found.num_lost_tokens == 0
+
+
+def test_a_skipped_update_is_seen_in_the_weights(tmp_path: Path) -> None:
+    assert errors(tmp_path, takes_steps=False).weights == pytest.approx(1.0)
+
+
+def test_a_tenfold_gradient_is_seen_though_adam_hides_it(tmp_path: Path) -> None:
+    assert errors(tmp_path, scale=10.0).gradient > 0.1
+
+
+def test_a_missing_clip_is_seen(tmp_path: Path) -> None:
+    assert errors(tmp_path, has_clip=False).gradient > 0.1
+
+
+def test_tokens_without_a_loss_are_counted(tmp_path: Path) -> None:
+    found = errors(tmp_path, change=half_masked)
+    lengths = (5, 9, 1, 4, 7, 3, 6, 24, 2)
+    assert found.num_lost_tokens == sum(length // 2 for length in lengths)
+
+
+def test_what_is_not_finite_is_an_error(tmp_path: Path) -> None:
+    assert errors(tmp_path, loss=lambda loss: float("nan")).loss == NOT_FINITE
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(weight_decay=0.01), AdamW(beta_2=0.99), AdamW(epsilon=1e-6)])
+def test_another_optimizer_is_seen(tmp_path: Path, optimizer: AdamW) -> None:
+    assert errors(tmp_path, optimizer=optimizer).weights > 4e-4
+
+
+def test_passes_are_counted_whoever_makes_them(tmp_path: Path) -> None:
+    settings = SystemSettings(home=tmp_path, device="cpu")
+    step = TrainStep(1.0, 1.0, 1.0, 1.0, 1, 1, 0, 1, ())
+
+    def run() -> TrainStep:
+        for length in (2048, 2048, 512):
+            F.embedding(torch.zeros(1, 1, dtype=torch.long), torch.zeros(length, 2))
+        return step
+
+    assert count_passes(settings, run) == (step, 2)
