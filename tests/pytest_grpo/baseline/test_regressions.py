@@ -174,7 +174,8 @@ def with_reference(step_s: float, reference_s: float) -> Row:
     noise = random.Random(7)
     arms = {"fast": step_s, "slow": 2 * step_s, "reference": reference_s}
     measured = {
-        name: {"seconds": [seconds * noise.lognormvariate(0, 0.01) for _ in range(12)]} for name, seconds in arms.items()
+        name: {"seconds": [seconds * noise.lognormvariate(0, 0.01) for _ in range(12)]}
+        for name, seconds in arms.items()
     }
     return replace(row(2.0), arms=measured)
 
