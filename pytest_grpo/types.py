@@ -69,6 +69,8 @@ class Conditions:
     gpu_sm_mhz: float | None = None
     gpu_temperature_c: float | None = None
     gpu_throttle_reasons: tuple[str, ...] = ()
+    problem: str = ""
+    """Why no timing of these samples can be trusted; empty when they can."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ def test_the_commands_of_a_page_parse(name: str):
 @pytest.fixture
 def example(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
-    pytester.makeini("[pytest]\ngrpo_control = false\n")
+    pytester.makeini("[pytest]\ngrpo_control = false\ngrpo_max_cores_of_others = inf\n")
     for file in ("test_speed.py", "conftest.py"):
         (pytester.path / file).write_text(block("reference.md", file), encoding="utf-8")
     return pytester

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_grpo.baseline.files import Baseline, read_baseline
+from pytest_grpo.baseline.files import Baseline, read_baseline, read_sessions
 from pytest_grpo.baseline.fingerprint import check_same, differing
 from pytest_grpo.baseline.regressions import Change, Outcome, compare_rows, differing_devices
 from pytest_grpo.reports.table import arm_quantity
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         tolerance = parse_tolerance(flags.tolerance)
         home = Home.from_environment()
-        before, now = read_baseline(home, flags.before), read_baseline(home, flags.now)
+        before, *others = read_sessions(home, flags.before)
+        now = read_baseline(home, flags.now)
         if not flags.any_machine:
             check_comparable(before, now)
     except pytest.UsageError as error:
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{label:6}  {result.name}  {result.created_at}  {result.fingerprint.describe_commit()}")
     for difference in differing(before.fingerprint, now.fingerprint):
         print(f"differs {difference}")
-    changes = compare_rows(now.results, before.results, tolerance)
+    same_code = [other.results for other in others if other.name != now.name]
+    changes = compare_rows(now.results, before.results, tolerance, same_code)
     print("", *change_table(changes), sep="\n")
     return REGRESSION_EXIT_CODE if any(change.outcome is Outcome.REGRESSION for change in changes) else 0
 
@@ -69,6 +71,11 @@ def change_table(changes: Sequence[Change]) -> list[str]:
     absolute = [text for change in changes if (text := _absolute(change))]
     if absolute:
         lines += ["", "Medians per arm, before -> now (shown, not judged):", *absolute]
+    spreads = {
+        change.prediction.describe() for change in changes if change.prediction and not change.prediction.is_measured
+    }
+    if spreads:
+        lines += ["", *sorted(spreads)]
     counts = Counter(change.outcome for change in changes)
     summary = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
     return [*lines, "", summary or "no gates"]

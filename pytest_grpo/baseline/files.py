@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_grpo.baseline.fingerprint import Fingerprint
+from pytest_grpo.baseline.fingerprint import Fingerprint, differing
 from pytest_grpo.types import Row
 
 if TYPE_CHECKING:
@@ -66,12 +66,16 @@ def save_baseline(home: Home, name: str, fingerprint: Fingerprint, rows: Iterabl
     if not results:
         raise pytest.UsageError(f"baseline {name!r}: no gate was measured, so nothing is stored; select phases to run")
     baseline = Baseline(name, datetime.now(UTC).isoformat(timespec="microseconds"), fingerprint, results)
-    content = {"format_version": FORMAT_VERSION} | asdict(baseline)
     try:
         with FileLock(make_folder(baselines_folder(home)) / ".lock"):  # two sessions may store the same name at once
-            return write_json(check_new_name(home, name), content | {"sha256": _checksum(content)})
+            return write_json(check_new_name(home, name), _content(baseline))
     except HomeError as error:
         raise pytest.UsageError(f"baseline {name!r}: {error}") from error
+
+
+def as_text(baseline: Baseline) -> str:
+    """``baseline`` as the content of a file."""
+    return json.dumps(_content(baseline))
 
 
 def read_baseline(home: Home, name_or_path: str) -> Baseline:
@@ -81,6 +85,29 @@ def read_baseline(home: Home, name_or_path: str) -> Baseline:
         pytest.UsageError: it does not exist, is damaged, or has an unknown format version.
     """
     return _read(find_baseline(home, name_or_path))
+
+
+def read_sessions(home: Home, name_or_path: str) -> list[Baseline]:
+    """The baseline, then the others of its folder that measured the same commit on the same machine and software.
+
+    A session with changed files, or outside of a git repository, is alone: its code is unknown.
+
+    Raises:
+        pytest.UsageError: as ``read_baseline``.
+    """
+    path = find_baseline(home, name_or_path)
+    baseline = _read(path)
+    mine = baseline.fingerprint
+    if not mine.commit or mine.dirty:
+        return [baseline]
+    others, _ = _read_folder(path.parent)
+    return [baseline] + [
+        other
+        for other in others
+        if other.name != baseline.name
+        and (other.fingerprint.commit, other.fingerprint.dirty) == (mine.commit, False)
+        and not differing(mine, other.fingerprint)
+    ]
 
 
 def find_baseline(home: Home, name_or_path: str) -> Path:
@@ -103,8 +130,12 @@ def find_baseline(home: Home, name_or_path: str) -> Path:
 
 def list_baselines(home: Home) -> tuple[list[Baseline], list[str]]:
     """All readable baselines, oldest first, and one line for each unreadable one."""
+    return _read_folder(baselines_folder(home))
+
+
+def _read_folder(folder: Path) -> tuple[list[Baseline], list[str]]:
     readable, problems = [], []
-    for path in sorted(baselines_folder(home).glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         try:
             readable.append(_read(path))
         except pytest.UsageError as error:
@@ -114,6 +145,11 @@ def list_baselines(home: Home) -> tuple[list[Baseline], list[str]]:
 
 def baselines_folder(home: Home) -> Path:
     return home.data / "baselines"
+
+
+def _content(baseline: Baseline) -> dict[str, Any]:
+    content = {"format_version": FORMAT_VERSION} | asdict(baseline)
+    return content | {"sha256": _checksum(content)}
 
 
 def _read(path: Path) -> Baseline:

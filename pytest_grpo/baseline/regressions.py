@@ -1,24 +1,27 @@
 """Did a gate's ratio get worse between two sessions?
 
 Each ratio comes from one session, so a slower machine affects both arms and cancels out. Absolute numbers are shown
-and never judged. A gate regressed when its ratio is worse than the tolerance allows, by the exact Mann-Whitney test at
-1 % after Holm's correction over all gates. An improvement is no regression. A gate with a band as its threshold is not
-judged, because neither direction is worse.
+and never judged. A gate regressed when its ratio is worse than the tolerance allows by more than chance explains, at
+1 % after Holm's correction over all gates. Chance is of two kinds, and both must be excluded: that of pairs, by the
+exact Mann-Whitney test, and that of sessions, by the prediction interval of the stored sessions
+(``session_spread``). An improvement is no regression. A gate with a band as its threshold is not judged, because
+neither direction is worse. Pairs that cannot be trusted (a fired A/A control) are not judged either.
 
-The 1 % holds for a gate that got worse by exactly the tolerance, with a fixed number of pairs. Gates stop sampling once
-they are decided. Simulations that include this optional stopping give up to 3 %, and 0.05 % for an unchanged gate.
+A gate samples on until it is decided or more pairs cannot decide it (``is_settled``).
 """
 
 from __future__ import annotations
 
 import enum
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_grpo.baseline.fingerprint import check_same
 from pytest_grpo.baseline.location_shift import estimate_shift, p_value_above, p_value_below, smallest_p_value
+from pytest_grpo.baseline.session_spread import Prediction, predict
 from pytest_grpo.measuring.stats import FAMILY_ALPHA, holm
 from pytest_grpo.settings.config import DEFAULT_TOLERANCE
 from pytest_grpo.settings.thresholds import format_number
@@ -39,9 +42,11 @@ class Outcome(enum.StrEnum):
     REGRESSION = "regression"
     NO_REGRESSION = "no regression"
     UNDECIDED = "undecided"
-    """The interval covers both a regression and none; more pairs can decide."""
+    """The interval covers both a regression and none; more pairs or more stored sessions can decide."""
     TOO_FEW = "too few pairs"
     """The interval does not exclude a regression, and so few pairs cannot prove one, whatever they measure."""
+    NOT_TRUSTED = "not trusted"
+    """The machine was too noisy, e.g. the A/A control fired, in this session or in the stored one."""
     SHOWN = "shown only"
     """A plain number, or a band: only its own threshold judges it."""
     ONLY_BEFORE = "only before"
@@ -63,6 +68,9 @@ class Change:
     confidence: float | None = None
     p_value: float | None = None
     """Of the hypothesis "not worse than the tolerance allows"."""
+    prediction: Prediction | None = None
+    pairs_error: float = 0.0
+    """How far the log of ``factor`` may be off by the chance of pairs alone, at ``CONFIDENCE``."""
 
     @property
     def row(self) -> Row:
@@ -91,17 +99,32 @@ class Change:
         return (
             f"{text}: {format_number(self.before.measured)} before, {format_number(self.now.measured)} now: "
             f"{self.change_text} {self.interval_text} from {self.pairs_text} pairs; "
-            f"{100 * self.tolerance:g} % worse is tolerated"
+            f"{100 * self.tolerance:g} % worse is tolerated; {self.prediction.describe() if self.prediction else ''}"
         )
 
+    @property
+    def worse_by(self) -> float:
+        """How much worse than tolerated, as a log; negative when it is not."""
+        side = _worse_side(self.row)
+        assert side is not None
+        assert self.factor is not None
+        return side * (math.log(self.factor) - math.log1p(side * self.tolerance))
 
-def compare_rows(current: Results, baseline: Results, tolerance: float = DEFAULT_TOLERANCE) -> list[Change]:
+
+def compare_rows(
+    current: Results, baseline: Results, tolerance: float = DEFAULT_TOLERANCE, others: Sequence[Results] = ()
+) -> list[Change]:
     """What changed for each gate of either, in the order of ``current``; those only in ``baseline`` come last.
 
-    A gate is one metric of one system in one test. Of a gate that a test decides twice, the last row counts.
+    ``others`` are further sessions of the baseline's code. A gate is one metric of one system in one test. Of a gate
+    that a test decides twice, the last row counts.
     """
     before, now = _by_gate(baseline), _by_gate(current)
-    changes = [_measure(gate[0], before.get(gate), now.get(gate), tolerance) for gate in (now | before)]
+    more = [_by_gate(results) for results in others]
+    changes = [
+        _measure(gate[0], [before.get(gate), *(rows.get(gate) for rows in more)], now.get(gate), tolerance)
+        for gate in (now | before)
+    ]
     judged = [place for place, change in enumerate(changes) if change.p_value is not None]
     rejected = holm([p for change in changes if (p := change.p_value) is not None], FAMILY_ALPHA)
     for place, is_regression in zip(judged, rejected, strict=True):
@@ -110,7 +133,13 @@ def compare_rows(current: Results, baseline: Results, tolerance: float = DEFAULT
 
 
 def judge_against(
-    row: Row, nodeid: str, baseline: Baseline, tolerance: float = DEFAULT_TOLERANCE, *, any_machine: bool = False
+    row: Row,
+    nodeid: str,
+    baseline: Baseline,
+    tolerance: float = DEFAULT_TOLERANCE,
+    *,
+    others: Sequence[Baseline] = (),
+    any_machine: bool = False,
 ) -> Change | None:
     """What changed for one gate since ``baseline``, before the session's other gates are known.
 
@@ -120,17 +149,38 @@ def judge_against(
     Raises:
         pytest.UsageError: the devices differ, unless ``any_machine``.
     """
-    gates = _by_gate(baseline.results)
-    before = gates.get(_gate(nodeid, row))
+    gates, gate = _by_gate(baseline.results), _gate(nodeid, row)
+    before = gates.get(gate)
     if before is None:
         return None
     if not any_machine:
         check_same(f"baseline {baseline.name!r}", differing_devices([(nodeid, before)], [(nodeid, row)]))
-    change = _measure(nodeid, before, row, tolerance)
+    change = _measure(nodeid, [before, *(_by_gate(other.results).get(gate) for other in others)], row, tolerance)
     if change.p_value is None:
         return change
-    alpha = FAMILY_ALPHA / sum(_worse_side(row) is not None for row in gates.values())
+    alpha = _share_of_alpha(baseline)
     return _decide(change, is_regression=change.p_value <= alpha, alpha=alpha)
+
+
+def is_settled(change: Change | None, baseline: Baseline) -> bool:
+    """Whether more pairs of this session cannot change the outcome of ``change``.
+
+    Between a regression and none lies a zone in which only more stored sessions decide.
+    """
+    if change is None or change.outcome not in (Outcome.UNDECIDED, Outcome.TOO_FEW):
+        return True
+    if change.prediction is None or change.p_value is None:
+        return False
+    alpha = _share_of_alpha(baseline)
+    for distance, chance in ((change.worse_by, alpha), (-change.worse_by, FAMILY_ALPHA)):
+        if distance + change.pairs_error > change.prediction.margin(chance, of_pairs=False):
+            return False
+    return True
+
+
+def _share_of_alpha(baseline: Baseline) -> float:
+    """The significance level of each gate when none regressed."""
+    return FAMILY_ALPHA / sum(_worse_side(row) is not None for row in _by_gate(baseline.results).values())
 
 
 def differing_devices(baseline: Results, current: Results) -> list[str]:
@@ -156,15 +206,24 @@ def _worse_side(row: Row) -> int | None:
     return {"at_least": -1, "at_most": 1}.get(row.kind) if row.ratios else None
 
 
-def _measure(nodeid: str, before: Row | None, now: Row | None, tolerance: float) -> Change:
-    """The change with its interval; with a p-value when the gate is to be judged."""
+def _measure(nodeid: str, stored: Sequence[Row | None], now: Row | None, tolerance: float) -> Change:
+    """The change since ``stored[0]`` with its interval; with a p-value when the gate is to be judged. The other stored
+    rows are of the same code."""
+    before = stored[0]
     if before is None or now is None:
         outcome = Outcome.ONLY_NOW if before is None else Outcome.ONLY_BEFORE
         return Change(nodeid, before, now, outcome, tolerance)
     if not before.ratios or not now.ratios:
         return Change(nodeid, before, now, Outcome.SHOWN, tolerance)
-    x, y = [math.log(ratio) for ratio in now.ratios], [math.log(ratio) for ratio in before.ratios]
+    if not (_is_trusted(before) and _is_trusted(now)):
+        return Change(nodeid, before, now, Outcome.NOT_TRUSTED, tolerance)
+    x = _logs(now)
+    sessions = [_logs(row) for row in stored if row is not None and row.ratios and _is_trusted(row)]
+    prediction = predict(x, sessions)
+    # All stored pairs around the common center: their scatter within a session is that of pairs.
+    y = [value - statistics.median(logs) + prediction.center for logs in sessions for value in logs]
     shift = estimate_shift(x, y, CONFIDENCE)
+    margin = prediction.margin(FAMILY_ALPHA)
     change = Change(
         nodeid,
         before,
@@ -172,9 +231,11 @@ def _measure(nodeid: str, before: Row | None, now: Row | None, tolerance: float)
         Outcome.SHOWN,
         tolerance,
         factor=math.exp(shift.estimate),
-        low=math.exp(shift.low),
-        high=math.exp(shift.high),
+        low=math.exp(min(shift.low, shift.estimate - margin)),
+        high=math.exp(max(shift.high, shift.estimate + margin)),
         confidence=shift.confidence,
+        prediction=prediction,
+        pairs_error=max(shift.estimate - shift.low, shift.high - shift.estimate),
     )
     side = _worse_side(now)
     if side is None:
@@ -182,7 +243,16 @@ def _measure(nodeid: str, before: Row | None, now: Row | None, tolerance: float)
     if smallest_p_value(len(x), len(y)) > FAMILY_ALPHA:
         return replace(change, outcome=Outcome.TOO_FEW)
     p_value = p_value_below if side < 0 else p_value_above
-    return replace(change, p_value=p_value(x, y, math.log1p(side * tolerance)))
+    of_pairs = p_value(x, y, math.log1p(side * tolerance))
+    return replace(change, p_value=max(of_pairs, prediction.p_value(change.worse_by)))
+
+
+def _logs(row: Row) -> list[float]:
+    return [math.log(ratio) for ratio in row.ratios or ()]
+
+
+def _is_trusted(row: Row) -> bool:
+    return not (row.conditions or {}).get("problem")
 
 
 def _decide(change: Change, *, is_regression: bool, alpha: float) -> Change:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from pytest_grpo.arms import Quantity
 from pytest_grpo.gate.explain import explain, inconclusive_reason
 from pytest_grpo.gate.gate_session import GateSession, ShowProgress
 from pytest_grpo.measuring.conditions import Watch
+from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
 from pytest_grpo.measuring.sampler import Round, Sampler
 from pytest_grpo.measuring.stats import Estimate, Plan, interval, judge, median_ratio
 from pytest_grpo.settings.config import PluginConfig
@@ -32,6 +33,8 @@ class Recorder(Protocol):
     session: GateSession
     show_progress: ShowProgress | None
 
+    def is_settled(self, threshold: Threshold, ratios: Sequence[float]) -> bool: ...
+
     def row(self, threshold: Threshold, verdict: Verdict, measured: float, reason: str) -> Row: ...
 
     def record(self, row: Row) -> bool: ...
@@ -48,8 +51,19 @@ class PairedComparison:
     explanation: list[str] = field(default_factory=list)
     """What the last comparison found, for the assertion's message."""
     _disagreement: str = ""
-    _num_dropped: int = 0
-    _watch: Watch | None = None
+    _problem: str = ""
+    """Why the timings cannot be trusted."""
+    _guard: QuietGuard = field(init=False)
+    _has_unjudged_rounds: bool = False
+    """The rounds were taken for counts or outputs alone, whatever others did; no timing may use them."""
+
+    def __post_init__(self) -> None:
+        limit = self.max_cores_of_others
+        self._guard = QuietGuard(
+            max_cores=self.gate.session.max_cores_of_others if limit is None else limit,
+            max_wait_s=WAIT_SHARE * self.sampler.budget_s,
+            with_gpu=self.gate.config.profile == "gpu",
+        )
 
     def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
         """Take rounds until they decide whether left over right meets ``threshold``; True for a pass."""
@@ -69,7 +83,7 @@ class PairedComparison:
             ratios=self._ratios(left, right),
             quantity=left.metric if left.metric == right.metric else None,
             arms=self._values(),
-            conditions=asdict(watch.conditions(with_gpu=self.gate.config.profile == "gpu")),
+            conditions=asdict(watch.conditions(with_gpu=self._guard.with_gpu, problem=self._problem)),
             duration_s=round(time.perf_counter() - start, 3),
         )
         self.explanation = explain(row)
@@ -78,7 +92,7 @@ class PairedComparison:
     def count(self, left: Quantity, right: Quantity | float, holds: Callable[[float, float], bool]) -> bool:
         """Whether ``holds`` is true of every round. Counts are exact, so one round is enough."""
         __tracebackhide__ = True
-        self._take(1)
+        self._count_round()
         for taken in self.sampler.rounds:
             mine = self._value(taken, left) * left.factor
             its = self._value(taken, right) * right.factor if isinstance(right, Quantity) else float(right)
@@ -93,10 +107,14 @@ class PairedComparison:
         self, left: Quantity, right: Quantity, threshold: Threshold, share: float
     ) -> tuple[Verdict, Estimate, str]:
         plan = Plan(looks=self.gate.config.looks, fail_alpha=share)
-        problem = self.gate.session.control_problem()
+        self._problem = self.gate.session.control_problem()
         verdict, estimate, is_complete = Verdict.INCONCLUSIVE, None, True
         is_extended = False
-        for look in plan.looks:
+        if self._has_unjudged_rounds and not self._problem:
+            self.sampler.rounds.clear()
+        self._has_unjudged_rounds = bool(self._problem)
+        # Without a timing verdict to come, the outputs of a few rounds are checked and the load does not matter.
+        for look in plan.looks[:1] if self._problem else plan.looks:
             self._show(look, plan.looks[-1], estimate)
             is_complete = self._take(look)
             if not is_complete and not is_extended and self._is_short(left, right, threshold):
@@ -110,6 +128,8 @@ class PairedComparison:
                 verdict = Verdict.INCONCLUSIVE  # the error budget of a pass does not cover extra looks
             if self._disagreement or verdict is not Verdict.INCONCLUSIVE or not is_complete:
                 break
+        if verdict is Verdict.PASS and not self._disagreement:
+            estimate = self._sample_on(left, right, threshold, plan, estimate)
         if self.gate.show_progress is not None:
             self.gate.show_progress("")
         if estimate is None:
@@ -117,14 +137,32 @@ class PairedComparison:
             return Verdict.INCONCLUSIVE, nothing, self._why_inconclusive(nothing, plan, threshold, is_complete)
         if self._disagreement:
             return Verdict.FAIL, estimate, f"wrong answers: {self._disagreement}"
-        if problem:
-            return Verdict.INCONCLUSIVE, interval(self._ratios(left, right)), problem
+        self._problem = self._problem or self._guard.problem()
+        if self._problem:
+            return Verdict.INCONCLUSIVE, interval(self._ratios(left, right)), self._problem
         if verdict is Verdict.FAIL:
             side = "below" if estimate.high < threshold.low else "above"
             return verdict, estimate, f"its whole interval lies {side} the threshold"
         if verdict is Verdict.INCONCLUSIVE:
             return verdict, estimate, self._why_inconclusive(estimate, plan, threshold, is_complete)
         return verdict, estimate, ""
+
+    def _sample_on(
+        self, left: Quantity, right: Quantity, threshold: Threshold, plan: Plan, passed: Estimate | None
+    ) -> Estimate | None:
+        """After a pass, take the rounds that the gate's other question needs. The pass stands."""
+        for look in plan.looks:
+            if look <= len(self.sampler.rounds):
+                continue
+            if self._problem or self.gate.is_settled(threshold, self._ratios(left, right)):
+                break
+            self._show(look, plan.looks[-1], passed)
+            is_complete = self._take(look)
+            verdict, estimate = judge(self._ratios(left, right), threshold.low, threshold.high, plan)
+            passed = estimate if verdict is Verdict.PASS else passed
+            if self._disagreement or not is_complete:
+                break
+        return passed
 
     def _is_short(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
         """Whether the median so far lies outside the threshold."""
@@ -134,20 +172,31 @@ class PairedComparison:
 
     def _take(self, num_rounds: int) -> bool:
         """Take rounds up to ``num_rounds``, or until outputs differ; False when the time budget ended first."""
-        self._watch = Watch.start()
+        self._guard.start_round()
         return self.sampler.take_until(num_rounds, self._check_round)
+
+    def _count_round(self) -> None:
+        """Take a round if there is none. Load does not change a count, so it counts even on a busy machine."""
+        if self.sampler.rounds:
+            return
+
+        def check(taken: Round) -> bool:
+            self._disagreement = self.agree({name: sample.output for name, sample in taken.items()})
+            return False
+
+        self._guard.start_round()
+        self.sampler.take_until(1, check)
+        self._has_unjudged_rounds = not self._guard.counts(waits=False)
 
     def _check_round(self, taken: Round) -> bool:
         """Check the outputs and the machine load of one round; False stops sampling."""
-        watch, self._watch = self._watch, Watch.start()
         if not self._disagreement:
             self._disagreement = self.agree({name: sample.output for name, sample in taken.items()})
         if self._disagreement:
             return False  # kept even on a busy machine: load does not excuse a wrong output
-        limit = self.max_cores_of_others
-        if limit is not None and watch is not None and watch.cores_of_others() > limit:
-            self._num_dropped += 1
+        if not self._problem and not self._guard.counts():
             self.sampler.drop_last()
+        self._guard.start_round()
         return True
 
     def _why_inconclusive(self, estimate: Estimate, plan: Plan, threshold: Threshold, is_complete: bool) -> str:
@@ -156,7 +205,7 @@ class PairedComparison:
             plan,
             threshold,
             budget_s=None if is_complete else self.sampler.budget_s,
-            num_dropped=self._num_dropped,
+            left_out=self._guard.left_out(),
         )
 
     def _ratios(self, left: Quantity, right: Quantity) -> list[float]:

@@ -28,14 +28,14 @@ def explain(row: Row) -> list[str]:
 
 
 def inconclusive_reason(
-    estimate: Estimate, plan: Plan, threshold: Threshold, *, budget_s: float | None, num_dropped: int
+    estimate: Estimate, plan: Plan, threshold: Threshold, *, budget_s: float | None, left_out: str
 ) -> str:
-    """Why the pairs did not decide. ``budget_s`` is the time limit that was reached, None if all pairs were taken."""
+    """Why the pairs did not decide. ``budget_s`` is the time limit that was reached, None if all pairs were taken.
+    ``left_out`` says how many more did not count."""
     pairs = f"{estimate.num_pairs} pairs"
-    left_out = f"{num_dropped} were left out because other processes used the cores"
     if estimate.num_pairs == 0:
-        return f"no pair was measured within {budget_s:g} s" + (f": {left_out}" if num_dropped else "")
-    dropped = f"; {left_out}" if num_dropped else ""
+        return f"no pair was measured within {budget_s:g} s" + (f": {left_out}" if left_out else "")
+    dropped = f"; {left_out}" if left_out else ""
     short = not threshold.low <= estimate.median <= threshold.high
     needed = plan.min_pairs(Verdict.FAIL if short else Verdict.PASS)
     if estimate.num_pairs < needed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -14,6 +14,7 @@ from pytest_grpo.gate.comparison import PairedComparison
 from pytest_grpo.gate.explain import explain
 from pytest_grpo.gate.gate_session import GateSession, ShowProgress
 from pytest_grpo.measuring.sampler import Arm, Sampler
+from pytest_grpo.measuring.stats import median_ratio
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.device import describe_device
 from pytest_grpo.settings.thresholds import Threshold
@@ -21,6 +22,8 @@ from pytest_grpo.types import Row, Verdict
 
 Inspect = Callable[[Row], str]
 """Checks a row beyond its threshold, e.g. against a baseline; returns the problem, or an empty string."""
+IsSettled = Callable[[Row], bool]
+"""Whether more pairs cannot change what ``Inspect`` finds."""
 
 
 @dataclass(slots=True, repr=False)
@@ -37,6 +40,7 @@ class Gate:
     system: str = "grpo_core"
     show_progress: ShowProgress | None = None
     inspect: Inspect | None = None
+    is_row_settled: IsSettled | None = None
     comparisons: list[PairedComparison] = field(default_factory=list)
     judged: set[str] = field(default_factory=set)
     """The metrics that have a verdict in this test."""
@@ -85,6 +89,13 @@ class Gate:
         self.comparisons.append(comparison)
         return tuple(MeasuredArm(name, comparison) for name in arms)
 
+    def is_settled(self, threshold: Threshold, ratios: Sequence[float]) -> bool:
+        """Whether pairs beyond these, which pass, cannot change what ``inspect`` finds."""
+        if self.is_row_settled is None:
+            return True
+        row = self.row(threshold, Verdict.PASS, median_ratio(ratios), "")
+        return self.is_row_settled(replace(row, ratios=list(ratios)))
+
     def row(self, threshold: Threshold, verdict: Verdict, measured: float, reason: str) -> Row:
         """The row of a verdict on ``measured``, not yet recorded."""
         return Row(
@@ -111,6 +122,6 @@ class Gate:
             row = replace(row, verdict=Verdict.FAIL.value, reason=problem)
         self.properties.append(row.as_property())
         self.judged.add(row.metric)
-        if row.verdict == Verdict.INCONCLUSIVE and self.config.inconclusive == "xfail":
+        if row.verdict == Verdict.INCONCLUSIVE and self.config.inconclusive != "fail":
             pytest.xfail(f"{row.metric}: inconclusive: {row.reason}")
         return row.verdict == Verdict.PASS

@@ -2,50 +2,50 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import psutil
 
+from pytest_grpo.measuring.cpu_use import CpuUse
 from pytest_grpo.types import Conditions
 
 _SET_BY_USER = "applications_clocks"  # a setting, which explains no difference between two samples
-
-
-def cores_of_others_s() -> float:
-    """CPU seconds used by other processes, and stolen by other virtual machines, since an arbitrary start."""
-    machine, own = psutil.cpu_times()._asdict(), psutil.Process().cpu_times()
-    idle_s = machine["idle"] + machine.get("iowait", 0.0)
-    # Guest time is part of user time already.
-    guest_s = machine.get("guest", 0.0) + machine.get("guest_nice", 0.0)
-    children_s = own.children_user + own.children_system
-    return sum(machine.values()) - guest_s - idle_s - own.user - own.system - children_s
+_SLOWS_DOWN = {"hw_slowdown", "sw_thermal", "hw_thermal", "hw_power_brake"}
+"""These come and go. A power cap (``sw_power_cap``) holds all the time on a busy GPU."""
 
 
 @dataclass(slots=True)
 class Watch:
     """Records conditions since its creation."""
 
-    _start_s: float
-    _used_s: float
+    _start: CpuUse
 
     @classmethod
     def start(cls) -> Watch:
-        return cls(time.monotonic(), cores_of_others_s())
+        return cls(CpuUse.read())
 
-    def cores_of_others(self) -> float:
-        """The mean number of cores that others used."""
-        elapsed_s = time.monotonic() - self._start_s
-        return max(0.0, (cores_of_others_s() - self._used_s) / elapsed_s) if elapsed_s > 0 else 0.0
+    def cores_of_others(self) -> float | None:
+        """The mean number of cores that others used; None where the machine does not tell."""
+        now = CpuUse.read()
+        others_s, elapsed_s = now.others_since(self._start), now.at_s - self._start.at_s
+        if others_s is None:
+            return None
+        return others_s / elapsed_s if elapsed_s > 0 else 0.0
 
-    def conditions(self, *, with_gpu: bool) -> Conditions:
+    def conditions(self, *, with_gpu: bool, problem: str = "") -> Conditions:
         frequency = psutil.cpu_freq()
         cpu_mhz = frequency.current if frequency is not None and frequency.current > 0 else None
-        others = round(self.cores_of_others(), 3)
+        others = self.cores_of_others()
+        shown = None if others is None else round(others, 3)
         if not with_gpu:
-            return Conditions(cores_of_others=others, cpu_mhz=cpu_mhz)
+            return Conditions(cores_of_others=shown, cpu_mhz=cpu_mhz, problem=problem)
         sm_mhz, temperature_c, reasons = _read_gpu()
-        return Conditions(others, cpu_mhz, sm_mhz, temperature_c, reasons)
+        return Conditions(shown, cpu_mhz, sm_mhz, temperature_c, reasons, problem)
+
+
+def throttle_reasons() -> tuple[str, ...]:
+    """What slows the first GPU down now and will not for ever: heat, and the brakes of the power supply."""
+    return tuple(reason for reason in _read_gpu()[2] if reason in _SLOWS_DOWN)
 
 
 def _read_gpu() -> tuple[float | None, float | None, tuple[str, ...]]:

@@ -45,8 +45,8 @@ class Request:
     """See ``project_files.code_digests``."""
     root: str
     """The project's folder in this session. The worker writes it in place of its own in all texts."""
-    baseline: str = ""
-    """The file of ``--grpo-compare``, as text."""
+    baselines: tuple[str, ...] = ()
+    """The file of ``--grpo-compare`` and those of other sessions of the same code, as texts."""
     wants_machine_info: bool = False
     """Whether pytest-benchmark's machine description, which is slow, is needed."""
 
@@ -56,7 +56,7 @@ class Request:
     @classmethod
     def from_json(cls, text: str) -> Request:
         fields = json.loads(text)
-        for name in ("node_ids", "collected", "arguments"):
+        for name in ("node_ids", "collected", "arguments", "baselines"):
             fields[name] = tuple(fields[name])
         return cls(**fields)
 

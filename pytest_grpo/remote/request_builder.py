@@ -51,7 +51,7 @@ class RequestBuilder:
             arguments=forwarded_arguments(self._config),
             code=self._code,
             root=str(self._config.rootpath),
-            baseline=self._config.stash[STORED].baseline_text(),
+            baselines=self._config.stash[STORED].baseline_texts(),
             wants_machine_info=pytest_benchmark.wants_machine_info(self._config),
         )
 
@@ -93,7 +93,9 @@ def _of_pytest(config: pytest.Config) -> list[str]:
 
 def _of_grpo(settings: PluginConfig) -> list[str]:
     arguments = [f"--grpo-pairs={','.join(map(str, settings.looks))}", f"--grpo-budget={settings.budget_s:g}"]
-    arguments += [f"--grpo-system={settings.system}", f"--grpo-inconclusive={settings.inconclusive}"]
+    each = "fail" if settings.inconclusive == "fail" else "xfail"  # the session that asks counts them all
+    arguments += [f"--grpo-system={settings.system}", f"--grpo-inconclusive={each}"]
+    arguments += ["-o", f"grpo_max_cores_of_others={settings.max_cores_of_others:g}"]
     if not settings.has_control:
         arguments += ["-o", "grpo_control=false"]
     if settings.compare is not None:

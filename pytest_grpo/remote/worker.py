@@ -80,10 +80,11 @@ def _command(request: Request, events: Path, scratch: Path) -> list[str]:
     request_file.write_text(request.to_json(), encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-p", CHILD_PLUGIN, *request.arguments]
     command += [f"--grpo-request-file={request_file}", f"--grpo-report-file={events}"]
-    if request.baseline:
-        baseline = scratch / "baseline.json"
-        baseline.write_text(request.baseline, encoding="utf-8")
-        command.append(f"--grpo-compare={baseline}")
+    for number, text in reversed(list(enumerate(request.baselines))):
+        baseline = scratch / "baselines" / f"{number}.json"
+        baseline.parent.mkdir(exist_ok=True)
+        baseline.write_text(text, encoding="utf-8")
+        command += [f"--grpo-compare={baseline}"] if number == 0 else []
     return [*command, *dict.fromkeys(node_id.partition("::")[0] for node_id in request.node_ids)]
 
 

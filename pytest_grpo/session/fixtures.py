@@ -45,6 +45,7 @@ def grpo_gate(request: pytest.FixtureRequest) -> Gate:
         system=settings.system if "grpo_system" in request.fixturenames else "grpo_core",
         show_progress=_terminal_progress(config),
         inspect=partial(config.stash[STORED].regression, item.nodeid),
+        is_row_settled=partial(config.stash[STORED].is_settled, item.nodeid),
     )
     item.stash[GATE] = gate
     return gate
@@ -57,7 +58,8 @@ def grpo_arms(grpo_gate: Gate) -> Callable[..., tuple[MeasuredArm, ...]]:
     An arm is a callable. It returns its quantities by name (``{"tokens": 512, "seconds": 0.2}``), a ``Sample`` that
     also has an output, or None; without ``seconds`` it is timed. ``agree`` compares the outputs of each round (see
     ``pytest_grpo.agreement``): a faster wrong answer fails. ``block_size`` runs an arm several times
-    in a row; ``max_cores_of_others`` drops rounds during which other processes used more cores than that.
+    in a row; ``max_cores_of_others`` replaces the ini ``grpo_max_cores_of_others``: rounds during which other
+    processes used more cores than that are measured again.
 
     Comparing two quantities (``>=``, ``<=``, ``== approx_ratio(...)``) measures until the result is decided.
     """
@@ -99,7 +101,9 @@ def _session(config: pytest.Config) -> GateSession:
 
         settings = config.stash[PLUGIN_CONFIG]
         num_gates = settings.num_gates or config.stash.get(NUM_GATES, 1)
-        config.stash[GATE_SESSION] = GateSession(AlphaLedger(max(1, num_gates)), settings.has_control)
+        config.stash[GATE_SESSION] = GateSession(
+            AlphaLedger(max(1, num_gates)), settings.has_control, settings.max_cores_of_others
+        )
     return config.stash[GATE_SESSION]
 
 

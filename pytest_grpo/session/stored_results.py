@@ -13,6 +13,7 @@ from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig
 if TYPE_CHECKING:
     from pytest_grpo.baseline.files import Baseline
     from pytest_grpo.baseline.fingerprint import Fingerprint
+    from pytest_grpo.baseline.regressions import Change
     from pytest_grpo.reports.history import SavedRun
     from pytest_grpo.types import Row
 
@@ -30,36 +31,37 @@ class StoredResults:
         self._fingerprint: Fingerprint | None = None
         self._measured_on: list[Fingerprint] = []
         self.baseline: Baseline | None = None
+        self._same_code: Sequence[Baseline] = ()
         if self._settings.save is not None:
             from grpo_core.home import Home
             from pytest_grpo.baseline.files import check_new_name
 
             check_new_name(Home.from_environment(), self._settings.save)
         if self._settings.compare is not None:
-            self.baseline = self._read_baseline(self._settings.compare)
+            self.baseline, *self._same_code = self._read_sessions(self._settings.compare)
 
-    def _read_baseline(self, name: str) -> Baseline:
+    def _read_sessions(self, name: str) -> Sequence[Baseline]:
         from grpo_core.home import Home
-        from pytest_grpo.baseline.files import read_baseline
+        from pytest_grpo.baseline.files import read_sessions
         from pytest_grpo.baseline.fingerprint import check_same, differing
 
-        baseline = read_baseline(Home.from_environment(), name)
+        sessions = read_sessions(Home.from_environment(), name)
         if not self._settings.any_machine and self._settings.remote is None:
-            check_same(f"baseline {name!r}", differing(baseline.fingerprint, self.fingerprint()))
-        return baseline
+            check_same(f"baseline {name!r}", differing(sessions[0].fingerprint, self.fingerprint()))
+        return sessions
 
     def measured_on(self, fingerprint: Fingerprint) -> None:
         """Note that results come from that machine, not from this one."""
         self._measured_on.append(fingerprint)
 
-    def baseline_text(self) -> str:
-        """The content of the baseline file, to send to another machine; empty without ``--grpo-compare``."""
-        if self._settings.compare is None:
-            return ""
-        from grpo_core.home import Home
-        from pytest_grpo.baseline.files import find_baseline
+    def baseline_texts(self) -> tuple[str, ...]:
+        """The baseline file and those of the other sessions of its code, to send to another machine; empty without
+        ``--grpo-compare``."""
+        if self.baseline is None:
+            return ()
+        from pytest_grpo.baseline.files import as_text
 
-        return find_baseline(Home.from_environment(), self._settings.compare).read_text(encoding="utf-8")
+        return tuple(as_text(session) for session in (self.baseline, *self._same_code))
 
     def fingerprint(self) -> Fingerprint:
         """The fingerprint of this checkout and of the machines that measured: this one unless others are noted."""
@@ -116,20 +118,33 @@ class StoredResults:
         from pytest_grpo.baseline.compare import change_table
         from pytest_grpo.baseline.regressions import compare_rows
 
-        return change_table(compare_rows(rows, self.baseline.results, self._settings.tolerance))
+        others = [session.results for session in self._same_code]
+        return change_table(compare_rows(rows, self.baseline.results, self._settings.tolerance, others))
 
     def regression(self, nodeid: str, row: Row) -> str:
         """How ``row`` regressed from the baseline; empty when it did not, or there is no baseline."""
         if self.baseline is None:
             return ""
-        from pytest_grpo.baseline.regressions import Outcome, judge_against
+        from pytest_grpo.baseline.regressions import Outcome
 
-        any_machine = self._settings.any_machine
-        change = judge_against(row, nodeid, self.baseline, self._settings.tolerance, any_machine=any_machine)
-        return (
-            f"against {self.baseline.name}: {change.describe()}"
-            if change and change.outcome is Outcome.REGRESSION
-            else ""
+        change = self._change(self.baseline, nodeid, row)
+        is_regression = change is not None and change.outcome is Outcome.REGRESSION
+        return f"against {self.baseline.name}: {change.describe()}" if change and is_regression else ""
+
+    def is_settled(self, nodeid: str, row: Row) -> bool:
+        """Whether more pairs cannot change what ``regression`` finds."""
+        if self.baseline is None:
+            return True
+        from pytest_grpo.baseline.regressions import is_settled
+
+        return is_settled(self._change(self.baseline, nodeid, row), self.baseline)
+
+    def _change(self, baseline: Baseline, nodeid: str, row: Row) -> Change | None:
+        from pytest_grpo.baseline.regressions import judge_against
+
+        settings = self._settings
+        return judge_against(
+            row, nodeid, baseline, settings.tolerance, others=self._same_code, any_machine=settings.any_machine
         )
 
 

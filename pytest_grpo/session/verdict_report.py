@@ -15,6 +15,7 @@ import pytest
 from pytest_grpo.reports import github
 from pytest_grpo.reports.table import count_verdicts, plain, reason_lines, table_lines, versus_lines
 from pytest_grpo.reports.usage_errors import USAGE_ERROR
+from pytest_grpo.session.inconclusive import too_many_inconclusive
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.types import PROPERTY_PREFIX, Row, Verdict
 
@@ -35,6 +36,7 @@ class VerdictReport:
         self._stored = stored
         self._html_path = html_path
         self._saved = ""
+        self._too_many_inconclusive = ""
         self._num_usage_errors = 0
         self._rows: dict[str, list[Row]] = {}
         self._locations: dict[str, tuple[str, int | None]] = {}
@@ -78,6 +80,10 @@ class VerdictReport:
             store(self._config, self.rows, self._stored.machine())
         if session.exitstatus == pytest.ExitCode.TESTS_FAILED and self._num_usage_errors:
             session.exitstatus = pytest.ExitCode.USAGE_ERROR  # not a failure of the code under test
+        if self._config.stash[PLUGIN_CONFIG].inconclusive == "majority":
+            self._too_many_inconclusive = too_many_inconclusive([row for _, row in self.rows])
+        if session.exitstatus == pytest.ExitCode.OK and self._too_many_inconclusive:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if session.exitstatus not in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.USAGE_ERROR):
             self._saved = self._stored.save(self.rows)
         return (yield)
@@ -104,6 +110,8 @@ class VerdictReport:
             self._write_html(terminalreporter, self._html_path)
         if self._saved:
             terminalreporter.write_line(self._saved)
+        if self._too_many_inconclusive:
+            terminalreporter.write_line(self._too_many_inconclusive, red=True)
         for problem in self._problems:
             terminalreporter.write_line(problem, yellow=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_grpo.settings.config import DEFAULT_TOLERANCE
+from pytest_grpo.settings.config import DEFAULT_MAX_CORES_OF_OTHERS, DEFAULT_TOLERANCE
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -37,7 +37,12 @@ def add_options(parser: pytest.Parser) -> None:
         help="number of timing gates that share the 1 %% chance of a false failure (default: those collected)",
     )
     add("--grpo-device-profile", metavar="PROFILE", help="which thresholds apply: cpu, gpu or auto (default)")
-    add("--grpo-inconclusive", metavar="HOW", help="report an inconclusive verdict as xfail (default) or fail")
+    add(
+        "--grpo-inconclusive",
+        metavar="HOW",
+        help="what inconclusive timing gates do: majority (default: the session fails if more than half of them are), "
+        "xfail (nothing) or fail (each fails its test)",
+    )
     add("--grpo-system", metavar="NAME", help="the stack under test: grpo_core (default), trl, or your own")
     add("--grpo-versus", metavar="NAME", help="a second stack to compare with in the same run")
     add("--grpo-save", metavar="NAME", help="save the verdicts as a baseline of this name")
@@ -97,3 +102,8 @@ def add_ini(parser: pytest.Parser) -> None:
         default=True,
     )
     parser.addini("grpo_inconclusive", "as --grpo-inconclusive", default="")
+    parser.addini(
+        "grpo_max_cores_of_others",
+        "measure pairs again during which other processes used more cores (default: 0.1; inf: never)",
+        default=str(DEFAULT_MAX_CORES_OF_OTHERS),
+    )

@@ -60,7 +60,9 @@ def plant(project: pytest.Pytester, fault: str) -> None:
 
 
 def run(project: pytest.Pytester) -> pytest.RunResult:
-    return project.runpytest_subprocess("test_speed.py", "-o", "grpo_control=false")
+    return project.runpytest_subprocess(
+        "test_speed.py", "-o", "grpo_control=false", "-o", "grpo_max_cores_of_others=inf"
+    )
 
 
 def shown_in_readme(beginning: str) -> set[str]:

@@ -21,7 +21,7 @@ forward_over_backward = { within = [0.67, 1.5] }
 overlap_cost = { at_most = 1.5 }
 """
 
-NO_CONTROL = "grpo_control = false"
+NO_CONTROL = "grpo_control = false\ngrpo_max_cores_of_others = inf"
 """Trying the machine's clock takes a second or two in each session."""
 
 SUITE = """

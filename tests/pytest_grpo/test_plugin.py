@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-NO_CONTROL = "grpo_control = false"
+NO_CONTROL = "grpo_control = false\ngrpo_max_cores_of_others = inf"
 BROKEN_TOML = ["-o", "grpo_thresholds=broken.toml"]
 
 

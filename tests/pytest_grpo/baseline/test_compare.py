@@ -9,7 +9,7 @@ import pytest
 
 from grpo_core.home import Home
 from pytest_grpo.baseline.compare import change_table, main
-from pytest_grpo.baseline.files import save_baseline
+from pytest_grpo.baseline.files import read_sessions, save_baseline
 from pytest_grpo.baseline.fingerprint import Fingerprint, take_fingerprint
 from pytest_grpo.baseline.regressions import compare_rows
 from pytest_grpo.settings.config import parse_tolerance
@@ -51,11 +51,16 @@ def fingerprint(tmp_path: Path) -> Fingerprint:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fingerprint: Fingerprint) -> Home:
-    """With the baselines before, same and slower."""
+    """With the baselines before (of one commit, as five more sessions that show how little they spread), same, slower
+    and faster (of another)."""
     monkeypatch.setenv("GRPO_HOME", str(tmp_path / "home"))
     home = Home.from_environment()
-    for name, ratio in (("before", 3.0), ("same", 3.001), ("slower", 2.5), ("faster", 9.0)):
-        save_baseline(home, name, fingerprint, [(NODEID, row(ratio))])
+    for number, ratio in enumerate((2.99, 3.0, 3.01, 2.995, 3.005)):
+        save_baseline(home, f"again{number}", fingerprint, [(NODEID, row(ratio))])
+    save_baseline(home, "before", fingerprint, [(NODEID, row(3.0))])
+    later = replace(fingerprint, commit="fedcba9876543210")
+    for name, ratio in (("same", 3.001), ("slower", 2.5), ("faster", 9.0)):
+        save_baseline(home, name, later, [(NODEID, row(ratio))])
     return home
 
 
@@ -93,10 +98,34 @@ def test_the_table_shows_the_interval_the_pairs_and_the_absolute_numbers(
 
 def test_gates_of_one_side_and_other_systems_are_in_the_table() -> None:
     new, trl = row(3.0, "new"), replace(row(3.0), system="trl")
-    lines = change_table(compare_rows([(NODEID, new), (NODEID, trl)], [(NODEID, trl)]))
+    others = [[(NODEID, replace(row(ratio), system="trl"))] for ratio in (2.99, 3.0, 3.01, 3.0)]
+    lines = change_table(compare_rows([(NODEID, new), (NODEID, trl)], [(NODEID, trl)], others=others))
     assert lines[1].split()[1:] == ["new", "-", "3", "-", "-", "-", "only", "now"]
     assert "batched_speedup (trl)" in lines[2]
     assert lines[-1] == "1 no regression, 1 only now"
+
+
+def test_one_stored_session_says_that_the_spread_is_assumed(
+    home: Home, capsys: pytest.CaptureFixture[str], fingerprint: Fingerprint
+) -> None:
+    save_baseline(home, "alone", replace(fingerprint, commit="abcdef"), [(NODEID, row(3.0))])
+    assert main(["alone", "slower"]) == 0
+    *_, note, _, summary = capsys.readouterr().out.splitlines()
+    assert note == (
+        "1 stored session does not show how far sessions spread: 5 % is assumed; store 4 more of that commit with "
+        "--grpo-save"
+    )
+    assert summary == "1 undecided"
+
+
+def test_sessions_of_changed_files_or_another_commit_show_no_spread(home: Home, fingerprint: Fingerprint) -> None:
+    assert [session.name for session in read_sessions(home, "before")] == ["before", *(f"again{n}" for n in range(5))]
+    changed = replace(fingerprint, dirty=True)
+    for name in ("changed", "changed-too"):
+        save_baseline(home, name, changed, [(NODEID, row(3.0))])
+    save_baseline(home, "elsewhere", replace(fingerprint, torch="0.1"), [(NODEID, row(3.0))])
+    assert [session.name for session in read_sessions(home, "changed")] == ["changed"]
+    assert len(read_sessions(home, "before")) == 6
     assert change_table([])[-1] == "no gates"
 
 

@@ -141,7 +141,32 @@ def test_rounds_on_a_busy_machine_can_be_left_out(project: pytest.Pytester) -> N
     )
     result = run_gate(project, body, "--grpo-budget=0.5")
     result.assert_outcomes(xfailed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "XFAIL *no pair was measured within 0.5 s: * left out because other processes used the cores after 0.* s "
+            "of waiting for quiet"
+        ]
+    )
+
+
+def test_every_timing_gate_measures_again_what_others_disturbed(project: pytest.Pytester) -> None:
+    body = "a, b = grpo_arms(agree=same_tokens, a=lambda: None, b=lambda: None); assert a.seconds <= 2 * b.seconds"
+    disturbed = """
+        import pytest
+        from pytest_grpo.measuring import quiet
+
+        @pytest.fixture(autouse=True)
+        def busy(monkeypatch):
+            monkeypatch.setattr(quiet.QuietGuard, "_is_busy", lambda *_: True)
+    """
+    project.makeconftest(disturbed)
+    result = run_gate(project, body, "--grpo-budget=0.5")
+    result.assert_outcomes(xfailed=1)
     result.stdout.fnmatch_lines(["XFAIL *no pair was measured within 0.5 s: * left out because other processes used *"])
+    counted = "a, b = grpo_arms(agree=same_tokens, a=at(3, num_x=1), b=at(3, num_x=1)); assert a.num_x == b.num_x"
+    run_gate(project, counted).assert_outcomes(passed=1)  # load changes no count
+    wrong = "a, b = grpo_arms(agree=same_tokens, a=at(30, [1]), b=at(10, [2])); assert a.tokens >= 2 * b.tokens"
+    run_gate(project, wrong).assert_outcomes(failed=1)  # and excuses no wrong answer
 
 
 @pytest.mark.parametrize(
@@ -219,7 +244,9 @@ def test_the_control_makes_timing_verdicts_inconclusive(
 ) -> None:
     # Sessions in this process forget the modules that they loaded, so the path of a module may name a forgotten one.
     gate_session = importlib.import_module("pytest_grpo.gate.gate_session")
-    monkeypatch.setattr(gate_session, "find_problem", lambda rng: "the A/A control fired: a story")
+    control = importlib.import_module("pytest_grpo.measuring.control")
+    fired = control.Control("the A/A control fired: a story")
+    monkeypatch.setattr(gate_session, "run_control", lambda rng, limit: fired)
     result = run_gate(project, f"{FASTER}; assert a.tokens >= 2 * b.tokens", "-o", "grpo_control=true")
     result.assert_outcomes(xfailed=1)
     result.stdout.fnmatch_lines(["XFAIL *inconclusive: the A/A control fired: a story"])

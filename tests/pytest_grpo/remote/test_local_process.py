@@ -31,7 +31,9 @@ def test_tests_of_a_phase_share_one_process_with_this_sessions_settings(project:
             assert len(fast.comparison.sampler.rounds) == 7
         """
     )
-    project.makeini("[pytest]\ngrpo_control = false\naddopts = --grpo-remote=subprocess\n")
+    project.makeini(
+        "[pytest]\ngrpo_control = false\ngrpo_max_cores_of_others = inf\naddopts = --grpo-remote=subprocess\n"
+    )
     settings = ["--grpo-threshold", "adapter_cache_hits=7", "--grpo-pairs", "7", "-W", "error"]
     result = project.runpytest("test_suite.py", *settings, "--benchmark-json=out.json")
     result.assert_outcomes(passed=3)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,75 @@ def test_rows_of_xdist_workers_reach_the_controller_once(suite: pytest.Pytester)
     assert sorted(suite.path.joinpath("seen.txt").read_text().splitlines()) == SEEN
     assert "<h1>1 of 3 gates fails</h1>" in suite.path.joinpath("r.html").read_text(encoding="utf-8")
     assert not suite.path.joinpath("out.json").exists()  # pytest-benchmark disables itself under xdist
+
+
+MOSTLY_UNDECIDED = """
+import json
+
+import pytest
+
+ROWS = json.loads({rows!r})
+
+@pytest.mark.parametrize("number", range(len(ROWS)))
+def test_gate(request, number):
+    request.node.user_properties.append(tuple(ROWS[number]))
+"""
+
+
+def run_gates(pytester: pytest.Pytester, verdicts: list[str], *arguments: str) -> pytest.RunResult:
+    """One timing gate of each verdict, and an exact one that passes."""
+    rows = [replace(SPEED, metric=f"speed{number}", verdict=verdict) for number, verdict in enumerate(verdicts)]
+    exact = replace(CALLS, verdict="pass", reason="")
+    pytester.makepyfile(
+        test_suite=MOSTLY_UNDECIDED.format(rows=json.dumps([row.as_property() for row in [*rows, exact]]))
+    )
+    pytester.makeini("[pytest]\n")
+    return pytester.runpytest(*arguments)
+
+
+LINE = (
+    "grpo: 2 of 3 timing gates are inconclusive: speed0, speed2; run on a quieter machine; "
+    "--grpo-inconclusive xfail accepts them"
+)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "arguments", "exit_code"),
+    [
+        (["inconclusive", "pass", "inconclusive"], [], 1),
+        (["inconclusive", "pass", "inconclusive"], ["--grpo-inconclusive=majority"], 1),
+        (["inconclusive", "pass", "inconclusive"], ["--grpo-inconclusive=xfail"], 0),
+        (["inconclusive", "pass", "inconclusive"], ["-o", "grpo_inconclusive=xfail"], 0),
+        (["inconclusive", "pass"], [], 0),
+        (["inconclusive"], [], 1),
+        ([], [], 0),
+    ],
+)
+def test_a_session_that_decides_too_little_is_not_green(
+    pytester: pytest.Pytester, verdicts: list[str], arguments: list[str], exit_code: int
+) -> None:
+    result = run_gates(pytester, verdicts, *arguments)
+    result.assert_outcomes(passed=len(verdicts) + 1)
+    assert result.ret == exit_code
+    if exit_code and len(verdicts) == 3:
+        result.stdout.fnmatch_lines([LINE])
+    elif exit_code:
+        result.stdout.fnmatch_lines(["grpo: 1 of 1 timing gate is inconclusive: speed0; *"])
+    else:
+        result.stdout.no_fnmatch_line("grpo: * inconclusive: *")
+
+
+def test_red_stays_red_where_most_gates_are_inconclusive(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_broken="def test_broken(): raise KeyboardInterrupt")
+    result = run_gates(pytester, ["inconclusive"], "test_suite.py", "test_broken.py")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+
+
+@pytest.mark.usefixtures("few_plugins")
+def test_the_controller_counts_what_its_workers_leave_undecided(pytester: pytest.Pytester) -> None:
+    result = run_gates(pytester, ["inconclusive", "pass", "inconclusive"], "-n2", "-W", "ignore")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["grpo: 2 of 3 timing gates are inconclusive: *"])
 
 
 def test_what_a_test_said_last_counts(suite: pytest.Pytester) -> None:

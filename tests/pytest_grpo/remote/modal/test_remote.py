@@ -127,7 +127,10 @@ def test_tests_are_chosen_as_for_a_local_run(on_modal: pytest.Pytester, modal_se
 def test_what_was_asked_for_a_phase_reaches_modal(on_modal: pytest.Pytester, modal_server: ModalServer) -> None:
     with (on_modal.path / "bench/thresholds.toml").open("a") as file:
         file.write('[modal.phase3]\ngpu = "H100:2"\n')
-    on_modal.makeini("[pytest]\ngrpo_control = false\ngrpo_modal_gpu = T4\ngrpo_modal_region = us-east, eu\n")
+    on_modal.makeini(
+        "[pytest]\ngrpo_control = false\ngrpo_max_cores_of_others = inf\n"
+        "grpo_modal_gpu = T4\ngrpo_modal_region = us-east, eu\n"
+    )
     asked = ["--phase", "2,3", "--modal", "--modal-timeout=77", "--modal-env=staging", "--modal-max-containers=1"]
     on_modal.runpytest(*asked).assert_outcomes(passed=2, deselected=2)
     assert modal_server.placements("run_pytest") == [
