@@ -53,5 +53,5 @@ def test_500_reports_of_100_kb_arrive_in_order() -> None:
 
 
 def test_a_request_survives_json() -> None:
-    request = Request(2, ("a.py::b[c d]",), ("a.py::b[c d]",), ("-q",), {"a.py": "12"}, "/here", "{}", True)
+    request = Request(2, ("a.py::b[c d]",), ("a.py::b[c d]",), ("-q",), {"a.py": "12"}, "/here", ("{}",), True)
     assert Request.from_json(request.to_json()) == request
