@@ -1,7 +1,7 @@
 """Error rates and power of the verdicts, on simulated noise.
 
 Two arms are timed in the plugin's order and judged with its plan and its alpha ledger; the true ratio is known.
-``python bench/verdict_quality.py --json rates.json`` prints Markdown tables and takes about half a minute.
+``python bench/verdict_quality.py --json rates.json`` prints Markdown tables and takes about three minutes.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ import numpy as np
 from bench.reporting.options import OneLineParser, add_json, natural, positive
 from bench.verdict_study.noises import NOISES
 from bench.verdict_study.quality import Quality, check_decide, study, worst_rates
+from bench.verdict_study.rivals import study_rules, table_of_rules
 from bench.verdict_study.timings import simulate
 from grpo_core.home import write_json
 from pytest_grpo.measuring.stats import Plan
 from pytest_grpo.types import Verdict
+
+MIN_TRIALS, SUITES_PER_TRIAL = 10, 40
+"""The rules of others are studied gate by gate, which takes longer."""
 
 
 def print_tables(qualities: dict[str, Quality], num_gates: int) -> None:
@@ -66,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for key, rate in rates.items():
         shown = rate.as_json()
         _print_row(f"`{key}`", rate, f"{shown['low']:.4f} to {shown['high']:.4f}", rate.num_trials)
+    print("\nRules of others on the same series: false red / false green and found at 20 % slower\n")
+    num_trials = max(MIN_TRIALS, options.suites // SUITES_PER_TRIAL)
+    print(*table_of_rules(study_rules(np.random.default_rng(options.seed), num_trials)), sep="\n")
     if options.json is not None:
         write_json(options.json, {key: rate.as_json() for key, rate in rates.items()})
     return 0
