@@ -29,8 +29,12 @@ def test_pass(grpo_arms, grpo_threshold, record_property):
     fast, slow = grpo_arms(agree=nothing_to_check, fast=lambda: {"seconds": 1}, slow=lambda: {"seconds": 3})
     assert slow.seconds >= grpo_threshold("batched_speedup") * fast.seconds
 
-def test_fail(grpo_gate):
-    grpo_gate.check("adapter_cache_hits", 0)
+def test_check(grpo_gate):
+    grpo_gate.check("adapter_cache_hits", 1)
+
+def test_fail(grpo_arms):
+    fast, slow = grpo_arms(agree=nothing_to_check, fast=lambda: {"seconds": 1}, slow=lambda: {"seconds": 3})
+    assert slow.seconds <= fast.seconds
 
 def test_chained():
     try:
@@ -111,7 +115,7 @@ def check_equal(project: pytest.Pytester, *place: str) -> None:
     assert local.ret == remote.ret == pytest.ExitCode.TESTS_FAILED
     assert junit_of(project) == local_junit
     assert summary_of(remote) == summary_of(local)
-    local.stdout.fnmatch_lines(["*FutureWarning: careful", "1 pass, 1 fail, 0 inconclusive on cpu *"])
+    local.stdout.fnmatch_lines(["*FutureWarning: careful", "2 pass, 1 fail, 0 inconclusive on cpu *"])
 
 
 def test_a_clean_process_reports_what_a_local_run_does(project: pytest.Pytester) -> None:

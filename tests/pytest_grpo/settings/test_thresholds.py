@@ -98,7 +98,7 @@ import pytest
 def test_strength(grpo_threshold):
     print("speed", grpo_threshold("tokens_per_second"), grpo_threshold("tokens_per_second").source)
     print("time", grpo_threshold("seconds"), grpo_threshold("seconds").source)
-    grpo_threshold.__self__.judged.update(["tokens_per_second", "seconds"])
+    pytest.skip("nothing to measure")
 """
 FILE = "[cpu.phase2]\ntokens_per_second = { at_least = 1.2 }\n"
 
