@@ -32,7 +32,7 @@ def end_test(gate: Gate, *, has_failed: bool = False) -> None:
                 f"write assert {first}.seconds <= 1.1 * {second}.seconds, or the like"
             )
     undecided = [row for row in gate.rows if row.verdict == Verdict.INCONCLUSIVE]
-    if undecided and gate.config.inconclusive == "xfail":
+    if undecided and gate.config.inconclusive != "fail":
         pytest.xfail("; ".join(f"{row.metric}: inconclusive: {row.reason}" for row in undecided))
     if undecided:  # or else --runxfail has turned pytest.xfail off
         _fail(undecided)
