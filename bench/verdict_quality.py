@@ -14,8 +14,8 @@ import numpy as np
 from bench.reporting.options import OneLineParser, add_json, natural, positive
 from bench.verdict_study.noises import NOISES
 from bench.verdict_study.quality import Quality, check_decide, study, worst_rates
-from bench.verdict_study.run_tables import HEADER, RunRates, study_all_runs, worst_run_rates
 from bench.verdict_study.rivals import study_rules, table_of_rules
+from bench.verdict_study.run_tables import HEADER, RunRates, study_all_runs, worst_run_rates
 from bench.verdict_study.timings import simulate
 from grpo_core.home import write_json
 from pytest_grpo.measuring.stats import Plan
