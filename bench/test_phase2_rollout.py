@@ -1,10 +1,13 @@
-"""Phase 2: rollout throughput. The adapter cache, batching and warm starts each pay off."""
+"""Phase 2: rollouts. Every version that is published is sampled from, and caches, batches and warm starts pay off."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +15,12 @@ import pytest
 from bench.conftest import movement_prompts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
+    from grpo_core.rollout.protocol import GenerationRequest
+    from grpo_core.schedule.stack import LocalStack
+    from grpo_core.types import Float32, Int32
     from pytest_grpo.gate.gates import Gate
     from pytest_grpo.systems.protocol import GrpoSystem
     from pytest_grpo.types import Sample
@@ -20,7 +28,135 @@ if TYPE_CHECKING:
 COMPACT_GAME = {"name": "diplomacy", "compact_prompts": True}
 NUM_PROMPTS, GROUP_SIZE, MAX_COMPLETION_TOKENS = 3, 4, 24
 NUM_PROBE_TOKENS = 4
+NUM_SHARED_TOKENS, NUM_OWN_TOKENS = 48, 20
 MIN_ADAPTER_EFFECT_NATS = 1e-3
+
+
+@pytest.mark.phase2
+def test_every_published_version_is_sampled_from(grpo_gate: Gate, grpo_system: GrpoSystem) -> None:
+    """Versions published one after the other, and visited back and forth: from memory and from disk.
+
+    What the sampler reports is held against ``transformers``, with the weights that were published merged by hand.
+    """
+    from bench.checks.plain_policy import PlainPolicy
+    from bench.checks.versions import KnownVersions, changed_weights
+    from pytest_grpo.systems.protocol import SystemSettings
+
+    settings = SystemSettings(home=Path())  # the fixture's, but for the folder
+    plain = PlainPolicy(settings.model, scaling=settings.lora_alpha / settings.lora_rank)
+    prompts = short_prompts(grpo_system.encode)[:1]
+    first = grpo_system.weights()
+    published: dict[int, dict[str, Tensor]] = {}
+    num_wrong = 0
+
+    def visit(number: int, *, cached: bool = True) -> None:
+        nonlocal num_wrong
+        grpo_system.swap_adapter(number, cached=cached)
+        sampled = grpo_system.rollout(prompts, 2, NUM_PROBE_TOKENS, seed=number).completions[0]
+        answers = [(prompts[0], each.completion_ids, each.sampling_logprobs) for each in sampled]
+        num_wrong += not KnownVersions(plain, published).is_from(number, answers)
+
+    for seed in range(3):
+        weights = changed_weights(first, seed)
+        grpo_system.load_weights(weights)
+        number = grpo_system.publish_adapter()
+        published[number] = plain.merged(weights)
+        visit(number)
+    for cached in (True, False):
+        for number in (*published, *reversed(published)):
+            visit(number, cached=cached)
+    grpo_gate.check("versions_not_reached", num_wrong)
+
+
+def short_prompts(encode: Callable[[str], Int32]) -> list[Int32]:
+    """Two prompts: the beginning that they share, over several pages of the prefix cache, and each one's own end."""
+    import numpy as np
+
+    prompts = [encode(prompt) for prompt in movement_prompts(compact=True)[:2]]
+    return [np.concatenate([ids[:NUM_SHARED_TOKENS], ids[-NUM_OWN_TOKENS:]]) for ids in prompts]
+
+
+@pytest.mark.phase2
+def test_nothing_is_stale_after_a_swap(grpo_gate: Gate, build_stack_for: BuildStack) -> None:
+    """The same prompts right before and after each swap, and under way during it: each answer is of its own version.
+
+    Versions go from the trainer to the sampler as in training. The prompts share their first pages.
+    """
+    from bench.checks.plain_policy import PlainPolicy
+    from bench.checks.versions import KnownVersions
+
+    with build_stack_for("stale", schedule={"max_policy_lag_steps": 2}) as stack:
+        model = stack.config.model
+        plain = PlainPolicy(model.name, scaling=model.lora_alpha / model.lora_rank)
+        known = KnownVersions(plain, {0: {}, **{number: plain.merged(publish_next(stack)) for number in (1, 2, 3)}})
+        num_stale = 0
+        for before, after in itertools.pairwise((0, 1, 2, 3, 2, 1, 0, 3)):
+            stack.engine.use_version(before)
+            under_way = [stack.engine.submit(request) for request in siblings(stack)]
+            ended = {outcome.ticket: outcome.result for outcome in stack.engine.step()}
+            stack.engine.use_version(after)
+            asked = dict.fromkeys(under_way, before)
+            asked |= dict.fromkeys([stack.engine.submit(request) for request in siblings(stack)], after)
+            while len(ended) < len(asked):
+                ended |= {outcome.ticket: outcome.result for outcome in stack.engine.step()}
+            for ticket, completion in ended.items():
+                assert not isinstance(completion, Exception), completion
+                num_stale += known.is_stale(asked[ticket], completion)
+    grpo_gate.check("stale_answers", num_stale)
+
+
+def publish_next(stack: LocalStack) -> dict[str, Float32]:
+    """Publish the trainer's next version, with other weights, and return these."""
+    import torch
+
+    from bench.checks.versions import changed_weights
+    from grpo_core.schedule.loop import publish
+    from grpo_core.telemetry.events import Telemetry
+    from grpo_core.types import Adapter
+
+    old = stack.trainer.weights()
+    assert isinstance(old, Adapter)
+    version = replace(old.version, number=old.version.number + 1)
+    weights = changed_weights({name: tensor.numpy() for name, tensor in old.tensors.items()}, version.number)
+    tensors = {name: torch.from_numpy(values) for name, values in weights.items()}
+    stack.trainer.load_weights(replace(old, version=version, tensors=tensors))
+    publish(stack, Telemetry(stack.config.run, ()))
+    return weights
+
+
+def siblings(stack: LocalStack) -> list[GenerationRequest]:
+    """Two siblings of each of two prompts, with their reference log-probabilities."""
+    from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
+
+    prompts = short_prompts(stack.tokenizer.encode)
+    sampling = [SamplingParams(seed, max_tokens=NUM_PROBE_TOKENS, ignore_stop=True) for seed in range(2)]
+    return [GenerationRequest(ids, drawn, want_ref_logprobs=True) for ids in prompts for drawn in sampling]
+
+
+@pytest.mark.phase2
+def test_no_canary_dies(grpo_gate: Gate, build_stack_for: BuildStack) -> None:
+    """The canaries of ``grpo doctor``, but for the one that watches the memory for minutes."""
+    from grpo_core.model.policy import load_policy
+    from grpo_core.rollout.canaries import canaries_for
+    from grpo_core.rollout.canaries.reference import RANK
+    from grpo_core.rollout.canaries.subject import Subject
+
+    with build_stack_for("canaries", model={"lora_rank": RANK}) as stack:
+        policy = load_policy(stack.config.model)
+        subject = Subject(stack.engine, stack.store, stack.config.run, policy, stack.tokenizer)
+        *canaries, _memory = canaries_for(subject, num_swaps=1, num_requests=1)
+        failed = [result for result in (canary.run(subject) for canary in canaries) if not result.passed]
+    print(*failed, sep="\n")
+    grpo_gate.check("canaries_failed", len(failed))
+
+
+@pytest.mark.phase2
+def test_a_second_request_for_a_version_is_a_hit(grpo_gate: Gate, grpo_system: GrpoSystem) -> None:
+    version = publish_changed_adapter(grpo_system)
+    grpo_system.swap_adapter(version)
+    before = grpo_system.counters["adapter_cache_hits"]
+    grpo_system.swap_adapter(version)
+    grpo_gate.check("adapter_cache_hits", grpo_system.counters["adapter_cache_hits"] - before)
 
 
 @pytest.mark.phase2
@@ -54,23 +190,10 @@ def test_a_cached_adapter_loads_at_once(
 
 def publish_changed_adapter(system: GrpoSystem) -> int:
     """A version whose answers differ from the base model's."""
-    import numpy as np
+    from bench.checks.versions import changed_weights
 
-    draw = np.random.default_rng(0)
-    weights = system.weights()
-    system.load_weights(
-        {name: values + draw.normal(0, 0.05, values.shape).astype(values.dtype) for name, values in weights.items()}
-    )
+    system.load_weights(changed_weights(system.weights(), seed=0))
     return system.publish_adapter()
-
-
-@pytest.mark.phase2
-def test_a_second_request_for_a_version_is_a_hit(grpo_gate: Gate, grpo_system: GrpoSystem) -> None:
-    version = publish_changed_adapter(grpo_system)
-    grpo_system.swap_adapter(version)
-    before = grpo_system.counters["adapter_cache_hits"]
-    grpo_system.swap_adapter(version)
-    grpo_gate.check("adapter_cache_hits", grpo_system.counters["adapter_cache_hits"] - before)
 
 
 @pytest.mark.phase2

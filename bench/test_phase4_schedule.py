@@ -1,4 +1,4 @@
-"""Phase 4: scheduling. No batch is too old, the buffer holds its depth, and rollouts overlap with training."""
+"""Phase 4: scheduling. Nothing that was played is lost, no batch is too old, and rollouts overlap with training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
     from grpo_core.home import Home
     from grpo_core.schedule.loop import TrainResult
-    from grpo_core.schedule.stack import Stack
+    from grpo_core.schedule.stack import LocalStack, Stack
     from pytest_grpo.gate.gates import Gate
     from pytest_grpo.types import Sample
 
@@ -27,7 +27,50 @@ OVERLAP = {
     "training": {"kl_coefficient": 0.0, "learning_rate": 0.0},
 }
 NUM_OVERLAP_STEPS = 4
+LETTER_TOKENS = 24
+LOST_EVERY = 5  # of the letters
 MAX_CORES_OF_OTHERS = 0.2
+
+
+def build_letters(build_stack_for: BuildStack, run: str) -> LocalStack:
+    """Three batches of long free answers. Some are more than a micro-batch holds."""
+    return build_stack_for(
+        run,
+        rollout={"num_groups": 2, "group_size": 3, "max_completion_tokens": LETTER_TOKENS},
+        training={"learning_rate": 0.0, "micro_batch_tokens": 2 * LETTER_TOKENS},
+        schedule={"num_steps": 3},
+    )
+
+
+@pytest.mark.phase4
+def test_siblings_differ(grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home) -> None:
+    """All answers of a turn have the same prompt and policy. No two of them are the same sample."""
+    from bench.checks.played import num_identical, play_letters
+
+    played = play_letters(build_letters(build_stack_for, "siblings"), bench_home)
+    grpo_gate.check("identical_siblings", num_identical(played))
+
+
+@pytest.mark.phase4
+def test_every_episode_is_in_a_batch_or_reported(
+    grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home
+) -> None:
+    """Each episode that an environment began is trained on as it was played, or its failure is an event."""
+    from bench.checks.played import num_missing, play_letters
+
+    played = play_letters(build_letters(build_stack_for, "episodes"), bench_home, loses_every=LOST_EVERY)
+    grpo_gate.check("episodes_missing", num_missing(played))
+
+
+@pytest.mark.phase4
+def test_what_was_sampled_is_trained_on(grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home) -> None:
+    """Per completion, the tokens with a loss are the ones that the engine drew, to the last one."""
+    from bench.checks.played import num_wrong_lengths, play_letters
+
+    stack = build_letters(build_stack_for, "lengths")
+    played = play_letters(stack, bench_home)
+    num_wrong = num_wrong_lengths(played, max_tokens=LETTER_TOKENS, stop_id=stack.tokenizer.stop_id)
+    grpo_gate.check("lengths_wrong", num_wrong)
 
 
 def run_schedule(stack: Stack, home: Home) -> TrainResult:
