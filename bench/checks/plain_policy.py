@@ -43,7 +43,7 @@ class PlainPolicy:
 
     @torch.inference_mode()
     def logits(self, prompt_ids: Int32, completion_ids: Int32, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """[R, V] in float64: what each token of the completion is drawn from, with ``weights`` in place of the base's."""
+        """[R, V] in float64: what each token is drawn from, with ``weights`` in place of the base model's."""
         ids = torch.from_numpy(np.concatenate([prompt_ids, completion_ids]).astype(np.int64))[None]
         output = functional_call(self._model, dict(weights or {}), kwargs={"input_ids": ids, "use_cache": False})
         return output.logits[0, len(prompt_ids) - 1 : -1].double()
