@@ -6,7 +6,6 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
     from grpo_core.rollout.protocol import GenerationRequest
     from grpo_core.schedule.stack import LocalStack
-    from grpo_core.types import Float32, Int32
+    from grpo_core.types import Int32
     from pytest_grpo.gate.gates import Gate
     from pytest_grpo.systems.protocol import GrpoSystem
     from pytest_grpo.types import Sample
@@ -83,7 +82,7 @@ def test_nothing_is_stale_after_a_swap(grpo_gate: Gate, build_stack_for: BuildSt
     Versions go from the trainer to the sampler as in training. The prompts share their first pages.
     """
     from bench.checks.plain_policy import PlainPolicy
-    from bench.checks.versions import KnownVersions
+    from bench.checks.versions import KnownVersions, publish_next
 
     with build_stack_for("stale", schedule={"max_policy_lag_steps": 2}) as stack:
         model = stack.config.model
@@ -103,25 +102,6 @@ def test_nothing_is_stale_after_a_swap(grpo_gate: Gate, build_stack_for: BuildSt
                 assert not isinstance(completion, Exception), completion
                 num_stale += known.is_stale(asked[ticket], completion)
     grpo_gate.check("stale_answers", num_stale)
-
-
-def publish_next(stack: LocalStack) -> dict[str, Float32]:
-    """Publish the trainer's next version, with other weights, and return these."""
-    import torch
-
-    from bench.checks.versions import changed_weights
-    from grpo_core.schedule.loop import publish
-    from grpo_core.telemetry.events import Telemetry
-    from grpo_core.types import Adapter
-
-    old = stack.trainer.weights()
-    assert isinstance(old, Adapter)
-    version = replace(old.version, number=old.version.number + 1)
-    weights = changed_weights({name: tensor.numpy() for name, tensor in old.tensors.items()}, version.number)
-    tensors = {name: torch.from_numpy(values) for name, values in weights.items()}
-    stack.trainer.load_weights(replace(old, version=version, tensors=tensors))
-    publish(stack, Telemetry(stack.config.run, ()))
-    return weights
 
 
 def siblings(stack: LocalStack) -> list[GenerationRequest]:

@@ -1,17 +1,23 @@
-"""Which answers come from another policy version than the one that was asked for."""
+"""Policy versions with weights that are known, and which answers come from another one than was asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+
+from grpo_core.schedule.loop import publish
+from grpo_core.telemetry.events import Telemetry
+from grpo_core.types import Adapter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.checks.plain_policy import PlainPolicy
+    from grpo_core.schedule.stack import LocalStack
     from grpo_core.types import Completion, Float32, Int32
 
 TOLERANCE_NATS = 1e-3  # between sampler and reference
@@ -58,3 +64,15 @@ def changed_weights(weights: Mapping[str, Float32], seed: int) -> dict[str, Floa
     """``weights`` with noise of this ``seed``, large enough to change every answer."""
     draw = np.random.default_rng(seed)
     return {name: values + draw.normal(0, 0.05, values.shape).astype(values.dtype) for name, values in weights.items()}
+
+
+def publish_next(stack: LocalStack) -> dict[str, Float32]:
+    """Publish the trainer's next version, with other weights, and return these."""
+    old = stack.trainer.weights()
+    assert isinstance(old, Adapter)
+    version = replace(old.version, number=old.version.number + 1)
+    weights = changed_weights({name: tensor.numpy() for name, tensor in old.tensors.items()}, version.number)
+    tensors = {name: torch.from_numpy(values) for name, values in weights.items()}
+    stack.trainer.load_weights(replace(old, version=version, tensors=tensors))
+    publish(stack, Telemetry(stack.config.run, ()))
+    return weights
