@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from grpo_core.types import Observation
 
 WRITERS = ("anna", "boris")
 NUM_TURNS = 2
-PATTERN = r"[A-Za-z]{24,36}"  # of the first answer: long enough that no two are equal by chance
+WORDS = tuple(f"{word}\n" for word in string.ascii_lowercase)
+FIRST_ANSWER = (WORDS,) * 16
 OPENING = "Dear friend, in the spring the fleet left Brest and Paris asked Burgundy twice. I write to tell you that"
 NEXT = f"{OPENING} nothing is decided yet. As you said,"
 
@@ -22,7 +24,7 @@ class LetterLostError(Exception):
 
 @dataclass
 class Letters:
-    """One episode: two writers answer the same prompt with ``PATTERN``, and then another one in free text.
+    """One episode: two writers answer the same prompt with ``FIRST_ANSWER``, then another in free text.
 
     Each reward follows from the writer's own answers, so that no two are equal unless the answers are.
     """
@@ -47,7 +49,7 @@ class Letters:
         if self.done:
             return ()
         if not self.answers:
-            return tuple(Observation(writer, OPENING, pattern=PATTERN) for writer in WRITERS)
+            return tuple(Observation(writer, OPENING, FIRST_ANSWER) for writer in WRITERS)
         return tuple(Observation(writer, NEXT) for writer in WRITERS)
 
     def step(self, actions: Mapping[str, str]) -> None:

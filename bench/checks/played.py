@@ -6,14 +6,13 @@ The environments, the engine and the trainer are watched at their borders. No co
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench.checks.letters import PATTERN, WRITERS, LetterFactory, Letters
+from bench.checks.letters import FIRST_ANSWER, WRITERS, LetterFactory, Letters
 
 if TYPE_CHECKING:
     from grpo_core.home import Home
@@ -133,7 +132,7 @@ def _is_whole(completion: Completion, text: str, max_tokens: int, stop_id: int) 
     """Whether ``completion`` ends where it may: a free one with the stop token, or at ``max_tokens``."""
     ids: list[int] = completion.completion_ids.tolist()
     if completion.allowed_ids is not None:
-        return re.fullmatch(PATTERN, text) is not None
+        return text.count("\n") == len(FIRST_ANSWER)
     return stop_id not in ids[:-1] and (ids[-1] == stop_id or len(ids) == max_tokens)
 
 
