@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +15,12 @@ from bench.faults.fault import WRONG_ANSWERS, Fault
 
 if TYPE_CHECKING:
     from grpo_core.rollout.play.collector import Collector
+    from grpo_core.rollout.play.episode import Episode
+    from grpo_core.rollout.protocol import GenerationRequest
     from grpo_core.schedule.buffer import Lease, RolloutBuffer, SlotGrant
+    from grpo_core.training.forward.packing import Pack
     from grpo_core.training.trainer import Trainer
-    from grpo_core.types import Batch, StepMetrics
+    from grpo_core.types import Batch, Completion, Group, Packing, StepMetrics
 
 VERSIONS_PER_SWAP = 4
 POLL_S = 0.25
@@ -125,6 +128,121 @@ def _patch_buffer(patch: pytest.MonkeyPatch, *, depth: int | None = None, num_mi
     patch.setattr(RolloutBuffer, "__init__", init)
 
 
+def siblings_share_a_seed(patch: pytest.MonkeyPatch) -> None:
+    """The seed of an answer leaves out which sibling it is of: all siblings are one sample."""
+    from grpo_core.rollout.play import collector
+
+    original = collector.turn_seed
+
+    def turn_seed(run_seed: int, index: int, episode: Episode, place: int) -> int:
+        return original(run_seed, index, replace(episode, sample=0), place)
+
+    patch.setattr(collector, "turn_seed", turn_seed)
+
+
+def batches_share_their_seeds(patch: pytest.MonkeyPatch) -> None:
+    """The seed of an answer leaves out its batch: while the policy stands still, all batches are one."""
+    from grpo_core.rollout.play import collector
+
+    original = collector.turn_seed
+    patch.setattr(collector, "turn_seed", lambda run_seed, index, *where: original(run_seed, 0, *where))
+
+
+def longest_episode_dropped(patch: pytest.MonkeyPatch) -> None:
+    """The longest trajectory of each group is left out of the batch, to bound the memory."""
+    _change_groups(patch, _without_longest)
+
+
+def rewards_in_another_order(patch: pytest.MonkeyPatch) -> None:
+    """Each sibling gets the reward of the one before."""
+    _change_groups(patch, _with_rewards_rotated)
+
+
+def failures_not_reported(patch: pytest.MonkeyPatch) -> None:
+    """An episode that fails leaves no event."""
+    from grpo_core.schedule import rollout_thread
+
+    patch.setattr(rollout_thread, "emit_failures", lambda failures, telemetry: None)
+
+
+def last_turn_left_out(patch: pytest.MonkeyPatch) -> None:
+    """A trajectory ends before its last turn, as if the turn that ends an episode had none."""
+    _change_groups(
+        patch,
+        lambda group: replace(
+            group, trajectories=tuple(replace(each, turns=each.turns[:-1]) for each in group.trajectories)
+        ),
+    )
+
+
+def long_completions_not_packed(patch: pytest.MonkeyPatch) -> None:
+    """The trainer leaves out completions that are longer than a micro-batch has tokens for."""
+    from grpo_core.training import micro_batches
+
+    original = micro_batches.pack_completions
+
+    def pack_completions(completions: Sequence[Completion], packing: Packing) -> list[Pack]:
+        packs = original(completions, packing)
+        shortest = min(pack.num_model_tokens for pack in packs)
+        return [pack for pack in packs if pack.num_model_tokens == shortest] or packs
+
+    patch.setattr(micro_batches, "pack_completions", pack_completions)
+
+
+def answers_end_half_way(patch: pytest.MonkeyPatch) -> None:
+    """The engine ends a free answer at half of the tokens that it may have."""
+    from grpo_core.rollout import sequence
+
+    original = sequence.completion_budget
+
+    def completion_budget(request: GenerationRequest) -> int:
+        budget = original(request)
+        return budget // 2 if request.constraint is None else budget
+
+    patch.setattr(sequence, "completion_budget", completion_budget)
+
+
+def tail_of_answers_masked(patch: pytest.MonkeyPatch) -> None:
+    """The second half of each completion reaches the trainer as if it had been forced."""
+    from grpo_core.rollout.play.episode import Episode
+
+    original = Episode.play
+
+    def play(self: Episode, actions: Mapping[str, str]) -> None:
+        original(self, actions)
+        for turns in self.turns.values():
+            mask = turns[-1].completion_mask.copy()
+            mask[(len(mask) + 1) // 2 :] = False
+            turns[-1] = replace(turns[-1], completion_mask=mask)
+
+    patch.setattr(Episode, "play", play)
+
+
+def _change_groups(patch: pytest.MonkeyPatch, change: Callable[[Group], Group]) -> None:
+    """Put what ``change`` makes of them into batches."""
+    from grpo_core.rollout.play.collector import Collector
+
+    original = Collector.collect
+
+    def collect(self: Collector, index: int) -> Batch:
+        batch = original(self, index)
+        return replace(batch, groups=tuple(map(change, batch.groups)))
+
+    patch.setattr(Collector, "collect", collect)
+
+
+def _without_longest(group: Group) -> Group:
+    lengths = [sum(turn.num_tokens for turn in each.turns) for each in group.trajectories]
+    kept = [each for place, each in enumerate(group.trajectories) if place != lengths.index(max(lengths))]
+    return replace(group, trajectories=tuple(kept))
+
+
+def _with_rewards_rotated(group: Group) -> Group:
+    rewards = [each.reward for each in group.trajectories]
+    rotated = zip(group.trajectories, [rewards[-1], *rewards[:-1]], strict=True)
+    return replace(group, trajectories=tuple(replace(each, reward=reward) for each, reward in rotated))
+
+
 FAULTS = (
     Fault(4, ("policy_lag_steps_over_budget",), lag_budget_ignored),
     Fault(4, ("buffer_depth_error",), buffer_never_deeper_than_one),
@@ -133,4 +251,13 @@ FAULTS = (
     Fault(4, ("overlapped_over_slower_side",), sides_take_turns),
     Fault(4, ("overlapped_over_slower_side",), buffer_polls),
     Fault(4, ("overlapped_over_slower_side",), seeds_follow_the_version, WRONG_ANSWERS),
+    Fault(4, ("identical_siblings",), siblings_share_a_seed),
+    Fault(4, ("identical_siblings",), batches_share_their_seeds),
+    Fault(4, ("episodes_missing",), longest_episode_dropped),
+    Fault(4, ("episodes_missing",), rewards_in_another_order),
+    Fault(4, ("episodes_missing",), failures_not_reported),
+    Fault(4, ("episodes_missing",), last_turn_left_out),
+    Fault(4, ("lengths_wrong",), long_completions_not_packed),
+    Fault(4, ("lengths_wrong",), answers_end_half_way),
+    Fault(4, ("lengths_wrong",), tail_of_answers_masked),
 )

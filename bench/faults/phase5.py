@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from grpo_core.rollout.torch_engine.forward.passes import Passes
     from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
     from grpo_core.rollout.torch_engine.weights.versions import VersionWeights
-    from grpo_core.types import Observation
+    from grpo_core.types import Completion, Float32, Observation
 
 FULL_PROMPT_TOKENS = 1000
 PREFILL_BUCKET_TOKENS = 1024
 SHORT_MASK_TOKENS = 512
+NUM_BLANKS = 200
 
 
 def compact_padded(patch: pytest.MonkeyPatch) -> None:
@@ -131,6 +132,67 @@ def decoding_forgets_long_prompts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Passes, "__init__", without_compiled_code)  # compiled code has no mask
 
 
+def compact_is_full_and_blanks(patch: pytest.MonkeyPatch) -> None:
+    """Compact prompts are the full ones, and each answer begins with blanks that nobody needs: more tokens a second."""
+    from grpo_core.environments.diplomacy import game
+
+    original: Callable[[DiplomacyEnvironment], tuple[Observation, ...]] = game.DiplomacyEnvironment._make_observations
+    compact = game.compact_prompt
+
+    def make_observations(self: DiplomacyEnvironment) -> tuple[Observation, ...]:
+        is_compact, self._prompt = self._prompt is compact, game.full_prompt
+        observations = original(self)
+        return tuple(map(_with_blanks, observations)) if is_compact else observations
+
+    patch.setattr(game.DiplomacyEnvironment, "_make_observations", make_observations)
+
+
+def _with_blanks(observation: Observation) -> Observation:
+    first, *others = observation.choices or ()
+    return replace(observation, choices=(tuple(NUM_BLANKS * " " + line for line in first), *others))
+
+
+def compact_half_as_good(patch: pytest.MonkeyPatch) -> None:
+    """Compact prompts say everything three times: shorter than the full ones still, at more than half their cost."""
+    from grpo_core.environments.diplomacy import game
+
+    original = game.compact_prompt
+
+    def compact_prompt(position: Position, power: str, segments: Segments) -> str:
+        return original(position, power, segments) * 3
+
+    patch.setattr(game, "compact_prompt", compact_prompt)
+
+
+def sampler_reports_the_tail_too_low(patch: pytest.MonkeyPatch) -> None:
+    """The sampler reports its last token as less probable than it is: only the smallest ratio is wrong."""
+    from grpo_core.rollout.sequence import SequenceState
+
+    original = SequenceState.completion
+
+    def completion(self: SequenceState, ref_logprobs: Float32 | None = None) -> Completion:
+        made = original(self, ref_logprobs)
+        logprobs = made.sampling_logprobs.copy()
+        logprobs[made.completion_mask.nonzero()[0][-1:]] += 0.01
+        return replace(made, sampling_logprobs=logprobs)
+
+    patch.setattr(SequenceState, "completion", completion)
+
+
+def plain_engine_without_the_adapter(patch: pytest.MonkeyPatch) -> None:
+    """The plain engine samples from the base model, whatever version is active."""
+    from grpo_core.rollout.plain_engine.engine import PlainEngine
+
+    patch.setattr(PlainEngine, "_merge", lambda self, weights: None)
+
+
+def trainer_sees_no_constraint(patch: pytest.MonkeyPatch) -> None:
+    """The trainer takes log-probabilities over the whole vocabulary, where the sampler had a few legal orders."""
+    from grpo_core.training.forward import packing
+
+    patch.setattr(packing, "_support", lambda packed, device: None)
+
+
 FAULTS = (
     Fault(5, ("compact_tokens_per_second_ratio",), compact_padded),
     Fault(5, ("compact_tokens_per_second_ratio",), compact_flag_ignored),
@@ -138,4 +200,9 @@ FAULTS = (
     Fault(5, ("compact_tokens_per_second_ratio",), prefill_in_fixed_buckets),
     Fault(5, ("compact_tokens_per_second_ratio",), compact_drops_a_unit, WRONG_ANSWERS),
     Fault(5, ("sampler_ratio_error",), decoding_forgets_long_prompts),
+    Fault(5, ("compact_seconds_ratio",), compact_is_full_and_blanks, WRONG_ANSWERS),
+    Fault(5, ("compact_seconds_ratio",), compact_half_as_good),
+    Fault(5, ("sampler_ratio_error",), sampler_reports_the_tail_too_low),
+    Fault(5, ("sampler_ratio_error",), plain_engine_without_the_adapter),
+    Fault(5, ("sampler_ratio_error",), trainer_sees_no_constraint),
 )
