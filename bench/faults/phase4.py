@@ -176,15 +176,22 @@ def last_turn_left_out(patch: pytest.MonkeyPatch) -> None:
 
 
 def long_completions_not_packed(patch: pytest.MonkeyPatch) -> None:
-    """The trainer leaves out completions that are longer than a micro-batch has tokens for."""
+    """The trainer leaves the longest completion of a batch out of its passes, because it does not fit."""
+    import numpy as np
+
     from grpo_core.training import micro_batches
 
     original = micro_batches.pack_completions
 
     def pack_completions(completions: Sequence[Completion], packing: Packing) -> list[Pack]:
-        packs = original(completions, packing)
-        shortest = min(pack.num_model_tokens for pack in packs)
-        return [pack for pack in packs if pack.num_model_tokens == shortest] or packs
+        longest = max(len(each.completion_ids) for each in completions)
+        fitting = [
+            replace(each, completion_mask=np.zeros_like(each.completion_mask))
+            if len(each.completion_ids) == longest
+            else each
+            for each in completions
+        ]
+        return original(fitting, packing)
 
     patch.setattr(micro_batches, "pack_completions", pack_completions)
 
