@@ -148,7 +148,8 @@ def compact_is_full_and_blanks(patch: pytest.MonkeyPatch) -> None:
 
 
 def _with_blanks(observation: Observation) -> Observation:
-    first, *others = observation.choices or ()
+    assert observation.choices is not None
+    first, *others = observation.choices
     return replace(observation, choices=(tuple(NUM_BLANKS * " " + line for line in first), *others))
 
 
