@@ -148,7 +148,8 @@ def compact_is_full_and_blanks(patch: pytest.MonkeyPatch) -> None:
 
 
 def _with_blanks(observation: Observation) -> Observation:
-    first, *others = observation.choices or ()
+    assert observation.choices is not None
+    first, *others = observation.choices
     return replace(observation, choices=(tuple(NUM_BLANKS * " " + line for line in first), *others))
 
 
@@ -164,8 +165,8 @@ def compact_half_as_good(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(game, "compact_prompt", compact_prompt)
 
 
-def sampler_reports_the_tail_too_low(patch: pytest.MonkeyPatch) -> None:
-    """The sampler reports its last token as less probable than it is: only the smallest ratio is wrong."""
+def sampler_reports_the_tail_too_high(patch: pytest.MonkeyPatch) -> None:
+    """The sampler reports its last token as more probable than it is: only the smallest ratio is wrong."""
     from grpo_core.rollout.sequence import SequenceState
 
     original = SequenceState.completion
@@ -202,7 +203,7 @@ FAULTS = (
     Fault(5, ("sampler_ratio_error",), decoding_forgets_long_prompts),
     Fault(5, ("compact_seconds_ratio",), compact_is_full_and_blanks, WRONG_ANSWERS),
     Fault(5, ("compact_seconds_ratio",), compact_half_as_good),
-    Fault(5, ("sampler_ratio_error",), sampler_reports_the_tail_too_low),
+    Fault(5, ("sampler_ratio_error",), sampler_reports_the_tail_too_high),
     Fault(5, ("sampler_ratio_error",), plain_engine_without_the_adapter),
     Fault(5, ("sampler_ratio_error",), trainer_sees_no_constraint),
 )
