@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from bench.reference.adamw import AdamW
 from bench.reference.loss import Answer
 from bench.reference.model import Model, Sizes
+from bench.reference.rollout import sample
 from bench.reference.step import train_step
 from grpo_core.model.policy import resolve_device
 from grpo_core.model.source import locate_model
 from pytest_grpo.systems.protocol import CLIP, MAX_GRAD_NORM, GrpoSystem, SystemSettings, TrainBatch
 
 if TYPE_CHECKING:
-    from grpo_core.types import Float32
+    from grpo_core.types import Float32, Int32
 
 NUM_REFERENCE_ANSWERS = 2
 """The reference arm costs time, too: a part of a batch is enough to know the machine."""
@@ -81,5 +82,18 @@ def reference_step(settings: SystemSettings, system: GrpoSystem, batch: TrainBat
             kl_coefficient=settings.kl_coefficient,
             max_grad_norm=MAX_GRAD_NORM,
         )
+
+    return run
+
+
+def reference_rollout(
+    settings: SystemSettings, prompt_ids: Int32, group_size: int = 2, num_tokens: int = 8
+) -> Callable[[], None]:
+    """The arm ``reference`` of sampling: plain greedy decoding of one prompt, with a cache, by the base model."""
+    plain = plain_model(settings, {})
+    ids = torch.from_numpy(prompt_ids).long().to(plain.weights["model.embed_tokens.weight"].device)
+
+    def run() -> None:
+        sample(plain, ids, group_size, num_tokens, None)
 
     return run

@@ -61,6 +61,23 @@ def models_nobody_counts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(trainer, "score_chosen", score_chosen)
 
 
+def layers_run_twice(patch: pytest.MonkeyPatch) -> None:
+    """A second pass begins behind the embedding, so that nothing counts it: a probe of the hidden states."""
+    import torch
+
+    from grpo_core.training.forward import packing
+
+    original = packing.forward_hidden
+
+    def forward_hidden(decoder: Any, input_ids: Tensor, position_ids: Tensor | None, plan: Any) -> Tensor:
+        with torch.no_grad():
+            states = decoder.embed_tokens.weight[input_ids]
+            decoder.forward(inputs_embeds=states, position_ids=position_ids, use_cache=False)
+        return original(decoder, input_ids, position_ids, plan)
+
+    patch.setattr(packing, "forward_hidden", forward_hidden)
+
+
 def activations_recomputed(patch: pytest.MonkeyPatch) -> None:
     """Gradient checkpointing is on: the backward pass runs every layer forward again."""
     from grpo_core.training.tuning import lora
@@ -122,7 +139,8 @@ def siblings_see_each_other(patch: pytest.MonkeyPatch) -> None:
 
 FAULTS = (
     Fault(3, ("forward_passes_per_micro_batch",), reference_forward),
-    Fault(3, ("forward_over_backward",), models_nobody_counts),
+    Fault(3, ("forward_passes_per_micro_batch",), models_nobody_counts),
+    Fault(3, ("forward_over_backward",), layers_run_twice),
     Fault(3, ("forward_over_backward",), activations_recomputed),
     Fault(3, ("tokenizer_calls",), tokenizer_in_the_step),
     Fault(3, ("shared_prefix_speedup",), prefix_not_shared),

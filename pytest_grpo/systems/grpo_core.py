@@ -206,7 +206,7 @@ def _switchable_cache(store: AdapterStore) -> Any:
 
 
 def _by_completion(steps: StepLogprobs, completions: Sequence[Completion]) -> tuple[Float32, ...]:
-    """The recorded log-probabilities [R] of each completion, 0 where the token was not chosen."""
+    """The recorded log-probabilities [R] of each completion, 0 where the token was not chosen, or has none."""
     import numpy as np
 
     members = np.concatenate([members.cpu().numpy() for members, _ in steps])
@@ -214,7 +214,8 @@ def _by_completion(steps: StepLogprobs, completions: Sequence[Completion]) -> tu
     results = []
     for index, completion in enumerate(completions):
         values = np.zeros(len(completion.completion_ids), dtype=np.float32)
-        values[completion.completion_mask] = chosen[members == index]
+        recorded = chosen[members == index]
+        values[np.flatnonzero(completion.completion_mask)[: len(recorded)]] = recorded
         results.append(values)
     return tuple(results)
 

@@ -7,11 +7,12 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from bench.plain import plain_model
+from bench.plain import plain_model, reference_rollout
 from bench.reference.adamw import AdamW, clipped, norm
 from bench.reference.loss import Answer, token_logprobs
 from bench.reference.model import Model
@@ -138,3 +139,8 @@ def test_its_samples_are_those_of_whole_passes(adapted: Model) -> None:
     with torch.no_grad():
         likely = F.log_softmax(adapted.logits(adapted.hidden(prompt[None])[:, -1]), dim=-1)[0]
     assert float(likely[drawn].mean()) > float(likely.mean()), "what is drawn is likelier than what is not"
+
+
+def test_the_arm_of_sampling_runs(tmp_path: Path) -> None:
+    settings = SystemSettings(home=tmp_path, device="cpu")
+    reference_rollout(settings, np.arange(1, 9, dtype=np.int32), group_size=2, num_tokens=2)()
