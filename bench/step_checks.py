@@ -83,16 +83,20 @@ def step_errors(system: GrpoSystem, settings: SystemSettings) -> StepErrors:
         expected = reference_step(plain, optimizer, answers, settings.kl_coefficient)
         step = system.train_step(batch, learning_rate=LEARNING_RATE)
         taken = system.gradients()
-        losses.append(abs(step.loss - expected.loss) / abs(expected.loss))
-        gradients.append(abs(step.grad_norm - expected.grad_norm) / expected.grad_norm)
-        gradients.append(distance(taken, expected.gradients))
+        losses.append(_finite(abs(step.loss - expected.loss) / abs(expected.loss)))
+        gradients.append(_finite(abs(step.grad_norm - expected.grad_norm) / expected.grad_norm))
+        gradients.append(_finite(distance(taken, expected.gradients)))
         if jacobian is not None:
             num_lost = num_tokens_without_loss(jacobian, taken)
     after, wanted = system.weights(), plain.adapter
     moved = {name: after[name] - before[name] for name in before}
     should_move = {name: wanted[name].detach() - torch.from_numpy(before[name]).to(wanted[name]) for name in before}
-    errors = (max(losses), max(gradients), distance(moved, should_move))
-    return StepErrors(*(error if math.isfinite(error) else NOT_FINITE for error in errors), num_lost)
+    return StepErrors(max(losses), max(gradients), _finite(distance(moved, should_move)), num_lost)
+
+
+def _finite(error: float) -> float:
+    """Before any maximum is taken: a comparison with NaN is false."""
+    return error if math.isfinite(error) else NOT_FINITE
 
 
 def reference_step(plain: Model, optimizer: AdamW, answers: list[Answer], kl_coefficient: float) -> Step:

@@ -205,7 +205,7 @@ def last_micro_batch_counts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Trainer, "_accumulate", accumulate)
 
 
-def _before_update(patch: pytest.MonkeyPatch, act: Callable[[Trainer], object]) -> None:
+def _before_update(patch: pytest.MonkeyPatch, act: Callable[[Trainer], None]) -> None:
     """``act`` runs between clipping and the optimizer's step."""
     _with_optimizer(patch, lambda trainer: trainer.optimizer.register_step_pre_hook(lambda *given: act(trainer)))
 

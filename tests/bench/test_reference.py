@@ -61,7 +61,7 @@ def adapted(base: Model, tmp_path: Path) -> Model:
     draw = torch.Generator().manual_seed(0)
     shapes = {"lora_A": (16, 256), "lora_B": (128, 16)}
     adapter = {
-        f"model.layers.{layer}.self_attn.v_proj.{part}.weight": torch.randn(shape, generator=draw).numpy() * 0.1
+        f"model.layers.{layer}.self_attn.v_proj.{part}.weight": (0.1 * torch.randn(shape, generator=draw)).numpy()
         for layer in range(base.sizes.num_layers)
         for part, shape in shapes.items()
     }
