@@ -10,6 +10,8 @@ import pytest
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from grpo_core.home import Home
     from grpo_core.schedule.stack import LocalStack
     from pytest_grpo.arms import MeasuredArm
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 BuildStack = Callable[..., "LocalStack"]
 GrpoArms = Callable[..., "tuple[MeasuredArm, ...]"]
 GrpoThreshold = Callable[[str], "Threshold"]
+ReferenceArm = Callable[[], None]
 
 
 @pytest.fixture
@@ -43,6 +46,17 @@ def build_stack_for(bench_home: Home, request: pytest.FixtureRequest) -> BuildSt
         return build_stack(build_config({"run": run, **sections}), bench_home)
 
     return build
+
+
+@pytest.fixture
+def sampling_reference(tmp_path: Path) -> ReferenceArm:
+    """The arm ``reference`` of gates that sample: pinned decoding of a real prompt in plain torch."""
+    from bench.plain import reference_rollout
+    from grpo_core.model.tokenizer import load_tokenizer
+    from pytest_grpo.systems.protocol import SystemSettings
+
+    settings = SystemSettings(home=tmp_path)
+    return reference_rollout(settings, load_tokenizer(settings.model).encode(movement_prompts(compact=True)[0]))
 
 
 def movement_prompts(*, compact: bool) -> list[str]:

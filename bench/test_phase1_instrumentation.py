@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
+    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold, ReferenceArm
     from grpo_core.home import Home
     from grpo_core.schedule.stack import LocalStack
     from grpo_core.telemetry.events import Telemetry
@@ -95,6 +95,7 @@ def test_telemetry_costs_next_to_nothing(
     grpo_threshold: GrpoThreshold,
     build_stack_for: BuildStack,
     bench_home: Home,
+    sampling_reference: ReferenceArm,
 ) -> None:
     """Whole steps of the loop with telemetry, as ``grpo train`` opens it, over the same steps without.
 
@@ -109,8 +110,11 @@ def test_telemetry_costs_next_to_nothing(
         training={"learning_rate": 0.0},
         schedule={"num_steps": NUM_TIMED_STEPS, "max_policy_lag_steps": 0},
     )
-    on, off = grpo_arms(
-        agree=close_values(), on=lambda: steps_with(stack, bench_home), off=lambda: steps_without(stack)
+    on, off, _ = grpo_arms(
+        agree=close_values(),
+        on=lambda: steps_with(stack, bench_home),
+        off=lambda: steps_without(stack),
+        reference=sampling_reference,
     )
     assert on.seconds <= grpo_threshold("telemetry_cost_ratio") * off.seconds
 

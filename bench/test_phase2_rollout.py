@@ -16,7 +16,7 @@ from bench.conftest import movement_prompts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
+    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold, ReferenceArm
     from grpo_core.rollout.protocol import GenerationRequest
     from grpo_core.schedule.stack import LocalStack
     from grpo_core.types import Int32
@@ -141,7 +141,7 @@ def test_a_second_request_for_a_version_is_a_hit(grpo_gate: Gate, grpo_system: G
 
 @pytest.mark.phase2
 def test_a_cached_adapter_loads_at_once(
-    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem
+    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem, sampling_reference: ReferenceArm
 ) -> None:
     """Loading a published version from memory and from disk. Either way the sampler must answer as that version."""
     from pytest_grpo.agreement import close_values
@@ -164,7 +164,12 @@ def test_a_cached_adapter_loads_at_once(
         effect = close_values(atol=MIN_ADAPTER_EFFECT_NATS)({"base model": base, "adapter": outputs["cold"]})
         return close_values(atol=1e-5)(outputs) if effect else "the adapter never reached the sampler"
 
-    cached, cold = grpo_arms(agree=agree, cached=lambda: load(10, cached=True), cold=lambda: load(2, cached=False))
+    cached, cold, _ = grpo_arms(
+        agree=agree,
+        cached=lambda: load(10, cached=True),
+        cold=lambda: load(2, cached=False),
+        reference=sampling_reference,
+    )
     assert cached.loads_per_second >= grpo_threshold("cached_adapter_load_speedup") * cold.loads_per_second
 
 
@@ -178,7 +183,7 @@ def publish_changed_adapter(system: GrpoSystem) -> int:
 
 @pytest.mark.phase2
 def test_a_batch_beats_one_at_a_time(
-    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem
+    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem, sampling_reference: ReferenceArm
 ) -> None:
     """The same requests together and one by one. The other sequences of a batch must not change a greedy answer."""
     from pytest_grpo.agreement import same_tokens
@@ -195,13 +200,22 @@ def test_a_batch_beats_one_at_a_time(
         rollout = grpo_system.rollout(prompts, 1, MAX_COMPLETION_TOKENS, seed=0, batch_size=batch_size, greedy=True)
         return [answer.completion_ids.tolist() for group in rollout.completions for answer in group]
 
-    batched, single = grpo_arms(agree=same_tokens, batched=lambda: generate(None), single=lambda: generate(1))
+    batched, single, _ = grpo_arms(
+        agree=same_tokens,
+        batched=lambda: generate(None),
+        single=lambda: generate(1),
+        reference=sampling_reference,
+    )
     assert batched.tokens_per_second >= grpo_threshold("batched_speedup") * single.tokens_per_second
 
 
 @pytest.mark.phase2
 def test_rollouts_against_another_system(
-    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem, grpo_versus: GrpoSystem
+    grpo_arms: GrpoArms,
+    grpo_threshold: GrpoThreshold,
+    grpo_system: GrpoSystem,
+    grpo_versus: GrpoSystem,
+    sampling_reference: ReferenceArm,
 ) -> None:
     """The same prompts and greedy tokens from the system and from the one of ``--grpo-versus``, in the same run."""
     from pytest_grpo.agreement import same_tokens
@@ -214,16 +228,17 @@ def test_rollouts_against_another_system(
         answers = [answer.completion_ids.tolist() for group in rollout.completions for answer in group]
         return Sample(rollout.seconds, {"tokens": rollout.num_completion_tokens}, output=answers)
 
-    mine, other = grpo_arms(
+    mine, other, _ = grpo_arms(
         agree=same_tokens,
         **{grpo_system.name: lambda: generate(grpo_system), grpo_versus.name: lambda: generate(grpo_versus)},
+        reference=sampling_reference,
     )
     assert mine.tokens_per_second >= grpo_threshold("versus_rollout_speedup") * other.tokens_per_second
 
 
 @pytest.mark.phase2
 def test_a_warm_start_skips_the_opening(
-    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, build_stack_for: BuildStack
+    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, build_stack_for: BuildStack, sampling_reference: ReferenceArm
 ) -> None:
     """Time to the first sample of an episode, with the opening in the state cache and without."""
     from pytest_grpo.agreement import same_tokens
@@ -245,5 +260,10 @@ def test_a_warm_start_skips_the_opening(
         collector.play_round(episodes, 0)
         return Sample(time.perf_counter() - start, output=position)
 
-    warm, cold = grpo_arms(agree=same_tokens, warm=lambda: first_sample("warm"), cold=lambda: first_sample("cold"))
+    warm, cold, _ = grpo_arms(
+        agree=same_tokens,
+        warm=lambda: first_sample("warm"),
+        cold=lambda: first_sample("cold"),
+        reference=sampling_reference,
+    )
     assert cold.seconds >= grpo_threshold("warm_start_speedup") * warm.seconds

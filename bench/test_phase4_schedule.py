@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
+    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold, ReferenceArm
     from grpo_core.home import Home
     from grpo_core.schedule.loop import TrainResult
     from grpo_core.schedule.stack import LocalStack, Stack
@@ -104,6 +104,7 @@ def test_overlap_hides_the_faster_side(
     grpo_threshold: GrpoThreshold,
     build_stack_for: BuildStack,
     bench_home: Home,
+    sampling_reference: ReferenceArm,
 ) -> None:
     """Time per step when both sides run at once, over the slower side alone. Each side has one core in both runs.
 
@@ -134,10 +135,11 @@ def test_overlap_hides_the_faster_side(
         results = [(report.metrics.loss, report.metrics.reward_mean) for report in reports]
         return Sample(seconds / len(steady), output=results)
 
-    overlapped, slower_side = grpo_arms(
+    overlapped, slower_side, _ = grpo_arms(
         agree=close_values(rtol=1e-3, atol=1e-4),
         max_cores_of_others=MAX_CORES_OF_OTHERS,
         overlapped=lambda: run(together),
         slower_side=lambda: run(alone),
+        reference=sampling_reference,
     )
     assert overlapped.seconds <= grpo_threshold("overlapped_over_slower_side") * slower_side.seconds

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold
+    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold, ReferenceArm
     from grpo_core.schedule.stack import LocalStack
     from grpo_core.types import Completion
     from pytest_grpo.gate.gates import Gate
@@ -57,7 +57,7 @@ def test_compact_prompts_are_short(grpo_arms: GrpoArms, build_stack_for: BuildSt
 
 @pytest.mark.phase5
 def test_compact_prompts_take_less_time_for_the_same_orders(
-    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, build_stack_for: BuildStack
+    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, build_stack_for: BuildStack, sampling_reference: ReferenceArm
 ) -> None:
     """Seconds of the first movement phase, with orders that are equal work: as many choices and as many tokens.
 
@@ -66,19 +66,18 @@ def test_compact_prompts_take_less_time_for_the_same_orders(
     from pytest_grpo.agreement import same_tokens
 
     stacks = {name: build_game(build_stack_for, name, name, environment=EQUAL_ORDERS) for name in PROMPTS}
-    compact, full = grpo_arms(
+    compact, full, _ = grpo_arms(
         agree=same_tokens,
         compact=lambda: movement_phase(stacks["compact"], counts_tokens=True),
         full=lambda: movement_phase(stacks["full"], counts_tokens=True),
+        reference=sampling_reference,
     )
     assert full.seconds >= grpo_threshold("compact_seconds_ratio") * compact.seconds
 
 
 @pytest.mark.phase5
 def test_compact_prompts_raise_tokens_per_second(
-    grpo_arms: GrpoArms,
-    grpo_threshold: GrpoThreshold,
-    build_stack_for: BuildStack,
+    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, build_stack_for: BuildStack, sampling_reference: ReferenceArm
 ) -> None:
     """``timing/tokens_per_second`` of the first movement phase of a game: seven powers.
 
@@ -87,10 +86,11 @@ def test_compact_prompts_raise_tokens_per_second(
     from pytest_grpo.agreement import same_tokens
 
     stacks = {name: build_game(build_stack_for, name, name) for name in PROMPTS}
-    compact, full = grpo_arms(
+    compact, full, _ = grpo_arms(
         agree=same_tokens,
         compact=lambda: movement_phase(stacks["compact"]),
         full=lambda: movement_phase(stacks["full"]),
+        reference=sampling_reference,
     )
     assert compact.tokens_per_second >= grpo_threshold("compact_tokens_per_second_ratio") * full.tokens_per_second
 
