@@ -153,11 +153,12 @@ class PairedComparison:
         show("")
         verdict, estimate = decision.verdict, decision.estimate
         if estimate is None:
-            estimate = Estimate(math.nan, math.nan, math.nan, 0, 0.0)
-        elif self._disagreement:
+            nothing = Estimate(math.nan, math.nan, math.nan, 0, 0.0)
+            return verdict, nothing, self._reason(decider, decision, nothing, threshold)
+        if self._disagreement:
             return Verdict.FAIL, estimate, f"wrong answers: {self._disagreement}"
         self._problem = self._problem or self._guard.problem()
-        if self._problem and decision.estimate is not None:
+        if self._problem:
             return Verdict.INCONCLUSIVE, interval(self._ratios(left, right)), self._problem
         return verdict, estimate, self._reason(decider, decision, estimate, threshold)
 

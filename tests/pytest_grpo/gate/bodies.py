@@ -20,6 +20,16 @@ def varying(*speeds):
     speeds = iter(speeds * 100)
     return lambda: Sample(1.0, {"tokens": next(speeds)}, output=0)
 """
+BUSY = """
+    import pytest
+    from pytest_grpo.measuring import quiet
+
+    @pytest.fixture(autouse=True)
+    def busy(monkeypatch):
+        monkeypatch.setattr(quiet.QuietGuard, "_is_busy", lambda *_: True)
+"""
+"""A conftest: other processes use the cores all the time."""
+
 FASTER = "a, b = grpo_arms(agree=same_tokens, a=at(30), b=at(10))"
 SLOWER = "a, b = grpo_arms(agree=same_tokens, a=at(10), b=at(30))"
 RED = f"{SLOWER}; assert a.tokens_per_second >= 2 * b.tokens_per_second"

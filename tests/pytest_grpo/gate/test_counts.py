@@ -7,7 +7,7 @@ import pytest
 
 from pytest_grpo.gate.counts import HeldCount
 from pytest_grpo.settings.thresholds import Threshold
-from tests.pytest_grpo.gate.bodies import HEAD, run_gate
+from tests.pytest_grpo.gate.bodies import BUSY, HEAD, run_gate
 
 ARMS = "a, b = grpo_arms(agree=same_tokens, a=at(3, num_calls=2, num_none=0), b=at(3, num_calls=6, num_none=0))"
 
@@ -76,9 +76,10 @@ def test_wrong_answers_fail_a_count_too(project: pytest.Pytester) -> None:
 def test_a_count_without_a_round_is_not_a_pass(project: pytest.Pytester) -> None:
     """The speed before it has used up the time, and all its pairs were left out."""
     body = (
-        "a, b = grpo_arms(agree=same_tokens, max_cores_of_others=-1.0, a=at(3, num_x=1), b=at(3, num_x=1)); "
+        "a, b = grpo_arms(agree=same_tokens, a=at(3, num_x=1), b=at(3, num_x=1)); "
         "assert a.seconds <= 2 * b.seconds; assert a.num_x == 1"
     )
+    project.makeconftest(BUSY)
     result = run_gate(project, body, "--grpo-budget=0.2")
     result.assert_outcomes(xfailed=1)
     result.stdout.fnmatch_lines(["XFAIL *a.num_x: inconclusive: no pair was measured within *"])

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.pytest_grpo.gate.bodies import FASTER, HEAD, RED, SLOWER, run_gate
+from tests.pytest_grpo.gate.bodies import BUSY, FASTER, HEAD, RED, SLOWER, run_gate
 
 STALLS = (
     "a, b = grpo_arms(agree=same_tokens, a=varying(10, 10, 2), b=at(10)); "
@@ -101,8 +101,8 @@ def test_agreement_is_close_in_every_value(project: pytest.Pytester) -> None:
         ),
         (
             "a, b = grpo_arms(agree=nothing_to_check, a=idle, b=idle); assert a.seconds <= 2 * b.seconds",
-            ["--grpo-budget=0.3"],
-            "the budget of 1.5 s ended after * pairs, a pass needs *",
+            ["--grpo-budget=0.1"],  # five times as much holds no six pairs of 50 ms each arm
+            "the budget of 0.5 s ended after * pairs, a pass needs *",
         ),
     ],
 )  # fmt: skip
@@ -138,15 +138,7 @@ def test_rounds_on_a_busy_machine_can_be_left_out(project: pytest.Pytester) -> N
 
 def test_every_timing_gate_measures_again_what_others_disturbed(project: pytest.Pytester) -> None:
     body = "a, b = grpo_arms(agree=nothing_to_check, a=lambda: None, b=lambda: None); assert a.seconds <= 2 * b.seconds"
-    disturbed = """
-        import pytest
-        from pytest_grpo.measuring import quiet
-
-        @pytest.fixture(autouse=True)
-        def busy(monkeypatch):
-            monkeypatch.setattr(quiet.QuietGuard, "_is_busy", lambda *_: True)
-    """
-    project.makeconftest(disturbed)
+    project.makeconftest(BUSY)
     result = run_gate(project, body, "--grpo-budget=0.5")
     result.assert_outcomes(xfailed=1)
     result.stdout.fnmatch_lines(["XFAIL *no pair was measured within 0.5 s: * left out because other processes used *"])

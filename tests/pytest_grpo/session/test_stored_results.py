@@ -79,10 +79,10 @@ def num_pairs(tmp_path: Path, name: str) -> int:
 
 def test_a_gate_samples_on_until_the_baseline_is_decided(project: pytest.Pytester, tmp_path: Path) -> None:
     """Eight pairs pass the threshold; whether 285 is a loss from 300 takes more of these noisy ones."""
-    save_sessions(project)
     # Each value twice: the first pairs run each arm twice.
     noisy = ", ".join(f"{speed}, {speed}" for speed in (285, 250, 320, 270, 300))
-    run(project, noisy, "--grpo-save", "alone").assert_outcomes(passed=1)
+    run(project, noisy, "--grpo-save", "alone").assert_outcomes(passed=1)  # of no commit: no session of "before0"
+    save_sessions(project)
     compared = ["--grpo-compare", "before0", "--grpo-pairs", "8,12", "--grpo-budget", "600"]
     run(project, noisy, "--grpo-save", "compared", *compared).assert_outcomes(passed=1)
     assert [num_pairs(tmp_path, name) for name in ("alone", "compared")] == [8, 12]
