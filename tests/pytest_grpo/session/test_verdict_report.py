@@ -246,8 +246,10 @@ def test_a_session_that_decides_too_little_is_not_green(
         result.stdout.no_fnmatch_line("grpo: * inconclusive: *")
 
 
-def test_red_stays_red_where_most_gates_are_inconclusive(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(test_broken="def test_broken(): raise KeyboardInterrupt")
+def test_an_interrupted_session_stays_interrupted_where_most_gates_are_inconclusive(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(test_broken="import pytest\ndef test_broken(): pytest.exit('enough', 2)")
     result = run_gates(pytester, ["inconclusive"], "test_suite.py", "test_broken.py")
     assert result.ret == pytest.ExitCode.INTERRUPTED
 
