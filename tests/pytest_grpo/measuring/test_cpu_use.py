@@ -141,4 +141,4 @@ def test_cores_that_this_process_may_not_use_do_not_count(monkeypatch: pytest.Mo
     monkeypatch.setattr(psutil, "cpu_times", lambda percpu=False: quiet if percpu else quiet[0])
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(cpu_use, "_allowed_cores", lambda: {1, 3})
-    assert cpu_use._machine_s() == 1010.0
+    assert cpu_use._machine_s() == pytest.approx(1010.0)
