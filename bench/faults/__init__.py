@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.faults import phase0, phase1, phase2, phase3, phase3_steps, phase4, phase5, phase6
+from bench.faults import phase0, phase1, phase2, phase3, phase3_steps, phase4, phase5, phase6, seven
 from bench.faults.fault import WRONG_ANSWERS, Fault
 
 __all__ = ["FAULTS", "WRONG_ANSWERS", "Fault"]
@@ -16,4 +16,5 @@ FAULTS: tuple[Fault, ...] = (
     *phase4.FAULTS,
     *phase5.FAULTS,
     *phase6.FAULTS,
+    *seven.FAULTS,
 )
