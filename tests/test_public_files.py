@@ -24,6 +24,9 @@ PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "changes/README.md", 
 FORMS = sorted(path for path in (PROJECT_FOLDER / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
 EXAMPLES = {"changes/batch-mates.fixed.md", "grpo_core/rollout/NAME_engine/", "bench/faults/phase7.py"}
 """Paths that a page names as what a reader would add."""
+MAX_FILE_BYTES = 200_000
+"""Of a tracked file; the lock file of the packages is half as large."""
+ARCHIVE = re.compile(r"\.(whl|zip|gz|tgz|bz2|xz|zst|tar|egg|so|dylib|dll|pyc|bin|safetensors|pt|npz)$")
 
 PICKLE = re.compile(
     r"^\s*(import|from) (pickle|cloudpickle|dill|shelve|joblib|marshal)\b|(?<!safetensors\.)torch\.load\("
@@ -43,6 +46,16 @@ def code_spans(text: str) -> list[str]:
     return re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE))
 
 
+def tracked_files() -> list[str]:
+    """What git would put into a clone; skips the test where there is no git, as in an unpacked archive."""
+    if not (PROJECT_FOLDER / ".git").exists():
+        pytest.skip("no git repository")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=PROJECT_FOLDER, capture_output=True, text=True, check=True
+    ).stdout
+    return [name for name in listed.split("\0") if name and (PROJECT_FOLDER / name).is_file()]
+
+
 def missing_paths(name: str) -> list[str]:
     """Links of a page that lead nowhere, and files and folders of the project that it names and that are not there."""
     text, folder = read(name), (PROJECT_FOLDER / name).parent
@@ -57,6 +70,14 @@ def test_the_licence_is_the_whole_text_and_is_packed():
     assert hashlib.sha256((PROJECT_FOLDER / "LICENSE").read_bytes()).hexdigest() == APACHE_2_SHA256
     assert PYPROJECT["project"]["license"] == "Apache-2.0"
     assert PYPROJECT["project"]["license-files"] == ["LICENSE"]
+
+
+def test_no_archive_is_tracked():
+    assert [name for name in tracked_files() if ARCHIVE.search(name)] == []
+
+
+def test_no_tracked_file_is_large():
+    assert [name for name in tracked_files() if (PROJECT_FOLDER / name).stat().st_size > MAX_FILE_BYTES] == []
 
 
 def test_each_fragment_has_a_type_and_a_text():
