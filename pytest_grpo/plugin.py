@@ -143,7 +143,7 @@ def pytest_runtest_makereport(
     if call.excinfo is not None:
         from pytest_grpo.reports.usage_errors import rewrite_report
 
-        rewrite_report(report, call.excinfo)
+        rewrite_report(item, report, call.excinfo)
     return report
 
 
