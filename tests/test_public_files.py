@@ -20,7 +20,10 @@ TYPES = {entry["directory"] for entry in TOWNCRIER["type"]}
 PACKAGES = ("grpo_core", "pytest_grpo")
 NO_FRAGMENTS = {"README.md", "template.md"}
 APACHE_2_SHA256 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
-PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "changes/README.md", "docs/versions.md")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "changes/README.md"),
+    *sorted(path.relative_to(PROJECT_FOLDER).as_posix() for path in (PROJECT_FOLDER / "docs").glob("*.md")),
+)
 FORMS = sorted(path for path in (PROJECT_FOLDER / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
 EXAMPLES = {"changes/batch-mates.fixed.md", "grpo_core/rollout/NAME_engine/", "bench/faults/phase7.py"}
 """Paths that a page names as what a reader would add."""
@@ -60,7 +63,7 @@ def missing_paths(name: str) -> list[str]:
     """Links of a page that lead nowhere, and files and folders of the project that it names and that are not there."""
     text, folder = read(name), (PROJECT_FOLDER / name).parent
     links = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
-    lost = [link for link in links if link and not (folder / link).exists()]
+    lost = [link for link in links if link and "://" not in link and not (folder / link).exists()]
     tops = {path.name for path in PROJECT_FOLDER.iterdir()}
     named = {span for span in code_spans(text) if "/" in span and span.partition("/")[0] in tops} - EXAMPLES
     return lost + sorted(span for span in named if not any(PROJECT_FOLDER.glob(span.rstrip("/"))))
