@@ -36,6 +36,11 @@ def _few_objects_to_collect() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Give the frozen objects back: DuckDB's bindings report as leaks what the last collection cannot reach."""
+    gc.unfreeze()
+
+
 def _is_named(item: pytest.Item, config: pytest.Config) -> bool:
     """Whether an argument ``file::test`` means this item, its class or its function."""
     own = f"{item.path}::{item.nodeid.partition('::')[2]}"

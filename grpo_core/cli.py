@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import logging
+import os
+import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +19,9 @@ from grpo_core.commands import bench, doctor, measure, panels, pytest_programs, 
 from grpo_core.commands.parser import USER_ERROR_EXIT_CODE, CommandParser, did_you_mean
 from grpo_core.commands.train import INTERRUPTED_EXIT_CODE
 from grpo_core.errors import GrpoError
+
+OUTPUT_LOST_EXIT_CODE = 1
+"""Nobody reads the output any more, as in `grpo panels | head -1`."""
 
 Run = Callable[[argparse.Namespace, Console], int]
 
@@ -119,14 +126,46 @@ def run_command(run: Run, flags: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("grpo_core").setLevel(logging.INFO if flags.verbose else logging.WARNING)
     logging.getLogger("grpo_core.model.presets").setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a log in ASCII has no progress bar, but it is no error
     try:
-        return run(flags, Console(highlight=False))
+        exit_code = run(flags, Console(highlight=False))
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk is noticed here at the latest
+        return exit_code
     except GrpoError as error:
         print(f"grpo: error: {error}", file=sys.stderr)
+        return USER_ERROR_EXIT_CODE
+    except BrokenPipeError:
+        if not _is_reader_gone():
+            raise
+        _throw_output_away()
+        return OUTPUT_LOST_EXIT_CODE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        _throw_output_away()
+        print(f"grpo: error: cannot write the output: {error.strerror}; free space for it", file=sys.stderr)
         return USER_ERROR_EXIT_CODE
     except KeyboardInterrupt:
         print("grpo: interrupted", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
+
+
+def _is_reader_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads; another pipe of this process may be broken, too."""
+    if sys.stdout is None:
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(state & select.POLLERR for _, state in poll.poll(0))
+
+
+def _throw_output_away() -> None:
+    """Python writes what is left for stdout at its end, and would complain once more."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def script(description: str, add_arguments: Callable[[argparse.ArgumentParser], None], run: Run) -> int:

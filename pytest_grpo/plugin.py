@@ -19,6 +19,7 @@ from pytest_grpo.settings.phases import (
     PHASES,
     check_markers,
     last_failed,
+    missing_arguments,
     named_on_command_line,
     phases_of,
     select,
@@ -28,6 +29,9 @@ from pytest_grpo.settings.phases import (
 pytest_plugins = ("pytest_grpo.session.fixtures", "pytest_grpo.session.exact_first")
 
 _HIDDEN_PHASES = pytest.StashKey[int]()
+_NUM_COLLECTED = pytest.StashKey[int]()
+_NUM_PAIRED = pytest.StashKey[int]()
+"""Where no test stays: the number of those that were collected, and of those that need ``--grpo-versus``."""
 _MARKER = (
     "grpo_threshold(quantity, at_least=None, at_most=None, within=None): bounds for the ratio of this quantity, first "
     "measured arm over second"
@@ -73,6 +77,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     from pytest_grpo.settings.thresholds import threshold_lines
 
+    if missing := missing_arguments(config):
+        raise pytest.UsageError(f"--grpo-show-thresholds: {missing[0]!r}: no such file; it takes pytest's options only")
     config._do_configure()  # as pytest's own --markers and --fixtures do
     print(*threshold_lines(config), sep="\n")
     config._ensure_unconfigure()
@@ -105,6 +111,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         check_thresholds(config, [*kept, *deselected], needs_file=any(phases_of(item) for item in kept))
     if not kept:
         config.stash[_HIDDEN_PHASES] = sum(bool(phases_of(item)) for item in deselected)
+        config.stash[_NUM_COLLECTED] = len(deselected)
+        config.stash[_NUM_PAIRED] = len(without_fixture(deselected, "grpo_versus")[1])
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -143,7 +151,7 @@ def pytest_runtest_makereport(
     if call.excinfo is not None:
         from pytest_grpo.reports.usage_errors import rewrite_report
 
-        rewrite_report(report, call.excinfo)
+        rewrite_report(item, report, call.excinfo)
     return report
 
 
@@ -161,6 +169,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    hidden = config.stash.get(_HIDDEN_PHASES, 0)
-    if hidden and config.stash[PLUGIN_CONFIG].only_phases is None:
+    hidden, only = config.stash.get(_HIDDEN_PHASES, 0), config.stash[PLUGIN_CONFIG].only_phases
+    if only is not None and _NUM_COLLECTED in config.stash:
+        markers = " or ".join(f"phase{number}" for number in sorted(only))
+        terminalreporter.write_line(
+            f"grpo: --phase: no test to run: {config.stash[_NUM_COLLECTED]} collected, {hidden} with a phase, "
+            f"{config.stash[_NUM_PAIRED]} that need --grpo-versus; mark one {markers}, or name its folder"
+        )
+    elif hidden:
         terminalreporter.write_line(f"grpo: {hidden} phase tests not selected; try --phase all or -m phase2")

@@ -18,6 +18,8 @@ from grpo_core.config.flags import FLAG_KEYS
 from grpo_core.config.section import Section
 from scripts.markdown_table import table
 
+APP_ONLY = frozenset({"checkpoint_every"})
+"""Flags of the functions of ``app.py`` that ``grpo`` does not have."""
 COLUMNS = ("key", "allowed", "default", "what for", "flag")
 HEAD = """# Configuration
 
@@ -41,7 +43,8 @@ num_groups = 8
 
 A key is `section.key`. A later place wins over an earlier one:
 
-1. the default below; `grpo benchmark` and `grpo profile` have some of their own ([options.md](options.md))
+1. the default below; `grpo train` has 60 for `num_steps`, `grpo benchmark` and `grpo profile`
+   have some of their own ([options.md](options.md))
 2. the file that `--config` names: TOML, a table per section
 3. `--set section.key=value`, the value as TOML; what is no TOML is a string
 4. the key's own flag, where it has one
@@ -76,7 +79,9 @@ def _row(section: str, key: str, field: FieldInfo, text: str) -> tuple[str, ...]
 
 
 def _flag(key: str) -> str:
-    return "".join(f"`--{flag.replace('_', '-')}`" for flag, setting in FLAG_KEYS.items() if setting == key)
+    """The flag of ``grpo train``; ``checkpoint_every`` is one of ``app.py`` only."""
+    flags = [flag for flag, setting in FLAG_KEYS.items() if setting == key]
+    return "".join(f"`--{flag.replace('_', '-')}`" + (" of `app.py`" * (flag in APP_ONLY)) for flag in flags)
 
 
 def field_texts(section: type[Section]) -> dict[str, str]:

@@ -73,7 +73,7 @@ HOW: Mapping[str, How] = {
     "uv run pytest --phase 2,5 --grpo-pairs 8,12,18": _MINUTES,
     "pytest": RunBy("tests/examples/test_plugin_in_your_project.py::test_batches_pay"),
     "pytest --phase 3": _MINUTES,
-    "uv run pytest -m phase2": _MINUTES,
+    "uv run pytest bench -m phase2": _MINUTES,
     "uv run pytest -m phase2 --modal": RunBy(f"{_REMOTE}::test_a_phase_runs_in_a_container_and_is_reported_here"),
     "uv run pytest --phase all --grpo-save before": RunBy(
         f"{_STORED}::test_a_loss_against_a_baseline_is_red_though_the_threshold_is_met"
@@ -96,6 +96,9 @@ HOW: Mapping[str, How] = {
     ),
     "uv run --extra trl pytest --phase 3 --grpo-system trl --grpo-budget 300": _EXTRA,
     "uv run --extra trl pytest --phase 2,3 --grpo-system grpo_core --grpo-versus trl --grpo-budget 120": _EXTRA,
+    "PYTHONPATH=examples/own_stack uv run pytest bench --phase 2 --grpo-system plain_stack:PlainStack": NotRun(
+        "minutes"
+    ),
     "uv run pytest --phase 2,3 -c examples/own_stack/pytest.ini examples/own_stack": RunBy(
         "tests/examples/test_own_stack.py::test_its_tests_pass_and_what_it_lacks_is_skipped"
     ),

@@ -54,10 +54,23 @@ def data(server: ModalServer) -> Path:
     return server.volume("pytest-grpo-data")
 
 
+@pytest.fixture(scope="module")
+def demo(server: ModalServer, model_folder: str) -> dict[str, Any]:
+    """What asks for version 3 of a run that has it."""
+    return trained("demo", model_folder)
+
+
+def trained(run: str, model_folder: str) -> dict[str, Any]:
+    """Train ``run`` for three steps; what asks for its last version."""
+    summary = function("train_grpo").remote(steps=3, run=run, preset=model_folder, **SMALL)
+    assert summary["num_steps"] == 3
+    return {"run": run, "version": 3, "preset": model_folder, **SMALL}
+
+
 @pytest.mark.slow
 def test_a_run_from_the_command_line_trains_for_three_steps(server: ModalServer, model_folder: str):
     ran = command(
-        "modal", "run", "app.py::train_grpo", "--detach", "--steps", "3", "--run", "demo", "--preset", model_folder,
+        "modal", "run", "app.py::train_grpo", "--detach", "--steps", "3", "--run", "typed", "--preset", model_folder,
         "--groups", "4", "--samples", "2",
     )  # fmt: skip
 
@@ -67,14 +80,14 @@ def test_a_run_from_the_command_line_trains_for_three_steps(server: ModalServer,
     assert "note: this run is not detached" in ran.stdout
     summary = next(json.loads(line) for line in ran.stdout.splitlines() if line.startswith('{"run"'))
     assert summary["num_steps"] == 3
-    assert (data(server) / "checkpoints/demo/step-000003").is_dir()
-    events = (data(server) / "events/demo.jsonl").read_text()
+    assert (data(server) / "checkpoints/typed/step-000003").is_dir()
+    events = (data(server) / "events/typed.jsonl").read_text()
     assert {"train_step", "gpu_stats"} <= {json.loads(line)["kind"] for line in events.splitlines()}
 
 
 @pytest.mark.slow
 def test_workers_play_with_one_engine_that_reloads_only_for_what_is_new(server: ModalServer, model_folder: str):
-    ask = {"run": "demo", "version": 3, "preset": model_folder, **SMALL}
+    ask = trained("cold", model_folder)  # no engine has loaded it yet
     first = function("run_rollout").remote(**ask)
     num_reloads = server.num_reloads
     again = function("run_rollout").remote(**ask)
@@ -82,9 +95,9 @@ def test_workers_play_with_one_engine_that_reloads_only_for_what_is_new(server: 
     assert (first["policy_version"], first["adapter_cache_hit"], first["num_completions"]) == (3, False, 8)
     assert again["adapter_cache_hit"] is True
     assert server.num_reloads == num_reloads
-    server.wait_until(lambda: "Adapter already cached locally: demo-v000003" in server.output())
+    server.wait_until(lambda: "Adapter already cached locally: cold-v000003" in server.output())
     logs = command("modal", "function", "logs", "pytest-grpo/run_rollout").stdout
-    assert "Adapter already cached locally: demo-v000003" in logs
+    assert "Adapter already cached locally: cold-v000003" in logs
     assert again["reward_mean"] == first["reward_mean"]
 
     parts = [function("run_rollout").spawn(**ask, first_group=part, num_groups=2, with_batch=True) for part in (0, 2)]
@@ -97,14 +110,13 @@ def test_workers_play_with_one_engine_that_reloads_only_for_what_is_new(server: 
 
 
 @pytest.mark.slow
-def test_a_lost_engine_is_started_again_and_its_requests_are_asked_again(server: ModalServer, model_folder: str):
-    ask = {"run": "demo", "version": 3, "preset": model_folder, **SMALL}
+def test_a_lost_engine_is_started_again_and_its_requests_are_asked_again(server: ModalServer, demo: Mapping[str, Any]):
     num_asked = server.num_inputs("InferenceEngine.*")
-    before = function("run_rollout").remote(**ask)
+    before = function("run_rollout").remote(**demo)
     num_started, num_calls = server.num_started, server.num_inputs("InferenceEngine.*") - num_asked
     server.kill_on("InferenceEngine.*", on_input=2)
 
-    after = function("run_rollout").remote(**ask)
+    after = function("run_rollout").remote(**demo)
 
     played = ("reward_mean", "num_completion_tokens")
     assert server.num_started == num_started + 1
@@ -113,14 +125,13 @@ def test_a_lost_engine_is_started_again_and_its_requests_are_asked_again(server:
 
 
 @pytest.mark.slow
-def test_an_engine_that_modal_gives_up_is_asked_again_once(server: ModalServer, model_folder: str):
-    ask = {"run": "demo", "version": 3, "preset": model_folder, **SMALL}
+def test_an_engine_that_modal_gives_up_is_asked_again_once(server: ModalServer, demo: Mapping[str, Any]):
     num_asked = server.num_inputs("InferenceEngine.*")
-    before = function("run_rollout").remote(**ask)
+    before = function("run_rollout").remote(**demo)
     num_calls = server.num_inputs("InferenceEngine.*") - num_asked
     server.kill_on("InferenceEngine.*", on_input=2, times=4)
 
-    after = function("run_rollout").remote(**ask)
+    after = function("run_rollout").remote(**demo)
 
     played = ("reward_mean", "num_completion_tokens")
     assert [after[name] for name in played] == [before[name] for name in played]
@@ -159,8 +170,8 @@ def test_one_call_trains_a_run_and_goes_on_when_its_container_is_lost(server: Mo
 
 
 @pytest.mark.slow
-def test_engines_answer_and_snapshots_are_kept(server: ModalServer, model_folder: str):
-    engine = modal.Cls.from_name("pytest-grpo", "InferenceEngine")(preset=model_folder, run="demo", engine="torch")
+def test_engines_answer_and_snapshots_are_kept(server: ModalServer, demo: Mapping[str, Any], model_folder: str):
+    engine = modal.Cls.from_name("pytest-grpo", "InferenceEngine")(preset=model_folder, run=demo["run"], engine="torch")
     start = time.monotonic()
     calls = [engine.generate.spawn(["Q: 1 + 2 =\nA:"], version=version, max_tokens=4) for version in (3, 2, 0)]
     assert [call.get(timeout=120)[0]["policy_version"] for call in calls] == [3, 2, 0]

@@ -20,10 +20,16 @@ TYPES = {entry["directory"] for entry in TOWNCRIER["type"]}
 PACKAGES = ("grpo_core", "pytest_grpo")
 NO_FRAGMENTS = {"README.md", "template.md"}
 APACHE_2_SHA256 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
-PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "changes/README.md", "docs/versions.md")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "changes/README.md"),
+    *sorted(path.relative_to(PROJECT_FOLDER).as_posix() for path in (PROJECT_FOLDER / "docs").glob("*.md")),
+)
 FORMS = sorted(path for path in (PROJECT_FOLDER / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
 EXAMPLES = {"changes/batch-mates.fixed.md", "grpo_core/rollout/NAME_engine/", "bench/faults/phase7.py"}
 """Paths that a page names as what a reader would add."""
+MAX_FILE_BYTES = 200_000
+"""Of a tracked file; the lock file of the packages is half as large."""
+ARCHIVE = re.compile(r"\.(whl|zip|gz|tgz|bz2|xz|zst|tar|egg|so|dylib|dll|pyc|bin|safetensors|pt|npz)$")
 
 PICKLE = re.compile(
     r"^\s*(import|from) (pickle|cloudpickle|dill|shelve|joblib|marshal)\b|(?<!safetensors\.)torch\.load\("
@@ -43,11 +49,21 @@ def code_spans(text: str) -> list[str]:
     return re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```", "", text, flags=re.DOTALL | re.MULTILINE))
 
 
+def tracked_files() -> list[str]:
+    """What git would put into a clone; skips the test where there is no git, as in an unpacked archive."""
+    if not (PROJECT_FOLDER / ".git").exists():
+        pytest.skip("no git repository")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=PROJECT_FOLDER, capture_output=True, text=True, check=True
+    ).stdout
+    return [name for name in listed.split("\0") if name and (PROJECT_FOLDER / name).is_file()]
+
+
 def missing_paths(name: str) -> list[str]:
     """Links of a page that lead nowhere, and files and folders of the project that it names and that are not there."""
     text, folder = read(name), (PROJECT_FOLDER / name).parent
     links = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
-    lost = [link for link in links if link and not (folder / link).exists()]
+    lost = [link for link in links if link and "://" not in link and not (folder / link).exists()]
     tops = {path.name for path in PROJECT_FOLDER.iterdir()}
     named = {span for span in code_spans(text) if "/" in span and span.partition("/")[0] in tops} - EXAMPLES
     return lost + sorted(span for span in named if not any(PROJECT_FOLDER.glob(span.rstrip("/"))))
@@ -57,6 +73,14 @@ def test_the_licence_is_the_whole_text_and_is_packed():
     assert hashlib.sha256((PROJECT_FOLDER / "LICENSE").read_bytes()).hexdigest() == APACHE_2_SHA256
     assert PYPROJECT["project"]["license"] == "Apache-2.0"
     assert PYPROJECT["project"]["license-files"] == ["LICENSE"]
+
+
+def test_no_archive_is_tracked():
+    assert [name for name in tracked_files() if ARCHIVE.search(name)] == []
+
+
+def test_no_tracked_file_is_large():
+    assert [name for name in tracked_files() if (PROJECT_FOLDER / name).stat().st_size > MAX_FILE_BYTES] == []
 
 
 def test_each_fragment_has_a_type_and_a_text():

@@ -25,6 +25,9 @@ def test_sizes(size): pass
 """
 
 
+IMPORTS_DUCKDB = "import duckdb\n\ndef test_query(): assert duckdb.sql('select 1').fetchall() == [(1,)]"
+
+
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A suite under this repository's own conftest.py and markers."""
@@ -82,3 +85,12 @@ def test_with_slow_the_unmarked_ones_that_took_long_are_listed(
     listed.stdout.re_match_lines([r" +[\d.]+ s test_suite\.py::test_sizes\[1\]", "=+ 5 passed"], consecutive=False)
     listed.stdout.no_fnmatch_line("* s test_suite.py::test_slow")
     project.runpytest().stdout.no_fnmatch_line("*not marked slow*")
+
+
+@pytest.mark.slow
+def test_nothing_is_said_to_leak_after_the_summary(project: pytest.Pytester) -> None:
+    """Its objects, frozen before the tests, were out of reach of the interpreter's last collection."""
+    project.makepyfile(test_duckdb=IMPORTS_DUCKDB)
+    result = project.runpytest_subprocess("test_duckdb.py")
+    result.assert_outcomes(passed=1)
+    assert "leaked" not in result.stdout.str() + result.stderr.str()

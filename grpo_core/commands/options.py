@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from grpo_core.config import GrpoConfig, build_config, read_config
 from grpo_core.config.flags import FLAG_KEYS, put, put_flags
 from grpo_core.errors import ConfigError
+
+_KEY = re.compile(r"\w+(\.\w+)*")
 
 
 def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> None:
@@ -31,11 +34,11 @@ def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any
     def add_switch(flag: str, text: str) -> None:
         group.add_argument(flag, action="store_true", default=None, help=text)
 
-    group.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of the settings")
+    group.add_argument("--config", type=_file, metavar="FILE", help="TOML file with any of the settings")
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, e.g. training.kl_coefficient=0"
     )
-    add("tiny, small, a model folder or hub id", "--preset", "--model")
+    add("tiny, small, a model folder or hub id; --preset and --model are the same", "--preset", "--model")
     add("auto, cpu or cuda", "--device")
     add("arithmetic, diplomacy or package.module:factory", "--environment")
     add("what samples: torch, vllm or plain", "--engine")
@@ -50,6 +53,12 @@ def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any
     add_number("--policy-lag", "max_policy_lag_steps: how old a batch may be")
     rates = "of AdamW (default: 2e-3 for an adapter, 3e-4 for all weights)"
     add(rates, "--learning-rate", metavar="X", kind=float)
+
+
+def _file(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("give the path of a TOML file")
+    return Path(text)
 
 
 def _default(key: str, defaults: Mapping[str, Any]) -> Any:
@@ -72,12 +81,14 @@ def config_from_flags(flags: argparse.Namespace, defaults: Mapping[str, Any], ru
         _merge(values, read_config(flags.config))
     for setting in flags.set:
         key, separator, text = setting.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {setting!r}: give KEY=VALUE, e.g. training.learning_rate=1e-3")
+        if not separator or not _KEY.fullmatch(key.strip()):
+            raise ConfigError(f"--set {setting!r}: give SECTION.KEY=VALUE, e.g. training.learning_rate=1e-3")
         put(values, key.strip(), _parse(text.strip()))
     put_flags(values, vars(flags))
     values["run"] = run
-    return build_config(values)
+    given = vars(flags)
+    typed = {key: f"--{name.replace('_', '-')}" for name, key in FLAG_KEYS.items() if given.get(name) is not None}
+    return build_config(values, typed)
 
 
 def _merge(values: dict[str, Any], added: Mapping[str, Any]) -> None:

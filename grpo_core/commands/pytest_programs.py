@@ -39,4 +39,7 @@ def run_thresholds(flags: argparse.Namespace, console: Console) -> int:
 
 def _become(name: str, flags: argparse.Namespace) -> int:
     """Become the program, so that Ctrl-C reaches it and nobody ends it before it has cleaned up."""
+    if sys.stdout is None:  # closed, as in `grpo thresholds >&-`: the program would write to a file that it opens
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.set_inheritable(1, True)
     os.execv(sys.executable, [sys.executable, "-m", *_PROGRAMS[name], *flags.arguments])

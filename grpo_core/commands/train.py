@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -29,7 +31,9 @@ _DEFAULTS: Mapping[str, Any] = {"environment.name": "arithmetic", "schedule.num_
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser, _DEFAULTS)
-    parser.add_argument("--run", metavar="NAME", help="names the run's files (default: environment and time)")
+    parser.add_argument(
+        "--run", metavar="NAME", help="names the run's files (default: environment, time and six digits of its own)"
+    )
     parser.add_argument(
         "--processes", type=int, default=1, metavar="N", help="train in N processes on this machine, one per GPU"
     )
@@ -44,9 +48,9 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     """Train. 0 when all steps are done, 130 when Ctrl-C ended it with a checkpoint."""
     if flags.resume and flags.run is None:
         raise ConfigError("--resume: which run? add --run NAME")
-    environment = flags.environment or _DEFAULTS["environment.name"]
-    run_name = flags.run or f"{environment.replace(':', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
-    config = config_from_flags(flags, _DEFAULTS, run_name)
+    config = config_from_flags(flags, _DEFAULTS, "run" if flags.run is None else flags.run)
+    if flags.run is None:
+        config = config.model_copy(update={"run": _new_name(config.environment.name)})
     if flags.modal:
         if flags.processes != 1:
             raise ConfigError("--processes: on Modal the GPUs count, as in GRPO_MODAL_GPU=H100:4; leave it out")
@@ -61,6 +65,9 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     home = Home.from_environment()
     if flags.processes < 1:
         raise ConfigError(f"--processes {flags.processes}: give 1 or more, at most one per GPU")
+
+    if flags.resume:
+        _check_checkpoint(home, config.run)
 
     from grpo_core.rollout.engines import check_engine
 
@@ -84,9 +91,26 @@ def run(flags: argparse.Namespace, console: Console) -> int:
         with stack:
             result = _train(stack, console, resume=flags.resume)
     if result.interrupted:
-        console.print(f"stopped early; continue with: grpo train --run {run_name} --resume", soft_wrap=True)
+        console.print(f"stopped early; continue with: grpo train --run {config.run} --resume", soft_wrap=True)
         return INTERRUPTED_EXIT_CODE
     return 0
+
+
+def _new_name(environment: str) -> str:
+    """A run's name that no other run has: two may start in one second."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '-', environment)}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+
+
+def _check_checkpoint(home: Home, run: str) -> None:
+    """Raises ConfigError when ``run`` has no checkpoint, before anything is loaded or written."""
+    if any((home.checkpoints / run).glob("step-*")):
+        return
+    runs = sorted({path.parent.name for path in home.checkpoints.glob("*/step-*")})
+    raise ConfigError(
+        f"--resume: run {run!r} has no checkpoint in {home.checkpoints}; "
+        + (f"runs with one: {', '.join(runs)}; " if runs else "")
+        + "correct --run, or start without --resume"
+    )
 
 
 def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:

@@ -61,8 +61,8 @@ class GrpoConfig(Section):
         return self
 
 
-def build_config(values: Mapping[str, Any]) -> GrpoConfig:
-    """The checked configuration for nested ``values``.
+def build_config(values: Mapping[str, Any], typed: Mapping[str, str] | None = None) -> GrpoConfig:
+    """The checked configuration for nested ``values``. ``typed`` has, per dotted key, the flag that gave its value.
 
     Raises:
         ConfigError: one line that names every bad key with what is allowed there.
@@ -70,7 +70,7 @@ def build_config(values: Mapping[str, Any]) -> GrpoConfig:
     try:
         config = GrpoConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(detail) for detail in error.errors())) from None
+        raise ConfigError("; ".join(_explain(detail, typed or {}) for detail in error.errors())) from None
     check_name(config.run, "run")
     return config
 
@@ -84,13 +84,15 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config {path}: {error}; give the path of a readable TOML file") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"config {path}: {reason}; give the path of a readable TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"config {path}: not TOML ({error}); mend that line") from error
 
 
-def _explain(detail: Any) -> str:
+def _explain(detail: Any, typed: Mapping[str, str]) -> str:
     where = ".".join(str(part) for part in detail["loc"])
+    where = typed.get(where, where)
     if detail["type"] == "extra_forbidden":
         section: Any = GrpoConfig
         for part in detail["loc"][:-1]:
@@ -99,6 +101,9 @@ def _explain(detail: Any) -> str:
         nearest = difflib.get_close_matches(str(detail["loc"][-1]), allowed, n=1)
         meant = f"did you mean {nearest[0]}? " if nearest else ""
         return f"{where}: unknown key; {meant}allowed here: {', '.join(allowed)}"
+    if detail["type"] == "model_type":
+        names = ", ".join(GrpoConfig.model_fields[where].annotation.model_fields)  # type: ignore[union-attr]
+        return f"{where}: {detail['input']!r} is not allowed: it is a section; set one of its keys: {names}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{where}: {message}" if where else message

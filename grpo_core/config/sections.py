@@ -110,7 +110,8 @@ class ScheduleConfig(Section):
     num_steps: int = Field(default=10, ge=1)
     """Training steps of the run, those before a ``--resume`` included."""
     buffer_depth: int = Field(default=1, ge=1)
-    """Finished batches that wait when a step takes one. At max_policy_lag_steps + 1 it settles at one less."""
+    """Finished batches that wait when a step takes one.
+    With max_policy_lag_steps + 1, one batch less waits in the long run."""
     max_policy_lag_steps: int = Field(default=1, ge=0)
     """Most steps by which the policy that sampled may be older than the one that trains. 0 is strictly on-policy."""
     checkpoint_every_steps: int = Field(default=50, ge=1)

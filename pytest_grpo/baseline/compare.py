@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections import Counter
@@ -26,12 +25,13 @@ _COLUMNS = ("test", "metric", "before", "now", "change", "interval", "pairs", "v
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare two stored baselines. Exit code: 0 no regression, 1 a regression, 2 a usage error."""
+    from grpo_core.commands.parser import CommandParser
     from grpo_core.home import Home
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="grpo compare",
-        description="Find the gates that regressed between two sessions.",
-        epilog="Example: grpo compare before after --tolerance 0.1",
+        description="find the gates that lost between two stored results",
+        example="grpo compare before after --tolerance 0.1",
     )
     parser.add_argument("before", metavar="BEFORE", help="a baseline's name (see --grpo-save) or file")
     parser.add_argument("now", metavar="NOW", help="the baseline to compare with it")
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--tolerance",
         default=str(DEFAULT_TOLERANCE),
         metavar="FRACTION",
-        help="how much worse is tolerated (default: %(default)s)",
+        help="how much worse is tolerated",
     )
     parser.add_argument("--any-machine", action="store_true", help="compare even if machine or software differ")
     flags = parser.parse_args(arguments)

@@ -119,6 +119,8 @@ def find_baseline(home: Home, name_or_path: str) -> Path:
     path = baselines_folder(home) / f"{name_or_path}.json"
     if "/" in name_or_path or not path.is_file():
         path = Path(name_or_path)
+    if path.is_dir():
+        raise pytest.UsageError(f"baseline {name_or_path!r}: it is a folder; name a baseline or its file")
     if not path.is_file():
         present = ", ".join(sorted(file.stem for file in baselines_folder(home).glob("*.json"))) or "nothing yet"
         raise pytest.UsageError(

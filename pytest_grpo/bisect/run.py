@@ -6,7 +6,6 @@ after Ctrl-C.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -33,14 +32,16 @@ _STOP_TIMEOUT_S = 30
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Find the first bad commit. Exit code: 0 found, 1 not found, 2 a usage error, 130 interrupted."""
-    parser = argparse.ArgumentParser(
+    from grpo_core.commands.parser import CommandParser
+
+    parser = CommandParser(
         prog="grpo bisect",
-        description="Find the first commit on which a phase fails.",
-        epilog="Arguments after -- go to pytest. Example: grpo bisect v1.0 main --phase 3",
+        description="find the first commit on which a phase fails\n\nArguments after -- go to pytest.",
+        example="grpo bisect v1.0 main --phase 3",
     )
     parser.add_argument("good", metavar="GOOD", help="a commit on which the phase passes")
     parser.add_argument("bad", metavar="BAD", help="a later commit on which it fails")
-    parser.add_argument("--phase", default="all", help="phases to run, e.g. 2,5 (default: %(default)s)")
+    parser.add_argument("--phase", default="all", help="phases to run, e.g. 2,5")
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)
     flags, passed_on = parser.parse_args(given[:end]), given[end + 1 :]

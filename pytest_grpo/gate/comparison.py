@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import time
 from collections.abc import Sequence
@@ -238,9 +239,13 @@ class PairedComparison:
         try:
             return sample.value(quantity.metric)
         except KeyError:
-            allowed = ", ".join(["seconds", *sample.quantities])
+            allowed = ["seconds", *sample.quantities]
+            spellings = [*allowed, *(f"{what}{RATE_SUFFIX}" for what in sample.quantities)]
+            nearest = difflib.get_close_matches(quantity.metric, spellings, n=1)
+            meant = f"did you mean {nearest[0]}? " if nearest else ""
             raise pytest.UsageError(
-                f"arm {quantity.arm!r} has no {quantity.metric}; allowed are {allowed} (each also as <name>_per_second)"
+                f"arm {quantity.arm!r} has no {quantity.metric}; {meant}allowed are {', '.join(allowed)} "
+                "(each also as <name>_per_second)"
             ) from None
 
     def _values(self) -> dict[str, dict[str, list[float]]]:

@@ -46,7 +46,7 @@ class Gate:
     """The verdicts of this test so far."""
 
     def __repr__(self) -> str:
-        return f"<Gate with {len(self.thresholds)} thresholds>"  # in assertion messages all fields would fill pages
+        return f"<gate of {self.nodeid}>" if self.nodeid else "<gate>"  # all fields would fill pages of a traceback
 
     def threshold(self, name: str) -> Threshold:
         """The threshold of that name.
@@ -76,14 +76,23 @@ class Gate:
     def measure(
         self,
         *,
-        agree: Agreement,
+        agree: Agreement | None = None,
         block_size: int = 1,
         max_cores_of_others: float | None = None,
         **arms: Arm,
     ) -> tuple[MeasuredArm, ...]:
-        """The arms, in order, ready to be compared. See ``pytest_grpo.session.fixtures.grpo_arms``."""
+        """The arms, in order, ready to be compared. See the fixture ``grpo_arms``.
+
+        Raises:
+            pytest.UsageError: there are no arms, or no ``agree`` that says how to compare their outputs.
+        """
         if not arms:
             raise pytest.UsageError("grpo_arms(): no arms; write grpo_arms(agree=..., fast=..., slow=...)")
+        if agree is None:
+            raise pytest.UsageError(
+                "grpo_arms(): agree= is missing; write agree=same_tokens or agree=close_values(...) to compare what "
+                "the arms return, agree=nothing_to_check when they return no output"
+            )
         sampler = Sampler(arms, self.config.budget_s, block_size, self.session.rng)
         comparison = PairedComparison(self, sampler, agree, max_cores_of_others)
         self.comparisons.append(comparison)

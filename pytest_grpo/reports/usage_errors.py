@@ -6,6 +6,8 @@ code for usage errors, unless something else failed. Usage errors that other cod
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pytest_grpo.measuring.sampler import MeasurementError
@@ -17,17 +19,25 @@ USAGE_ERROR = "grpo_mistake"
 _PACKAGE = __name__.partition(".")[0]
 
 
-def rewrite_report(report: pytest.TestReport, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-    """Shorten the report of a usage error to one line, followed by the traceback of an error in an arm."""
+def rewrite_report(item: pytest.Item, report: pytest.TestReport, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """Shorten the report of a usage error to one line with the test's statement, e.g. ``test_speed.py:12``, followed
+    by the traceback of an error in an arm."""
     error = excinfo.value
     if not (isinstance(error, MeasurementError) or (isinstance(error, pytest.UsageError) and _is_raised_here(excinfo))):
         return
-    text = f"grpo: {error}"
+    text = f"{_statement(item, excinfo)}: grpo: {error}"
     if error.__cause__ is not None:
         cause = pytest.ExceptionInfo.from_exception(error.__cause__)
         text += f"\n\n{cause.getrepr(style='short')}"
     report.longrepr = text
     report.user_properties.append((USAGE_ERROR, str(error)))
+
+
+def _statement(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> str:
+    """The file and line of the test's last statement; those of the test where none of its statements was under way."""
+    lines = [entry.lineno + 1 for entry in excinfo.traceback if Path(entry.path) == item.path]
+    path, first_line, _ = item.location
+    return f"{path}:{lines[-1] if lines else (first_line or 0) + 1}"
 
 
 def _is_raised_here(excinfo: pytest.ExceptionInfo[BaseException]) -> bool:

@@ -84,7 +84,7 @@ def grpo_system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def grpo_versus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GrpoSystem:
-    """The stack to compare with, from ``--grpo-versus``; without that option the test is skipped."""
+    """The stack to compare with, from ``--grpo-versus``; without that option the test is deselected."""
     versus = request.config.stash[PLUGIN_CONFIG].versus
     if versus is None:
         pytest.skip("nothing to compare with; name a system with --grpo-versus")

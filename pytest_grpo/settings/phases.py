@@ -151,6 +151,14 @@ def named_on_command_line(config: pytest.Config) -> tuple[tuple[Path, str], ...]
     return tuple((path.resolve(), rest) for path, rest in named if path.is_file())
 
 
+def missing_arguments(config: pytest.Config) -> list[str]:
+    """The files among the command line's arguments that do not exist."""
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        return []
+    folder = config.invocation_params.dir
+    return [argument for argument in config.args if not (folder / argument.partition("::")[0]).exists()]
+
+
 def is_named(item: pytest.Item, named: Iterable[tuple[Path, str]]) -> bool:
     """Whether ``item`` is one of ``named``, or lies inside one."""
     inside = item.nodeid.partition("::")[2]

@@ -246,8 +246,19 @@ def marker_thresholds(item: pytest.Item) -> dict[str, Threshold]:
 
 def threshold_lines(config: pytest.Config) -> list[str]:
     """A table of the session's thresholds and where each comes from."""
+    settings = config.stash[PLUGIN_CONFIG]
+    thresholds = thresholds_of(config)
+    unknown = [
+        f"{source} {text!r}: no threshold of that name here; it counts only where a marker sets one"
+        for source, text in settings.threshold_overrides
+        if text.partition("=")[0].strip() not in thresholds
+    ]
+    if not thresholds:
+        where = settings.thresholds_path
+        return [f"no thresholds here: {where} does not exist; create it, or set the ini grpo_thresholds", *unknown]
     rows = [("phase", "threshold", "bound", "from")]
-    for threshold in sorted(thresholds_of(config).values(), key=lambda entry: (entry.phase or 0, entry.name)):
+    for threshold in sorted(thresholds.values(), key=lambda entry: (entry.phase or 0, entry.name)):
         rows.append((str(threshold.phase), threshold.name, str(threshold), threshold.source))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [*lines, *unknown]

@@ -15,6 +15,7 @@ from pytest_grpo.systems.protocol import GrpoSystem, Rollout, SystemSettings, Tr
 
 CACHE = cache_folder()  # before an inner session changes the home folder: the model is built once
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_stack"
+ANY_MACHINE = ("-o", "grpo_control=false", "-o", "grpo_max_cores_of_others=inf")
 PROMPT = "Q: 1 + 2 =\nA: "
 
 
@@ -32,8 +33,12 @@ def test_its_tests_pass_and_what_it_lacks_is_skipped(
     monkeypatch.setenv("GRPO_HOME", str(pytester.path / "home"))
     monkeypatch.setenv("GRPO_CACHE", str(CACHE))
     shutil.copytree(EXAMPLE, pytester.path, dirs_exist_ok=True)
-    result = pytester.runpytest_subprocess("--phase", "2,3", "-rs")
-    result.assert_outcomes(passed=2, skipped=1)
+    result = pytester.runpytest_subprocess("--phase", "2,3", "-rs", "--grpo-budget=2", *ANY_MACHINE)
+    outcomes = result.parseoutcomes()  # time decides whether the gate passes or is undecided
+    assert outcomes["passed"] + outcomes.get("xfailed", 0) == 3
+    assert (outcomes["skipped"], outcomes.get("failed", 0)) == (1, 0)
+    result.stdout.fnmatch_lines(["2 *tokens_per_second *>= 1.3 *"])
+    result.stdout.no_fnmatch_line("grpo: device profile *thresholds*")
     result.stdout.fnmatch_lines(["*SKIPPED*system plain_stack: has no train_step; leave out the tests that need it*"])
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import shlex
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from grpo_core.cli import GROUPS, Command, _parser, main
+from grpo_core.cli import GROUPS, OUTPUT_LOST_EXIT_CODE, Command, _parser, main
 from grpo_core.commands.options import add_config_flags, config_from_flags
 from grpo_core.commands.parser import USER_ERROR_EXIT_CODE
+from pytest_grpo.baseline import compare
+from pytest_grpo.bisect import run as bisect
 
 COMMANDS = [command for group in GROUPS.values() for command in group]
 OWN_COMMANDS = [command for command in COMMANDS if command.add_arguments is not None]
@@ -23,11 +29,21 @@ OWN_COMMANDS = [command for command in COMMANDS if command.add_arguments is not 
         (["train", "--set", "rollout.group_sise=4"], "rollout.group_sise: unknown key; did you mean group_size?"),
         (["train", "--set", "trainig.loss=grpo"], "trainig: unknown key; did you mean training?"),
         (["train", "--samples", "1"], "group_size 1"),
-        (["train", "--policy-lag", "-1"], "max_policy_lag_steps"),
+        (["train", "--policy-lag", "-1"], "--policy-lag: -1 is not allowed"),
+        (["train", "--steps", "-1"], "--steps: -1 is not allowed"),
+        (["train", "--groups", "0"], "--groups: 0 is not allowed"),
+        (["train", "--set", "rollout.num_groups=0"], "rollout.num_groups: 0 is not allowed"),
+        (["train", "--set", ".=1"], "--set '.=1': give SECTION.KEY=VALUE"),
+        (["train", "--set", "training.=1"], "--set 'training.=1': give SECTION.KEY=VALUE"),
+        (["train", "--set", "telemetry=1"], "telemetry: 1 is not allowed: it is a section; set one of its keys: "),
+        (["train", "--config", "/"], "config /: Is a directory; give the path"),
+        (["train", "--environment", "\udcff"], "environment.name '\\udcff' is not known"),
+        (["train", "--run", ""], "run ''"),
+        (["train", "--run", "nope", "--resume"], "--resume: run 'nope' has no checkpoint in "),
         (["train", "--preset", "huge"], "'huge'"),
         (
             ["train", "--engine", "vlm"],
-            "rollout.engine: 'vlm' is not allowed: Input should be 'torch', 'vllm' or",
+            "--engine: 'vlm' is not allowed: Input should be 'torch', 'vllm' or",
         ),
         (["train", "--environment", "chess"], "'chess'"),
         (["train", "--resume"], "--run"),
@@ -61,6 +77,10 @@ def test_bad_input_is_one_line_and_writes_nothing(
         (["train", "--grups", "3"], "grpo train: no option '--grups'; did you mean --groups?"),
         (["train", "--chess=3"], "grpo train: no option '--chess'; see grpo train --help"),
         (["train", "arithmetic"], "grpo train: 'arithmetic' is not expected here; see grpo train --help"),
+        (
+            ["train", "--config", ""],
+            "grpo train: error: argument --config: give the path of a TOML file; see grpo train --help",
+        ),
         (
             ["train", "--steps", "x"],
             "grpo train: error: argument --steps: invalid int value: 'x'; see grpo train --help",
@@ -168,3 +188,65 @@ def test_the_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixt
         main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"pytest-grpo {version('pytest-grpo')}\n"
+
+
+def grpo(arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What the shell makes of ``grpo ARGUMENTS``."""
+    return subprocess.run(
+        f"{shlex.quote(sys.executable)} -m grpo_core.cli {arguments}",
+        shell=True,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(tmp_path: Path) -> None:
+    code = "import os, sys; os.dup2(int(sys.argv[1]), 1); from grpo_core.cli import main; sys.exit(main(['panels']))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(writing)],
+        pass_fds=[writing],
+        env={**os.environ, "GRPO_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    os.close(writing)
+    assert (ran.returncode, ran.stderr) == (OUTPUT_LOST_EXIT_CODE, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    ran = grpo("panels > /dev/full", GRPO_HOME=str(tmp_path))
+    assert ran.returncode == USER_ERROR_EXIT_CODE
+    assert ran.stderr == "grpo: error: cannot write the output: No space left on device; free space for it\n"
+
+
+def test_an_output_in_ascii_is_no_error(tmp_path: Path) -> None:
+    ran = grpo("panels", GRPO_HOME=str(tmp_path / "ä"), PYTHONIOENCODING="ascii")
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_thresholds_without_an_output_are_no_error() -> None:
+    ran = grpo("thresholds >&-")
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("program", "argument"), [("compare", "BEFORE"), ("bisect", "GOOD")])
+def test_the_other_programs_answer_as_the_rest(program: str, argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = {"compare": compare.main, "bisect": bisect.main}[program]
+    with pytest.raises(SystemExit, match="0"):
+        run(["--help"])
+    shown = capsys.readouterr().out
+    assert re.search(rf"\n\nexample:\n  grpo {program} .*\n$", shown)
+    assert f"{next(command.summary for command in COMMANDS if command.name == program)}\n" in shown
+    with pytest.raises(SystemExit, match=str(USER_ERROR_EXIT_CODE)):
+        run([])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"grpo {program}: error: the following arguments are required: {argument}")
+    assert line.endswith(f"; see grpo {program} --help")

@@ -95,7 +95,7 @@ def test_a_named_threshold_needs_the_file(project: pytest.Pytester) -> None:
     project.path.joinpath("bench", "thresholds.toml").unlink()
     result = project.runpytest("--phase", "2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stdout.fnmatch_lines(["grpo: no threshold 'batched_speedup' in *bench/thresholds.toml; add it there*"])
+    result.stdout.fnmatch_lines(["*.py:*: grpo: no threshold 'batched_speedup' in *bench/thresholds.toml; add *"])
 
 
 def test_a_project_without_phases_needs_no_thresholds_file(pytester: pytest.Pytester) -> None:

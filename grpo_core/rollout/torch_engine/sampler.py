@@ -47,7 +47,7 @@ def sample_tokens(
         return errors
     states = hidden if len(choosing) == len(hidden) else hidden[torch.tensor(choosing, device=hidden.device)]
     chosen = [sequences[index] for index in choosing]
-    for sequence, draw in zip(chosen, _draw(passes, weights, chosen, states, allowed), strict=True):
+    for sequence, draw in zip(chosen, _draw_rows(passes, weights, chosen, states, allowed), strict=True):
         if isinstance(draw, SamplingError):
             errors[sequence] = draw
             continue
@@ -57,7 +57,7 @@ def sample_tokens(
     return errors
 
 
-def _draw(
+def _draw_rows(
     passes: Passes,
     weights: DecoderWeights,
     sequences: Sequence[SequenceState],
@@ -74,11 +74,11 @@ def _draw(
         if len(union) * NARROW_HEAD < len(weights.head.weight):
             logits = passes.over_head(weights, states, torch.from_numpy(union.astype(np.int64)).to(states.device))
             columns = [np.searchsorted(union, ids) for ids in bound]
-            return [_of_ids(draw, union) for draw in draw_tokens(logits, params, uniforms, columns)]
+            return [_of_union(draw, union) for draw in draw_tokens(logits, params, uniforms, columns)]
     return draw_tokens(passes.over_head(weights, states), params, uniforms, allowed)
 
 
-def _of_ids(draw: Draw | SamplingError, ids: np.ndarray) -> Draw | SamplingError:
+def _of_union(draw: Draw | SamplingError, ids: np.ndarray) -> Draw | SamplingError:
     if isinstance(draw, SamplingError):
         return draw
     assert draw.support is not None

@@ -46,3 +46,21 @@ def test_the_line_is_there_when_the_step_is_done(monkeypatch: pytest.MonkeyPatch
     with train._progress(Console(file=pipe), GrpoConfig()) as show:
         show(report)
         assert pipe.arrived == "its line\n"
+
+
+def test_runs_that_start_in_one_second_have_names_of_their_own() -> None:
+    first, second = train._new_name("your_game:Echo"), train._new_name("your_game:Echo")
+    assert first != second
+    assert first.startswith("your_game-Echo-")
+
+
+@pytest.mark.parametrize("flags", [["--set", "environment.name=no.such:Game"], ["--config", "run.toml"]])
+def test_a_run_is_named_after_the_environment_of_the_configuration(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(train, "_new_name", lambda environment: asked.append(environment) or "name")
+    monkeypatch.chdir(tmp_path)
+    Path("run.toml").write_text('[environment]\nname = "no.such:Game"\n', encoding="utf-8")
+    assert main(["train", *flags]) == 2
+    assert asked == ["no.such:Game"]

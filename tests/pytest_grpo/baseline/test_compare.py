@@ -153,6 +153,10 @@ def test_other_machines_are_refused_unless_allowed(
 def test_bad_input_is_one_line(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     (home.data / "baselines" / "damaged.json").write_text("{")
     assert "'missing': no such file, and" in refusal(capsys, "before", "missing")
+    assert (
+        refusal(capsys, "before", str(home.data))
+        == f"baseline {str(home.data)!r}: it is a folder; name a baseline or its file"
+    )
     assert "damaged.json: damaged: it is not JSON" in refusal(capsys, "damaged", "before")
     assert refusal(capsys, "before", "same", "--tolerance", "5 %") == (
         "tolerance '5 %': allowed are fractions from 0 to below 1; try 0.05"

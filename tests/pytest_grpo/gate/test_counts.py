@@ -54,7 +54,7 @@ def test_a_count_is_exact_and_has_a_row(project: pytest.Pytester, assertion: str
 def test_what_cannot_be_counted_is_a_mistake(project: pytest.Pytester, assertion: str, says: str) -> None:
     result = run_gate(project, f"{ARMS}; assert {assertion}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stdout.fnmatch_lines([f"grpo: {says}"])
+    result.stdout.fnmatch_lines([f"test_gate.py:*: grpo: {says}"])
 
 
 def test_the_rate_of_a_count_is_measured_in_pairs(project: pytest.Pytester) -> None:

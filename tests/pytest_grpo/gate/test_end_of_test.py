@@ -47,7 +47,7 @@ def test_arms_that_are_never_compared_are_a_mistake(project: pytest.Pytester, bo
     result = run_gate(project, body)
     result.assert_outcomes(failed=1)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stdout.fnmatch_lines(["grpo: grpo_arms(a, b): no arm is ever compared, so nothing was measured; write *"])
+    result.stdout.fnmatch_lines(["test_gate.py:*: grpo: grpo_arms(a, b): no arm is ever compared, so nothing was *"])
 
 
 @pytest.mark.parametrize("body", [f"{FASTER}; pytest.skip('no device')", f"{FASTER}; pytest.xfail('known')"])
@@ -60,7 +60,7 @@ def test_a_test_that_ends_early_need_not_compare(project: pytest.Pytester, body:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("a.seconds", "grpo: a.seconds alone is neither true nor false; compare it, *"),
+        ("a.seconds", "test_gate.py:*: grpo: a.seconds alone is neither true nor false; compare it, *"),
         ("a.num_x", "*assert a.num_x >= 1"),
     ],
 )

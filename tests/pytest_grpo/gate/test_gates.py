@@ -155,7 +155,10 @@ def test_every_timing_gate_measures_again_what_others_disturbed(project: pytest.
         ("grpo_threshold('nonsense')", "no threshold 'nonsense' in *"),
         ("grpo_gate.check('adapter_cache_hits', float('nan'))", "adapter_cache_hits: measured nan*"),
         ("grpo_arms(agree=same_tokens)", "grpo_arms(): no arms; write *"),
-        (f"{FASTER}; assert a.tokns >= b.tokens", "arm 'a' has no tokns; allowed are seconds, tokens *"),
+        (f"{FASTER}; assert a.tokns >= b.tokens", "arm 'a' has no tokns; did you mean tokens? allowed are *"),
+        (f"{FASTER}; assert a.token_per_second >= b.token_per_second", "*; did you mean tokens_per_second? allowed *"),
+        (f"{FASTER}; assert a.flops >= b.flops", "arm 'a' has no flops; allowed are seconds, tokens *"),
+        ("grpo_arms(a=at(1), b=at(2))", "grpo_arms(): agree= is missing; write agree=same_tokens or *"),
         (f"{FASTER}; assert a.tokens == b.tokens", "a.tokens == b.tokens: measured values are never equal; write *"),
         (f"{FASTER}; assert a.seconds <= 2.0", "a.seconds against 2.0: an absolute time depends on the machine; *"),
         (f"{FASTER}; assert a.seconds <= float('nan') * b.seconds", "b.seconds times nan: allowed are numbers*"),
@@ -171,7 +174,7 @@ def test_a_mistake_is_one_line_and_ends_the_session_with_a_usage_error(
     result = run_gate(project, body)
     result.assert_outcomes(failed=1)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stdout.fnmatch_lines([f"grpo: {says}"])
+    result.stdout.fnmatch_lines([f"test_gate.py:*: grpo: {says}"])
     result.stdout.no_fnmatch_line("*grpo verdicts*")
 
 
@@ -224,7 +227,7 @@ def test_a_test_that_fails_anyway_measures_nothing_for_its_marker(project: pytes
 def test_a_marker_without_two_arms_is_a_mistake(project: pytest.Pytester, body: str) -> None:
     result = run_marked(project, 1.3, body)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stdout.fnmatch_lines(["grpo: marker grpo_threshold('tokens_per_second'): it needs two measured arms; *"])
+    result.stdout.fnmatch_lines(["test_marked.py:*: grpo: marker grpo_threshold('tokens_per_second'): it needs two *"])
 
 
 def test_the_control_makes_timing_verdicts_inconclusive(

@@ -9,6 +9,21 @@ import pytest
 def test_mistake(grpo_gate):
     grpo_gate.check("nonsense", 1)
 """
+MISTAKE_IN_A_FUNCTION = """\
+from pytest_grpo import nothing_to_check
+
+def compare(x):
+    assert x.seconds <= 2.0
+
+def test_absolute(grpo_arms):
+    compare(*grpo_arms(agree=nothing_to_check, x=list))
+
+def test_bad_return(grpo_arms):
+    x, y = grpo_arms(agree=nothing_to_check, x=lambda: "nothing", y=dict); assert x.seconds <= y.seconds
+
+def test_forgotten(grpo_arms):
+    grpo_arms(agree=nothing_to_check, x=dict)
+"""
 RED_GATE = """
 import pytest
 
@@ -95,7 +110,25 @@ def test_a_mistake_ends_with_4_unless_something_is_red(
     names = [f"{name}.py" for name in files]
     result = project.runpytest(*names)
     assert result.ret == exit_code
-    result.stdout.fnmatch_lines(["grpo: no threshold 'nonsense' *"])
+    result.stdout.fnmatch_lines(["test_*.py:*: grpo: no threshold 'nonsense' *"])
+
+
+def test_a_mistake_says_where_the_statement_is(project: pytest.Pytester) -> None:
+    project.makepyfile(test_mistake=MISTAKE_IN_A_FUNCTION)
+    result = project.runpytest("test_mistake.py")
+    result.stdout.fnmatch_lines_random(
+        [
+            "test_mistake.py:4: grpo: x.seconds against 2.0: an absolute time *",
+            "test_mistake.py:10: grpo: arm 'x' returned 'nothing'; allowed are *",
+            "test_mistake.py:12: grpo: grpo_arms(x): no arm is ever compared, *",
+        ]
+    )
+
+
+def test_a_gate_in_a_traceback_names_its_test(project: pytest.Pytester) -> None:
+    project.makepyfile(test_red="def test_red(grpo_arms): raise RuntimeError")
+    result = project.runpytest("test_red.py")
+    result.stdout.fnmatch_lines(["grpo_arms = <bound method Gate.measure of <gate of test_red.py::test_red>>"])
 
 
 @pytest.mark.usefixtures("few_plugins")
@@ -127,4 +160,4 @@ def test_usage_errors_of_others_stay_as_they_are(
     assert with_it.ret == without.ret == pytest.ExitCode.TESTS_FAILED
     with_it.assert_outcomes(failed=3, errors=1)
     with_it.stdout.fnmatch_lines([f"E *said by {who}" for who in ("a fixture", "the test", "a plugin")])
-    with_it.stdout.no_fnmatch_line("grpo: *")
+    with_it.stdout.no_fnmatch_line("*grpo: *")

@@ -97,6 +97,17 @@ def test_a_session_without_a_test_says_how_to_ask(project: pytest.Pytester) -> N
     result.stdout.fnmatch_lines(["grpo: 2 phase tests not selected; try --phase all or -m phase2"])
 
 
+def test_a_phase_without_a_test_says_what_there_is(project: pytest.Pytester) -> None:
+    result = project.runpytest("--phase", "5,6")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result.stdout.fnmatch_lines(
+        [
+            "grpo: --phase: no test to run: 4 collected, 3 with a phase, 0 that need --grpo-versus; "
+            "mark one phase5 or phase6, or name its folder"
+        ]
+    )
+
+
 OWN_MARKERS = """
 import pytest
 

@@ -158,3 +158,23 @@ def test_a_wrong_marker_ends_the_collection_with_one_line(pytester: pytest.Pytes
     (line,) = [line for line in result.errlines if line.strip()]
     assert line.startswith("ERROR: test_marked.py::test_marked: marker grpo_threshold")
     assert message in line
+
+
+def test_a_project_without_thresholds_says_so(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest("--grpo-show-thresholds")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["no thresholds here: */bench/thresholds.toml does not exist; create it, or *"])
+    result.stdout.no_fnmatch_line("phase *")
+
+
+def test_what_is_shown_names_overrides_that_change_nothing_here(project: pytest.Pytester) -> None:
+    result = project.runpytest("--grpo-show-thresholds", "--grpo-threshold", "nope=1")
+    result.stdout.fnmatch_lines(
+        ["--grpo-threshold 'nope=1': no threshold of that name here; it counts only where a marker sets one"]
+    )
+
+
+def test_thresholds_are_shown_for_no_file_that_is_not_there(project: pytest.Pytester) -> None:
+    result = project.runpytest("--grpo-show-thresholds", "nope")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --grpo-show-thresholds: 'nope': no such file; *"])
