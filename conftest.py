@@ -1,8 +1,10 @@
-"""Fixtures that every test of this repository may use, and ``--slow``: without it, tests marked ``slow`` wait."""
+"""Fixtures that every test of this repository may use; ``--slow``, without which tests marked ``slow`` wait; and a
+process for each of two cores when the whole suite runs."""
 
 from __future__ import annotations
 
 import gc
+import os
 from collections import defaultdict
 
 import pytest
@@ -10,12 +12,27 @@ import pytest
 pytest.register_assert_rewrite("tests")  # also of what stands beside the tests
 pytest_plugins = ["pytester"]
 
+NUM_PROCESSES = 2
+"""More take longer: each has its own torch, and some tests start processes of their own."""
 QUICK_S = 2.0
 """A test that takes longer should be marked ``slow``. The machine decides, so nothing fails: it is listed."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too; list others that are slow")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the number
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite in two processes, file by file. ``-n 0`` and any choice of tests run it in this one."""
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    chosen = ("markexpr", "keyword", "grpo_phase", "usepdb", "collectonly", "lf", "failedfirst", "stepwise")
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    if not is_whole or is_worker or not config.pluginmanager.hasplugin("xdist") or any(map(config.getoption, chosen)):
+        return
+    if config.option.numprocesses is None and (os.cpu_count() or 1) > 1:
+        config.option.numprocesses = NUM_PROCESSES
+        config.option.dist = "loadfile"  # a file's models and servers are built once
 
 
 @pytest.hookimpl(trylast=True)  # what other options leave out is no slow test that waits

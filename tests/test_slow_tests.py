@@ -94,3 +94,16 @@ def test_nothing_is_said_to_leak_after_the_summary(project: pytest.Pytester) -> 
     result = project.runpytest_subprocess("test_duckdb.py")
     result.assert_outcomes(passed=1)
     assert "leaked" not in result.stdout.str() + result.stderr.str()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arguments", "num_workers"), [([], 2), (["-n0"], 0), (["-k", "quick"], 0), (["."], 0)])
+def test_the_whole_suite_runs_in_two_processes(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, arguments: list[str], num_workers: int
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p xdist -p grpo")
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    project.path.joinpath("pytest.ini").write_text("[pytest]\ntestpaths = .\nmarkers = slow: as in this repository\n")
+    result = project.runpytest_subprocess(*arguments)
+    assert result.ret == pytest.ExitCode.OK
+    assert ("2 workers [" in result.stdout.str()) == (num_workers == 2)

@@ -78,13 +78,16 @@ def test_an_unknown_key_is_named_with_the_allowed_ones(prefix: str, section: typ
         ("schedule.buffer_depth", 0),
         ("telemetry.wandb", "on"),
         ("telemetry.gpu_stats_interval_s", 0),
-        ("rollout", 3),
     ],
 )
 def test_an_impossible_value_is_named_with_what_is_allowed(path: str, value: object) -> None:
     message = message_of(nested(path, value))
 
     assert message.startswith(f"{path}: {value!r} is not allowed: Input should be")
+
+
+def test_a_value_in_the_place_of_a_section_names_its_keys() -> None:
+    assert message_of({"rollout": 3}).startswith("rollout: 3 is not allowed: it is a section; set one of its keys: eng")
 
 
 def test_every_bad_key_is_named_at_once() -> None:
