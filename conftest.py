@@ -27,8 +27,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run the whole suite in two processes, file by file. ``-n 0`` and any choice of tests run it in this one."""
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     chosen = ("markexpr", "keyword", "grpo_phase", "usepdb", "collectonly", "lf", "failedfirst", "stepwise")
+    is_chosen = any(config.getoption(name, None) for name in chosen)  # None where the plugin is left out
     is_worker = "PYTEST_XDIST_WORKER" in os.environ
-    if not is_whole or is_worker or not config.pluginmanager.hasplugin("xdist") or any(map(config.getoption, chosen)):
+    if not is_whole or is_worker or not config.pluginmanager.hasplugin("xdist") or is_chosen:
         return
     if config.option.numprocesses is None and (os.cpu_count() or 1) > 1:
         config.option.numprocesses = NUM_PROCESSES
