@@ -22,6 +22,7 @@ MAX_KV_BYTES = 256 << 20  # vLLM reserves them at its start
 
 
 @pytest.mark.phase5
+@pytest.mark.filterwarnings("ignore")  # vLLM's own
 def test_the_trainer_gives_the_samplers_probabilities(grpo_gate: Gate, build_stack_for: BuildStack) -> None:
     """Samples have the same probability in training: the on-policy ratio is 1, for either prompt and each engine.
 
