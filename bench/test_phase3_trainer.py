@@ -13,8 +13,8 @@ from pytest_grpo.settings.config import PLUGIN_CONFIG
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bench.checks.steps import StepErrors
     from bench.conftest import GrpoArms, GrpoThreshold
-    from bench.step_checks import StepErrors
     from pytest_grpo.gate.gates import Gate
     from pytest_grpo.systems.protocol import GrpoSystem, SystemSettings, TrainBatch
     from pytest_grpo.types import Sample
@@ -55,12 +55,12 @@ def grpo_versus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def step_errors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StepErrors:
     """What two steps of the system differ by from two of ``bench.reference``."""
-    import bench.step_checks
+    import bench.checks.steps
     from pytest_grpo.systems.load import load_system
 
     settings = settings_for(tmp_path_factory.mktemp("exact"), micro_batch_tokens=MICRO_BATCH_TOKENS)
     system = load_system(request.config.stash[PLUGIN_CONFIG].system, settings)
-    return bench.step_checks.step_errors(system, settings)
+    return bench.checks.steps.step_errors(system, settings)
 
 
 def build_batch(system: GrpoSystem, num_prompts: int, *, compact: bool) -> TrainBatch:
@@ -129,8 +129,8 @@ def test_forward_takes_about_as_long_as_backward(
 
     Passes through a decoder are counted by the system and in torch itself, by whichever model they are.
     """
+    from bench.checks.steps import count_passes
     from bench.plain import reference_step
-    from bench.step_checks import count_passes
     from pytest_grpo.agreement import nothing_to_check
     from pytest_grpo.arms import approx_ratio
 

@@ -29,6 +29,9 @@ from pytest_grpo.types import RATE_SUFFIX, REFERENCE_ARM, Row, Verdict
 __tracebackhide__ = True
 """Of an error in an arm, pytest shows the test and the arm, not what lies between."""
 
+NO_ESTIMATE = Estimate(math.nan, math.nan, math.nan, 0, 0.0)
+"""Of no pairs."""
+
 
 class Recorder(Protocol):
     """What a comparison needs of its gate: the settings, and a way to record the verdict."""
@@ -115,8 +118,7 @@ class PairedComparison:
 
     def _uncounted(self, threshold: Threshold) -> Row:
         """The row of a count before any round was taken."""
-        nothing = Estimate(math.nan, math.nan, math.nan, 0, 0.0)
-        reason = self._why_inconclusive(nothing, Plan(), threshold, is_complete=False)
+        reason = self._why_inconclusive(NO_ESTIMATE, Plan(), threshold, is_complete=False)
         return self.gate.row(threshold, Verdict.INCONCLUSIVE, math.nan, reason)
 
     def _record(self, row: Row) -> bool:
@@ -154,8 +156,7 @@ class PairedComparison:
         show("")
         verdict, estimate = decision.verdict, decision.estimate
         if estimate is None:
-            nothing = Estimate(math.nan, math.nan, math.nan, 0, 0.0)
-            return verdict, nothing, self._reason(decider, decision, nothing, threshold)
+            return verdict, NO_ESTIMATE, self._reason(decider, decision, NO_ESTIMATE, threshold)
         if self._disagreement:
             return Verdict.FAIL, estimate, f"wrong answers: {self._disagreement}"
         self._problem = self._problem or self._guard.problem()

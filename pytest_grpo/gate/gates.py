@@ -123,8 +123,8 @@ class Gate:
     def record(self, row: Row) -> Row:
         """Record ``row`` with the test, and return it as recorded.
 
-        A regression from the baseline turns it into a failure. A speed is not passed while an exact gate of its phase,
-        or of this test, is red.
+        A regression from the baseline turns it into a failure. A timing gate does not pass while an exact gate of its
+        phase, or of this test, is red.
         """
         problem = self.inspect(row) if self.inspect is not None and row.verdict != Verdict.FAIL else ""
         if problem:
@@ -132,15 +132,15 @@ class Gate:
         is_red = row.num_pairs is None and row.verdict == Verdict.FAIL
         if is_red and row.phase is not None:
             self.session.note_red(row.phase, self.nodeid, row.metric)
-        row = self._without_speed(row)
+        row = self._if_sound(row)
         self.rows.append(row)
         self.properties.append(row.as_property())
-        if is_red:  # the speeds that passed before it, too
-            self._replace_rows([self._without_speed(earlier) for earlier in self.rows])
+        if is_red:  # the timing gates that passed before it, too
+            self._replace_rows([self._if_sound(earlier) for earlier in self.rows])
         return row
 
-    def _without_speed(self, row: Row) -> Row:
-        """``row``; inconclusive when it passes a speed of a phase, or a test, that is not sound."""
+    def _if_sound(self, row: Row) -> Row:
+        """``row``; a timing gate that passes becomes inconclusive while an exact gate of its phase or test is red."""
         if row.num_pairs is None or row.verdict != Verdict.PASS:
             return row
         where = "the test" if row.phase is None else f"phase {row.phase}"

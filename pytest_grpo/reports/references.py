@@ -6,7 +6,6 @@ two arms of one build. ``step/reference`` is derived from what the row stores, a
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -40,7 +39,7 @@ def reference_rows(row: Row) -> list[Row]:
             unit="",
             verdict=Verdict.PASS.value,
             reason="",
-            measured=statistics.median(ratios),
+            measured=found.median,
             low=found.low,
             high=found.high,
             confidence=found.confidence,

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from bench.checks.steps import NOT_FINITE, StepErrors, count_passes, reference_step, step_errors
 from bench.plain import plain_answers, plain_model
 from bench.reference.adamw import AdamW, clipped
-from bench.step_checks import NOT_FINITE, StepErrors, count_passes, reference_step, step_errors
 from grpo_core.types import Float32, Int32
 from pytest_grpo.systems.protocol import MAX_GRAD_NORM, GrpoSystem, SystemSettings, TrainBatch, TrainStep
 
