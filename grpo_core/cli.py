@@ -50,6 +50,7 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
             "It judges the loop against thresholds. To only time one part: grpo benchmark.",
         ),
         Command("compare", "find the gates that lost between two stored results", pytest_programs.run_compare),
+        Command("ab", "compare two versions in pairs: is one faster?", pytest_programs.run_ab),
         Command("bisect", "find the first commit on which a phase fails", pytest_programs.run_bisect),
         Command("thresholds", "show the thresholds and where each comes from", pytest_programs.run_thresholds),
         Command(

@@ -34,6 +34,27 @@ def same_tokens(outputs: Mapping[str, object]) -> str:
     return ""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class CloseValues:
+    """The agreement that ``close_values`` makes."""
+
+    rtol: float
+    atol: float
+
+    def __call__(self, outputs: Mapping[str, object]) -> str:
+        _check_returned("close_values", outputs)
+        (first, expected), *others = outputs.items()
+        for name, output in others:
+            problem = _not_close(expected, output, self.rtol, self.atol)
+            if problem:
+                return f"arms {first!r} and {name!r} {problem}"
+        return ""
+
+    def __repr__(self) -> str:
+        bounds = {"rtol": self.rtol, "atol": self.atol}
+        return f"close_values({', '.join(f'{name}={value:g}' for name, value in bounds.items() if value)})"
+
+
 def close_values(*, rtol: float = 0.0, atol: float = 0.0) -> Agreement:
     """The outputs are numbers, or (nested) sequences, arrays or tensors of them, that have the same shape and differ by
     ``atol + rtol * |first|`` at most: e.g. log-probabilities in nats, losses, gradient norms.
@@ -41,17 +62,7 @@ def close_values(*, rtol: float = 0.0, atol: float = 0.0) -> Agreement:
     A NaN is close to nothing, an infinite value only to its equal. The agreement raises pytest.UsageError when an arm
     returned no output, or one that is not numeric.
     """
-
-    def agree(outputs: Mapping[str, object]) -> str:
-        _check_returned("close_values", outputs)
-        (first, expected), *others = outputs.items()
-        for name, output in others:
-            problem = _not_close(expected, output, rtol, atol)
-            if problem:
-                return f"arms {first!r} and {name!r} {problem}"
-        return ""
-
-    return agree
+    return CloseValues(rtol, atol)
 
 
 def nothing_to_check(outputs: Mapping[str, object]) -> str:
@@ -135,6 +146,12 @@ def _arrays_not_close(left: Any, right: Any, rtol: float, atol: float) -> str:
         is_close = (left == right) | (numpy.isfinite(left) & (abs(left - right) <= atol + rtol * abs(left)))
     (far,) = numpy.nonzero(~is_close)
     return _far_apart(left[far[0]].item(), right[far[0]].item(), rtol, atol) if far.size else ""
+
+
+def as_plain(output: Any) -> Any:
+    """A tensor or an array as a list, a NumPy scalar as Python's; anything else as it is."""
+    plain = _plain(output)
+    return plain.tolist() if _is_array(plain) else plain
 
 
 def _plain(output: Any) -> Any:

@@ -60,13 +60,17 @@ def pytest_configure(config: pytest.Config) -> None:
     register_turns(config)
     if is_xdist_worker(config):
         return
-    report = config.stash[VERDICT_REPORT] = VerdictReport(config, stored, settings.html_path)
+    report = config.stash[VERDICT_REPORT] = VerdictReport(config, stored)
     config.pluginmanager.register(report, "grpo-verdicts")
     if settings.asked_phases or settings.thresholds_required:
         from pytest_grpo.settings.thresholds import file_thresholds
 
         file_thresholds(config)
-    if settings.remote is not None and not config.getoption("collectonly"):
+    if settings.against is not None and not config.getoption("collectonly"):
+        from pytest_grpo.against.register import register as compare_versions
+
+        compare_versions(config)
+    elif settings.remote is not None and not config.getoption("collectonly"):
         from pytest_grpo.remote.register import register
 
         register(config)

@@ -17,7 +17,12 @@ KINDS: tuple[Kind, ...] = ("at_least", "at_most", "within", "equals")
 
 PROPERTY_PREFIX = "grpo."
 CHILD_PLUGIN = "pytest_grpo.remote.child_plugin"
-"""Loaded in a process that runs tests for another session; there the tests always run in place."""
+SIDE_PLUGIN = "pytest_grpo.against.serving"
+CHILD_PLUGINS = (CHILD_PLUGIN, SIDE_PLUGIN)
+"""One of them is loaded in a process that runs tests for another session; there the tests always run in place."""
+
+AGAINST_SOURCE = "--grpo-against "
+"""Before the name of the other version, in ``Row.source``."""
 
 RATE_SUFFIX = "_per_second"
 
@@ -35,6 +40,23 @@ class Verdict(enum.StrEnum):
     PASS = "pass"
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
+
+
+class Outcome(enum.StrEnum):
+    """What a comparison of two versions found about one quantity of an arm, or why it found nothing."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    SAME = "same"
+    MORE = "more"
+    LESS = "less"
+    """Of a count or of bytes: neither is good or bad by itself."""
+    DIFFERS = "differs"
+    """Of answers."""
+    INCONCLUSIVE = "inconclusive"
+    NEW = "new here"
+    GONE = "gone here"
+    NOT_COMPARED = "not compared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +133,8 @@ class Row:
     arms: dict[str, dict[str, list[float]]] | None = None
     conditions: dict[str, object] | None = None
     duration_s: float = 0.0
+    outcome: str = ""
+    """Of a comparison of two versions, an ``Outcome``; ``arms`` are then the two sides. Else empty."""
 
     def as_property(self) -> tuple[str, str]:
         """The row as an entry of ``user_properties``: its name, and JSON."""

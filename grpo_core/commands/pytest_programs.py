@@ -1,4 +1,4 @@
-"""``grpo compare``, ``grpo bisect`` and ``grpo thresholds``: programs of ``pytest_grpo``, not imported here."""
+"""``grpo compare``, ``grpo ab``, ``grpo bisect`` and ``grpo thresholds``: programs of ``pytest_grpo``, not imported here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Console
 
 _PROGRAMS = {
     "compare": ("pytest_grpo.baseline.compare",),
+    "ab": ("pytest_grpo.against.ab",),
     "bisect": ("pytest_grpo.bisect.run",),
     "thresholds": ("pytest", "--grpo-show-thresholds"),
 }
@@ -24,6 +25,10 @@ example:
 
 def run_compare(flags: argparse.Namespace, console: Console) -> int:
     return _become("compare", flags)
+
+
+def run_ab(flags: argparse.Namespace, console: Console) -> int:
+    return _become("ab", flags)
 
 
 def run_bisect(flags: argparse.Namespace, console: Console) -> int:

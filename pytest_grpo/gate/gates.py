@@ -23,6 +23,7 @@ Inspect = Callable[[Row], str]
 """Checks a row beyond its threshold, e.g. against a baseline; returns the problem, or an empty string."""
 IsSettled = Callable[[Row], bool]
 """Whether more pairs cannot change what ``Inspect`` finds."""
+NewComparison = Callable[["Gate", Sampler, Agreement, "float | None"], PairedComparison]
 
 
 @dataclass(slots=True, repr=False)
@@ -41,6 +42,7 @@ class Gate:
     inspect: Inspect | None = None
     nodeid: str = ""
     is_row_settled: IsSettled | None = None
+    new_comparison: NewComparison = PairedComparison
     comparisons: list[PairedComparison] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     """The verdicts of this test so far."""
@@ -94,7 +96,7 @@ class Gate:
                 "the arms return, agree=nothing_to_check when they return no output"
             )
         sampler = Sampler(arms, self.config.budget_s, block_size, self.session.rng)
-        comparison = PairedComparison(self, sampler, agree, max_cores_of_others)
+        comparison = self.new_comparison(self, sampler, agree, max_cores_of_others)
         self.comparisons.append(comparison)
         return tuple(MeasuredArm(name, comparison) for name in arms)
 

@@ -10,12 +10,14 @@ from pytest_grpo.types import without_verdicts
 
 if TYPE_CHECKING:
     from pytest_grpo.gate.gate_session import GateSession
-    from pytest_grpo.gate.gates import Gate
+    from pytest_grpo.gate.gates import Gate, NewComparison
 
 NUM_GATES = pytest.StashKey[int]()
 """The number of collected tests that measure arms."""
 GATE: pytest.StashKey[Gate] = pytest.StashKey()
 """The gate of a test that asked for one."""
+NEW_COMPARISON: pytest.StashKey[NewComparison] = pytest.StashKey()
+"""How a gate of this process compares arms, where that is not by measuring them itself."""
 GATE_SESSION: pytest.StashKey[GateSession] = pytest.StashKey()
 """State that the gates of this process share."""
 

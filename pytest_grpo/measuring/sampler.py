@@ -38,6 +38,9 @@ Round = Mapping[str, Sample]
 Measure = Callable[[Arm, str, int], Sample]
 """One sample of the arm with that name, the mean of so many runs."""
 
+Run = Callable[[Arm, str, int], float]
+"""The seconds of one run, from so many runs of the arm with that name, which are not counted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -78,6 +81,9 @@ class Sampler:
     """What one run of each arm took in the last round, together; 0 before the first one."""
     _round_s: float = 0.0
     take: Measure = field(default_factory=lambda: measure)
+    run: Run = field(default_factory=lambda: took_s)
+    has_equal_repeats: bool = False
+    """The arms do the same work, so each sample has as many runs."""
     is_simulated: bool = False
     """Nothing is timed, so garbage collections do no harm."""
     _repeats: dict[str, int] = field(default_factory=dict)
@@ -124,7 +130,7 @@ class Sampler:
         start = time.perf_counter()
         before: dict[str, float] = {}
         for _ in range(MAX_WARMUPS):
-            took = {name: _took_s(arm, name) for name, arm in self.arms.items()}
+            took = {name: self.run(arm, name, 1) for name, arm in self.arms.items()}
             is_stable = bool(before) and all(
                 abs(took[name] - before[name]) <= WARMUP_SPREAD * before[name] for name in took
             )
@@ -132,8 +138,18 @@ class Sampler:
             if is_stable or time.perf_counter() - start > WARMUP_SHARE * self.budget_s:
                 break
         for name, seconds in before.items():
-            self._repeats[name] = _repeats_for(self.arms[name], name, seconds)
+            self._repeats[name] = self._repeats_for(name, seconds)
+        if self.has_equal_repeats:
+            self._repeats = dict.fromkeys(self._repeats, max(self._repeats.values()))
         self.spent_s += time.perf_counter() - start
+
+    def _repeats_for(self, name: str, run_s: float) -> int:
+        """How many runs last ``MIN_SAMPLE_S``. A run of tiny work is mostly clock overhead, so more are timed."""
+        repeats = 1
+        while run_s * repeats < MIN_SAMPLE_S and repeats < MAX_REPEATS:
+            repeats = min(MAX_REPEATS, max(2 * repeats, math.ceil(MIN_SAMPLE_S / max(run_s, 1e-9))))
+            run_s = self.run(self.arms[name], name, repeats)
+        return repeats
 
     def _num_runs(self) -> int:
         """Runs of each arm in the last round, in samples of that many repeats."""
@@ -150,7 +166,7 @@ class Sampler:
         samples: dict[str, Sample] = {}
         for name in names:
             if self.block_size > 1:
-                _timed(self.arms[name], name)
+                self.run(self.arms[name], name, 1)
             elif self.is_settled:
                 first[name] = self.take(self.arms[name], name, self._repeats[name])
             samples[name] = self.take(self.arms[name], name, self._repeats[name] * self.block_size)
@@ -158,16 +174,7 @@ class Sampler:
         self.orders.append(Order(tuple(names), first or None))
 
 
-def _repeats_for(arm: Arm, name: str, run_s: float) -> int:
-    """How many runs last ``MIN_SAMPLE_S``. A run of tiny work is mostly clock overhead, so more are timed."""
-    repeats = 1
-    while run_s * repeats < MIN_SAMPLE_S and repeats < MAX_REPEATS:
-        repeats = min(MAX_REPEATS, max(2 * repeats, math.ceil(MIN_SAMPLE_S / max(run_s, 1e-9))))
-        run_s = _took_s(arm, name, repeats)
-    return repeats
-
-
-def _took_s(arm: Arm, name: str, repeats: int = 1) -> float:
+def took_s(arm: Arm, name: str, repeats: int = 1) -> float:
     """The seconds of one run: by the clock or as the arm reports, whichever is longer."""
     (sample, *_), elapsed_s = _timed(arm, name, repeats)
     elapsed_s /= repeats

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
-
-from pytest_grpo.settings.phases import phases_of
 
 
 class LocalLoop:
@@ -16,11 +14,14 @@ class LocalLoop:
     none down, so the next one is the next test that runs here.
     """
 
+    def __init__(self, runs_elsewhere: Callable[[pytest.Item], bool]) -> None:
+        self._runs_elsewhere = runs_elsewhere
+
     @pytest.hookimpl
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         if session.testsfailed and not session.config.getoption("continue_on_collection_errors"):
             return None  # pytest's own loop ends the session
-        for item, following in zip(session.items, next_here(session.items), strict=True):
+        for item, following in zip(session.items, self._next_here(session.items), strict=True):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if session.shouldfail:
                 raise session.Failed(session.shouldfail)
@@ -28,13 +29,12 @@ class LocalLoop:
                 raise session.Interrupted(session.shouldstop)
         return True
 
-
-def next_here(items: Sequence[pytest.Item]) -> list[pytest.Item | None]:
-    """For each item the next one without a phase."""
-    following: list[pytest.Item | None] = []
-    found: pytest.Item | None = None
-    for item in reversed(items):
-        following.append(found)
-        if not phases_of(item):
-            found = item
-    return following[::-1]
+    def _next_here(self, items: Sequence[pytest.Item]) -> list[pytest.Item | None]:
+        """For each item the next one that runs here."""
+        following: list[pytest.Item | None] = []
+        found: pytest.Item | None = None
+        for item in reversed(items):
+            following.append(found)
+            if not self._runs_elsewhere(item):
+                found = item
+        return following[::-1]

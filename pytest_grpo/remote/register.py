@@ -13,6 +13,7 @@ from pytest_grpo.remote.protocol import Remote
 from pytest_grpo.remote.replay import RemoteReplay
 from pytest_grpo.remote.request_builder import RequestBuilder
 from pytest_grpo.settings.config import PLUGIN_CONFIG
+from pytest_grpo.settings.phases import phases_of
 
 if TYPE_CHECKING:
     from pytest_grpo.remote.modal.remote import ModalRemote
@@ -25,7 +26,7 @@ def register(config: pytest.Config) -> None:
         pytest.UsageError: workers cannot be started, e.g. for lack of credentials.
     """
     settings = config.stash[PLUGIN_CONFIG]
-    config.pluginmanager.register(LocalLoop(), "grpo-local-loop")
+    config.pluginmanager.register(LocalLoop(lambda item: bool(phases_of(item))), "grpo-local-loop")
     requests = RequestBuilder(config)
     if settings.modal.is_detached:
         from pytest_grpo.remote.modal.detached import Detach

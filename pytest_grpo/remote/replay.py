@@ -56,7 +56,7 @@ class RemoteReplay:
         if item.nodeid in self._done:
             self._replay(item, self._events.pop(item.nodeid))
         else:
-            for report in _lost_reports(item, self._lost[item.nodeid]):
+            for report in lost_reports(item, self._lost[item.nodeid]):
                 item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
@@ -112,7 +112,7 @@ class RemoteReplay:
     def _replay(self, item: pytest.Item, events: list[Event]) -> None:
         for event in events:
             if event["event"] == "report":
-                item.ihook.pytest_runtest_logreport(report=self._restore(event["data"]))
+                item.ihook.pytest_runtest_logreport(report=restore_report(self._config, event["data"]))
             elif event["event"] == "warning" and event["when"] == "runtest":
                 self._replay_warning(event)
         pytest_benchmark.add_entries(
@@ -131,15 +131,6 @@ class RemoteReplay:
                 "location": None if location is None else tuple(location),
             }
         )
-
-    def _restore(self, data: Event) -> pytest.TestReport:
-        # JSON has no tuples, and pytest needs one for the location and reason of a skip.
-        data["location"] = tuple(data["location"])
-        data["user_properties"] = [tuple(entry) for entry in data["user_properties"]]
-        data["sections"] = [tuple(entry) for entry in data["sections"]]
-        if isinstance(data["longrepr"], list):
-            data["longrepr"] = tuple(data["longrepr"])
-        return self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
 
     def _show(self, line: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -164,11 +155,22 @@ class RemoteReplay:
         self._runs.cancel()  # phases that -x, Ctrl-C or an error left running
 
 
+def restore_report(config: pytest.Config, data: dict[str, Any]) -> pytest.TestReport:
+    """The report that ``pytest_report_to_serializable`` has written."""
+    # JSON has no tuples, and pytest needs one for the location and reason of a skip.
+    data["location"] = tuple(data["location"])
+    data["user_properties"] = [tuple(entry) for entry in data["user_properties"]]
+    data["sections"] = [tuple(entry) for entry in data["sections"]]
+    if isinstance(data["longrepr"], list):
+        data["longrepr"] = tuple(data["longrepr"])
+    return config.hook.pytest_report_from_serializable(config=config, data=data)
+
+
 def _fingerprint(fields: dict[str, Any]) -> Fingerprint:
     return Fingerprint(**{**fields, "gpus": tuple(fields["gpus"])})
 
 
-def _lost_reports(item: pytest.Item, reason: str) -> list[pytest.TestReport]:
+def lost_reports(item: pytest.Item, reason: str) -> list[pytest.TestReport]:
     """An error in setup, not a failure: a lost machine is not a regression."""
     keywords: dict[str, Literal[1]] = {name: 1 for name in item.keywords}
     text = f"{item.nodeid} has no result from where it ran: {reason}"

@@ -57,7 +57,7 @@ def run_pytest(request: Request, folder: Path, scratch: Path) -> Iterator[str]:
         process = subprocess.Popen(
             _command(request, events, scratch),
             cwd=folder,
-            env=_environment(),
+            env=worker_environment(),
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.STDOUT,
@@ -88,7 +88,7 @@ def _command(request: Request, events: Path, scratch: Path) -> list[str]:
     return [*command, *dict.fromkeys(node_id.partition("::")[0] for node_id in request.node_ids)]
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """This process's environment, with the plugin loaded exactly once: by entry point, or else by PYTEST_PLUGINS."""
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     loads_entry_points = not environment.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")

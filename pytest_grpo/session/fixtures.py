@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_grpo.gate.stash import GATE, GATE_SESSION, NUM_GATES
+from pytest_grpo.gate.stash import GATE, GATE_SESSION, NEW_COMPARISON, NUM_GATES
 from pytest_grpo.session.stored_results import STORED
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.settings.phases import phases_of
@@ -30,13 +30,14 @@ def grpo_gate(request: pytest.FixtureRequest) -> Gate:
 
     To measure arms, use ``grpo_arms`` and ``grpo_threshold``.
     """
+    from pytest_grpo.gate.comparison import PairedComparison
     from pytest_grpo.gate.gates import Gate
     from pytest_grpo.settings.thresholds import thresholds_of
 
     config: pytest.Config = request.config
     item = request.node
     settings = config.stash[PLUGIN_CONFIG]
-    session = _session(config)
+    session = gate_session(config)
     session.forget(item.nodeid)
     gate = Gate(
         config=settings,
@@ -49,6 +50,7 @@ def grpo_gate(request: pytest.FixtureRequest) -> Gate:
         inspect=partial(config.stash[STORED].regression, item.nodeid),
         nodeid=item.nodeid,
         is_row_settled=partial(config.stash[STORED].is_settled, item.nodeid),
+        new_comparison=config.stash.get(NEW_COMPARISON, PairedComparison),
     )
     item.stash[GATE] = gate
     return gate
@@ -98,7 +100,8 @@ def _load(name: str, home: Path) -> GrpoSystem:
     return load_system(name, SystemSettings(home=home))
 
 
-def _session(config: pytest.Config) -> GateSession:
+def gate_session(config: pytest.Config) -> GateSession:
+    """What the gates of this process share."""
     if GATE_SESSION not in config.stash:
         from pytest_grpo.gate.gate_session import GateSession
         from pytest_grpo.measuring.ledger import AlphaLedger

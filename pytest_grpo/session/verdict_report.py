@@ -6,18 +6,23 @@ test's report, from an xdist worker or another machine alike, and JUnit files sh
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import json
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_grpo.reports import github
-from pytest_grpo.reports.table import count_verdicts, plain, reason_lines, table_lines, versus_lines
+from pytest_grpo.reports.table import Entry, count_verdicts, plain, reason_lines, table_lines, versus_lines
 from pytest_grpo.reports.usage_errors import USAGE_ERROR
+from pytest_grpo.reports.versions import COLORS as OUTCOME_COLORS
+from pytest_grpo.reports.versions import count_outcomes, version_lines, version_rows
 from pytest_grpo.session.inconclusive import too_many_inconclusive
 from pytest_grpo.settings.config import PLUGIN_CONFIG
-from pytest_grpo.types import PROPERTY_PREFIX, Row, Verdict, without_verdicts
+from pytest_grpo.types import AGAINST_SOURCE, PROPERTY_PREFIX, Outcome, Row, Verdict, without_verdicts
 
 if TYPE_CHECKING:
     from pytest_grpo.session.stored_results import StoredResults
@@ -30,13 +35,12 @@ COLORS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yel
 class VerdictReport:
     """Collects the rows of a session from its reports and shows them at the end. Not for xdist workers.
 
-    ``stored`` has this machine's fingerprint and earlier results. ``html_path`` is the page to write, if any.
+    ``stored`` has this machine's fingerprint and earlier results.
     """
 
-    def __init__(self, config: pytest.Config, stored: StoredResults, html_path: Path | None) -> None:
+    def __init__(self, config: pytest.Config, stored: StoredResults) -> None:
         self._config = config
         self._stored = stored
-        self._html_path = html_path
         self._too_many_inconclusive = ""
         self._num_usage_errors = 0
         self._num_failures = 0
@@ -89,10 +93,11 @@ class VerdictReport:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         # pytest-benchmark saves in its own wrapper of this hook, so the entries must be there before it.
-        if self.rows:
+        alone = [(nodeid, row) for nodeid, row in self.rows if not row.outcome]
+        if alone:
             from pytest_grpo.reports.pytest_benchmark import store
 
-            store(self._config, self.rows, self._stored.machine())
+            store(self._config, alone, self._stored.machine())
         if session.exitstatus == pytest.ExitCode.TESTS_FAILED and self._num_usage_errors and not self._is_red():
             session.exitstatus = pytest.ExitCode.USAGE_ERROR  # not a failure of the code under test
         if self._config.stash[PLUGIN_CONFIG].inconclusive == "majority":
@@ -107,8 +112,13 @@ class VerdictReport:
         """Write the page and the job's summary, with a terminal or without one."""
         if self.rows:
             self._problems += github.append_summary(self.rows)
-        if self._html_path is not None and not self._config.getoption("collectonly"):
-            self._write_html(self._html_path)
+        settings = self._config.stash[PLUGIN_CONFIG]
+        if self._config.getoption("collectonly"):
+            return
+        if settings.html_path is not None:
+            self._write("--grpo-html", settings.html_path, self._write_html)
+        if settings.json_path is not None:
+            self._write("--grpo-json", settings.json_path, self._write_json)
 
     def _is_red(self) -> bool:
         return self._num_failures > 0 or any(row.verdict == Verdict.FAIL for _, row in self.rows)
@@ -124,8 +134,14 @@ class VerdictReport:
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         entries = self.rows
+        versions = version_rows(entries)
+        verdicts = [row for _, row in entries if not row.outcome]
+        if versions:
+            self._write_versions(terminalreporter, versions)
+            verdicts = [row for row in verdicts if row.verdict != Verdict.PASS]
+        if verdicts:
+            self._write_table(terminalreporter, verdicts)
         if entries:
-            self._write_table(terminalreporter, [row for _, row in entries])
             for line in self._stored.comparison(entries):
                 terminalreporter.write_line(line)
             for line in github.annotation_lines(entries, self._locations, self._config.rootpath):
@@ -150,17 +166,41 @@ class VerdictReport:
         devices = ", ".join(sorted({plain(row.device) for row in rows}))
         terminal.write_line(f"{count_verdicts(rows)} on {devices}")
 
-    def _write_html(self, path: Path) -> None:
+    def _write_versions(self, terminal: pytest.TerminalReporter, entries: Sequence[Entry]) -> None:
+        """The rows that compare two versions; exact gates that pass on both sides are left out."""
+        terminal.section(f"grpo: here over {plain(entries[0][1].source.removeprefix(AGAINST_SOURCE))}")
+        for line, outcome in version_lines(entries):
+            before = line.removesuffix(outcome)
+            terminal.write(before)
+            color = OUTCOME_COLORS.get(Outcome(outcome)) if outcome else None
+            terminal.write_line(line[len(before) :], **({color: True} if color else {}))
+        devices = ", ".join(sorted({plain(row.device) for _, row in entries}))
+        terminal.write_line(f"{count_outcomes(entries)} on {devices}")
+
+    def _write(self, option: str, path: Path, write: Callable[[Path], None]) -> None:
         from grpo_core.errors import HomeError
-        from pytest_grpo.reports.page import write_html
 
         try:
-            write_html(path, self.rows, self._stored.machine(), self._stored.history())
+            write(path)
         except HomeError as error:
             why = error.__cause__ or "its folder cannot be written"
-            self._problems.append(f"grpo: --grpo-html {path}: {why}; the report was not written")
+            self._problems.append(f"grpo: {option} {path}: {why}; the report was not written")
         else:
             self._said.append(f"grpo: report written to {path}")
+
+    def _write_html(self, path: Path) -> None:
+        from pytest_grpo.reports.page import write_html
+
+        write_html(path, self.rows, self._stored.machine(), self._stored.history())
+
+    def _write_json(self, path: Path) -> None:
+        from grpo_core.home import write_atomic
+
+        rows = [{"test": nodeid, **asdict(row)} for nodeid, row in self.rows]
+        for row in rows:
+            row["measured"] = row["measured"] if math.isfinite(row["measured"]) else None  # JSON has no NaN
+        text = json.dumps({"machine": self._stored.machine(), "rows": rows}, indent=1)
+        write_atomic(path, text.encode())
 
 
 VERDICT_REPORT = pytest.StashKey[VerdictReport]()

@@ -13,7 +13,7 @@ import pytest
 from pytest_grpo.settings.device import DeviceProfile, detect_device_profile
 from pytest_grpo.settings.modal import ModalSettings
 from pytest_grpo.settings.phases import parse_phases, phases_in_expression
-from pytest_grpo.types import CHILD_PLUGIN
+from pytest_grpo.types import CHILD_PLUGINS
 
 RemoteKind = Literal["modal", "subprocess"]
 Inconclusive = Literal["majority", "xfail", "fail"]
@@ -67,12 +67,22 @@ class PluginConfig:
     """Whether the A/A control runs first: the same work measured against itself."""
     system: str
     versus: str | None
+    against: str | None
+    """The other version to compare with: a revision, a folder, or ``.``."""
+    with_packages: tuple[str, ...]
+    """What the other side has instead of this process's packages, as ``name==version``."""
+    expected: tuple[str, ...]
+    """Changes that must be proven, as text."""
+    side_names: tuple[str, ...]
+    """How tables call the two sides, where another process has named them."""
+    same_answers: bool
     save: str | None
     compare: str | None
     tolerance: float
     """How much worse than the baseline is tolerated, as a fraction."""
     any_machine: bool
     html_path: Path | None
+    json_path: Path | None
 
     @classmethod
     def from_pytest_config(cls, config: pytest.Config) -> PluginConfig:
@@ -80,7 +90,7 @@ class PluginConfig:
         remote = _remote(config)
         only, asked = _phases(config)
         path = config.rootpath / (config.getini("grpo_thresholds") or "bench/thresholds.toml")
-        is_child = config.pluginmanager.has_plugin(CHILD_PLUGIN)  # the session that started it stores the results
+        is_child = _is_child(config)  # the session that started it stores the results
         return cls(
             only_phases=only,
             asked_phases=asked,
@@ -103,11 +113,17 @@ class PluginConfig:
             has_control=config.getini("grpo_control"),
             system=_value(config, "grpo_system") or "grpo_core",
             versus=_versus(config),
+            against=None if is_child else _value(config, "grpo_against") or None,
+            with_packages=tuple(config.getoption("grpo_with") or config.getini("grpo_with")),
+            expected=tuple(config.getoption("grpo_expect") or config.getini("grpo_expect")),
+            side_names=tuple(filter(None, (config.getoption("grpo_side_names") or "").split(","))),
+            same_answers=config.getoption("grpo_same_answers") or config.getini("grpo_same_answers"),
             save=None if is_child else _name(config, "grpo_save"),
             compare=_name(config, "grpo_compare"),
             tolerance=parse_tolerance(_value(config, "grpo_tolerance")),
             any_machine=config.getoption("grpo_any_machine") or config.getini("grpo_any_machine"),
-            html_path=None if is_child else _html_path(config),
+            html_path=None if is_child else _new_file(config, "grpo_html", "report.html"),
+            json_path=None if is_child else _new_file(config, "grpo_json", "verdicts.json"),
         )
 
     @property
@@ -175,8 +191,13 @@ def _selects_phases(config: pytest.Config) -> bool:
     return config.getoption("grpo_phase") is not None or any(config.getini(name) for name in names)
 
 
+def _is_child(config: pytest.Config) -> bool:
+    """Whether this process runs tests for another session."""
+    return any(map(config.pluginmanager.has_plugin, CHILD_PLUGINS))
+
+
 def _remote(config: pytest.Config) -> RemoteKind | None:
-    if config.pluginmanager.has_plugin(CHILD_PLUGIN):
+    if _is_child(config):
         return None
     kind = _choice(config, "grpo_remote", ("modal", "subprocess"), default="local")
     modal = _asks_for_modal(config)
@@ -274,15 +295,15 @@ def parse_tolerance(text: str) -> float:
     return tolerance
 
 
-def _html_path(config: pytest.Config) -> Path | None:
-    """Checks before anything is measured that the page can be written there."""
-    text = _name(config, "grpo_html")
+def _new_file(config: pytest.Config, name: str, example: str) -> Path | None:
+    """Checks before anything is measured that a file can be written there."""
+    text, option = _name(config, name), f"--{name.replace('_', '-')}"
     if text is None:
         return None
     path = config.invocation_params.dir / text
     if not text.strip() or path.is_dir():
-        raise pytest.UsageError(f"--grpo-html {text!r}: not a file; name one, e.g. report.html")
+        raise pytest.UsageError(f"{option} {text!r}: not a file; name one, e.g. {example}")
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     if not nearest.is_dir():
-        raise pytest.UsageError(f"--grpo-html {text!r}: {nearest} is not a folder; name a file in a folder")
+        raise pytest.UsageError(f"{option} {text!r}: {nearest} is not a folder; name a file in a folder")
     return path

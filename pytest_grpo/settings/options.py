@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
+
 import pytest
 
 from pytest_grpo.settings.config import DEFAULT_MAX_CORES_OF_OTHERS, DEFAULT_TOLERANCE
@@ -45,12 +48,38 @@ def add_options(parser: pytest.Parser) -> None:
     )
     add("--grpo-system", metavar="NAME", help="the stack under test: grpo_core (default), trl, or your own")
     add("--grpo-versus", metavar="NAME", help="a second stack to compare with in the same run")
+    _add_against(add)
     add("--grpo-save", metavar="NAME", help="save the verdicts as a baseline of this name")
     add("--grpo-compare", metavar="NAME", help="fail a gate that regressed from this baseline")
     add("--grpo-tolerance", metavar="FRACTION", help="how much worse than the baseline is tolerated (default: 0.05)")
     add("--grpo-any-machine", action="store_true", help="accept a baseline of another machine or other software")
     add("--grpo-html", metavar="FILE", help="write the verdicts as one self-contained HTML page")
+    add("--grpo-json", metavar="FILE", help="write the verdicts and all samples as JSON")
     add("--grpo-show-thresholds", action="store_true", help="list the thresholds and their sources, and exit")
+
+
+def _add_against(add: Callable[..., None]) -> None:
+    add(
+        "--grpo-against",
+        metavar="VERSION",
+        help="compare this code with another version in pairs: a revision, a folder, or . with --grpo-with",
+    )
+    add(
+        "--grpo-with",
+        action="append",
+        default=[],
+        metavar="PACKAGE==VERSION",
+        help="the other side of --grpo-against gets this package (repeatable)",
+    )
+    add(
+        "--grpo-expect",
+        action="append",
+        default=[],
+        metavar="ARM.QUANTITY>=RATIO",
+        help="fail unless this change is proven, e.g. step.tokens_per_second>=1.10 (repeatable)",
+    )
+    add("--grpo-side-names", metavar="NAME,NAME", help=argparse.SUPPRESS)
+    add("--grpo-same-answers", action="store_true", help="fail when the answers of the two versions differ")
 
 
 def _add_modal(group: pytest.OptionGroup) -> None:
@@ -90,11 +119,16 @@ def add_ini(parser: pytest.Parser) -> None:
     parser.addini("grpo_device_profile", "as --grpo-device-profile", default="")
     parser.addini("grpo_system", "as --grpo-system", default="")
     parser.addini("grpo_versus", "as --grpo-versus", default="")
+    parser.addini("grpo_against", "as --grpo-against", default="")
+    parser.addini("grpo_with", "as --grpo-with", type="linelist", default=[])
+    parser.addini("grpo_expect", "as --grpo-expect", type="linelist", default=[])
+    parser.addini("grpo_same_answers", "as --grpo-same-answers", type="bool", default=False)
     parser.addini("grpo_save", "as --grpo-save", default="")
     parser.addini("grpo_compare", "as --grpo-compare", default="")
     parser.addini("grpo_tolerance", "as --grpo-tolerance", default=str(DEFAULT_TOLERANCE))
     parser.addini("grpo_any_machine", "as --grpo-any-machine", type="bool", default=False)
     parser.addini("grpo_html", "as --grpo-html", default="")
+    parser.addini("grpo_json", "as --grpo-json", default="")
     parser.addini(
         "grpo_control",
         "first measure the same work against itself, to detect a noisy machine (default: true)",

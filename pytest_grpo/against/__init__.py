@@ -1,0 +1,1 @@
+"""Compares two versions of a project: the same tests, on both sides, in pairs."""

@@ -1,0 +1,77 @@
+"""``grpo ab A B``: compares two versions, neither of which need be the working tree."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pytest_grpo.against.plugin_path import python_path
+from pytest_grpo.against.trees import SideTree, open_side
+from pytest_grpo.settings.phases import parse_phases
+
+USAGE_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130
+COLLECTING = "pytest_grpo.against.collecting"
+_PYTEST_USAGE_ERROR = 4
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare them. Exit code: 0 nothing is slower, 1 something is, 2 a usage error, 130 interrupted."""
+    from grpo_core.commands.parser import CommandParser
+
+    parser = CommandParser(
+        prog="grpo ab",
+        description="compare two versions in pairs: is A faster than B?\n\nArguments after -- go to pytest.",
+        example="grpo ab my-branch main --phase 2,3",
+    )
+    parser.add_argument("a", metavar="A", help="a commit, tag, branch or folder; . is the working tree")
+    parser.add_argument("b", metavar="B", help="the version that A is compared with")
+    parser.add_argument("--phase", default="all", help="phases to run, e.g. 2,5")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    end = given.index("--") if "--" in given else len(given)
+    flags, passed_on = parser.parse_args(given[:end]), given[end + 1 :]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled as Ctrl-C
+    try:
+        parse_phases(flags.phase)
+        with (
+            open_side(Path.cwd(), flags.a, (), _show) as first,
+            open_side(Path.cwd(), flags.b, (), _show) as second,
+            tempfile.TemporaryDirectory(prefix="grpo-ab-") as scratch,
+        ):
+            code = _run(first, second, Path(scratch), ["--phase", flags.phase, *passed_on])
+    except pytest.UsageError as error:
+        print(f"grpo: error: {error}", file=sys.stderr)
+        return USAGE_EXIT_CODE
+    except KeyboardInterrupt:
+        print("grpo: interrupted", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
+    return USAGE_EXIT_CODE if code == _PYTEST_USAGE_ERROR else code
+
+
+def _run(first: SideTree, second: SideTree, scratch: Path, arguments: Sequence[str]) -> int:
+    """pytest's exit code. Its session is ``first``'s, and starts that side again as a worker."""
+    command = [str(first.python), "-m", "pytest", "-p", COLLECTING, "-p", "no:cacheprovider"]
+    command += [f"--grpo-against={second.root}", f"--grpo-side-names={first.name},{second.name}"]
+    environment = os.environ | {"PYTHONPATH": python_path(scratch, first.import_path)}
+    with subprocess.Popen([*command, *arguments], cwd=first.root, env=environment) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal has told pytest, too, which ends its workers
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
+
+
+def _show(line: str) -> None:
+    print(f"grpo: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

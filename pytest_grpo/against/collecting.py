@@ -1,0 +1,9 @@
+"""The pytest plugin of a session that collects the tests of another tree than this plugin's own. See ``own_modules``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pytest_grpo.against.own_modules import use_modules_of
+
+use_modules_of(Path.cwd())

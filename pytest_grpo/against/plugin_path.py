@@ -1,0 +1,18 @@
+"""The import path of a process that runs this plugin with the code of another tree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def python_path(scratch: Path, folders: Sequence[str]) -> str:
+    """A value for ``PYTHONPATH``: this plugin first, without what stands beside it, then ``folders``.
+
+    The plugin is found by a link in ``scratch``, an empty folder that must stay as long as the process.
+    """
+    own = scratch / "plugin"
+    own.mkdir()
+    (own / "pytest_grpo").symlink_to(Path(__file__).resolve().parent.parent, target_is_directory=True)
+    return os.pathsep.join([str(own), *folders])

@@ -1,0 +1,107 @@
+"""Sets up a session that compares two versions."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pytest_grpo.against.expecting import parse_expected
+from pytest_grpo.against.session import AgainstSession, is_compared
+from pytest_grpo.against.side import Side
+from pytest_grpo.against.trees import SideTree, differing_files, open_side
+from pytest_grpo.remote.local_loop import LocalLoop
+from pytest_grpo.remote.request_builder import forwarded_arguments
+from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig
+
+HERE = "here"
+ANSWER_BUDGETS, MIN_ANSWER_S = 10, 120.0
+"""A worker that says nothing for ten times the time limit of a gate, and at least that long, hangs."""
+_REFUSED = {
+    "usepdb": "--pdb: no terminal reaches a worker",
+    "trace": "--trace: no terminal reaches a worker",
+    "grpo_save": "--grpo-save: rows of two versions are no baseline; store a run without --grpo-against",
+    "grpo_compare": "--grpo-compare: one comparison at a time",
+}
+
+
+def register(config: pytest.Config) -> None:
+    """Open the other side, and register the plugin that runs the tests on both.
+
+    Raises:
+        pytest.UsageError: the other side cannot be had, or an option does not go with this one.
+    """
+    settings = config.stash[PLUGIN_CONFIG]
+    assert settings.against is not None
+    _check_options(config, settings)
+    expected = parse_expected(settings.expected)
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    root = config.rootpath
+    other = stack.enter_context(open_side(root, settings.against, settings.with_packages, _say(config)))
+    here = SideTree(HERE, root, Path(sys.executable), None, tuple(_own_path(root)))
+    differing = None if other.python != here.python else frozenset(differing_files(root, other.root))
+    against = AgainstSession(config, lambda: _sides(config, here, other), expected, differing)
+    config.pluginmanager.register(LocalLoop(is_compared), "grpo-local-loop")
+    config.pluginmanager.register(against, "grpo-against")
+
+
+def _check_options(config: pytest.Config, settings: PluginConfig) -> None:
+    for name, why in _REFUSED.items():
+        if config.getoption(name, None) or (name.startswith("grpo_") and config.getini(name)):
+            raise pytest.UsageError(f"--grpo-against with {why}")
+    if config.getoption("numprocesses", None) or config.getoption("tx", None):
+        raise pytest.UsageError("--grpo-against with -n: workers would measure each other; drop -n, or give -n 0")
+    given = config.invocation_params.args
+    for option, value in itertools.pairwise(map(str, given)):
+        if option == "--grpo-against" and (config.invocation_params.dir / value).is_dir():
+            raise pytest.UsageError(
+                f"--grpo-against {value}: pytest takes a folder after a blank for tests; write --grpo-against={value}"
+            )
+    if settings.remote is not None:
+        raise pytest.UsageError(f"--grpo-against with --grpo-remote {settings.remote}: drop one of the two")
+
+
+def _sides(config: pytest.Config, here: SideTree, other: SideTree) -> tuple[Side, Side]:
+    timeout_s = max(MIN_ANSWER_S, ANSWER_BUDGETS * config.stash[PLUGIN_CONFIG].budget_s)
+    first, second = (Side(tree, _arguments(config, tree.root), timeout_s) for tree in (here, other))
+    return first, second
+
+
+def _arguments(config: pytest.Config, root: Path) -> list[str]:
+    """pytest's arguments for the worker of ``root``: its options, and the files of the session that are there, too."""
+    chosen = []
+    for option, name in (("-m", "markexpr"), ("-k", "keyword"), ("--phase", "grpo_phase")):
+        if value := config.getoption(name, None):
+            chosen += [option, value]
+    return [*forwarded_arguments(config), *chosen, *dict.fromkeys(_files(config, root))]
+
+
+def _files(config: pytest.Config, root: Path) -> Iterator[str]:
+    for argument in config.args:
+        file = (config.invocation_params.dir / argument.partition("::")[0]).resolve()
+        if file.is_relative_to(config.rootpath):
+            own = file.relative_to(config.rootpath)
+            if (root / own).exists():
+                yield own.as_posix()
+
+
+def _own_path(root: Path) -> Iterator[str]:
+    """Folders of the project on this process's import path, e.g. of an editable install."""
+    installed = Path(sys.prefix).resolve()
+    yield str(root)
+    for entry in sys.path:
+        path = Path(entry).resolve()
+        if entry and path != root and path.is_relative_to(root) and not path.is_relative_to(installed):
+            yield str(path)
+
+
+def _say(config: pytest.Config) -> Callable[[str], None]:
+    def say(line: str) -> None:
+        print(f"grpo: {line}", file=sys.stderr, flush=True)
+
+    return say

@@ -1,0 +1,225 @@
+"""One side of a comparison, as the session sees it: a worker that runs the side's tests and measures their arms."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_grpo.against.plugin_path import python_path
+from pytest_grpo.against.protocol import PROTOCOL_VERSION, Channel, ChannelClosedError, Message
+from pytest_grpo.against.trees import SideTree
+from pytest_grpo.remote.worker import worker_environment
+from pytest_grpo.types import SIDE_PLUGIN, Sample
+
+END_TIMEOUT_S = 5
+TAIL_BYTES = 4000
+
+
+class SideError(RuntimeError):
+    """Something happened on the side of that name."""
+
+    def __init__(self, side: str, reason: str) -> None:
+        super().__init__(reason)
+        self.side = side
+
+
+class SideLostError(SideError):
+    """The worker has died or hangs. It is no verdict: what it should have measured cannot be compared."""
+
+
+class ArmRaisedError(SideError):
+    """An arm has raised an error; its test reports it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Where a test has stopped: at ``arms`` that wait to be measured, or, without any, at its end."""
+
+    arms: tuple[str, ...] = ()
+    wanted: tuple[str, ...] = ()
+    """The quantities that the test's assertion compares."""
+    reports: tuple[Message, ...] = ()
+    imported: tuple[str, ...] = ()
+    """Files of the project that the worker has loaded, relative to its root."""
+
+    @classmethod
+    def of(cls, message: Message) -> Stop:
+        fields = {name: tuple(message.get(name, ())) for name in ("arms", "wanted", "reports", "imported")}
+        return cls(**fields)
+
+
+@dataclass(slots=True)
+class Side:
+    """A worker on ``tree``. It starts with the first question, in a process group of its own."""
+
+    tree: SideTree
+    arguments: Sequence[str]
+    """pytest's, files included."""
+    timeout_s: float
+    """How long an answer may take."""
+    collected: frozenset[str] = frozenset()
+    selected: frozenset[str] = frozenset()
+    """Those of ``collected`` that the session's options select."""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """Per file or node id, why it was not collected."""
+    device: str = ""
+    _process: subprocess.Popen[bytes] | None = None
+    _channel: Channel | None = None
+    _scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.tree.name
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker; None while it does not run."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the worker and let it collect, unless it runs.
+
+        Raises:
+            SideLostError: it cannot start, or speaks another protocol.
+        """
+        if self._channel is not None:
+            return
+        own, theirs = socket.socketpair()
+        self._scratch = tempfile.TemporaryDirectory(prefix="grpo-side-")
+        output = Path(self._scratch.name) / "output.txt"
+        with theirs, output.open("wb") as file:
+            self._process = subprocess.Popen(
+                self._command(theirs.fileno()),
+                cwd=self.tree.root,
+                env=self._environment(Path(self._scratch.name)),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        self._channel = Channel(own)
+        hello = self._receive("hello")
+        if hello["protocol"] != PROTOCOL_VERSION:
+            raise SideLostError(self.name, f"it speaks protocol {hello['protocol']}, this session {PROTOCOL_VERSION}")
+        self.collected, self.selected = frozenset(hello["collected"]), frozenset(hello["selected"])
+        self.errors = hello["errors"]
+        self.device = hello["device"]
+
+    def run(self, nodeid: str, following: str | None) -> Stop:
+        """Run a test until its arms wait, or to its end. Fixtures that the test ``following`` needs stay."""
+        self.start()
+        self._send({"do": "run", "nodeid": nodeid, "next": following if following in self.collected else None})
+        return Stop.of(self._receive("arms", "done"))
+
+    def release(self) -> Stop:
+        """Let the test go on, until other arms wait or to its end."""
+        self._send({"do": "release"})
+        return Stop.of(self._receive("arms", "done"))
+
+    def wait(self) -> Stop:
+        """Where the test stops next, after one of its arms raised an error."""
+        return Stop.of(self._receive("arms", "done"))
+
+    def measure(self, arm: str, repeats: int) -> Sample:
+        """One sample, the mean of ``repeats`` runs."""
+        self._send({"do": "measure", "arm": arm, "repeats": repeats})
+        answer = self._receive("sample", "raised")
+        return Sample(answer["seconds"], answer["quantities"])
+
+    def took_s(self, arm: str, repeats: int) -> float:
+        """Seconds of one run, from ``repeats`` runs that do not count."""
+        self._send({"do": "time", "arm": arm, "repeats": repeats})
+        return self._receive("took", "raised")["seconds"]
+
+    def answer(self, arm: str) -> tuple[Any, str]:
+        """The output of the arm's first run as JSON, and why there is none."""
+        self._send({"do": "answer", "arm": arm})
+        answer = self._receive("answer")
+        return answer["value"], answer["missing"]
+
+    def difference(self, arm: str, other: object, name: str) -> tuple[str, str]:
+        """How this side's answer differs from ``other``, that of the side ``name``, and by which rule."""
+        self._send({"do": "compare", "arm": arm, "other": other, "name": name})
+        answer = self._receive("difference")
+        return answer["text"], answer["by"]
+
+    def close(self) -> None:
+        """End the worker and all processes of its group. Nothing is left, whatever it does."""
+        if self._process is None:
+            return
+        if self._channel is not None:
+            try:
+                self._channel.send({"do": "end"})
+                self._process.wait(END_TIMEOUT_S)
+            except (ChannelClosedError, subprocess.TimeoutExpired):
+                pass  # it is killed below
+            self._channel.close()
+        self._kill()
+        assert self._scratch is not None
+        self._scratch.cleanup()
+        self._process, self._channel = None, None
+
+    def _kill(self) -> None:
+        assert self._process is not None
+        with suppress(ProcessLookupError):  # the whole group has ended
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _command(self, fd: int) -> list[str]:
+        plugin = ["-p", SIDE_PLUGIN, f"--grpo-side-fd={fd}"]
+        return [str(self.tree.python), "-m", "pytest", *plugin, *self.arguments]
+
+    def _environment(self, scratch: Path) -> dict[str, str]:
+        """This process's, with this plugin first on the import path, then the side's folders."""
+        return worker_environment() | {"PYTHONPATH": python_path(scratch, self.tree.import_path)}
+
+    def _send(self, message: Message) -> None:
+        assert self._channel is not None, "started by run"
+        try:
+            self._channel.send(message)
+        except ChannelClosedError:
+            raise self._lost() from None
+
+    def _receive(self, *expected: str) -> Message:
+        """The next message, one of those ``expected``."""
+        assert self._channel is not None
+        try:
+            message = self._channel.receive(self.timeout_s)
+        except ChannelClosedError:
+            raise self._lost() from None
+        except TimeoutError:
+            error = SideLostError(self.name, f"it did not answer for {self.timeout_s:.0f} s")
+            self._kill()
+            self.close()
+            raise error from None
+        assert message["say"] in (*expected, "raised"), message
+        if message["say"] == "raised":
+            raise ArmRaisedError(self.name, message["error"])
+        return message
+
+    def _lost(self) -> SideLostError:
+        """How the worker ended; it can be started anew afterwards."""
+        assert self._process is not None
+        assert self._scratch is not None
+        try:
+            code = self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            code = self._process.wait()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        with (Path(self._scratch.name) / "output.txt").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            said = file.read().decode(errors="replace").strip().splitlines()
+        errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+        last = (errors or said or ["it said nothing"])[-1]
+        self.close()
+        return SideLostError(self.name, f"its process ended ({how}): {last}")

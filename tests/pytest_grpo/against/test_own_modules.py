@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from pytest_grpo.against.own_modules import MOVED, use_modules_of
+use_modules_of(Path.cwd())
+import pytest_grpo.gates, pytest_grpo.gate.gates
+assert pytest_grpo.gates.Gate is pytest_grpo.gate.gates.Gate
+import importlib
+for name in MOVED:
+    importlib.import_module(name)
+import pytest_grpo.systems
+print(pytest_grpo.systems.__file__)
+"""
+
+
+def run(folder: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_old_names_are_todays_modules_and_systems_are_the_trees(tmp_path: Path) -> None:
+    import pytest_grpo.systems
+
+    assert run(tmp_path) == pytest_grpo.systems.__file__
+    own = tmp_path / "pytest_grpo/systems/__init__.py"
+    own.parent.mkdir(parents=True)
+    own.write_text('"""Of the tree."""\n')
+    assert run(tmp_path) == str(own)
