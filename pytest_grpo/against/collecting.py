@@ -1,4 +1,4 @@
-"""The pytest plugin of a session that collects the tests of another tree than this plugin's own. See ``own_modules``."""
+"""The pytest plugin of a session that collects the tests of another tree; see ``own_modules``."""
 
 from __future__ import annotations
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,11 @@ import pytest
 from pytest_grpo.against.expecting import parse_expected
 from pytest_grpo.against.session import AgainstSession, is_compared
 from pytest_grpo.against.side import Side
-from pytest_grpo.against.trees import SideTree, differing_files, open_side
+from pytest_grpo.against.trees import SideTree, open_side, this_side
 from pytest_grpo.remote.local_loop import LocalLoop
 from pytest_grpo.remote.request_builder import forwarded_arguments
 from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig
 
-HERE = "here"
 ANSWER_BUDGETS, MIN_ANSWER_S = 10, 120.0
 """A worker that says nothing for ten times the time limit of a gate, and at least that long, hangs."""
 _REFUSED = {
@@ -42,9 +42,11 @@ def register(config: pytest.Config) -> None:
     stack = ExitStack()
     config.add_cleanup(stack.close)
     root = config.rootpath
-    other = stack.enter_context(open_side(root, settings.against, settings.with_packages, _say(config)))
-    here = SideTree(HERE, root, Path(sys.executable), None, tuple(_own_path(root)))
-    differing = None if other.python != here.python else frozenset(differing_files(root, other.root))
+    here = this_side(root)
+    other = stack.enter_context(open_side(root, settings.against, settings.with_packages, _say))
+    if settings.side_names:
+        here, other = (replace(side, name=name) for side, name in zip((here, other), settings.side_names, strict=True))
+    differing = None
     against = AgainstSession(config, lambda: _sides(config, here, other), expected, differing)
     config.pluginmanager.register(LocalLoop(is_compared), "grpo-local-loop")
     config.pluginmanager.register(against, "grpo-against")
@@ -90,18 +92,5 @@ def _files(config: pytest.Config, root: Path) -> Iterator[str]:
                 yield own.as_posix()
 
 
-def _own_path(root: Path) -> Iterator[str]:
-    """Folders of the project on this process's import path, e.g. of an editable install."""
-    installed = Path(sys.prefix).resolve()
-    yield str(root)
-    for entry in sys.path:
-        path = Path(entry).resolve()
-        if entry and path != root and path.is_relative_to(root) and not path.is_relative_to(installed):
-            yield str(path)
-
-
-def _say(config: pytest.Config) -> Callable[[str], None]:
-    def say(line: str) -> None:
-        print(f"grpo: {line}", file=sys.stderr, flush=True)
-
-    return say
+def _say(line: str) -> None:
+    print(f"grpo: {line}", file=sys.stderr, flush=True)

@@ -12,9 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,8 @@ import pytest
 
 from pytest_grpo.bisect import judge, rows
 from pytest_grpo.bisect.judge import BAD, GOOD, SKIP, VERDICT_NAMES
+from pytest_grpo.checkouts.git import commit_of, git, top_folder, unknown_revision
+from pytest_grpo.checkouts.worktrees import import_path, open_worktree
 from pytest_grpo.settings.phases import parse_phases
 
 NOT_FOUND_EXIT_CODE = 1
@@ -47,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags, passed_on = parser.parse_args(given[:end]), given[end + 1 :]
     try:
         parse_phases(flags.phase)
-        tree = Path(_git(Path.cwd(), "rev-parse", "--show-toplevel", problem=f"{Path.cwd()}: not in a git repository"))
+        tree = top_folder(Path.cwd())
         good, bad = (_commit(tree, revision) for revision in (flags.good, flags.bad))
         _check_ancestor(tree, flags.good, good, flags.bad, bad)
-        with _worktree(tree, bad) as folder:
-            return _bisect(tree, folder, good, bad, ["--phase", flags.phase, *passed_on])
+        with open_worktree(tree, bad, "grpo-bisect-") as worktree:
+            return _bisect(tree, worktree, good, bad, ["--phase", flags.phase, *passed_on])
     except pytest.UsageError as error:
         print(f"grpo: error: {error}", file=sys.stderr)
         return USAGE_EXIT_CODE
@@ -60,11 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED_EXIT_CODE
 
 
-def _bisect(tree: Path, folder: Path, good: str, bad: str, arguments: list[str]) -> int:
-    worktree, log = folder / "tree", folder / "judgements.jsonl"
-    judge = _prepare_judge(tree, folder, log, arguments)
+def _bisect(tree: Path, worktree: Path, good: str, bad: str, arguments: list[str]) -> int:
+    log = worktree.parent / "judgements.jsonl"
+    judge = _prepare_judge(tree, worktree, log, arguments)
     for commit, expected in ((good, GOOD), (bad, BAD)):  # git does not check the ends itself
-        _git(worktree, "checkout", "--quiet", "--detach", commit, problem=f"commit {commit} cannot be checked out")
+        git(worktree, "checkout", "--quiet", "--detach", commit, problem=f"commit {commit} cannot be checked out")
         _run(judge, worktree)
         judgement = _judgement(log, commit)
         if judgement["code"] != expected:
@@ -73,42 +73,25 @@ def _bisect(tree: Path, folder: Path, good: str, bad: str, arguments: list[str])
                 f"commit {commit[:12]} must be {VERDICT_NAMES[expected]} but is '{found}' here "
                 f"({judgement['reason']}); name another commit, phase or threshold"
             )
-    _git(worktree, "bisect", "start", bad, good, problem="git cannot bisect")
+    git(worktree, "bisect", "start", bad, good, problem="git cannot bisect")
     is_found = _run(["git", "bisect", "run", *judge], worktree) == 0
     if not is_found:
         print("no first bad commit: git stopped, or only commits are left that cannot be judged:")
         skipped = [judgement for judgement in _read_log(log) if judgement["code"] not in (GOOD, BAD)]
         print(*(f"  {judgement['commit']}: {judgement['reason']}" for judgement in skipped), sep="\n")
         return NOT_FOUND_EXIT_CODE
-    first = _git(worktree, "rev-parse", "refs/bisect/bad", problem="git names no bad commit")
-    subject = _git(worktree, "log", "-1", "--format=%H %s (%as)", first, problem=f"git cannot show {first}")
+    first = git(worktree, "rev-parse", "refs/bisect/bad", problem="git names no bad commit")
+    subject = git(worktree, "log", "-1", "--format=%H %s (%as)", first, problem=f"git cannot show {first}")
     print(f"first bad commit: {subject}", *(f"  {line}" for line in _judgement(log, first)["lines"]), sep="\n")
     return 0
 
 
-@contextmanager
-def _worktree(tree: Path, commit: str) -> Iterator[Path]:
-    """A temporary folder with ``commit`` checked out in its ``tree``."""
-    with tempfile.TemporaryDirectory(prefix="grpo-bisect-", ignore_cleanup_errors=True) as name:
-        folder = Path(name).resolve()
-        worktree = str(folder / "tree")
-        try:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled as Ctrl-C
-            _git(tree, "worktree", "add", "--quiet", "--detach", worktree, commit, problem="git cannot add a worktree")
-            yield folder
-        finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the worktree behind
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            subprocess.run(
-                ["git", "worktree", "remove", "--force", worktree], cwd=tree, capture_output=True, check=False
-            )
-
-
-def _prepare_judge(tree: Path, folder: Path, log: Path, arguments: list[str]) -> list[str]:
+def _prepare_judge(tree: Path, worktree: Path, log: Path, arguments: list[str]) -> list[str]:
     """The command that judges the checkout. It has no options, which some git versions would parse as their own."""
     from grpo_core.home import Home
     from pytest_grpo.baseline.files import baselines_folder
 
+    folder = worktree.parent
     script = folder / "judge" / "grpo_bisect_judge.py"
     script.parent.mkdir()
     shutil.copyfile(judge.__file__, script)
@@ -119,11 +102,11 @@ def _prepare_judge(tree: Path, folder: Path, log: Path, arguments: list[str]) ->
         shutil.copytree(baselines, home / "data" / "baselines")
     job = {
         "log": str(log),
-        "folder": str(folder / "tree" / Path.cwd().resolve().relative_to(tree)),
+        "folder": str(worktree / Path.cwd().resolve().relative_to(tree)),
         "plugin": plugin.stem,
         "arguments": ["-q", "--color=no", "-p", "no:cacheprovider", *arguments],
         "environment": {
-            "PYTHONPATH": os.pathsep.join([*_python_path(tree, folder / "tree"), str(script.parent)]),
+            "PYTHONPATH": os.pathsep.join([*import_path(tree, worktree), str(script.parent)]),
             "PYTHONDONTWRITEBYTECODE": "1",  # a .pyc of the same second would hide the next commit's change
             "GRPO_HOME": str(home),
             "GRPO_BISECT_MAIN_TREE": str(tree),
@@ -132,22 +115,6 @@ def _prepare_judge(tree: Path, folder: Path, log: Path, arguments: list[str]) ->
     path = folder / "job.json"
     path.write_text(json.dumps(job), encoding="utf-8")
     return [sys.executable, str(script), str(path)]
-
-
-def _python_path(tree: Path, worktree: Path) -> list[str]:
-    """The import path: folders of the user's tree, e.g. of an editable install, mapped to the worktree."""
-    installed = Path(sys.prefix).resolve()
-    own = [
-        path for path in map(_resolved, sys.path) if path.is_relative_to(tree) and not path.is_relative_to(installed)
-    ]
-    given = map(_resolved, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-    folders = [worktree, *(worktree / path.relative_to(tree) for path in own)]
-    folders += [path for path in given if not path.is_relative_to(tree)]
-    return [str(folder) for folder in dict.fromkeys(folders)]
-
-
-def _resolved(entry: str) -> Path:
-    return Path(entry).resolve()
 
 
 def _run(command: Sequence[str], folder: Path) -> int:
@@ -174,27 +141,17 @@ def _judgement(log: Path, commit: str) -> dict[str, Any]:
 
 
 def _commit(tree: Path, revision: str) -> str:
-    problem = f"revision {revision!r}: not known in {tree}; name a commit, tag or branch"
-    return _git(tree, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", problem=problem)
+    commit = commit_of(tree, revision)
+    if commit is None:
+        raise unknown_revision(tree, revision, "a commit, tag or branch")
+    return commit
 
 
 def _check_ancestor(tree: Path, good_name: str, good: str, bad_name: str, bad: str) -> None:
     problem = f"GOOD {good_name!r} is not an ancestor of BAD {bad_name!r}; name an earlier commit, then a later one"
     if good == bad:
         raise pytest.UsageError(problem)
-    _git(tree, "merge-base", "--is-ancestor", good, bad, problem=problem)
-
-
-def _git(folder: Path, *arguments: str, problem: str) -> str:
-    """What git prints. Raises pytest.UsageError with ``problem`` and git's last line when it fails."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise pytest.UsageError("git: not found; install it, grpo bisect needs it") from None
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines()
-        raise pytest.UsageError(f"{problem} ({said[-1]})" if said else problem)
-    return done.stdout.strip()
+    git(tree, "merge-base", "--is-ancestor", good, bad, problem=problem)
 
 
 if __name__ == "__main__":
