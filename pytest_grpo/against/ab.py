@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.against.plugin_path import python_path
+from pytest_grpo.against.plugin_path import UNSHADOWED, python_path
 from pytest_grpo.against.trees import SideTree, open_side
 from pytest_grpo.settings.phases import parse_phases
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(first: SideTree, second: SideTree, scratch: Path, arguments: Sequence[str]) -> int:
     """pytest's exit code. Its session is ``first``'s, and starts that side again as a worker."""
-    command = [str(first.python), "-m", "pytest", "-p", COLLECTING, "-p", "no:cacheprovider"]
+    command = [str(first.python), *UNSHADOWED, "-m", "pytest", "-p", COLLECTING, "-p", "no:cacheprovider"]
     command += [f"--grpo-against={second.root}", f"--grpo-side-names={first.name},{second.name}"]
     environment = os.environ | {"PYTHONPATH": python_path(scratch, first.import_path)}
     with subprocess.Popen([*command, *arguments], cwd=first.root, env=environment) as process:

@@ -21,13 +21,13 @@ from pytest_grpo.against.judging import (
     small_part,
 )
 from pytest_grpo.against.side import Side
-from pytest_grpo.measuring.pace import Pace
+from pytest_grpo.measuring.pace import MAX_BUDGET_FACTOR
 from pytest_grpo.measuring.question import Question
 from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
 from pytest_grpo.measuring.sampler import Round, Sampler
 from pytest_grpo.measuring.stats import Plan, judge
 from pytest_grpo.settings.config import PluginConfig
-from pytest_grpo.types import Sample, Verdict
+from pytest_grpo.types import REFERENCE_ARM, Sample, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,12 @@ class Watched:
 
 @dataclass(slots=True)
 class ArmPairs:
-    """Takes pairs of ``arm`` until its quantities are decided or its time is over."""
+    """Takes pairs of ``arm`` until its quantities are decided or its time is over.
+
+    Both sides do the same work, so what a sample leaves behind in caches and allocators is the same for the next one
+    whichever side comes first. Where the order matters all the same, the arm starts afresh with settled rounds, in
+    which each side runs twice and its second sample counts.
+    """
 
     arm: str
     sides: tuple[Side, Side]
@@ -103,7 +108,8 @@ class ArmPairs:
     sampler: Sampler = field(init=False)
     guard: QuietGuard = field(init=False)
     is_over: bool = False
-    _pace: Pace = field(init=False)
+    note: str = ""
+    """What was found about the order of the sides."""
 
     def __post_init__(self) -> None:
         by_name = {side.name: side for side in self.sides}
@@ -116,8 +122,10 @@ class ArmPairs:
             has_equal_repeats=True,
         )
         self.guard = QuietGuard(self.rules.max_cores_of_others, self.rules.max_wait_s, self.rules.with_gpu)
-        timed = self.watched[0]
-        self._pace = Pace(self.sampler, timed.question, timed.plan)
+
+    @property
+    def is_control(self) -> bool:
+        return self.arm == REFERENCE_ARM
 
     def take_pair(self) -> None:
         """One more pair that counts; the arm is over when the time for it is."""
@@ -131,11 +139,29 @@ class ArmPairs:
 
         self.guard.start_round()
         is_complete = self.sampler.take_until(wanted, check)
-        self._pace.adapt()
-        if is_complete and len(self.sampler.rounds) in self.rules.looks:
-            self.judge(is_last=len(self.sampler.rounds) == self.rules.looks[-1])
-        elif not is_complete:
+        self._find_time()
+        if not is_complete:
             self.judge(is_last=True)
+        elif wanted in self.rules.looks and not self._settles():
+            self.judge(is_last=wanted == self.rules.looks[-1])
+
+    def _find_time(self) -> None:
+        """Slow arms get the time that the pairs of a verdict take, up to a limit."""
+        num_pairs = self.watched[0].plan.min_pairs(Verdict.FAIL)
+        pair_s = self.sampler.spent_s / max(1, len(self.sampler.rounds))
+        needed_s = min(num_pairs * pair_s, MAX_BUDGET_FACTOR * self.rules.budget_s)
+        self.sampler.budget_s = max(self.sampler.budget_s, needed_s)
+
+    def _settles(self) -> bool:
+        """Start afresh with settled rounds when the order of the sides matters and nothing is decided yet."""
+        if self.sampler.is_settled or any(each.change is not None for each in self.watched):
+            return False
+        effect = self.watched[0].question.order_effect(self.sampler.rounds, self.sampler.orders)
+        if effect:
+            self.note = f"{effect}, so each side ran twice and its second sample counts"
+            self.sampler.is_settled = True
+            self.sampler.start_afresh()
+        return bool(effect)
 
     def judge(self, *, is_last: bool) -> None:
         """Decide what can be decided. Quantities that were decided before stay so."""
@@ -183,12 +209,21 @@ def watch(quantities: Sequence[str], names: tuple[str, str], rules: Rules, share
 
 
 def take_pairs(arms: Sequence[ArmPairs], rng: random.Random, show: Callable[[str], None]) -> None:
-    """Take pairs of all arms, interleaved in random order, until each is decided or out of time."""
-    active = list(arms)
+    """Take pairs of all arms, interleaved in random order, until each is decided or out of time.
+
+    The control gets half as many, as long as others need any.
+    """
+    active = [each for each in arms if not each.is_control]
+    controls = [each for each in arms if each.is_control]
+    place = 0
     while active:
-        rng.shuffle(active)
-        for each in active:
+        place += 1
+        due = [*active, *(each for each in controls if place % 2 and not each.is_over)]
+        rng.shuffle(due)
+        for each in due:
             show(f"[pair {len(each.sampler.rounds) + 1} of at most {each.rules.looks[-1]}: arm {each.arm}]")
             each.take_pair()
         active = [each for each in active if not each.is_over]
+    for control in controls:
+        control.judge(is_last=True)
     show("")

@@ -6,6 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+UNSHADOWED = ("-P",)
+"""Python does not look first in the folder that it starts in, which may hold another version of the plugin."""
+
 
 def python_path(scratch: Path, folders: Sequence[str]) -> str:
     """A value for ``PYTHONPATH``: this plugin first, without what stands beside it, then ``folders``.

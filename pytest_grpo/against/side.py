@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_grpo.against.plugin_path import python_path
+from pytest_grpo.against.plugin_path import UNSHADOWED, python_path
 from pytest_grpo.against.protocol import PROTOCOL_VERSION, Channel, ChannelClosedError, Message
 from pytest_grpo.against.trees import SideTree
 from pytest_grpo.remote.worker import worker_environment
@@ -176,7 +176,7 @@ class Side:
 
     def _command(self, fd: int) -> list[str]:
         plugin = ["-p", SIDE_PLUGIN, f"--grpo-side-fd={fd}"]
-        return [str(self.tree.python), "-m", "pytest", *plugin, *self.arguments]
+        return [str(self.tree.python), *UNSHADOWED, "-m", "pytest", *plugin, *self.arguments]
 
     def _environment(self, scratch: Path) -> dict[str, str]:
         """This process's, with this plugin first on the import path, then the side's folders."""
