@@ -153,6 +153,29 @@ def test_an_interruption_while_git_checks_out_leaves_nothing(repository: Path, t
     assert list(temporary.iterdir()) == []
 
 
+def test_what_a_killed_process_left_is_removed_by_the_next_one(repository: Path, temporary: Path) -> None:
+    """Not what another process uses, and no worktree of the user."""
+    git(repository, "worktree", "add", "-q", "--detach", str(repository.parent / "grpo-test-own"))
+    before = state_of(repository)
+    killed, alive = (
+        subprocess.Popen([sys.executable, "-c", HOLDS, str(repository)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    )
+    with killed, alive:
+        assert killed.stdout is not None
+        assert alive.stdout is not None
+        left, used = Path(killed.stdout.readline().strip()), Path(alive.stdout.readline().strip())
+        killed.kill()
+        killed.wait()
+        assert (left / "a.py").exists()
+        with open_worktree(repository, "HEAD", "grpo-test-"):
+            assert not left.parent.exists()
+            assert (used / "a.py").exists()
+        alive.send_signal(signal.SIGINT)
+    assert state_of(repository) == before
+    assert list(temporary.iterdir()) == []
+
+
 def test_a_process_that_never_leaves_the_block_removes_the_worktree_when_it_exits(
     repository: Path, temporary: Path
 ) -> None:
