@@ -1,29 +1,24 @@
-"""Environments with other packages than this process's, made by uv and kept in the cache by content.
+"""A cache of environments, which uv makes.
 
-An environment has the installed packages in their versions, but for those that must differ and what these bring along.
+Each has a folder, whose name is the key of its recipe. ``KEY/environment.json`` names the folder in it that is whole.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import secrets
 import shutil
-import sys
-import sysconfig
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
-from pytest_grpo.against.packages import Package
+from pytest_grpo.against.recipe import Recipe, shown
 from pytest_grpo.against.uv import Uv
 from pytest_grpo.checkouts.signals import ended_as_by_ctrl_c, finish
 
@@ -31,62 +26,16 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 MAX_UNUSED_DAYS = 30
-_MARKER = "grpo-environment.json"
-"""Written last: a folder without it is of a creation that was killed. Its time is that of the last use."""
-_NEEDED_BY_PLUGIN = ("pytest", "pytest-benchmark", "psutil", "filelock", "numpy", "nvidia-ml-py")
+_MARKER = "environment.json"
+"""Written last. Its time is that of the last use."""
 _NEEDED_MODULES = "pytest, pytest_benchmark, psutil, filelock, numpy, pynvml"
-_MAX_SHOWN = 6
-_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """What an environment is made of."""
-
-    changed: tuple[str, ...]
-    """What differs from the installed packages: ``torch==2.12``. It is among ``required``."""
-    required: tuple[str, ...]
-    """Requirements, one a line."""
-    preferred: tuple[str, ...]
-    """``name==version`` of what is installed here: taken where the requirements allow it."""
-    overrides: tuple[str, ...] = ()
-    """Requirements that hold whatever other packages say."""
-    index_options: tuple[str, ...] = ()
-    """Where uv finds packages."""
-
-    @property
-    def what(self) -> str:
-        """How it differs, for people."""
-        return _shown(self.changed)
-
-    @property
-    def key(self) -> str:
-        """Of the content, the Python and the platform."""
-        python = (sys.version, os.path.realpath(sys.executable), sysconfig.get_platform())
-        content = [_FORMAT, self.required, self.preferred, self.overrides, self.index_options, python]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-def make_recipe(
-    installed: Mapping[str, Package],
-    changed: Mapping[str, Requirement],
-    removed: frozenset[str] = frozenset(),
-    overrides: Sequence[str] = (),
-    index_options: Sequence[str] = (),
-) -> Recipe:
-    """The installed packages without the editable ones and those ``removed``; ``changed`` takes the place of theirs."""
-    kept = {name: package for name, package in installed.items() if not package.is_editable}
-    required = {name: package.requirement for name, package in kept.items() if name not in removed}
-    required |= {name: str(requirement) for name, requirement in changed.items()}
-    overridden = {canonicalize_name(Requirement(line).name): line for line in overrides}
-    overridden |= {name: str(changed[name]) for name in overridden if name in changed}
-    return Recipe(
-        changed=tuple(str(requirement) for requirement in changed.values()),
-        required=(*sorted(required.values()), *_needs_of_plugin()),
-        preferred=tuple(sorted(f"{name}=={package.version}" for name, package in kept.items() if not package.url)),
-        overrides=tuple(overridden.values()),
-        index_options=tuple(index_options),
-    )
+class _Made:
+    python: Path
+    changes: tuple[str, ...]
+    """What else differs from the installed packages."""
 
 
 def environment_python(recipe: Recipe, show: Callable[[str], None]) -> Path:
@@ -111,14 +60,14 @@ def environment_python(recipe: Recipe, show: Callable[[str], None]) -> Path:
     folder = cache / recipe.key
     prune_environments(cache, keep=folder)
     with _held(FileLock(folder.with_suffix(".lock")), recipe, show):
-        if not ((folder / _MARKER).exists() and (folder / "bin" / "python").exists()):
+        made = _read(folder)
+        if made is None:
             show(f"making an environment with {recipe.what} (once)")
-            _make(recipe, folder, uv)
+            made = _make(recipe, folder, uv)
         os.utime(folder / _MARKER)
-    changes = json.loads((folder / _MARKER).read_text(encoding="utf-8"))["changes"]
-    if changes:
-        show(f"{recipe.what} also changes {_shown(changes)}")
-    return folder / "bin" / "python"
+    if made.changes:
+        show(f"{recipe.what} also changes {shown(made.changes)}")
+    return made.python
 
 
 @contextmanager
@@ -155,41 +104,33 @@ def prune_environments(cache: Path, keep: Path) -> None:
             continue
 
 
-def _make(recipe: Recipe, folder: Path, uv: Uv) -> None:
+def _make(recipe: Recipe, folder: Path, uv: Uv) -> _Made:
     from grpo_core.home import write_json
+
+    shutil.rmtree(folder, ignore_errors=True)  # of a creation that was killed, whose uv may still be at work in it
+    folder.mkdir(exist_ok=True)
+    inner = folder / secrets.token_hex(4)
 
     def clean_up() -> None:
         if not (folder / _MARKER).exists():
             shutil.rmtree(folder, ignore_errors=True)
 
-    shutil.rmtree(folder, ignore_errors=True)  # of a creation that was killed
     with ended_as_by_ctrl_c():
         try:
-            resolved = uv.make(folder, recipe.required, recipe.preferred, recipe.overrides, recipe.index_options)
-            uv.check_imports(folder, _NEEDED_MODULES)
-            write_json(folder / _MARKER, {"what": recipe.what, "changes": _changes(recipe, resolved)})
+            resolved = uv.make(inner, recipe.required, recipe.preferred, recipe.overrides, recipe.index_options)
+            uv.check_imports(inner, _NEEDED_MODULES)
+            made = _Made(inner / "bin" / "python", tuple(recipe.other_changes(resolved)))
+            write_json(folder / _MARKER, {"folder": inner.name, "what": recipe.what, "changes": made.changes})
+            return made
         finally:
             finish(clean_up)
 
 
-def _changes(recipe: Recipe, resolved: Sequence[str]) -> list[str]:
-    """Packages that changed along with those that were asked for: ``triton 3.7.1 -> 3.7.0``."""
-    before = dict(line.split("==") for line in recipe.preferred)
-    after = dict(line.split("==") for line in resolved if "==" in line)
-    asked = {canonicalize_name(Requirement(line).name) for line in recipe.changed}
-    changed = sorted(name for name in after if before.get(name) != after[name])
-    return [f"{name} {before.get(name, 'none')} -> {after[name]}" for name in changed if name not in asked]
-
-
-def _shown(texts: Sequence[str]) -> str:
-    more = len(texts) - _MAX_SHOWN
-    return ", ".join(texts[:_MAX_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _needs_of_plugin() -> list[str]:
-    """As its own metadata has them, so that uv refuses a version that it cannot run with."""
+def _read(folder: Path) -> _Made | None:
+    """The environment that ``folder`` holds; None when it is not whole."""
     try:
-        wanted = [Requirement(line) for line in requires("pytest-grpo") or []]
-    except PackageNotFoundError:  # used from a folder
-        return list(_NEEDED_BY_PLUGIN)
-    return [str(requirement) for requirement in wanted if requirement.name in _NEEDED_BY_PLUGIN]
+        marker = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    made = _Made(folder / marker["folder"] / "bin" / "python", tuple(marker["changes"]))
+    return made if made.python.exists() else None

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from pytest_grpo.against.environments import environment_python, make_recipe
+from pytest_grpo.against.environments import environment_python
 from pytest_grpo.against.locks import lock_changes
 from pytest_grpo.against.packages import Package, installed_packages, parse_packages
+from pytest_grpo.against.recipe import make_recipe
 from pytest_grpo.against.uv import Uv, project_settings
 
 

@@ -35,8 +35,10 @@ class FakeUv:
     def then(self, command: str) -> None:
         """From now on the install step runs this command."""
         text = FAKE_UV.format(log=self.log, resolved=self.resolved, python=sys.executable, then=command)
-        self.program.write_text(text)
-        self.program.chmod(0o700)
+        written = self.program.with_suffix(".new")  # one that runs goes on with the old text
+        written.write_text(text)
+        written.chmod(0o700)
+        written.replace(self.program)
 
     @property
     def num_installs(self) -> int:

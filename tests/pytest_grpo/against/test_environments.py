@@ -13,16 +13,18 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from pytest_grpo.against.environments import MAX_UNUSED_DAYS, Recipe, environment_python, make_recipe
+from pytest_grpo.against.environments import MAX_UNUSED_DAYS, environment_python
 from pytest_grpo.against.packages import Package, installed_packages
+from pytest_grpo.against.recipe import Recipe, make_recipe
 from tests.pytest_grpo.against.conftest import FakeUv
 
 INSTALLED = {name: Package(name, version) for name, version in {"iniconfig": "2.3.1", "pytest": "9.0.0"}.items()}
 MAKES = """
 import sys
 from packaging.requirements import Requirement
-from pytest_grpo.against.environments import environment_python, make_recipe
+from pytest_grpo.against.environments import environment_python
 from pytest_grpo.against.packages import Package
+from pytest_grpo.against.recipe import make_recipe
 
 recipe = make_recipe({"iniconfig": Package("iniconfig", "2.3.1")}, {"iniconfig": Requirement("iniconfig==2.0.0")})
 print("begins", flush=True)
@@ -92,7 +94,7 @@ def test_it_is_made_once_and_said_so(fake_uv: FakeUv, cache: Path) -> None:
     assert environment_python(recipe_of("iniconfig==2.0.0"), lines.append) == python
     assert lines == [also]
     assert fake_uv.num_installs == 1
-    assert entries(cache) == [python.parent.parent.name]
+    assert entries(cache) == [python.relative_to(cache).parts[0]]
 
 
 def test_what_a_killed_creation_left_is_not_used(fake_uv: FakeUv, cache: Path) -> None:
@@ -123,16 +125,17 @@ def test_an_interrupted_creation_is_not_taken_for_a_whole_one(
         while not installs.exists():
             assert process.poll() is None
             time.sleep(0.01)
-        assert len(entries(cache)) == 1
+        (left,) = cache.glob("*/*")
         process.send_signal(number)
         assert process.wait(20) != 0
     if number != signal.SIGKILL:
         assert entries(cache) == []
     fake_uv.then("true")
     lines: list[str] = []
-    environment_python(recipe_of("iniconfig==2.0.0"), lines.append)
+    python = environment_python(recipe_of("iniconfig==2.0.0"), lines.append)
     assert lines == ["making an environment with iniconfig==2.0.0 (once)"]
     assert len(entries(cache)) == 1
+    assert not python.is_relative_to(left)  # where the killed session's uv may still be at work
 
 
 def test_two_sessions_at_once_make_one(fake_uv: FakeUv, cache: Path, tmp_path: Path) -> None:
@@ -156,7 +159,7 @@ def test_what_is_not_used_any_more_is_removed_and_what_is_used_stays(fake_uv: Fa
     old, used, current = (environment_python(recipe_of(f"iniconfig=={v}"), print) for v in ("1.0", "1.1", "2.0"))
     now, day_s = time.time(), 86400
     for python, age_days in ((old, MAX_UNUSED_DAYS + 1), (used, MAX_UNUSED_DAYS - 1), (current, MAX_UNUSED_DAYS + 1)):
-        os.utime(python.parent.parent / "grpo-environment.json", (0, now - age_days * day_s))
+        os.utime(python.parents[2] / "environment.json", (0, now - age_days * day_s))
     environment_python(recipe_of("iniconfig==2.0"), print)
     assert [python.exists() for python in (old, used, current)] == [False, True, True]
     assert len(list(cache.glob("*.lock"))) == 2
