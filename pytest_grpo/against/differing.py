@@ -13,6 +13,10 @@ from pytest_grpo.checkouts.git import ask
 _NO_SOURCES = {".git", ".venv", "__pycache__", ".grpo", ".hypothesis", ".benchmarks", ".tox", ".nox", "node_modules"}
 _SAYS_WHAT_IT_IS = ("CACHEDIR.TAG", "pyvenv.cfg")
 """A file that a cache, or a virtual environment, has at its top."""
+_CHANGED = (
+    *("-c", "diff.autoRefreshIndex=false"),  # the user's index is not written
+    *("diff", "--name-only", "--no-renames", "--relative", "--ignore-submodules=untracked", "-z"),
+)
 _LISTED = ("ls-files", "-z", "--exclude-standard")
 
 
@@ -34,10 +38,9 @@ def _changed_in_git(here: Path, other: Path) -> set[str] | None:
     commits = [_ask(folder, "rev-parse", "--verify", "--quiet", "HEAD") for folder in (here, other)]
     if places[0] is None or places[0] != places[1] or None in commits:
         return None
-    changed = ["diff", "--name-only", "--no-renames", "--relative", "--ignore-submodules=untracked", "-z"]
-    names = _names(ask(here, *changed, *map(str, commits)))
+    names = _names(ask(here, *_CHANGED, *map(str, commits)))
     for folder in (here, other):
-        names |= _names(ask(folder, *changed, "HEAD")) | _names(ask(folder, *_LISTED, "--others"))
+        names |= _names(ask(folder, *_CHANGED, "HEAD")) | _names(ask(folder, *_LISTED, "--others"))
     return names
 
 

@@ -54,7 +54,7 @@ def environment_python(recipe: Recipe, show: Callable[[str], None]) -> Path:
 
     uv = Uv.find(f"an environment with {recipe.what}")
     try:
-        cache = make_folder(cache_folder() / "environments")
+        cache = make_folder(cache_folder().absolute() / "environments")
     except HomeError as error:
         raise pytest.UsageError(f"an environment with {recipe.what}: {error}") from error
     folder = cache / recipe.key

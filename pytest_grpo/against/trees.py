@@ -101,7 +101,7 @@ def _find(root: Path, against: str) -> _Revision | Path:
         return root
     if not against or against.startswith("-"):
         raise pytest.UsageError(f"revision {against!r}: no revision is called so; name {_ALLOWED}")
-    folder = Path(against).expanduser()
+    folder = Path(os.path.expanduser(against))
     if folder.is_absolute() or against.startswith(("./", "../", "~")) or against == "..":
         return _readable(folder, against)
     if _tree_of(root) is None and os.path.isdir(folder):

@@ -56,7 +56,7 @@ def _run(folder: Path, arguments: tuple[str, ...], said: str = "") -> subprocess
         return subprocess.run(
             ["git", *arguments],
             cwd=folder,
-            env=environment | {"GIT_TERMINAL_PROMPT": "0"},
+            env=environment | {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"},  # the user's index stays
             input=said,
             capture_output=True,
             text=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ echo "$*" >> {log}
 if [ "$1 $2" = "pip compile" ]; then cat {resolved} > resolved.txt; fi
 if [ "$1" = venv ]; then
     mkdir -p "$2/bin"
-    printf '#!/bin/sh\\nexec {python} "$@"\\n' > "$2/bin/python"
+    printf '#!/bin/sh\\n' > "$2/bin/python"
     chmod +x "$2/bin/python"
 fi
 if [ "$1 $2" = "pip install" ]; then
@@ -26,7 +25,7 @@ fi
 
 @dataclass(frozen=True, slots=True)
 class FakeUv:
-    """Writes its calls down; resolves to what ``resolved`` has; its environments run this process's Python."""
+    """Writes its calls down; resolves to what ``resolved`` has; the Python of its environments does nothing."""
 
     program: Path
     log: Path
@@ -34,7 +33,7 @@ class FakeUv:
 
     def then(self, command: str) -> None:
         """From now on the install step runs this command."""
-        text = FAKE_UV.format(log=self.log, resolved=self.resolved, python=sys.executable, then=command)
+        text = FAKE_UV.format(log=self.log, resolved=self.resolved, then=command)
         written = self.program.with_suffix(".new")  # one that runs goes on with the old text
         written.write_text(text)
         written.chmod(0o700)
