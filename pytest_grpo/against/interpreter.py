@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from packaging.requirements import Requirement
 
@@ -37,6 +39,17 @@ class PackageChoice:
         if asked:
             Uv.find(f"--grpo-with {packages[0]}")
         return cls(installed, asked)
+
+    def editable_path(self, tree: Path) -> list[str]:
+        """Entries of the import path for editable installs outside of ``tree``: no environment has them."""
+        packages = [package for package in self.installed.values() if package.is_editable and package.url]
+        projects = [Path(url2pathname(urlsplit(package.url or "").path)).resolve() for package in packages]
+        left_out = (tree, Path(sys.prefix).resolve())  # an environment may lie in a project
+        return [
+            str(entry)
+            for entry in (Path(entry).resolve() for entry in sys.path)
+            if any(map(entry.is_relative_to, projects)) and not any(map(entry.is_relative_to, left_out))
+        ]
 
     def python(self, folders: Sequence[tuple[Path, Path]], show: Callable[[str], None]) -> Path:
         """The interpreter for the other side. ``folders`` are those of this side and of the other that may have locks.

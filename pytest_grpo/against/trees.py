@@ -84,7 +84,10 @@ def open_side(root: Path, against: str, packages: Sequence[str], show: Callable[
         if found == root and python == this_python():
             show("both sides are the same code with the same packages: what differs is noise")
         name = "+".join(filter(None, (name, *map(str, choice.asked.values())))) or "again"
-        yield SideTree(name, other, python, commit, tuple(import_path(tree, other_tree)))
+        path = import_path(tree, other_tree)
+        if python != this_python():
+            path += choice.editable_path(tree)
+        yield SideTree(name, other, python, commit, tuple(dict.fromkeys(path)))
 
 
 def exact_commit(folder: Path) -> str | None:

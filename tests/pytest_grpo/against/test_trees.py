@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_grpo.against import interpreter
+from pytest_grpo.against.packages import Package
 from pytest_grpo.against.trees import SideTree, open_side, this_side
 from tests.pytest_grpo.against.conftest import FakeUv
 from tests.pytest_grpo.repositories import commit_files, git, make_repository, state_of, write_files
@@ -297,3 +299,21 @@ def test_without_uv_a_package_is_refused_before_anything_is_made(
         str(caught.value)
         == "--grpo-with iniconfig==0.1: uv, which makes environments, is not installed; pip install uv"
     )
+
+
+def test_editable_installs_outside_of_the_tree_are_on_the_path_of_an_environment(
+    repository: Path, fake_uv: FakeUv, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "my library"
+    installed = {
+        name: Package(name, "1.0", url=folder.as_uri(), is_editable=True)
+        for name, folder in {"library": outside, "project": repository}.items()
+    }
+    monkeypatch.setattr(interpreter, "installed_packages", lambda: installed)
+    packages, own = outside / ".venv" / "lib", [repository / "src", outside / "src", tmp_path / "x"]
+    monkeypatch.setattr(sys, "prefix", str(outside / ".venv"))
+    monkeypatch.setattr(sys, "path", [*map(str, [packages, *own]), *sys.path])
+    with open_side(repository, "HEAD~1", ["iniconfig==0.1"], print) as side:
+        assert side.import_path == (str(side.root), str(side.root / "src"), str(outside / "src"))
+    with open_side(repository, "HEAD~1", [], print) as side:
+        assert str(outside / "src") not in side.import_path  # this process's Python has it
