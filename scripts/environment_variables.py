@@ -7,8 +7,8 @@ from scripts.markdown_table import table
 OWN = {
     "GRPO_HOME": "folder of what runs leave behind: adapters, checkpoints, events, baselines, traces. Default: `.grpo` "
     "in the working folder",
-    "GRPO_CACHE": "folder of what is built once: the embedded models and the compiled kernels. Default: `pytest-grpo` "
-    "in the user's cache folder",
+    "GRPO_CACHE": "folder of what is built once: the embedded models, the compiled kernels, environments with other "
+    "packages. Default: `pytest-grpo` in the user's cache folder",
     "GRPO_THRESHOLD": "replaced bounds, as `--grpo-threshold`, separated by commas or spaces: "
     "`batched_speedup=1.5,panel_latency_s=3`. Wins over the ini value, not over the option",
     "GRPO_MODAL_GPU": "GPU of the Modal app: `L4` (default), `H100`, `H100:8`, …, or `none` for a CPU",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_grpo.against.interpreter import PackageChoice, this_python
 from pytest_grpo.checkouts.git import ask, commit_of, top_folder, unknown_revision
 from pytest_grpo.checkouts.worktrees import dirty_submodules, fill_submodules, import_path, open_worktree
 
@@ -52,7 +52,7 @@ def this_side(root: Path) -> SideTree:
     """The working tree as it is, run by this process's Python."""
     root = root.resolve()
     tree = _tree_of(root) or root
-    return SideTree("here", root, _python(), exact_commit(root), tuple(import_path(tree, tree)))
+    return SideTree("here", root, this_python(), exact_commit(root), tuple(import_path(tree, tree)))
 
 
 @contextmanager
@@ -66,20 +66,28 @@ def open_side(root: Path, against: str, packages: Sequence[str], show: Callable[
         pytest.UsageError: there is no such side, or it cannot be made; in one line.
     """
     root = root.resolve()
-    found = _find(root, against, show)
+    choice = PackageChoice.parse(packages)
+    found = _find(root, against)
     name = _FULL_HASH.sub(lambda match: match[0][:12], against)
     with ExitStack() as stack:
         if isinstance(found, _Revision):
+            _tell_of_folder(against, show)
             _check_submodules(found.tree)
-            worktree = stack.enter_context(open_worktree(found.tree, found.commit, "grpo-against-"))
-            fill_submodules(found.tree, worktree, show)
-            other, commit = worktree / found.folder, found.commit
-            path = import_path(found.tree, worktree)
+            tree, other_tree = found.tree, stack.enter_context(open_worktree(found.tree, found.commit, "grpo-against-"))
+            fill_submodules(tree, other_tree, show)
+            other, commit = other_tree / found.folder, found.commit
         else:
+            tree, other_tree = _corresponding(root, found)
             other, commit = found, exact_commit(found)
-            name = found.name if found != root else "again"
-            path = import_path(*_corresponding(root, found))
-        yield SideTree(name, other, _python(), commit, tuple(path))
+            name = found.name if found != root else ""
+        python = choice.python([(root, other), (tree, other_tree)], show)
+        if found == root and python == this_python():
+            show("both sides are the same code with the same packages: what differs is noise")
+        name = "+".join(filter(None, (name, *map(str, choice.asked.values())))) or "again"
+        path = import_path(tree, other_tree)
+        if python != this_python():
+            path += choice.editable_path(tree)
+        yield SideTree(name, other, python, commit, tuple(dict.fromkeys(path)))
 
 
 def exact_commit(folder: Path) -> str | None:
@@ -91,18 +99,12 @@ def exact_commit(folder: Path) -> str | None:
         return None
 
 
-def _python() -> Path:
-    """This process's interpreter, by the name that makes it the one of its environment."""
-    return Path(os.path.abspath(sys.executable))
-
-
-def _find(root: Path, against: str, show: Callable[[str], None]) -> _Revision | Path:
+def _find(root: Path, against: str) -> _Revision | Path:
     if against == ".":
-        show("both sides are the same code with the same packages: what differs is noise")
         return root
     if not against or against.startswith("-"):
         raise pytest.UsageError(f"revision {against!r}: no revision is called so; name {_ALLOWED}")
-    folder = Path(against).expanduser()
+    folder = Path(os.path.expanduser(against))
     if folder.is_absolute() or against.startswith(("./", "../", "~")) or against == "..":
         return _readable(folder, against)
     if _tree_of(root) is None and os.path.isdir(folder):
@@ -116,14 +118,17 @@ def _find(root: Path, against: str, show: Callable[[str], None]) -> _Revision | 
         return _readable(folder, against)
     if commit is None:
         raise unknown_revision(tree, against, _ALLOWED)
-    if os.path.isdir(folder):
-        show(f"{against} is a revision and a folder: the revision is taken; write ./{against} for the folder")
     inside = root.relative_to(tree)
     if inside.parts and ask(tree, "cat-file", "-t", f"{commit}:{inside.as_posix()}") != "tree":
         raise pytest.UsageError(
             f"revision {against!r}: has no folder {inside.as_posix()}, where the tests are; name a later one"
         )
     return _Revision(tree, inside, commit)
+
+
+def _tell_of_folder(against: str, show: Callable[[str], None]) -> None:
+    if os.path.isdir(against):
+        show(f"{against} is a revision and a folder: the revision is taken; write ./{against} for the folder")
 
 
 def _tree_of(folder: Path) -> Path | None:

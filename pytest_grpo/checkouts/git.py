@@ -20,9 +20,9 @@ def git(folder: Path, *arguments: str, problem: str) -> str:
     return done.stdout.strip("\n")
 
 
-def ask(folder: Path, *arguments: str) -> str | None:
-    """What git prints; None when it fails."""
-    done = _run(folder, arguments)
+def ask(folder: Path, *arguments: str, said: str = "") -> str | None:
+    """What git prints when it is told ``said``; None when it fails."""
+    done = _run(folder, arguments, said)
     return done.stdout.strip("\n") if done.returncode == 0 else None
 
 
@@ -50,14 +50,14 @@ def unknown_revision(tree: Path, revision: str, allowed: str) -> pytest.UsageErr
     return pytest.UsageError(line)
 
 
-def _run(folder: Path, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+def _run(folder: Path, arguments: tuple[str, ...], said: str = "") -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name not in _SET_BY_HOOKS}
     try:
         return subprocess.run(
             ["git", *arguments],
             cwd=folder,
-            env=environment | {"GIT_TERMINAL_PROMPT": "0"},
-            stdin=subprocess.DEVNULL,
+            env=environment | {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"},  # the user's index stays
+            input=said,
             capture_output=True,
             text=True,
             errors="surrogateescape",  # a file's name may be any bytes

@@ -17,6 +17,7 @@ from pytest_grpo.checkouts.git import ask, git
 from pytest_grpo.checkouts.signals import ended_as_by_ctrl_c, finish
 
 _NO_HOOKS = ("-c", f"core.hooksPath={os.devnull}")
+_IN_USE = "in-use.lock"
 _SUBMODULE_MODE = "160000"
 
 
@@ -31,20 +32,21 @@ def open_worktree(tree: Path, commit: str, prefix: str) -> Iterator[Path]:
     Raises:
         pytest.UsageError: it cannot be checked out.
     """
+    from filelock import FileLock
+
     problem = f"{tree}: git names no folder of the repository"
     records = (tree / git(tree, "rev-parse", "--git-common-dir", problem=problem)).resolve() / "worktrees"
     with ended_as_by_ctrl_c():
+        _remove_those_of_killed(records, prefix)
         folder, owner = _temporary_folder(prefix), os.getpid()
+        in_use = FileLock(folder / _IN_USE)  # until the process ends, however it does
+        in_use.acquire()
         worktree = folder / folder.name  # git names its record of a worktree after the last part of its path
 
         def remove() -> None:
-            """Without git, which removes no worktree that was half made."""
-            if os.getpid() != owner:  # a fork, whose end means nothing
-                return
-            shutil.rmtree(records / worktree.name, ignore_errors=True)
-            with suppress(OSError):
-                records.rmdir()  # unless there are others
-            _remove_tree(folder)
+            if os.getpid() == owner:  # the end of a fork means nothing
+                _remove(records, folder)
+                in_use.release()
 
         atexit.register(remove)  # for a process that never leaves the block
         try:
@@ -63,6 +65,27 @@ def _temporary_folder(prefix: str) -> Path:
         raise pytest.UsageError(
             f"no temporary folder for the worktree: {error.strerror}; set TMPDIR to a folder that you can write"
         ) from error
+
+
+def _remove_those_of_killed(records: Path, prefix: str) -> None:
+    """Remove the worktrees of processes that ended without doing so: killed, or out of memory."""
+    from filelock import FileLock, Timeout
+
+    for record in records.glob(f"{prefix}*"):
+        gitdir = record / "gitdir"
+        folder = Path(gitdir.read_text(encoding="utf-8").strip()).parent.parent if gitdir.exists() else None
+        if folder is None or folder.name != record.name or not (folder / _IN_USE).exists():
+            continue  # not ours, or of a process on another machine
+        with suppress(Timeout), FileLock(folder / _IN_USE).acquire(timeout=0):
+            _remove(records, folder)
+
+
+def _remove(records: Path, folder: Path) -> None:
+    """Without git, which removes no worktree that was half made."""
+    shutil.rmtree(records / folder.name, ignore_errors=True)
+    with suppress(OSError):
+        records.rmdir()  # unless there are others
+    _remove_tree(folder)
 
 
 def _remove_tree(folder: Path) -> None:

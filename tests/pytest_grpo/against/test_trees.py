@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from pytest_grpo.against import interpreter
+from pytest_grpo.against.packages import Package
 from pytest_grpo.against.trees import SideTree, open_side, this_side
+from tests.pytest_grpo.against.conftest import FakeUv
 from tests.pytest_grpo.repositories import commit_files, git, make_repository, state_of, write_files
 
 FIRST, SECOND = {"a.py": "A = 1\n", "tests/test_a.py": ""}, {"a.py": "A = 2\n", "later/test_b.py": ""}
@@ -229,3 +233,87 @@ def test_a_folder_that_may_not_be_read_is_refused(repository: Path, tmp_path: Pa
     finally:
         os.seteuid(user)
     assert line == "folder '../closed': Permission denied; name a commit, tag, branch or folder"
+
+
+def test_the_same_code_with_another_package(repository: Path, fake_uv: FakeUv, cache: Path) -> None:
+    lines: list[str] = []
+    with open_side(repository, ".", ["iniconfig==0.1"], lines.append) as side:
+        assert (side.name, side.root) == ("iniconfig==0.1", repository)
+        assert side.python.is_relative_to(cache)
+    assert lines == ["making an environment with iniconfig==0.1 (once)"]
+    with open_side(repository, "HEAD~1", ["iniconfig==0.1"], lines.append) as side:
+        assert (side.name, side.python.is_relative_to(cache)) == ("HEAD~1+iniconfig==0.1", True)
+    assert fake_uv.num_installs == 1
+
+
+def test_a_package_that_is_installed_in_that_version_needs_no_environment(repository: Path, fake_uv: FakeUv) -> None:
+    lines: list[str] = []
+    with open_side(repository, ".", [f"iniconfig=={version('iniconfig')}"], lines.append) as side:
+        assert side.python == Path(sys.executable)
+    assert lines == ["both sides are the same code with the same packages: what differs is noise"]
+
+
+def test_a_revision_with_another_lock_has_its_own_environment(repository: Path, fake_uv: FakeUv, cache: Path) -> None:
+    commit_files(repository, {"requirements.lock": "iniconfig==0.1\nnumpy==2.0\n"})
+    commit_files(repository, {"requirements.lock": f"iniconfig=={version('iniconfig')}\nnumpy==2.0\n"})
+    lines: list[str] = []
+    with open_side(repository, "HEAD~1", [], lines.append) as side:
+        assert (side.name, side.python.is_relative_to(cache)) == ("HEAD~1", True)
+    assert lines == [
+        "the other side's requirements.lock asks for other packages than are installed",
+        "making an environment with iniconfig==0.1 (once)",
+    ]
+    with open_side(repository, "HEAD", [], lines.append) as side:
+        assert side.python == Path(sys.executable)
+
+
+def test_a_package_that_is_asked_for_replaces_the_locked_one(repository: Path, fake_uv: FakeUv) -> None:
+    commit_files(repository, {"requirements.lock": "iniconfig==0.1\n"})
+    commit_files(repository, {"requirements.lock": f"iniconfig=={version('iniconfig')}\n"})
+    lines: list[str] = []
+    with open_side(repository, "HEAD~1", ["iniconfig==0.2"], lines.append) as side:
+        assert side.name == "HEAD~1+iniconfig==0.2"
+    assert lines[-1] == "making an environment with iniconfig==0.2 (once)"
+
+
+def test_an_environment_that_fails_leaves_no_worktree(repository: Path, fake_uv: FakeUv, cache: Path) -> None:
+    fake_uv.then("echo 'error: No space left on device (os error 28)' >&2; exit 2")
+    before = state_of(repository)
+    with (
+        pytest.raises(pytest.UsageError) as caught,
+        open_side(repository, "HEAD~1", ["iniconfig==0.1"], lambda line: None),
+    ):
+        pass
+    assert str(caught.value) == "an environment with iniconfig==0.1: No space left on device (os error 28)"
+    assert state_of(repository) == before
+    assert [path for path in cache.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_without_uv_a_package_is_refused_before_anything_is_made(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(pytest.UsageError) as caught, open_side(repository, "HEAD~1", ["iniconfig==0.1"], print):
+        pass
+    assert (
+        str(caught.value)
+        == "--grpo-with iniconfig==0.1: uv, which makes environments, is not installed; pip install uv"
+    )
+
+
+def test_editable_installs_outside_of_the_tree_are_on_the_path_of_an_environment(
+    repository: Path, fake_uv: FakeUv, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "my library"
+    installed = {
+        name: Package(name, "1.0", url=folder.as_uri(), is_editable=True)
+        for name, folder in {"library": outside, "project": repository}.items()
+    }
+    monkeypatch.setattr(interpreter, "installed_packages", lambda: installed)
+    packages, own = outside / ".venv" / "lib", [repository / "src", outside / "src", tmp_path / "x"]
+    monkeypatch.setattr(sys, "prefix", str(outside / ".venv"))
+    monkeypatch.setattr(sys, "path", [*map(str, [packages, *own]), *sys.path])
+    with open_side(repository, "HEAD~1", ["iniconfig==0.1"], print) as side:
+        assert side.import_path == (str(side.root), str(side.root / "src"), str(outside / "src"))
+    with open_side(repository, "HEAD~1", [], print) as side:
+        assert str(outside / "src") not in side.import_path  # this process's Python has it

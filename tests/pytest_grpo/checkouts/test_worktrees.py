@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_grpo.against.differing import differing_files
+from pytest_grpo.against.trees import exact_commit
 from pytest_grpo.checkouts.worktrees import dirty_submodules, fill_submodules, import_path, open_worktree
 from tests.pytest_grpo.repositories import commit_files, git, make_repository, state_of, write_files
 
@@ -115,7 +117,13 @@ def test_no_temporary_folder_is_one_line(repository: Path, tmp_path: Path, monke
 
 @pytest.mark.parametrize(
     "signals",
-    [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT] * 5, [signal.SIGTERM, signal.SIGINT] * 3],
+    [
+        [signal.SIGINT] * 5,
+        [signal.SIGTERM],
+        pytest.param([signal.SIGINT], marks=pytest.mark.slow),
+        pytest.param([signal.SIGHUP], marks=pytest.mark.slow),
+        pytest.param([signal.SIGTERM, signal.SIGINT] * 3, marks=pytest.mark.slow),
+    ],
     ids=lambda signals: "-".join(number.name for number in signals),
 )
 def test_signals_remove_the_worktree(repository: Path, temporary: Path, signals: list[signal.Signals]) -> None:
@@ -128,7 +136,7 @@ def test_signals_remove_the_worktree(repository: Path, temporary: Path, signals:
     ) as process:
         assert process.stdout is not None
         worktree = Path(process.stdout.readline().strip())
-        for number in range(3000):  # enough that the later signals come while it is being removed
+        for number in range(500):  # enough that the later signals come while it is being removed
             (worktree / f"{number}.txt").touch()
         for number in signals:
             process.send_signal(number)
@@ -137,18 +145,49 @@ def test_signals_remove_the_worktree(repository: Path, temporary: Path, signals:
     assert list(temporary.iterdir()) == []
 
 
-def test_an_interruption_while_git_checks_out_leaves_nothing(repository: Path, temporary: Path, tmp_path: Path) -> None:
-    """git is killed then, and keeps its half-made record locked."""
+@pytest.mark.parametrize("is_terminal", [False, True], ids=["process", "terminal"])
+def test_an_interruption_while_git_checks_out_leaves_nothing(
+    repository: Path, temporary: Path, tmp_path: Path, is_terminal: bool
+) -> None:
+    """git is killed then, and keeps its half-made record locked. A terminal interrupts git, too."""
     started = tmp_path / "started"
     commit_files(repository, {".gitattributes": "*.big filter=slow\n", "z.big": "content\n"})
     git(repository, "config", "filter.slow.smudge", f"touch {started}; exec sleep 20")
     before = state_of(repository)
-    with subprocess.Popen([sys.executable, "-c", HOLDS, str(repository)], stderr=subprocess.DEVNULL) as process:
+    command = [sys.executable, "-c", HOLDS, str(repository)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         while not started.exists():
             assert process.poll() is None
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+        for _ in range(3):
+            if is_terminal:
+                os.killpg(process.pid, signal.SIGINT)
+            else:
+                process.send_signal(signal.SIGINT)
         assert process.wait(60) != 0
+    assert state_of(repository) == before
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one(repository: Path, temporary: Path) -> None:
+    """Not what another process uses, and no worktree of the user."""
+    git(repository, "worktree", "add", "-q", "--detach", str(repository.parent / "grpo-test-own"))
+    before = state_of(repository)
+    killed, alive = (
+        subprocess.Popen([sys.executable, "-c", HOLDS, str(repository)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    )
+    with killed, alive:
+        assert killed.stdout is not None
+        assert alive.stdout is not None
+        left, used = Path(killed.stdout.readline().strip()), Path(alive.stdout.readline().strip())
+        killed.kill()
+        killed.wait()
+        assert (left / "a.py").exists()
+        with open_worktree(repository, "HEAD", "grpo-test-"):
+            assert not left.parent.exists()
+            assert (used / "a.py").exists()
+        alive.send_signal(signal.SIGINT)
     assert state_of(repository) == before
     assert list(temporary.iterdir()) == []
 
@@ -244,3 +283,17 @@ def test_folders_of_the_tree_are_mapped_and_others_of_pythonpath_stay(
     monkeypatch.setattr(sys, "path", [str(tree / "src"), str(elsewhere), *sys.path])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tree / "src"), str(elsewhere)]))
     assert import_path(tree, other) == [str(other), str(other / "src"), str(elsewhere)]
+
+
+def test_looking_does_not_write_the_index(repository: Path, temporary: Path, tmp_path: Path) -> None:
+    """git would note there that a file which is newer has the old content."""
+    index = repository / ".git" / "index"
+    os.utime(repository / "b.py", (2_000_000_000, 2_000_000_000))
+    before = index.read_bytes()
+    with open_worktree(repository, "HEAD~1", "grpo-test-") as worktree:
+        assert dirty_submodules(repository) == []
+        assert exact_commit(repository) is None
+        assert "a.py" in differing_files(repository, worktree)
+    assert index.read_bytes() == before
+    git(repository, "status")
+    assert index.read_bytes() != before
