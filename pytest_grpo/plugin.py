@@ -32,9 +32,10 @@ _HIDDEN_PHASES = pytest.StashKey[int]()
 _NUM_COLLECTED = pytest.StashKey[int]()
 _NUM_PAIRED = pytest.StashKey[int]()
 """Where no test stays: the number of those that were collected, and of those that need ``--grpo-versus``."""
-_MARKER = (
+_MARKERS = (
     "grpo_threshold(quantity, at_least=None, at_most=None, within=None): bounds for the ratio of this quantity, first "
-    "measured arm over second"
+    "measured arm over second",
+    "grpo_same_answers: with --grpo-against, the arms of this test must answer as those of the other version",
 )
 
 
@@ -52,7 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for phase in PHASES:
         if phase.marker not in own:  # else the project says what it means
             config.addinivalue_line("markers", f"{phase.marker}: {phase.title}: {phase.proves}")
-    config.addinivalue_line("markers", _MARKER)
+    for marker in _MARKERS:
+        config.addinivalue_line("markers", marker)
     settings = config.stash[PLUGIN_CONFIG] = PluginConfig.from_pytest_config(config)
     config.stash[CLAIMS_MARKERS] = settings.claims_markers
     check_systems(settings)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pytest_grpo.against.plugin_path import UNSHADOWED, python_path
-from pytest_grpo.against.trees import SideTree, open_side
 from pytest_grpo.settings.phases import parse_phases
+from pytest_grpo.sides.trees import SideTree, open_side
 
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130

@@ -14,10 +14,11 @@ import pytest
 from pytest_grpo.against.expecting import parse_expected
 from pytest_grpo.against.session import AgainstSession, is_compared
 from pytest_grpo.against.side import Side
-from pytest_grpo.against.trees import SideTree, open_side, this_side
 from pytest_grpo.remote.local_loop import LocalLoop
 from pytest_grpo.remote.request_builder import forwarded_arguments
 from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig
+from pytest_grpo.sides.differing import differing_files
+from pytest_grpo.sides.trees import SideTree, open_side, this_side
 
 ANSWER_BUDGETS, MIN_ANSWER_S = 10, 120.0
 """A worker that says nothing for ten times the time limit of a gate, and at least that long, hangs."""
@@ -46,7 +47,7 @@ def register(config: pytest.Config) -> None:
     other = stack.enter_context(open_side(root, settings.against, settings.with_packages, _say))
     if settings.side_names:
         here, other = (replace(side, name=name) for side, name in zip((here, other), settings.side_names, strict=True))
-    differing = None
+    differing = None if other.python != here.python else frozenset(differing_files(root, other.root))
     against = AgainstSession(config, lambda: _sides(config, here, other), expected, differing)
     config.pluginmanager.register(LocalLoop(is_compared), "grpo-local-loop")
     config.pluginmanager.register(against, "grpo-against")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pytest_grpo.against.serving import ArmTable, Server
+from pytest_grpo.against.arm_table import ArmTable
 from pytest_grpo.arms import Quantity
 from pytest_grpo.gate.comparison import PairedComparison
 from pytest_grpo.settings.thresholds import Threshold
@@ -15,7 +16,8 @@ from pytest_grpo.types import REFERENCE_ARM
 class ServedComparison(PairedComparison):
     """The arms are measured once, at the first assertion. Timing thresholds are not judged; counts are."""
 
-    server: Server
+    serve: Callable[[ArmTable, list[str]], None]
+    """Lets the session measure the arms, as often as it likes."""
     _table: ArmTable | None = field(default=None, init=False)
 
     def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
@@ -35,7 +37,7 @@ class ServedComparison(PairedComparison):
     def _serve(self, wanted: list[str]) -> ArmTable:
         if self._table is None:
             self._table = ArmTable(dict(self.sampler.arms), self.agree)
-            self.server.serve(self._table, wanted)
+            self.serve(self._table, wanted)
             self._hold_own_answers(self._table)
         return self._table
 

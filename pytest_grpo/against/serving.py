@@ -10,23 +10,22 @@ import socket
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_grpo.against.arm_table import ArmTable
 from pytest_grpo.against.own_modules import use_modules_of
 from pytest_grpo.against.protocol import PROTOCOL_VERSION, Channel, ChannelClosedError, Message
 from pytest_grpo.gate.stash import NEW_COMPARISON
 from pytest_grpo.reports.pytest_benchmark import SAVING_OPTIONS
-from pytest_grpo.types import REFERENCE_ARM, Sample
 
 if TYPE_CHECKING:
     from pytest_grpo.agreement import Agreement
     from pytest_grpo.gate.comparison import PairedComparison
     from pytest_grpo.gate.gates import Gate
-    from pytest_grpo.measuring.sampler import Arm, Sampler
+    from pytest_grpo.measuring.sampler import Sampler
 
 use_modules_of(Path.cwd())
 
@@ -103,7 +102,7 @@ class Server:
     ) -> PairedComparison:
         from pytest_grpo.against.served import ServedComparison
 
-        return ServedComparison(gate, sampler, agree, max_cores_of_others, server=self)
+        return ServedComparison(gate, sampler, agree, max_cores_of_others, serve=self.serve)
 
     def _say(self, what: str, **fields: Any) -> None:
         try:
@@ -146,46 +145,6 @@ class Server:
             error = sys.exc_info()[1]
             if not is_done and error is not None:
                 self._say("raised", error=_last_line(f"{type(error).__name__}: {error}"))
-
-
-@dataclass(slots=True)
-class ArmTable:
-    """The arms of a comparison, with the outputs of their first runs."""
-
-    arms: dict[str, Arm]
-    agree: Agreement
-    outputs: dict[str, object] = field(default_factory=dict)
-    last: dict[str, Sample] = field(default_factory=dict)
-
-    def measure(self, arm: str, repeats: int) -> Sample:
-        from pytest_grpo.measuring.sampler import measure
-
-        sample = self.last[arm] = measure(self.arms[arm], arm, repeats)
-        self.outputs.setdefault(arm, sample.output)
-        return sample
-
-    def took_s(self, arm: str, repeats: int) -> float:
-        from pytest_grpo.measuring.sampler import took_s
-
-        return took_s(self.arms[arm], arm, repeats)
-
-    def answer(self, arm: str) -> tuple[Any, str]:
-        from pytest_grpo.against.answers import as_json
-
-        output = self.outputs.get(arm)
-        if output is None:
-            return None, "it returns no answer"
-        try:
-            return as_json(output), ""
-        except TypeError as error:
-            return None, str(error)
-
-    def difference(self, arm: str, other: object, name: str) -> tuple[str, str]:
-        from pytest_grpo.against.answers import difference
-
-        own = {each: output for each, output in self.outputs.items() if each != REFERENCE_ARM or each == arm}
-        found = difference(arm, own, other, self.agree, name)
-        return found.text, found.rule
 
 
 def _imported(root: Path) -> list[str]:

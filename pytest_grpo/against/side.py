@@ -15,8 +15,8 @@ from typing import Any
 
 from pytest_grpo.against.plugin_path import UNSHADOWED, python_path
 from pytest_grpo.against.protocol import PROTOCOL_VERSION, Channel, ChannelClosedError, Message
-from pytest_grpo.against.trees import SideTree
 from pytest_grpo.remote.worker import worker_environment
+from pytest_grpo.sides.trees import SideTree
 from pytest_grpo.types import SIDE_PLUGIN, Sample
 
 END_TIMEOUT_S = 5

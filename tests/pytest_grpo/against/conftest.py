@@ -39,8 +39,7 @@ class Versions:
 
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
-        self.here, self.other = pytester.path, pytester.path / "other"
-        self.other.mkdir()
+        self.here, self.other = pytester.mkdir("here"), pytester.mkdir("other")
         for seed, folder in enumerate((self.here, self.other)):
             (folder / "pytest.ini").write_text(f"[pytest]\n{NO_CONTROL}\npythonpath = .\ntestpaths = test_speed.py\n")
             (folder / "library.py").write_text(LIBRARY.format(seed=seed))
@@ -57,5 +56,7 @@ class Versions:
 
 
 @pytest.fixture
-def versions(pytester: pytest.Pytester, few_plugins: None) -> Versions:
-    return Versions(pytester)
+def versions(pytester: pytest.Pytester, few_plugins: None, monkeypatch: pytest.MonkeyPatch) -> Versions:
+    found = Versions(pytester)
+    monkeypatch.chdir(found.here)
+    return found

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.against.differing import differing_files
-from pytest_grpo.against.trees import exact_commit
 from pytest_grpo.checkouts.worktrees import dirty_submodules, fill_submodules, import_path, open_worktree
+from pytest_grpo.sides.differing import differing_files
+from pytest_grpo.sides.trees import exact_commit
 from tests.pytest_grpo.repositories import commit_files, git, make_repository, state_of, write_files
 
 HOLDS = """

@@ -12,11 +12,11 @@ from urllib.request import url2pathname
 
 from packaging.requirements import Requirement
 
-from pytest_grpo.against.environments import environment_python
-from pytest_grpo.against.locks import lock_changes
-from pytest_grpo.against.packages import Package, installed_packages, parse_packages
-from pytest_grpo.against.recipe import make_recipe
-from pytest_grpo.against.uv import Uv, project_settings
+from pytest_grpo.sides.environments import environment_python
+from pytest_grpo.sides.locks import lock_changes
+from pytest_grpo.sides.packages import Package, installed_packages, parse_packages
+from pytest_grpo.sides.recipe import make_recipe
+from pytest_grpo.sides.uv import Uv, project_settings
 
 
 def this_python() -> Path:

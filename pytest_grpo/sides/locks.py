@@ -14,7 +14,7 @@ from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from pytest_grpo.against.packages import Package
+from pytest_grpo.sides.packages import Package
 
 Content = TypeVar("Content")
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.against.interpreter import PackageChoice, this_python
 from pytest_grpo.checkouts.git import ask, commit_of, top_folder, unknown_revision
 from pytest_grpo.checkouts.worktrees import dirty_submodules, fill_submodules, import_path, open_worktree
+from pytest_grpo.sides.interpreter import PackageChoice, this_python
 
 _ALLOWED = "a commit, tag, branch or folder"
 _FULL_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

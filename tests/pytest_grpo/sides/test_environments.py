@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from pytest_grpo.against.environments import MAX_UNUSED_DAYS, environment_python
-from pytest_grpo.against.packages import Package, installed_packages
-from pytest_grpo.against.recipe import Recipe, make_recipe
-from tests.pytest_grpo.against.conftest import FakeUv
+from pytest_grpo.sides.environments import MAX_UNUSED_DAYS, environment_python
+from pytest_grpo.sides.packages import Package, installed_packages
+from pytest_grpo.sides.recipe import Recipe, make_recipe
+from tests.pytest_grpo.sides.conftest import FakeUv
 
 INSTALLED = {name: Package(name, version) for name, version in {"iniconfig": "2.3.1", "pytest": "9.0.0"}.items()}
 MAKES = """
 import sys
 from packaging.requirements import Requirement
-from pytest_grpo.against.environments import environment_python
-from pytest_grpo.against.packages import Package
-from pytest_grpo.against.recipe import make_recipe
+from pytest_grpo.sides.environments import environment_python
+from pytest_grpo.sides.packages import Package
+from pytest_grpo.sides.recipe import make_recipe
 
 recipe = make_recipe({"iniconfig": Package("iniconfig", "2.3.1")}, {"iniconfig": Requirement("iniconfig==2.0.0")})
 print("begins", flush=True)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_grpo.against.recipe import Recipe, shown
-from pytest_grpo.against.uv import Uv
 from pytest_grpo.checkouts.signals import ended_as_by_ctrl_c, finish
+from pytest_grpo.sides.recipe import Recipe, shown
+from pytest_grpo.sides.uv import Uv
 
 if TYPE_CHECKING:
     from filelock import FileLock

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.against.locks import LockChanges, lock_changes
-from pytest_grpo.against.packages import Package, parse_packages
+from pytest_grpo.sides.locks import LockChanges, lock_changes
+from pytest_grpo.sides.packages import Package, parse_packages
 from tests.pytest_grpo.repositories import write_files
 
 INSTALLED = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.against import differing
-from pytest_grpo.against.differing import differing_files
 from pytest_grpo.checkouts.worktrees import open_worktree
+from pytest_grpo.sides import differing
+from pytest_grpo.sides.differing import differing_files
 from tests.pytest_grpo.repositories import commit_files, git, make_repository, write_files
 
 FILES = {

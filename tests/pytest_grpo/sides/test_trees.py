@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.against import interpreter
-from pytest_grpo.against.packages import Package
-from pytest_grpo.against.trees import SideTree, open_side, this_side
-from tests.pytest_grpo.against.conftest import FakeUv
+from pytest_grpo.sides import interpreter
+from pytest_grpo.sides.packages import Package
+from pytest_grpo.sides.trees import SideTree, open_side, this_side
 from tests.pytest_grpo.repositories import commit_files, git, make_repository, state_of, write_files
+from tests.pytest_grpo.sides.conftest import FakeUv
 
 FIRST, SECOND = {"a.py": "A = 1\n", "tests/test_a.py": ""}, {"a.py": "A = 2\n", "later/test_b.py": ""}
 

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pytest_grpo.against.packages import Package
+from pytest_grpo.sides.packages import Package
 
 _NEEDED_BY_PLUGIN = ("pytest", "pytest-benchmark", "psutil", "filelock", "numpy", "nvidia-ml-py")
 _MAX_SHOWN = 6
