@@ -109,6 +109,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if settings.versus is None:
         alone, paired = without_fixture(kept, "grpo_versus")
         kept, deselected = alone, [*deselected, *paired]
+    if settings.against is not None:
+        plain, compared = without_fixture(kept, "grpo_gate")
+        kept, deselected = compared, [*deselected, *plain]
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = kept

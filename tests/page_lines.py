@@ -59,6 +59,7 @@ _MINUTES, _GPU, _EXTRA, _INSTALLS = (
 _ON_MODAL = "tests/test_app_on_modal.py"
 _REMOTE = "tests/pytest_grpo/remote/modal/test_remote.py"
 _STORED = "tests/pytest_grpo/session/test_stored_results.py"
+_AGAINST = "tests/pytest_grpo/against/test_revisions.py"
 _RESUMES = RunBy("tests/grpo_core/schedule/test_resume.py::test_a_process_that_is_killed_goes_on_as_it_was")
 _TWO_PROCESSES = RunBy("tests/grpo_core/commands/test_launch.py::test_two_processes_train_stop_and_resume_as_one_does")
 
@@ -84,6 +85,11 @@ HOW: Mapping[str, How] = {
     "uv run grpo compare before after": RunBy("tests/pytest_grpo/baseline/test_compare.py::test_it_runs_as_a_module"),
     "uv run grpo bisect v1.0 main --phase 3": RunBy(
         "tests/pytest_grpo/bisect/test_run.py::test_it_finds_the_first_bad_commit_and_leaves_no_trace"
+    ),
+    "uv run pytest --phase 3 --grpo-against main": _MINUTES,
+    "pytest test_speed.py --grpo-against HEAD~1": RunBy(f"{_AGAINST}::test_a_revision_is_compared_in_a_plain_project"),
+    "uv run grpo ab my-branch main --phase 2,3 -- --grpo-tolerance 0.03": RunBy(
+        f"{_AGAINST}::test_two_revisions_are_compared"
     ),
     "uv run pytest --phase all --grpo-html report.html": RunBy(
         f"{_STORED}::test_the_page_shows_the_machine_and_earlier_runs"

@@ -33,19 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("a", metavar="A", help="a commit, tag, branch or folder; . is the working tree")
     parser.add_argument("b", metavar="B", help="the version that A is compared with")
-    parser.add_argument("--phase", default="all", help="phases to run, e.g. 2,5")
+    parser.add_argument("--phase", metavar="PHASES", help="phases to run, e.g. 2,5 (default: every test with a gate)")
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)
     flags, passed_on = parser.parse_args(given[:end]), given[end + 1 :]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled as Ctrl-C
     try:
-        parse_phases(flags.phase)
+        phases = ["--phase", flags.phase] if flags.phase is not None and parse_phases(flags.phase) else []
         with (
             open_side(Path.cwd(), flags.a, (), _show) as first,
             open_side(Path.cwd(), flags.b, (), _show) as second,
             tempfile.TemporaryDirectory(prefix="grpo-ab-") as scratch,
         ):
-            code = _run(first, second, Path(scratch), ["--phase", flags.phase, *passed_on])
+            code = _run(first, second, Path(scratch), [*phases, *passed_on])
     except pytest.UsageError as error:
         print(f"grpo: error: {error}", file=sys.stderr)
         return USAGE_EXIT_CODE

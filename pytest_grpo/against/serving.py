@@ -20,6 +20,7 @@ from pytest_grpo.against.own_modules import use_modules_of
 from pytest_grpo.against.protocol import PROTOCOL_VERSION, Channel, ChannelClosedError, Message
 from pytest_grpo.gate.stash import NEW_COMPARISON
 from pytest_grpo.reports.pytest_benchmark import SAVING_OPTIONS
+from pytest_grpo.settings.phases import without_fixture
 
 if TYPE_CHECKING:
     from pytest_grpo.agreement import Agreement
@@ -67,7 +68,7 @@ class Server:
         """The session has chosen its tests, so all are kept; those that the same choice leaves here are told apart."""
         every = list(items)
         yield
-        self._selected = [item.nodeid for item in items]
+        self._selected = [item.nodeid for item in without_fixture(items, "grpo_gate")[1]]
         items[:] = every
 
     @pytest.hookimpl(tryfirst=True)

@@ -13,7 +13,7 @@ import pytest
 from pytest_grpo.settings.device import DeviceProfile, detect_device_profile
 from pytest_grpo.settings.modal import ModalSettings
 from pytest_grpo.settings.phases import parse_phases, phases_in_expression
-from pytest_grpo.types import CHILD_PLUGINS
+from pytest_grpo.types import CHILD_PLUGINS, SIDE_PLUGIN
 
 RemoteKind = Literal["modal", "subprocess"]
 Inconclusive = Literal["majority", "xfail", "fail"]
@@ -183,6 +183,9 @@ def _phases(config: pytest.Config) -> tuple[frozenset[int] | None, frozenset[int
     ini = config.getini("grpo_phase")
     if ini and not asked:
         return parse_phases(ini), parse_phases(ini)
+    compares = _value(config, "grpo_against") or config.pluginmanager.has_plugin(SIDE_PLUGIN)
+    if compares and not asked:  # every gate there is
+        return None, parse_phases("all")
     return None, asked
 
 
