@@ -25,6 +25,32 @@ with open_worktree(Path(sys.argv[1]), "HEAD", "grpo-test-") as worktree:
     print(worktree, flush=True)
     time.sleep(600)
 """
+HOLDS_WHILE_IT_REMOVES = f"""
+import shutil
+remove = shutil.rmtree
+
+def remove_when_told(*arguments, **options):
+    print("removes", flush=True)
+    sys.stdin.read()  # until it is closed
+    remove(*arguments, **options)
+
+shutil.rmtree = remove_when_told
+{HOLDS}"""
+HOLDS_IN_A_THREAD = """
+import sys, threading
+from pathlib import Path
+from pytest_grpo.checkouts.worktrees import open_worktree
+
+def hold():
+    with open_worktree(Path(sys.argv[1]), "HEAD", "grpo-test-") as worktree:
+        print(worktree, flush=True)
+        is_open.set()
+        threading.Event().wait()
+
+is_open = threading.Event()
+threading.Thread(target=hold, daemon=True).start()
+is_open.wait()
+"""
 
 
 @pytest.fixture
@@ -129,17 +155,21 @@ def test_no_temporary_folder_is_one_line(repository: Path, tmp_path: Path, monke
 def test_signals_remove_the_worktree(repository: Path, temporary: Path, signals: list[signal.Signals]) -> None:
     before = state_of(repository)
     with subprocess.Popen(
-        [sys.executable, "-c", HOLDS, str(repository)],
+        [sys.executable, "-c", HOLDS_WHILE_IT_REMOVES, str(repository)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
-        worktree = Path(process.stdout.readline().strip())
-        for number in range(500):  # enough that the later signals come while it is being removed
-            (worktree / f"{number}.txt").touch()
-        for number in signals:
+        assert (Path(process.stdout.readline().strip()) / "a.py").exists()
+        process.send_signal(signals[0])
+        if len(signals) > 1:
+            assert process.stdout.readline() == "removes\n"
+        for number in signals[1:]:
             process.send_signal(number)
+        process.stdin.close()
         assert process.wait(60) != 0
     assert state_of(repository) == before
     assert list(temporary.iterdir()) == []
@@ -196,9 +226,8 @@ def test_a_process_that_never_leaves_the_block_removes_the_worktree_when_it_exit
     repository: Path, temporary: Path
 ) -> None:
     before = state_of(repository)
-    program = HOLDS.replace("with open", "kept = open").replace(" as worktree:", "\nworktree = kept.__enter__()")
-    program = program.replace("\n    print", "\nprint").replace("    time.sleep(600)", "")
-    done = subprocess.run([sys.executable, "-c", program, str(repository)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", HOLDS_IN_A_THREAD, str(repository)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).parent.parent == temporary
     assert state_of(repository) == before
     assert list(temporary.iterdir()) == []
