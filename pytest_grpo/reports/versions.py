@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_grpo.reports.table import GAP, Entry, describe_measured, describe_phase, plain
-from pytest_grpo.types import Outcome, Row
+from pytest_grpo.types import AGAINST_SOURCE, Outcome, Row
 
 COLORS = {Outcome.FASTER: "green", Outcome.SLOWER: "red", Outcome.INCONCLUSIVE: "yellow", Outcome.DIFFERS: "yellow"}
 
@@ -13,6 +13,13 @@ COLORS = {Outcome.FASTER: "green", Outcome.SLOWER: "red", Outcome.INCONCLUSIVE: 
 def version_rows(entries: Sequence[Entry]) -> list[Entry]:
     """The rows that compare two versions."""
     return [(nodeid, row) for nodeid, row in entries if row.outcome]
+
+
+def compared_versions(rows: Sequence[Row]) -> str:
+    """``here over main``"""
+    other = rows[0].source.removeprefix(AGAINST_SOURCE)
+    measured = next((row.arms for row in rows if row.arms), None)
+    return f"{next(iter(measured)) if measured else 'here'} over {other}"
 
 
 def version_lines(entries: Sequence[Entry]) -> list[tuple[str, str]]:

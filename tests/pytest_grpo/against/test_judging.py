@@ -17,7 +17,7 @@ from pytest_grpo.against.judging import (
     question_of,
     small_part,
 )
-from pytest_grpo.measuring.stats import DEFAULT_LOOKS
+from pytest_grpo.measuring.stats import DEFAULT_LOOKS, Plan
 from pytest_grpo.types import Outcome, Sample
 
 PLAN = plan_of(DEFAULT_LOOKS, share=1e-3)
@@ -65,13 +65,13 @@ def test_noise_that_hides_everything_is_inconclusive() -> None:
     assert change.outcome is Outcome.INCONCLUSIVE
 
 
-def outcome_of(ratios: Sequence[float]) -> Outcome:
+def outcome_of(ratios: Sequence[float], plan: Plan = PLAN, tolerance: float = 0.05) -> Outcome:
     """As ``take_pairs`` decides: at each look until one is final."""
-    for look in DEFAULT_LOOKS:
-        change = judge_change(ratios[:look], "seconds", 0.05, PLAN, is_last=look == DEFAULT_LOOKS[-1])
-        if change.is_final:
-            break
-    return change.outcome
+    looks = (
+        judge_change(ratios[:look], "seconds", tolerance, plan, is_last=look == DEFAULT_LOOKS[-1])
+        for look in DEFAULT_LOOKS
+    )
+    return next((change.outcome for change in looks if change.is_final), Outcome.INCONCLUSIVE)
 
 
 def test_equal_versions_are_called_different_as_rarely_as_their_share_says() -> None:
@@ -80,11 +80,7 @@ def test_equal_versions_are_called_different_as_rarely_as_their_share_says() -> 
     wrong = 0
     for seed in range(2_000):
         ratios = pairs(1.0, 40, noise=0.2, seed=seed)
-        for look in DEFAULT_LOOKS:
-            change = judge_change(ratios[:look], "seconds", 0.001, plan, is_last=look == DEFAULT_LOOKS[-1])
-            if change.is_final:
-                break
-        wrong += change.outcome in (Outcome.FASTER, Outcome.SLOWER)
+        wrong += outcome_of(ratios, plan, tolerance=0.001) in (Outcome.FASTER, Outcome.SLOWER)
     assert 0 < wrong <= 0.05 * 2_000
 
 
