@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,3 +20,10 @@ def python_path(scratch: Path, folders: Sequence[str]) -> str:
     own.mkdir()
     (own / "pytest_grpo").symlink_to(Path(__file__).resolve().parent.parent, target_is_directory=True)
     return os.pathsep.join([str(own), *folders])
+
+
+def has_plugin(python: Path) -> bool:
+    """Whether pytest finds this plugin by itself in the environment of ``python``."""
+    code = "from importlib.metadata import entry_points as e; print(*(each.value for each in e(group='pytest11')))"
+    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True)
+    return "pytest_grpo.plugin" in done.stdout.split()

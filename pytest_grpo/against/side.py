@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_grpo.against.plugin_path import UNSHADOWED, python_path
+from pytest_grpo.against.plugin_path import UNSHADOWED, has_plugin, python_path
 from pytest_grpo.against.protocol import PROTOCOL_VERSION, Channel, ChannelClosedError, Message
 from pytest_grpo.remote.worker import worker_environment
+from pytest_grpo.sides.interpreter import this_python
 from pytest_grpo.sides.trees import SideTree
 from pytest_grpo.types import SIDE_PLUGIN, Sample
 
@@ -180,7 +181,9 @@ class Side:
 
     def _environment(self, scratch: Path) -> dict[str, str]:
         """This process's, with this plugin first on the import path, then the side's folders."""
-        return worker_environment() | {"PYTHONPATH": python_path(scratch, self.tree.import_path)}
+        own = None if self.tree.python == this_python() else has_plugin(self.tree.python)
+        environment = worker_environment(is_installed=own)
+        return environment | {"PYTHONPATH": python_path(scratch, self.tree.import_path)}
 
     def _send(self, message: Message) -> None:
         assert self._channel is not None, "started by run"

@@ -88,12 +88,17 @@ def _command(request: Request, events: Path, scratch: Path) -> list[str]:
     return [*command, *dict.fromkeys(node_id.partition("::")[0] for node_id in request.node_ids)]
 
 
-def worker_environment() -> dict[str, str]:
-    """This process's environment, with the plugin loaded exactly once: by entry point, or else by PYTEST_PLUGINS."""
+def worker_environment(*, is_installed: bool | None = None) -> dict[str, str]:
+    """This process's environment, with the plugin loaded exactly once: by entry point, or else by PYTEST_PLUGINS.
+
+    ``is_installed`` says whether the worker's Python has the entry point; by default it is this process's Python.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     loads_entry_points = not environment.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
     named = [name for name in environment.pop("PYTEST_PLUGINS", "").split(",") if name and name != _PLUGIN]
-    if not (loads_entry_points and any(entry.value == _PLUGIN for entry in entry_points(group="pytest11"))):
+    if is_installed is None:
+        is_installed = any(entry.value == _PLUGIN for entry in entry_points(group="pytest11"))
+    if not (loads_entry_points and is_installed):
         named.append(_PLUGIN)
     return environment | ({"PYTEST_PLUGINS": ",".join(named)} if named else {})
 
