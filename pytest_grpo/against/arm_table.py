@@ -18,6 +18,7 @@ class ArmTable:
 
     arms: dict[str, Arm]
     agree: Agreement
+    max_cores_of_others: float | None = None
     outputs: dict[str, object] = field(default_factory=dict)
     last: dict[str, Sample] = field(default_factory=dict)
 

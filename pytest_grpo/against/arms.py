@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_grpo.against.expecting import Expected
 from pytest_grpo.against.judging import Change, is_bytes, judge_count, judge_one
@@ -41,11 +41,16 @@ class Arms:
         """
         here, other = self.stops
         common = [arm for arm in here.arms if arm in other.arms]
+        if here.max_cores_of_others is not None:
+            self.rules = replace(self.rules, max_cores_of_others=here.max_cores_of_others)
         rows = [self._whole(arm, Outcome.NEW) for arm in here.arms if arm not in other.arms]
         rows += [self._whole(arm, Outcome.GONE) for arm in other.arms if arm not in here.arms]
         first = {arm: self._first_runs(arm) for arm in common}
-        rows += [row for arm in common if arm != REFERENCE_ARM for row in self._answers(arm)]
-        rows += [row for arm in common for row in self._counts(arm, first[arm])]
+        if here.is_new:
+            rows += [row for arm in common if arm != REFERENCE_ARM for row in self._answers(arm)]
+            rows += [row for arm in common for row in self._counts(arm, first[arm])]
+        if not here.wanted:
+            return rows
         names = (self.sides[0].name, self.sides[1].name)
         wanted = list(dict.fromkeys([*here.wanted, *other.wanted]))
         pairs = [

@@ -15,7 +15,9 @@ Messages of the worker:
 
 - ``hello``: ``protocol``, ``collected`` node ids, those that the session's options have ``selected``, collection
   ``errors`` by file, the ``device`` of the rows
-- ``arms``: the test waits with its ``arms``, by name; ``wanted`` are the quantities that its assertion compares
+- ``arms``: the test waits with its ``arms``, by name. ``wanted`` are the quantities that its assertion compares;
+  without any, only counts and answers matter. ``is_new``: they are met for the first time. ``max_cores_of_others`` is
+  the test's own limit, if it has one
 - ``sample``: ``seconds`` and ``quantities``
 - ``took``: ``seconds`` of one run
 - ``answer``: ``value``, as JSON; ``missing`` says why there is none

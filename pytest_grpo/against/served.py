@@ -16,18 +16,21 @@ from pytest_grpo.types import REFERENCE_ARM
 class ServedComparison(PairedComparison):
     """The arms are measured once, at the first assertion. Timing thresholds are not judged; counts are."""
 
-    serve: Callable[[ArmTable, list[str]], None]
+    serve: Callable[[ArmTable, list[str], bool], None]
     """Lets the session measure the arms, as often as it likes."""
     _table: ArmTable | None = field(default=None, init=False)
+    _is_timed: bool = field(default=False, init=False)
 
     def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
-        self._serve([left.metric, right.metric])
+        if not self._is_timed:
+            self._is_timed = True
+            self._serve([left.metric, right.metric])
         self.is_decided = True
         return True
 
     def _count_round(self) -> None:
         """One round is enough for a count: the last samples that the session took."""
-        table = self._serve([])
+        table = self._table or self._serve([])
         if not self.sampler.rounds:
             for name in self.sampler.arms.keys() - table.last.keys():  # the session could not measure them
                 table.measure(name, 1)
@@ -35,11 +38,11 @@ class ServedComparison(PairedComparison):
             self._check_outputs({name: table.last[name] for name in self.sampler.arms})
 
     def _serve(self, wanted: list[str]) -> ArmTable:
-        if self._table is None:
-            self._table = ArmTable(dict(self.sampler.arms), self.agree)
-            self.serve(self._table, wanted)
-            self._hold_own_answers(self._table)
-        return self._table
+        is_new = self._table is None
+        table = self._table = self._table or ArmTable(dict(self.sampler.arms), self.agree, self.max_cores_of_others)
+        self.serve(table, wanted, is_new)
+        self._hold_own_answers(table)
+        return table
 
     def _hold_own_answers(self, table: ArmTable) -> None:
         """The arms of one side must agree, whatever the other side says.

@@ -111,12 +111,16 @@ class Server:
         except ChannelClosedError:
             pytest.exit("the session is gone", returncode=1)
 
-    def serve(self, table: ArmTable, wanted: list[str]) -> None:
+    def serve(self, table: ArmTable, wanted: list[str], is_new: bool) -> None:
         """Measure the arms of ``table`` until the session releases them."""
-        self._say("arms", arms=list(table.arms), wanted=wanted)
-        while (asked := self.receive())["do"] != "release":
-            answer = self._answer_to(table, asked)
-            self._say(answer.pop("say"), **answer)
+        from pytest_grpo.measuring.sampler import only_new_objects_collected
+
+        limit = table.max_cores_of_others
+        self._say("arms", arms=list(table.arms), wanted=wanted, is_new=is_new, max_cores_of_others=limit)
+        with only_new_objects_collected():
+            while (asked := self.receive())["do"] != "release":
+                answer = self._answer_to(table, asked)
+                self._say(answer.pop("say"), **answer)
 
     def _answer_to(self, table: ArmTable, asked: Message) -> Message:
         what, arm = asked["do"], asked["arm"]

@@ -46,7 +46,11 @@ class Stop:
 
     arms: tuple[str, ...] = ()
     wanted: tuple[str, ...] = ()
-    """The quantities that the test's assertion compares."""
+    """The quantities that the test's assertion compares; none when it only asks for counts."""
+    is_new: bool = True
+    """Whether these arms are met for the first time."""
+    max_cores_of_others: float | None = None
+    """The test's own limit."""
     reports: tuple[Message, ...] = ()
     imported: tuple[str, ...] = ()
     """Files of the project that the worker has loaded, relative to its root."""
@@ -54,7 +58,7 @@ class Stop:
     @classmethod
     def of(cls, message: Message) -> Stop:
         fields = {name: tuple(message.get(name, ())) for name in ("arms", "wanted", "reports", "imported")}
-        return cls(**fields)
+        return cls(**fields, is_new=message.get("is_new", True), max_cores_of_others=message.get("max_cores_of_others"))
 
 
 @dataclass(slots=True)

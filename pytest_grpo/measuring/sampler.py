@@ -99,7 +99,7 @@ class Sampler:
         Raises:
             MeasurementError: an arm measured something that is not finite and above zero.
         """
-        with nullcontext() if self.is_simulated else _only_new_objects_collected():
+        with nullcontext() if self.is_simulated else only_new_objects_collected():
             if not self._repeats:
                 self._warm_up()
             while len(self.rounds) < num_rounds:
@@ -243,7 +243,7 @@ def _check(sample: Sample, name: str) -> None:
 
 
 @contextmanager
-def _only_new_objects_collected() -> Iterator[None]:
+def only_new_objects_collected() -> Iterator[None]:
     """Leave the objects that exist now out of garbage collections: with torch loaded, each takes a tenth of a second.
 
     Where the process has frozen objects itself, its choice stands.
