@@ -1,0 +1,1 @@
+"""Comparisons of versions whose truth is known: the same code, planted slowdowns, and this repository's history."""
