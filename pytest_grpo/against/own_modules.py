@@ -30,6 +30,9 @@ MOVED = {
 }
 """Today's name by the old one."""
 
+LACKING = ("grpo_core.hardware",)
+"""Modules of the product that this plugin itself needs, and that older trees lack: they are this version's there."""
+
 
 class OwnModules:
     """A finder of ``sys.meta_path``."""
@@ -62,6 +65,19 @@ class _Renamed(Loader):
         vars(module).update({name: value for name, value in vars(today).items() if not name.startswith("__")})
 
 
+class LackingModules:
+    """A finder of ``sys.meta_path`` for what no other one has found."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name not in LACKING:
+            return None
+        beside = Path(__file__).resolve().parents[2]
+        return spec_from_file_location(name, beside.joinpath(*name.split(".")).with_suffix(".py"))
+
+
 def use_modules_of(root: Path) -> None:
     """Let this process find modules as a worker of ``root`` does."""
     sys.meta_path.insert(0, OwnModules(root))
+    sys.meta_path.append(LackingModules())

@@ -19,8 +19,26 @@ print(pytest_grpo.systems.__file__)
 """
 
 
-def run(folder: Path) -> str:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=folder, capture_output=True, text=True, check=False)
+LACKING = """
+from pathlib import Path
+from pytest_grpo.against.own_modules import use_modules_of
+use_modules_of(Path.cwd())
+import sys
+sys.path.insert(0, ".")
+import grpo_core.hardware
+assert Path(grpo_core.__file__).parent.parent == Path.cwd()
+print(grpo_core.hardware.cpu_name.__name__)
+"""
+
+
+def test_an_old_tree_gets_what_this_plugin_needs(tmp_path: Path) -> None:
+    (tmp_path / "grpo_core").mkdir()
+    (tmp_path / "grpo_core/__init__.py").touch()
+    assert run(tmp_path, LACKING) == "cpu_name"
+
+
+def run(folder: Path, script: str = SCRIPT) -> str:
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
