@@ -16,7 +16,7 @@ from pytest_grpo.against.pairs import rules_of
 from pytest_grpo.against.side import ArmRaisedError, Side, SideLostError, Stop
 from pytest_grpo.measuring.stats import Estimate
 from pytest_grpo.remote.replay import lost_reports, restore_report
-from pytest_grpo.session.fixtures import gate_session
+from pytest_grpo.session.fixtures import gate_session, terminal_progress
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.settings.phases import phases_of, without_fixture
 from pytest_grpo.types import AGAINST_SOURCE, PROPERTY_PREFIX, Conditions, Outcome, Row, Verdict
@@ -188,8 +188,9 @@ class AgainstSession:
                 self._rng,
                 lambda *args, **fields: self._row(attempt, *args, **fields),
             )
+            show = terminal_progress(self._config) or (lambda text: None)
             try:
-                rows = arms.compare(share, session.control_problem(), lambda text: None)
+                rows = arms.compare(share, session.control_problem(), show)
             except ArmRaisedError as error:
                 side = self._here if error.side == self._here.name else self._other
                 attempt.rows.append(self._not_compared(attempt, f"{side.name}: {error}"))

@@ -46,7 +46,7 @@ def grpo_gate(request: pytest.FixtureRequest) -> Gate:
         phase=min(phases_of(item), default=None),
         properties=item.user_properties,
         system=settings.system if "grpo_system" in request.fixturenames else "grpo_core",
-        show_progress=_terminal_progress(config),
+        show_progress=terminal_progress(config),
         inspect=partial(config.stash[STORED].regression, item.nodeid),
         nodeid=item.nodeid,
         is_row_settled=partial(config.stash[STORED].is_settled, item.nodeid),
@@ -114,7 +114,7 @@ def gate_session(config: pytest.Config) -> GateSession:
     return config.stash[GATE_SESSION]
 
 
-def _terminal_progress(config: pytest.Config) -> ShowProgress | None:
+def terminal_progress(config: pytest.Config) -> ShowProgress | None:
     """Shows sampling progress in place on a terminal, and clears it at the end; None elsewhere."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     capture = config.pluginmanager.get_plugin("capturemanager")
