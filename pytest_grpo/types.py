@@ -57,6 +57,8 @@ class Outcome(enum.StrEnum):
     NEW = "new here"
     GONE = "gone here"
     NOT_COMPARED = "not compared"
+    FAILS_THERE = "fails there"
+    """Of a test that fails on the other side."""
 
 
 @dataclass(frozen=True, slots=True)

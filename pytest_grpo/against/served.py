@@ -12,6 +12,10 @@ from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.types import REFERENCE_ARM
 
 
+__tracebackhide__ = True
+"""Of an error in an arm, pytest shows the test and the arm, not what lies between."""
+
+
 @dataclass(slots=True, kw_only=True)
 class ServedComparison(PairedComparison):
     """The arms are measured once, at the first assertion. Timing thresholds are not judged; counts are."""

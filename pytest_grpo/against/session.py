@@ -153,6 +153,7 @@ class AgainstSession:
         attempt.reports = here.reports
         if other is not None:
             attempt.rows += self._exact_rows(attempt, here, other)
+            attempt.rows += self._failed_there(attempt, other)
             attempt.rows = self._unless_untouched(attempt.rows, here, other)
 
     def _begin_other(self, attempt: Attempt) -> Stop | None:
@@ -203,8 +204,6 @@ class AgainstSession:
             else:
                 attempt.rows += rows
                 self._seen.update(row.metric for row in rows)
-                if any(row.verdict == Verdict.FAIL for row in rows):
-                    session.ledger.give_back(share)
         elif other is not None:
             attempt.rows += [self._missing(attempt, arm, Outcome.NEW) for arm in here.arms]
         next_here = stopped[self._here.name] if self._here.name in stopped else self._go_on(attempt, self._here)
@@ -247,6 +246,16 @@ class AgainstSession:
             reason = f"{row.measured:g} here, {before.measured:g} in {self._other.name}"
             rows.append(self._row(attempt, row.metric, outcome, Verdict.PASS, reason=reason))
         return rows
+
+    def _failed_there(self, attempt: Attempt, other: Stop) -> list[Row]:
+        """A row when the test failed on the other side, unless an arm's error is a row already."""
+        failed = [report["longrepr"] for report in other.reports if report["outcome"] == "failed"]
+        if not failed or any(row.outcome == Outcome.NOT_COMPARED and row.metric == WHOLE_TEST for row in attempt.rows):
+            return []
+        is_error = isinstance(failed[0], Mapping)  # else the text that pytest.fail was given
+        said = failed[0]["reprcrash"]["message"] if is_error and failed[0]["reprcrash"] else str(failed[0])
+        reason = f"{self._other.name}: {said.strip().partition('\n')[0]}"
+        return [self._row(attempt, WHOLE_TEST, Outcome.FAILS_THERE, Verdict.PASS, reason=reason)]
 
     def _unless_untouched(self, rows: list[Row], here: Stop, other: Stop) -> list[Row]:
         """``rows``; a change becomes unproven where no file that the test has loaded differs between the sides."""

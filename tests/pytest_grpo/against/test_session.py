@@ -18,7 +18,7 @@ def test_the_same_code_is_the_same(versions: Versions) -> None:
         [
             r"=+ grpo: here over .*other =+",
             r"test_speed",
-            r"  step\.tokens_per_second +[\d.]+ \[.*\]  same",
+            r"  step\.tokens_per_second +[\d.]+ \[.*\] +same",
             r"  step\.peak_bytes +1 \[1, 1\] +same",
             r"  plain\.seconds +.*  same",
             r"3 same on cpu.*",
@@ -39,7 +39,7 @@ def test_only_a_slower_version_fails(versions: Versions) -> None:
         [
             r"  step\.num_passes +2 +more",
             r"    2 here, 1 in .*other",
-            r"  step\.tokens_per_second +0\.8\d+ \[.*\]  slower",
+            r"  step\.tokens_per_second +0\.8\d+ \[.*\] +slower",
             r"  step\.peak_bytes +1\.5 \[1\.5, 1\.5\] +more",
             r"  plain\.seconds .*  same",
         ]
@@ -83,6 +83,20 @@ def test_arms_that_disagree_on_this_side_fail(versions: Versions) -> None:
     result = versions.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*wrong answers: arms 'step' and 'plain' differ: 7 and 1*"])
+
+
+def test_a_test_that_fails_on_the_other_side_only_says_so(versions: Versions) -> None:
+    versions.change(
+        versions.other,
+        "3 * library.noise.uniform(0.99, 1.01), output=[library.ANSWER]",
+        "3.0, output=[1.0]",
+        "test_speed.py",
+    )
+    result = versions.run()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["  all arms*fails there", "    other: *wrong answers: arms 'step' and 'plain' differ*"]
+    )
 
 
 def test_a_change_of_what_no_test_loads_proves_nothing(versions: Versions) -> None:
