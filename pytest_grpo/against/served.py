@@ -11,7 +11,6 @@ from pytest_grpo.gate.comparison import PairedComparison
 from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.types import REFERENCE_ARM
 
-
 __tracebackhide__ = True
 """Of an error in an arm, pytest shows the test and the arm, not what lies between."""
 

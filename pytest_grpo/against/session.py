@@ -254,7 +254,8 @@ class AgainstSession:
             return []
         is_error = isinstance(failed[0], Mapping)  # else the text that pytest.fail was given
         said = failed[0]["reprcrash"]["message"] if is_error and failed[0]["reprcrash"] else str(failed[0])
-        reason = f"{self._other.name}: {said.strip().partition('\n')[0]}"
+        first_line, _, _ = said.strip().partition("\n")
+        reason = f"{self._other.name}: {first_line}"
         return [self._row(attempt, WHOLE_TEST, Outcome.FAILS_THERE, Verdict.PASS, reason=reason)]
 
     def _unless_untouched(self, rows: list[Row], here: Stop, other: Stop) -> list[Row]:
