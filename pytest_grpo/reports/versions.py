@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_grpo.reports.table import GAP, Entry, describe_measured, describe_phase, plain
-from pytest_grpo.types import Outcome, Row
+from pytest_grpo.types import AGAINST_SOURCE, Outcome, Row
 
 COLORS = {Outcome.FASTER: "green", Outcome.SLOWER: "red", Outcome.INCONCLUSIVE: "yellow", Outcome.DIFFERS: "yellow"}
 
@@ -13,6 +13,20 @@ COLORS = {Outcome.FASTER: "green", Outcome.SLOWER: "red", Outcome.INCONCLUSIVE: 
 def version_rows(entries: Sequence[Entry]) -> list[Entry]:
     """The rows that compare two versions."""
     return [(nodeid, row) for nodeid, row in entries if row.outcome]
+
+
+def title_of(entries: Sequence[Entry]) -> str:
+    """``here over main``"""
+    return " over ".join(side_names(entries))
+
+
+def side_names(entries: Sequence[Entry]) -> tuple[str, str]:
+    """This side and the other."""
+    for _, row in entries:
+        if row.arms and len(row.arms) == 2:
+            here, other = row.arms
+            return here, other
+    return "here", entries[0][1].source.removeprefix(AGAINST_SOURCE)
 
 
 def version_lines(entries: Sequence[Entry]) -> list[tuple[str, str]]:

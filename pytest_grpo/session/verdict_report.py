@@ -19,10 +19,10 @@ from pytest_grpo.reports import github
 from pytest_grpo.reports.table import Entry, count_verdicts, plain, reason_lines, table_lines, versus_lines
 from pytest_grpo.reports.usage_errors import USAGE_ERROR
 from pytest_grpo.reports.versions import COLORS as OUTCOME_COLORS
-from pytest_grpo.reports.versions import count_outcomes, version_lines, version_rows
+from pytest_grpo.reports.versions import count_outcomes, title_of, version_lines, version_rows
 from pytest_grpo.session.inconclusive import too_many_inconclusive
 from pytest_grpo.settings.config import PLUGIN_CONFIG
-from pytest_grpo.types import AGAINST_SOURCE, PROPERTY_PREFIX, Outcome, Row, Verdict, without_verdicts
+from pytest_grpo.types import PROPERTY_PREFIX, Outcome, Row, Verdict, without_verdicts
 
 if TYPE_CHECKING:
     from pytest_grpo.session.stored_results import StoredResults
@@ -168,7 +168,7 @@ class VerdictReport:
 
     def _write_versions(self, terminal: pytest.TerminalReporter, entries: Sequence[Entry]) -> None:
         """The rows that compare two versions; exact gates that pass on both sides are left out."""
-        terminal.section(f"grpo: here over {plain(entries[0][1].source.removeprefix(AGAINST_SOURCE))}")
+        terminal.section(f"grpo: {plain(title_of(entries))}")
         for line, outcome in version_lines(entries):
             before = line.removesuffix(outcome)
             terminal.write(before)
@@ -198,7 +198,8 @@ class VerdictReport:
 
         rows = [{"test": nodeid, **asdict(row)} for nodeid, row in self.rows]
         for row in rows:
-            row["measured"] = row["measured"] if math.isfinite(row["measured"]) else None  # JSON has no NaN
+            for name in ("measured", "low", "high"):  # JSON has no NaN, and nothing without end
+                row[name] = row[name] if row[name] is not None and math.isfinite(row[name]) else None
         text = json.dumps({"machine": self._stored.machine(), "rows": rows}, indent=1)
         write_atomic(path, text.encode())
 

@@ -14,9 +14,7 @@ def test_bounds_of_both_signs() -> None:
     assert (second.low, second.high) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "step", "step>=1", "step.x>1", "step.x>=no", "step.x>=-1", "step.x>=nan"]
-)
+@pytest.mark.parametrize("text", ["", "step", "step>=1", "step.x>1", "step.x>=no", "step.x>=-1", "step.x>=nan"])
 def test_anything_else_is_one_line(text: str) -> None:
     with pytest.raises(pytest.UsageError, match=r"allowed is ARM\.QUANTITY>=RATIO"):
         parse_expected([text])

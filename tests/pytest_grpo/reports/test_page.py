@@ -16,6 +16,7 @@ import pytest
 from pytest_grpo.reports.history import MAX_RUNS, SavedRun
 from pytest_grpo.reports.page import render_html, write_html
 from pytest_grpo.types import Row
+from tests.pytest_grpo.reports.conftest import a_change, an_exact_change
 
 MakeRow = Callable[..., Row]
 Page = Callable[[Path | str], str]
@@ -188,6 +189,72 @@ def test_numbers_of_a_gate_are_in_words(measured: MakeRow) -> None:
     cell = r'<td class="number">(.*?)</td>'
     medians = re.findall(rf'<th scope="row">([\w ]+)</th>{cell}{cell}', text)
     assert medians == [("tokens per second", "250", "100"), ("seconds", "0.1", "0.25"), ("tokens", "25", "25")]
+
+
+@pytest.fixture
+def changes() -> list[tuple[str, Row]]:
+    """A comparison of two versions with a row of each sort."""
+    nothing = {"measured": math.nan, "low": None, "high": None, "ratios": [], "num_pairs": None}
+    empty = {"here": {"seconds": []}, "main": {"seconds": []}}
+    return [
+        ("a.py::test_a", a_change("step.tokens_per_second")),
+        ("a.py::test_a", a_change("step.seconds", quantity="seconds", outcome="same", verdict="pass")),
+        ("a.py::test_a", an_exact_change("step.num_passes")),
+        ("a.py::test_b", an_exact_change("step.answers", outcome="differs", measured=math.nan)),
+        ("a.py::test_b", a_change("b.seconds", **nothing, arms=empty, outcome="inconclusive", verdict="inconclusive")),
+        ("a.py::test_c", a_change("c.tokens_per_second", outcome="faster", verdict="pass")),
+    ]
+
+
+def test_versions_say_what_was_found_and_nothing_of_a_threshold(changes: list[tuple[str, Row]]) -> None:
+    text = render_html(changes, {}, earlier(changes, 2))
+    assert "<h1>here over main: 1 faster, 1 slower, 1 same, 1 more, 1 differs, 1 inconclusive</h1>" in text
+    badges = re.findall(r'class="badge (\w+)"><span aria-hidden="true">.</span> ([\w ]+)<', text.partition("<main>")[2])
+    found = [("fail", "slower"), ("neutral", "same"), ("neutral", "more"), ("neutral", "differs")]
+    found += [("inconclusive", "inconclusive"), ("pass", "faster")]
+    assert badges == [*found, *found]  # in the table, and on the cards
+    body = text.partition("<body>")[2]
+    assert not re.findall(r"threshold|gates?\b(?!-)|pass\b(?!\")|verdict", body)
+    assert "History" not in body
+
+
+def test_versions_show_the_values_of_both_sides(changes: list[tuple[str, Row]]) -> None:
+    text = render_html(changes[:1], {}, [])
+    head = re.findall(r'<th scope="col">([\w ]+)</th>', text)
+    assert head == ["quantity", "here", "main", "here over main", "outcome", "median of", "here", "main"]
+    assert '<td class="number">80</td><td class="number">100</td>' in text
+    ratios, sides = pictures(text)
+    assert ratios.findtext("desc") == "4 pairs. Median 0.8 [0.75, 0.85]: slower."
+    assert [dot.get("class") for dot in ratios.findall("circle")] == ["dot"] * 4
+    assert "0.95..1.05" in text  # what counts as the same
+    assert [dot.get("class") for dot in sides.findall("circle")] == ["dot off", "dot"] * 4
+    heights = [float(dot.get("cy", "")) for dot in sides.findall("circle")]
+    assert all(mine > its for its, mine in zip(heights[::2], heights[1::2], strict=True))  # less is further down
+
+
+def test_a_row_without_pairs_has_no_chart(changes: list[tuple[str, Row]]) -> None:
+    assert pictures(render_html(changes[2:5], {}, [])) == []
+
+
+def test_gates_of_this_side_come_after_the_versions(changes: list[tuple[str, Row]], counted: MakeRow) -> None:
+    text = render_html([("a.py::test_a", counted("calls")), *changes[:1]], {}, [])
+    assert "<h1>here over main: 1 slower. 1 of 1 gate fails</h1>" in text
+    assert text.index('id="versions"') < text.index('id="overview"')
+    links = re.findall(r'href="#(gate-\d+)">(.*?)</a>', text.partition("<main>")[2])
+    cards = dict(re.findall(r'<h3 id="(gate-\d+)">(.*?) <span', text))
+    assert [cards[anchor] for anchor, _ in links] == ["step.tokens_per_second", "calls"]
+
+
+def test_text_of_versions_is_escaped(changes: list[tuple[str, Row]]) -> None:
+    evil = "<script>alert(2)</script>"
+    odd = [
+        (evil, replace(row, reason=evil, device=evil, source=evil, metric=evil, threshold=evil, arms=arms))
+        for _, row in changes
+        for arms in (None, {evil: {"seconds": [1.0]}, f"{evil}b": {"seconds": [2.0]}})
+    ]
+    text = render_html(odd, {}, [])
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;alert(2)") > len(odd)
 
 
 def test_page_is_written_whole(entries: list[tuple[str, Row]], tmp_path: Path) -> None:
