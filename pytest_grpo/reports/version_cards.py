@@ -34,14 +34,14 @@ def versions_overview(numbered: Sequence[tuple[int, Entry]]) -> Markup:
     """A table of all quantities, by test; ``numbered`` has the anchor of each."""
     entries = [entry for _, entry in numbered]
     names = side_names(entries)
-    head = ("quantity", *names, title_of(entries), "outcome")
+    head = [("quantity", None), *((name, "wide") for name in names), (title_of(entries), None), ("outcome", None)]
     lines, last = [], ""
     for number, (nodeid, row) in numbered:
         if nodeid != last:
             test = element("span", _place(nodeid, row), class_="quiet")
             lines.append(element("tr", element("th", test, colspan=len(head), scope="rowgroup")))
             last = nodeid
-        sides = (element("td", _side_median(row, place), class_="number") for place in range(2))
+        sides = (element("td", _side_median(row, place), class_="wide number") for place in range(2))
         lines.append(
             element(
                 "tr",
@@ -56,7 +56,7 @@ def versions_overview(numbered: Sequence[tuple[int, Entry]]) -> Markup:
         element("h2", "Two versions", id="versions"),
         element(
             "table",
-            element("thead", element("tr", *(element("th", name, scope="col") for name in head))),
+            element("thead", element("tr", *(element("th", name, scope="col", class_=kind) for name, kind in head))),
             element("tbody", *lines),
             class_="overview",
         ),

@@ -220,9 +220,9 @@ def test_versions_say_what_was_found_and_nothing_of_a_threshold(changes: list[tu
 
 def test_versions_show_the_values_of_both_sides(changes: list[tuple[str, Row]]) -> None:
     text = render_html(changes[:1], {}, [])
-    head = re.findall(r'<th scope="col">([\w ]+)</th>', text)
+    head = re.findall(r'<th scope="col"(?: class="wide")?>([\w ]+)</th>', text)
     assert head == ["quantity", "here", "main", "here over main", "outcome", "median of", "here", "main"]
-    assert '<td class="number">80</td><td class="number">100</td>' in text
+    assert '<td class="wide number">80</td><td class="wide number">100</td>' in text
     ratios, sides = pictures(text)
     assert ratios.findtext("desc") == "4 pairs. Median 0.8 [0.75, 0.85]: slower."
     assert [dot.get("class") for dot in ratios.findall("circle")] == ["dot"] * 4
@@ -291,14 +291,23 @@ def test_a_browser_shows_every_gate(entries: list[tuple[str, Row]], tmp_path: Pa
     assert document.count("<svg") == len(pictures(render_html(entries, {}, earlier(entries, 3))))
 
 
-def test_page_fits_phones_and_desktops(entries: list[tuple[str, Row]], tmp_path: Path, chromium: Page) -> None:
-    text = html.escape(render_html(entries, {"cpu": "f" * 200}, earlier(entries, 3)))
+@pytest.mark.parametrize("has_versions", [False, True])
+def test_page_fits_phones_and_desktops(
+    entries: list[tuple[str, Row]],
+    changes: list[tuple[str, Row]],
+    tmp_path: Path,
+    chromium: Page,
+    has_versions: bool,
+) -> None:
+    long = [("long_" * 40, a_change("unbroken" * 12, reason="w" * 200))]
+    shown = [*entries, *changes, *long] if has_versions else entries
+    text = html.escape(render_html(shown, {"cpu": "f" * 200}, earlier(entries, 3)))
     widths = (400, 720, 1200)
     frames = "".join(
         f'<iframe width="{width}" height="600" frameborder="0" srcdoc="{text}"></iframe>' for width in widths
     )
     around = tmp_path / "around.html"
     around.write_text(MEASURE.format(frames=frames), encoding="utf-8")
-    shown = re.findall(r'title="(\d+) wide shows (\d+)"', chromium(around))
-    assert [int(width) for width, _ in shown] == list(widths)
-    assert all(int(needed) <= int(width) for width, needed in shown), shown
+    found = re.findall(r'title="(\d+) wide shows (\d+)"', chromium(around))
+    assert [int(width) for width, _ in found] == list(widths)
+    assert all(int(needed) <= int(width) for width, needed in found), found
