@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_grpo.reports.table import Entry, count_verdicts, describe_measured, describe_phase, has_many_systems
-from pytest_grpo.reports.versions import title_of, version_rows
+from pytest_grpo.reports.versions import compared_versions, version_rows
 from pytest_grpo.reports.versions_markdown import Compared, code, versions_markdown
 from pytest_grpo.types import Row, Verdict
 
@@ -49,7 +49,7 @@ def summary_markdown(entries: Sequence[Entry]) -> str:
 def _versions(entries: Sequence[Entry]) -> str:
     devices = ", ".join(sorted({row.device for _, row in entries}))
     table = versions_markdown([Compared.of(nodeid, row) for nodeid, row in entries])
-    return f"### grpo: {code(title_of(entries))}\n\nOn {code(devices)}: {table}\n"
+    return f"### grpo: {code(compared_versions([row for _, row in entries]))}\n\nOn {code(devices)}: {table}\n"
 
 
 def _verdicts(entries: Sequence[Entry]) -> str:

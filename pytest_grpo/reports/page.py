@@ -14,7 +14,7 @@ from pytest_grpo.reports.history import SavedRun
 from pytest_grpo.reports.markup import Markup, element, joined
 from pytest_grpo.reports.table import Entry, describe_measured, describe_phase, has_many_systems
 from pytest_grpo.reports.version_cards import outcome_counts, version_card, versions_headline, versions_overview
-from pytest_grpo.reports.versions import side_names, version_rows
+from pytest_grpo.reports.versions import compared_versions, version_rows
 from pytest_grpo.types import Row, Verdict
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -74,8 +74,8 @@ def _sections(rows: Sequence[Entry], history: Sequence[SavedRun]) -> list[Markup
     gates = [(number, entry) for number, entry in numbered if not entry[1].outcome]
     sections = []
     if versions:
-        names = side_names([entry for _, entry in versions])
-        cards = [version_card(number, entry, names) for number, entry in versions]
+        title = compared_versions([row for _, (_, row) in versions])
+        cards = [version_card(number, entry, title) for number, entry in versions]
         sections += [versions_overview(versions), _cards("Quantities", "quantities", cards)]
     if gates:
         cards = [gate_card(number, entry, history) for number, entry in gates]

@@ -9,14 +9,14 @@ from pytest_grpo.reports.card import badge, conditions_of, definitions, figure, 
 from pytest_grpo.reports.markup import Markup, element, joined
 from pytest_grpo.reports.table import Entry, arm_quantity, describe_interval, describe_measured, describe_phase
 from pytest_grpo.reports.version_charts import has_sides, ratio_chart, sides_chart
-from pytest_grpo.reports.versions import count_outcomes, side_names, title_of
+from pytest_grpo.reports.versions import compared_versions, count_outcomes
 from pytest_grpo.settings.thresholds import format_number
 from pytest_grpo.types import Outcome, Row, Verdict
 
 
 def versions_headline(entries: Sequence[Entry]) -> str:
     """``here over main: 1 slower, 2 faster, 14 same``"""
-    return f"{title_of(entries)}: {count_outcomes(entries)}"
+    return f"{compared_versions([row for _, row in entries])}: {count_outcomes(entries)}"
 
 
 def outcome_counts(entries: Sequence[Entry]) -> list[Markup]:
@@ -32,9 +32,9 @@ def outcome_counts(entries: Sequence[Entry]) -> list[Markup]:
 
 def versions_overview(numbered: Sequence[tuple[int, Entry]]) -> Markup:
     """A table of all quantities, by test; ``numbered`` has the anchor of each."""
-    entries = [entry for _, entry in numbered]
-    names = side_names(entries)
-    head = [("quantity", None), *((name, "wide") for name in names), (title_of(entries), None), ("outcome", None)]
+    title = compared_versions([row for _, (_, row) in numbered])
+    names = next((list(row.arms) for _, (_, row) in numbered if row.arms), ["here", "there"])
+    head = [("quantity", None), *((name, "wide") for name in names), (title, None), ("outcome", None)]
     lines, last = [], ""
     for number, (nodeid, row) in numbered:
         if nodeid != last:
@@ -64,16 +64,16 @@ def versions_overview(numbered: Sequence[tuple[int, Entry]]) -> Markup:
     )
 
 
-def version_card(number: int, entry: Entry, sides: tuple[str, str]) -> Markup:
+def version_card(number: int, entry: Entry, title: str) -> Markup:
     """The card of one quantity, with the anchor ``#gate-<number>``."""
     nodeid, row = entry
     label = f"gate-{number}"
-    here, other = sides
     charts = []
     if row.ratios:
         legend = "Grey area: counts as the same. Blue band: interval of the median. Log axis."
-        charts.append(figure("Ratio", ratio_chart(row, " over ".join(sides), f"{label}-ratios"), legend))
+        charts.append(figure("Ratio", ratio_chart(row, title, f"{label}-ratios"), legend))
     if has_sides(row):
+        here, other = row.arms or {}
         legend = f"Filled points: {here}. Hollow points: {other}."
         charts.append(figure("Both sides", sides_chart(row, f"{label}-sides"), legend))
     drawn = element("div", *charts, class_="charts") if charts else joined()
@@ -82,7 +82,7 @@ def version_card(number: int, entry: Entry, sides: tuple[str, str]) -> Markup:
         element("h3", row.metric, " ", badge(row), id=label),
         element("p", _place(nodeid, row), class_="quiet"),
         element("p", row.reason, class_="reason") if row.reason else joined(),
-        element("div", drawn, _facts(row, sides), class_="columns"),
+        element("div", drawn, _facts(row, title), class_="columns"),
         class_=row.verdict if row.verdict != Verdict.PASS else "neutral",
         aria_labelledby=label,
     )
@@ -92,8 +92,8 @@ def _place(nodeid: str, row: Row) -> str:
     return nodeid if row.phase is None else f"phase {describe_phase(row)} \u00b7 {nodeid}"
 
 
-def _facts(row: Row, sides: tuple[str, str]) -> Markup:
-    facts = {" over ".join(sides): describe_measured(row, with_interval=False), "outcome": row.outcome}
+def _facts(row: Row, title: str) -> Markup:
+    facts = {title: describe_measured(row, with_interval=False), "outcome": row.outcome}
     if describe_interval(row):
         facts[f"{100 * row.confidence:.4g} % interval" if row.confidence else "interval"] = describe_interval(row)
     if row.num_pairs is not None:

@@ -26,10 +26,10 @@ from pytest_grpo.reports.table import arm_quantity, describe_measured
 from pytest_grpo.types import Row
 
 
-def ratio_chart(row: Row, sides: str, label: str) -> Markup:
+def ratio_chart(row: Row, title: str, label: str) -> Markup:
     """The ratio of each pair in order, on a logarithmic axis, with the band of ratios that count as the same.
 
-    ``sides`` is such as ``here over main``; ``label`` is the prefix of ids, unique in the page.
+    ``title`` is such as ``here over main``; ``label`` is the prefix of ids, unique in the page.
     """
     ratios = row.ratios or []
     values = [1.0, *ratios, row.measured, row.low, row.high, row.bound_low, row.bound_high]
@@ -41,7 +41,7 @@ def ratio_chart(row: Row, sides: str, label: str) -> Markup:
     ]
     return picture(
         label,
-        f"{row.metric}: {sides}, pair by pair",
+        f"{row.metric}: {title}, pair by pair",
         f"{len(ratios)} pairs. Median {describe_measured(row)}: {row.outcome}.",
         _same_band(row, scale),
         interval_band(row, scale),

@@ -15,18 +15,11 @@ def version_rows(entries: Sequence[Entry]) -> list[Entry]:
     return [(nodeid, row) for nodeid, row in entries if row.outcome]
 
 
-def title_of(entries: Sequence[Entry]) -> str:
+def compared_versions(rows: Sequence[Row]) -> str:
     """``here over main``"""
-    return " over ".join(side_names(entries))
-
-
-def side_names(entries: Sequence[Entry]) -> tuple[str, str]:
-    """This side and the other."""
-    for _, row in entries:
-        if row.arms and len(row.arms) == 2:
-            here, other = row.arms
-            return here, other
-    return "here", entries[0][1].source.removeprefix(AGAINST_SOURCE)
+    other = rows[0].source.removeprefix(AGAINST_SOURCE)
+    measured = next((row.arms for row in rows if row.arms), None)
+    return f"{next(iter(measured)) if measured else 'here'} over {other}"
 
 
 def version_lines(entries: Sequence[Entry]) -> list[tuple[str, str]]:

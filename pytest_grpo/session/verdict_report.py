@@ -19,7 +19,7 @@ from pytest_grpo.reports import github
 from pytest_grpo.reports.table import Entry, count_verdicts, plain, reason_lines, table_lines, versus_lines
 from pytest_grpo.reports.usage_errors import USAGE_ERROR
 from pytest_grpo.reports.versions import COLORS as OUTCOME_COLORS
-from pytest_grpo.reports.versions import count_outcomes, title_of, version_lines, version_rows
+from pytest_grpo.reports.versions import compared_versions, count_outcomes, version_lines, version_rows
 from pytest_grpo.session.inconclusive import too_many_inconclusive
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.types import PROPERTY_PREFIX, Outcome, Row, Verdict, without_verdicts
@@ -168,7 +168,7 @@ class VerdictReport:
 
     def _write_versions(self, terminal: pytest.TerminalReporter, entries: Sequence[Entry]) -> None:
         """The rows that compare two versions; exact gates that pass on both sides are left out."""
-        terminal.section(f"grpo: {plain(title_of(entries))}")
+        terminal.section(f"grpo: {plain(compared_versions([row for _, row in entries]))}")
         for line, outcome in version_lines(entries):
             before = line.removesuffix(outcome)
             terminal.write(before)
