@@ -57,7 +57,7 @@ def versions_markdown(rows: Sequence[Compared], *, max_rows: int = 1000) -> str:
     quiet = [row for row in shown if _is_quiet(row)]
     lines = [f"{count(rows)}.", ""]
     lines += [*_table(different), ""] if different else []
-    lines += [f"- {_named(row)}: {code(row.reason)}" for row in different if row.reason]
+    lines += _reasons(different)
     if quiet:
         lines += ["", f"<details><summary>{len(quiet)} same</summary>", "", *_table(quiet), "", "</details>"]
     if len(rows) > len(shown):
@@ -91,8 +91,13 @@ def _table(rows: Sequence[Compared]) -> list[str]:
     return [_line(_COLUMNS), _line(["---"] * len(_COLUMNS)), *map(_line, cells)]
 
 
-def _named(row: Compared) -> str:
-    return f"{code(row.metric)} in {_short(row.test)}"
+def _reasons(rows: Sequence[Compared]) -> list[str]:
+    """One line for each reason, with all quantities that it holds for."""
+    named: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason:
+            named.setdefault(code(row.reason), []).append(f"{code(row.metric)} in {_short(row.test)}")
+    return [f"- {', '.join(names)}: {reason}" for reason, names in named.items()]
 
 
 def _short(nodeid: str) -> str:

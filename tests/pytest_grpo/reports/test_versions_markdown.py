@@ -42,6 +42,14 @@ def test_red_rows_come_first_and_what_is_the_same_is_folded_away() -> None:
     ]
 
 
+def test_a_reason_that_quantities_share_is_told_once() -> None:
+    row = {"outcome": "inconclusive", "verdict": "inconclusive", "reason": "a busy machine"}
+    rows = [Compared.of("a.py::test_a", a_change(f"{arm}.seconds", **row)) for arm in "ab"]
+    (line,) = (line for line in versions_markdown(rows).splitlines() if line.startswith("- "))
+    a, b, test, why = map(code, ("a.seconds", "b.seconds", "test_a", "a busy machine"))
+    assert line == f"- {a} in {test}, {b} in {test}: {why}"
+
+
 def test_an_expected_gain_that_is_missed_is_not_folded_away() -> None:
     rows = [a_change("a.seconds", outcome="same", reason="expected >= 1.1: not proven")]
     text = versions_markdown([Compared.of("test_a.py::test_it", row) for row in rows])
