@@ -17,5 +17,8 @@ def pytest_grpo_verdict(config: pytest.Config, row: Row) -> None:
     Runs in the process that reports: the controller with xdist, the local session with ``--modal``.
 
     :param config: the session's configuration.
-    :param row: the measurement, its threshold and the verdict.
+    :param row: the measurement, its threshold and the verdict. With ``--grpo-against`` also each comparison of the two
+        versions: ``row.outcome`` then says what was found, such as ``"slower"``, ``row.measured`` is the ratio of this
+        side over the other, ``row.arms`` has the samples of both sides, and ``bound_low`` to ``bound_high`` counts as
+        the same. ``outcome`` is empty for a gate.
     """

@@ -13,7 +13,7 @@ from pytest_grpo.reports.markup import Markup, element, joined
 from pytest_grpo.reports.references import reference_rows, with_references
 from pytest_grpo.reports.table import Entry, arm_quantity, describe_interval, describe_measured, describe_phase
 from pytest_grpo.settings.thresholds import format_number
-from pytest_grpo.types import Row, Verdict
+from pytest_grpo.types import Outcome, Row, Verdict
 
 CONDITIONS = {
     "cores_of_others": "cores used by others",
@@ -23,6 +23,7 @@ CONDITIONS = {
     "gpu_throttle_reasons": "GPU throttled by",
 }
 SYMBOLS = {Verdict.PASS: "\u2713", Verdict.FAIL: "\u2715", Verdict.INCONCLUSIVE: "?"}
+OUTCOME_SYMBOLS = {Outcome.FASTER: "\u25b2", Outcome.SLOWER: "\u25bc", Outcome.SAME: "=", Outcome.DIFFERS: "\u2260"}
 
 
 def gate_card(number: int, entry: Entry, history: Sequence[SavedRun]) -> Markup:
@@ -32,12 +33,12 @@ def gate_card(number: int, entry: Entry, history: Sequence[SavedRun]) -> Markup:
     charts = []
     if row.ratios:
         legend = "Green area: meets the threshold. Hollow points do not. Blue band: interval of the median. Log axis."
-        charts.append(_figure("Pairs", pairs_chart(row, f"{label}-pairs"), legend))
+        charts.append(figure("Pairs", pairs_chart(row, f"{label}-pairs"), legend))
     runs = runs_of(entry, history)
     if runs and not math.isnan(row.measured):
         shown = [*((run.name, earlier) for run, earlier in runs), ("this run", row)]
         legend = "Filled diamond: pass. Cross: fail. Hollow square: inconclusive. Lines span each median's interval."
-        charts.append(_figure("History", history_chart(shown, f"{label}-history"), legend, _history_table(runs, row)))
+        charts.append(figure("History", history_chart(shown, f"{label}-history"), legend, _history_table(runs, row)))
     charts += _reference_histories(entry, history, label)
     return element(
         "article",
@@ -62,11 +63,11 @@ def _reference_histories(entry: Entry, history: Sequence[SavedRun], label: str) 
             title = f"History of {derived.metric.rpartition(':')[2]}, in seconds"
             legend = "Time of the arm over that of the frozen reference. Shown; --grpo-compare judges it."
             chart = history_chart(shown, f"{label}-reference-{place}")
-            charts.append(_figure(title, chart, legend, _history_table(runs, derived)))
+            charts.append(figure(title, chart, legend, _history_table(runs, derived)))
     return charts
 
 
-def _figure(title: str, chart: Markup, legend: str, *more: Markup) -> Markup:
+def figure(title: str, chart: Markup, legend: str, *more: Markup) -> Markup:
     return element("figure", element("h4", title), chart, element("figcaption", legend), *more)
 
 
@@ -82,18 +83,26 @@ def _facts(row: Row) -> Markup:
     if row.duration_s:
         facts["took"] = f"{row.duration_s:.3g} s"
     facts["device"] = row.device
-    known = {name: value for name, value in (row.conditions or {}).items() if value not in (None, [], ())}
-    facts |= {CONDITIONS.get(name, words(name)): _value(value) for name, value in known.items()}
-    return element("div", definitions(facts), _arms(row), class_="facts")
+    return element("div", definitions(facts | conditions_of(row)), medians_table(row), class_="facts")
 
 
-def _arms(row: Row) -> Markup:
+def conditions_of(row: Row) -> dict[str, str]:
+    """What is known of the machine while the row was measured, in words."""
+    known = {name: value for name, value in (row.conditions or {}).items() if value not in (None, [], (), "")}
+    return {CONDITIONS.get(name, words(name)): _value(value) for name, value in known.items()}
+
+
+def medians_table(row: Row) -> Markup:
     """The median of each quantity per arm, the compared one first."""
     if not row.arms:
         return joined()
     medians = {arm: {name: median(values) for name, values in row.arms[arm].items() if values} for arm in row.arms}
     if row.quantity is not None:
-        medians = {arm: {row.quantity: median(arm_quantity(row, arm)), **found} for arm, found in medians.items()}
+        compared = {arm: arm_quantity(row, arm) for arm in medians}
+        medians = {
+            arm: {row.quantity: median(compared[arm]), **found} if compared[arm] else found
+            for arm, found in medians.items()
+        }
     quantities = dict.fromkeys(name for found in medians.values() for name in found)
     lines = [
         element(
@@ -138,8 +147,21 @@ def measured_cell(row: Row) -> list[Markup]:
 
 
 def badge(row: Row) -> Markup:
-    symbol = element("span", SYMBOLS[Verdict(row.verdict)], aria_hidden="true")
-    return element("span", symbol, f" {row.verdict}", class_=f"badge {row.verdict}")
+    """The verdict of a gate; of a comparison of two versions, what was found."""
+    if row.outcome:
+        return _badge(OUTCOME_SYMBOLS.get(Outcome(row.outcome), "\u00b7"), row.outcome, _tone(row))
+    return _badge(SYMBOLS[Verdict(row.verdict)], row.verdict, row.verdict)
+
+
+def _badge(symbol: str, name: str, tone: str) -> Markup:
+    return element("span", element("span", symbol, aria_hidden="true"), f" {name}", class_=f"badge {tone}")
+
+
+def _tone(row: Row) -> str:
+    """The colour of what was found: nothing but a gain is green."""
+    if row.verdict != Verdict.PASS:
+        return row.verdict
+    return "pass" if row.outcome == Outcome.FASTER else "neutral"
 
 
 def _value(value: object) -> str:

@@ -32,7 +32,7 @@ def pairs_chart(row: Row, label: str) -> Markup:
     values = [*ratios, row.measured, row.low, row.high, row.bound_low, row.bound_high]
     scale = Scale.around(values, top=TOP, bottom=BOTTOM, is_log=True)
     points = [
-        _dot(_spread(index, len(ratios), LEFT, PAIRS_RIGHT), scale(ratio), _meets(row, ratio))
+        dot(spread(index, len(ratios), LEFT, PAIRS_RIGHT), scale(ratio), _meets(row, ratio))
         for index, ratio in enumerate(ratios)
         if math.isfinite(ratio) and ratio > 0
     ]
@@ -40,17 +40,17 @@ def pairs_chart(row: Row, label: str) -> Markup:
     description = (
         f"{len(ratios)} pairs, {met} of them within the threshold {row.threshold}. Median {describe_measured(row)}."
     )
-    return _picture(
+    return picture(
         label,
         f"Pairs of {row.metric}",
         description,
-        _interval_band(row, scale),
-        _axis(scale),
+        interval_band(row, scale),
+        axis(scale),
         _threshold(row, scale),
         *points,
-        _interval(INTERVAL_X, row, scale, "now"),
-        _text((LEFT + PAIRS_RIGHT) / 2, HEIGHT - 8, "pairs, in order", "middle"),
-        _text(INTERVAL_X, HEIGHT - 8, "median", "middle"),
+        median_mark(INTERVAL_X, row, scale, "now"),
+        label_text((LEFT + PAIRS_RIGHT) / 2, HEIGHT - 8, "pairs, in order", "middle"),
+        label_text(INTERVAL_X, HEIGHT - 8, "median", "middle"),
     )
 
 
@@ -65,27 +65,27 @@ def history_chart(runs: Sequence[tuple[str, Row]], label: str) -> Markup:
         bottom=BOTTOM,
         is_log=last.ratios is not None and all(row.measured > 0 for row in rows),
     )
-    places = [_spread(index, len(runs), LEFT, RIGHT) for index in range(len(runs))]
+    places = [spread(index, len(runs), LEFT, RIGHT) for index in range(len(runs))]
     line = " ".join(f"{x:.1f},{scale(row.measured):.1f}" for x, row in zip(places, rows, strict=True))
-    marks = [_interval(x, row, scale, "then") for x, row in zip(places[:-1], rows[:-1], strict=True)]
+    marks = [median_mark(x, row, scale, "then") for x, row in zip(places[:-1], rows[:-1], strict=True)]
     description = f"{len(runs)} runs against the threshold {last.threshold}: " + ", ".join(
         f"{name} {describe_measured(row, with_interval=False)} {row.verdict}" for name, row in runs
     )
-    return _picture(
+    return picture(
         label,
         f"History of {last.metric}",
         description,
-        _axis(scale),
+        axis(scale),
         _threshold(last, scale),
         element("polyline", class_="trend", points=line),
         *marks,
-        _interval(places[-1], last, scale, "now"),
-        _text(LEFT, HEIGHT - 8, _short(runs[0][0]), "start"),
-        _text(RIGHT, HEIGHT - 8, _short(runs[-1][0]), "end"),
+        median_mark(places[-1], last, scale, "now"),
+        label_text(LEFT, HEIGHT - 8, _short(runs[0][0]), "start"),
+        label_text(RIGHT, HEIGHT - 8, _short(runs[-1][0]), "end"),
     )
 
 
-def _picture(label: str, title: str, description: str, *content: Markup) -> Markup:
+def picture(label: str, title: str, description: str, *content: Markup) -> Markup:
     return element(
         "svg",
         element("title", title, id=f"{label}-title"),
@@ -97,12 +97,12 @@ def _picture(label: str, title: str, description: str, *content: Markup) -> Mark
     )
 
 
-def _axis(scale: Scale) -> Markup:
+def axis(scale: Scale) -> Markup:
     ticks = []
     for tick in scale.ticks:
         y = scale(tick)
         ticks.append(element("line", class_="grid", x1=LEFT, x2=RIGHT, y1=y, y2=y))
-        ticks.append(_text(LEFT - 7, y + 4, f"{tick:.4g}", "end"))
+        ticks.append(label_text(LEFT - 7, y + 4, f"{tick:.4g}", "end"))
     return joined(*ticks)
 
 
@@ -126,7 +126,7 @@ def _edge(y: float, name: str) -> Markup:
     )
 
 
-def _interval_band(row: Row, scale: Scale) -> Markup:
+def interval_band(row: Row, scale: Scale) -> Markup:
     ends = interval(row)
     if ends is None:
         return joined()
@@ -134,7 +134,7 @@ def _interval_band(row: Row, scale: Scale) -> Markup:
     return element("rect", class_="band", x=LEFT, y=top, width=PAIRS_RIGHT - LEFT, height=max(bottom - top, 1))
 
 
-def _interval(x: float, row: Row, scale: Scale, when: str) -> Markup:
+def median_mark(x: float, row: Row, scale: Scale, when: str) -> Markup:
     """The median, shaped by the verdict, with whiskers where there is an interval."""
     y = scale(row.measured)
     whiskers = ""
@@ -151,14 +151,14 @@ def _interval(x: float, row: Row, scale: Scale, when: str) -> Markup:
     }
     return element(
         "g",
-        element("title", f"{describe_measured(row)}: {row.verdict}"),
+        element("title", f"{describe_measured(row)}: {row.outcome or row.verdict}"),
         element("path", class_="whisker", d=whiskers) if whiskers else joined(),
         element("path", class_="median", d=shapes[Verdict(row.verdict)]),
         class_=f"{when} {row.verdict}",
     )
 
 
-def _dot(x: float, y: float, meets: bool) -> Markup:
+def dot(x: float, y: float, meets: bool) -> Markup:
     return element("circle", class_="dot" if meets else "dot off", cx=x, cy=y, r=POINT_RADIUS)
 
 
@@ -167,12 +167,12 @@ def _meets(row: Row, value: float) -> bool:
     return above and (row.bound_high is None or value <= row.bound_high)
 
 
-def _spread(index: int, count: int, left: float, right: float) -> float:
+def spread(index: int, count: int, left: float, right: float) -> float:
     """``count`` places from left to right, half a gap free at both ends."""
     return left + (index + 0.5) * (right - left) / count
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> Markup:
+def label_text(x: float, y: float, text: str, anchor: str) -> Markup:
     return element("text", text, x=x, y=y, text_anchor=anchor)
 
 

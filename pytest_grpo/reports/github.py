@@ -1,15 +1,20 @@
 """The report for GitHub Actions: a Markdown summary of the job, and annotations at tests that do not pass.
 
+Of a comparison of two versions the summary has a table of its own, and only red rows are annotated.
+
 The formats are those of "Workflow commands for GitHub Actions" in GitHub's documentation.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_grpo.reports.table import Entry, count_verdicts, describe_measured, describe_phase, has_many_systems
+from pytest_grpo.reports.versions import compared_versions, version_rows
+from pytest_grpo.reports.versions_markdown import Compared, code, versions_markdown
 from pytest_grpo.types import Row, Verdict
 
 ICONS = {
@@ -34,7 +39,20 @@ def append_summary(entries: Sequence[Entry]) -> list[str]:
 
 
 def summary_markdown(entries: Sequence[Entry]) -> str:
-    """The verdicts as a table, followed by the reasons of those that do not pass."""
+    """What a comparison of versions found, and the verdicts, each as a table followed by its reasons."""
+    versions, gates = version_rows(entries), [(nodeid, row) for nodeid, row in entries if not row.outcome]
+    if versions:  # gates that pass say nothing about the change
+        gates = [(nodeid, row) for nodeid, row in gates if row.verdict != Verdict.PASS]
+    return (_versions(versions) if versions else "") + (_verdicts(gates) if gates else "")
+
+
+def _versions(entries: Sequence[Entry]) -> str:
+    devices = ", ".join(sorted({row.device for _, row in entries}))
+    table = versions_markdown([Compared.of(nodeid, row) for nodeid, row in entries])
+    return f"### grpo: {code(compared_versions([row for _, row in entries]))}\n\nOn {code(devices)}: {table}\n"
+
+
+def _verdicts(entries: Sequence[Entry]) -> str:
     rows = [row for _, row in entries]
     columns = ["phase", "metric", "measured", "threshold", "verdict"]
     if has_many_systems(rows):
@@ -58,7 +76,7 @@ def summary_markdown(entries: Sequence[Entry]) -> str:
 def annotation_lines(
     entries: Iterable[Entry], locations: Mapping[str, tuple[str, int | None]], rootpath: Path
 ) -> list[str]:
-    """An ``::error`` for each row that fails and a ``::warning`` for each inconclusive one; none outside of Actions.
+    """An ``::error`` for each row that fails and a ``::warning`` for each inconclusive gate; none outside of Actions.
 
     ``locations`` holds, per node id, the test's file (relative to ``rootpath``) and its line, counted from zero.
     """
@@ -67,18 +85,25 @@ def annotation_lines(
     workspace = Path(os.environ.get("GITHUB_WORKSPACE") or rootpath)
     lines = []
     for nodeid, row in entries:
-        if row.verdict == Verdict.PASS:
+        if row.verdict == Verdict.PASS or (row.outcome and row.verdict == Verdict.INCONCLUSIVE):
             continue
         file, line = locations[nodeid]
         properties = {
             "file": Path(os.path.relpath(rootpath / file, workspace)).as_posix(),
             "line": str((line or 0) + 1),
-            "title": f"{row.metric}: {row.verdict}",
+            "title": f"{row.metric}: {row.outcome or row.verdict}",
         }
         given = ",".join(f"{name}={_escaped(value, ',:')}" for name, value in properties.items())
-        message = f"{row.reason or describe_measured(row)} ({nodeid})"
+        message = f"{_why(row)} ({nodeid})"
         lines.append(f"::{COMMANDS[Verdict(row.verdict)]} {given}::{_escaped(message)}")
     return lines
+
+
+def _why(row: Row) -> str:
+    """The reason; of a comparison of versions, the ratio before it."""
+    if row.outcome and not math.isnan(row.measured):
+        return ": ".join(filter(None, (describe_measured(row), row.reason)))
+    return row.reason or describe_measured(row)
 
 
 def _cells(row: Row) -> dict[str, str]:

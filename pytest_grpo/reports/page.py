@@ -12,7 +12,9 @@ from pathlib import Path
 from pytest_grpo.reports.card import SYMBOLS, badge, counted, definitions, gate_card, measured_cell, words
 from pytest_grpo.reports.history import SavedRun
 from pytest_grpo.reports.markup import Markup, element, joined
-from pytest_grpo.reports.table import Entry, describe_phase, has_many_systems
+from pytest_grpo.reports.table import Entry, describe_measured, describe_phase, has_many_systems
+from pytest_grpo.reports.version_cards import outcome_counts, version_card, versions_headline, versions_overview
+from pytest_grpo.reports.versions import compared_versions, version_rows
 from pytest_grpo.types import Row, Verdict
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -34,8 +36,11 @@ def write_html(path: Path, rows: Sequence[Entry], machine: Mapping[str, str], hi
 def render_html(
     rows: Sequence[Entry], machine: Mapping[str, str], history: Sequence[SavedRun], *, created_at: str = ""
 ) -> str:
-    """The page. ``rows`` are shown in their order; ``history`` is oldest first and does not hold this run."""
-    title = _headline([row for _, row in rows])
+    """The page. ``rows`` are shown in their order; ``history`` is oldest first and does not hold this run.
+
+    The comparison of two versions comes before the gates of this one.
+    """
+    title = _title(rows)
     return "<!DOCTYPE html>\n" + element(
         "html",
         element(
@@ -50,10 +55,32 @@ def render_html(
         element(
             "body",
             _banner(rows, title, created_at),
-            element("main", _overview(rows), _gates(rows, history), _machine(machine)) if rows else _machine(machine),
+            element("main", *_sections(rows, history), _machine(machine)) if rows else _machine(machine),
         ),
         lang="en",
     )
+
+
+def _title(rows: Sequence[Entry]) -> str:
+    versions, gates = version_rows(rows), [row for _, row in rows if not row.outcome]
+    if not versions:
+        return _headline(gates)
+    return versions_headline(versions) + (f". {_headline(gates)}" if gates else "")
+
+
+def _sections(rows: Sequence[Entry], history: Sequence[SavedRun]) -> list[Markup]:
+    numbered = list(enumerate(rows))
+    versions = [(number, entry) for number, entry in numbered if entry[1].outcome]
+    gates = [(number, entry) for number, entry in numbered if not entry[1].outcome]
+    sections = []
+    if versions:
+        title = compared_versions([row for _, (_, row) in versions])
+        cards = [version_card(number, entry, title) for number, entry in versions]
+        sections += [versions_overview(versions), _cards("Quantities", "quantities", cards)]
+    if gates:
+        cards = [gate_card(number, entry, history) for number, entry in gates]
+        sections += [_overview(gates), _cards("Gates", "gates", cards)]
+    return sections
 
 
 def _headline(rows: Sequence[Row]) -> str:
@@ -70,11 +97,13 @@ def _headline(rows: Sequence[Row]) -> str:
 
 def _banner(rows: Sequence[Entry], title: str, created_at: str) -> Markup:
     devices = sorted({row.device for _, row in rows})
+    gates = [row for _, row in rows if not row.outcome]
+    versions = version_rows(rows)
     counts = [
         element(
             "li",
             element("span", SYMBOLS[verdict], class_="symbol", aria_hidden="true"),
-            element("b", str(sum(row.verdict == verdict for _, row in rows))),
+            element("b", str(sum(row.verdict == verdict for row in gates))),
             f" {verdict}",
             class_=verdict,
         )
@@ -82,18 +111,19 @@ def _banner(rows: Sequence[Entry], title: str, created_at: str) -> Markup:
     ]
     return element(
         "header",
-        element("p", "grpo verdicts", class_="kicker"),
+        element("p", "grpo: two versions" if versions else "grpo verdicts", class_="kicker"),
         element("h1", title),
         element("p", " \u00b7 ".join(filter(None, [created_at, *devices])), class_="quiet"),
-        element("ul", *counts, class_="counts"),
+        element("ul", *outcome_counts(versions), class_="counts") if versions else joined(),
+        element("ul", *counts, class_="counts") if gates or not versions else joined(),
         _attention(rows),
     )
 
 
 def _attention(rows: Sequence[Entry]) -> Markup:
-    """The gates that do not pass, failures first, with their reasons."""
+    """The gates and quantities that do not pass, failures first, with their reasons."""
     items = [
-        element("li", badge(row), " ", element("a", _breakable(row.metric), href=f"#gate-{number}"), f" {row.reason}")
+        element("li", badge(row), " ", element("a", _breakable(row.metric), href=f"#gate-{number}"), f" {_why(row)}")
         for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE)
         for number, (_, row) in enumerate(rows)
         if row.verdict == verdict
@@ -101,11 +131,15 @@ def _attention(rows: Sequence[Entry]) -> Markup:
     return element("ul", *items, class_="attention") if items else joined()
 
 
-def _overview(rows: Sequence[Entry]) -> Markup:
-    many_systems = has_many_systems(row for _, row in rows)
+def _why(row: Row) -> str:
+    return row.reason or describe_measured(row)
+
+
+def _overview(rows: Sequence[tuple[int, Entry]]) -> Markup:
+    many_systems = has_many_systems(row for _, (_, row) in rows)
     head = [("phase", "wide"), ("gate", None), ("measured", None), ("threshold", "wide"), ("verdict", None)]
     lines = []
-    for number, (_, row) in enumerate(rows):
+    for number, (_, row) in rows:
         link = element("a", _breakable(row.metric), href=f"#gate-{number}")
         system = element("span", row.system, class_="tag") if many_systems else joined()
         lines.append(
@@ -133,9 +167,8 @@ def _overview(rows: Sequence[Entry]) -> Markup:
     )
 
 
-def _gates(rows: Sequence[Entry], history: Sequence[SavedRun]) -> Markup:
-    cards = [gate_card(number, entry, history) for number, entry in enumerate(rows)]
-    return element("section", element("h2", "Gates", id="gates"), *cards, aria_labelledby="gates")
+def _cards(title: str, label: str, cards: Sequence[Markup]) -> Markup:
+    return element("section", element("h2", title, id=label), *cards, aria_labelledby=label)
 
 
 def _machine(machine: Mapping[str, str]) -> Markup:

@@ -18,7 +18,7 @@ SECONDS = "seconds"
 
 def reference_rows(row: Row) -> list[Row]:
     """One row for each arm that was measured with a reference: the seconds of its samples over the reference's."""
-    arms = row.arms or {}
+    arms = (row.arms or {}) if not row.outcome else {}  # those of a comparison of versions are its sides
     pinned = arms.get(REFERENCE_ARM, {}).get(SECONDS)
     if not pinned:
         return []

@@ -198,7 +198,8 @@ class VerdictReport:
 
         rows = [{"test": nodeid, **asdict(row)} for nodeid, row in self.rows]
         for row in rows:
-            row["measured"] = row["measured"] if math.isfinite(row["measured"]) else None  # JSON has no NaN
+            for name in ("measured", "low", "high"):  # JSON has no NaN, and nothing without end
+                row[name] = row[name] if row[name] is not None and math.isfinite(row[name]) else None
         text = json.dumps({"machine": self._stored.machine(), "rows": rows}, indent=1)
         write_atomic(path, text.encode())
 

@@ -49,6 +49,25 @@ def a_count(metric: str, **changed: Any) -> Row:
     return a_row(metric, **(plain | fields | said | changed))
 
 
+def a_change(metric: str, **changed: Any) -> Row:
+    """A row of two versions that is slower, but for what is changed."""
+    plain = {"kind": "within", "bound_low": 0.95, "bound_high": 1.0526, "threshold": "0.95..1.05", "unit": ""}
+    said = {"source": "--grpo-against main", "verdict": "fail", "outcome": "slower"}
+    found = {"measured": 0.8, "low": 0.75, "high": 0.85, "ratios": [0.8, 0.75, 0.85, 0.8], "num_pairs": 4}
+    sides = {
+        "here": {"seconds": [0.125, 0.13, 0.12, 0.125], "tokens": [10.0, 10.0, 10.0, 10.0]},
+        "main": {"seconds": [0.1, 0.1, 0.1, 0.1], "tokens": [10.0, 10.0, 10.0, 10.0]},
+    }
+    return a_row(metric, **(plain | said | found | {"arms": sides} | changed))
+
+
+def an_exact_change(metric: str, **changed: Any) -> Row:
+    """A row of two versions without pairs that passes, but for what is changed."""
+    none = dict.fromkeys(("low", "high", "confidence", "num_pairs", "ratios", "quantity", "arms", "conditions"))
+    said = {"verdict": "pass", "outcome": "more", "measured": 2.0, "reason": "2 here, 1 in main"}
+    return a_change(metric, **(none | said | changed))
+
+
 @pytest.fixture
 def measured() -> MakeRow:
     return a_row

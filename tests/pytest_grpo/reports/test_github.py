@@ -7,6 +7,7 @@ import pytest
 
 from pytest_grpo.reports.github import annotation_lines, append_summary, summary_markdown
 from pytest_grpo.types import Row
+from tests.pytest_grpo.reports.conftest import a_change, an_exact_change
 
 MakeRow = Callable[..., Row]
 
@@ -64,3 +65,39 @@ def test_annotations_name_the_place_and_escape(
     ]
     monkeypatch.setenv("GITHUB_ACTIONS", "false")
     assert annotation_lines(entries, places, tmp_path) == []
+
+
+def test_a_comparison_of_versions_has_a_table_of_its_own_and_its_gates_that_pass_are_left_out(
+    measured: MakeRow, counted: MakeRow
+) -> None:
+    text = summary_markdown(
+        [
+            ("a.py::test_a", a_change("step.seconds", outcome="same", verdict="pass", measured=1.0)),
+            ("a.py::test_a", a_change("step.tokens_per_second")),
+            ("a.py::test_a", measured("speed")),
+            ("a.py::test_b", counted("calls")),
+        ]
+    )
+    versions, _, gates = text.partition("### grpo verdicts")
+    assert versions.startswith(
+        "### grpo: <code>here over main</code>\n\nOn <code>cpu, 2 cores</code>: 1 slower, 1 same."
+    )
+    assert "tokens_per_second</code> | 0.8 | 0.75 to 0.85 | \u274c slower |" in versions
+    assert "threshold" not in versions
+    assert "calls" in gates
+    assert "speed" not in gates
+
+
+def test_only_red_rows_of_a_comparison_are_annotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    entries = [
+        ("a.py::test_a", a_change("step.seconds", verdict="inconclusive", outcome="inconclusive")),
+        ("a.py::test_a", an_exact_change("step.num_passes")),
+        ("a.py::test_a", a_change("step.tokens_per_second", reason="expected >= 1.1: not proven")),
+        ("a.py::test_a", an_exact_change("step.answers", verdict="fail", measured=float("nan"), reason="differ")),
+    ]
+    assert annotation_lines(entries, {"a.py::test_a": ("a.py", 6)}, tmp_path) == [
+        "::error file=a.py,line=7,title=step.tokens_per_second%3A slower"
+        "::0.8 [0.75, 0.85]: expected >= 1.1: not proven (a.py::test_a)",
+        "::error file=a.py,line=7,title=step.answers%3A more::differ (a.py::test_a)",
+    ]

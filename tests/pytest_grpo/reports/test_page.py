@@ -16,6 +16,7 @@ import pytest
 from pytest_grpo.reports.history import MAX_RUNS, SavedRun
 from pytest_grpo.reports.page import render_html, write_html
 from pytest_grpo.types import Row
+from tests.pytest_grpo.reports.conftest import a_change, an_exact_change
 
 MakeRow = Callable[..., Row]
 Page = Callable[[Path | str], str]
@@ -190,6 +191,72 @@ def test_numbers_of_a_gate_are_in_words(measured: MakeRow) -> None:
     assert medians == [("tokens per second", "250", "100"), ("seconds", "0.1", "0.25"), ("tokens", "25", "25")]
 
 
+@pytest.fixture
+def changes() -> list[tuple[str, Row]]:
+    """A comparison of two versions with a row of each sort."""
+    nothing = {"measured": math.nan, "low": None, "high": None, "ratios": [], "num_pairs": None}
+    empty = {"here": {"seconds": []}, "main": {"seconds": []}}
+    return [
+        ("a.py::test_a", a_change("step.tokens_per_second")),
+        ("a.py::test_a", a_change("step.seconds", quantity="seconds", outcome="same", verdict="pass")),
+        ("a.py::test_a", an_exact_change("step.num_passes")),
+        ("a.py::test_b", an_exact_change("step.answers", outcome="differs", measured=math.nan)),
+        ("a.py::test_b", a_change("b.seconds", **nothing, arms=empty, outcome="inconclusive", verdict="inconclusive")),
+        ("a.py::test_c", a_change("c.tokens_per_second", outcome="faster", verdict="pass")),
+    ]
+
+
+def test_versions_say_what_was_found_and_nothing_of_a_threshold(changes: list[tuple[str, Row]]) -> None:
+    text = render_html(changes, {}, earlier(changes, 2))
+    assert "<h1>here over main: 1 faster, 1 slower, 1 same, 1 more, 1 differs, 1 inconclusive</h1>" in text
+    badges = re.findall(r'class="badge (\w+)"><span aria-hidden="true">.</span> ([\w ]+)<', text.partition("<main>")[2])
+    found = [("fail", "slower"), ("neutral", "same"), ("neutral", "more"), ("neutral", "differs")]
+    found += [("inconclusive", "inconclusive"), ("pass", "faster")]
+    assert badges == [*found, *found]  # in the table, and on the cards
+    body = text.partition("<body>")[2]
+    assert not re.findall(r"threshold|gates?\b(?!-)|pass\b(?!\")|verdict", body)
+    assert "History" not in body
+
+
+def test_versions_show_the_values_of_both_sides(changes: list[tuple[str, Row]]) -> None:
+    text = render_html(changes[:1], {}, [])
+    head = re.findall(r'<th scope="col"(?: class="wide")?>([\w ]+)</th>', text)
+    assert head == ["quantity", "here", "main", "here over main", "outcome", "median of", "here", "main"]
+    assert '<td class="wide number">80</td><td class="wide number">100</td>' in text
+    ratios, sides = pictures(text)
+    assert ratios.findtext("desc") == "4 pairs. Median 0.8 [0.75, 0.85]: slower."
+    assert [dot.get("class") for dot in ratios.findall("circle")] == ["dot"] * 4
+    assert "0.95..1.05" in text  # what counts as the same
+    assert [dot.get("class") for dot in sides.findall("circle")] == ["dot off", "dot"] * 4
+    heights = [float(dot.get("cy", "")) for dot in sides.findall("circle")]
+    assert all(mine > its for its, mine in zip(heights[::2], heights[1::2], strict=True))  # less is further down
+
+
+def test_a_row_without_pairs_has_no_chart(changes: list[tuple[str, Row]]) -> None:
+    assert pictures(render_html(changes[2:5], {}, [])) == []
+
+
+def test_gates_of_this_side_come_after_the_versions(changes: list[tuple[str, Row]], counted: MakeRow) -> None:
+    text = render_html([("a.py::test_a", counted("calls")), *changes[:1]], {}, [])
+    assert "<h1>here over main: 1 slower. 1 of 1 gate fails</h1>" in text
+    assert text.index('id="versions"') < text.index('id="overview"')
+    links = re.findall(r'href="#(gate-\d+)">(.*?)</a>', text.partition("<main>")[2])
+    cards = dict(re.findall(r'<h3 id="(gate-\d+)">(.*?) <span', text))
+    assert [cards[anchor] for anchor, _ in links] == ["step.tokens_per_second", "calls"]
+
+
+def test_text_of_versions_is_escaped(changes: list[tuple[str, Row]]) -> None:
+    evil = "<script>alert(2)</script>"
+    odd = [
+        (evil, replace(row, reason=evil, device=evil, source=evil, metric=evil, threshold=evil, arms=arms))
+        for _, row in changes
+        for arms in (None, {evil: {"seconds": [1.0]}, f"{evil}b": {"seconds": [2.0]}})
+    ]
+    text = render_html(odd, {}, [])
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;alert(2)") > len(odd)
+
+
 def test_page_is_written_whole(entries: list[tuple[str, Row]], tmp_path: Path) -> None:
     target = tmp_path / "new" / "report.html"
     write_html(target, [*entries, ("a\udcff.py::test_a", entries[0][1])], {}, [])
@@ -224,14 +291,23 @@ def test_a_browser_shows_every_gate(entries: list[tuple[str, Row]], tmp_path: Pa
     assert document.count("<svg") == len(pictures(render_html(entries, {}, earlier(entries, 3))))
 
 
-def test_page_fits_phones_and_desktops(entries: list[tuple[str, Row]], tmp_path: Path, chromium: Page) -> None:
-    text = html.escape(render_html(entries, {"cpu": "f" * 200}, earlier(entries, 3)))
+@pytest.mark.parametrize("has_versions", [False, True])
+def test_page_fits_phones_and_desktops(
+    entries: list[tuple[str, Row]],
+    changes: list[tuple[str, Row]],
+    tmp_path: Path,
+    chromium: Page,
+    has_versions: bool,
+) -> None:
+    long = [("long_" * 40, a_change("unbroken" * 12, reason="w" * 200))]
+    shown = [*entries, *changes, *long] if has_versions else entries
+    text = html.escape(render_html(shown, {"cpu": "f" * 200}, earlier(entries, 3)))
     widths = (400, 720, 1200)
     frames = "".join(
         f'<iframe width="{width}" height="600" frameborder="0" srcdoc="{text}"></iframe>' for width in widths
     )
     around = tmp_path / "around.html"
     around.write_text(MEASURE.format(frames=frames), encoding="utf-8")
-    shown = re.findall(r'title="(\d+) wide shows (\d+)"', chromium(around))
-    assert [int(width) for width, _ in shown] == list(widths)
-    assert all(int(needed) <= int(width) for width, needed in shown), shown
+    found = re.findall(r'title="(\d+) wide shows (\d+)"', chromium(around))
+    assert [int(width) for width, _ in found] == list(widths)
+    assert all(int(needed) <= int(width) for width, needed in found), found

@@ -37,3 +37,7 @@ def test_they_follow_their_row(measured: MakeRow, counted: MakeRow) -> None:
         ("a", "speedup:slow/reference"),
         ("b", "calls"),
     ]
+
+
+def test_a_version_of_that_name_is_no_reference(measured: MakeRow) -> None:
+    assert reference_rows(measured("step.seconds", arms=ARMS, outcome="same")) == []
