@@ -30,6 +30,9 @@ REFERENCE_ARM = "reference"
 """An arm of this name does pinned work of its own: its outputs are not compared, and baselines and history follow the
 seconds of the other arms over its seconds."""
 
+PEAK_BYTES = "peak_memory_bytes"
+"""What a comparison of two versions measures of each arm beside the time."""
+
 COUNT_PREFIX = "num_"
 """Quantities with this prefix are counts: compared exactly, without statistics. Their rates are not."""
 

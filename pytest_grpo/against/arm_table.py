@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_grpo.types import REFERENCE_ARM, Sample
+from pytest_grpo.types import PEAK_BYTES, REFERENCE_ARM, Sample
 
 if TYPE_CHECKING:
     from pytest_grpo.agreement import Agreement
@@ -23,11 +23,15 @@ class ArmTable:
     last: dict[str, Sample] = field(default_factory=dict)
 
     def measure(self, arm: str, repeats: int) -> Sample:
+        """One sample, with the peak memory beside what the arm itself measures."""
+        from pytest_grpo.measuring.memory import peak_bytes, start_peak
         from pytest_grpo.measuring.sampler import measure
 
+        start_peak()
         sample = self.last[arm] = measure(self.arms[arm], arm, repeats)
         self.outputs.setdefault(arm, sample.output)
-        return sample
+        peak = peak_bytes()
+        return sample if peak is None else replace(sample, quantities={PEAK_BYTES: peak, **sample.quantities})
 
     def took_s(self, arm: str, repeats: int) -> float:
         from pytest_grpo.measuring.sampler import took_s

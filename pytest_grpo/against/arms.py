@@ -12,7 +12,7 @@ from pytest_grpo.against.judging import Change, is_bytes, judge_count, judge_one
 from pytest_grpo.against.pairs import ArmPairs, Rules, Watched, common_quantities, counts_of, take_pairs, watch
 from pytest_grpo.against.side import Side, Stop
 from pytest_grpo.measuring.conditions import Watch
-from pytest_grpo.types import REFERENCE_ARM, Outcome, Row, Sample, Verdict
+from pytest_grpo.types import PEAK_BYTES, REFERENCE_ARM, Outcome, Row, Sample, Verdict
 
 _VERDICTS = {Outcome.SLOWER: Verdict.FAIL, Outcome.INCONCLUSIVE: Verdict.INCONCLUSIVE}
 """Of outcomes that do not pass."""
@@ -65,7 +65,12 @@ class Arms:
         moved = control_problem or _moved(pairs)
         for each in pairs:
             rows += [self._row(each, watched, moved or each.problem, conditions) for watched in each.watched]
-        return rows
+        return [row for row in rows if not self._goes_without_saying(row)]
+
+    def _goes_without_saying(self, row: Row) -> bool:
+        """Peak memory is measured unasked, so it is a row only when it changed or somebody asks."""
+        is_asked = row.metric in self.expected or row.quantity != PEAK_BYTES
+        return row.outcome == Outcome.SAME and not is_asked
 
     def _first_runs(self, arm: str) -> tuple[Sample, Sample]:
         here, other = self.sides

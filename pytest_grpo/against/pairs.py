@@ -12,6 +12,7 @@ from pytest_grpo.against.judging import (
     Change,
     bounds,
     is_amount,
+    is_bytes,
     is_count,
     judge_change,
     judge_stalls,
@@ -201,7 +202,7 @@ def common_quantities(first: tuple[Sample, Sample], wanted: Sequence[str]) -> li
 
 def watch(quantities: Sequence[str], names: tuple[str, str], rules: Rules, share: float) -> list[Watched]:
     """The quantities with an equal part each of ``share``, that of their arm."""
-    part = share / len(quantities)
+    part = share / max(1, sum(not is_bytes(quantity) for quantity in quantities))  # bytes are never faster or slower
     return [
         Watched(quantity, question_of(quantity, names, rules.tolerance), plan_of(rules.looks, part), part)
         for quantity in quantities

@@ -46,6 +46,14 @@ def test_only_a_slower_version_fails(versions: Versions) -> None:
     )
 
 
+def test_more_memory_is_a_row_that_no_arm_has_to_measure(versions: Versions) -> None:
+    for folder, num_mib in ((versions.here, 400), (versions.other, 10)):
+        versions.change(folder, "def step():", f"def step():\n        bytearray({num_mib} << 20)", "test_speed.py")
+    result = versions.run()
+    result.assert_outcomes(passed=1)
+    result.stdout.re_match_lines([r"  step\.peak_memory_bytes +\d.* \[.*\] +more"])
+
+
 def test_a_faster_version_passes_and_an_expected_gain_must_be_proven(versions: Versions) -> None:
     versions.change(versions.other, "1.0, 7.0", "1.2, 7.0")
     versions.run().assert_outcomes(passed=1)
