@@ -1,4 +1,4 @@
-"""``grpo compare``, ``grpo bisect`` and ``grpo thresholds``: programs of ``pytest_grpo``, not imported here."""
+"""``grpo compare``, ``bisect``, ``history`` and ``thresholds``: programs of ``pytest_grpo``, not imported here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 _PROGRAMS = {
     "compare": ("pytest_grpo.baseline.compare",),
     "bisect": ("pytest_grpo.bisect.run",),
+    "history": ("pytest_grpo.drift.command",),
     "thresholds": ("pytest", "--grpo-show-thresholds"),
 }
 _THRESHOLDS_HELP = """\
@@ -28,6 +29,10 @@ def run_compare(flags: argparse.Namespace, console: Console) -> int:
 
 def run_bisect(flags: argparse.Namespace, console: Console) -> int:
     return _become("bisect", flags)
+
+
+def run_history(flags: argparse.Namespace, console: Console) -> int:
+    return _become("history", flags)
 
 
 def run_thresholds(flags: argparse.Namespace, console: Console) -> int:
