@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -28,8 +28,8 @@ from pytest_grpo.measuring.stats import FAMILY_ALPHA
 
 NUMS_OF_RUNS = (20, 50, 100)
 SPREADS = (0.02, 0.05)
-MEMORIES = (0.0, 0.5)
-"""Of the spread from run to run: 0 for runs that do not know of each other, 0.5 for AR(1)."""
+QUIET = ((0.02, 0.0), (0.05, 0.0), (0.02, 0.5))
+"""How far runs spread, and the memory of that: with 0.5, runs that follow each other are alike (AR(1))."""
 STEPS = (0.03, 0.05, 0.10)
 DRIFT_PER_RUN = 0.01
 
@@ -81,22 +81,20 @@ def as_series(logs: Floats) -> list[Series]:
     ]
 
 
-def study_alarms(
-    num_runs: int, spread: float, memory: float, *, num_histories: int, num_series: int, seed: int
-) -> Rate:
+def study_alarms(options: argparse.Namespace, num_runs: int, spread: float, memory: float) -> Rate:
     """Histories without a change in which ``grpo history`` finds one."""
-    rng = np.random.default_rng([seed, num_runs, round(1000 * spread), round(1000 * memory)])
-    histories = (as_series(noise(rng, num_series, num_runs, spread, memory)) for _ in range(num_histories))
+    rng = np.random.default_rng([options.seed, num_runs, round(1000 * spread), round(1000 * memory)])
+    num_histories = options.changed if memory else options.quiet  # what is found takes all permutations
+    histories = (as_series(noise(rng, options.series, num_runs, spread, memory)) for _ in range(num_histories))
     return Rate.of([bool(find_changes(history, FAMILY_ALPHA)) for history in histories])
 
 
-def study_truth(num_runs: int, spread: float, truth: Truth, *, num_histories: int, num_series: int, seed: int) -> Found:
-    """One of ``num_series`` changes as ``truth`` says. Its place in the family is its share of the error budget."""
-    rng = np.random.default_rng([seed, num_runs, round(1000 * spread), TRUTHS.index(truth), 1])
-    changed = truth.logs(num_runs) + noise(rng, num_histories, num_runs, spread, 0.0)
-    found = [[split.index for split in find_splits(row.tolist(), FAMILY_ALPHA / num_series)] for row in changed]
-    first = num_runs // 2
-    off = [min(abs(index - first) for index in splits) for splits in found if splits]
+def study_truth(options: argparse.Namespace, num_runs: int, spread: float, truth: Truth) -> Found:
+    """One of the series changes as ``truth`` says. It has its share of the error budget; the others are not drawn."""
+    rng = np.random.default_rng([options.seed, num_runs, round(1000 * spread), TRUTHS.index(truth), 1])
+    changed = truth.logs(num_runs) + noise(rng, options.changed, num_runs, spread, 0.0)
+    found = [[split.index for split in find_splits(row.tolist(), FAMILY_ALPHA / options.series)] for row in changed]
+    off = [min(abs(index - num_runs // 2) for index in splits) for splits in found if splits]
     is_located = not truth.is_drift and off
     return Found(
         power=Rate.of([bool(splits) for splits in found]),
@@ -109,23 +107,22 @@ def study_all(
     options: argparse.Namespace,
 ) -> tuple[dict[tuple[int, float, float], Rate], dict[tuple[int, float, Truth], Found]]:
     """By number of runs, spread, and memory or truth."""
-    quiet = list(product(NUMS_OF_RUNS, SPREADS, MEMORIES))
+    quiet = [(num_runs, *case) for num_runs, case in product(NUMS_OF_RUNS, QUIET)]
     changed = list(product(NUMS_OF_RUNS, SPREADS, TRUTHS))
-    shared = {"num_series": options.series, "seed": options.seed}
-    with ProcessPoolExecutor(options.processes) as pool:  # the longest histories first
-        alarms = _start(pool.submit, partial(study_alarms, num_histories=options.quiet, **shared), reversed(quiet))
-        found = _start(pool.submit, partial(study_truth, num_histories=options.changed, **shared), reversed(changed))
-        return {case: alarms[case].result() for case in quiet}, {case: found[case].result() for case in changed}
+    return _study(study_alarms, options, quiet), _study(study_truth, options, changed)
 
 
-def _start(submit: Callable, study: Callable, cases: Iterable[tuple]) -> dict:
-    return {case: submit(study, *case) for case in cases}
+def _study(study: Callable, options: argparse.Namespace, cases: Sequence[tuple]) -> dict:
+    if options.processes == 1:
+        return {case: study(options, *case) for case in cases}
+    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
+        started = {case: pool.submit(study, options, *case) for case in reversed(cases)}  # the longest first
+        return {case: started[case].result() for case in cases}
 
 
 def alarm_table(alarms: dict[tuple[int, float, float], Rate]) -> list[str]:
-    columns = [(spread, memory) for memory in MEMORIES for spread in SPREADS]
-    titles = [f"{100 * spread:.0f} %{f', memory {memory:g}' if memory else ''}" for spread, memory in columns]
-    rows = [[num_runs, *(_with_interval(alarms[num_runs, *column]) for column in columns)] for num_runs in NUMS_OF_RUNS]
+    titles = [f"{100 * spread:.0f} %{f', memory {memory:g}' if memory else ''}" for spread, memory in QUIET]
+    rows = [[num_runs, *(_with_interval(alarms[num_runs, *case]) for case in QUIET)] for num_runs in NUMS_OF_RUNS]
     return _table(["runs", *titles], rows)
 
 
@@ -156,8 +153,8 @@ def _table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> list[s
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(description="Simulate how often `grpo history` is wrong.")
     add = parser.add_argument
-    add("--quiet", type=positive, default=1000, help="histories without a change, per case (default 1000)")
-    add("--changed", type=positive, default=100, help="histories with a change, per case (default 100)")
+    add("--quiet", type=positive, default=400, help="histories without a change, per case (default 400)")
+    add("--changed", type=positive, default=50, help="histories with a change or a memory, per case (default 50)")
     add("--series", type=positive, default=10, help="series judged together (default 10)")
     add("--processes", type=positive, default=2, help="cases studied at a time (default 2)")
     add("--seed", type=natural, default=0, help="seed of the simulation (default 0)")

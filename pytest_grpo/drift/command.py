@@ -137,8 +137,8 @@ def _lines(history: History, changes: Sequence[Change], max_p: float) -> list[st
     if history.num_dirty_runs:
         lines += [f"{history.num_dirty_runs} runs with changed files are left out: their code is unknown"]
     counts = Counter(change.outcome for change in changes)
-    summary = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]) or "no change"
-    return [*lines, f"{summary} in {len(judged(history.series))} series that vary (p <= {max_p:g} in all)"]
+    summary = ", ".join(f"{outcome}: {counts[outcome]}" for outcome in Outcome if counts[outcome]) or "no change"
+    return [*lines, f"{summary}; {len(judged(history.series))} series that vary were judged (p <= {max_p:g} in all)"]
 
 
 def _table(changes: Sequence[Change]) -> list[str]:

@@ -45,19 +45,22 @@ def test_a_loss_is_a_table_with_the_bisect_and_exit_code_1(
         lines[3],
     )
     assert lines[4] == "  grpo bisect 111111111111 121212121212 --phase 3"
-    assert lines[-1] == "2 loss in 2 series that vary (p <= 0.01 in all)"
+    assert lines[-1] == "loss: 2; 2 series that vary were judged (p <= 0.01 in all)"
 
 
 def test_no_loss_is_exit_code_0(home: Home, make_runs: Store, capsys: pytest.CaptureFixture[str]) -> None:
     store(home, make_runs(QUIET))
     assert main([]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "no change in 2 series that vary (p <= 0.01 in all)"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{MACHINE}: 24 runs, 3 series",
+        "no change; 2 series that vary were judged (p <= 0.01 in all)",
+    ]
 
 
 def test_a_gain_is_exit_code_0(home: Home, make_runs: Store, capsys: pytest.CaptureFixture[str]) -> None:
     store(home, make_runs(SLOWER[::-1]))
     assert main([]) == 0
-    assert "2 gain" in capsys.readouterr().out
+    assert "gain: 2; " in capsys.readouterr().out
 
 
 def test_options_narrow_the_history(home: Home, make_runs: Store, capsys: pytest.CaptureFixture[str]) -> None:
