@@ -60,6 +60,7 @@ _ON_MODAL = "tests/test_app_on_modal.py"
 _REMOTE = "tests/pytest_grpo/remote/modal/test_remote.py"
 _STORED = "tests/pytest_grpo/session/test_stored_results.py"
 _AGAINST = "tests/pytest_grpo/against/test_revisions.py"
+_HISTORY = "tests/pytest_grpo/drift/test_command.py"
 _RESUMES = RunBy("tests/grpo_core/schedule/test_resume.py::test_a_process_that_is_killed_goes_on_as_it_was")
 _TWO_PROCESSES = RunBy("tests/grpo_core/commands/test_launch.py::test_two_processes_train_stop_and_resume_as_one_does")
 
@@ -90,6 +91,17 @@ HOW: Mapping[str, How] = {
     "pytest test_speed.py --grpo-against HEAD~1": RunBy(f"{_AGAINST}::test_a_revision_is_compared_in_a_plain_project"),
     "uv run grpo ab my-branch main --phase 2,3 -- --grpo-tolerance 0.03": RunBy(
         f"{_AGAINST}::test_two_revisions_are_compared"
+    ),
+    "uv run grpo history": RunBy(f"{_HISTORY}::test_a_loss_is_a_table_with_the_bisect_and_exit_code_1"),
+    "uv run grpo history --since 2026-01-31 --metric shared_prefix_speedup": RunBy(
+        f"{_HISTORY}::test_options_narrow_the_history"
+    ),
+    "uv run grpo history --json changes.json --csv runs.csv": RunBy(f"{_HISTORY}::test_files_are_written"),
+    "uv run pytest --phase all --grpo-save run-2026-01-31": RunBy(
+        f"{_STORED}::test_a_loss_against_a_baseline_is_red_though_the_threshold_is_met"
+    ),
+    "uv run python bench/history_quality.py --markdown history.md": RunBy(
+        "tests/bench/test_history_quality.py::test_the_tables_are_written"
     ),
     "uv run pytest --phase all --grpo-html report.html": RunBy(
         f"{_STORED}::test_the_page_shows_the_machine_and_earlier_runs"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench.faults.fault import Fault
+from bench.faults.fault import WRONG_ANSWERS, Fault
 from grpo_core.home import write_json
 from pytest_grpo.types import Verdict
 
@@ -150,11 +150,18 @@ def expected_findings(fault: Fault, run: FaultRun) -> list[Finding]:
 
 
 def other_red_gates(fault: Fault, run: FaultRun) -> list[str]:
-    """Timing gates that turned red although they are not expected to."""
+    """Timing gates that turned red although they are not expected to.
+
+    A fault that exact gates must see makes answers wrong, and a timing gate that says so has seen it, too.
+    """
+    is_exact = all(finding.num_pairs is None for finding in expected_findings(fault, run))
     return [
         finding.metric
         for finding in run.findings
-        if finding.is_red and finding.num_pairs is not None and finding.metric not in fault.metrics
+        if finding.is_red
+        and finding.num_pairs is not None
+        and finding.metric not in fault.metrics
+        and not (is_exact and WRONG_ANSWERS in finding.reason)
     ]
 
 

@@ -1,4 +1,4 @@
-"""``grpo compare``, ``grpo ab``, ``grpo bisect`` and ``grpo thresholds``: programs of ``pytest_grpo``, not imported here."""
+"""``grpo compare``, ``ab``, ``bisect``, ``history`` and ``thresholds``: programs of ``pytest_grpo``, not imported."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ _PROGRAMS = {
     "compare": ("pytest_grpo.baseline.compare",),
     "ab": ("pytest_grpo.against.ab",),
     "bisect": ("pytest_grpo.bisect.run",),
+    "history": ("pytest_grpo.drift.command",),
     "thresholds": ("pytest", "--grpo-show-thresholds"),
 }
 _THRESHOLDS_HELP = """\
@@ -33,6 +34,10 @@ def run_ab(flags: argparse.Namespace, console: Console) -> int:
 
 def run_bisect(flags: argparse.Namespace, console: Console) -> int:
     return _become("bisect", flags)
+
+
+def run_history(flags: argparse.Namespace, console: Console) -> int:
+    return _become("history", flags)
 
 
 def run_thresholds(flags: argparse.Namespace, console: Console) -> int:

@@ -121,6 +121,16 @@ def test_a_wrong_answer_must_be_named_as_the_reason() -> None:
     assert judge(WRONG, slow) is Result.MISSED
 
 
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [(f"{WRONG_ANSWERS}: arms differ", Result.OK), ("its whole interval lies below the threshold", Result.OTHERS_RED)],
+)
+def test_wrong_answers_give_away_a_fault_that_exact_gates_see(reason: str, expected: Result) -> None:
+    exact = next(fault for fault in FAULTS if fault.metrics == ("stale_answers",))
+    run = make_run(finding("stale_answers", num_pairs=None), finding("batched_speedup", reason=reason))
+    assert judge(exact, run) is expected
+
+
 def test_a_log_gives_back_what_was_measured(tmp_path: Path) -> None:
     path = tmp_path / "runs.json"
     nothing = finding("batched_speedup", Verdict.INCONCLUSIVE).model_copy(update={"measured": math.nan})
