@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = CommandParser(
         prog="grpo bisect",
-        description="find the first commit on which a phase fails, or on which a quantity got slower\n\n"
+        description="find the first commit on which a phase fails or a quantity is slower\n\n"
         "Arguments after -- go to pytest.",
         example="grpo bisect v1.0 main --slower step.tokens_per_second --by 5%",
     )
