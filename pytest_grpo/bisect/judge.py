@@ -87,7 +87,7 @@ def _decide_change(rows: list[dict[str, Any]], metric: str, output: str) -> tupl
         return SKIP, not_compared[0]
     if rows:
         return SKIP, f"no test measured {metric} on both sides"
-    return SKIP, _error_line(output)
+    return SKIP, f"nothing was compared: {_error_line(output)}"
 
 
 def _describe(row: dict[str, Any]) -> str:

@@ -118,7 +118,7 @@ def test_commits_that_do_not_import_are_skipped(make_project) -> None:
     assert done.returncode == 1, done.stderr
     head, line = done.stdout.splitlines()
     assert head.startswith("no first bad commit:")
-    assert line.startswith(f"  {project.commits[2]}: test_speed.py")
+    assert line.startswith(f"  {project.commits[2]}: nothing was compared: test_speed.py")
     assert "missing" in line
 
 
@@ -236,7 +236,7 @@ def test_a_test_that_cannot_be_compared_gives_its_reason() -> None:
     ],
 )
 def test_a_comparison_without_rows_gives_its_error(output: str, says: str) -> None:
-    assert _decide_change([], "a.seconds", output) == (SKIP, says)
+    assert _decide_change([], "a.seconds", output) == (SKIP, f"nothing was compared: {says}")
 
 
 @pytest.mark.parametrize(("text", "by"), [("5%", 0.05), ("0.05", 0.05), (" 12.5 % ", 0.125)])
