@@ -51,7 +51,9 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
         ),
         Command("compare", "find the gates that lost between two stored results", pytest_programs.run_compare),
         Command("ab", "compare two versions in pairs: is one faster?", pytest_programs.run_ab),
-        Command("bisect", "find the first commit on which a phase fails", pytest_programs.run_bisect),
+        Command(
+            "bisect", "find the first commit on which a phase fails or a quantity is slower", pytest_programs.run_bisect
+        ),
         Command("history", "find the commits at which the stored results changed", pytest_programs.run_history),
         Command("thresholds", "show the thresholds and where each comes from", pytest_programs.run_thresholds),
         Command(

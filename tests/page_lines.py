@@ -84,6 +84,9 @@ HOW: Mapping[str, How] = {
         f"{_STORED}::test_a_loss_against_a_baseline_is_red_though_the_threshold_is_met"
     ),
     "uv run grpo compare before after": RunBy("tests/pytest_grpo/baseline/test_compare.py::test_it_runs_as_a_module"),
+    "uv run grpo bisect v1.0 main --slower step.tokens_per_second --by 5%": RunBy(
+        "tests/pytest_grpo/bisect/test_slower.py::test_a_slowdown_below_every_threshold_is_found_among_thirty_commits"
+    ),
     "uv run grpo bisect v1.0 main --phase 3": RunBy(
         "tests/pytest_grpo/bisect/test_run.py::test_it_finds_the_first_bad_commit_and_leaves_no_trace"
     ),

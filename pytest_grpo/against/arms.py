@@ -106,7 +106,7 @@ class Arms:
             expected = self.expected.get(metric)
             ratio = here / other if other else math.inf if here else 1.0
             missed = expected is not None and not expected.low <= ratio <= expected.high
-            if outcome is Outcome.SAME and not missed:
+            if outcome is Outcome.SAME and expected is None:
                 continue
             reason = f"{here:g} here, {other:g} in {self.sides[1].name}"
             if missed and expected is not None:

@@ -96,7 +96,7 @@ class Gate:
                 "the arms return, agree=nothing_to_check when they return no output"
             )
         sampler = Sampler(arms, self.config.budget_s, block_size, self.session.rng)
-        comparison = self.new_comparison(self, sampler, agree, max_cores_of_others)
+        comparison: PairedComparison = self.new_comparison(self, sampler, agree, max_cores_of_others)
         self.comparisons.append(comparison)
         return tuple(MeasuredArm(name, comparison) for name in arms)
 

@@ -61,6 +61,9 @@ def test_a_faster_version_passes_and_an_expected_gain_must_be_proven(versions: V
     missed = versions.run("--grpo-expect", "step.tokens_per_second>=1.3")
     missed.assert_outcomes(failed=1)
     missed.stdout.fnmatch_lines(["    expected >= 1.3: not proven"])
+    unchanged = versions.run("--grpo-expect", "step.num_passes<=1")
+    unchanged.assert_outcomes(passed=1)
+    unchanged.stdout.re_match_lines([r"  step\.num_passes +1 +same"])
     unknown = versions.run("--grpo-expect", "step.speed>=1.3")
     assert unknown.ret == pytest.ExitCode.USAGE_ERROR
     unknown.stdout.fnmatch_lines(["grpo: --grpo-expect step.speed>=1.3: no test measured it on both sides; *step.*"])

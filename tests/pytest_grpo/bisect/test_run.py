@@ -165,7 +165,7 @@ def test_a_judge_that_crashes_skips_the_commit(tmp_path: Path) -> None:
     job.write_text("{}")
     done = subprocess.run([sys.executable, script, job], capture_output=True, text=True, check=False)
     assert done.returncode == SKIP
-    assert "KeyError: 'log'" in done.stderr
+    assert "KeyError: 'tree'" in done.stderr
 
 
 def test_ends_that_are_not_what_they_are_called_are_refused(make_repository) -> None:
