@@ -252,6 +252,14 @@ def test_an_assertion_with_a_bound_of_its_own_does_not_take_the_place_of_the_mar
     project.runpytest("test_marked.py").stdout.fnmatch_lines(["1 pass, 0 fail, 0 inconclusive *"])
 
 
+def test_a_marker_decides_each_comparison_of_the_test(project: pytest.Pytester) -> None:
+    """E.g. of a loop over batch sizes; it has decided the last one only."""
+    both = f"{SLOWER}; c, d = grpo_arms(agree=same_tokens, a=at(30), b=at(10)); assert c.tokens >= d.tokens"
+    result = run_marked(project, 1.3, both)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["2 pass, 1 fail, 0 inconclusive *"])
+
+
 def test_a_test_that_fails_anyway_measures_nothing_for_its_marker(project: pytest.Pytester) -> None:
     result = run_marked(project, 1.3, f"{FASTER}; raise KeyError('first')")
     result.assert_outcomes(failed=1)
