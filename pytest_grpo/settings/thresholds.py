@@ -148,7 +148,8 @@ def override_thresholds(
         if not equals or not name:
             raise pytest.UsageError(f"{where}: write name=value, e.g. batched_speedup=1.5")
         if name not in changed:
-            raise pytest.UsageError(f"{where}: no threshold {name!r}; allowed are {', '.join(sorted(changed))}")
+            allowed = f"allowed are {', '.join(sorted(changed))}" if changed else "no file and no marker here sets one"
+            raise pytest.UsageError(f"{where}: no threshold {name!r}; {allowed}")
         threshold = changed[name]
         parts = text.split("..") if threshold.kind == "within" else [text]
         low, high = _bounds(threshold.kind, [_parse_number(part, where, threshold.kind) for part in parts], where)

@@ -90,6 +90,11 @@ def test_bad_overrides_are_named(override: str, message: str) -> None:
     assert f"ini grpo_threshold {override!r}" in str(caught.value)
 
 
+def test_an_override_where_there_is_no_threshold_says_so() -> None:
+    with pytest.raises(pytest.UsageError, match="no threshold 'x'; no file and no marker here sets one"):
+        override_thresholds({}, ["x=1"], "--grpo-threshold")
+
+
 STRENGTHS = """
 import pytest
 
