@@ -6,10 +6,11 @@ An agreement takes the outputs of all arms by name. It returns what differs, as 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import numbers
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -71,13 +72,28 @@ def nothing_to_check(outputs: Mapping[str, object]) -> str:
 
 
 def _check_returned(agreement: str, outputs: Mapping[str, object]) -> None:
-    """Two outputs that are not there are equal, and prove nothing."""
+    """Two outputs that are not there are equal, and so are two that are one buffer: they prove nothing."""
     missing = [repr(name) for name, output in outputs.items() if output is None]
     if missing:
         arms = "no arm returns an output" if len(missing) == len(outputs) else f"no output of {', '.join(missing)}"
         raise pytest.UsageError(
             f"agree={agreement}: {arms}; return Sample(output=...) from every arm, or write agree=nothing_to_check"
         )
+    for (first, output), (second, other) in itertools.combinations(outputs.items(), 2):
+        if output is other and _can_change(output):
+            raise pytest.UsageError(
+                f"agree={agreement}: arms {first!r} and {second!r} return one and the same {type(output).__name__}, "
+                "which the later one may have overwritten; return a copy"
+            )
+
+
+def _can_change(output: object) -> bool:
+    torch = sys.modules.get("torch")
+    return (
+        isinstance(output, (list, dict, set, bytearray, Iterator))
+        or _is_array(output)
+        or (torch is not None and isinstance(output, torch.Tensor))
+    )
 
 
 def _equal(expected: object, output: object) -> bool:

@@ -19,6 +19,8 @@ from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.types import COUNT_PREFIX, RATE_SUFFIX, Kind
 
 Bounds = tuple[float, float]
+IN_TEST = "the test"
+"""The source of a threshold that an assertion writes itself."""
 _SIGNS: dict[Kind, str] = {"at_least": ">=", "at_most": "<=", "equals": "=="}
 
 
@@ -172,7 +174,7 @@ def _threshold_of(left: Quantity, right: Quantity | None, kind: Kind) -> Thresho
     bound = (1.0 if right is None else right.factor) / left.factor
     low, high = -math.inf if kind == "at_most" else bound, math.inf if kind == "at_least" else bound
     if named is None:
-        return Threshold(name_of(left, right), None, kind, low, high, source="the test")
+        return Threshold(name_of(left, right), None, kind, low, high, source=IN_TEST)
     if named.kind != kind or left.threshold is not None:
         raise pytest.UsageError(
             f"threshold {named.name} is {named}; write ... {_SIGNS[named.kind]} threshold * ..., on the right"
@@ -211,7 +213,7 @@ class ApproxRatio:
         if isinstance(self.within, Threshold):
             return replace(self.within, low=self.within.low * scale, high=self.within.high * scale)
         low, high = (bound * scale for bound in self.within)
-        return Threshold(name_of(left, self.of), None, "within", low, high, source="the test")
+        return Threshold(name_of(left, self.of), None, "within", low, high, source=IN_TEST)
 
     def __repr__(self) -> str:
         return f"{self.of!r} times {self.within}"

@@ -153,6 +153,17 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    gate = item.stash.get(GATE, None)
+    num_before = 0 if gate is None else len(gate.rows)
+    yield
+    if gate is not None:
+        from pytest_grpo.gate.end_of_test import end_teardown
+
+        end_teardown(gate, num_before)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -161,6 +172,11 @@ def pytest_runtest_makereport(
         from pytest_grpo.reports.usage_errors import rewrite_report
 
         rewrite_report(item, report, call.excinfo)
+        if GATE in item.stash and call.when == "call" and call.excinfo.errisinstance(pytest.skip.Exception):
+            from pytest_grpo.gate.end_of_test import red_text
+
+            if red := red_text(item.stash[GATE]):  # skipped by unittest, behind the back of pytest_runtest_call
+                report.outcome, report.longrepr = "failed", red
     return report
 
 

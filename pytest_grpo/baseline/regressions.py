@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from pytest_grpo.baseline.fingerprint import check_same
 from pytest_grpo.baseline.location_shift import estimate_shift, p_value_above, p_value_below, smallest_p_value
 from pytest_grpo.baseline.session_spread import Prediction, predict
 from pytest_grpo.measuring.stats import FAMILY_ALPHA, holm
-from pytest_grpo.reports.references import with_references
+from pytest_grpo.reports.references import reference_rows
 from pytest_grpo.settings.config import DEFAULT_TOLERANCE
 from pytest_grpo.settings.thresholds import format_number
 from pytest_grpo.types import Row
@@ -35,6 +36,8 @@ CONFIDENCE = 1 - 2 * FAMILY_ALPHA
 """Of the intervals shown: each side is the one-sided test of a single gate."""
 
 Results = Sequence[tuple[str, Row]]
+Gate = tuple[str, str, str, int]
+"""Test, system, metric, and how many gates of that metric the test decided before this one."""
 
 
 class Outcome(enum.StrEnum):
@@ -117,9 +120,9 @@ def compare_rows(
 ) -> list[Change]:
     """What changed for each gate of either, in the order of ``current``; those only in ``baseline`` come last.
 
-    ``others`` are further sessions of the baseline's code. A gate is one metric of one system in one test. Of a gate
-    that a test decides twice, the last row counts. Where a gate has an arm ``reference``, each other arm over it counts
-    as a gate, too: it shows a loss that all arms share.
+    ``others`` are further sessions of the baseline's code. A gate is one metric of one system in one test. A test that
+    decides several of one name, e.g. in a loop over batch sizes, has as many gates, in its order. Where a gate has
+    an arm ``reference``, each other arm over it counts as a gate, too: it shows a loss that all arms share.
     """
     before, now = _by_gate(baseline), _by_gate(current)
     more = [_by_gate(results) for results in others]
@@ -140,10 +143,13 @@ def judge_against(
     baseline: Baseline,
     tolerance: float = DEFAULT_TOLERANCE,
     *,
+    place: int = 0,
     others: Sequence[Baseline] = (),
     any_machine: bool = False,
 ) -> Change | None:
     """What changed for one gate since ``baseline``, before the session's other gates are known.
+
+    ``place`` counts the gates of the same metric that the test decided before this one.
 
     Each gate gets an equal share of the family's alpha (Bonferroni), slightly stricter than Holm's correction. None
     when the baseline has no such gate.
@@ -151,7 +157,7 @@ def judge_against(
     Raises:
         pytest.UsageError: the devices differ, unless ``any_machine``.
     """
-    gates, gate = _by_gate(baseline.results), _gate(nodeid, row)
+    gates, gate = _by_gate(baseline.results), (nodeid, row.system, row.metric, place)
     before = gates.get(gate)
     if before is None:
         return None
@@ -195,13 +201,16 @@ def differing_devices(baseline: Results, current: Results) -> list[str]:
     ]
 
 
-def _gate(nodeid: str, row: Row) -> tuple[str, str, str]:
-    return nodeid, row.system, row.metric
-
-
-def _by_gate(results: Results) -> dict[tuple[str, str, str], Row]:
+def _by_gate(results: Results) -> dict[Gate, Row]:
     """The rows, and those of their arms over a reference arm."""
-    return {_gate(nodeid, row): row for nodeid, row in with_references(results)}
+    num_before: Counter[tuple[str, str, str]] = Counter()
+    gates: dict[Gate, Row] = {}
+    for nodeid, row in results:
+        name = nodeid, row.system, row.metric
+        for each in (row, *reference_rows(row)):
+            gates[nodeid, row.system, each.metric, num_before[name]] = each
+        num_before[name] += 1
+    return gates
 
 
 def _worse_side(row: Row) -> int | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import pytest
@@ -46,6 +47,8 @@ class Recorder(Protocol):
 
     def record(self, row: Row) -> Row: ...
 
+    def correct(self, row: Row, now: Row) -> None: ...
+
 
 @dataclass(slots=True)
 class PairedComparison:
@@ -66,6 +69,8 @@ class PairedComparison:
     _has_unjudged_rounds: bool = False
     """The rounds were taken for counts or outputs alone, whatever others did; no timing may use them."""
     _carry_over: str = ""
+    _counts: list[tuple[Row, Callable[[], Row]]] = field(default_factory=list)
+    """The rows of counts, and how to hold them against the rounds so far."""
 
     def __post_init__(self) -> None:
         limit = self.max_cores_of_others
@@ -92,7 +97,7 @@ class PairedComparison:
             | self._how_taken(),
             duration_s=round(time.perf_counter() - start, 3),
         )
-        return self._record(row)
+        return self._record(row).verdict != Verdict.FAIL
 
     def _with_rounds(self, row: Row, left: Quantity, right: Quantity) -> Row:
         """``row`` with what the rounds so far measured."""
@@ -102,6 +107,20 @@ class PairedComparison:
     def count(self, left: Quantity, right: Quantity | float, threshold: Threshold, *, is_strict: bool = False) -> bool:
         """Whether left over right meets ``threshold`` in every round. Counts are exact, so one round is enough."""
         self._count_round()
+        held = partial(self._hold, left, right, threshold, is_strict=is_strict)
+        row = self._record(held())
+        self._counts.append((row, held))
+        return row.verdict != Verdict.FAIL
+
+    def count_again(self) -> None:
+        """Hold counts that passed against the rounds taken since, and correct their rows."""
+        for row, held in self._counts:
+            if row.verdict == Verdict.PASS and (now := held()).verdict == Verdict.FAIL:
+                self.gate.correct(row, now)
+        self._counts.clear()
+
+    def _hold(self, left: Quantity, right: Quantity | float, threshold: Threshold, *, is_strict: bool) -> Row:
+        """The row of a count, from all rounds so far."""
         row = self._uncounted(threshold)
         for taken in self.sampler.rounds:
             other = self._value(taken, right) if isinstance(right, Quantity) else right
@@ -114,18 +133,18 @@ class PairedComparison:
             row = replace(row, threshold=held.threshold_text, quantity=left.metric)
             if reason:
                 break
-        return self._record(row)
+        return row
 
     def _uncounted(self, threshold: Threshold) -> Row:
         """The row of a count before any round was taken."""
         reason = self._why_inconclusive(NO_ESTIMATE, Plan(), threshold, is_complete=False)
         return self.gate.row(threshold, Verdict.INCONCLUSIVE, math.nan, reason)
 
-    def _record(self, row: Row) -> bool:
+    def _record(self, row: Row) -> Row:
         row = self.gate.record(row)
         self.is_decided = True
         self.explanation = explain(row)
-        return row.verdict != Verdict.FAIL
+        return row
 
     def _sample(
         self, left: Quantity, right: Quantity, threshold: Threshold, share: float
@@ -210,10 +229,17 @@ class PairedComparison:
         return True
 
     def _check_outputs(self, taken: Round) -> None:
-        if not self._disagreement:
-            self._disagreement = self.agree(
-                {name: sample.output for name, sample in taken.items() if name != REFERENCE_ARM}
+        if self._disagreement:
+            return
+        outputs = {name: sample.output for name, sample in taken.items()}
+        if len(outputs) > 2:  # of two arms both answer, whatever their names
+            outputs.pop(REFERENCE_ARM, None)
+        found = self.agree(outputs)
+        if not isinstance(found, str):  # False, of a test for equality, would count as no difference
+            raise pytest.UsageError(
+                f"agree= returned {found!r}; return what differs, as a line of text, or '' when the outputs agree"
             )
+        self._disagreement = found
 
     def _why_inconclusive(self, estimate: Estimate, plan: Plan, threshold: Threshold, is_complete: bool) -> str:
         return inconclusive_reason(

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from pytest_grpo.settings.thresholds import Threshold, format_number
 
-ROUNDING = 1e-12
-"""Relative error of a factor such as 1/49, far below the step from one count to the next."""
+ROUNDING = 1e-15
+"""Relative error of a factor such as 1/49, below the step from one count to the next up to 10 ** 15."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,9 +38,29 @@ def end_test(gate: Gate, *, has_failed: bool = False) -> None:
         _fail(undecided)
 
 
+def end_teardown(gate: Gate, num_before: int) -> None:
+    """End the teardown of a test, which may have compared, too: all but the first ``num_before`` rows are its own.
+
+    Raises:
+        pytest.fail.Exception: a verdict of the teardown is red; or inconclusive, if the session is so configured.
+    """
+    __tracebackhide__ = True
+    gate.is_closed = True
+    wrong = {Verdict.FAIL, Verdict.INCONCLUSIVE} if gate.config.inconclusive == "fail" else {Verdict.FAIL}
+    if rows := [row for row in gate.rows[num_before:] if row.verdict in wrong]:
+        _fail(rows)
+
+
+def red_text(gate: Gate) -> str:
+    """What is red, in lines; empty when nothing is."""
+    return "\n".join(line for row in gate.rows if row.verdict == Verdict.FAIL for line in explain(row))
+
+
 def fail_if_red(gate: Gate) -> None:
     """Raises pytest.fail.Exception when a verdict of the test is red."""
     __tracebackhide__ = True
+    for comparison in gate.comparisons:
+        comparison.count_again()
     red = [row for row in gate.rows if row.verdict == Verdict.FAIL]
     if red:
         _fail(red)

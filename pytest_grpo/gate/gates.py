@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from pytest_grpo.agreement import Agreement
+from pytest_grpo.agreement import Agreement, close_values
 from pytest_grpo.arms import MeasuredArm
 from pytest_grpo.gate.comparison import PairedComparison
 from pytest_grpo.gate.explain import explain
@@ -19,9 +19,10 @@ from pytest_grpo.settings.device import describe_device
 from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.types import Row, Verdict
 
-Inspect = Callable[[Row], str]
-"""Checks a row beyond its threshold, e.g. against a baseline; returns the problem, or an empty string."""
-IsSettled = Callable[[Row], bool]
+Inspect = Callable[[Row, int], str]
+"""Checks a row beyond its threshold, e.g. against a baseline; returns the problem, or an empty string. The number says
+how many rows of the same metric the test had before."""
+IsSettled = Callable[[Row, int], bool]
 """Whether more pairs cannot change what ``Inspect`` finds."""
 NewComparison = Callable[["Gate", Sampler, Agreement, "float | None"], PairedComparison]
 
@@ -46,6 +47,8 @@ class Gate:
     comparisons: list[PairedComparison] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     """The verdicts of this test so far."""
+    is_closed: bool = False
+    """Whether the test has ended, its teardown included: no report takes a verdict any more."""
 
     def __repr__(self) -> str:
         return f"<gate of {self.nodeid}>" if self.nodeid else "<gate>"  # all fields would fill pages of a traceback
@@ -67,11 +70,14 @@ class Gate:
         """Compare a plain number or an exact count with the threshold ``name``, without statistics."""
         __tracebackhide__ = True
         threshold = self.threshold(name)
-        if not math.isfinite(value):
-            raise pytest.UsageError(f"{name}: measured {value!r}: allowed are finite numbers; check what was measured")
-        verdict = Verdict.PASS if threshold.low <= value <= threshold.high else Verdict.FAIL
-        reason = "" if verdict is Verdict.PASS else "the value lies outside the threshold"
-        row = self.record(self.row(threshold, verdict, float(value), reason))
+        try:
+            is_finite, number = math.isfinite(value), float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise pytest.UsageError(f"{name}: measured {value!r}: allowed is one number, e.g. 0.5") from None
+        is_inside = is_finite and threshold.low <= number <= threshold.high
+        verdict = Verdict.PASS if is_inside else Verdict.FAIL
+        reason = "the value lies outside the threshold" if is_finite else "the value is not finite"
+        row = self.record(self.row(threshold, verdict, number, "" if is_inside else reason))
         if row.verdict == Verdict.FAIL:
             raise AssertionError("\n".join(explain(row)))
 
@@ -95,6 +101,11 @@ class Gate:
                 "grpo_arms(): agree= is missing; write agree=same_tokens or agree=close_values(...) to compare what "
                 "the arms return, agree=nothing_to_check when they return no output"
             )
+        if agree is close_values:
+            raise pytest.UsageError("grpo_arms(agree=close_values): write agree=close_values(rtol=...)")
+        for name, value in {"agree": agree, **arms}.items():
+            if not callable(value):
+                raise pytest.UsageError(f"grpo_arms({name}={value!r}): allowed is a callable, e.g. {name}=lambda: ...")
         sampler = Sampler(arms, self.config.budget_s, block_size, self.session.rng)
         comparison: PairedComparison = self.new_comparison(self, sampler, agree, max_cores_of_others)
         self.comparisons.append(comparison)
@@ -102,7 +113,7 @@ class Gate:
 
     def is_settled(self, row: Row) -> bool:
         """Whether more pairs than those of ``row``, which passes, cannot change what ``inspect`` finds."""
-        return self.is_row_settled is None or self.is_row_settled(row)
+        return self.is_row_settled is None or self.is_row_settled(row, self._num_before(row))
 
     def row(self, threshold: Threshold, verdict: Verdict, measured: float, reason: str) -> Row:
         """The row of a verdict on ``measured``, not yet recorded."""
@@ -128,18 +139,37 @@ class Gate:
         A regression from the baseline turns it into a failure. A timing gate does not pass while an exact gate of its
         phase, or of this test, is red.
         """
-        problem = self.inspect(row) if self.inspect is not None and row.verdict != Verdict.FAIL else ""
+        if self.is_closed:
+            raise pytest.UsageError(
+                f"{row.metric}: compared after the end of {self.nodeid}, whose arms these are; compare within that test"
+            )
+        problem = ""
+        if self.inspect is not None and row.verdict != Verdict.FAIL:
+            problem = self.inspect(row, self._num_before(row))
         if problem:
             row = replace(row, verdict=Verdict.FAIL.value, reason=problem)
         is_red = row.num_pairs is None and row.verdict == Verdict.FAIL
-        if is_red and row.phase is not None:
-            self.session.note_red(row.phase, self.nodeid, row.metric)
+        if is_red:
+            self._note_red(row)
         row = self._if_sound(row)
         self.rows.append(row)
         self.properties.append(row.as_property())
         if is_red:  # the timing gates that passed before it, too
             self._replace_rows([self._if_sound(earlier) for earlier in self.rows])
         return row
+
+    def _num_before(self, row: Row) -> int:
+        return sum((earlier.metric, earlier.system) == (row.metric, row.system) for earlier in self.rows)
+
+    def correct(self, row: Row, now: Row) -> None:
+        """Put the exact, red row ``now`` in the place of ``row``, which passed."""
+        self._note_red(now)
+        self._replace_rows([now if earlier is row else earlier for earlier in self.rows])
+        self._replace_rows([self._if_sound(earlier) for earlier in self.rows])
+
+    def _note_red(self, row: Row) -> None:
+        if row.phase is not None:
+            self.session.note_red(row.phase, self.nodeid, row.metric)
 
     def _if_sound(self, row: Row) -> Row:
         """``row``; a timing gate that passes becomes inconclusive while an exact gate of its phase or test is red."""

@@ -232,14 +232,19 @@ def _as_sample(outcome: Sample | Mapping[str, float], name: str) -> Sample:
         raise MeasurementError(
             f"arm {name!r} returned {outcome!r}; allowed are quantities by name, a Sample, or None to be timed"
         )
+    if "seconds" in outcome.quantities:
+        raise MeasurementError(f"arm {name!r}: seconds is a field of its own; return Sample(seconds=..., ...)")
+    for what, value in {"seconds": outcome.seconds or 0.0, **outcome.quantities}.items():
+        if not isinstance(value, numbers.Real):
+            meant = "an output is returned by Sample(output=...)" if what == "output" else "e.g. float(...) of a tensor"
+            raise MeasurementError(f"arm {name!r}: {what} {value!r} is no number; quantities are numbers, {meant}")
     return outcome
 
 
 def _check(sample: Sample, name: str) -> None:
     for what, value in {"seconds": sample.seconds, **sample.quantities}.items():
-        is_number = isinstance(value, numbers.Real) and math.isfinite(value)
         # Counts may be zero: nothing is divided by them.
-        if not is_number or value < 0 or (value == 0 and not what.startswith("num_")):
+        if not math.isfinite(value) or value < 0 or (value == 0 and not what.startswith("num_")):
             raise MeasurementError(
                 f"arm {name!r}: {what} {value!r} must be finite and above zero; check what it measures"
             )

@@ -123,36 +123,42 @@ class StoredResults:
         others = [session.results for session in self._same_code]
         return change_table(compare_rows(rows, self.baseline.results, self._settings.tolerance, others))
 
-    def regression(self, nodeid: str, row: Row) -> str:
+    def regression(self, nodeid: str, row: Row, place: int) -> str:
         """How ``row``, or an arm of it over its reference, regressed from the baseline; empty when none did, and
-        without a baseline."""
+        without a baseline. ``place`` counts the rows of its metric that the test had before."""
         if self.baseline is None:
             return ""
         from pytest_grpo.baseline.regressions import Outcome
         from pytest_grpo.reports.references import reference_rows
 
         for each in (row, *reference_rows(row)):
-            change = self._change(self.baseline, nodeid, each)
+            change = self._change(self.baseline, nodeid, each, place)
             if change is not None and change.outcome is Outcome.REGRESSION:
                 return f"against {self.baseline.name}: {change.describe()}"
         return ""
 
-    def is_settled(self, nodeid: str, row: Row) -> bool:
+    def is_settled(self, nodeid: str, row: Row, place: int) -> bool:
         """Whether more pairs cannot change what ``regression`` finds."""
         if self.baseline is None:
             return True
         from pytest_grpo.baseline.regressions import is_settled
         from pytest_grpo.reports.references import reference_rows
 
-        changes = [self._change(self.baseline, nodeid, each) for each in (row, *reference_rows(row))]
+        changes = [self._change(self.baseline, nodeid, each, place) for each in (row, *reference_rows(row))]
         return all(is_settled(change, self.baseline) for change in changes)
 
-    def _change(self, baseline: Baseline, nodeid: str, row: Row) -> Change | None:
+    def _change(self, baseline: Baseline, nodeid: str, row: Row, place: int) -> Change | None:
         from pytest_grpo.baseline.regressions import judge_against
 
         settings = self._settings
         return judge_against(
-            row, nodeid, baseline, settings.tolerance, others=self._same_code, any_machine=settings.any_machine
+            row,
+            nodeid,
+            baseline,
+            settings.tolerance,
+            place=place,
+            others=self._same_code,
+            any_machine=settings.any_machine,
         )
 
 

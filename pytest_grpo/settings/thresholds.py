@@ -148,7 +148,8 @@ def override_thresholds(
         if not equals or not name:
             raise pytest.UsageError(f"{where}: write name=value, e.g. batched_speedup=1.5")
         if name not in changed:
-            raise pytest.UsageError(f"{where}: no threshold {name!r}; allowed are {', '.join(sorted(changed))}")
+            allowed = f"allowed are {', '.join(sorted(changed))}" if changed else "no file and no marker here sets one"
+            raise pytest.UsageError(f"{where}: no threshold {name!r}; {allowed}")
         threshold = changed[name]
         parts = text.split("..") if threshold.kind == "within" else [text]
         low, high = _bounds(threshold.kind, [_parse_number(part, where, threshold.kind) for part in parts], where)
@@ -229,7 +230,8 @@ def marker_thresholds(item: pytest.Item) -> dict[str, Threshold]:
         pytest.UsageError: a marker's arguments are invalid.
     """
     thresholds: dict[str, Threshold] = {}
-    for marker in item.iter_markers(MARKER):
+    nodes: dict[str, object] = {}
+    for node, marker in item.iter_markers_with_node(MARKER):
         where = f"{item.nodeid}: marker {MARKER}{marker.args!r}"
         if len(marker.args) != 1 or not isinstance(marker.args[0], str) or not _NAME.fullmatch(marker.args[0]):
             raise pytest.UsageError(
@@ -240,6 +242,8 @@ def marker_thresholds(item: pytest.Item) -> dict[str, Threshold]:
         threshold = read_threshold(name, phase, dict(marker.kwargs), where, source=f"marker {MARKER}")
         if threshold.kind == "equals":
             raise pytest.UsageError(f"{where}: equals is for counts; assert the count itself")
+        if nodes.setdefault(name, node) is node and name in thresholds:
+            raise pytest.UsageError(f"{where}: a second bound for {name}; keep one: within=(low, high) has two sides")
         thresholds.setdefault(name, threshold)  # the closest marker wins
     return thresholds
 

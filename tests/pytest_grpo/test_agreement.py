@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from dataclasses import dataclass
@@ -125,7 +126,16 @@ def test_outputs_that_are_not_there_do_not_agree(agree: Agreement, outputs: dict
 @pytest.mark.parametrize("output", ["abc", [1.0, "x"], object()])
 def test_only_numbers_are_close(output: object) -> None:
     with pytest.raises(pytest.UsageError, match="is not a number; return numbers, arrays or tensors"):
-        close_values()({"a": output, "b": output})
+        close_values()({"a": output, "b": copy.copy(output)})
+
+
+@pytest.mark.parametrize("agree", [same_tokens, close_values()])
+@pytest.mark.parametrize("output", [[1], {"x": 1}, np.array([1]), torch.tensor([1]), iter([1])])
+def test_one_buffer_for_both_outputs_is_a_mistake(agree: Agreement, output: object) -> None:
+    """The arm that runs later writes over what the other one answered."""
+    with pytest.raises(pytest.UsageError, match=r"arms 'a' and 'b' return one and the same .*; return a copy"):
+        agree({"a": output, "b": output})
+    assert agree({"a": 1, "b": 1}) == ""
 
 
 def test_agreeing_imports_no_torch_and_no_numpy(pytester: pytest.Pytester) -> None:

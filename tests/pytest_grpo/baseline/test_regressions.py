@@ -273,3 +273,12 @@ def test_a_slower_machine_is_no_loss_against_the_reference() -> None:
 def test_a_baseline_of_before_the_reference_still_compares() -> None:
     changes = against_ten_sessions(with_reference(1.0, 0.5), row(2.0))
     assert [change.outcome for change in changes] == [Outcome.NO_REGRESSION, Outcome.ONLY_NOW, Outcome.ONLY_NOW]
+
+
+def test_gates_of_one_name_in_a_test_are_held_against_their_own_past() -> None:
+    """A loop over batch sizes decides the same quantity several times; the ratios differ by far."""
+    before = [(NODEID, row(truth, seed=seed)) for seed, truth in enumerate((8.0, 1.2))]
+    now = [(NODEID, row(truth, seed=seed)) for seed, truth in ((8, 8.0), (9, 0.6))]
+    changes = compare_rows(now, before, others=[before] * 9)
+    assert [change.outcome for change in changes] == [Outcome.NO_REGRESSION, Outcome.REGRESSION]
+    assert [change.before for change in changes] == [found for _, found in before]

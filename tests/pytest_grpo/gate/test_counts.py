@@ -73,6 +73,25 @@ def test_wrong_answers_fail_a_count_too(project: pytest.Pytester) -> None:
     run_gate(project, body).stdout.fnmatch_lines(["E *wrong answers: *", "0 pass, 1 fail, 0 inconclusive*"])
 
 
+def test_a_count_that_changes_in_a_later_round_is_red(project: pytest.Pytester) -> None:
+    """It is held against the first round when it is compared, and against all others at the end of the test."""
+    body = """
+    counts = iter([1] * 6 + [2] * 100)
+    a, b = grpo_arms(agree=same_tokens, a=lambda: at(3, num_x=next(counts))(), b=at(3))
+    assert a.num_x == 1
+    assert a.seconds <= 2 * b.seconds""".strip()
+    result = run_gate(project, body)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "a.num_x: fail: measured 2, threshold == 1 *",
+            "2 *a.num_x *2 *== 1 *fail",
+            "*seconds *inconclusive",
+            "0 pass, 1 fail, 1 inconclusive *",
+        ]
+    )
+
+
 def test_a_count_without_a_round_is_not_a_pass(project: pytest.Pytester) -> None:
     """The speed before it has used up the time, and all its pairs were left out."""
     body = (
@@ -126,3 +145,10 @@ def test_factors_do_not_round_a_count_away(divisor: int) -> None:
     at_least = Threshold("x", None, "at_least", 1 / (1 / divisor), float("inf"))
     assert not HeldCount.against(divisor * 12, 12, at_least, is_strict=True).holds
     assert HeldCount.against(divisor * 12 + 1, 12, at_least, is_strict=True).holds
+
+
+def test_large_counts_differ_by_one() -> None:
+    num_flops = 4 * 10**14
+    ratio = Threshold("x", None, "equals", 1.0, 1.0)
+    assert HeldCount.against(num_flops, num_flops, ratio, is_strict=False).holds
+    assert not HeldCount.against(num_flops, num_flops + 1, ratio, is_strict=False).holds

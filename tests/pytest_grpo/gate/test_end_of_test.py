@@ -170,6 +170,14 @@ class TestCase(unittest.TestCase):
         a, b = self.arms(agree=same_tokens, a=at(10), b=at(30))
         a.tokens >= 2 * b.tokens
 
+    def test_skipped_after_a_red_verdict(self):
+        a, b = self.arms(agree=same_tokens, a=at(10), b=at(30))
+        a.tokens >= 2 * b.tokens
+        self.skipTest("a slow machine")
+
+    def test_skipped(self):
+        self.skipTest("no device")
+
     def test_green(self):
         a, b = self.arms(agree=same_tokens, a=at(30), b=at(10))
         self.assertTrue(a.tokens >= 2 * b.tokens)
@@ -180,5 +188,37 @@ def test_a_unittest_case_is_judged_as_well(project: pytest.Pytester) -> None:
     project.makepyfile(test_case=HEAD + UNITTEST)
     result = project.runpytest("test_case.py")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.assert_outcomes(passed=1, failed=2)
+    result.assert_outcomes(passed=1, failed=3, skipped=1)
     result.stdout.fnmatch_lines(["E *AssertionError: first", "tokens: fail: measured *"])
+    result.stdout.fnmatch_lines(["FAILED *::test_skipped_after_a_red_verdict - tok*"])
+
+
+LATE = """
+@pytest.fixture
+def arms(grpo_arms):
+    yield (arms := grpo_arms(agree=same_tokens, a=at(10), b=at(10)))
+    arms[0].tokens >= {factor} * arms[1].tokens
+
+def test_late(arms):
+    assert arms[0].tokens >= 0.5 * arms[1].tokens
+"""
+
+
+def test_a_red_verdict_of_the_teardown_fails_it(project: pytest.Pytester) -> None:
+    project.makepyfile(test_late=HEAD + LATE.format(factor=2))
+    result = project.runpytest("test_late.py")
+    result.assert_outcomes(passed=1, errors=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["tokens: fail: measured 1 *", "1 pass, 1 fail, 0 inconclusive *"])
+    project.makepyfile(test_late=HEAD + LATE.format(factor=0.9))
+    project.runpytest("test_late.py").assert_outcomes(passed=1)
+
+
+def test_arms_of_another_test_cannot_be_compared(project: pytest.Pytester) -> None:
+    """Its report is written, so that the verdict would be in none."""
+    later = "kept = []\ndef test_first(grpo_arms):\n    kept[:] = grpo_arms(agree=same_tokens, a=at(10), b=at(30))\n"
+    later += "    assert kept[0].tokens <= kept[1].tokens\ndef test_later():\n    kept[0].tokens >= kept[1].tokens\n"
+    project.makepyfile(test_kept=f"{HEAD}\n{later}")
+    result = project.runpytest("test_kept.py")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["test_kept.py:*: grpo: tokens: compared after the end of test_kept.py::test_first, *"])

@@ -13,6 +13,7 @@ STALLS = (
     "a, b = grpo_arms(agree=same_tokens, a=varying(10, 10, 2), b=at(10)); "
     "assert a.tokens_per_second >= 0.9 * b.tokens_per_second"
 )
+UNEQUAL = "a, b = grpo_arms(agree=lambda found: found['a'] == found['b'], a=at(3, 1), b=at(1, 2))"
 COUNTED = "(a,) = grpo_arms(agree=same_tokens, a=at(3, num_calls=2))"
 ZERO = "a, b = grpo_arms(agree=same_tokens, a=at(0), b=at(1)); assert a.tokens >= b.tokens"
 RAISES = """
@@ -79,6 +80,25 @@ def test_a_faster_wrong_answer_is_red_after_one_round(project: pytest.Pytester) 
 def test_the_reference_answers_nothing(project: pytest.Pytester) -> None:
     body = "a, b, r = grpo_arms(agree=same_tokens, a=at(30, 1), b=at(10, 1), reference=at(1)); "
     run_gate(project, f"{body}assert a.tokens >= 2 * b.tokens").assert_outcomes(passed=1)
+
+
+def test_of_two_arms_both_answer_whatever_their_names(project: pytest.Pytester) -> None:
+    body = "a, r = grpo_arms(agree=same_tokens, a=at(30, 1), reference=at(10, 2)); assert a.tokens >= 2 * r.tokens"
+    result = run_gate(project, body)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *wrong answers: arms 'a' and 'reference' answered differently"])
+
+
+def test_what_is_not_finite_is_red(project: pytest.Pytester) -> None:
+    """A loss that is NaN is what the gate looks for, and no mistake in the test."""
+    for value in ("nan", "inf", "-inf"):
+        body = f"grpo_gate.check('overlap_cost', float('{value}'))"
+        result = run_gate(project, body, "--junitxml=out.xml", "--grpo-html=page.html", f"--grpo-save=bad{value}")
+        result.assert_outcomes(failed=1)
+        assert result.ret == pytest.ExitCode.TESTS_FAILED
+        shown = "-" if value == "nan" else value
+        result.stdout.fnmatch_lines(["E *the value is not finite", f"4 *overlap_cost *{shown} * fail"])
+        result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
 def test_agreement_is_close_in_every_value(project: pytest.Pytester) -> None:
@@ -153,12 +173,16 @@ def test_every_timing_gate_measures_again_what_others_disturbed(project: pytest.
     [
         ("grpo_gate.check('nonsense', 2)", "no threshold 'nonsense' in *; add it there, or use one of *"),
         ("grpo_threshold('nonsense')", "no threshold 'nonsense' in *"),
-        ("grpo_gate.check('adapter_cache_hits', float('nan'))", "adapter_cache_hits: measured nan*"),
+        ("grpo_gate.check('adapter_cache_hits', None)", "adapter_cache_hits: measured None: allowed is one number*"),
+        ("grpo_gate.check('adapter_cache_hits', '1')", "adapter_cache_hits: measured '1': allowed is one number*"),
         ("grpo_arms(agree=same_tokens)", "grpo_arms(): no arms; write *"),
         (f"{FASTER}; assert a.tokns >= b.tokens", "arm 'a' has no tokns; did you mean tokens? allowed are *"),
         (f"{FASTER}; assert a.token_per_second >= b.token_per_second", "*; did you mean tokens_per_second? allowed *"),
         (f"{FASTER}; assert a.flops >= b.flops", "arm 'a' has no flops; allowed are seconds, tokens *"),
         ("grpo_arms(a=at(1), b=at(2))", "grpo_arms(): agree= is missing; write agree=same_tokens or *"),
+        ("grpo_arms(agree=close_values, a=at(1), b=at(2))", "grpo_arms(agree=close_values): write *"),
+        ("grpo_arms(agree=same_tokens, a=at(1)(), b=at(2))", "grpo_arms(a=Sample(*): allowed is a callable, e.g. *"),
+        (f"{UNEQUAL}; assert a.tokens >= b.tokens", "agree= returned False; return what differs, as a line of *"),
         (f"{FASTER}; assert a.tokens == b.tokens", "a.tokens == b.tokens: measured values are never equal; write *"),
         (f"{FASTER}; assert a.seconds <= 2.0", "a.seconds against 2.0: an absolute time depends on the machine; *"),
         (f"{FASTER}; assert a.seconds <= float('nan') * b.seconds", "b.seconds times nan: allowed are numbers*"),
@@ -215,6 +239,25 @@ def test_a_marker_decides_after_the_test(project: pytest.Pytester) -> None:
     )
     overridden = run_marked(project, 3.5, FASTER, "--grpo-threshold=tokens_per_second=2.5")
     overridden.assert_outcomes(passed=1)
+
+
+def test_an_assertion_with_a_bound_of_its_own_does_not_take_the_place_of_the_marker(project: pytest.Pytester) -> None:
+    for bound, outcome in ((2.5, {"passed": 1}), (3.5, {"failed": 1})):
+        body = f"{FASTER}; assert a.tokens_per_second >= 1.1 * b.tokens_per_second"
+        run_marked(project, bound, body).assert_outcomes(**outcome)
+    header = "def test_marked(grpo_arms, grpo_threshold):\n"
+    body = f"{FASTER}; assert a.tokens_per_second >= grpo_threshold('tokens_per_second') * b.tokens_per_second"
+    source = MARKED.replace("def test_marked(grpo_arms):\n", header).format(bound=2.5, body=body)
+    project.makepyfile(test_marked=HEAD + source)
+    project.runpytest("test_marked.py").stdout.fnmatch_lines(["1 pass, 0 fail, 0 inconclusive *"])
+
+
+def test_a_marker_decides_each_comparison_of_the_test(project: pytest.Pytester) -> None:
+    """E.g. of a loop over batch sizes; it has decided the last one only."""
+    both = f"{SLOWER}; c, d = grpo_arms(agree=same_tokens, a=at(30), b=at(10)); assert c.tokens >= d.tokens"
+    result = run_marked(project, 1.3, both)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["2 pass, 1 fail, 0 inconclusive *"])
 
 
 def test_a_test_that_fails_anyway_measures_nothing_for_its_marker(project: pytest.Pytester) -> None:

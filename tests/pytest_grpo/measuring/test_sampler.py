@@ -206,3 +206,16 @@ def test_on_a_gpu_the_devices_own_events_are_read() -> None:
     a = torch.randn(4096, 4096, device="cuda")
     sample = measure(lambda: {"products": float(bool((a @ a).any()))}, "a")
     assert 0 < sample.value("seconds") < 60
+
+
+@pytest.mark.parametrize(
+    ("outcome", "says"),
+    [
+        (Sample(quantities={"seconds": 9.0}), "seconds is a field of its own; return Sample"),
+        ({"tokens": "5"}, "tokens '5' is no number; quantities are numbers, e.g. float"),
+        ({"tokens": 5, "output": [1]}, r"output \[1\] is no number; .* an output is returned by Sample"),
+    ],
+)
+def test_what_an_arm_cannot_return_is_said(outcome: Sample | dict[str, float], says: str) -> None:
+    with pytest.raises(MeasurementError, match=f"arm 'a': {says}"):
+        measure(lambda: outcome, "a")

@@ -192,3 +192,28 @@ def test_a_loss_that_both_arms_share_is_red_by_the_reference(project: pytest.Pyt
     lost = project.runpytest("--phase", "2", "--grpo-compare", "before")
     lost.assert_outcomes(failed=1)
     lost.stdout.fnmatch_lines(["fail: tokens_per_second: against before: *fast/reference: regression*+30*"])
+
+
+SIZES = """
+from pytest_grpo.agreement import nothing_to_check
+
+def at(speed):
+    return lambda: {{"tokens": speed, "seconds": 1}}
+
+def test_sizes(grpo_arms):
+    for fast in ({speeds}):
+        a, b = grpo_arms(agree=nothing_to_check, a=at(fast), b=at(100))
+        assert a.tokens_per_second >= 1.1 * b.tokens_per_second
+"""
+
+
+def test_gates_of_one_name_in_a_test_have_a_baseline_each(project: pytest.Pytester) -> None:
+    def run_sizes(speeds: str, *arguments: str) -> pytest.RunResult:
+        project.makepyfile(test_suite=SIZES.format(speeds=speeds))
+        return project.runpytest(*arguments)
+
+    run_sizes("900, 300", "--grpo-save", "before").assert_outcomes(passed=1)
+    run_sizes("900, 300", "--grpo-compare", "before").assert_outcomes(passed=1)
+    lost = run_sizes("500, 300", "--grpo-compare", "before")
+    lost.assert_outcomes(failed=1)
+    lost.stdout.fnmatch_lines(["fail: tokens_per_second: against before: *regression: 9 before, 5 now*"])

@@ -90,6 +90,11 @@ def test_bad_overrides_are_named(override: str, message: str) -> None:
     assert f"ini grpo_threshold {override!r}" in str(caught.value)
 
 
+def test_an_override_where_there_is_no_threshold_says_so() -> None:
+    with pytest.raises(pytest.UsageError, match="no threshold 'x'; no file and no marker here sets one"):
+        override_thresholds({}, ["x=1"], "--grpo-threshold")
+
+
 STRENGTHS = """
 import pytest
 
@@ -149,6 +154,10 @@ def test_the_effective_table_is_shown_with_its_sources(project: pytest.Pytester)
         ("grpo_threshold('a', at_least='x')", "not numeric"),
         ("grpo_threshold('a', within=(2, 1))", "low first"),
         ("grpo_threshold('a', equals=1)", "equals is for counts"),
+        (
+            "grpo_threshold('a', at_least=1)\n@pytest.mark.grpo_threshold('a', at_most=2)",
+            "a second bound for a; keep one",
+        ),
     ],
 )
 def test_a_wrong_marker_ends_the_collection_with_one_line(pytester: pytest.Pytester, marker: str, message: str) -> None:
