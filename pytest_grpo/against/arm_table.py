@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pytest_grpo.measuring.sampler import Arm
 
 
+__tracebackhide__ = True
+
+
 @dataclass(slots=True)
 class ArmTable:
     """The arms of a comparison, with the outputs of their first runs."""

@@ -47,6 +47,8 @@ def register(config: pytest.Config) -> None:
     other = stack.enter_context(open_side(root, settings.against, settings.with_packages, _say))
     if settings.side_names:
         here, other = (replace(side, name=name) for side, name in zip((here, other), settings.side_names, strict=True))
+    if other.name == here.name:  # a folder called "here", or one version twice
+        other = replace(other, name=f"{other.name} (other side)")
     differing = None if other.python != here.python else frozenset(differing_files(root, other.root))
     against = AgainstSession(config, lambda: _sides(config, here, other), expected, differing)
     config.pluginmanager.register(LocalLoop(is_compared), "grpo-local-loop")
@@ -61,7 +63,7 @@ def _check_options(config: pytest.Config, settings: PluginConfig) -> None:
         raise pytest.UsageError("--grpo-against with -n: workers would measure each other; drop -n, or give -n 0")
     given = config.invocation_params.args
     for option, value in itertools.pairwise(map(str, given)):
-        if option == "--grpo-against" and (config.invocation_params.dir / value).is_dir():
+        if option == "--grpo-against" and value not in ("", ".") and (config.invocation_params.dir / value).is_dir():
             raise pytest.UsageError(
                 f"--grpo-against {value}: pytest takes a folder after a blank for tests; write --grpo-against={value}"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -88,8 +89,9 @@ class AgainstSession:
         if self._sides is None:
             return
         self._other_name = self._other.name
-        for side in self._sides:
-            side.close()
+        with ExitStack() as stack:
+            for side in self._sides:
+                stack.callback(side.close)
         unmeasured = [each for metric, each in self._expected.items() if metric not in self._seen]
         if unmeasured and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             each = unmeasured[0]

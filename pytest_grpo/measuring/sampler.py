@@ -232,6 +232,11 @@ def _as_sample(outcome: Sample | Mapping[str, float], name: str) -> Sample:
         raise MeasurementError(
             f"arm {name!r} returned {outcome!r}; allowed are quantities by name, a Sample, or None to be timed"
         )
+    for what, value in outcome.quantities.items():
+        if not isinstance(value, numbers.Real):
+            raise MeasurementError(
+                f"arm {name!r}: {what} {value!r} is no number; return what is to be checked as Sample(output=...)"
+            )
     return outcome
 
 

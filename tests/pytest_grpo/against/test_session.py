@@ -192,7 +192,7 @@ def test_a_worker_that_dies_here_is_an_error(versions: Versions) -> None:
     )
     result = versions.run()
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*its process ended (exit code 3)*"])
+    result.stdout.fnmatch_lines(["*its process ended (exit code 3): it said nothing"])
 
 
 def test_other_side_that_cannot_collect_is_one_row(versions: Versions) -> None:
@@ -217,6 +217,8 @@ def test_no_process_is_left(versions: Versions) -> None:
         (("--pdb",), "*--grpo-against with --pdb: *"),
         (("--grpo-expect", "step"), "*--grpo-expect 'step': allowed is ARM.QUANTITY>=RATIO*"),
         (("--grpo-expect", "step.x>=0"), "*--grpo-expect 'step.x>=0': allowed is *above zero*"),
+        (("--grpo-against=",), "*revision ''*"),
+        (("--grpo-against", ""), "*revision ''*"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(versions: Versions, arguments: tuple[str, ...], line: str) -> None:
@@ -230,3 +232,52 @@ def test_a_folder_after_a_blank_is_explained(versions: Versions, monkeypatch: py
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*pytest takes a folder after a blank for tests; write --grpo-against=*"])
     assert Path(versions.other).is_dir()
+
+
+def test_this_folder_goes_after_a_blank(versions: Versions) -> None:
+    result = versions.pytester.runpytest("--grpo-against", ".", "--grpo-pairs=10,20")
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("option", ["--grpo-with=torch==2.12", "--grpo-expect=step.seconds<=1"])
+def test_what_is_about_another_version_needs_one(versions: Versions, option: str) -> None:
+    result = versions.pytester.runpytest(option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--grpo-*: is about another version, and none is given; add --grpo-against"])
+
+
+def test_a_folder_that_is_called_as_this_side_is_another_side(versions: Versions) -> None:
+    versions.other = versions.other.rename(versions.pytester.mkdir("elsewhere") / "here")
+    versions.change(versions.other, "1.0, 7.0", "1.5, 7.0")
+    result = versions.run()
+    result.stdout.re_match_lines(
+        [r"=+ grpo: here over here \(other side\) =+", r"  step\.tokens_per_second +1\.[45].* faster"]
+    )
+
+
+@pytest.mark.parametrize("body", ["raise SystemExit('no memory')", "return {'tokens': 8, 'output': ['no memory']}"])
+def test_an_error_in_an_arm_shows_the_test_and_the_arm_only(versions: Versions, body: str) -> None:
+    versions.change(versions.here, "    def step():\n", f"    def step():\n        {body}\n", "test_speed.py")
+    result = versions.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*no memory*"])
+    result.stdout.no_fnmatch_line("*pytest_grpo/against/*")
+    result.stdout.no_fnmatch_line("*unsupported operand*")
+
+
+def test_a_session_that_is_interrupted_ends_its_workers_by_themselves(versions: Versions) -> None:
+    """They tear down what fixtures have set up, and nobody waits for them."""
+    for folder in (versions.here, versions.other):
+        (folder / "conftest.py").write_text(
+            "import pathlib, pytest\n"
+            "@pytest.fixture(scope='session', autouse=True)\n"
+            "def server():\n    yield\n    pathlib.Path(__file__).with_name('torn_down').touch()\n"
+            "def measure(side, arm, repeats):\n    raise KeyboardInterrupt\n"
+            "def pytest_configure(config):\n"
+            "    if config.getoption('grpo_against'):\n"
+            "        from pytest_grpo.against.side import Side\n        Side.measure = measure\n"
+        )
+    result = versions.pytester.runpytest_subprocess(f"--grpo-against={versions.other}")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert (versions.here / "torn_down").exists()
+    assert (versions.other / "torn_down").exists()
