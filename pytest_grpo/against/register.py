@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,6 +23,9 @@ from pytest_grpo.sides.trees import SideTree, open_side, this_side
 
 ANSWER_BUDGETS, MIN_ANSWER_S = 10, 120.0
 """A worker that says nothing for ten times the time limit of a gate, and at least that long, hangs."""
+_CONFIG_FILES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+"""In pytest's order."""
+_SECTION = re.compile(r"^\[(tool[.:])?pytest\b", re.MULTILINE)
 _REFUSED = {
     "usepdb": "--pdb: no terminal reaches a worker",
     "trace": "--trace: no terminal reaches a worker",
@@ -83,7 +87,24 @@ def _arguments(config: pytest.Config, root: Path) -> list[str]:
     for option, name in (("-m", "markexpr"), ("-k", "keyword"), ("--phase", "grpo_phase")):
         if value := config.getoption(name, None):
             chosen += [option, value]
-    return [*forwarded_arguments(config), *chosen, *dict.fromkeys(_files(config, root))]
+    return [*forwarded_arguments(config, config_file(config, root)), *chosen, *dict.fromkeys(_files(config, root))]
+
+
+def config_file(config: pytest.Config, root: Path) -> str | None:
+    """The file with pytest's settings in ``root``: as in this session, or another one where the tree has none there."""
+    here = config.inipath
+    if here is None or not here.is_relative_to(config.rootpath):
+        return None
+    own = here.relative_to(config.rootpath).as_posix()
+    if config.getoption("inifilename") and (root / own).is_file():
+        return own
+    return next((name for name in (own, *_CONFIG_FILES) if _has_settings(root / name)), None)
+
+
+def _has_settings(file: Path) -> bool:
+    if file.name in ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml"):
+        return file.is_file()
+    return file.is_file() and _SECTION.search(file.read_text(encoding="utf-8")) is not None
 
 
 def _files(config: pytest.Config, root: Path) -> Iterator[str]:

@@ -281,3 +281,22 @@ def test_a_session_that_is_interrupted_ends_its_workers_by_themselves(versions: 
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert (versions.here / "torn_down").exists()
     assert (versions.other / "torn_down").exists()
+
+
+def test_another_file_of_settings_on_the_other_side_is_found(versions: Versions) -> None:
+    settings = (versions.other / "pytest.ini").read_text().replace("[pytest]", "[tool:pytest]")
+    (versions.other / "pytest.ini").rename(versions.other / "setup.cfg").write_text(settings)
+    (versions.other / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    versions.run().assert_outcomes(passed=1)
+
+
+def test_settings_in_another_file_here_are_not_asked_of_the_other_side(versions: Versions) -> None:
+    """Both have a pyproject.toml, and only this side's has settings of pytest."""
+    (versions.here / "pytest.ini").unlink()
+    settings = 'grpo_control = "false"\ngrpo_max_cores_of_others = "inf"\npythonpath = ["."]\n'
+    (versions.here / "pyproject.toml").write_text(f"[tool.pytest.ini_options]\n{settings}")
+    (versions.other / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    (versions.other / "conftest.py").write_text(
+        "def pytest_configure(config):\n    assert config.inipath.name == 'pytest.ini', config.inipath\n"
+    )
+    versions.run().assert_outcomes(passed=1)
