@@ -21,6 +21,8 @@ from pytest_grpo.sides.trees import SideTree, open_side
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
 COLLECTING = "pytest_grpo.against.collecting"
+TOLD_S = 3
+"""A terminal tells pytest of Ctrl-C, too, and a second signal would disturb how it ends."""
 _PYTEST_USAGE_ERROR = 4
 _FILE_OPTIONS = ("--grpo-html", "--grpo-json", "--junitxml", "--junit-xml")
 _TAKEN = ("--grpo-against", "--grpo-side-name")
@@ -86,9 +88,12 @@ def _run(first: SideTree, second: SideTree, scratch: Path, arguments: Sequence[s
     with subprocess.Popen([*command, *arguments], cwd=first.root, env=environment) as process:
         try:
             return process.wait()
-        except KeyboardInterrupt:  # the terminal has told pytest, too, which ends its workers
-            process.send_signal(signal.SIGINT)
-            process.wait()
+        except KeyboardInterrupt:
+            try:
+                process.wait(TOLD_S)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)
+                process.wait()
             raise
 
 

@@ -141,8 +141,8 @@ class Server:
             value, missing = table.answer(arm)
             return {"say": "answer", "value": value, "missing": missing}
         assert what == "compare", asked
-        text, rule = table.difference(arm, asked["other"], asked["name"])
-        return {"say": "difference", "text": text, "by": rule}
+        text, rule, missing = table.difference(arm, asked["other"], asked["name"])
+        return {"say": "difference", "text": text, "by": rule, "missing": missing}
 
     @contextmanager
     def _told(self) -> Iterator[None]:

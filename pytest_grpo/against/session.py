@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from pytest_grpo.against.expecting import Expected
 from pytest_grpo.against.judging import bounds, judge_count
 from pytest_grpo.against.pairs import rules_of
 from pytest_grpo.against.side import ArmRaisedError, Side, SideLostError, Stop
+from pytest_grpo.checkouts.signals import finish
 from pytest_grpo.measuring.stats import Estimate
 from pytest_grpo.remote.replay import lost_reports, restore_report
 from pytest_grpo.session.fixtures import gate_session, terminal_progress
@@ -89,9 +89,8 @@ class AgainstSession:
         if self._sides is None:
             return
         self._other_name = self._other.name
-        with ExitStack() as stack:
-            for side in self._sides:
-                stack.callback(side.close)
+        for side in self._sides:
+            finish(side.close)
         unmeasured = [each for metric, each in self._expected.items() if metric not in self._seen]
         if unmeasured and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             each = unmeasured[0]

@@ -23,6 +23,7 @@ from pytest_grpo.types import SIDE_PLUGIN, Sample
 
 END_TIMEOUT_S = 5
 TAIL_BYTES = 4000
+_USAGE_ERROR = re.compile(r".*pytest.*: error: ")
 _COLLECTED = re.compile(r"^(collecting \.\.\. )?collected \d+ items?")
 _PROGRESS = re.compile(r"(\S+\.py\S*)?\s*([.FEsxXR]+|[A-Z]{5,7}( \(.*\))?)?(\s+\[ *\d+%\])?")
 """How pytest shows tests as they end: no reason for anything."""
@@ -155,11 +156,12 @@ class Side:
         answer = self._receive("answer")
         return answer["value"], answer["missing"]
 
-    def difference(self, arm: str, other: object, name: str) -> tuple[str, str]:
-        """How this side's answer differs from ``other``, that of the side ``name``, and by which rule."""
+    def difference(self, arm: str, other: object, name: str) -> tuple[str, str, str]:
+        """How this side's answer differs from ``other``, that of the side ``name``, by which rule, and why nothing was
+        found."""
         self._send({"do": "compare", "arm": arm, "other": other, "name": name})
         answer = self._receive("difference")
-        return answer["text"], answer["by"]
+        return answer["text"], answer["by"], answer["missing"]
 
     def close(self) -> None:
         """End the worker and all processes of its group. Nothing is left, whatever it does."""
@@ -235,6 +237,7 @@ class Side:
         errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
         collected = max((place for place, line in enumerate(said, 1) if _COLLECTED.search(line)), default=0)
         told = [line for line in said[collected:] if line and not _PROGRESS.fullmatch(line)]
-        last = (errors or told or ["it said nothing"])[-1]
+        usage = [line.partition(": error: ")[2] for line in said if _USAGE_ERROR.match(line)]
+        last = (usage or errors or told or ["it said nothing"])[-1].removeprefix("E ").strip()
         self.close()
         return SideLostError(self.name, f"its process ended ({how}): {last}")

@@ -300,3 +300,44 @@ def test_settings_in_another_file_here_are_not_asked_of_the_other_side(versions:
         "def pytest_configure(config):\n    assert config.inipath.name == 'pytest.ini', config.inipath\n"
     )
     versions.run().assert_outcomes(passed=1)
+
+
+def test_a_project_that_does_not_start_there_says_why(versions: Versions) -> None:
+    (versions.other / "conftest.py").write_text("def broken(")
+    broken = versions.run()
+    assert broken.ret == pytest.ExitCode.USAGE_ERROR
+    broken.stderr.fnmatch_lines(["ERROR: --grpo-against other: its process ended (exit code 4): SyntaxError: *"])
+    (versions.other / "conftest.py").unlink()
+    versions.change(versions.other, "[pytest]", "[pytest]\naddopts = --no-such-option", "pytest.ini")
+    unknown = versions.run()
+    unknown.stderr.fnmatch_lines(["*its process ended (exit code 4): unrecognized arguments: --no-such-option"])
+
+
+def test_a_rule_that_cannot_read_the_other_answer_is_a_row(versions: Versions) -> None:
+    """The test's own rule gets a list where this side has an array."""
+    for folder in (versions.here, versions.other):
+        versions.change(folder, "import library", "import library, numpy", "test_speed.py")
+        versions.change(
+            folder,
+            "agree=close_values(rtol=1e-3)",
+            "agree=lambda arms: str(arms['step'].sum() - 7)[:0]",
+            "test_speed.py",
+        )
+        versions.change(
+            folder, "quantities, output=[library.ANSWER]", "quantities, output=numpy.ones(2)", "test_speed.py"
+        )
+    result = versions.run()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["  step.answers*not compared", "    answers cannot be compared: AttributeError: 'list'*"]
+    )
+    versions.run("--grpo-same-answers").assert_outcomes(xfailed=1)
+
+
+def test_answers_that_cannot_be_sent_are_told(versions: Versions) -> None:
+    for folder in (versions.here, versions.other):
+        versions.change(folder, "close_values(rtol=1e-3)", "nothing_to_check", "test_speed.py")
+        versions.change(folder, "close_values", "nothing_to_check", "test_speed.py")
+        versions.change(folder, "quantities, output=[library.ANSWER]", "quantities, output=b'answer'", "test_speed.py")
+    result = versions.run()
+    result.stdout.fnmatch_lines(["  step.answers*not compared", "*here: *answers of type bytes cannot be sent"])
