@@ -9,14 +9,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from pytest_grpo.against.plugin_path import UNSHADOWED, python_path
 from pytest_grpo.settings.phases import parse_phases
-from pytest_grpo.sides.trees import SideTree, open_side
+from pytest_grpo.sides.trees import SideTree, open_side, this_side
 
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
@@ -48,12 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         phases = ["--phase", flags.phase] if flags.phase is not None and parse_phases(flags.phase) else []
         passed_on = for_pytest(passed_on, Path.cwd())
         with (
-            open_side(Path.cwd(), flags.a, (), _show) as first,
-            open_side(Path.cwd(), flags.b, (), _show) as second,
+            _open(flags.a) as first,
+            _open(flags.b) as second,
             tempfile.TemporaryDirectory(prefix="grpo-ab-") as scratch,
         ):
-            sides = [replace(side, name="here") if side.root == Path.cwd() else side for side in (first, second)]
-            code = _run(*sides, Path(scratch), [*phases, *passed_on])
+            code = _run(first, second, Path(scratch), [*phases, *passed_on])
     except pytest.UsageError as error:
         print(f"grpo: error: {error}", file=sys.stderr)
         return USAGE_EXIT_CODE
@@ -61,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("grpo: interrupted", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
     return USAGE_EXIT_CODE if code == _PYTEST_USAGE_ERROR else code
+
+
+def _open(version: str) -> AbstractContextManager[SideTree]:
+    return nullcontext(this_side(Path.cwd())) if version == "." else open_side(Path.cwd(), version, (), _show)
 
 
 def for_pytest(arguments: Sequence[str], folder: Path) -> list[str]:

@@ -69,6 +69,7 @@ def test_one_revision_twice_is_measured_twice(history: Versions) -> None:
 def test_the_working_tree_is_called_here(history: Versions) -> None:
     done = run_ab(history.here, ".", "HEAD~1", "--", "--grpo-pairs=10,20")
     assert "grpo: here over HEAD~1" in done.stdout
+    assert "the same code" not in done.stderr
 
 
 def test_a_comma_in_a_folders_name_is_part_of_it(versions: Versions) -> None:
