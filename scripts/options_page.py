@@ -78,6 +78,8 @@ def plugin_tables() -> str:
     pytest_addoption(cast(pytest.Parser, recorder))
     rows, twins = [], set()
     for names, settings in recorder.options:
+        if settings["help"] == argparse.SUPPRESS:
+            continue
         dest = settings.get("dest") or names[0].removeprefix("--").replace("-", "_")
         twins.add(dest)
         text, default = split_default(settings["help"].replace("%%", "%"))

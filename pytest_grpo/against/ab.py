@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from pytest_grpo.against.plugin_path import UNSHADOWED, python_path
 from pytest_grpo.settings.phases import parse_phases
-from pytest_grpo.sides.trees import SideTree, open_side
+from pytest_grpo.sides.trees import SideTree, open_side, this_side
 
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
 COLLECTING = "pytest_grpo.against.collecting"
+TOLD_S = 3
+"""A terminal tells pytest of Ctrl-C, too, and a second signal would disturb how it ends."""
 _PYTEST_USAGE_ERROR = 4
+_FILE_OPTIONS = ("--grpo-html", "--grpo-json", "--junitxml", "--junit-xml")
+_TAKEN = ("--grpo-against", "--grpo-side-name")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,9 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled as Ctrl-C
     try:
         phases = ["--phase", flags.phase] if flags.phase is not None and parse_phases(flags.phase) else []
+        passed_on = for_pytest(passed_on, Path.cwd())
         with (
-            open_side(Path.cwd(), flags.a, (), _show) as first,
-            open_side(Path.cwd(), flags.b, (), _show) as second,
+            _open(flags.a) as first,
+            _open(flags.b) as second,
             tempfile.TemporaryDirectory(prefix="grpo-ab-") as scratch,
         ):
             code = _run(first, second, Path(scratch), [*phases, *passed_on])
@@ -55,17 +62,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return USAGE_EXIT_CODE if code == _PYTEST_USAGE_ERROR else code
 
 
+def _open(version: str) -> AbstractContextManager[SideTree]:
+    return nullcontext(this_side(Path.cwd())) if version == "." else open_side(Path.cwd(), version, (), _show)
+
+
+def for_pytest(arguments: Sequence[str], folder: Path) -> list[str]:
+    """``arguments`` for a pytest in another folder, whose reports are written in ``folder`` all the same.
+
+    Raises:
+        pytest.UsageError: one of them says what is compared, which A and B do.
+    """
+    found = []
+    for before, argument in itertools.pairwise(("", *arguments)):
+        option, sign, value = argument.partition("=")
+        if option in _TAKEN:
+            raise pytest.UsageError(f"{option} after --: A and B say what is compared; drop it")
+        if option in _FILE_OPTIONS and sign:
+            argument = f"{option}={folder / value}"
+        found.append(str(folder / argument) if before in _FILE_OPTIONS else argument)
+    return found
+
+
 def _run(first: SideTree, second: SideTree, scratch: Path, arguments: Sequence[str]) -> int:
     """pytest's exit code. Its session is ``first``'s, and starts that side again as a worker."""
     command = [str(first.python), *UNSHADOWED, "-m", "pytest", "-p", COLLECTING, "-p", "no:cacheprovider"]
-    command += [f"--grpo-against={second.root}", f"--grpo-side-names={first.name},{second.name}"]
+    command += [f"--grpo-against={second.root}", *(f"--grpo-side-name={side.name}" for side in (first, second))]
     environment = os.environ | {"PYTHONPATH": python_path(scratch, first.import_path)}
     with subprocess.Popen([*command, *arguments], cwd=first.root, env=environment) as process:
         try:
             return process.wait()
-        except KeyboardInterrupt:  # the terminal has told pytest, too, which ends its workers
-            process.send_signal(signal.SIGINT)
-            process.wait()
+        except KeyboardInterrupt:
+            try:
+                process.wait(TOLD_S)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)
+                process.wait()
             raise
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_grpo.against.protocol import NO_ANSWER
 from pytest_grpo.types import PEAK_BYTES, REFERENCE_ARM, Sample
 
 if TYPE_CHECKING:
     from pytest_grpo.agreement import Agreement
     from pytest_grpo.measuring.sampler import Arm
+
+
+__tracebackhide__ = True
 
 
 @dataclass(slots=True)
@@ -43,15 +47,23 @@ class ArmTable:
 
         output = self.outputs.get(arm)
         if output is None:
-            return None, "it returns no answer"
+            return None, NO_ANSWER
         try:
             return as_json(output), ""
-        except TypeError as error:
-            return None, str(error)
+        except Exception as error:  # of the test's own class of answers
+            return None, _say(error)
 
-    def difference(self, arm: str, other: object, name: str) -> tuple[str, str]:
+    def difference(self, arm: str, other: object, name: str) -> tuple[str, str, str]:
+        """How the answers differ, by which rule, and why they cannot be compared."""
         from pytest_grpo.against.answers import difference
 
         own = {each: output for each, output in self.outputs.items() if each != REFERENCE_ARM or each == arm}
-        found = difference(arm, own, other, self.agree, name)
-        return found.text, found.rule
+        try:
+            found = difference(arm, own, other, self.agree, name)
+        except Exception as error:  # the test's own rule may not expect lists in place of tensors
+            return "", "", _say(error)
+        return found.text, found.rule, ""
+
+
+def _say(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

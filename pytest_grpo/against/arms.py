@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pytest_grpo.against.expecting import Expected
 from pytest_grpo.against.judging import Change, is_bytes, judge_count, judge_one
 from pytest_grpo.against.pairs import ArmPairs, Rules, Watched, common_quantities, counts_of, take_pairs, watch
+from pytest_grpo.against.protocol import NO_ANSWER
 from pytest_grpo.against.side import Side, Stop
 from pytest_grpo.measuring.conditions import Watch
 from pytest_grpo.types import PEAK_BYTES, REFERENCE_ARM, Outcome, Row, Sample, Verdict
@@ -83,21 +84,27 @@ class Arms:
         return watched
 
     def _answers(self, arm: str) -> list[Row]:
-        """A row when the answers differ, or only one side has them."""
+        """A row when the answers differ, or cannot be compared."""
         here, other = self.sides
         _, missing_here = here.answer(arm)
         theirs, missing_there = other.answer(arm)
-        if missing_here and missing_there:
+        if missing_here == missing_there == NO_ANSWER:
             return []
         if missing_here or missing_there:
             where, why = (here.name, missing_here) if missing_here else (other.name, missing_there)
-            reason = f"answers cannot be compared: {where}: {why}"
-            return [self.write(f"{arm}.answers", Outcome.NOT_COMPARED, Verdict.PASS, reason=reason)]
-        text, rule = here.difference(arm, theirs, other.name)
+            return [self._no_answer(arm, f"{where}: {why}")]
+        text, rule, missing = here.difference(arm, theirs, other.name)
+        if missing:
+            return [self._no_answer(arm, missing)]
         if not text:
             return []
         verdict = Verdict.FAIL if self.same_answers else Verdict.PASS
         return [self.write(f"{arm}.answers", Outcome.DIFFERS, verdict, reason=f"answers differ: {text} ({rule})")]
+
+    def _no_answer(self, arm: str, why: str) -> Row:
+        verdict = Verdict.INCONCLUSIVE if self.same_answers else Verdict.PASS
+        reason = f"answers cannot be compared: {why}"
+        return self.write(f"{arm}.answers", Outcome.NOT_COMPARED, verdict, reason=reason)
 
     def _counts(self, arm: str, first: tuple[Sample, Sample]) -> list[Row]:
         rows = []

@@ -21,7 +21,7 @@ Messages of the worker:
 - ``sample``: ``seconds`` and ``quantities``
 - ``took``: ``seconds`` of one run
 - ``answer``: ``value``, as JSON; ``missing`` says why there is none
-- ``difference``: ``text``, empty when the answers agree; ``by`` says by which rule
+- ``difference``: ``text``, empty when the answers agree; ``by`` says by which rule, ``missing`` why nothing was found
 - ``raised``: an arm raised ``error``; the test goes on to its end, without being asked
 - ``done``: the test has ended; ``reports`` are its reports, ``imported`` the files of the project that are loaded
 """
@@ -34,6 +34,8 @@ import time
 from typing import Any
 
 PROTOCOL_VERSION = 1
+NO_ANSWER = "it returns no answer"
+"""Why a side has no answer, when its arm gives none to compare."""
 
 Message = dict[str, Any]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,6 +23,9 @@ from pytest_grpo.sides.trees import SideTree, open_side, this_side
 
 ANSWER_BUDGETS, MIN_ANSWER_S = 10, 120.0
 """A worker that says nothing for ten times the time limit of a gate, and at least that long, hangs."""
+_CONFIG_FILES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
+"""In pytest's order."""
+_SECTION = re.compile(r"^\[(tool[.:])?pytest\b", re.MULTILINE)
 _REFUSED = {
     "usepdb": "--pdb: no terminal reaches a worker",
     "trace": "--trace: no terminal reaches a worker",
@@ -47,6 +51,8 @@ def register(config: pytest.Config) -> None:
     other = stack.enter_context(open_side(root, settings.against, settings.with_packages, _say))
     if settings.side_names:
         here, other = (replace(side, name=name) for side, name in zip((here, other), settings.side_names, strict=True))
+    if other.name == here.name:  # a folder called "here", or one version twice
+        other = replace(other, name=f"{other.name} (other side)")
     differing = None if other.python != here.python else frozenset(differing_files(root, other.root))
     against = AgainstSession(config, lambda: _sides(config, here, other), expected, differing)
     config.pluginmanager.register(LocalLoop(is_compared), "grpo-local-loop")
@@ -61,7 +67,7 @@ def _check_options(config: pytest.Config, settings: PluginConfig) -> None:
         raise pytest.UsageError("--grpo-against with -n: workers would measure each other; drop -n, or give -n 0")
     given = config.invocation_params.args
     for option, value in itertools.pairwise(map(str, given)):
-        if option == "--grpo-against" and (config.invocation_params.dir / value).is_dir():
+        if option == "--grpo-against" and value not in ("", ".") and (config.invocation_params.dir / value).is_dir():
             raise pytest.UsageError(
                 f"--grpo-against {value}: pytest takes a folder after a blank for tests; write --grpo-against={value}"
             )
@@ -81,7 +87,24 @@ def _arguments(config: pytest.Config, root: Path) -> list[str]:
     for option, name in (("-m", "markexpr"), ("-k", "keyword"), ("--phase", "grpo_phase")):
         if value := config.getoption(name, None):
             chosen += [option, value]
-    return [*forwarded_arguments(config), *chosen, *dict.fromkeys(_files(config, root))]
+    return [*forwarded_arguments(config, config_file(config, root)), *chosen, *dict.fromkeys(_files(config, root))]
+
+
+def config_file(config: pytest.Config, root: Path) -> str | None:
+    """The file with pytest's settings in ``root``: as in this session, or another one where the tree has none there."""
+    here = config.inipath
+    if here is None or not here.is_relative_to(config.rootpath):
+        return None
+    own = here.relative_to(config.rootpath).as_posix()
+    if config.getoption("inifilename") and (root / own).is_file():
+        return own
+    return next((name for name in (own, *_CONFIG_FILES) if _has_settings(root / name)), None)
+
+
+def _has_settings(file: Path) -> bool:
+    if file.name in ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml"):
+        return file.is_file()
+    return file.is_file() and _SECTION.search(file.read_text(encoding="utf-8")) is not None
 
 
 def _files(config: pytest.Config, root: Path) -> Iterator[str]:

@@ -15,6 +15,9 @@ __tracebackhide__ = True
 """Of an error in an arm, pytest shows the test and the arm, not what lies between."""
 
 
+__tracebackhide__ = True
+
+
 @dataclass(slots=True, kw_only=True)
 class ServedComparison(PairedComparison):
     """The arms are measured once, at the first assertion. Timing thresholds are not judged; counts are."""

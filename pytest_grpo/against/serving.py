@@ -22,6 +22,9 @@ from pytest_grpo.gate.stash import NEW_COMPARISON
 from pytest_grpo.reports.pytest_benchmark import SAVING_OPTIONS
 from pytest_grpo.settings.phases import without_fixture
 
+__tracebackhide__ = True
+"""Of an error in an arm, pytest shows the test and the arm, not what lies between."""
+
 if TYPE_CHECKING:
     from pytest_grpo.agreement import Agreement
     from pytest_grpo.gate.comparison import PairedComparison
@@ -119,6 +122,8 @@ class Server:
         self._say("arms", arms=list(table.arms), wanted=wanted, is_new=is_new, max_cores_of_others=limit)
         with only_new_objects_collected():
             while (asked := self.receive())["do"] != "release":
+                if asked["do"] == "end":  # the session was interrupted
+                    pytest.exit("the session ends", returncode=0)
                 answer = self._answer_to(table, asked)
                 self._say(answer.pop("say"), **answer)
 
@@ -136,8 +141,8 @@ class Server:
             value, missing = table.answer(arm)
             return {"say": "answer", "value": value, "missing": missing}
         assert what == "compare", asked
-        text, rule = table.difference(arm, asked["other"], asked["name"])
-        return {"say": "difference", "text": text, "by": rule}
+        text, rule, missing = table.difference(arm, asked["other"], asked["name"])
+        return {"say": "difference", "text": text, "by": rule, "missing": missing}
 
     @contextmanager
     def _told(self) -> Iterator[None]:

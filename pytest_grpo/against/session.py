@@ -14,6 +14,7 @@ from pytest_grpo.against.expecting import Expected
 from pytest_grpo.against.judging import bounds, judge_count
 from pytest_grpo.against.pairs import rules_of
 from pytest_grpo.against.side import ArmRaisedError, Side, SideLostError, Stop
+from pytest_grpo.checkouts.signals import finish
 from pytest_grpo.measuring.stats import Estimate
 from pytest_grpo.remote.replay import lost_reports, restore_report
 from pytest_grpo.session.fixtures import gate_session, terminal_progress
@@ -89,7 +90,7 @@ class AgainstSession:
             return
         self._other_name = self._other.name
         for side in self._sides:
-            side.close()
+            finish(side.close)
         unmeasured = [each for metric, each in self._expected.items() if metric not in self._seen]
         if unmeasured and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             each = unmeasured[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +23,10 @@ from pytest_grpo.types import SIDE_PLUGIN, Sample
 
 END_TIMEOUT_S = 5
 TAIL_BYTES = 4000
+_USAGE_ERROR = re.compile(r".*pytest.*: error: ")
+_COLLECTED = re.compile(r"^(collecting \.\.\. )?collected \d+ items?")
+_PROGRESS = re.compile(r"(\S+\.py\S*)?\s*([.FEsxXR]+|[A-Z]{5,7}( \(.*\))?)?(\s+\[ *\d+%\])?")
+"""How pytest shows tests as they end: no reason for anything."""
 
 
 class SideError(RuntimeError):
@@ -151,27 +156,30 @@ class Side:
         answer = self._receive("answer")
         return answer["value"], answer["missing"]
 
-    def difference(self, arm: str, other: object, name: str) -> tuple[str, str]:
-        """How this side's answer differs from ``other``, that of the side ``name``, and by which rule."""
+    def difference(self, arm: str, other: object, name: str) -> tuple[str, str, str]:
+        """How this side's answer differs from ``other``, that of the side ``name``, by which rule, and why nothing was
+        found."""
         self._send({"do": "compare", "arm": arm, "other": other, "name": name})
         answer = self._receive("difference")
-        return answer["text"], answer["by"]
+        return answer["text"], answer["by"], answer["missing"]
 
     def close(self) -> None:
         """End the worker and all processes of its group. Nothing is left, whatever it does."""
         if self._process is None:
             return
-        if self._channel is not None:
-            try:
+        assert self._scratch is not None
+        try:
+            if self._channel is not None:
                 self._channel.send({"do": "end"})
                 self._process.wait(END_TIMEOUT_S)
-            except (ChannelClosedError, subprocess.TimeoutExpired):
-                pass  # it is killed below
-            self._channel.close()
-        self._kill()
-        assert self._scratch is not None
-        self._scratch.cleanup()
-        self._process, self._channel = None, None
+        except (ChannelClosedError, subprocess.TimeoutExpired):
+            pass  # it is killed below
+        finally:  # a second Ctrl-C while it ends included
+            if self._channel is not None:
+                self._channel.close()
+            self._kill()
+            self._scratch.cleanup()
+            self._process, self._channel = None, None
 
     def _kill(self) -> None:
         assert self._process is not None
@@ -227,6 +235,9 @@ class Side:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             said = file.read().decode(errors="replace").strip().splitlines()
         errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
-        last = (errors or said or ["it said nothing"])[-1]
+        collected = max((place for place, line in enumerate(said, 1) if _COLLECTED.search(line)), default=0)
+        told = [line for line in said[collected:] if line and not _PROGRESS.fullmatch(line)]
+        usage = [line.partition(": error: ")[2] for line in said if _USAGE_ERROR.match(line)]
+        last = (usage or errors or told or ["it said nothing"])[-1].removeprefix("E ").strip()
         self.close()
         return SideLostError(self.name, f"its process ended ({how}): {last}")

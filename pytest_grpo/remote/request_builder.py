@@ -53,7 +53,7 @@ class RequestBuilder:
             phase=phase,
             node_ids=tuple(item.nodeid for item in items if min(phases_of(item), default=None) == phase),
             collected=tuple(self._collected.get(phase, ())),
-            arguments=forwarded_arguments(self._config),
+            arguments=forwarded_arguments(self._config, _config_file(self._config)),
             code=self._code,
             root=str(self._config.rootpath),
             baselines=self._config.stash[STORED].baseline_texts(),
@@ -61,26 +61,31 @@ class RequestBuilder:
         )
 
 
-def forwarded_arguments(config: pytest.Config) -> tuple[str, ...]:
-    """pytest's options for the worker; its ini file gives the rest.
+def _config_file(config: pytest.Config) -> str | None:
+    is_sent = config.inipath is not None and config.inipath.is_relative_to(config.rootpath)
+    return config.inipath.relative_to(config.rootpath).as_posix() if is_sent and config.inipath else None
+
+
+def forwarded_arguments(config: pytest.Config, config_file: str | None) -> tuple[str, ...]:
+    """pytest's options for the worker; ``config_file``, relative to its root, gives the rest.
 
     Options of other plugins, except pytest-benchmark, are unknown here and not forwarded.
     """
     settings = config.stash[PLUGIN_CONFIG]
     num_gates = settings.num_gates or max(1, config.stash.get(NUM_GATES, 1))
     return (
-        *_of_pytest(config),
+        *_of_pytest(config, config_file),
         *pytest_benchmark.run_arguments(config),
         f"--grpo-num-gates={num_gates}",
         *_of_grpo(settings),
     )
 
 
-def _of_pytest(config: pytest.Config) -> list[str]:
+def _of_pytest(config: pytest.Config, config_file: str | None) -> list[str]:
     arguments = ["--rootdir=.", "-p", "no:cacheprovider", "--color=no", f"--tb={config.getoption('tbstyle')}"]
     arguments += [f"--verbosity={config.getoption('verbose')}", f"--import-mode={config.getoption('importmode')}"]
-    if config.inipath is not None and config.inipath.is_relative_to(config.rootpath):
-        arguments += ["-c", config.inipath.relative_to(config.rootpath).as_posix()]
+    if config_file is not None:
+        arguments += ["-c", config_file]
     for name in config.getoption("plugins") or ():
         arguments += ["-p", name]
     for override in config.getoption("override_ini") or ():

@@ -113,10 +113,10 @@ class PluginConfig:
             has_control=config.getini("grpo_control"),
             system=_value(config, "grpo_system") or "grpo_core",
             versus=_versus(config),
-            against=None if is_child else _value(config, "grpo_against") or None,
+            against=None if is_child else _against(config),
             with_packages=tuple(config.getoption("grpo_with") or config.getini("grpo_with")),
             expected=tuple(config.getoption("grpo_expect") or config.getini("grpo_expect")),
-            side_names=tuple(filter(None, (config.getoption("grpo_side_names") or "").split(","))),
+            side_names=tuple(config.getoption("grpo_side_name")),
             same_answers=config.getoption("grpo_same_answers") or config.getini("grpo_same_answers"),
             save=None if is_child else _name(config, "grpo_save"),
             compare=_name(config, "grpo_compare"),
@@ -279,6 +279,15 @@ def _versus(config: pytest.Config) -> str | None:
     if versus == system:
         raise pytest.UsageError(f"--grpo-versus {versus!r}: that is the system under test itself; name another one")
     return versus
+
+
+def _against(config: pytest.Config) -> str | None:
+    against = _name(config, "grpo_against")
+    for name in ("grpo_with", "grpo_expect"):
+        if against is None and config.getoption(name):
+            option = f"--{name.replace('_', '-')} {config.getoption(name)[0]}"
+            raise pytest.UsageError(f"{option}: is about another version, and none is given; add --grpo-against")
+    return against
 
 
 def _name(config: pytest.Config, name: str) -> str | None:

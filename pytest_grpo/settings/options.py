@@ -78,7 +78,7 @@ def _add_against(add: Callable[..., None]) -> None:
         metavar="ARM.QUANTITY>=RATIO",
         help="fail unless this change is proven, e.g. step.tokens_per_second>=1.10 (repeatable)",
     )
-    add("--grpo-side-names", metavar="NAME,NAME", help=argparse.SUPPRESS)
+    add("--grpo-side-name", action="append", default=[], metavar="NAME", help=argparse.SUPPRESS)
     add("--grpo-same-answers", action="store_true", help="fail when the answers of the two versions differ")
 
 

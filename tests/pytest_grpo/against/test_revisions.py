@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,25 @@ def test_uncommitted_changes_are_part_of_this_side(history: Versions) -> None:
     result.stdout.re_match_lines([r"  step\.tokens_per_second +0\.8.*slower"])
 
 
+def test_one_revision_twice_is_measured_twice(history: Versions) -> None:
+    done = run_ab(history.here, "main", "main", "--", "--grpo-pairs=10,20", "--grpo-json=rows.json")
+    assert "grpo: main over main (other side)" in done.stdout
+    rows = [row for row in json.loads((history.here / "rows.json").read_text())["rows"] if row["quantity"] == "seconds"]
+    assert rows[0]["arms"].keys() == {"main", "main (other side)"}
+
+
+def test_the_working_tree_is_called_here(history: Versions) -> None:
+    done = run_ab(history.here, ".", "HEAD~1", "--", "--grpo-pairs=10,20")
+    assert "grpo: here over HEAD~1" in done.stdout
+    assert "the same code" not in done.stderr
+
+
+def test_a_comma_in_a_folders_name_is_part_of_it(versions: Versions) -> None:
+    other = versions.other.rename(versions.other.with_name("a, b"))
+    done = run_ab(versions.here, ".", str(other), "--", "--grpo-pairs=10,20")
+    assert "grpo: here over a, b" in done.stdout
+
+
 def run_ab(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest_grpo.against.ab", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -74,6 +94,7 @@ def test_two_revisions_are_compared(history: Versions) -> None:
     faster = run_ab(history.here, "HEAD~2", "main", "--", "--grpo-pairs=10,20", "--grpo-json", "rows.json")
     assert faster.returncode == 0, faster.stdout + faster.stderr
     assert "faster" in faster.stdout
+    assert (history.here / "rows.json").exists()
     assert state_of(history.here)[1:] == before[1:]
 
 
@@ -84,6 +105,7 @@ def test_two_revisions_are_compared(history: Versions) -> None:
         (("main", "nowhere"), "grpo: error: revision 'nowhere': "),
         (("main", "main~1", "--phase", "17"), "grpo: error: --phase '17': "),
         (("main",), "grpo ab: error: "),
+        (("main", "main~1", "--", "--grpo-against", "main"), "grpo: error: --grpo-against after --: "),
     ],
 )
 def test_a_mistake_is_one_line(history: Versions, arguments: tuple[str, ...], line: str) -> None:

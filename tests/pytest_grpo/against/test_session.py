@@ -195,7 +195,7 @@ def test_a_worker_that_dies_here_is_an_error(versions: Versions) -> None:
     )
     result = versions.run()
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*its process ended (exit code 3)*"])
+    result.stdout.fnmatch_lines(["*its process ended (exit code 3): it said nothing"])
 
 
 def test_other_side_that_cannot_collect_is_one_row(versions: Versions) -> None:
@@ -220,6 +220,8 @@ def test_no_process_is_left(versions: Versions) -> None:
         (("--pdb",), "*--grpo-against with --pdb: *"),
         (("--grpo-expect", "step"), "*--grpo-expect 'step': allowed is ARM.QUANTITY>=RATIO*"),
         (("--grpo-expect", "step.x>=0"), "*--grpo-expect 'step.x>=0': allowed is *above zero*"),
+        (("--grpo-against=",), "*revision ''*"),
+        (("--grpo-against", ""), "*revision ''*"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(versions: Versions, arguments: tuple[str, ...], line: str) -> None:
@@ -233,3 +235,112 @@ def test_a_folder_after_a_blank_is_explained(versions: Versions, monkeypatch: py
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*pytest takes a folder after a blank for tests; write --grpo-against=*"])
     assert Path(versions.other).is_dir()
+
+
+def test_this_folder_goes_after_a_blank(versions: Versions) -> None:
+    result = versions.pytester.runpytest("--grpo-against", ".", "--grpo-pairs=10,20")
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("option", ["--grpo-with=torch==2.12", "--grpo-expect=step.seconds<=1"])
+def test_what_is_about_another_version_needs_one(versions: Versions, option: str) -> None:
+    result = versions.pytester.runpytest(option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--grpo-*: is about another version, and none is given; add --grpo-against"])
+
+
+def test_a_folder_that_is_called_as_this_side_is_another_side(versions: Versions) -> None:
+    versions.other = versions.other.rename(versions.pytester.mkdir("elsewhere") / "here")
+    versions.change(versions.other, "1.0, 7.0", "1.5, 7.0")
+    result = versions.run()
+    result.stdout.re_match_lines(
+        [r"=+ grpo: here over here \(other side\) =+", r"  step\.tokens_per_second +1\.[45].* faster"]
+    )
+
+
+@pytest.mark.parametrize("body", ["raise SystemExit('no memory')", "return {'tokens': 8, 'output': ['no memory']}"])
+def test_an_error_in_an_arm_shows_the_test_and_the_arm_only(versions: Versions, body: str) -> None:
+    versions.change(versions.here, "    def step():\n", f"    def step():\n        {body}\n", "test_speed.py")
+    result = versions.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*no memory*"])
+    result.stdout.no_fnmatch_line("*pytest_grpo/against/*")
+    result.stdout.no_fnmatch_line("*unsupported operand*")
+
+
+def test_a_session_that_is_interrupted_ends_its_workers_by_themselves(versions: Versions) -> None:
+    """They tear down what fixtures have set up, and nobody waits for them."""
+    for folder in (versions.here, versions.other):
+        (folder / "conftest.py").write_text(
+            "import pathlib, pytest\n"
+            "@pytest.fixture(scope='session', autouse=True)\n"
+            "def server():\n    yield\n    pathlib.Path(__file__).with_name('torn_down').touch()\n"
+            "def measure(side, arm, repeats):\n    raise KeyboardInterrupt\n"
+            "def pytest_configure(config):\n"
+            "    if config.getoption('grpo_against'):\n"
+            "        from pytest_grpo.against.side import Side\n        Side.measure = measure\n"
+        )
+    result = versions.pytester.runpytest_subprocess(f"--grpo-against={versions.other}")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert (versions.here / "torn_down").exists()
+    assert (versions.other / "torn_down").exists()
+
+
+def test_another_file_of_settings_on_the_other_side_is_found(versions: Versions) -> None:
+    settings = (versions.other / "pytest.ini").read_text().replace("[pytest]", "[tool:pytest]")
+    (versions.other / "pytest.ini").rename(versions.other / "setup.cfg").write_text(settings)
+    (versions.other / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    versions.run().assert_outcomes(passed=1)
+
+
+def test_settings_in_another_file_here_are_not_asked_of_the_other_side(versions: Versions) -> None:
+    """Both have a pyproject.toml, and only this side's has settings of pytest."""
+    (versions.here / "pytest.ini").unlink()
+    settings = 'grpo_control = "false"\ngrpo_max_cores_of_others = "inf"\npythonpath = ["."]\n'
+    (versions.here / "pyproject.toml").write_text(f"[tool.pytest.ini_options]\n{settings}")
+    (versions.other / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    (versions.other / "conftest.py").write_text(
+        "def pytest_configure(config):\n    assert config.inipath.name == 'pytest.ini', config.inipath\n"
+    )
+    versions.run().assert_outcomes(passed=1)
+
+
+def test_a_project_that_does_not_start_there_says_why(versions: Versions) -> None:
+    (versions.other / "conftest.py").write_text("def broken(")
+    broken = versions.run()
+    assert broken.ret == pytest.ExitCode.USAGE_ERROR
+    broken.stderr.fnmatch_lines(["ERROR: --grpo-against other: its process ended (exit code 4): SyntaxError: *"])
+    (versions.other / "conftest.py").unlink()
+    versions.change(versions.other, "[pytest]", "[pytest]\naddopts = --no-such-option", "pytest.ini")
+    unknown = versions.run()
+    unknown.stderr.fnmatch_lines(["*its process ended (exit code 4): unrecognized arguments: --no-such-option"])
+
+
+def test_a_rule_that_cannot_read_the_other_answer_is_a_row(versions: Versions) -> None:
+    """The test's own rule gets a list where this side has an array."""
+    for folder in (versions.here, versions.other):
+        versions.change(folder, "import library", "import library, numpy", "test_speed.py")
+        versions.change(
+            folder,
+            "agree=close_values(rtol=1e-3)",
+            "agree=lambda arms: str(arms['step'].sum() - 7)[:0]",
+            "test_speed.py",
+        )
+        versions.change(
+            folder, "quantities, output=[library.ANSWER]", "quantities, output=numpy.ones(2)", "test_speed.py"
+        )
+    result = versions.run()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["  step.answers*not compared", "    answers cannot be compared: AttributeError: 'list'*"]
+    )
+    versions.run("--grpo-same-answers").assert_outcomes(xfailed=1)
+
+
+def test_answers_that_cannot_be_sent_are_told(versions: Versions) -> None:
+    for folder in (versions.here, versions.other):
+        versions.change(folder, "close_values(rtol=1e-3)", "nothing_to_check", "test_speed.py")
+        versions.change(folder, "close_values", "nothing_to_check", "test_speed.py")
+        versions.change(folder, "quantities, output=[library.ANSWER]", "quantities, output=b'answer'", "test_speed.py")
+    result = versions.run()
+    result.stdout.fnmatch_lines(["  step.answers*not compared", "*here: *answers of type bytes cannot be sent"])
