@@ -28,7 +28,7 @@ from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
 from pytest_grpo.measuring.sampler import Round, Sampler
 from pytest_grpo.measuring.stats import Plan, judge
 from pytest_grpo.settings.config import PluginConfig
-from pytest_grpo.types import REFERENCE_ARM, Sample, Verdict
+from pytest_grpo.types import REFERENCE_ARM, Outcome, Sample, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,8 @@ class ArmPairs:
     """Takes pairs of ``arm`` until its quantities are decided or its time is over.
 
     Both sides do the same work, so what a sample leaves behind in caches and allocators is the same for the next one
-    whichever side comes first. Where the order matters all the same, the arm starts afresh with settled rounds, in
-    which each side runs twice and its second sample counts.
+    whichever side comes first. A version may leave behind more than the other one, so a change counts only when settled
+    rounds confirm it, in which each side runs twice and its second sample counts.
     """
 
     arm: str
@@ -143,8 +143,10 @@ class ArmPairs:
         self._find_time()
         if not is_complete:
             self.judge(is_last=True)
-        elif wanted in self.rules.looks and not self._settles():
+        elif wanted in self.rules.looks:
             self.judge(is_last=wanted == self.rules.looks[-1])
+        if self.is_over:
+            self._confirm()
 
     def _find_time(self) -> None:
         """Slow arms get the time that the pairs of a verdict take, up to a limit."""
@@ -153,16 +155,19 @@ class ArmPairs:
         needed_s = min(num_pairs * pair_s, MAX_BUDGET_FACTOR * self.rules.budget_s)
         self.sampler.budget_s = max(self.sampler.budget_s, needed_s)
 
-    def _settles(self) -> bool:
-        """Start afresh with settled rounds when the order of the sides matters and nothing is decided yet."""
-        if self.sampler.is_settled or any(each.change is not None for each in self.watched):
-            return False
-        effect = self.watched[0].question.order_effect(self.sampler.rounds, self.sampler.orders)
-        if effect:
-            self.note = f"{effect}, so each side ran twice and its second sample counts"
-            self.sampler.is_settled = True
-            self.sampler.start_afresh()
-        return bool(effect)
+    def _confirm(self) -> None:
+        """A version that is faster or slower has to be so in settled rounds, too: not by what the other one left."""
+        moved = [
+            each for each in self.watched if each.change and each.change.outcome in (Outcome.FASTER, Outcome.SLOWER)
+        ]
+        if self.sampler.is_settled or not moved:
+            return
+        for each in moved:
+            each.change = None
+        self.note = "settled rounds, in which each side runs twice, do not confirm the change that the others showed"
+        self.sampler.is_settled = True
+        self.sampler.start_afresh()
+        self.is_over = False
 
     def judge(self, *, is_last: bool) -> None:
         """Decide what can be decided. Quantities that were decided before stay so."""
