@@ -113,7 +113,7 @@ class PluginConfig:
             has_control=config.getini("grpo_control"),
             system=_value(config, "grpo_system") or "grpo_core",
             versus=_versus(config),
-            against=None if is_child else _value(config, "grpo_against") or None,
+            against=_against(config),
             with_packages=tuple(config.getoption("grpo_with") or config.getini("grpo_with")),
             expected=tuple(config.getoption("grpo_expect") or config.getini("grpo_expect")),
             side_names=tuple(filter(None, (config.getoption("grpo_side_names") or "").split(","))),
@@ -279,6 +279,13 @@ def _versus(config: pytest.Config) -> str | None:
     if versus == system:
         raise pytest.UsageError(f"--grpo-versus {versus!r}: that is the system under test itself; name another one")
     return versus
+
+
+def _against(config: pytest.Config) -> str | None:
+    """A worker of a phase compares when its session says so, whatever the ini file says; one of a side never does."""
+    if config.pluginmanager.has_plugin(SIDE_PLUGIN):
+        return None
+    return (config.getoption("grpo_against") if _is_child(config) else _value(config, "grpo_against")) or None
 
 
 def _name(config: pytest.Config, name: str) -> str | None:
