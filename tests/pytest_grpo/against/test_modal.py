@@ -9,6 +9,7 @@ import pytest
 from tests.modal_server import ModalServer
 from tests.pytest_grpo.against.conftest import Versions
 from tests.pytest_grpo.remote.modal.test_remote import APP
+from tests.pytest_grpo.repositories import commit_files, git
 
 PHASE = "import pytest, library\npytestmark = pytest.mark.phase2\n"
 
@@ -49,18 +50,35 @@ def test_both_sides_run_in_one_container(on_modal: Versions, modal_server: Modal
 
 
 @pytest.mark.slow
-def test_a_slower_version_fails_there_and_what_is_not_measured_is_told_here(on_modal: Versions) -> None:
+def test_phases_that_compare_in_containers_of_their_own_share_what_is_expected(on_modal: Versions) -> None:
     on_modal.change(on_modal.here, "1.0, 7.0", "1.2, 7.0")
-    result = on_modal.run("--phase", "2", "--modal", "--grpo-expect", "step.speed>=1.3")
+    for folder in (on_modal.here, on_modal.other):
+        text = (folder / "test_speed.py").read_text().replace("phase2", "phase3")
+        (folder / "test_more.py").write_text(text.replace("test_speed", "test_more").replace("step", "more"))
+        on_modal.change(
+            folder, "testpaths = test_speed.py", "testpaths = test_speed.py test_more.py", file="pytest.ini"
+        )
+    asked = ("--phase", "2,3", "--modal", "--modal-max-containers=1")
+    result = on_modal.run(*asked, "--grpo-expect", "step.speed>=1.3")
+    result.assert_outcomes(failed=2)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["grpo: --grpo-expect step.speed>=1.3: no test measured it on both sides; *step.*"])
+    result.stdout.fnmatch_lines(
+        ["grpo: --grpo-expect step.speed>=1.3: no test measured it on both sides; *more.*, step.*"]
+    )
+    assert on_modal.run(*asked, "--grpo-expect", "step.tokens_per_second<=9").ret == pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.mark.slow
-def test_answers_that_must_be_the_same_are_so_there(on_modal: Versions) -> None:
+def test_a_revision_travels_and_its_answers_are_compared_there(on_modal: Versions) -> None:
+    git(on_modal.here, "init", "-q")
+    git(on_modal.here, "config", "user.email", "a@b")
+    git(on_modal.here, "config", "user.name", "a")
+    commit_files(on_modal.here, {".gitignore": "__pycache__\n.pytest_cache\n"})
     on_modal.change(on_modal.here, "7.0", "7.1")
-    on_modal.run("--phase", "2", "--modal", "--grpo-same-answers").assert_outcomes(failed=1)
+    asked = ("--grpo-against=HEAD", "--grpo-pairs=10,20", "--phase", "2", "--modal", "--grpo-same-answers")
+    result = on_modal.pytester.runpytest(*asked)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*grpo: here over HEAD*", "*answers differ:*7.1 and 7*"])
 
 
 @pytest.mark.slow
