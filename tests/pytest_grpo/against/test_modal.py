@@ -100,3 +100,15 @@ def test_what_a_container_cannot_do_is_one_line(on_modal: Versions, arguments: t
     result = on_modal.run("--phase", "2", "--modal", *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([line])
+
+
+@pytest.mark.slow
+def test_the_code_of_the_other_side_there_is_the_code_here(on_modal: Versions) -> None:
+    (on_modal.here / "conftest.py").write_text(
+        "import pathlib\n"
+        "sent = pathlib.Path(__file__).with_name('.grpo-other')\n"
+        "if sent.is_dir(): (sent / 'library.py').write_text('SECONDS = 2')\n"
+    )
+    result = on_modal.run("--phase", "2", "--modal")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: phase 2: the code there differs: .grpo-other/library.py; *"])
