@@ -18,6 +18,8 @@ KINDS: tuple[Kind, ...] = ("at_least", "at_most", "within", "equals")
 PROPERTY_PREFIX = "grpo."
 CHILD_PLUGIN = "pytest_grpo.remote.child_plugin"
 SIDE_PLUGIN = "pytest_grpo.against.serving"
+SIDE_FOLDER = ".grpo-other"
+"""Where a worker elsewhere has the files of the other side: below the project's root."""
 CHILD_PLUGINS = (CHILD_PLUGIN, SIDE_PLUGIN)
 """One of them is loaded in a process that runs tests for another session; there the tests always run in place."""
 

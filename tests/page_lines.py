@@ -91,6 +91,9 @@ HOW: Mapping[str, How] = {
         "tests/pytest_grpo/bisect/test_run.py::test_it_finds_the_first_bad_commit_and_leaves_no_trace"
     ),
     "uv run pytest --phase 3 --grpo-against main": _MINUTES,
+    "uv run pytest --phase 2,3 --modal --grpo-against main": RunBy(
+        "tests/pytest_grpo/against/test_modal.py::test_both_sides_run_in_one_container"
+    ),
     "pytest test_speed.py --grpo-against HEAD~1": RunBy(f"{_AGAINST}::test_a_revision_is_compared_in_a_plain_project"),
     "uv run grpo ab my-branch main --phase 2,3 -- --grpo-tolerance 0.03": RunBy(
         f"{_AGAINST}::test_two_revisions_are_compared"

@@ -13,14 +13,19 @@ from pathlib import Path
 import pytest
 
 from pytest_grpo.against.expecting import parse_expected
+from pytest_grpo.against.findings_report import FindingsReport
 from pytest_grpo.against.session import AgainstSession, is_compared
 from pytest_grpo.against.side import Side
 from pytest_grpo.remote.local_loop import LocalLoop
-from pytest_grpo.remote.request_builder import forwarded_arguments
+from pytest_grpo.remote.request_builder import OtherTree, forwarded_arguments
+from pytest_grpo.session.findings import FINDINGS, Findings
 from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig
+from pytest_grpo.settings.phases import phases_of
 from pytest_grpo.sides.differing import differing_files
 from pytest_grpo.sides.trees import SideTree, open_side, this_side
+from pytest_grpo.types import CHILD_PLUGIN, SIDE_FOLDER
 
+_ONE_ENVIRONMENT = "the container's image has one environment; compare on this machine, without --modal"
 ANSWER_BUDGETS, MIN_ANSWER_S = 10, 120.0
 """A worker that says nothing for ten times the time limit of a gate, and at least that long, hangs."""
 _CONFIG_FILES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
@@ -43,20 +48,34 @@ def register(config: pytest.Config) -> None:
     settings = config.stash[PLUGIN_CONFIG]
     assert settings.against is not None
     _check_options(config, settings)
+    is_on_modal = settings.remote == "modal"
+    is_worker = config.pluginmanager.has_plugin(CHILD_PLUGIN)
     expected = parse_expected(settings.expected)
     stack = ExitStack()
     config.add_cleanup(stack.close)
     root = config.rootpath
     here = this_side(root)
-    other = stack.enter_context(open_side(root, settings.against, settings.with_packages, _say))
+    why_same = _ONE_ENVIRONMENT if is_on_modal else ""
+    other = stack.enter_context(open_side(root, settings.against, settings.with_packages, _say, why_same))
     if settings.side_names:
         here, other = (replace(side, name=name) for side, name in zip((here, other), settings.side_names, strict=True))
     if other.name == here.name:  # a folder called "here", or one version twice
         other = replace(other, name=f"{other.name} (other side)")
     differing = None if other.python != here.python else frozenset(differing_files(root, other.root))
-    against = AgainstSession(config, lambda: _sides(config, here, other), expected, differing)
-    config.pluginmanager.register(LocalLoop(is_compared), "grpo-local-loop")
+    findings = config.stash[FINDINGS] = Findings()
+    runs = _is_compared_here if is_on_modal else is_compared
+    against = AgainstSession(config, lambda: _sides(config, here, other), expected, differing, runs)
     config.pluginmanager.register(against, "grpo-against")
+    if not is_worker:  # whose session tells them
+        config.pluginmanager.register(FindingsReport(findings, expected, other.name), "grpo-findings")
+    if is_on_modal:
+        from pytest_grpo.remote.register import register as run_phases_elsewhere
+
+        run_phases_elsewhere(
+            config, OtherTree(other.root, _worker_arguments(config, settings, (here.name, other.name)))
+        )
+    else:
+        config.pluginmanager.register(LocalLoop(is_compared), "grpo-local-loop")
 
 
 def _check_options(config: pytest.Config, settings: PluginConfig) -> None:
@@ -71,8 +90,29 @@ def _check_options(config: pytest.Config, settings: PluginConfig) -> None:
             raise pytest.UsageError(
                 f"--grpo-against {value}: pytest takes a folder after a blank for tests; write --grpo-against={value}"
             )
-    if settings.remote is not None:
-        raise pytest.UsageError(f"--grpo-against with --grpo-remote {settings.remote}: drop one of the two")
+    if settings.remote == "subprocess":
+        raise pytest.UsageError("--grpo-against with --grpo-remote subprocess: drop one of the two")
+    if settings.remote == "modal" and settings.with_packages:
+        raise pytest.UsageError(f"--grpo-with {settings.with_packages[0]} with --modal: {_ONE_ENVIRONMENT}")
+    if settings.modal.is_detached or settings.modal.attached_run is not None:
+        raise pytest.UsageError("--grpo-against with a detached run: nothing would compare its rows; give --modal")
+
+
+def _is_compared_here(item: pytest.Item) -> bool:
+    """Of a session whose phases run elsewhere: tests without a phase stay here."""
+    return is_compared(item) and not phases_of(item)
+
+
+def _worker_arguments(config: pytest.Config, settings: PluginConfig, names: tuple[str, str]) -> tuple[str, ...]:
+    """With which the worker compares this tree with the one that is sent beside it."""
+    return (
+        *_chosen(config),
+        f"--grpo-against=./{SIDE_FOLDER}",
+        *(f"--grpo-side-name={name}" for name in names),
+        f"--grpo-tolerance={settings.tolerance:g}",
+        *(f"--grpo-expect={text}" for text in settings.expected),
+        *(["--grpo-same-answers"] if settings.same_answers else []),
+    )
 
 
 def _sides(config: pytest.Config, here: SideTree, other: SideTree) -> tuple[Side, Side]:
@@ -83,11 +123,15 @@ def _sides(config: pytest.Config, here: SideTree, other: SideTree) -> tuple[Side
 
 def _arguments(config: pytest.Config, root: Path) -> list[str]:
     """pytest's arguments for the worker of ``root``: its options, and the files of the session that are there, too."""
-    chosen = []
+    options = forwarded_arguments(config, config_file(config, root))
+    return [*options, *_chosen(config), *dict.fromkeys(_files(config, root))]
+
+
+def _chosen(config: pytest.Config) -> Iterator[str]:
+    """The options that choose tests, so that it is known which tests only the other side has."""
     for option, name in (("-m", "markexpr"), ("-k", "keyword"), ("--phase", "grpo_phase")):
         if value := config.getoption(name, None):
-            chosen += [option, value]
-    return [*forwarded_arguments(config, config_file(config, root)), *chosen, *dict.fromkeys(_files(config, root))]
+            yield from (option, value)
 
 
 def config_file(config: pytest.Config, root: Path) -> str | None:

@@ -17,6 +17,7 @@ from pytest_grpo.against.side import ArmRaisedError, Side, SideLostError, Stop
 from pytest_grpo.checkouts.signals import finish
 from pytest_grpo.measuring.stats import Estimate
 from pytest_grpo.remote.replay import lost_reports, restore_report
+from pytest_grpo.session.findings import FINDINGS
 from pytest_grpo.session.fixtures import gate_session, terminal_progress
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.settings.phases import phases_of, without_fixture
@@ -54,27 +55,25 @@ class AgainstSession:
         open_sides: Callable[[], tuple[Side, Side]],
         expected: Mapping[str, Expected],
         differing: frozenset[str] | None,
+        runs: Callable[[pytest.Item], bool],
     ) -> None:
         self._config = config
         self._open_sides = open_sides
         self._expected = expected
         self._differing = differing
         """Files of the project that differ between the sides; None when their packages differ, too."""
+        self._runs = runs
+        """Which tests this session runs on both sides."""
+        self._findings = config.stash[FINDINGS]
         self._rng = random.Random()
-        self._seen: set[str] = set()
-        """The metrics that were measured on both sides."""
         self._sides: tuple[Side, Side] | None = None
-        self.gone: list[str] = []
-        """Tests that only the other side has."""
-        self.problems: list[str] = []
-        self._other_name = ""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
-        if not is_compared(item):
+        if not self._runs(item):
             return None
         self._start(item.session.items)
-        compared = [each.nodeid for each in item.session.items if is_compared(each)]
+        compared = [each.nodeid for each in item.session.items if self._runs(each)]
         place = compared.index(item.nodeid)
         attempt = Attempt(item, compared[place + 1] if place + 1 < len(compared) else None)
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -88,25 +87,8 @@ class AgainstSession:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self._sides is None:
             return
-        self._other_name = self._other.name
         for side in self._sides:
             finish(side.close)
-        unmeasured = [each for metric, each in self._expected.items() if metric not in self._seen]
-        if unmeasured and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-            each = unmeasured[0]
-            known = ", ".join(sorted(self._seen)) or "none"
-            self.problems.append(
-                f"grpo: --grpo-expect {each.metric}{each.text.replace(' ', '')}: no test measured it on both sides; "
-                f"measured are {known}"
-            )
-            session.exitstatus = pytest.ExitCode.USAGE_ERROR
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        for nodeid in self.gone:
-            terminalreporter.write_line(f"grpo: gone here: {nodeid} is in {self._other_name} only")
-        for problem in self.problems:
-            terminalreporter.write_line(problem, yellow=True)
 
     @property
     def _here(self) -> Side:
@@ -132,8 +114,10 @@ class AgainstSession:
             self._other.start()
         except SideLostError as error:
             raise pytest.UsageError(f"--grpo-against {self._other.name}: {error}") from None
-        self.gone = sorted(self._other.selected - self._here.collected - known)
-        self.problems += [f"grpo: {self._other.name}: {where}: {why}" for where, why in self._other.errors.items()]
+        self._findings.add(
+            gone=sorted(self._other.selected - self._here.collected - known),
+            problems=[f"grpo: {self._other.name}: {where}: {why}" for where, why in self._other.errors.items()],
+        )
 
     def _run(self, attempt: Attempt) -> None:
         """Run the test here and there, and compare the arms where both wait."""
@@ -204,7 +188,7 @@ class AgainstSession:
                 stopped[error.side] = None
             else:
                 attempt.rows += rows
-                self._seen.update(row.metric for row in rows)
+                self._findings.add(seen=[row.metric for row in rows])
         elif other is not None:
             attempt.rows += [self._missing(attempt, arm, Outcome.NEW) for arm in here.arms]
         next_here = stopped[self._here.name] if self._here.name in stopped else self._go_on(attempt, self._here)

@@ -18,6 +18,7 @@ import pytest
 from pytest_grpo.remote.project_files import differing
 from pytest_grpo.remote.protocol import Event, Request
 from pytest_grpo.reports import pytest_benchmark
+from pytest_grpo.session.findings import FINDINGS
 from pytest_grpo.session.stored_results import STORED
 from pytest_grpo.settings.config import is_xdist_worker
 from pytest_grpo.settings.phases import phases_of
@@ -87,6 +88,8 @@ class ReportWriter:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         self._write({"event": "start", "nodeid": item.nodeid})
         result = yield
+        if FINDINGS in self._config.stash:
+            self._write({"event": "findings", **self._config.stash[FINDINGS].as_lists()})
         self._write({"event": "done", "nodeid": item.nodeid})  # warnings of a test arrive after its last report
         return result
 

@@ -117,13 +117,14 @@ def secrets_line(secrets: Sequence[str]) -> str:
     return f"grpo: not sent, for they look like secrets: {shown}{more}"
 
 
-def pack(root: Path, names: Iterable[str]) -> bytes:
-    """These files as a compressed archive.
+def pack(root: Path, names: Iterable[str], beside: Mapping[str, Path] | None = None) -> bytes:
+    """These files of ``root`` as a compressed archive, with those of ``beside`` by their names in it.
 
     Raises:
         TreeError: they are too large together.
     """
-    sizes = {name: (root / name).stat().st_size for name in names}
+    paths = {name: root / name for name in names} | dict(beside or {})
+    sizes = {name: path.stat().st_size for name, path in paths.items()}
     total = sum(sizes.values())
     if total > MAX_TREE_BYTES:
         largest = ", ".join(f"{name} ({sizes[name] >> 20} MiB)" for name in sorted(sizes, key=lambda n: -sizes[n])[:3])
@@ -133,8 +134,8 @@ def pack(root: Path, names: Iterable[str]) -> bytes:
         )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=3, dereference=True) as archive:
-        for name in sizes:
-            archive.add(root / name, arcname=name, recursive=False)
+        for name, path in paths.items():
+            archive.add(path, arcname=name, recursive=False)
     return buffer.getvalue()
 
 
@@ -146,8 +147,12 @@ def unpack(archive: bytes, folder: Path) -> None:
 
 def code_digests(root: Path, names: Iterable[str]) -> dict[str, str]:
     """Path -> digest of each code file, and ``package NAME`` -> digest of each package imported here."""
-    files = {name: _digest(root / name) for name in names if name.endswith(_CODE_SUFFIXES)}
-    return files | {f"package {name}": package_digest(name) for name in _PACKAGES}
+    return file_digests(root, names) | {f"package {name}": package_digest(name) for name in _PACKAGES}
+
+
+def file_digests(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """Path -> digest of each code file."""
+    return {name: _digest(root / name) for name in names if name.endswith(_CODE_SUFFIXES)}
 
 
 def differing(root: Path, expected: Mapping[str, str]) -> list[str]:

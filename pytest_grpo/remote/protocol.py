@@ -23,6 +23,7 @@ Event = dict[str, Any]
 - ``report``: ``data`` is a serialised test report
 - ``warning``: ``message``, ``category`` (class name), ``when``, ``nodeid``, ``filename``, ``lineno``, ``location``
 - ``benchmark``: ``nodeid`` and an ``entry`` of pytest-benchmark
+- ``findings``: what a comparison of two versions has found so far, see ``session.findings``
 - ``done``: the test ``nodeid`` has ended, and all of its events were sent
 - ``finish``: pytest's session ended; without this event its process was killed
 - ``end``: the last event: ``exit_code`` of pytest and ``output_tail``, the end of its output

@@ -11,7 +11,7 @@ from pytest_grpo.remote.phase_runs import PhaseRuns
 from pytest_grpo.remote.project_files import secrets_line
 from pytest_grpo.remote.protocol import Remote
 from pytest_grpo.remote.replay import RemoteReplay
-from pytest_grpo.remote.request_builder import RequestBuilder
+from pytest_grpo.remote.request_builder import OtherTree, RequestBuilder
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.settings.phases import phases_of
 
@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from pytest_grpo.remote.modal.remote import ModalRemote
 
 
-def register(config: pytest.Config) -> None:
+def register(config: pytest.Config, other: OtherTree | None = None) -> None:
     """Register the plugin that takes over phase tests. Nothing starts and nothing is contacted before the first one.
+
+    With ``other``, workers compare that tree with this one.
 
     Raises:
         pytest.UsageError: workers cannot be started, e.g. for lack of credentials.
     """
     settings = config.stash[PLUGIN_CONFIG]
-    config.pluginmanager.register(LocalLoop(lambda item: bool(phases_of(item))), "grpo-local-loop")
-    requests = RequestBuilder(config)
+    runs_elsewhere = (lambda item: True) if other is not None else (lambda item: bool(phases_of(item)))
+    config.pluginmanager.register(LocalLoop(runs_elsewhere), "grpo-local-loop")
+    requests = RequestBuilder(config, other)
     if settings.modal.is_detached:
         from pytest_grpo.remote.modal.detached import Detach
 
@@ -58,7 +61,7 @@ def _modal(config: pytest.Config, requests: RequestBuilder) -> ModalRemote:
 
     settings = config.stash[PLUGIN_CONFIG].modal
     config.pluginmanager.register(SecretsReport(requests), "grpo-secrets")
-    return ModalRemote(ModalApp(settings, config.rootpath), config.rootpath, requests, settings.max_containers)
+    return ModalRemote(ModalApp(settings, config.rootpath), requests, settings.max_containers)
 
 
 class SecretsReport:

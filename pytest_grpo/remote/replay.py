@@ -14,6 +14,7 @@ from pytest_grpo.remote.phase_runs import PhaseRuns
 from pytest_grpo.remote.protocol import Event, problem_of
 from pytest_grpo.remote.request_builder import RequestBuilder
 from pytest_grpo.reports import pytest_benchmark
+from pytest_grpo.session.findings import FINDINGS
 from pytest_grpo.session.stored_results import STORED
 from pytest_grpo.settings.phases import phases_of
 
@@ -88,6 +89,8 @@ class RemoteReplay:
             self._config.stash[STORED].measured_on(_fingerprint(event["fingerprint"]))
             if event["machine_info"] is not None:
                 self._machines.append(event["machine_info"])
+        elif kind == "findings":
+            self._config.stash[FINDINGS].add(**{name: found for name, found in event.items() if name != "event"})
         elif kind == "lost":
             self._lost.update(dict.fromkeys(event["node_ids"], event["reason"]))
         elif kind == "begun":

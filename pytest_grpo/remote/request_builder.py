@@ -3,34 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from pytest_grpo.gate.stash import NUM_GATES
-from pytest_grpo.remote.project_files import ProjectFiles, code_digests, find_files
+from pytest_grpo.remote.project_files import ProjectFiles, code_digests, file_digests, find_files, pack
 from pytest_grpo.remote.protocol import Request
 from pytest_grpo.reports import pytest_benchmark
 from pytest_grpo.session.stored_results import STORED
 from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig
 from pytest_grpo.settings.phases import phases_of
+from pytest_grpo.types import SIDE_FOLDER
+
+
+@dataclass(frozen=True, slots=True)
+class OtherTree:
+    """Another version of the project, which workers compare with this one."""
+
+    root: Path
+    arguments: tuple[str, ...]
+    """Those of pytest that ask for it."""
 
 
 class RequestBuilder:
     """Builds requests; lists the files and reads their code once, for the first request."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, other: OtherTree | None = None) -> None:
         self._config = config
+        self._other = other
+        self._beside: dict[str, Path] = {}
+        """The files of the other tree, by their place in the archive."""
         self._collected: dict[int, list[str]] = {}
         self._files: ProjectFiles | None = None
         self._code: dict[str, str] = {}
 
-    @property
-    def files(self) -> list[str]:
-        """The files of the project to send."""
+    def archive(self) -> bytes:
+        """The files of the project to send, and those of the other tree in a folder of their own.
+
+        Raises:
+            TreeError: they are too large together.
+        """
+        return pack(self._config.rootpath, self._find().sent, self._beside)
+
+    def _find(self) -> ProjectFiles:
         if self._files is None:
             self._files = find_files(self._config.rootpath)
             self._code = code_digests(self._config.rootpath, self._files.sent)
-        return self._files.sent
+            if self._other is not None:
+                self._add(self._other.root, find_files(self._other.root))
+        return self._files
+
+    def _add(self, root: Path, found: ProjectFiles) -> None:
+        assert self._files is not None, "found first"
+        self._beside = {f"{SIDE_FOLDER}/{name}": root / name for name in found.sent}
+        self._code |= {f"{SIDE_FOLDER}/{name}": digest for name, digest in file_digests(root, found.sent).items()}
+        self._files = replace(self._files, secrets=sorted({*self._files.secrets, *found.secrets}))
 
     @property
     def secrets(self) -> list[str]:
@@ -48,12 +77,13 @@ class RequestBuilder:
                 self._collected.setdefault(min(phases_of(item), default=-1), []).append(item.nodeid)
 
     def of_phase(self, phase: int, items: Iterable[pytest.Item]) -> Request:
-        assert self.files is not None
+        self._find()
         return Request(
             phase=phase,
             node_ids=tuple(item.nodeid for item in items if min(phases_of(item), default=None) == phase),
             collected=tuple(self._collected.get(phase, ())),
-            arguments=forwarded_arguments(self._config, _config_file(self._config)),
+            arguments=forwarded_arguments(self._config, _config_file(self._config))
+            + (self._other.arguments if self._other else ()),
             code=self._code,
             root=str(self._config.rootpath),
             baselines=self._config.stash[STORED].baseline_texts(),

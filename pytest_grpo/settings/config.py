@@ -113,10 +113,10 @@ class PluginConfig:
             has_control=config.getini("grpo_control"),
             system=_value(config, "grpo_system") or "grpo_core",
             versus=_versus(config),
-            against=None if is_child else _against(config),
+            against=_against(config),
             with_packages=tuple(config.getoption("grpo_with") or config.getini("grpo_with")),
             expected=tuple(config.getoption("grpo_expect") or config.getini("grpo_expect")),
-            side_names=tuple(config.getoption("grpo_side_name")),
+            side_names=tuple(config.getoption("grpo_side_name") or ()),
             same_answers=config.getoption("grpo_same_answers") or config.getini("grpo_same_answers"),
             save=None if is_child else _name(config, "grpo_save"),
             compare=_name(config, "grpo_compare"),
@@ -282,10 +282,16 @@ def _versus(config: pytest.Config) -> str | None:
 
 
 def _against(config: pytest.Config) -> str | None:
+    """A worker of a phase compares when its session says so, whatever the ini file says; one of a side never does."""
+    if config.pluginmanager.has_plugin(SIDE_PLUGIN):
+        return None
+    if _is_child(config):
+        return config.getoption("grpo_against") or None
     against = _name(config, "grpo_against")
     for name in ("grpo_with", "grpo_expect"):
-        if against is None and config.getoption(name):
-            option = f"--{name.replace('_', '-')} {config.getoption(name)[0]}"
+        given = config.getoption(name) or []
+        if against is None and given:
+            option = f"--{name.replace('_', '-')} {given[0]}"
             raise pytest.UsageError(f"{option}: is about another version, and none is given; add --grpo-against")
     return against
 

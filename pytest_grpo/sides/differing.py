@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from pytest_grpo.checkouts.git import ask
+from pytest_grpo.types import SIDE_FOLDER
 
-_NO_SOURCES = {".git", ".venv", "__pycache__", ".grpo", ".hypothesis", ".benchmarks", ".tox", ".nox", "node_modules"}
+_NO_SOURCES = {
+    *(".git", ".venv", "__pycache__", ".grpo", ".hypothesis", ".benchmarks", ".tox", ".nox", "node_modules"),
+    SIDE_FOLDER,
+}
 _SAYS_WHAT_IT_IS = ("CACHEDIR.TAG", "pyvenv.cfg")
 """A file that a cache, or a virtual environment, has at its top."""
 _CHANGED = (

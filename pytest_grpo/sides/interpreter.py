@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import pytest
 from packaging.requirements import Requirement
 
 from pytest_grpo.sides.environments import environment_python
@@ -51,13 +52,20 @@ class PackageChoice:
             if any(map(entry.is_relative_to, projects)) and not any(map(entry.is_relative_to, left_out))
         ]
 
-    def python(self, folders: Sequence[tuple[Path, Path]], show: Callable[[str], None]) -> Path:
+    def python(
+        self, folders: Sequence[tuple[Path, Path]], show: Callable[[str], None], one_environment: str = ""
+    ) -> Path:
         """The interpreter for the other side. ``folders`` are those of this side and of the other that may have locks.
+        ``one_environment`` says why no environment may be made.
 
         Raises:
             pytest.UsageError: an environment is needed and cannot be made.
         """
         locked = lock_changes(folders, self.installed)
+        if locked.required and one_environment:
+            raise pytest.UsageError(
+                f"the other side's {locked.file} asks for other packages than are installed, and {one_environment}"
+            )
         if locked.required:
             show(f"the other side's {locked.file} asks for other packages than are installed")
         is_new = {

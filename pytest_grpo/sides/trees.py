@@ -56,11 +56,13 @@ def this_side(root: Path) -> SideTree:
 
 
 @contextmanager
-def open_side(root: Path, against: str, packages: Sequence[str], show: Callable[[str], None]) -> Iterator[SideTree]:
+def open_side(
+    root: Path, against: str, packages: Sequence[str], show: Callable[[str], None], one_environment: str = ""
+) -> Iterator[SideTree]:
     """What the tests of ``root`` are compared with: the side that ``against`` names, with ``packages`` exchanged.
 
     ``against`` is a revision, which is checked out for the time of the block; a folder, which is used as it is; or
-    ``.``, the same code. ``show`` gets lines for the user.
+    ``.``, the same code. ``show`` gets lines for the user. ``one_environment`` says why none can be made for the side.
 
     Raises:
         pytest.UsageError: there is no such side, or it cannot be made; in one line.
@@ -80,7 +82,7 @@ def open_side(root: Path, against: str, packages: Sequence[str], show: Callable[
             tree, other_tree = _corresponding(root, found)
             other, commit = found, exact_commit(found)
             name = found.name if found != root else ""
-        python = choice.python([(root, other), (tree, other_tree)], show)
+        python = choice.python([(root, other), (tree, other_tree)], show, one_environment)
         if found == root and python == this_python():
             show("both sides are the same code with the same packages: what differs is noise")
         name = "+".join(filter(None, (name, *map(str, choice.asked.values())))) or "again"

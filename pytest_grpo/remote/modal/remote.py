@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_grpo.remote.event_loop import Background, BackgroundCall
 from pytest_grpo.remote.modal.app import ModalApp, UnreachableError, is_reachable, translated_errors
-from pytest_grpo.remote.project_files import TreeError, pack
+from pytest_grpo.remote.project_files import TreeError
 from pytest_grpo.remote.protocol import Decoder, Event, RemoteLostError, RemoteRefusedError, Request
 from pytest_grpo.remote.request_builder import RequestBuilder
 
@@ -21,12 +20,11 @@ CLOSE_TIMEOUT_S = 10
 
 
 class ModalRemote:
-    """Runs phases on ``app`` with the project's files in ``root``. Contacts nothing before the first phase."""
+    """Runs phases on ``app`` with the files of ``requests``. Contacts nothing before the first phase."""
 
-    def __init__(self, app: ModalApp, root: Path, requests: RequestBuilder, max_side_by_side: int) -> None:
+    def __init__(self, app: ModalApp, requests: RequestBuilder, max_side_by_side: int) -> None:
         self.max_side_by_side = max_side_by_side
         self._app = app
-        self._root = root
         self._requests = requests
         self._archive: bytes | None = None
         self._background = Background()
@@ -127,7 +125,7 @@ class ModalRemote:
     def _files(self) -> bytes:
         if self._archive is None:
             try:
-                self._archive = pack(self._root, self._requests.files)
+                self._archive = self._requests.archive()
             except TreeError as error:
                 raise RemoteRefusedError(f"--modal: {error}") from error
         return self._archive

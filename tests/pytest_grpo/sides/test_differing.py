@@ -11,6 +11,7 @@ import pytest
 from pytest_grpo.checkouts.worktrees import open_worktree
 from pytest_grpo.sides import differing
 from pytest_grpo.sides.differing import differing_files
+from pytest_grpo.types import SIDE_FOLDER
 from tests.pytest_grpo.repositories import commit_files, git, make_repository, write_files
 
 FILES = {
@@ -99,3 +100,10 @@ def test_a_repository_without_commits(tmp_path: Path) -> None:
         git(tmp_path, "init", "-q", name)
         write_files(tmp_path / name, {"a.py": name, "b.py": "1"})
     assert differing_files(tmp_path / "here", tmp_path / "other") == ["a.py"]
+
+
+def test_what_a_worker_has_of_the_other_side_is_no_difference(tmp_path: Path) -> None:
+    other = f"{tmp_path.name}/here/{SIDE_FOLDER}"
+    write_files(tmp_path.parent, {f"{tmp_path.name}/here/a.py": "A = 1\n", f"{other}/a.py": "A = 2\n"})
+    write_files(tmp_path.parent, {f"{tmp_path.name}/here/b.toml": "", f"{other}/b.toml": ""})
+    assert differing_files(tmp_path / "here", tmp_path / "here" / SIDE_FOLDER) == ["a.py"]

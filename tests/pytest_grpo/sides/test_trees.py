@@ -267,6 +267,19 @@ def test_a_revision_with_another_lock_has_its_own_environment(repository: Path, 
         assert side.python == Path(sys.executable)
 
 
+def test_another_lock_is_refused_where_there_is_one_environment(repository: Path, fake_uv: FakeUv) -> None:
+    commit_files(repository, {"requirements.lock": "iniconfig==0.1\n"})
+    commit_files(repository, {"requirements.lock": f"iniconfig=={version('iniconfig')}\n"})
+    refused = pytest.raises(
+        pytest.UsageError, match=r"^the other side's requirements.lock asks for .*, and it has one$"
+    )
+    with refused, open_side(repository, "HEAD~1", [], print, one_environment="it has one"):
+        pass
+    assert fake_uv.num_installs == 0
+    with open_side(repository, "HEAD", [], print, one_environment="it has one") as side:
+        assert side.python == Path(sys.executable)
+
+
 def test_a_package_that_is_asked_for_replaces_the_locked_one(repository: Path, fake_uv: FakeUv) -> None:
     commit_files(repository, {"requirements.lock": "iniconfig==0.1\n"})
     commit_files(repository, {"requirements.lock": f"iniconfig=={version('iniconfig')}\n"})
