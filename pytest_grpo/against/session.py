@@ -3,47 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
 from pytest_grpo.against.arms import Arms
+from pytest_grpo.against.attempt import Attempt
 from pytest_grpo.against.expecting import Expected
-from pytest_grpo.against.judging import bounds, judge_count
 from pytest_grpo.against.pairs import rules_of
+from pytest_grpo.against.rows import WHOLE_TEST, RowWriter, unless_moved
 from pytest_grpo.against.side import ArmRaisedError, Side, SideLostError, Stop
 from pytest_grpo.checkouts.signals import finish
-from pytest_grpo.measuring.stats import Estimate
-from pytest_grpo.remote.replay import lost_reports, restore_report
 from pytest_grpo.session.findings import FINDINGS
 from pytest_grpo.session.fixtures import gate_session, terminal_progress
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.settings.phases import phases_of, without_fixture
-from pytest_grpo.types import AGAINST_SOURCE, PROPERTY_PREFIX, Conditions, Outcome, Row, Verdict
+from pytest_grpo.types import Outcome, Row, Verdict
 
 SAME_ANSWERS_MARKER = "grpo_same_answers"
-WHOLE_TEST = "all arms"
-"""Stands for the metric in a row about a whole test."""
 
 
 def is_compared(item: pytest.Item) -> bool:
     """Whether a test has a gate, and so runs on both sides."""
     return bool(without_fixture([item], "grpo_gate")[1])
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One test on both sides."""
-
-    item: pytest.Item
-    following: str | None
-    rows: list[Row] = field(default_factory=list)
-    reports: tuple[Mapping[str, Any], ...] = ()
-    """Of this side."""
-    lost: str = ""
-    """Why there are none."""
 
 
 class AgainstSession:
@@ -75,10 +57,12 @@ class AgainstSession:
         self._start(item.session.items)
         compared = [each.nodeid for each in item.session.items if self._runs(each)]
         place = compared.index(item.nodeid)
-        attempt = Attempt(item, compared[place + 1] if place + 1 < len(compared) else None)
+        tolerance = self._config.stash[PLUGIN_CONFIG].tolerance
+        write = RowWriter(min(phases_of(item), default=None), self._here.device, tolerance, self._other.name)
+        attempt = Attempt(item, compared[place + 1] if place + 1 < len(compared) else None, write)
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         self._run(attempt)
-        for report in self._reports_of(attempt):
+        for report in attempt.final_reports():
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
@@ -131,14 +115,14 @@ class AgainstSession:
         while here is not None and here.arms:
             here, other = self._compare_arms(attempt, here, other)
         while other is not None and other.arms:
-            attempt.rows += [self._missing(attempt, arm, Outcome.GONE) for arm in other.arms]
+            attempt.rows += [attempt.write.missing(arm, Outcome.GONE) for arm in other.arms]
             other = self._go_on(attempt, self._other)
         if here is None:
             return
         attempt.reports = here.reports
         if other is not None:
-            attempt.rows += self._exact_rows(attempt, here, other)
-            attempt.rows += self._failed_there(attempt, other)
+            attempt.rows += attempt.write.exact_rows(here.reports, other.reports)
+            attempt.rows += attempt.write.failed_there(other.reports, attempt.rows)
             attempt.rows = self._unless_untouched(attempt.rows, here, other)
 
     def _begin_other(self, attempt: Attempt) -> Stop | None:
@@ -149,14 +133,14 @@ class AgainstSession:
             if nodeid in self._other.collected:
                 return self._other.run(nodeid, attempt.following)
         except SideLostError as error:
-            attempt.rows.append(self._not_compared(attempt, str(error)))
+            attempt.rows.append(attempt.write.not_compared(str(error)))
             return None
         file = nodeid.partition("::")[0]
         why = self._other.errors.get(file)
         if why:
-            attempt.rows.append(self._not_compared(attempt, why))
+            attempt.rows.append(attempt.write.not_compared(why))
         else:
-            attempt.rows.append(self._row(attempt, WHOLE_TEST, Outcome.NEW, Verdict.PASS, reason="new test"))
+            attempt.rows.append(attempt.write.row(WHOLE_TEST, Outcome.NEW, Verdict.PASS, reason="new test"))
         return None
 
     def _compare_arms(self, attempt: Attempt, here: Stop, other: Stop | None) -> tuple[Stop | None, Stop | None]:
@@ -172,25 +156,25 @@ class AgainstSession:
                 self._expected,
                 self._wants_same_answers(attempt.item),
                 self._rng,
-                lambda *args, **fields: self._row(attempt, *args, **fields),
+                attempt.write.row,
             )
             show = terminal_progress(self._config) or (lambda text: None)
             try:
                 rows = arms.compare(share, session.control_problem(), show)
             except ArmRaisedError as error:
                 side = self._here if error.side == self._here.name else self._other
-                attempt.rows.append(self._not_compared(attempt, f"{side.name}: {error}"))
+                attempt.rows.append(attempt.write.not_compared(f"{side.name}: {error}"))
                 stopped[side.name] = self._after_error(attempt, side)
             except SideLostError as error:
                 is_here = error.side == self._here.name
-                attempt.rows.append(self._not_compared(attempt, f"{error.side}: {error}"))
+                attempt.rows.append(attempt.write.not_compared(f"{error.side}: {error}"))
                 attempt.lost = str(error) if is_here else ""
                 stopped[error.side] = None
             else:
                 attempt.rows += rows
                 self._findings.add(seen=[row.metric for row in rows])
         elif other is not None:
-            attempt.rows += [self._missing(attempt, arm, Outcome.NEW) for arm in here.arms]
+            attempt.rows += [attempt.write.missing(arm, Outcome.NEW) for arm in here.arms]
         next_here = stopped[self._here.name] if self._here.name in stopped else self._go_on(attempt, self._here)
         if other is None or not other.arms:
             return next_here, other
@@ -213,35 +197,11 @@ class AgainstSession:
         if side is self._here:
             attempt.lost = str(error)
         else:
-            attempt.rows.append(self._not_compared(attempt, str(error)))
+            attempt.rows.append(attempt.write.not_compared(str(error)))
 
     def _wants_same_answers(self, item: pytest.Item) -> bool:
         marked = next(item.iter_markers(SAME_ANSWERS_MARKER), None) is not None
         return marked or self._config.stash[PLUGIN_CONFIG].same_answers
-
-    def _exact_rows(self, attempt: Attempt, here: Stop, other: Stop) -> list[Row]:
-        """A row for each exact value that differs between the sides."""
-        theirs = {row.metric: row for row in rows_in(other.reports) if row.num_pairs is None}
-        rows = []
-        for row in rows_in(here.reports):
-            before = theirs.get(row.metric)
-            if row.num_pairs is not None or before is None or row.measured == before.measured:
-                continue
-            outcome = judge_count(row.measured, before.measured)
-            reason = f"{row.measured:g} here, {before.measured:g} in {self._other.name}"
-            rows.append(self._row(attempt, row.metric, outcome, Verdict.PASS, reason=reason))
-        return rows
-
-    def _failed_there(self, attempt: Attempt, other: Stop) -> list[Row]:
-        """A row when the test failed on the other side, unless an arm's error is a row already."""
-        failed = [report["longrepr"] for report in other.reports if report["outcome"] == "failed"]
-        if not failed or any(row.outcome == Outcome.NOT_COMPARED and row.metric == WHOLE_TEST for row in attempt.rows):
-            return []
-        is_error = isinstance(failed[0], Mapping)  # else the text that pytest.fail was given
-        said = failed[0]["reprcrash"]["message"] if is_error and failed[0]["reprcrash"] else str(failed[0])
-        first_line, _, _ = said.strip().partition("\n")
-        reason = f"{self._other.name}: {first_line}"
-        return [self._row(attempt, WHOLE_TEST, Outcome.FAILS_THERE, Verdict.PASS, reason=reason)]
 
     def _unless_untouched(self, rows: list[Row], here: Stop, other: Stop) -> list[Row]:
         """``rows``; a change becomes unproven where no file that the test has loaded differs between the sides."""
@@ -249,95 +209,4 @@ class AgainstSession:
             return rows
         if any(not name.endswith((".py", ".md", ".rst")) for name in self._differing):
             return rows
-        return [_untouched(row) if row.num_pairs is not None else row for row in rows]
-
-    def _missing(self, attempt: Attempt, arm: str, outcome: Outcome) -> Row:
-        return self._row(attempt, f"{arm}.seconds", outcome, Verdict.PASS, reason=f"arm {arm} is {outcome}")
-
-    def _not_compared(self, attempt: Attempt, why: str) -> Row:
-        reason = f"cannot be compared: {why}"
-        return self._row(attempt, WHOLE_TEST, Outcome.NOT_COMPARED, Verdict.INCONCLUSIVE, reason=reason)
-
-    def _row(
-        self,
-        attempt: Attempt,
-        metric: str,
-        outcome: Outcome,
-        verdict: Verdict,
-        *,
-        reason: str = "",
-        measured: float = float("nan"),
-        estimate: Estimate | None = None,
-        quantity: str | None = None,
-        ratios: list[float] | None = None,
-        arms: dict[str, dict[str, list[float]]] | None = None,
-        conditions: Conditions | None = None,
-        duration_s: float = 0.0,
-    ) -> Row:
-        low, high = bounds(self._config.stash[PLUGIN_CONFIG].tolerance)
-        return Row(
-            metric=metric,
-            phase=min(phases_of(attempt.item), default=None),
-            kind="within",
-            bound_low=low,
-            bound_high=high,
-            threshold=f"{low:.3g}..{high:.3g}",
-            source=f"{AGAINST_SOURCE}{self._other.name}",
-            unit="",
-            verdict=verdict.value,
-            reason=reason,
-            measured=measured,
-            device=self._here.device,
-            low=None if estimate is None else estimate.low,
-            high=None if estimate is None else estimate.high,
-            confidence=None if estimate is None else estimate.confidence,
-            num_pairs=None if estimate is None else estimate.num_pairs,
-            ratios=ratios,
-            quantity=quantity,
-            arms=arms,
-            conditions=None if conditions is None else asdict(conditions),
-            duration_s=duration_s,
-            outcome=outcome.value,
-        )
-
-    def _reports_of(self, attempt: Attempt) -> Iterable[pytest.TestReport]:
-        """What this side reported, with the rows, by which the test fails or stays undecided."""
-        if not attempt.reports:
-            yield from lost_reports(attempt.item, attempt.lost or "it said nothing")
-            return
-        reports = [restore_report(self._config, dict(data)) for data in attempt.reports]
-        properties = [row.as_property() for row in attempt.rows]
-        red = [row for row in attempt.rows if row.verdict == Verdict.FAIL]
-        undecided = [row for row in attempt.rows if row.verdict == Verdict.INCONCLUSIVE]
-        is_strict = self._config.stash[PLUGIN_CONFIG].inconclusive == "fail"
-        for report in reports:
-            report.user_properties += properties
-            if report.when == "call" and report.outcome != "failed":
-                if red or (undecided and is_strict):
-                    report.outcome = "failed"
-                    report.longrepr = "\n".join(map(describe, red or undecided))
-                elif undecided:
-                    report.outcome = "skipped"
-                    report.wasxfail = "; ".join(map(describe, undecided))
-            yield report
-
-
-def describe(row: Row) -> str:
-    """``step.tokens_per_second: slower: 0.88 [0.86, 0.91]``"""
-    text = f"{row.metric}: {row.outcome}"
-    if row.low is not None and row.high is not None:
-        text += f": {row.measured:.3g} [{row.low:.3g}, {row.high:.3g}]"
-    return f"{text}: {row.reason}" if row.reason else text
-
-
-def rows_in(reports: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """The rows of the last of a test's reports, which has them all."""
-    properties = reports[-1]["user_properties"] if reports else []
-    return [Row.from_property(text) for name, text in properties if name.startswith(PROPERTY_PREFIX)]
-
-
-def _untouched(row: Row) -> Row:
-    if row.outcome not in (Outcome.FASTER, Outcome.SLOWER, Outcome.MORE, Outcome.LESS):
-        return row
-    reason = "unproven: no file that this test loads differs between the sides, so something else moved"
-    return replace(row, outcome=Outcome.INCONCLUSIVE.value, verdict=Verdict.INCONCLUSIVE.value, reason=reason)
+        return [unless_moved(row) if row.num_pairs is not None else row for row in rows]

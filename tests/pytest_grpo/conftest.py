@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-for _name in ("filelock", "hypothesis", "psutil", "pydantic", "pytest_grpo.gate.gates", "pytest_grpo.baseline.compare"):
+for _name in (
+    "filelock",
+    "hypothesis",
+    "numpy",
+    "psutil",
+    "pydantic",
+    "pytest_grpo.gate.gates",
+    "pytest_grpo.baseline.compare",
+):
     # pytester forgets what an inner session imports; what is here already is not imported again by each of them.
     importlib.import_module(_name)
 
