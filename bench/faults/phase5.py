@@ -205,7 +205,7 @@ FAULTS = (
     Fault(5, _BOTH_RATIOS, compact_drops_a_unit, WRONG_ANSWERS),
     Fault(5, ("sampler_ratio_error",), decoding_forgets_long_prompts),
     Fault(5, ("compact_seconds_ratio",), compact_is_full_and_blanks, WRONG_ANSWERS),
-    Fault(5, ("compact_seconds_ratio",), compact_half_as_good),
+    Fault(5, _BOTH_RATIOS, compact_half_as_good),
     Fault(5, ("sampler_ratio_error",), sampler_reports_the_tail_too_high),
     Fault(5, ("sampler_ratio_error",), plain_engine_without_the_adapter),
     Fault(5, ("sampler_ratio_error",), trainer_sees_no_constraint),
