@@ -19,6 +19,8 @@ import pytest
 _MEANT_FOR_OTHERS = ("VIRTUAL_ENV", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_PROJECT_ENVIRONMENT")
 _DRAWING = re.compile(r"[^\x00-\x7f]")
 _MAX_CHARACTERS = 400
+_OLDER_INDEXES = tuple(f"{kind}-url" for kind in ("index", "extra-index"))
+"""Settings from before ``[[tool.uv.index]]``: one address, and a list of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +107,11 @@ def _index_options(settings: dict[str, Any], folder: Path) -> Iterator[str]:
     for index in settings.get("index", []):
         if not index.get("explicit", False):
             yield f"--{'default-index' if index.get('default', False) else 'index'}={index['url']}"
-    for name in ("index-url", "index-strategy"):
-        if name in settings:
-            yield f"--{name}={settings[name]}"
-    for url in settings.get("extra-index-url", []):
-        yield f"--extra-index-url={url}"
+    for name in _OLDER_INDEXES:
+        given = settings.get(name, [])
+        yield from (f"--{name}={url}" for url in ([given] if isinstance(given, str) else given))
+    if "index-strategy" in settings:
+        yield f"--index-strategy={settings['index-strategy']}"
     for place in settings.get("find-links", []):
         yield f"--find-links={folder / place if (folder / place).exists() else place}"
 

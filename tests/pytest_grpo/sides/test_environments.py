@@ -79,7 +79,7 @@ def test_the_key_is_of_the_content() -> None:
     changed = {"iniconfig": Requirement("iniconfig==2.0.0")}
     others = [
         make_recipe(INSTALLED | {"pluggy": Package("pluggy", "1.6.0")}, changed),
-        make_recipe(INSTALLED, changed, index_options=["--index-url=file:///x"]),
+        make_recipe(INSTALLED, changed, index_options=["--find-links=x"]),
         make_recipe(INSTALLED, changed, overrides=["numpy==2"]),
     ]
     assert len(keys | {other.key for other in others}) == 6
