@@ -16,7 +16,7 @@ from typing import NoReturn, Protocol
 import pytest
 
 from pytest_grpo.settings.thresholds import Threshold
-from pytest_grpo.types import COUNT_PREFIX, RATE_SUFFIX, Kind
+from pytest_grpo.types import Kind, is_count
 
 Bounds = tuple[float, float]
 IN_TEST = "the test"
@@ -70,7 +70,7 @@ class Quantity:
     @property
     def is_count(self) -> bool:
         """Whether it is exact (``num_...``): compared without statistics, also with a number."""
-        return self.metric.startswith(COUNT_PREFIX) and not self.metric.endswith(RATE_SUFFIX)
+        return is_count(self.metric)
 
     def __mul__(self, factor: float | Threshold) -> Quantity:
         if isinstance(factor, Threshold):

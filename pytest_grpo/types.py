@@ -39,6 +39,11 @@ COUNT_PREFIX = "num_"
 """Quantities with this prefix are counts: compared exactly, without statistics. Their rates are not."""
 
 
+def is_count(metric: str) -> bool:
+    """Whether it is exact: compared without statistics."""
+    return metric.startswith(COUNT_PREFIX) and not metric.endswith(RATE_SUFFIX)
+
+
 class Verdict(enum.StrEnum):
     """What a measurement says about its threshold."""
 

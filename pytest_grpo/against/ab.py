@@ -16,7 +16,7 @@ import pytest
 
 from pytest_grpo.against.plugin_path import UNSHADOWED, python_path
 from pytest_grpo.settings.phases import parse_phases
-from pytest_grpo.sides.trees import SideTree, open_side, this_side
+from pytest_grpo.sides.trees import SideTree, on_stderr, open_side, this_side
 
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open(version: str) -> AbstractContextManager[SideTree]:
-    return nullcontext(this_side(Path.cwd())) if version == "." else open_side(Path.cwd(), version, (), _show)
+    return nullcontext(this_side(Path.cwd())) if version == "." else open_side(Path.cwd(), version, (), on_stderr)
 
 
 def for_pytest(arguments: Sequence[str], folder: Path) -> list[str]:
@@ -98,10 +98,6 @@ def _run(first: SideTree, second: SideTree, scratch: Path, arguments: Sequence[s
                 process.send_signal(signal.SIGINT)
                 process.wait()
             raise
-
-
-def _show(line: str) -> None:
-    print(f"grpo: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,13 @@ from pytest_grpo.against.expecting import Expected
 from pytest_grpo.against.judging import Change, is_bytes, judge_count, judge_one
 from pytest_grpo.against.pairs import ArmPairs, Rules, Watched, common_quantities, counts_of, take_pairs, watch
 from pytest_grpo.against.protocol import NO_ANSWER
+from pytest_grpo.against.rows import RowWriter
 from pytest_grpo.against.side import Side, Stop
 from pytest_grpo.measuring.conditions import Watch
-from pytest_grpo.types import PEAK_BYTES, REFERENCE_ARM, Outcome, Row, Sample, Verdict
+from pytest_grpo.types import PEAK_BYTES, REFERENCE_ARM, Conditions, Outcome, Row, Sample, Verdict
 
 _VERDICTS = {Outcome.SLOWER: Verdict.FAIL, Outcome.INCONCLUSIVE: Verdict.INCONCLUSIVE}
 """Of outcomes that do not pass."""
-
-WriteRow = Callable[..., Row]
 
 
 @dataclass(slots=True)
@@ -31,8 +30,7 @@ class Arms:
     expected: Mapping[str, Expected]
     same_answers: bool
     rng: random.Random
-    write: WriteRow
-    """Makes a row of this test."""
+    write: RowWriter
 
     def compare(self, share: float, control_problem: str, show: Callable[[str], None]) -> list[Row]:
         """The rows of all arms. ``share`` of the error budget is spent at most.
@@ -44,8 +42,8 @@ class Arms:
         common = [arm for arm in here.arms if arm in other.arms]
         if here.max_cores_of_others is not None:
             self.rules = replace(self.rules, max_cores_of_others=here.max_cores_of_others)
-        rows = [self._whole(arm, Outcome.NEW) for arm in here.arms if arm not in other.arms]
-        rows += [self._whole(arm, Outcome.GONE) for arm in other.arms if arm not in here.arms]
+        rows = [self.write.missing(arm, Outcome.NEW) for arm in here.arms if arm not in other.arms]
+        rows += [self.write.missing(arm, Outcome.GONE) for arm in other.arms if arm not in here.arms]
         first = {arm: self._first_runs(arm) for arm in common}
         if here.is_new:
             rows += [row for arm in common if arm != REFERENCE_ARM for row in self._answers(arm)]
@@ -99,12 +97,12 @@ class Arms:
         if not text:
             return []
         verdict = Verdict.FAIL if self.same_answers else Verdict.PASS
-        return [self.write(f"{arm}.answers", Outcome.DIFFERS, verdict, reason=f"answers differ: {text} ({rule})")]
+        return [self.write.row(f"{arm}.answers", Outcome.DIFFERS, verdict, reason=f"answers differ: {text} ({rule})")]
 
     def _no_answer(self, arm: str, why: str) -> Row:
         verdict = Verdict.INCONCLUSIVE if self.same_answers else Verdict.PASS
         reason = f"answers cannot be compared: {why}"
-        return self.write(f"{arm}.answers", Outcome.NOT_COMPARED, verdict, reason=reason)
+        return self.write.row(f"{arm}.answers", Outcome.NOT_COMPARED, verdict, reason=reason)
 
     def _counts(self, arm: str, first: tuple[Sample, Sample]) -> list[Row]:
         rows = []
@@ -119,27 +117,24 @@ class Arms:
             if missed and expected is not None:
                 reason += f"; expected {expected.text}"
             verdict = Verdict.FAIL if missed else Verdict.PASS
-            rows.append(self.write(metric, outcome, verdict, measured=ratio, reason=reason, quantity=name))
+            rows.append(self.write.row(metric, outcome, verdict, measured=ratio, reason=reason, quantity=name))
         return rows
 
-    def _whole(self, arm: str, outcome: Outcome) -> Row:
-        return self.write(f"{arm}.seconds", outcome, Verdict.PASS, reason=f"arm {arm} is {outcome}")
-
-    def _row(self, pairs: ArmPairs, watched: Watched, problem: str, conditions: object) -> Row:
-        change, rounds = watched.change, pairs.sampler.rounds
+    def _row(self, pairs: ArmPairs, watched: Watched, problem: str, conditions: Conditions) -> Row:
+        change, rounds, metric = watched.change, pairs.sampler.rounds, f"{pairs.arm}.{watched.quantity}"
         if change is None and is_bytes(watched.quantity):
             here, other = (sample.value(watched.quantity) for sample in pairs.first)
             change = judge_one(here, other, watched.quantity, self.rules.tolerance)
         if change is None:
             why = problem or _no_pair(pairs)
-            return self.write(f"{pairs.arm}.{watched.quantity}", Outcome.INCONCLUSIVE, Verdict.INCONCLUSIVE, reason=why)
+            return self.write.row(metric, Outcome.INCONCLUSIVE, Verdict.INCONCLUSIVE, reason=why)
         change = change if is_bytes(watched.quantity) and change.is_final else _checked(pairs, change, problem)
         verdict, reason = _VERDICTS.get(change.outcome, Verdict.PASS), change.reason
         if watched.expected is not None and not problem and watched.proof is not Verdict.PASS:
             verdict = Verdict.FAIL
             reason = f"expected {watched.expected.text}: not proven" + (f"; {reason}" if reason else "")
-        return self.write(
-            f"{pairs.arm}.{watched.quantity}",
+        return self.write.row(
+            metric,
             change.outcome,
             verdict,
             reason=reason,

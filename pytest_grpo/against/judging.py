@@ -12,17 +12,16 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_grpo.measuring.deciding import STALL_PART
 from pytest_grpo.measuring.question import Question
 from pytest_grpo.measuring.sampler import Round
 from pytest_grpo.measuring.stats import Estimate, Plan, check_ratios, estimate, interval
-from pytest_grpo.types import COUNT_PREFIX, RATE_SUFFIX, Outcome
+from pytest_grpo.types import RATE_SUFFIX, Outcome, is_count
 
 BYTES_SUFFIX = "_bytes"
 MIN_PART = 0.02
 """A timed part of an arm that takes less of its seconds than this is not judged: it cannot make the arm slower."""
 _UNITS_S = {"_ms": 1e-3, "_us": 1e-6, "_ns": 1e-9, "_s": 1.0, "_seconds": 1.0}
-STALL_PART = 0.1
-"""The part of a quantity's share of the error budget that its means may spend; the median has the rest."""
 
 
 def is_time(quantity: str) -> bool:
@@ -33,11 +32,6 @@ def is_time(quantity: str) -> bool:
 def is_rate(quantity: str) -> bool:
     """Whether more of ``quantity`` is faster."""
     return quantity.endswith(RATE_SUFFIX)
-
-
-def is_count(quantity: str) -> bool:
-    """Whether it is exact."""
-    return quantity.startswith(COUNT_PREFIX) and not is_rate(quantity)
 
 
 def quantities_of(measured: Sequence[str], wanted: Sequence[str]) -> list[str]:
@@ -69,11 +63,6 @@ class Change:
     estimate: Estimate
     is_final: bool
     reason: str = ""
-
-
-def plan_of(looks: tuple[int, ...], share: float) -> Plan:
-    """How the median is judged; each of the two directions has half of what is left beside the means."""
-    return Plan(looks, fail_alpha=(1 - STALL_PART) * share / 2)
 
 
 def judge_change(

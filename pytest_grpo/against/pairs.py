@@ -13,22 +13,21 @@ from pytest_grpo.against.judging import (
     bounds,
     is_amount,
     is_bytes,
-    is_count,
     judge_change,
     judge_stalls,
-    plan_of,
     quantities_of,
     question_of,
     small_part,
 )
 from pytest_grpo.against.side import Side
+from pytest_grpo.measuring.deciding import plan_of
 from pytest_grpo.measuring.pace import MAX_BUDGET_FACTOR
 from pytest_grpo.measuring.question import Question
 from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
 from pytest_grpo.measuring.sampler import Round, Sampler
 from pytest_grpo.measuring.stats import Plan, judge
 from pytest_grpo.settings.config import PluginConfig
-from pytest_grpo.types import REFERENCE_ARM, Outcome, Sample, Verdict
+from pytest_grpo.types import REFERENCE_ARM, Outcome, Sample, Verdict, is_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +208,8 @@ def watch(quantities: Sequence[str], names: tuple[str, str], rules: Rules, share
     """The quantities with an equal part each of ``share``, that of their arm."""
     part = share / max(1, sum(not is_bytes(quantity) for quantity in quantities))  # bytes are never faster or slower
     return [
-        Watched(quantity, question_of(quantity, names, rules.tolerance), plan_of(rules.looks, part), part)
+        # Each of the two directions has half.
+        Watched(quantity, question_of(quantity, names, rules.tolerance), plan_of(rules.looks, part / 2), part)
         for quantity in quantities
     ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,7 +21,7 @@ from pytest_grpo.session.findings import FINDINGS, Findings
 from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig
 from pytest_grpo.settings.phases import phases_of
 from pytest_grpo.sides.differing import differing_files
-from pytest_grpo.sides.trees import SideTree, open_side, this_side
+from pytest_grpo.sides.trees import SideTree, on_stderr, open_side, this_side
 from pytest_grpo.types import CHILD_PLUGIN, SIDE_FOLDER
 
 _ONE_ENVIRONMENT = "the container's image has one environment; compare on this machine, without --modal"
@@ -56,7 +55,7 @@ def register(config: pytest.Config) -> None:
     root = config.rootpath
     here = this_side(root)
     why_same = _ONE_ENVIRONMENT if is_on_modal else ""
-    other = stack.enter_context(open_side(root, settings.against, settings.with_packages, _say, why_same))
+    other = stack.enter_context(open_side(root, settings.against, settings.with_packages, on_stderr, why_same))
     if settings.side_names:
         here, other = (replace(side, name=name) for side, name in zip((here, other), settings.side_names, strict=True))
     if other.name == here.name:  # a folder called "here", or one version twice
@@ -158,7 +157,3 @@ def _files(config: pytest.Config, root: Path) -> Iterator[str]:
             own = file.relative_to(config.rootpath)
             if (root / own).exists():
                 yield own.as_posix()
-
-
-def _say(line: str) -> None:
-    print(f"grpo: {line}", file=sys.stderr, flush=True)

@@ -156,7 +156,7 @@ class AgainstSession:
                 self._expected,
                 self._wants_same_answers(attempt.item),
                 self._rng,
-                attempt.write.row,
+                attempt.write,
             )
             show = terminal_progress(self._config) or (lambda text: None)
             try:
@@ -164,7 +164,7 @@ class AgainstSession:
             except ArmRaisedError as error:
                 side = self._here if error.side == self._here.name else self._other
                 attempt.rows.append(attempt.write.not_compared(f"{side.name}: {error}"))
-                stopped[side.name] = self._after_error(attempt, side)
+                stopped[side.name] = self._go_on(attempt, side, side.wait)
             except SideLostError as error:
                 is_here = error.side == self._here.name
                 attempt.rows.append(attempt.write.not_compared(f"{error.side}: {error}"))
@@ -181,23 +181,16 @@ class AgainstSession:
         name = self._other.name
         return next_here, stopped[name] if name in stopped else self._go_on(attempt, self._other)
 
-    def _go_on(self, attempt: Attempt, side: Side) -> Stop | None:
+    def _go_on(self, attempt: Attempt, side: Side, ask: Callable[[], Stop] | None = None) -> Stop | None:
+        """Where the test stops next on ``side``, which is released, or asked by ``ask``; None when it is lost."""
         try:
-            return side.release()
+            return (ask or side.release)()
         except SideLostError as error:
-            return self._note_lost(attempt, side, error)
-
-    def _after_error(self, attempt: Attempt, side: Side) -> Stop | None:
-        try:
-            return side.wait()
-        except SideLostError as error:
-            return self._note_lost(attempt, side, error)
-
-    def _note_lost(self, attempt: Attempt, side: Side, error: SideLostError) -> None:
-        if side is self._here:
-            attempt.lost = str(error)
-        else:
-            attempt.rows.append(attempt.write.not_compared(str(error)))
+            if side is self._here:
+                attempt.lost = str(error)
+            else:
+                attempt.rows.append(attempt.write.not_compared(str(error)))
+            return None
 
     def _wants_same_answers(self, item: pytest.Item) -> bool:
         marked = next(item.iter_markers(SAME_ANSWERS_MARKER), None) is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class SideTree:
     """The commit whose files the tree has exactly; None where there is none, as with uncommitted changes."""
     import_path: tuple[str, ...]
     """Folders for ``PYTHONPATH``."""
+
+
+def on_stderr(line: str) -> None:
+    """The usual ``show`` of ``open_side``."""
+    print(f"grpo: {line}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,15 @@ from pytest_grpo.against.judging import (
     judge_count,
     judge_one,
     judge_stalls,
-    plan_of,
     quantities_of,
     question_of,
     small_part,
 )
+from pytest_grpo.measuring.deciding import plan_of
 from pytest_grpo.measuring.stats import DEFAULT_LOOKS, Plan
 from pytest_grpo.types import Outcome, Sample
 
-PLAN = plan_of(DEFAULT_LOOKS, share=1e-3)
+PLAN = plan_of(DEFAULT_LOOKS, share=1e-3 / 2)
 NAMES = ("here", "main")
 
 
@@ -76,7 +76,7 @@ def outcome_of(ratios: Sequence[float], plan: Plan = PLAN, tolerance: float = 0.
 
 def test_equal_versions_are_called_different_as_rarely_as_their_share_says() -> None:
     """With a share of 5 % and noise that makes ``same`` rare, at most 5 % of 2,000 comparisons are wrong."""
-    plan = plan_of(DEFAULT_LOOKS, share=0.05)
+    plan = plan_of(DEFAULT_LOOKS, share=0.05 / 2)
     wrong = 0
     for seed in range(2_000):
         ratios = pairs(1.0, 40, noise=0.2, seed=seed)
