@@ -17,7 +17,7 @@ KINDS: tuple[Kind, ...] = ("at_least", "at_most", "within", "equals")
 
 PROPERTY_PREFIX = "grpo."
 CHILD_PLUGIN = "pytest_grpo.remote.child_plugin"
-SIDE_PLUGIN = "pytest_grpo.against.serving"
+SIDE_PLUGIN = "pytest_grpo.against.worker.serving"
 SIDE_FOLDER = ".grpo-other"
 """Where a worker elsewhere has the files of the other side: below the project's root."""
 CHILD_PLUGINS = (CHILD_PLUGIN, SIDE_PLUGIN)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pytest_grpo.reports.versions_markdown import Compared, code, versions_markdown
+from pytest_grpo.reports.versions.markdown import Compared, code, versions_markdown
 from pytest_grpo.types import Outcome, Verdict
 
 MARKER = "<!-- grpo-against -->"

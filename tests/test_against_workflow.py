@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_grpo.against.judging import plan_of
+from pytest_grpo.measuring.deciding import plan_of
 from pytest_grpo.measuring.stats import FAMILY_ALPHA
 from pytest_grpo.types import Verdict
 from tests.pytest_grpo.repositories import commit_files, git, make_repository
@@ -201,5 +201,5 @@ def test_the_pairs_of_the_screen_are_enough_to_find_a_slower_quantity() -> None:
     num_tests = sum(len(re.findall(r"grpo_arms\(", path.read_text("utf-8"))) for path in files)
     assert num_tests > 4
     num_arms, num_quantities = 3, 6
-    plan = plan_of(looks, FAMILY_ALPHA / num_tests / num_arms / num_quantities)
+    plan = plan_of(looks, FAMILY_ALPHA / num_tests / num_arms / num_quantities / 2)
     assert plan.min_pairs(Verdict.FAIL) <= looks[-1]

@@ -20,7 +20,7 @@ from pytest_grpo.sides.trees import SideTree, on_stderr, open_side, this_side
 
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
-COLLECTING = "pytest_grpo.against.collecting"
+COLLECTING = "pytest_grpo.against.worker.collecting"
 TOLD_S = 3
 """A terminal tells pytest of Ctrl-C, too, and a second signal would disturb how it ends."""
 _PYTEST_USAGE_ERROR = 4

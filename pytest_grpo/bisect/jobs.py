@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from pytest_grpo.against.judging import is_count
 from pytest_grpo.against.plugin_path import UNSHADOWED, python_path
 from pytest_grpo.bisect import judge, rows
 from pytest_grpo.bisect.judge import SKIP
 from pytest_grpo.checkouts.worktrees import import_path
+from pytest_grpo.types import is_count
 
 DEFAULT_BY = "0.05"
 _METRIC = re.compile(r"[^\s<>=]+\.[^\s<>=.]+")

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_grpo.reports.table import Entry, count_verdicts, describe_measured, describe_phase, has_many_systems
-from pytest_grpo.reports.versions import compared_versions, version_rows
-from pytest_grpo.reports.versions_markdown import Compared, code, versions_markdown
+from pytest_grpo.reports.versions.markdown import Compared, code, versions_markdown
+from pytest_grpo.reports.versions.table import compared_versions, version_rows
 from pytest_grpo.types import Row, Verdict
 
 ICONS = {

@@ -12,9 +12,10 @@ from pathlib import Path
 from pytest_grpo.reports.card import SYMBOLS, badge, counted, definitions, gate_card, measured_cell, words
 from pytest_grpo.reports.history import SavedRun
 from pytest_grpo.reports.markup import Markup, element, joined
+from pytest_grpo.reports.overview import overview
 from pytest_grpo.reports.table import Entry, describe_measured, describe_phase, has_many_systems
-from pytest_grpo.reports.version_cards import outcome_counts, version_card, versions_headline, versions_overview
-from pytest_grpo.reports.versions import compared_versions, version_rows
+from pytest_grpo.reports.versions.cards import outcome_counts, version_card, versions_headline, versions_overview
+from pytest_grpo.reports.versions.table import compared_versions, version_rows
 from pytest_grpo.types import Row, Verdict
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -154,17 +155,7 @@ def _overview(rows: Sequence[tuple[int, Entry]]) -> Markup:
                 element("td", badge(row)),
             )
         )
-    return element(
-        "section",
-        element("h2", "Overview", id="overview"),
-        element(
-            "table",
-            element("thead", element("tr", *(element("th", name, scope="col", class_=kind) for name, kind in head))),
-            element("tbody", *lines),
-            class_="overview",
-        ),
-        aria_labelledby="overview",
-    )
+    return overview("Overview", "overview", head, lines)
 
 
 def _cards(title: str, label: str, cards: Sequence[Markup]) -> Markup:

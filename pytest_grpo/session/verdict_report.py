@@ -18,8 +18,8 @@ import pytest
 from pytest_grpo.reports import github
 from pytest_grpo.reports.table import Entry, count_verdicts, plain, reason_lines, table_lines, versus_lines
 from pytest_grpo.reports.usage_errors import USAGE_ERROR
-from pytest_grpo.reports.versions import COLORS as OUTCOME_COLORS
-from pytest_grpo.reports.versions import compared_versions, count_outcomes, version_lines, version_rows
+from pytest_grpo.reports.versions.table import COLORS as OUTCOME_COLORS
+from pytest_grpo.reports.versions.table import compared_versions, count_outcomes, version_lines, version_rows
 from pytest_grpo.session.inconclusive import too_many_inconclusive
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.types import PROPERTY_PREFIX, Outcome, Row, Verdict, without_verdicts

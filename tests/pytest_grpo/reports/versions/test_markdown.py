@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.reports.versions_markdown import MAX_LETTERS, Compared, code, versions_markdown
+from pytest_grpo.reports.versions.markdown import MAX_LETTERS, Compared, code, versions_markdown
 from tests.pytest_grpo.reports.conftest import a_change, an_exact_change
 
-PROJECT_FOLDER = Path(__file__).resolve().parents[3]
+PROJECT_FOLDER = Path(__file__).resolve().parents[4]
 
 
 def test_red_rows_come_first_and_what_is_the_same_is_folded_away() -> None:
@@ -105,7 +105,7 @@ def test_it_needs_the_standard_library_only() -> None:
     """A job that may write comments installs nothing."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(PROJECT_FOLDER)!r}); "
-         "import pytest_grpo.reports.versions_markdown"],
+         "import pytest_grpo.reports.versions.markdown"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_grpo.against.own_modules import use_modules_of
+from pytest_grpo.against.worker.own_modules import use_modules_of
 
 use_modules_of(Path.cwd())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from pytest_grpo.against.answers import as_json, difference
+from pytest_grpo.against.worker.answers import as_json, difference
 from pytest_grpo.agreement import close_values, nothing_to_check, same_tokens
 
 

@@ -73,7 +73,7 @@ class LackingModules:
     ) -> ModuleSpec | None:
         if name not in LACKING:
             return None
-        beside = Path(__file__).resolve().parents[2]
+        beside = Path(__file__).resolve().parents[3]
         return spec_from_file_location(name, beside.joinpath(*name.split(".")).with_suffix(".py"))
 
 

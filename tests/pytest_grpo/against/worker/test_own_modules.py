@@ -7,7 +7,7 @@ from pathlib import Path
 SCRIPT = """
 import sys
 from pathlib import Path
-from pytest_grpo.against.own_modules import MOVED, use_modules_of
+from pytest_grpo.against.worker.own_modules import MOVED, use_modules_of
 use_modules_of(Path.cwd())
 import pytest_grpo.gates, pytest_grpo.gate.gates
 assert pytest_grpo.gates.Gate is pytest_grpo.gate.gates.Gate
@@ -21,7 +21,7 @@ print(pytest_grpo.systems.__file__)
 
 LACKING = """
 from pathlib import Path
-from pytest_grpo.against.own_modules import use_modules_of
+from pytest_grpo.against.worker.own_modules import use_modules_of
 use_modules_of(Path.cwd())
 import sys
 sys.path.insert(0, ".")

@@ -43,7 +43,7 @@ class ArmTable:
         return took_s(self.arms[arm], arm, repeats)
 
     def answer(self, arm: str) -> tuple[Any, str]:
-        from pytest_grpo.against.answers import as_json
+        from pytest_grpo.against.worker.answers import as_json
 
         output = self.outputs.get(arm)
         if output is None:
@@ -55,7 +55,7 @@ class ArmTable:
 
     def difference(self, arm: str, other: object, name: str) -> tuple[str, str, str]:
         """How the answers differ, by which rule, and why they cannot be compared."""
-        from pytest_grpo.against.answers import difference
+        from pytest_grpo.against.worker.answers import difference
 
         own = {each: output for each, output in self.outputs.items() if each != REFERENCE_ARM or each == arm}
         try:

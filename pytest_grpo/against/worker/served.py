@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pytest_grpo.against.arm_table import ArmTable
+from pytest_grpo.against.worker.arm_table import ArmTable
 from pytest_grpo.arms import Quantity
 from pytest_grpo.gate.comparison import PairedComparison
 from pytest_grpo.settings.thresholds import Threshold

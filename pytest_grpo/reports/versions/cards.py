@@ -7,9 +7,10 @@ from statistics import median
 
 from pytest_grpo.reports.card import badge, conditions_of, definitions, figure, measured_cell, medians_table
 from pytest_grpo.reports.markup import Markup, element, joined
+from pytest_grpo.reports.overview import overview
 from pytest_grpo.reports.table import Entry, arm_quantity, describe_interval, describe_measured, describe_phase
-from pytest_grpo.reports.version_charts import has_sides, ratio_chart, sides_chart
-from pytest_grpo.reports.versions import compared_versions, count_outcomes
+from pytest_grpo.reports.versions.charts import has_sides, ratio_chart, sides_chart
+from pytest_grpo.reports.versions.table import compared_versions, count_outcomes
 from pytest_grpo.settings.thresholds import format_number
 from pytest_grpo.types import Outcome, Row, Verdict
 
@@ -51,17 +52,7 @@ def versions_overview(numbered: Sequence[tuple[int, Entry]]) -> Markup:
                 element("td", badge(row)),
             )
         )
-    return element(
-        "section",
-        element("h2", "Two versions", id="versions"),
-        element(
-            "table",
-            element("thead", element("tr", *(element("th", name, scope="col", class_=kind) for name, kind in head))),
-            element("tbody", *lines),
-            class_="overview",
-        ),
-        aria_labelledby="versions",
-    )
+    return overview("Two versions", "versions", head, lines)
 
 
 def version_card(number: int, entry: Entry, title: str) -> Markup:

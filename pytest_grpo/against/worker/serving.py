@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_grpo.against.arm_table import ArmTable
-from pytest_grpo.against.own_modules import use_modules_of
 from pytest_grpo.against.protocol import PROTOCOL_VERSION, Channel, ChannelClosedError, Message
+from pytest_grpo.against.worker.arm_table import ArmTable
+from pytest_grpo.against.worker.own_modules import use_modules_of
 from pytest_grpo.gate.stash import NEW_COMPARISON
 from pytest_grpo.reports.pytest_benchmark import SAVING_OPTIONS
 from pytest_grpo.settings.phases import without_fixture
@@ -104,7 +104,7 @@ class Server:
     def new_comparison(
         self, gate: Gate, sampler: Sampler, agree: Agreement, max_cores_of_others: float | None
     ) -> PairedComparison:
-        from pytest_grpo.against.served import ServedComparison
+        from pytest_grpo.against.worker.served import ServedComparison
 
         return ServedComparison(gate, sampler, agree, max_cores_of_others, serve=self.serve)
 
