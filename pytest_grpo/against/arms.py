@@ -177,8 +177,6 @@ def _checked(pairs: ArmPairs, change: Change, problem: str) -> Change:
         return change
     num_pairs, (low, high) = len(pairs.sampler.rounds), pairs.band
     reason = f"{num_pairs} pairs prove neither a change nor that it stays in [{low:.3g}, {high:.3g}]"
-    if pairs.note:
-        reason += f"; {pairs.note}"
     if num_pairs < pairs.rules.looks[-1]:
         reason += f"; {pairs.sampler.budget_s:g} s held no more: give --grpo-budget"
     left_out = pairs.guard.left_out()

@@ -57,8 +57,3 @@ def test_what_one_side_leaves_behind_is_no_difference_between_versions(seconds: 
         (watched,) = compare(seconds, 0.15, seed).watched
         assert watched.change is not None
         assert watched.change.outcome is outcome
-
-
-def test_rounds_are_settled_only_to_confirm_a_change() -> None:
-    assert not compare(1.0, 0.0, 0).sampler.is_settled
-    assert compare(1.0, 0.15, 0).sampler.is_settled
