@@ -12,6 +12,7 @@ from pytest_grpo.gate.stash import GATE, NUM_GATES, forget_attempt
 from pytest_grpo.session.stored_results import STORED, StoredResults
 from pytest_grpo.session.turns import register_turns
 from pytest_grpo.session.verdict_report import VERDICT_REPORT, VerdictReport, header_line
+from pytest_grpo.settings.applicability import NotApplicableError, record_absence
 from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig, check_systems, is_xdist_worker
 from pytest_grpo.settings.options import add_ini, add_options
 from pytest_grpo.settings.phases import (
@@ -58,6 +59,8 @@ def pytest_configure(config: pytest.Config) -> None:
     settings = config.stash[PLUGIN_CONFIG] = PluginConfig.from_pytest_config(config)
     config.stash[CLAIMS_MARKERS] = settings.claims_markers
     check_systems(settings)
+    if settings.asked_phases and not settings.run.is_embedded:
+        settings.run.config()  # a run that cannot be read is reported before anything starts
     stored = config.stash[STORED] = StoredResults(config)
     register_turns(config)
     if is_xdist_worker(config):
@@ -172,6 +175,8 @@ def pytest_runtest_makereport(
         from pytest_grpo.reports.usage_errors import rewrite_report
 
         rewrite_report(item, report, call.excinfo)
+        if isinstance(call.excinfo.value, NotApplicableError):
+            record_absence(item, call.excinfo.value)
         if GATE in item.stash and call.when == "call" and call.excinfo.errisinstance(pytest.skip.Exception):
             from pytest_grpo.gate.end_of_test import red_text
 

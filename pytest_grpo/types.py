@@ -16,6 +16,8 @@ Kind = Literal["at_least", "at_most", "within", "equals"]
 KINDS: tuple[Kind, ...] = ("at_least", "at_most", "within", "equals")
 
 PROPERTY_PREFIX = "grpo."
+NOT_APPLICABLE = "not applicable"
+NOT_APPLICABLE_PROPERTY = "grpo_not_applicable"
 CHILD_PLUGIN = "pytest_grpo.remote.child_plugin"
 SIDE_PLUGIN = "pytest_grpo.against.worker.serving"
 SIDE_FOLDER = ".grpo-other"
@@ -158,6 +160,27 @@ class Row:
         return cls(**json.loads(text))
 
 
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A test of a phase that has nothing to judge: the run or the system lacks what it is about."""
+
+    phase: int
+    reason: str
+
+    def as_property(self) -> tuple[str, str]:
+        """As an entry of ``user_properties``: its name, and JSON."""
+        return NOT_APPLICABLE_PROPERTY, json.dumps(asdict(self))
+
+    @classmethod
+    def from_property(cls, text: str) -> Absence:
+        """The absence of that JSON."""
+        return cls(**json.loads(text))
+
+
 def without_verdicts(properties: Iterable[tuple[str, object]]) -> list[tuple[str, object]]:
-    """``user_properties`` without rows."""
-    return [(name, value) for name, value in properties if not name.startswith(PROPERTY_PREFIX)]
+    """``user_properties`` without rows and absences."""
+    return [
+        (name, value)
+        for name, value in properties
+        if name != NOT_APPLICABLE_PROPERTY and not name.startswith(PROPERTY_PREFIX)
+    ]

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from grpo_core.config import GrpoConfig, build_config, read_config
 from grpo_core.config.flags import FLAG_KEYS, put, put_flags
-from grpo_core.errors import ConfigError
-
-_KEY = re.compile(r"\w+(\.\w+)*")
+from grpo_core.config.layers import merge, parse_setting
 
 
 def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> None:
@@ -78,31 +74,11 @@ def config_from_flags(flags: argparse.Namespace, defaults: Mapping[str, Any], ru
     for key, value in defaults.items():
         put(values, key, value)
     if flags.config is not None:
-        _merge(values, read_config(flags.config))
+        merge(values, read_config(flags.config))
     for setting in flags.set:
-        key, separator, text = setting.partition("=")
-        if not separator or not _KEY.fullmatch(key.strip()):
-            raise ConfigError(f"--set {setting!r}: give SECTION.KEY=VALUE, e.g. training.learning_rate=1e-3")
-        put(values, key.strip(), _parse(text.strip()))
+        put(values, *parse_setting("--set", setting))
     put_flags(values, vars(flags))
     values["run"] = run
     given = vars(flags)
     typed = {key: f"--{name.replace('_', '-')}" for name, key in FLAG_KEYS.items() if given.get(name) is not None}
     return build_config(values, typed)
-
-
-def _merge(values: dict[str, Any], added: Mapping[str, Any]) -> None:
-    for key, value in added.items():
-        inner = values.get(key)
-        if isinstance(value, Mapping) and isinstance(inner, dict):
-            _merge(inner, value)
-        else:
-            values[key] = value
-
-
-def _parse(text: str) -> Any:
-    """A TOML value; what is none is taken as a string."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

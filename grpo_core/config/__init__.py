@@ -1,10 +1,18 @@
 """One configuration tree: ``GrpoConfig``, its sections, and how it is read."""
 
-from grpo_core.config.run import GrpoConfig, build_config, read_config
-from grpo_core.config.sections import EnvironmentConfig, ModelConfig, RolloutConfig, ScheduleConfig, TelemetryConfig
+from grpo_core.config.run import GrpoConfig, build_config, read_config, variant_of
+from grpo_core.config.sections import (
+    BenchConfig,
+    EnvironmentConfig,
+    ModelConfig,
+    RolloutConfig,
+    ScheduleConfig,
+    TelemetryConfig,
+)
 from grpo_core.config.training import TrainingConfig
 
 __all__ = [
+    "BenchConfig",
     "EnvironmentConfig",
     "GrpoConfig",
     "ModelConfig",
@@ -14,4 +22,5 @@ __all__ = [
     "TrainingConfig",
     "build_config",
     "read_config",
+    "variant_of",
 ]

@@ -13,8 +13,16 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
+from grpo_core.config.layers import merge
 from grpo_core.config.section import Section
-from grpo_core.config.sections import EnvironmentConfig, ModelConfig, RolloutConfig, ScheduleConfig, TelemetryConfig
+from grpo_core.config.sections import (
+    BenchConfig,
+    EnvironmentConfig,
+    ModelConfig,
+    RolloutConfig,
+    ScheduleConfig,
+    TelemetryConfig,
+)
 from grpo_core.config.training import TrainingConfig
 from grpo_core.errors import ConfigError
 from grpo_core.home import check_name
@@ -31,6 +39,7 @@ class GrpoConfig(Section):
     training: TrainingConfig = TrainingConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    bench: BenchConfig = BenchConfig()
 
     @model_validator(mode="after")
     def _full_weights_have_no_adapter(self) -> GrpoConfig:
@@ -72,7 +81,28 @@ def build_config(values: Mapping[str, Any], typed: Mapping[str, str] | None = No
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(detail, typed or {}) for detail in error.errors())) from None
     check_name(config.run, "run")
+    for name in config.bench.variants:
+        variant_of(config, name)
     return config
+
+
+def variant_of(config: GrpoConfig, name: str) -> GrpoConfig:
+    """``config`` with the settings of its variant ``name``, and without variants.
+
+    Raises:
+        ConfigError: there is none of this name, or its settings are not allowed.
+    """
+    if name not in config.bench.variants:
+        names = ", ".join(config.bench.variants) or "none"
+        raise ConfigError(f"bench.variants: no variant {name!r}; there are: {names}")
+    changes = config.bench.variants[name]
+    if "bench" in changes:
+        raise ConfigError(f"bench.variants.{name}: a variant has no variants of its own; take bench out of it")
+    values = merge(config.model_dump(exclude={"bench"}), changes)
+    try:
+        return build_config(values)
+    except ConfigError as error:
+        raise ConfigError(f"bench.variants.{name}: {error}") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from grpo_core.config.section import Section
 from grpo_core.types import EngineName
@@ -141,3 +141,15 @@ class TelemetryConfig(Section):
     """``auto`` sends when ``AXIOM_TOKEN`` and ``AXIOM_DATASET`` are set."""
     gpu_stats_interval_s: float = Field(default=1.0, gt=0)
     """Seconds between two ``gpu_stats`` events."""
+
+
+VariantName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+"""It is a part of a metric's name."""
+
+
+class BenchConfig(Section):
+    """How the phases of ``pytest --phase`` measure this run. Training ignores it."""
+
+    variants: dict[VariantName, dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    """Settings that phase 5 compares with the run's own, by name: ``[bench.variants.compact.environment]`` with
+    ``compact_prompts = true``."""

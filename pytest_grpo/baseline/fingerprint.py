@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from pytest_grpo.settings.run import EMBEDDED
+
 _GIT_TIMEOUT_S = 10
 _SHOWN_ONLY = {"commit", "dirty", "thresholds"}
 """Not compared field by field: commits are meant to differ, and thresholds are compared one by one."""
@@ -42,12 +44,14 @@ class Fingerprint:
     """Tracked files differ from the commit."""
     thresholds: dict[str, str]
     """Name -> effective threshold, as text."""
+    run: str = EMBEDDED
+    """The run that the phases judged (``RunSettings.content``)."""
 
     def describe_commit(self) -> str:
         return f"{self.commit[:12] or 'no commit'}{' with changes' if self.dirty else ''}"
 
 
-def take_fingerprint(rootpath: Path, thresholds: Mapping[str, str]) -> Fingerprint:
+def take_fingerprint(rootpath: Path, thresholds: Mapping[str, str], run: str = EMBEDDED) -> Fingerprint:
     """The fingerprint of this machine and of the checkout at ``rootpath``. Imports nothing heavy."""
     from grpo_core.hardware import cpu_name
 
@@ -69,6 +73,7 @@ def take_fingerprint(rootpath: Path, thresholds: Mapping[str, str]) -> Fingerpri
         commit=commit,
         dirty=bool(commit and _git(rootpath, "status", "--porcelain", "--untracked-files=no")),
         thresholds=dict(thresholds),
+        run=run,
     )
 
 

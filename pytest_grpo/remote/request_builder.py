@@ -82,7 +82,7 @@ class RequestBuilder:
             phase=phase,
             node_ids=tuple(item.nodeid for item in items if min(phases_of(item), default=None) == phase),
             collected=tuple(self._collected.get(phase, ())),
-            arguments=forwarded_arguments(self._config, _config_file(self._config))
+            arguments=forwarded_arguments(self._config, _config_file(self._config), self._config.rootpath)
             + (self._other.arguments if self._other else ()),
             code=self._code,
             root=str(self._config.rootpath),
@@ -96,8 +96,10 @@ def _config_file(config: pytest.Config) -> str | None:
     return config.inipath.relative_to(config.rootpath).as_posix() if is_sent and config.inipath else None
 
 
-def forwarded_arguments(config: pytest.Config, config_file: str | None) -> tuple[str, ...]:
+def forwarded_arguments(config: pytest.Config, config_file: str | None, root: Path | None = None) -> tuple[str, ...]:
     """pytest's options for the worker; ``config_file``, relative to its root, gives the rest.
+
+    With ``root``, the worker has the files below it, and no others.
 
     Options of other plugins, except pytest-benchmark, are unknown here and not forwarded.
     """
@@ -108,6 +110,7 @@ def forwarded_arguments(config: pytest.Config, config_file: str | None) -> tuple
         *pytest_benchmark.run_arguments(config),
         f"--grpo-num-gates={num_gates}",
         *_of_grpo(settings),
+        *settings.run.options(root),
     )
 
 

@@ -12,10 +12,18 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pytest_grpo.reports.table import Entry, count_verdicts, describe_measured, describe_phase, has_many_systems
+from pytest_grpo.reports.table import (
+    Absent,
+    Entry,
+    count_verdicts,
+    describe_measured,
+    describe_phase,
+    has_many_systems,
+    name_of_test,
+)
 from pytest_grpo.reports.versions.markdown import Compared, code, versions_markdown
 from pytest_grpo.reports.versions.table import compared_versions, version_rows
-from pytest_grpo.types import Row, Verdict
+from pytest_grpo.types import NOT_APPLICABLE, Row, Verdict
 
 ICONS = {
     Verdict.PASS: "\N{WHITE HEAVY CHECK MARK}",
@@ -25,25 +33,39 @@ ICONS = {
 COMMANDS = {Verdict.FAIL: "error", Verdict.INCONCLUSIVE: "warning"}
 
 
-def append_summary(entries: Sequence[Entry]) -> list[str]:
+def append_summary(entries: Sequence[Entry], absences: Sequence[Absent] = ()) -> list[str]:
     """Append ``summary_markdown`` to the file ``$GITHUB_STEP_SUMMARY``, if it is set. Returns the problems."""
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
         return []
     try:
         with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(summary_markdown(entries))
+            file.write(summary_markdown(entries, absences))
     except OSError as error:
         return [f"grpo: GITHUB_STEP_SUMMARY {path}: {error.strerror}; the summary was not written"]
     return []
 
 
-def summary_markdown(entries: Sequence[Entry]) -> str:
-    """What a comparison of versions found, and the verdicts, each as a table followed by its reasons."""
+def summary_markdown(entries: Sequence[Entry], absences: Sequence[Absent] = ()) -> str:
+    """What a comparison of versions found, and the verdicts, each as a table followed by its reasons; then the tests
+    that do not apply."""
     versions, gates = version_rows(entries), [(nodeid, row) for nodeid, row in entries if not row.outcome]
     if versions:  # gates that pass say nothing about the change
         gates = [(nodeid, row) for nodeid, row in gates if row.verdict != Verdict.PASS]
-    return (_versions(versions) if versions else "") + (_verdicts(gates) if gates else "")
+    parts = [
+        _versions(versions) if versions else "",
+        _verdicts(gates) if gates else "",
+        _absences(absences) if absences else "",
+    ]
+    return "".join(parts)
+
+
+def _absences(absences: Sequence[Absent]) -> str:
+    lines = [
+        f"- phase {absence.phase}: **{_text(name_of_test(nodeid))}**: {_text(absence.reason)}"
+        for nodeid, absence in absences
+    ]
+    return "\n".join([f"{len(absences)} {NOT_APPLICABLE}:", "", *lines, "", ""])
 
 
 def _versions(entries: Sequence[Entry]) -> str:

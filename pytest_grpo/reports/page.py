@@ -13,15 +13,28 @@ from pytest_grpo.reports.card import SYMBOLS, badge, counted, definitions, gate_
 from pytest_grpo.reports.history import SavedRun
 from pytest_grpo.reports.markup import Markup, element, joined
 from pytest_grpo.reports.overview import overview
-from pytest_grpo.reports.table import Entry, describe_measured, describe_phase, has_many_systems
+from pytest_grpo.reports.table import (
+    Absent,
+    Entry,
+    describe_measured,
+    describe_phase,
+    has_many_systems,
+    name_of_test,
+)
 from pytest_grpo.reports.versions.cards import outcome_counts, version_card, versions_headline, versions_overview
 from pytest_grpo.reports.versions.table import compared_versions, version_rows
-from pytest_grpo.types import Row, Verdict
+from pytest_grpo.types import NOT_APPLICABLE, Row, Verdict
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-def write_html(path: Path, rows: Sequence[Entry], machine: Mapping[str, str], history: Sequence[SavedRun]) -> None:
+def write_html(
+    path: Path,
+    rows: Sequence[Entry],
+    machine: Mapping[str, str],
+    history: Sequence[SavedRun],
+    absences: Sequence[Absent] = (),
+) -> None:
     """Write the page to ``path`` atomically.
 
     Raises:
@@ -30,12 +43,17 @@ def write_html(path: Path, rows: Sequence[Entry], machine: Mapping[str, str], hi
     from grpo_core.home import write_atomic
 
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    page = render_html(rows, machine, history, created_at=now)
+    page = render_html(rows, machine, history, absences, created_at=now)
     write_atomic(path, page.encode("utf-8", "backslashreplace"))
 
 
 def render_html(
-    rows: Sequence[Entry], machine: Mapping[str, str], history: Sequence[SavedRun], *, created_at: str = ""
+    rows: Sequence[Entry],
+    machine: Mapping[str, str],
+    history: Sequence[SavedRun],
+    absences: Sequence[Absent] = (),
+    *,
+    created_at: str = "",
 ) -> str:
     """The page. ``rows`` are shown in their order; ``history`` is oldest first and does not hold this run.
 
@@ -56,7 +74,7 @@ def render_html(
         element(
             "body",
             _banner(rows, title, created_at),
-            element("main", *_sections(rows, history), _machine(machine)) if rows else _machine(machine),
+            element("main", *_sections(rows, history), *_absences(absences), _machine(machine)),
         ),
         lang="en",
     )
@@ -82,6 +100,18 @@ def _sections(rows: Sequence[Entry], history: Sequence[SavedRun]) -> list[Markup
         cards = [gate_card(number, entry, history) for number, entry in gates]
         sections += [_overview(gates), _cards("Gates", "gates", cards)]
     return sections
+
+
+def _absences(absences: Sequence[Absent]) -> list[Markup]:
+    """The tests that do not apply, with their reasons."""
+    if not absences:
+        return []
+    items = [
+        element("li", f"phase {absence.phase}: ", _breakable(name_of_test(nodeid)), f": {absence.reason}")
+        for nodeid, absence in absences
+    ]
+    title = element("h2", NOT_APPLICABLE.capitalize(), id="not-applicable")
+    return [element("section", title, element("ul", *items), aria_labelledby="not-applicable")]
 
 
 def _headline(rows: Sequence[Row]) -> str:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from pytest_grpo.settings.thresholds import format_number
-from pytest_grpo.types import RATE_SUFFIX, Row, Verdict
+from pytest_grpo.types import NOT_APPLICABLE, RATE_SUFFIX, Absence, Row, Verdict
 
 GAP = "  "
 MIN_METRIC_WIDTH = 8
@@ -16,6 +16,8 @@ VERSUS_PREFIX = "versus_"
 
 Entry = tuple[str, Row]
 """A node id and one of its rows."""
+Absent = tuple[str, Absence]
+"""A node id, and why its test does not apply."""
 
 
 def table_lines(rows: Sequence[Row], width: int) -> list[str]:
@@ -56,9 +58,24 @@ def reason_lines(rows: Sequence[Row]) -> list[str]:
     return [f"{row.verdict}: {_name(row, rows)}: {plain(row.reason)}" for row in rows if row.verdict != Verdict.PASS]
 
 
-def count_verdicts(rows: Iterable[Row]) -> str:
+def absence_lines(absences: Iterable[Absent]) -> list[str]:
+    """One line for each test that does not apply, by its node id: the phase, the test and the reason."""
+    return [
+        f"{NOT_APPLICABLE}: phase {absence.phase} {plain(name_of_test(nodeid))}: {plain(absence.reason)}"
+        for nodeid, absence in absences
+    ]
+
+
+def name_of_test(nodeid: str) -> str:
+    """Of a test's node id, what stands after its file, without ``test_``."""
+    return (nodeid.partition("::")[2] or nodeid).removeprefix("test_")
+
+
+def count_verdicts(rows: Iterable[Row], num_absences: int = 0) -> str:
+    """``3 pass, 0 fail, 1 inconclusive``, and how many tests do not apply."""
     verdicts = [row.verdict for row in rows]
-    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict)
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict]
+    return ", ".join([*counts, *([f"{num_absences} {NOT_APPLICABLE}"] if num_absences else [])])
 
 
 def describe_measured(row: Row, *, with_interval: bool = True) -> str:

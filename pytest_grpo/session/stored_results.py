@@ -76,7 +76,7 @@ class StoredResults:
             from pytest_grpo.settings.thresholds import thresholds_of
 
             thresholds = {name: str(threshold) for name, threshold in thresholds_of(self._config).items()}
-            self._fingerprint = take_fingerprint(self._config.rootpath, thresholds)
+            self._fingerprint = take_fingerprint(self._config.rootpath, thresholds, self._settings.run.content())
         return self._fingerprint
 
     def machine(self) -> Mapping[str, str]:

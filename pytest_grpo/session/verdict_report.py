@@ -16,13 +16,29 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_grpo.reports import github
-from pytest_grpo.reports.table import Entry, count_verdicts, plain, reason_lines, table_lines, versus_lines
+from pytest_grpo.reports.table import (
+    Entry,
+    absence_lines,
+    count_verdicts,
+    plain,
+    reason_lines,
+    table_lines,
+    versus_lines,
+)
 from pytest_grpo.reports.usage_errors import USAGE_ERROR
 from pytest_grpo.reports.versions.table import COLORS as OUTCOME_COLORS
 from pytest_grpo.reports.versions.table import compared_versions, count_outcomes, version_lines, version_rows
 from pytest_grpo.session.inconclusive import too_many_inconclusive
 from pytest_grpo.settings.config import PLUGIN_CONFIG
-from pytest_grpo.types import PROPERTY_PREFIX, Outcome, Row, Verdict, without_verdicts
+from pytest_grpo.types import (
+    NOT_APPLICABLE_PROPERTY,
+    PROPERTY_PREFIX,
+    Absence,
+    Outcome,
+    Row,
+    Verdict,
+    without_verdicts,
+)
 
 if TYPE_CHECKING:
     from pytest_grpo.session.stored_results import StoredResults
@@ -47,6 +63,7 @@ class VerdictReport:
         self._repeated: set[str] = set()
         """The tests whose current attempt failed and will be repeated."""
         self._rows: dict[str, list[Row]] = {}
+        self._absences: dict[str, Absence] = {}
         self._locations: dict[str, tuple[str, int | None]] = {}
         self._said: list[str] = []
         self._problems: list[str] = []
@@ -56,6 +73,11 @@ class VerdictReport:
         """(node id, row), by phase and then as measured; those without a phase come last."""
         listed = [(nodeid, row) for nodeid, rows in self._rows.items() for row in rows]
         return sorted(listed, key=lambda entry: (entry[1].phase is None, entry[1].phase or 0))
+
+    @property
+    def absences(self) -> list[tuple[str, Absence]]:
+        """(node id, why there is no row), by phase."""
+        return sorted(self._absences.items(), key=lambda entry: entry[1].phase)
 
     @pytest.hookimpl(tryfirst=True)  # before a JUnit file is written from it
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -80,10 +102,13 @@ class VerdictReport:
     def _read_rows(self, report: pytest.TestReport) -> list[Row]:
         rows = []
         for name, text in report.user_properties:
-            if not name.startswith(PROPERTY_PREFIX):
+            if name != NOT_APPLICABLE_PROPERTY and not name.startswith(PROPERTY_PREFIX):
                 continue
             try:
-                rows.append(Row.from_property(str(text)))
+                if name == NOT_APPLICABLE_PROPERTY:
+                    self._absences[report.nodeid] = Absence.from_property(str(text))
+                else:
+                    rows.append(Row.from_property(str(text)))
             except (TypeError, ValueError):  # a test may record any property under any name
                 self._problems.append(
                     f"grpo: property {plain(name)!r} of {plain(report.nodeid)} is not a verdict; ignored"
@@ -110,8 +135,8 @@ class VerdictReport:
 
     def write_files(self) -> None:
         """Write the page and the job's summary, with a terminal or without one."""
-        if self.rows:
-            self._problems += github.append_summary(self.rows)
+        if self.rows or self._absences:
+            self._problems += github.append_summary(self.rows, self.absences)
         settings = self._config.stash[PLUGIN_CONFIG]
         if self._config.getoption("collectonly"):
             return
@@ -139,7 +164,7 @@ class VerdictReport:
         if versions:
             self._write_versions(terminalreporter, versions)
             verdicts = [row for row in verdicts if row.verdict != Verdict.PASS]
-        if verdicts:
+        if verdicts or self._absences:
             self._write_table(terminalreporter, verdicts)
         if entries:
             for line in self._stored.comparison(entries):
@@ -155,16 +180,18 @@ class VerdictReport:
 
     def _write_table(self, terminal: pytest.TerminalReporter, rows: Sequence[Row]) -> None:
         terminal.section("grpo verdicts")
-        header, *lines = table_lines(rows, self._config.get_terminal_writer().fullwidth)
-        terminal.write_line(header, bold=True)
-        for row, line in zip(rows, lines, strict=True):
-            before = line.removesuffix(row.verdict)
-            terminal.write(before)
-            terminal.write_line(line[len(before) :], **{COLORS[Verdict(row.verdict)]: True})
-        for line in [*reason_lines(rows), *versus_lines(rows)]:
+        if rows:
+            header, *lines = table_lines(rows, self._config.get_terminal_writer().fullwidth)
+            terminal.write_line(header, bold=True)
+            for row, line in zip(rows, lines, strict=True):
+                before = line.removesuffix(row.verdict)
+                terminal.write(before)
+                terminal.write_line(line[len(before) :], **{COLORS[Verdict(row.verdict)]: True})
+        for line in [*reason_lines(rows), *versus_lines(rows), *absence_lines(self.absences)]:
             terminal.write_line(line)
         devices = ", ".join(sorted({plain(row.device) for row in rows}))
-        terminal.write_line(f"{count_verdicts(rows)} on {devices}")
+        counts = count_verdicts(rows, len(self._absences))
+        terminal.write_line(f"{counts} on {devices}" if rows else counts)
 
     def _write_versions(self, terminal: pytest.TerminalReporter, entries: Sequence[Entry]) -> None:
         """The rows that compare two versions; exact gates that pass on both sides are left out."""
@@ -191,7 +218,7 @@ class VerdictReport:
     def _write_html(self, path: Path) -> None:
         from pytest_grpo.reports.page import write_html
 
-        write_html(path, self.rows, self._stored.machine(), self._stored.history())
+        write_html(path, self.rows, self._stored.machine(), self._stored.history(), self.absences)
 
     def _write_json(self, path: Path) -> None:
         from grpo_core.home import write_atomic
@@ -200,7 +227,9 @@ class VerdictReport:
         for row in rows:
             for name in ("measured", "low", "high"):  # JSON has no NaN, and nothing without end
                 row[name] = row[name] if row[name] is not None and math.isfinite(row[name]) else None
-        text = json.dumps({"machine": self._stored.machine(), "rows": rows}, indent=1)
+        absences = [{"test": nodeid, **asdict(absence)} for nodeid, absence in self.absences]
+        values = {"machine": self._stored.machine(), "rows": rows, "not_applicable": absences}
+        text = json.dumps(values, indent=1)
         write_atomic(path, text.encode())
 
 
@@ -213,8 +242,11 @@ def header_line(config: pytest.Config) -> str | None:
     if not (settings.asked_phases and settings.claims_markers):
         return None
     profile = settings.device_profile or (f"of {settings.remote}" if settings.remote else settings.profile)
+    parts = [f"device profile {profile}", f"mode {settings.remote or 'local'}"]
     path = settings.thresholds_path
-    if not path.exists() and not settings.thresholds_required:  # the tests bring their own
-        return f"grpo: device profile {profile}, mode {settings.remote or 'local'}"
-    shown = path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
-    return f"grpo: device profile {profile}, mode {settings.remote or 'local'}, thresholds {shown.as_posix()}"
+    if path.exists() or settings.thresholds_required:  # else the tests bring their own
+        shown = path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path
+        parts.append(f"thresholds {shown.as_posix()}")
+    if not settings.run.is_embedded:
+        parts.append(f"run {settings.run}")
+    return f"grpo: {', '.join(parts)}"

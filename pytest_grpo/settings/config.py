@@ -13,6 +13,7 @@ import pytest
 from pytest_grpo.settings.device import DeviceProfile, detect_device_profile
 from pytest_grpo.settings.modal import ModalSettings
 from pytest_grpo.settings.phases import parse_phases, phases_in_expression
+from pytest_grpo.settings.run import RunSettings
 from pytest_grpo.types import CHILD_PLUGINS, SIDE_PLUGIN
 
 RemoteKind = Literal["modal", "subprocess"]
@@ -67,6 +68,8 @@ class PluginConfig:
     """Whether the A/A control runs first: the same work measured against itself."""
     system: str
     versus: str | None
+    run: RunSettings
+    """The run that the phases judge."""
     against: str | None
     """The other version to compare with: a revision, a folder, or ``.``."""
     with_packages: tuple[str, ...]
@@ -113,6 +116,7 @@ class PluginConfig:
             has_control=config.getini("grpo_control"),
             system=_value(config, "grpo_system") or "grpo_core",
             versus=_versus(config),
+            run=_run(config, remote),
             against=_against(config),
             with_packages=tuple(config.getoption("grpo_with") or config.getini("grpo_with")),
             expected=tuple(config.getoption("grpo_expect") or config.getini("grpo_expect")),
@@ -271,6 +275,16 @@ def _num_gates(config: pytest.Config) -> int | None:
     if not text.isdecimal() or not 1 <= int(text) <= 10_000:
         raise pytest.UsageError(f"--grpo-num-gates {text!r}: allowed are whole numbers from 1 to 10000; try 9")
     return int(text)
+
+
+def _run(config: pytest.Config, remote: RemoteKind | None) -> RunSettings:
+    run = RunSettings.from_pytest_config(config)
+    if remote is not None and run.path is not None and not run.path.is_relative_to(config.rootpath.resolve()):
+        raise pytest.UsageError(
+            f"--grpo-config {str(run.path)!r}: phases that run elsewhere get the files of {config.rootpath} only; put "
+            "it there"
+        )
+    return run
 
 
 def _versus(config: pytest.Config) -> str | None:

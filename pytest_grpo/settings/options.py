@@ -48,6 +48,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     add("--grpo-system", metavar="NAME", help="the stack under test: grpo_core (default), trl, or your own")
     add("--grpo-versus", metavar="NAME", help="a second stack to compare with in the same run")
+    _add_run(add)
     _add_against(add)
     add("--grpo-save", metavar="NAME", help="save the verdicts as a baseline of this name")
     add("--grpo-compare", metavar="NAME", help="fail a gate that regressed from this baseline")
@@ -56,6 +57,20 @@ def add_options(parser: pytest.Parser) -> None:
     add("--grpo-html", metavar="FILE", help="write the verdicts as one self-contained HTML page")
     add("--grpo-json", metavar="FILE", help="write the verdicts and all samples as JSON")
     add("--grpo-show-thresholds", action="store_true", help="list the thresholds and their sources, and exit")
+
+
+def _add_run(add: Callable[..., None]) -> None:
+    add("--grpo-config", metavar="FILE", help="the run that the phases judge, as `grpo train --config` reads it")
+    add("--grpo-model", metavar="NAME", help="its model: tiny, small, a model folder or hub id")
+    add("--grpo-environment", metavar="NAME", help="its environment: arithmetic, diplomacy or package.module:factory")
+    add("--grpo-engine", metavar="NAME", help="what samples in it: torch, vllm or plain")
+    add(
+        "--grpo-set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any of its settings, e.g. rollout.group_size=4 (repeatable)",
+    )
 
 
 def _add_against(add: Callable[..., None]) -> None:
@@ -119,6 +134,10 @@ def add_ini(parser: pytest.Parser) -> None:
     parser.addini("grpo_device_profile", "as --grpo-device-profile", default="")
     parser.addini("grpo_system", "as --grpo-system", default="")
     parser.addini("grpo_versus", "as --grpo-versus", default="")
+    parser.addini("grpo_config", "as --grpo-config, from the root folder", default="")
+    for name in ("model", "environment", "engine"):
+        parser.addini(f"grpo_{name}", f"as --grpo-{name}", default="")
+    parser.addini("grpo_set", "as --grpo-set", type="linelist", default=[])
     parser.addini("grpo_against", "as --grpo-against", default="")
     parser.addini("grpo_with", "as --grpo-with", type="linelist", default=[])
     parser.addini("grpo_expect", "as --grpo-expect", type="linelist", default=[])

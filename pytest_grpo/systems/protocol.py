@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-import pytest
+from pytest_grpo.settings.applicability import NotApplicableError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,11 +29,8 @@ ADVANTAGE_EPSILON = 1e-4
 Packing = Literal["shared_prefix", "padded"]
 
 
-class UnsupportedError(pytest.skip.Exception):
-    """A system lacks a feature. The test that needs it is skipped, with this one line as the reason."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, _use_item_location=True)
+class UnsupportedError(NotApplicableError):
+    """A system lacks a feature. The test that needs it does not apply, with this one line as the reason."""
 
 
 @dataclass(frozen=True, slots=True)

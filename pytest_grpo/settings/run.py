@@ -1,0 +1,139 @@
+"""Which run the phases judge: the embedded default, or one of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from grpo_core.config import GrpoConfig
+
+EMBEDDED = "the embedded default"
+SINGLE_KEYS = {"model": "model.name", "environment": "environment.name", "engine": "rollout.engine"}
+"""``--grpo-model`` and the like, and the setting that each one gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """``--grpo-config``, then ``--grpo-set``, then ``--grpo-model``, ``--grpo-environment`` and ``--grpo-engine``.
+
+    Of each, the ini value comes first. Without any, the phases judge the embedded default.
+    """
+
+    path: Path | None = None
+    """A TOML file, as ``grpo train --config`` reads it."""
+    changes: tuple[str, ...] = ()
+    """Single settings, ``section.key=value``, the strongest last."""
+    single: tuple[tuple[str, str], ...] = ()
+    """Names of ``SINGLE_KEYS`` with their values."""
+
+    @classmethod
+    def from_pytest_config(cls, config: pytest.Config) -> RunSettings:
+        """Raises pytest.UsageError when the file is not there."""
+        text = _value(config, "grpo_config")
+        path = _file(config, text) if text is not None else None
+        changes = (*config.getini("grpo_set"), *(config.getoption("grpo_set") or ()))
+        given = ((name, _value(config, f"grpo_{name}")) for name in SINGLE_KEYS)
+        return cls(path, changes, tuple((name, value) for name, value in given if value is not None))
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether nothing names a run."""
+        return self == RunSettings()
+
+    def values(self) -> dict[str, Any]:
+        """The nested settings, unchecked.
+
+        Raises:
+            pytest.UsageError: the file cannot be read, or a setting is none.
+        """
+        from grpo_core.config import read_config
+        from grpo_core.config.flags import put
+        from grpo_core.config.layers import parse_setting
+        from grpo_core.errors import ConfigError
+
+        try:
+            values = {} if self.path is None else read_config(self.path)
+            for change in self.changes:
+                put(values, *parse_setting("--grpo-set", change))
+            for name, value in self.single:
+                put(values, SINGLE_KEYS[name], value)
+        except ConfigError as error:
+            raise pytest.UsageError(f"grpo: {error}") from None
+        return values
+
+    def config(self) -> GrpoConfig:
+        """The checked configuration.
+
+        Raises:
+            pytest.UsageError: as ``values``, or a setting is not allowed.
+        """
+        from grpo_core.config import build_config
+        from grpo_core.errors import GrpoError
+
+        typed = {SINGLE_KEYS[name]: f"--grpo-{name}" for name, _ in self.single}
+        try:
+            return build_config(self.values(), typed)
+        except GrpoError as error:
+            raise pytest.UsageError(f"grpo: {error}") from None
+
+    def options(self, root: Path | None = None) -> Iterator[str]:
+        """The options that give another session of pytest the same run.
+
+        With ``root``, that session has the files below it, and no others.
+        """
+        if self.path is not None:
+            yield f"--grpo-config={self.path if root is None else self.path.relative_to(root.resolve()).as_posix()}"
+        for change in self.changes:
+            yield f"--grpo-set={change}"
+        for name, value in self.single:
+            yield f"--grpo-{name}={value}"
+
+    def content(self) -> str:
+        """What sets this run apart from the embedded default, wherever it stands: two equal runs have equal texts.
+
+        Raises:
+            pytest.UsageError: as ``config``.
+        """
+        from grpo_core.config import GrpoConfig
+
+        if self.is_embedded:
+            return EMBEDDED
+        given, default = (dict(_flat(run.model_dump(exclude={"run"}))) for run in (self.config(), GrpoConfig()))
+        changed = sorted(f"{key}={value}" for key, value in given.items() if default.get(key) != value)
+        return ", ".join(changed) or "the defaults of grpo train"
+
+    def __str__(self) -> str:
+        """As it was given: ``run.toml, model.name=small``."""
+        if self.is_embedded:
+            return EMBEDDED
+        parts = [] if self.path is None else [self.path.name]
+        return ", ".join([*parts, *self.changes, *(f"{SINGLE_KEYS[name]}={value}" for name, value in self.single)])
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted key of each value, and the value."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _value(config: pytest.Config, name: str) -> str | None:
+    """What the option or the ini file says; None without either. An empty option is kept, so that it is rejected."""
+    option: str | None = config.getoption(name)
+    return option if option is not None else config.getini(name) or None
+
+
+def _file(config: pytest.Config, text: str) -> Path:
+    from_option = config.getoption("grpo_config") is not None
+    path = ((config.invocation_params.dir if from_option else config.rootpath) / text).resolve()
+    if not text or not path.is_file():
+        given = "--grpo-config" if from_option else "ini grpo_config"
+        raise pytest.UsageError(f"{given} {text!r}: no such file; give the TOML file that `grpo train --config` reads")
+    return path
