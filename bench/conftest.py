@@ -51,9 +51,10 @@ def build_stack_for(bench_home: Home, request: pytest.FixtureRequest) -> BuildSt
 @pytest.fixture
 def sampling_reference(tmp_path: Path) -> ReferenceArm:
     """The arm ``reference`` of gates that sample: pinned decoding of a real prompt in plain torch."""
-    from bench.plain import reference_rollout
     from grpo_core.model.tokenizer import load_tokenizer
     from pytest_grpo.systems.protocol import SystemSettings
+
+    from .plain import reference_rollout
 
     settings = SystemSettings(home=tmp_path)
     return reference_rollout(settings, load_tokenizer(settings.model).encode(movement_prompts(compact=True)[0]))

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_file
 
-from bench.reference.adamw import AdamW
-from bench.reference.loss import Answer
-from bench.reference.model import Model, Sizes
-from bench.reference.rollout import sample
-from bench.reference.step import train_step
 from grpo_core.model.policy import resolve_device
 from grpo_core.model.source import locate_model
 from pytest_grpo.systems.protocol import CLIP, MAX_GRAD_NORM, GrpoSystem, SystemSettings, TrainBatch
+
+from .reference.adamw import AdamW
+from .reference.loss import Answer
+from .reference.model import Model, Sizes
+from .reference.rollout import sample
+from .reference.step import train_step
 
 if TYPE_CHECKING:
     from grpo_core.types import Float32, Int32

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from bench.conftest import BuildStack
     from grpo_core.home import Home
     from pytest_grpo.gate.gates import Gate
+
+    from .conftest import BuildStack
 
 TRAINER_SPANS = ("loss_forward", "backward", "optimizer", "publish")
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold, ReferenceArm
     from grpo_core.home import Home
     from grpo_core.schedule.stack import LocalStack
     from grpo_core.telemetry.events import Telemetry
     from pytest_grpo.gate.gates import Gate
     from pytest_grpo.types import Sample
+
+    from .conftest import BuildStack, GrpoArms, GrpoThreshold, ReferenceArm
 
 NUM_STEPS = 4
 NUM_TIMED_STEPS = 4
@@ -39,7 +40,7 @@ def test_no_event_is_lost(grpo_gate: Gate, build_stack_for: BuildStack, bench_ho
 @pytest.mark.phase1
 def test_events_hold_what_the_step_returned(grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home) -> None:
     """Each field of each event, in the file and as a service gets it, in order and with its step's number."""
-    from bench.checks.telling import listen, num_wrong_values
+    from .checks.telling import listen, num_wrong_values
 
     stack = build_stack_for("values", rollout={"num_groups": 2, "group_size": 4}, schedule={"num_steps": NUM_STEPS})
     told = listen(stack, bench_home.events / "values.jsonl")
@@ -60,8 +61,9 @@ def test_a_snapshot_is_persisted(grpo_gate: Gate, build_stack_for: BuildStack, b
 @pytest.mark.phase1
 def test_a_snapshot_holds_every_value(grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home) -> None:
     """Also those that are 0, nested or not finite, in the file itself and as it is read back."""
-    from bench.checks.telling import num_wrong_fields, telling_metrics
     from grpo_core.telemetry.snapshots import persist_profile_snapshot, read_snapshot
+
+    from .checks.telling import num_wrong_fields, telling_metrics
 
     stack = build_stack_for("values", rollout={"num_groups": 1, "group_size": 2})
     metrics = stack.trainer.step(stack.collector.collect(0))

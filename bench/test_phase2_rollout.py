@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.conftest import movement_prompts
+from .conftest import movement_prompts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold, ReferenceArm
     from grpo_core.rollout.protocol import GenerationRequest
     from grpo_core.schedule.stack import LocalStack
     from grpo_core.types import Int32
     from pytest_grpo.gate.gates import Gate
     from pytest_grpo.systems.protocol import GrpoSystem
     from pytest_grpo.types import Sample
+
+    from .conftest import BuildStack, GrpoArms, GrpoThreshold, ReferenceArm
 
 COMPACT_GAME = {"name": "diplomacy", "compact_prompts": True}
 NUM_PROMPTS, GROUP_SIZE, MAX_COMPLETION_TOKENS = 3, 4, 24
@@ -37,9 +38,10 @@ def test_every_published_version_is_sampled_from(grpo_gate: Gate, grpo_system: G
 
     What the sampler reports is held against ``transformers``, with the weights that were published merged by hand.
     """
-    from bench.checks.plain_policy import PlainPolicy
-    from bench.checks.versions import KnownVersions, changed_weights
     from pytest_grpo.systems.protocol import SystemSettings
+
+    from .checks.plain_policy import PlainPolicy
+    from .checks.versions import KnownVersions, changed_weights
 
     settings = SystemSettings(home=Path())  # the fixture's, but for the folder
     plain = PlainPolicy(settings.model, scaling=settings.lora_alpha / settings.lora_rank)
@@ -81,8 +83,8 @@ def test_nothing_is_stale_after_a_swap(grpo_gate: Gate, build_stack_for: BuildSt
 
     Versions go from the trainer to the sampler as in training. The prompts share their first pages.
     """
-    from bench.checks.plain_policy import PlainPolicy
-    from bench.checks.versions import KnownVersions, publish_next
+    from .checks.plain_policy import PlainPolicy
+    from .checks.versions import KnownVersions, publish_next
 
     with build_stack_for("stale", schedule={"max_policy_lag_steps": 2}) as stack:
         model = stack.config.model
@@ -175,7 +177,7 @@ def test_a_cached_adapter_loads_at_once(
 
 def publish_changed_adapter(system: GrpoSystem) -> int:
     """A version whose answers differ from the base model's."""
-    from bench.checks.versions import changed_weights
+    from .checks.versions import changed_weights
 
     system.load_weights(changed_weights(system.weights(), seed=0))
     return system.publish_adapter()

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.conftest import movement_prompts
 from pytest_grpo.settings.config import PLUGIN_CONFIG
+
+from .conftest import movement_prompts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench.checks.steps import StepErrors
-    from bench.conftest import GrpoArms, GrpoThreshold
     from pytest_grpo.gate.gates import Gate
     from pytest_grpo.systems.protocol import GrpoSystem, SystemSettings, TrainBatch
     from pytest_grpo.types import Sample
+
+    from .checks.steps import StepErrors
+    from .conftest import GrpoArms, GrpoThreshold
 
 GROUP_SIZE = 8
 MAX_COMPLETION_TOKENS = 24
@@ -55,12 +57,13 @@ def grpo_versus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def step_errors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StepErrors:
     """What two steps of the system differ by from two of ``bench.reference``."""
-    import bench.checks.steps
     from pytest_grpo.systems.load import load_system
+
+    from .checks import steps
 
     settings = settings_for(tmp_path_factory.mktemp("exact"), micro_batch_tokens=MICRO_BATCH_TOKENS)
     system = load_system(request.config.stash[PLUGIN_CONFIG].system, settings)
-    return bench.checks.steps.step_errors(system, settings)
+    return steps.step_errors(system, settings)
 
 
 def build_batch(system: GrpoSystem, num_prompts: int, *, compact: bool) -> TrainBatch:
@@ -129,10 +132,11 @@ def test_forward_takes_about_as_long_as_backward(
 
     Passes through a decoder are counted by the system and in torch itself, by whichever model they are.
     """
-    from bench.checks.steps import count_passes
-    from bench.plain import reference_step
     from pytest_grpo.agreement import nothing_to_check
     from pytest_grpo.arms import approx_ratio
+
+    from .checks.steps import count_passes
+    from .plain import reference_step
 
     batch, settings = build_batch(grpo_system, num_prompts=4, compact=True), settings_for(tmp_path)
     longest = max(len(group.prompt_ids) for group in batch.groups) + MAX_COMPLETION_TOKENS
@@ -154,8 +158,9 @@ def test_the_time_of_a_step_is_accounted_for(
     grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem, tmp_path: Path
 ) -> None:
     """By the clock around a step, less the parts that the system times."""
-    from bench.plain import reference_step
     from pytest_grpo.agreement import nothing_to_check
+
+    from .plain import reference_step
 
     batch = build_batch(grpo_system, num_prompts=4, compact=True)
     step, _ = grpo_arms(
@@ -171,9 +176,10 @@ def test_a_shared_prefix_beats_padding(
     grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem, tmp_path: Path
 ) -> None:
     """A step on one group, against the plain path: a row per completion, its prompt in each of them."""
-    from bench.plain import reference_step
     from pytest_grpo.agreement import close_values
     from pytest_grpo.systems.load import load_system
+
+    from .plain import reference_step
 
     batch, settings = build_batch(grpo_system, num_prompts=1, compact=True), settings_for(tmp_path, packing="padded")
     plain = load_system("grpo_core", settings)
@@ -192,8 +198,9 @@ def test_a_step_against_another_system(
     grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem, grpo_versus: GrpoSystem, tmp_path: Path
 ) -> None:
     """The same tensors and adapter weights through a step of the system and of the one of ``--grpo-versus``."""
-    from bench.plain import reference_step
     from pytest_grpo.agreement import close_values
+
+    from .plain import reference_step
 
     batch = build_batch(grpo_system, num_prompts=1, compact=True)
     grpo_versus.load_weights(grpo_system.weights())

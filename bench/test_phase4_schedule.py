@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold, ReferenceArm
     from grpo_core.home import Home
     from grpo_core.schedule.loop import TrainResult
     from grpo_core.schedule.stack import LocalStack, Stack
     from pytest_grpo.gate.gates import Gate
     from pytest_grpo.types import Sample
+
+    from .conftest import BuildStack, GrpoArms, GrpoThreshold, ReferenceArm
 
 NUM_STEPS = 10
 BUFFER_DEPTH = 3
@@ -45,7 +46,7 @@ def build_letters(build_stack_for: BuildStack, run: str) -> LocalStack:
 @pytest.mark.phase4
 def test_siblings_differ(grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home) -> None:
     """All answers of a turn have the same prompt and policy. No two of them are the same sample."""
-    from bench.checks.played import num_identical, play_letters
+    from .checks.played import num_identical, play_letters
 
     played = play_letters(build_letters(build_stack_for, "siblings"), bench_home)
     grpo_gate.check("identical_siblings", num_identical(played))
@@ -56,7 +57,7 @@ def test_every_episode_is_in_a_batch_or_reported(
     grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home
 ) -> None:
     """Each episode that an environment began is trained on as it was played, or its failure is an event."""
-    from bench.checks.played import num_missing, play_letters
+    from .checks.played import num_missing, play_letters
 
     played = play_letters(build_letters(build_stack_for, "episodes"), bench_home, loses_every=LOST_EVERY)
     grpo_gate.check("episodes_missing", num_missing(played))
@@ -65,7 +66,7 @@ def test_every_episode_is_in_a_batch_or_reported(
 @pytest.mark.phase4
 def test_what_was_sampled_is_trained_on(grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home) -> None:
     """Per completion, the tokens with a loss are the ones that the engine drew, to the last one."""
-    from bench.checks.played import num_wrong_lengths, play_letters
+    from .checks.played import num_wrong_lengths, play_letters
 
     stack = build_letters(build_stack_for, "lengths")
     played = play_letters(stack, bench_home)

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from bench.conftest import BuildStack, GrpoArms, GrpoThreshold, ReferenceArm
     from grpo_core.schedule.stack import LocalStack
     from grpo_core.types import Completion
     from pytest_grpo.gate.gates import Gate
     from pytest_grpo.types import Sample
 
+    from .conftest import BuildStack, GrpoArms, GrpoThreshold, ReferenceArm
+
 PROMPTS = ("compact", "full")
 SAMPLERS = (("torch", "compact"), ("torch", "full"), ("plain", "compact"), ("vllm", "compact"))
-EQUAL_ORDERS = "bench.checks.equal_orders:make"
+EQUAL_ORDERS = f"{__package__}.checks.equal_orders:make"
 MAX_KV_BYTES = 256 << 20  # vLLM reserves them at its start
 
 
@@ -28,8 +29,8 @@ def test_the_trainer_gives_the_samplers_probabilities(grpo_gate: Gate, build_sta
 
     ``transformers`` says what the probability is. vLLM is held to it where it is installed.
     """
-    from bench.checks.plain_policy import PlainPolicy
-    from bench.checks.ratios import ratio_error
+    from .checks.plain_policy import PlainPolicy
+    from .checks.ratios import ratio_error
 
     errors: list[float] = []
     for engine, name in SAMPLERS:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from bench.conftest import BuildStack
     from grpo_core.home import Home
     from pytest_grpo.gate.gates import Gate
+
+    from .conftest import BuildStack
 
 LIVE_PANELS = (9, 10, 11)
 GIVE_UP_AFTER_S = 10.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench.checks.letters import FIRST_ANSWER, WRITERS, LetterFactory, Letters
+from .letters import FIRST_ANSWER, WRITERS, LetterFactory, Letters
 
 if TYPE_CHECKING:
     from grpo_core.home import Home

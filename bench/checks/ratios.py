@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from bench.checks.versions import publish_next
 from grpo_core.rollout.canaries.reference import score
 from grpo_core.types import Batch, Float32, RolloutStats
 
+from .versions import publish_next
+
 if TYPE_CHECKING:
-    from bench.checks.plain_policy import PlainPolicy
     from grpo_core.schedule.stack import LocalStack
     from grpo_core.training.forward.packing import PackedBatch
     from grpo_core.training.objective.objective import LossTerms
     from grpo_core.types import Completion
+
+    from .plain_policy import PlainPolicy
 
 
 def ratio_error(stack: LocalStack, plain: PlainPolicy) -> float:

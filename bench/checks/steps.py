@@ -18,11 +18,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.plain import plain_answers, plain_model
-from bench.reference.adamw import AdamW
-from bench.reference.loss import Answer, token_logprobs, token_losses
-from bench.reference.model import Model
-from bench.reference.step import Step, train_step
 from pytest_grpo.systems.protocol import (
     CLIP,
     MAX_GRAD_NORM,
@@ -33,6 +28,12 @@ from pytest_grpo.systems.protocol import (
     TrainGroup,
     TrainStep,
 )
+
+from ..plain import plain_answers, plain_model
+from ..reference.adamw import AdamW
+from ..reference.loss import Answer, token_logprobs, token_losses
+from ..reference.model import Model
+from ..reference.step import Step, train_step
 
 if TYPE_CHECKING:
     from grpo_core.types import Float32, Int32

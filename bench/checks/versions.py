@@ -16,9 +16,10 @@ from grpo_core.types import Adapter
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from bench.checks.plain_policy import PlainPolicy
     from grpo_core.schedule.stack import LocalStack
     from grpo_core.types import Completion, Float32, Int32
+
+    from .plain_policy import PlainPolicy
 
 TOLERANCE_NATS = 1e-3  # between sampler and reference
 MIN_EFFECT_NATS = 1e-2  # by which two versions differ, or nothing could tell them apart

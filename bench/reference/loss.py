@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.reference.model import Model
+from .model import Model
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.reference.model import KeyValueCache, Model
+from .model import KeyValueCache, Model
 
 
 @torch.no_grad()

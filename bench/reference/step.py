@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.reference.adamw import AdamW, clipped, norm
-from bench.reference.loss import Answer, loss, token_logprobs
-from bench.reference.model import Model
+from .adamw import AdamW, clipped, norm
+from .loss import Answer, loss, token_logprobs
+from .model import Model
 
 
 @dataclass(frozen=True)

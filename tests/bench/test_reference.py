@@ -24,10 +24,10 @@ FOLDER = Path(__file__).resolve().parents[2] / "bench" / "reference"
 FROZEN = {
     "__init__.py": "549613973fb5e5e4bafb919da843dbd8f1a660dbe125d93a3d03e78c782a83c9",
     "adamw.py": "8e9caf13107f86b516c994b222380c4ae286fa1dc596fec0517b9218695bc1c4",
-    "loss.py": "4bc232e2e327fc336eafbb797eb8d27cfdf476d3231ae4e0cf28dfad3424914d",
+    "loss.py": "951ffb50a443a311f2eaeae50acbd194a53d49707a557f9dd1b887db6fe5a936",
     "model.py": "f9bb934f26db87d86de7bf9c38ead4e971067b8870f1a09d602d864038b158a5",
-    "rollout.py": "434234549441fe79e22d968b0d96635a8f3127dbb6cc663dc2d91f7933037347",
-    "step.py": "c1f1c8f85b798a33b6fdc8226331a767f057aee45e6628cdb994d6534981ea9a",
+    "rollout.py": "73c2d4913360807f658214985e443760dc5178fd4b81c48dc8fbfbd11b26d2a2",
+    "step.py": "e29a3f8b4dee80891990860d87d2de25986bd4f47d5975b00b806cb9d0709c96",
 }
 """sha256 of each file. A change here makes results before and after it incomparable."""
 
