@@ -137,7 +137,8 @@ class Row:
     """Why the verdict is not a pass; empty for a pass."""
     measured: float
     device: str
-    system: str = "grpo_core"
+    system: str = ""
+    """The stack that was measured; empty where a test does not say."""
     low: float | None = None
     high: float | None = None
     confidence: float | None = None
@@ -149,6 +150,11 @@ class Row:
     duration_s: float = 0.0
     outcome: str = ""
     """Of a comparison of two versions, an ``Outcome``; ``arms`` are then the two sides. Else empty."""
+
+    @property
+    def system_key(self) -> str:
+        """To find the same gate in earlier results, in which grpo_core also stood for no system."""
+        return self.system or "grpo_core"
 
     def as_property(self) -> tuple[str, str]:
         """The row as an entry of ``user_properties``: its name, and JSON."""

@@ -90,7 +90,7 @@ def check_comparable(before: Baseline, now: Baseline) -> None:
 def _cells(change: Change) -> tuple[str, ...]:
     before, now = (format_number(row.measured) if row else "-" for row in (change.before, change.now))
     row = change.row
-    metric = row.metric if row.system == "grpo_core" else f"{row.metric} ({row.system})"
+    metric = row.metric if row.system_key == "grpo_core" else f"{row.metric} ({row.system})"
     pairs = "-" if change.factor is None else change.pairs_text
     test = change.nodeid.rpartition("/")[2]
     return (test, metric, before, now, change.change_text, change.interval_text, pairs, str(change.outcome))

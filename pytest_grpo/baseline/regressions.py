@@ -157,7 +157,7 @@ def judge_against(
     Raises:
         pytest.UsageError: the devices differ, unless ``any_machine``.
     """
-    gates, gate = _by_gate(baseline.results), (nodeid, row.system, row.metric, place)
+    gates, gate = _by_gate(baseline.results), (nodeid, row.system_key, row.metric, place)
     before = gates.get(gate)
     if before is None:
         return None
@@ -206,9 +206,9 @@ def _by_gate(results: Results) -> dict[Gate, Row]:
     num_before: Counter[tuple[str, str, str]] = Counter()
     gates: dict[Gate, Row] = {}
     for nodeid, row in results:
-        name = nodeid, row.system, row.metric
+        name = nodeid, row.system_key, row.metric
         for each in (row, *reference_rows(row)):
-            gates[nodeid, row.system, each.metric, num_before[name]] = each
+            gates[nodeid, row.system_key, each.metric, num_before[name]] = each
         num_before[name] += 1
     return gates
 

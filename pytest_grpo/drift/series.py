@@ -108,4 +108,4 @@ def _values(baseline: Baseline) -> dict[Gate, float]:
 
 
 def _gate(nodeid: str, row: Row) -> Gate:
-    return Gate(nodeid, row.metric, row.system, row.device, row.phase, WORSE_SIDES.get(row.kind))
+    return Gate(nodeid, row.metric, row.system_key, row.device, row.phase, WORSE_SIDES.get(row.kind))

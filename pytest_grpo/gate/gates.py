@@ -38,7 +38,7 @@ class Gate:
     phase: int | None
     properties: list[tuple[str, object]]
     """The test's ``user_properties``."""
-    system: str = "grpo_core"
+    system: str = ""
     show_progress: ShowProgress | None = None
     inspect: Inspect | None = None
     nodeid: str = ""

@@ -43,7 +43,9 @@ def gate_card(number: int, entry: Entry, history: Sequence[SavedRun]) -> Markup:
     return element(
         "article",
         element("h3", row.metric, " ", badge(row), id=label),
-        element("p", f"phase {describe_phase(row)} \u00b7 {row.system} \u00b7 {nodeid}", class_="quiet"),
+        element(
+            "p", " \u00b7 ".join(filter(None, [f"phase {describe_phase(row)}", row.system, nodeid])), class_="quiet"
+        ),
         element("p", row.reason, class_="reason") if row.reason else joined(),
         element("div", element("div", *charts, class_="charts") if charts else joined(), _facts(row), class_="columns"),
         class_=row.verdict,

@@ -30,6 +30,6 @@ def runs_of(entry: Entry, history: Sequence[SavedRun]) -> list[tuple[SavedRun, R
         (run, earlier)
         for run in history
         for earlier_nodeid, earlier in run.rows
-        if (earlier_nodeid, earlier.metric, earlier.system) == (nodeid, row.metric, row.system)
+        if (earlier_nodeid, earlier.metric, earlier.system_key) == (nodeid, row.metric, row.system_key)
         and not math.isnan(earlier.measured)
     ][-MAX_RUNS:]

@@ -172,7 +172,7 @@ def _overview(rows: Sequence[tuple[int, Entry]]) -> Markup:
     lines = []
     for number, (_, row) in rows:
         link = element("a", _breakable(row.metric), href=f"#gate-{number}")
-        system = element("span", row.system, class_="tag") if many_systems else joined()
+        system = element("span", row.system, class_="tag") if many_systems and row.system else joined()
         lines.append(
             element(
                 "tr",

@@ -104,7 +104,7 @@ def describe_phase(row: Row) -> str:
 
 
 def has_many_systems(rows: Iterable[Row]) -> bool:
-    return len({row.system for row in rows}) > 1
+    return len({row.system for row in rows if row.system}) > 1
 
 
 def arm_quantity(row: Row, arm: str) -> list[float]:
@@ -129,7 +129,7 @@ def _columns(rows: Sequence[Row], *, with_interval: bool) -> dict[str, list[str]
     columns = {
         "phase": [describe_phase(row) for row in rows],
         "metric": [row.metric for row in rows],
-        "system": [row.system for row in rows],
+        "system": [row.system or "-" for row in rows],
         "measured": [describe_measured(row, with_interval=with_interval) for row in rows],
         "threshold": [row.threshold for row in rows],
         "verdict": [row.verdict for row in rows],
@@ -156,4 +156,4 @@ def _shortened(text: str, room: int) -> str:
 
 
 def _name(row: Row, rows: Sequence[Row]) -> str:
-    return plain(f"{row.metric} ({row.system})" if has_many_systems(rows) else row.metric)
+    return plain(f"{row.metric} ({row.system})" if row.system and has_many_systems(rows) else row.metric)

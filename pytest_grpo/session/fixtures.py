@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from pytest_grpo.settings.phases import phases_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from grpo_core.config import GrpoConfig
     from pytest_grpo.arms import MeasuredArm
     from pytest_grpo.gate.gate_session import GateSession, ShowProgress
     from pytest_grpo.gate.gates import Gate
@@ -45,7 +46,7 @@ def grpo_gate(request: pytest.FixtureRequest) -> Gate:
         session=session,
         phase=min(phases_of(item), default=None),
         properties=item.user_properties,
-        system=settings.system if "grpo_system" in request.fixturenames else "grpo_core",
+        system=_system_of(request.fixturenames, settings.system),
         show_progress=terminal_progress(config),
         inspect=partial(config.stash[STORED].regression, item.nodeid),
         nodeid=item.nodeid,
@@ -54,6 +55,13 @@ def grpo_gate(request: pytest.FixtureRequest) -> Gate:
     )
     item.stash[GATE] = gate
     return gate
+
+
+def _system_of(fixturenames: Sequence[str], chosen: str) -> str:
+    """What a test with these fixtures measures: the chosen system, grpo_core, or, as far as is known, none."""
+    if "grpo_system" in fixturenames:
+        return chosen
+    return "grpo_core" if "grpo_run" in fixturenames else ""
 
 
 @pytest.fixture
@@ -78,26 +86,33 @@ def grpo_threshold(grpo_gate: Gate) -> Callable[[str], Threshold]:
     return grpo_gate.threshold
 
 
+@pytest.fixture(scope="session")
+def grpo_run(pytestconfig: pytest.Config) -> GrpoConfig:
+    """The configuration of the run that the phases judge, from ``--grpo-config`` and the like; else grpo_core's
+    defaults."""
+    return pytestconfig.stash[PLUGIN_CONFIG].run.config()
+
+
 @pytest.fixture
-def grpo_system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GrpoSystem:
+def grpo_system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GrpoSystem]:
     """The training stack under test, from ``--grpo-system``. Override this fixture to test your own."""
-    return _load(request.config.stash[PLUGIN_CONFIG].system, tmp_path_factory.mktemp("system"))
+    yield from _open(request.config, request.config.stash[PLUGIN_CONFIG].system, tmp_path_factory.mktemp("system"))
 
 
 @pytest.fixture
-def grpo_versus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GrpoSystem:
+def grpo_versus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GrpoSystem]:
     """The stack to compare with, from ``--grpo-versus``; without that option the test is deselected."""
     versus = request.config.stash[PLUGIN_CONFIG].versus
     if versus is None:
         pytest.skip("nothing to compare with; name a system with --grpo-versus")
-    return _load(versus, tmp_path_factory.mktemp("versus"))
+    yield from _open(request.config, versus, tmp_path_factory.mktemp("versus"))
 
 
-def _load(name: str, home: Path) -> GrpoSystem:
-    from pytest_grpo.systems.load import load_system
-    from pytest_grpo.systems.protocol import SystemSettings
+def _open(config: pytest.Config, name: str, home: Path) -> Iterator[GrpoSystem]:
+    from pytest_grpo.systems.load import open_system, settings_of
 
-    return load_system(name, SystemSettings(home=home))
+    with open_system(name, settings_of(config.stash[PLUGIN_CONFIG].run, home)) as system:
+        yield system
 
 
 def gate_session(config: pytest.Config) -> GateSession:

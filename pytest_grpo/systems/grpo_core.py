@@ -45,38 +45,19 @@ class GrpoCoreSystem:
         from grpo_core.lora.store import AdapterStore
         from grpo_core.model.policy import load_policy
         from grpo_core.model.tokenizer import load_tokenizer
-        from grpo_core.rollout.engines import open_engine
+        from grpo_core.rollout.engines import check_engine, open_engine
         from grpo_core.training.trainer import Trainer
 
-        config = build_config(
-            {
-                "run": RUN,
-                "model": {
-                    "name": settings.model,
-                    "device": settings.device,
-                    "lora_rank": settings.lora_rank,
-                    "lora_alpha": settings.lora_alpha,
-                    "lora_targets": settings.lora_targets,
-                },
-                "training": {
-                    "learning_rate": 1.0,  # each step scales it
-                    "clip_low": CLIP,
-                    "clip_high": CLIP,
-                    "max_grad_norm": MAX_GRAD_NORM,
-                    "kl_coefficient": settings.kl_coefficient,
-                    "packing": settings.packing or "shared_prefix",
-                    "micro_batch_tokens": settings.micro_batch_tokens,
-                },
-            }
-        )
+        config = build_config(_values(settings))
         self._needs_reference = settings.kl_coefficient > 0
         self._tokenizer = load_tokenizer(settings.model)
         self._store = AdapterStore(settings.home / "adapters")
         self._adapters = _switchable_cache(self._store)
+        check_engine(config)
         self._engine = open_engine(config, self._tokenizer.stop_id, self._adapters, self._store)
         self._num_cold_loads = 0
         self._step_logprobs: StepLogprobs = []
-        self._policy = load_policy(config.model)
+        self._policy = load_policy(config.model, any_architecture=settings.engine != "torch")
         self._trainer = Trainer(
             self._policy,
             config.model,
@@ -175,6 +156,9 @@ class GrpoCoreSystem:
         swap = self._engine.use_version(version)
         return AdapterSwap(swap.cache_hit, swap.load_ms, swap.swap_ms)
 
+    def close(self) -> None:
+        self._engine.close()
+
     @property
     def counters(self) -> Mapping[str, int]:
         engine, cache = self._engine.counters, self._adapters.counters
@@ -186,6 +170,36 @@ class GrpoCoreSystem:
             "num_decode_steps": engine.num_decode_steps,
             "num_prefill_tokens": engine.num_prefill_tokens,
         }
+
+
+def _values(settings: SystemSettings) -> dict[str, dict[str, Any] | str]:
+    """The configuration of a run with these settings."""
+    adapter = {
+        "lora_rank": settings.lora_rank,
+        "lora_alpha": settings.lora_alpha,
+        "lora_targets": settings.lora_targets,
+    }
+    return {
+        "run": RUN,
+        "model": {
+            "name": settings.model,
+            "device": settings.device,
+            "dtype": settings.dtype,
+            **(adapter if settings.method == "lora" else {}),
+        },
+        "rollout": {"engine": settings.engine, "max_kv_bytes": settings.max_kv_bytes},
+        "training": {
+            "method": settings.method,
+            "precision": settings.precision,
+            "learning_rate": 1.0,  # each step scales it
+            "clip_low": CLIP,
+            "clip_high": CLIP,
+            "max_grad_norm": MAX_GRAD_NORM,
+            "kl_coefficient": settings.kl_coefficient,
+            "packing": settings.packing or "shared_prefix",
+            "micro_batch_tokens": settings.micro_batch_tokens,
+        },
+    }
 
 
 def _switchable_cache(store: AdapterStore) -> Any:

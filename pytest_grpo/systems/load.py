@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
-from pytest_grpo.systems.protocol import GrpoSystem, SystemSettings
+from pytest_grpo.settings.run import RunSettings
+from pytest_grpo.systems.protocol import ClosableSystem, GrpoSystem, SystemSettings
 
 ENTRY_POINT_GROUP = "pytest_grpo.systems"
 BUILT_IN = {
@@ -69,3 +73,42 @@ def load_system(name: str, settings: SystemSettings) -> GrpoSystem:
             "derive that class from pytest_grpo.GrpoSystem"
         )
     return system
+
+
+@contextmanager
+def open_system(name: str, settings: SystemSettings) -> Iterator[GrpoSystem]:
+    """As ``load_system``; closed at the end."""
+    system = load_system(name, settings)
+    try:
+        yield system
+    finally:
+        if isinstance(system, ClosableSystem):
+            system.close()
+
+
+def settings_of(run: RunSettings, home: Path, **changes: object) -> SystemSettings:
+    """The settings of a system for the model, the engine and the training of ``run``, with ``changes`` of its fields.
+
+    Raises:
+        pytest.UsageError: the run cannot be read.
+    """
+    if run.is_embedded:
+        return replace(SystemSettings(home=home), **changes)
+    config = run.config()
+    settings = SystemSettings(
+        home=home,
+        model=config.model.name,
+        dtype=config.model.dtype,
+        precision=config.training.precision,
+        method=config.training.method,
+        engine=config.rollout.engine,
+        lora_rank=config.model.lora_rank,
+        lora_alpha=config.model.lora_alpha,
+        lora_targets=config.model.lora_targets,
+        device=config.model.device,
+        packing=config.training.packing,
+        micro_batch_tokens=config.training.micro_batch_tokens,
+        max_kv_bytes=config.rollout.max_kv_bytes,
+        seed=config.rollout.seed,
+    )
+    return replace(settings, **changes)

@@ -26,7 +26,8 @@ CLIP = 0.2
 MAX_GRAD_NORM = 1.0
 ADVANTAGE_EPSILON = 1e-4
 
-Packing = Literal["shared_prefix", "padded"]
+NumberType = Literal["float32", "bfloat16"]
+Packing = Literal["shared_prefix", "packed", "padded"]
 
 
 class UnsupportedError(NotApplicableError):
@@ -35,12 +36,20 @@ class UnsupportedError(NotApplicableError):
 
 @dataclass(frozen=True, slots=True)
 class SystemSettings:
-    """The settings that a system is built from. All weights are float32."""
+    """The settings that a system is built from: those of the run that the phases judge."""
 
     home: Path
     """A folder for adapters and other files of this system."""
     model: str = "tiny"
     """A preset, a model folder, or a hub id."""
+    dtype: NumberType = "float32"
+    """Of the base weights. What is trained is float32."""
+    precision: NumberType = "float32"
+    """Of the matrix products of a training step."""
+    method: Literal["lora", "full"] = "lora"
+    """What is trained: an adapter, or all weights; then ``lora_*`` means nothing."""
+    engine: str = "torch"
+    """What samples, for systems that have a choice."""
     lora_rank: int = 16
     lora_alpha: float = 32.0
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj", "up_proj", "down_proj")
@@ -48,9 +57,12 @@ class SystemSettings:
     device: str = "auto"
     """A torch device, or ``auto`` for the GPU when there is one."""
     packing: Packing | None = None
-    """The layout of a training step: each prompt once, or one padded row per sequence. None: the system's default."""
+    """The layout of a training step: each prompt once, sequences end to end, or one padded row per sequence. None: the
+    system's default."""
     micro_batch_tokens: int = 8192
     """Maximum tokens, padding included, per forward pass of a training step."""
+    max_kv_bytes: int = 2 << 30
+    """Keys and values that the sampler may hold."""
     seed: int = 0
     """Seed of the initial adapter weights."""
 
@@ -225,6 +237,15 @@ class GrpoSystem(Protocol):
         ``num_prefill_tokens`` (prompt tokens that were computed).
         """
         return {}
+
+
+@runtime_checkable
+class ClosableSystem(Protocol):
+    """A system that holds processes, threads or memory until it is closed."""
+
+    def close(self) -> None:
+        """End them. Nothing is called after it. Twice is no error."""
+        ...
 
 
 def _unsupported(system: GrpoSystem, what: str) -> UnsupportedError:
