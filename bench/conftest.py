@@ -1,26 +1,49 @@
-"""Fixtures of the phases: stacks of the tiny preset in an empty home, and prompts of real games."""
+"""Fixtures of the phases: the run that is judged, stacks of it in an empty home, and its prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_grpo.settings.applicability import not_applicable
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from grpo_core.config import GrpoConfig
     from grpo_core.home import Home
     from grpo_core.schedule.stack import LocalStack
     from pytest_grpo.arms import MeasuredArm
+    from pytest_grpo.gate.gates import Gate
     from pytest_grpo.settings.thresholds import Threshold
+
+    from .workload import Scale, Workload
 
 BuildStack = Callable[..., "LocalStack"]
 GrpoArms = Callable[..., "tuple[MeasuredArm, ...]"]
 GrpoThreshold = Callable[[str], "Threshold"]
 ReferenceArm = Callable[[], None]
+WorkloadFor = Callable[[int, int, int], "Workload"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of variants runs once for each that the run has; once without any, to say so."""
+    if "variant" in metafunc.fixturenames:
+        run = metafunc.config.stash[PLUGIN_CONFIG].run
+        names = () if run.is_embedded else tuple(run.config().bench.variants)
+        metafunc.parametrize("variant", names or [None], ids=names or ["none"])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The embedded default has compact prompts, a run of the user's has variants: one of the two is judged."""
+    other = "variant" if config.stash[PLUGIN_CONFIG].run.is_embedded else "game_stacks"
+    dropped = [item for item in items if isinstance(item, pytest.Function) and other in item.fixturenames]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
 
 
 @pytest.fixture
@@ -32,20 +55,68 @@ def bench_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return Home(data=root / "data", traces=root / "traces")
 
 
+@pytest.fixture(scope="session")
+def is_embedded(pytestconfig: pytest.Config) -> bool:
+    """Whether the phases judge the embedded default, and no run of the user's."""
+    return pytestconfig.stash[PLUGIN_CONFIG].run.is_embedded
+
+
+@pytest.fixture(scope="session")
+def run_scale(pytestconfig: pytest.Config, grpo_run: GrpoConfig) -> Scale:
+    """How much of the user's run is measured at once."""
+    from .workload import scale_of
+
+    return scale_of(grpo_run, pytestconfig.stash[PLUGIN_CONFIG].profile)
+
+
 @pytest.fixture
-def build_stack_for(bench_home: Home, request: pytest.FixtureRequest) -> BuildStack:
-    """Builds a stack from a run name and settings per section, e.g. ``rollout={"group_size": 4}``."""
+def build_stack_for(
+    bench_home: Home, request: pytest.FixtureRequest, grpo_gate: Gate, grpo_run: GrpoConfig, is_embedded: bool
+) -> Iterator[BuildStack]:
+    """Builds a stack of the run under a name, with the settings per section that the test needs: ``training={...}``.
+
+    ``embedded`` has further ones, the sizes of the embedded default. A run of the user's has its own, scaled down.
+    """
     system = request.config.stash[PLUGIN_CONFIG].system
     if system != "grpo_core":
-        pytest.skip(f"measures the schedule, the environments or the telemetry of grpo_core, not of {system}")
+        not_applicable(f"it measures the schedule, the environments or the telemetry of grpo_core, not of {system}")
+    opened: list[LocalStack] = []
 
-    def build(run: str, **sections: dict[str, Any]) -> LocalStack:
+    def build(run: str, *, embedded: Mapping[str, Any] | None = None, **needed: dict[str, Any]) -> LocalStack:
         from grpo_core.config import build_config
+        from grpo_core.config.layers import merge
         from grpo_core.schedule.stack import build_stack
 
-        return build_stack(build_config({"run": run, **sections}), bench_home)
+        if is_embedded:
+            values = merge(merge({}, embedded or {}), needed)
+        else:
+            scale: Scale = request.getfixturevalue("run_scale")
+            laid_over = merge({"rollout": {"num_groups": scale.num_starts}}, needed)
+            grpo_gate.lay_over(laid_over)
+            values = merge(grpo_run.model_dump(exclude={"bench"}), laid_over)
+        opened.append(build_stack(build_config({**values, "run": run}), bench_home))
+        return opened[-1]
 
-    return build
+    yield build
+    for stack in opened:
+        stack.close()
+
+
+@pytest.fixture
+def workload_for(request: pytest.FixtureRequest, is_embedded: bool, grpo_run: GrpoConfig) -> WorkloadFor:
+    """The prompts to sample from: of the embedded default a number of movement prompts and the sizes that the test
+    gives; of a run of the user's its own."""
+    from .workload import Workload
+
+    def find(num_prompts: int, group_size: int, max_completion_tokens: int) -> Workload:
+        if is_embedded:
+            prompts = movement_prompts(compact=True)[:num_prompts]
+            return Workload(tuple(prompts), group_size, max_completion_tokens)
+        scale: Scale = request.getfixturevalue("run_scale")
+        rollout = grpo_run.rollout
+        return Workload(scale.prompts, rollout.group_size, rollout.max_completion_tokens)
+
+    return find
 
 
 @pytest.fixture
@@ -62,9 +133,9 @@ def sampling_reference(tmp_path: Path) -> ReferenceArm:
 
 def movement_prompts(*, compact: bool) -> list[str]:
     """The prompts of the seven powers in the first movement phase of a Diplomacy game."""
-    from grpo_core.config import EnvironmentConfig
-    from grpo_core.environments import make_environment_factory
+    from grpo_core.config import build_config
 
-    environment = make_environment_factory(EnvironmentConfig(name="diplomacy", compact_prompts=compact))()
-    environment.reset(0)
-    return [observation.prompt for observation in environment.observe()]
+    from .workload import opening_prompts
+
+    environment = {"name": "diplomacy", "compact_prompts": compact}
+    return opening_prompts(build_config({"environment": environment}), 1)[0]

@@ -21,7 +21,7 @@ def test_a_trainer_step_leaves_a_readable_trace(grpo_gate: Gate, build_stack_for
     from grpo_core.telemetry import open_telemetry
     from grpo_core.telemetry.profiler import read_trace, trace
 
-    stack = build_stack_for("baseline", rollout={"num_groups": 4, "group_size": 4})
+    stack = build_stack_for("baseline", embedded={"rollout": {"num_groups": 4, "group_size": 4}})
     batch = stack.collector.collect(0)
     folder = bench_home.traces / "baseline"
     with open_telemetry(stack.config, bench_home) as telemetry, trace(folder):

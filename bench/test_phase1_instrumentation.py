@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NUM_STEPS = 4
 NUM_TIMED_STEPS = 4
+TWO_GROUPS = {"rollout": {"num_groups": 2, "group_size": 4}}
+ONE_GROUP = {"rollout": {"num_groups": 1, "group_size": 2}}
 STEP_EVENTS = ("adapter_load", "rollout", "adapter_publish", "train_step")
 
 
@@ -30,7 +32,7 @@ def test_no_event_is_lost(grpo_gate: Gate, build_stack_for: BuildStack, bench_ho
     from grpo_core.schedule.loop import train
     from grpo_core.telemetry import open_telemetry
 
-    stack = build_stack_for("events", rollout={"num_groups": 2, "group_size": 4}, schedule={"num_steps": NUM_STEPS})
+    stack = build_stack_for("events", embedded=TWO_GROUPS, schedule={"num_steps": NUM_STEPS})
     with open_telemetry(stack.config, bench_home) as telemetry:
         train(stack, telemetry, save_checkpoints=False)
     kinds = [json.loads(line)["kind"] for line in (bench_home.events / "events.jsonl").read_text().splitlines()]
@@ -42,7 +44,7 @@ def test_events_hold_what_the_step_returned(grpo_gate: Gate, build_stack_for: Bu
     """Each field of each event, in the file and as a service gets it, in order and with its step's number."""
     from .checks.telling import listen, num_wrong_values
 
-    stack = build_stack_for("values", rollout={"num_groups": 2, "group_size": 4}, schedule={"num_steps": NUM_STEPS})
+    stack = build_stack_for("values", embedded=TWO_GROUPS, schedule={"num_steps": NUM_STEPS})
     told = listen(stack, bench_home.events / "values.jsonl")
     grpo_gate.check("event_values_wrong", num_wrong_values(told, stack))
 
@@ -51,7 +53,7 @@ def test_events_hold_what_the_step_returned(grpo_gate: Gate, build_stack_for: Bu
 def test_a_snapshot_is_persisted(grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home) -> None:
     from grpo_core.telemetry.snapshots import persist_profile_snapshot, read_snapshot
 
-    stack = build_stack_for("snapshot", rollout={"num_groups": 2, "group_size": 4})
+    stack = build_stack_for("snapshot", embedded=TWO_GROUPS)
     metrics = asdict(stack.trainer.step(stack.collector.collect(0)))
     persist_profile_snapshot(bench_home, "phase1", metrics)
     restored = read_snapshot(bench_home, "phase1")
@@ -65,7 +67,7 @@ def test_a_snapshot_holds_every_value(grpo_gate: Gate, build_stack_for: BuildSta
 
     from .checks.telling import num_wrong_fields, telling_metrics
 
-    stack = build_stack_for("values", rollout={"num_groups": 1, "group_size": 2})
+    stack = build_stack_for("values", embedded=ONE_GROUP)
     metrics = stack.trainer.step(stack.collector.collect(0))
     telling = asdict(telling_metrics(metrics))
     payload = asdict(metrics) | {"none": None, "empty": {}, "nested": {"deep": [telling, [0, False, 0.0, ""]]}}
@@ -78,6 +80,7 @@ def test_a_snapshot_holds_every_value(grpo_gate: Gate, build_stack_for: BuildSta
 
 
 @pytest.mark.phase1
+@pytest.mark.usefixtures("build_stack_for")  # it is grpo_core that samples them
 def test_device_statistics_flow(grpo_gate: Gate, bench_home: Home) -> None:
     from grpo_core.telemetry.events import Telemetry
     from grpo_core.telemetry.gpu import GpuSampler
@@ -104,16 +107,16 @@ def test_telemetry_costs_next_to_nothing(
     The clock stands outside. It runs until sampler and sinks are closed, so that work put off to the end counts.
     It starts once they are open: a run opens them once, and waits there for the first reading of the CPU.
     """
-    from pytest_grpo.agreement import close_values
+    from pytest_grpo.agreement import close_values, nothing_to_check
 
     stack = build_stack_for(
         "telemetry",
-        rollout={"num_groups": 4, "group_size": 8},
+        embedded={"rollout": {"num_groups": 4, "group_size": 8}},
         training={"learning_rate": 0.0},
-        schedule={"num_steps": NUM_TIMED_STEPS, "max_policy_lag_steps": 0},
+        schedule={"num_steps": NUM_TIMED_STEPS, "max_policy_lag_steps": 0, "buffer_depth": 1},
     )
     on, off, _ = grpo_arms(
-        agree=close_values(),
+        agree=close_values() if stack.engine.is_batch_invariant else nothing_to_check,
         on=lambda: steps_with(stack, bench_home),
         off=lambda: steps_without(stack),
         reference=sampling_reference,

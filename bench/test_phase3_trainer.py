@@ -3,76 +3,100 @@ each prompt only once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_grpo.settings.applicability import not_applicable
 from pytest_grpo.settings.config import PLUGIN_CONFIG
-
-from .conftest import movement_prompts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_grpo.gate.gates import Gate
-    from pytest_grpo.systems.protocol import GrpoSystem, SystemSettings, TrainBatch
+    from pytest_grpo.settings.thresholds import Threshold
+    from pytest_grpo.systems.protocol import GrpoSystem, SystemSettings, TrainBatch, TrainGroup
     from pytest_grpo.types import Sample
 
     from .checks.steps import StepErrors
-    from .conftest import GrpoArms, GrpoThreshold
+    from .conftest import GrpoArms, GrpoThreshold, WorkloadFor
+    from .workload import Workload
 
-GROUP_SIZE = 8
-MAX_COMPLETION_TOKENS = 24
+NUM_PROMPTS, GROUP_SIZE, MAX_COMPLETION_TOKENS = 4, 8, 24
 MICRO_BATCH_TOKENS = 64
 """Of the exact checks: some micro-batches in a step, whose gradients must add up."""
 
 
-def settings_for(home: Path, **changes: int | str) -> SystemSettings:
-    """As a run trains by default: with a KL term, whose reference log-probabilities come with the batch."""
-    from grpo_core.config import TrainingConfig
-    from pytest_grpo.systems.protocol import SystemSettings
+def settings_for(config: pytest.Config, home: Path, **changes: int | str) -> SystemSettings:
+    """As the run trains: with its KL term, whose reference log-probabilities come with the batch."""
+    from pytest_grpo.systems.load import settings_of
 
-    return SystemSettings(home=home, kl_coefficient=TrainingConfig().kl_coefficient, **changes)  # pyright: ignore[reportArgumentType]
-
-
-@pytest.fixture
-def grpo_system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GrpoSystem:
-    """The system under test with the default KL term."""
-    from pytest_grpo.systems.load import load_system
-
-    return load_system(request.config.stash[PLUGIN_CONFIG].system, settings_for(tmp_path_factory.mktemp("system")))
+    run = config.stash[PLUGIN_CONFIG].run
+    return settings_of(run, home, kl_coefficient=run.config().training.kl_coefficient, **changes)
 
 
 @pytest.fixture
-def grpo_versus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GrpoSystem:
+def grpo_system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GrpoSystem]:
+    """The system under test with the run's KL term."""
+    from pytest_grpo.systems.load import open_system
+
+    settings = settings_for(request.config, tmp_path_factory.mktemp("system"))
+    with open_system(request.config.stash[PLUGIN_CONFIG].system, settings) as system:
+        yield system
+
+
+@pytest.fixture
+def grpo_versus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GrpoSystem]:
     """The system of ``--grpo-versus``, with the same loss."""
-    from pytest_grpo.systems.load import load_system
+    from pytest_grpo.systems.load import open_system
 
     versus = request.config.stash[PLUGIN_CONFIG].versus
     if versus is None:
         pytest.skip("nothing to compare with; name a system with --grpo-versus")
-    return load_system(versus, settings_for(tmp_path_factory.mktemp("versus")))
+    with open_system(versus, settings_for(request.config, tmp_path_factory.mktemp("versus"))) as system:
+        yield system
 
 
 @pytest.fixture(scope="module")
 def step_errors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StepErrors:
     """What two steps of the system differ by from two of ``bench.reference``."""
-    from pytest_grpo.systems.load import load_system
+    from pytest_grpo.systems.load import open_system
 
     from .checks import steps
+    from .checks.precision import needs_float32
 
-    settings = settings_for(tmp_path_factory.mktemp("exact"), micro_batch_tokens=MICRO_BATCH_TOKENS)
-    system = load_system(request.config.stash[PLUGIN_CONFIG].system, settings)
-    return steps.step_errors(system, settings)
+    home = tmp_path_factory.mktemp("exact")
+    settings = settings_for(request.config, home, micro_batch_tokens=MICRO_BATCH_TOKENS)
+    needs_float32(settings, "the reference is float64")
+    with open_system(request.config.stash[PLUGIN_CONFIG].system, settings) as system:
+        return steps.step_errors(system, settings)
 
 
-def build_batch(system: GrpoSystem, num_prompts: int, *, compact: bool) -> TrainBatch:
-    """The opening moves of ``num_prompts`` powers, each with rewards that differ between siblings."""
+def build_batch(system: GrpoSystem, workload: Workload, num_prompts: int | None = None) -> TrainBatch:
+    """The opening prompts of the run, all or the first ones, each with rewards that differ between siblings."""
     from pytest_grpo.systems.protocol import TrainBatch
 
-    prompts = [system.encode(prompt) for prompt in movement_prompts(compact=compact)[:num_prompts]]
-    rollout = system.rollout(prompts, GROUP_SIZE, MAX_COMPLETION_TOKENS, seed=0)
-    return TrainBatch.from_rollout(prompts, rollout, [[float(place) for place in range(GROUP_SIZE)]] * num_prompts)
+    prompts = [system.encode(prompt) for prompt in workload.prompts[:num_prompts]]
+    rollout = system.rollout(prompts, workload.group_size, workload.max_completion_tokens, seed=0)
+    rewards = [[float(place) for place in range(workload.group_size)]] * len(prompts)
+    return TrainBatch.from_rollout(prompts, rollout, rewards)
+
+
+def in_one_pass(system: GrpoSystem, batch: TrainBatch, settings: SystemSettings) -> TrainBatch:
+    """As many whole groups of ``batch`` as one micro-batch holds, padding included."""
+    from pytest_grpo.systems.protocol import TrainBatch
+
+    groups = list(batch.groups)
+    while padded_tokens(groups) > settings.micro_batch_tokens and len(groups) > 1:
+        groups.pop()
+    return TrainBatch(tuple(groups))
+
+
+def padded_tokens(groups: Sequence[TrainGroup]) -> int:
+    """Of one micro-batch of ``groups``: a row as long as the longest for each completion."""
+    rows = [len(group.prompt_ids) + len(item.completion_ids) for group in groups for item in group.completions]
+    return max(rows) * len(rows)
 
 
 def run_step(system: GrpoSystem, batch: TrainBatch) -> Sample:
@@ -101,9 +125,11 @@ def run_step(system: GrpoSystem, batch: TrainBatch) -> Sample:
 
 
 @pytest.mark.phase3
-def test_every_chosen_token_has_its_loss(grpo_gate: Gate, grpo_system: GrpoSystem, step_errors: StepErrors) -> None:
+def test_every_chosen_token_has_its_loss(
+    grpo_gate: Gate, grpo_system: GrpoSystem, step_errors: StepErrors, workload_for: WorkloadFor
+) -> None:
     """By how much each token counts in the gradient. Nothing here forces a token: all that is sampled was chosen."""
-    sampled = build_batch(grpo_system, num_prompts=1, compact=True)
+    sampled = build_batch(grpo_system, workload_for(1, GROUP_SIZE, MAX_COMPLETION_TOKENS), 1)
     not_chosen = sum(int((~completion.completion_mask).sum()) for completion in sampled.completions)
     grpo_gate.check("tokens_without_loss", not_chosen + step_errors.num_lost_tokens)
 
@@ -126,9 +152,16 @@ def test_the_weights_move_as_by_the_reference(grpo_gate: Gate, step_errors: Step
 
 @pytest.mark.phase3
 def test_forward_takes_about_as_long_as_backward(
-    grpo_gate: Gate, grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem, tmp_path: Path
+    grpo_gate: Gate,
+    grpo_arms: GrpoArms,
+    grpo_threshold: GrpoThreshold,
+    grpo_system: GrpoSystem,
+    workload_for: WorkloadFor,
+    pytestconfig: pytest.Config,
+    tmp_path: Path,
 ) -> None:
-    """On compact prompts, as the acceptance plan says: there the matrix products dominate, not attention.
+    """On compact prompts, as the acceptance plan says: there the matrix products dominate, not attention. Where all
+    weights are trained, the backward pass computes their gradients, too: about two forward passes.
 
     Passes through a decoder are counted by the system and in torch itself, by whichever model they are.
     """
@@ -138,78 +171,110 @@ def test_forward_takes_about_as_long_as_backward(
     from .checks.steps import count_passes
     from .plain import reference_step
 
-    batch, settings = build_batch(grpo_system, num_prompts=4, compact=True), settings_for(tmp_path)
-    longest = max(len(group.prompt_ids) for group in batch.groups) + MAX_COMPLETION_TOKENS
-    assert longest * len(batch.completions) <= settings.micro_batch_tokens, "one micro-batch holds it, padding included"
+    settings = settings_for(pytestconfig, tmp_path)
+    workload = workload_for(NUM_PROMPTS, GROUP_SIZE, MAX_COMPLETION_TOKENS)
+    batch = in_one_pass(build_batch(grpo_system, workload), settings)
     step, num_passes = count_passes(settings, lambda: grpo_system.train_step(batch))
+    fits = padded_tokens(batch.groups) <= settings.micro_batch_tokens
+    num_micro_batches = 1 if fits else step.num_micro_batches
     grpo_gate.check("tokenizer_calls", step.num_tokenizer_calls)
-    grpo_gate.check("forward_passes_per_micro_batch", max(num_passes, step.num_forward_passes))
+    grpo_gate.check(
+        "forward_passes_per_micro_batch", max(num_passes, step.num_forward_passes) / max(1, num_micro_batches)
+    )
     # One arm alone: the exact checks above and the padded rows below say whether it computes the right thing.
     step, _ = grpo_arms(
         agree=nothing_to_check,
         step=lambda: run_step(grpo_system, batch),
-        reference=reference_step(settings, grpo_system, batch),
+        reference=reference_step(),
     )
-    assert step.loss_forward_ms == approx_ratio(step.backward_ms, within=grpo_threshold("forward_over_backward"))
+    name = "forward_over_backward_full" if settings.method == "full" else "forward_over_backward"
+    assert step.loss_forward_ms == approx_ratio(step.backward_ms, within=grpo_threshold(name))
 
 
 @pytest.mark.phase3
 def test_the_time_of_a_step_is_accounted_for(
-    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem, tmp_path: Path
+    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem, workload_for: WorkloadFor
 ) -> None:
     """By the clock around a step, less the parts that the system times."""
     from pytest_grpo.agreement import nothing_to_check
 
     from .plain import reference_step
 
-    batch = build_batch(grpo_system, num_prompts=4, compact=True)
+    batch = build_batch(grpo_system, workload_for(NUM_PROMPTS, GROUP_SIZE, MAX_COMPLETION_TOKENS))
     step, _ = grpo_arms(
         agree=nothing_to_check,
         step=lambda: run_step(grpo_system, batch),
-        reference=reference_step(settings_for(tmp_path), grpo_system, batch),
+        reference=reference_step(),
     )
     assert step.unaccounted_ms <= grpo_threshold("unaccounted_share") * step.step_ms
 
 
 @pytest.mark.phase3
 def test_a_shared_prefix_beats_padding(
-    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem, tmp_path: Path
+    grpo_arms: GrpoArms,
+    grpo_threshold: GrpoThreshold,
+    grpo_system: GrpoSystem,
+    workload_for: WorkloadFor,
+    pytestconfig: pytest.Config,
+    tmp_path: Path,
 ) -> None:
     """A step on one group, against the plain path: a row per completion, its prompt in each of them."""
-    from pytest_grpo.agreement import close_values
-    from pytest_grpo.systems.load import load_system
+    from pytest_grpo.systems.load import open_system
 
+    from .checks.precision import close_steps
     from .plain import reference_step
 
-    batch, settings = build_batch(grpo_system, num_prompts=1, compact=True), settings_for(tmp_path, packing="padded")
-    plain = load_system("grpo_core", settings)
-    plain.load_weights(grpo_system.weights())
-    shared, padded, _ = grpo_arms(
-        agree=close_values(rtol=1e-3, atol=1e-4),
-        shared=lambda: run_step(grpo_system, batch),
-        padded=lambda: run_step(plain, batch),
-        reference=reference_step(settings, grpo_system, batch),
-    )
-    assert shared.tokens_per_second >= grpo_threshold("shared_prefix_speedup") * padded.tokens_per_second
+    threshold = grpo_threshold("shared_prefix_speedup")
+    batch = build_batch(grpo_system, workload_for(1, GROUP_SIZE, MAX_COMPLETION_TOKENS), 1)
+    needs_a_long_prompt(batch, threshold)
+    settings = settings_for(pytestconfig, tmp_path, packing="padded")
+    with open_system("grpo_core", settings) as plain:
+        plain.load_weights(grpo_system.weights())
+        shared, padded, _ = grpo_arms(
+            agree=close_steps(settings),
+            shared=lambda: run_step(grpo_system, batch),
+            padded=lambda: run_step(plain, batch),
+            reference=reference_step(),
+        )
+        assert shared.tokens_per_second >= threshold * padded.tokens_per_second
+
+
+def needs_a_long_prompt(batch: TrainBatch, threshold: Threshold) -> None:
+    """Leave the test where even a free prompt could not reach the threshold: the tokens of the padded rows over those
+    of a prompt that is computed once."""
+    (group,) = batch.groups
+    num_prompt_tokens, num_answers = len(group.prompt_ids), len(group.completions)
+    num_tokens = sum(len(completion.completion_ids) for completion in group.completions)
+    gain = (num_answers * num_prompt_tokens + num_tokens) / (num_prompt_tokens + num_tokens)
+    if gain < threshold.low:
+        not_applicable(
+            f"a prompt of {num_prompt_tokens} tokens before {num_answers} answers of {num_tokens / num_answers:.0f} "
+            f"saves a factor of {gain:.2f} at most, and the threshold is {threshold}"
+        )
 
 
 @pytest.mark.phase3
 def test_a_step_against_another_system(
-    grpo_arms: GrpoArms, grpo_threshold: GrpoThreshold, grpo_system: GrpoSystem, grpo_versus: GrpoSystem, tmp_path: Path
+    grpo_arms: GrpoArms,
+    grpo_threshold: GrpoThreshold,
+    grpo_system: GrpoSystem,
+    grpo_versus: GrpoSystem,
+    workload_for: WorkloadFor,
+    pytestconfig: pytest.Config,
+    tmp_path: Path,
 ) -> None:
     """The same tensors and adapter weights through a step of the system and of the one of ``--grpo-versus``."""
-    from pytest_grpo.agreement import close_values
-
+    from .checks.precision import close_steps
     from .plain import reference_step
 
-    batch = build_batch(grpo_system, num_prompts=1, compact=True)
+    batch = build_batch(grpo_system, workload_for(1, GROUP_SIZE, MAX_COMPLETION_TOKENS), 1)
     grpo_versus.load_weights(grpo_system.weights())
     mine, other, _ = grpo_arms(
-        agree=close_values(rtol=1e-3, atol=1e-4),
+        agree=close_steps(settings_for(pytestconfig, tmp_path)),
         **{
             grpo_system.name: lambda: run_step(grpo_system, batch),
             grpo_versus.name: lambda: run_step(grpo_versus, batch),
         },
-        reference=reference_step(settings_for(tmp_path), grpo_system, batch),
+        reference=reference_step(),
     )
     assert mine.tokens_per_second >= grpo_threshold("versus_step_speedup") * other.tokens_per_second

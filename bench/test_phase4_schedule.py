@@ -21,11 +21,10 @@ BUFFER_DEPTH = 3
 MAX_POLICY_LAG_STEPS = 3
 
 OVERLAP = {
-    "model": {
-        "name": "small"
-    },  # of the tiny one, Python takes so much that the sides wait for each other's interpreter
+    # Of the tiny one, Python takes so much that the sides wait for each other's interpreter.
+    "model": {"name": "small"},
     "rollout": {"num_groups": 4, "group_size": 4},
-    "training": {"kl_coefficient": 0.0, "learning_rate": 0.0},
+    "training": {"kl_coefficient": 0.0},
 }
 NUM_OVERLAP_STEPS = 4
 LETTER_TOKENS = 24
@@ -37,8 +36,19 @@ def build_letters(build_stack_for: BuildStack, run: str) -> LocalStack:
     """Three batches of long free answers. Some are more than a micro-batch holds."""
     return build_stack_for(
         run,
-        rollout={"num_groups": 2, "group_size": 3, "max_completion_tokens": LETTER_TOKENS},
-        training={"learning_rate": 0.0, "micro_batch_tokens": 2 * LETTER_TOKENS},
+        rollout={
+            "num_groups": 2,
+            "group_size": 3,
+            "max_completion_tokens": LETTER_TOKENS,
+            "max_refill_rounds": 0,
+            "overlong_buffer_tokens": 0,
+        },
+        training={
+            "learning_rate": 0.0,
+            "micro_batch_tokens": 2 * LETTER_TOKENS,
+            "drop_zero_variance_groups": False,
+            "mask_overlong": False,
+        },
         schedule={"num_steps": 3},
     )
 
@@ -99,7 +109,6 @@ def test_lag_and_depth_stay_where_they_were_set(grpo_gate: Gate, build_stack_for
 
 
 @pytest.mark.phase4
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="rollouts and training would share the only core")
 def test_overlap_hides_the_faster_side(
     grpo_arms: GrpoArms,
     grpo_threshold: GrpoThreshold,
@@ -112,16 +121,21 @@ def test_overlap_hides_the_faster_side(
     Rounds in which other processes used the cores are dropped: the two runs need different numbers of cores. At a
     learning rate of 0 every version is the same policy, so both runs must do the same work.
     """
-    from pytest_grpo.agreement import close_values
+    from pytest_grpo.agreement import close_values, nothing_to_check
+    from pytest_grpo.settings.applicability import not_applicable
     from pytest_grpo.types import Sample
 
-    def build(name: str, max_policy_lag_steps: int) -> Stack:
+    if (os.cpu_count() or 1) < 2:
+        not_applicable("rollouts and training would share the only core")
+
+    def build(name: str, max_policy_lag_steps: int) -> LocalStack:
         schedule = {
             "num_steps": NUM_OVERLAP_STEPS,
             "max_policy_lag_steps": max_policy_lag_steps,
+            "buffer_depth": 1,
             "torch_threads": 1,
         }
-        return build_stack_for(name, **OVERLAP, schedule=schedule)
+        return build_stack_for(name, embedded=OVERLAP, training={"learning_rate": 0.0}, schedule=schedule)
 
     alone, together = build("alone", 0), build("together", 1)
 
@@ -137,7 +151,7 @@ def test_overlap_hides_the_faster_side(
         return Sample(seconds / len(steady), output=results)
 
     overlapped, slower_side, _ = grpo_arms(
-        agree=close_values(rtol=1e-3, atol=1e-4),
+        agree=close_values(rtol=1e-3, atol=1e-4) if alone.engine.is_batch_invariant else nothing_to_check,
         max_cores_of_others=MAX_CORES_OF_OTHERS,
         overlapped=lambda: run(together),
         slower_side=lambda: run(alone),

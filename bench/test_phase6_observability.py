@@ -28,7 +28,9 @@ def test_events_reach_the_live_panels(grpo_gate: Gate, build_stack_for: BuildSta
 
     live = [panel for panel in PANELS if panel.number in LIVE_PANELS]
     stack = build_stack_for(
-        "panels", rollout={"num_groups": 4, "group_size": 4}, schedule={"num_steps": 1, "max_policy_lag_steps": 0}
+        "panels",
+        embedded={"rollout": {"num_groups": 4, "group_size": 4}},
+        schedule={"num_steps": 1, "max_policy_lag_steps": 0, "buffer_depth": 1},
     )
     with open_telemetry(stack.config, bench_home) as telemetry, GpuSampler(telemetry, interval_s=1.0):
         train(stack, telemetry, save_checkpoints=False)

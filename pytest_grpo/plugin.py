@@ -9,6 +9,7 @@ import pytest
 
 from pytest_grpo import hookspecs
 from pytest_grpo.gate.stash import GATE, NUM_GATES, forget_attempt
+from pytest_grpo.session.phase_files import NUM_LEFT_OUT
 from pytest_grpo.session.stored_results import STORED, StoredResults
 from pytest_grpo.session.turns import register_turns
 from pytest_grpo.session.verdict_report import VERDICT_REPORT, VerdictReport, header_line
@@ -27,7 +28,11 @@ from pytest_grpo.settings.phases import (
     without_fixture,
 )
 
-pytest_plugins = ("pytest_grpo.session.fixtures", "pytest_grpo.session.exact_first")
+pytest_plugins = (
+    "pytest_grpo.session.fixtures",
+    "pytest_grpo.session.exact_first",
+    "pytest_grpo.session.phase_files",
+)
 
 _HIDDEN_PHASES = pytest.StashKey[int]()
 _NUM_COLLECTED = pytest.StashKey[int]()
@@ -202,9 +207,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     hidden, only = config.stash.get(_HIDDEN_PHASES, 0), config.stash[PLUGIN_CONFIG].only_phases
     if only is not None and _NUM_COLLECTED in config.stash:
         markers = " or ".join(f"phase{number}" for number in sorted(only))
+        left_out = config.stash.get(NUM_LEFT_OUT, 0)
+        unread = f", {left_out} files without a phase marker not read" if left_out else ""
         terminalreporter.write_line(
             f"grpo: --phase: no test to run: {config.stash[_NUM_COLLECTED]} collected, {hidden} with a phase, "
-            f"{config.stash[_NUM_PAIRED]} that need --grpo-versus; mark one {markers}, or name its folder"
+            f"{config.stash[_NUM_PAIRED]} that need --grpo-versus{unread}; mark one {markers}, or name its folder"
         )
     elif hidden:
         terminalreporter.write_line(f"grpo: {hidden} phase tests not selected; try --phase all or -m phase2")

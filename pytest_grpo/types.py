@@ -148,6 +148,8 @@ class Row:
     arms: dict[str, dict[str, list[float]]] | None = None
     conditions: dict[str, object] | None = None
     duration_s: float = 0.0
+    laid_over: str = ""
+    """The settings that the test needed in place of those of the user's run."""
     outcome: str = ""
     """Of a comparison of two versions, an ``Outcome``; ``arms`` are then the two sides. Else empty."""
 

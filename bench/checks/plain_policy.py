@@ -33,13 +33,14 @@ class PlainPolicy:
         self._scaling = scaling
 
     def merged(self, adapter: Mapping[str, Float32]) -> dict[str, Tensor]:
-        """The weights that ``adapter`` changes, as W + scaling B A (Hu et al. 2021, eq. 3), by name."""
+        """The weights that ``adapter`` changes, as W + scaling B A (Hu et al. 2021, eq. 3), by name. Without any module
+        of that form they are whole weights, and stand as they are."""
         parameters = dict(self._model.named_parameters())
         weights: dict[str, Tensor] = {}
         for module in (name.removesuffix(_DOWN) for name in adapter if name.endswith(_DOWN)):
             down, up = (torch.from_numpy(adapter[f"{module}.lora_{part}.weight"]).float() for part in "AB")
             weights[f"{module}.weight"] = parameters[f"{module}.weight"].detach() + self._scaling * (up @ down)
-        return weights
+        return weights or {name: torch.from_numpy(values).float() for name, values in adapter.items()}
 
     @torch.inference_mode()
     def logits(self, prompt_ids: Int32, completion_ids: Int32, weights: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -22,18 +22,16 @@ if TYPE_CHECKING:
     from .plain_policy import PlainPolicy
 
 
-def ratio_error(stack: LocalStack, plain: PlainPolicy) -> float:
+def ratio_error(stack: LocalStack, plain: PlainPolicy, *, plays_on: bool = False) -> float:
     """The largest distance from 1 of any ratio in one on-policy step, with an adapter that changes every answer.
 
     The trainer's own extremes are held to it, and for every chosen token the ratios of sampler to trainer and to
-    ``plain``.
+    ``plain``. The batch has the first turn of each episode, or all turns with ``plays_on``.
     """
     weights = plain.merged(publish_next(stack))
     version = stack.trainer.version
     stack.collector.use_version(version)
-    episodes = stack.collector.start(version)
-    stack.collector.play_round(episodes, version)
-    batch = Batch(version, version, stack.collector.groups(episodes, version), RolloutStats(1.0, 0, 0, 0, 0))
+    batch = stack.collector.collect(version) if plays_on else first_turns(stack, version)
     learnt: dict[int, list[float]] = {}
 
     def see(packed: PackedBatch, terms: LossTerms) -> None:
@@ -51,6 +49,13 @@ def ratio_error(stack: LocalStack, plain: PlainPolicy) -> float:
         expected = score(plain.logits(turn.prompt_ids, turn.completion_ids, weights), turn)
         errors.append(_distance(turn, expected[turn.completion_mask]))
     return float(np.max(errors))
+
+
+def first_turns(stack: LocalStack, version: int) -> Batch:
+    """A batch of episodes that have only begun."""
+    episodes = stack.collector.start(version)
+    stack.collector.play_round(episodes, version)
+    return Batch(version, version, stack.collector.groups(episodes, version), RolloutStats(1.0, 0, 0, 0, 0))
 
 
 def _distance(turn: Completion, logprobs: Float32) -> float:

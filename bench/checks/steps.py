@@ -9,6 +9,7 @@ Legend: C chosen tokens, W weights of the last layer's adapter.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -29,21 +30,27 @@ from pytest_grpo.systems.protocol import (
     TrainStep,
 )
 
-from ..plain import plain_answers, plain_model
+from ..plain import is_written_out, plain_answers, plain_model, vocab_size
 from ..reference.adamw import AdamW
 from ..reference.loss import Answer, token_logprobs, token_losses
 from ..reference.model import Model
 from ..reference.step import Step, train_step
+from .any_model import AnyModel, load_any
 
 if TYPE_CHECKING:
     from grpo_core.types import Float32, Int32
 
+ExactModel = Model | AnyModel
 LEARNING_RATE = 5e-4
 SPREADS = {"lora_A": 0.5, "lora_B": 0.005}
 """Standard deviations of the adapter's weights: far from zero, where A has no gradient; A so large that a weight decay
 of 0.01 shows."""
+OTHER_SPREAD = 0.05
+"""Of weights that are no adapter, relative to their own spread."""
 STOP_ID = 0
 MIN_TOKEN_SHARE = 0.5
+MAX_JACOBIAN_WEIGHTS = 1 << 20
+LAYER = re.compile(r"\.(\d+)\.")
 NOT_FINITE = 1e9
 """The error of a step whose loss or gradient is not finite."""
 
@@ -61,10 +68,14 @@ class StepErrors:
 def random_adapter(system: GrpoSystem, seed: int = 0) -> dict[str, Float32]:
     """Adapter weights in which every weight has a gradient."""
     draw = np.random.default_rng(seed)
-    return {
-        name: draw.normal(0.0, SPREADS[name.split(".")[-2]], values.shape).astype(np.float32)
-        for name, values in sorted(system.weights().items())
-    }
+
+    def changed(name: str, values: Float32) -> Float32:
+        spread = SPREADS.get(name.split(".")[-2])
+        if spread is not None:
+            return draw.normal(0.0, spread, values.shape).astype(np.float32)
+        return (values + draw.normal(0.0, OTHER_SPREAD * float(values.std()), values.shape)).astype(np.float32)
+
+    return {name: changed(name, values) for name, values in sorted(system.weights().items())}
 
 
 def step_errors(system: GrpoSystem, settings: SystemSettings) -> StepErrors:
@@ -75,7 +86,7 @@ def step_errors(system: GrpoSystem, settings: SystemSettings) -> StepErrors:
     """
     system.load_weights(random_adapter(system))
     before = system.weights()
-    plain, optimizer = plain_model(settings, before, torch.float64), AdamW()
+    plain, optimizer = exact_model(settings, before), AdamW()
     batches = [first_batch(system, plain), second_batch(system, plain)]
     losses, gradients, num_lost = [], [], 0
     for batch in batches:
@@ -100,7 +111,7 @@ def _finite(error: float) -> float:
     return error if math.isfinite(error) else NOT_FINITE
 
 
-def reference_step(plain: Model, optimizer: AdamW, answers: list[Answer], kl_coefficient: float) -> Step:
+def reference_step(plain: ExactModel, optimizer: AdamW, answers: list[Answer], kl_coefficient: float) -> Step:
     """A step of the reference, one sequence at a time."""
     return train_step(
         plain,
@@ -124,7 +135,7 @@ def distance(values: Mapping[str, Any], expected: Mapping[str, Tensor]) -> float
     return (difference / size) ** 0.5
 
 
-def first_batch(system: GrpoSystem, plain: Model) -> TrainBatch:
+def first_batch(system: GrpoSystem, plain: ExactModel) -> TrainBatch:
     """Every token counts: ratios stay within the clip, and no advantage is zero."""
     groups = [
         random_group(system.encode(prompt), plain, seed, lengths, rewards, spread=0.05)
@@ -139,7 +150,7 @@ def first_batch(system: GrpoSystem, plain: Model) -> TrainBatch:
     return TrainBatch(tuple(groups))
 
 
-def second_batch(system: GrpoSystem, plain: Model) -> TrainBatch:
+def second_batch(system: GrpoSystem, plain: ExactModel) -> TrainBatch:
     """Clipped ratios, tokens that the policy did not choose, and a group whose rewards are equal."""
     groups = [
         random_group(system.encode(prompt), plain, seed, lengths, rewards, spread=0.3, chosen_share=0.7)
@@ -152,7 +163,7 @@ def second_batch(system: GrpoSystem, plain: Model) -> TrainBatch:
 
 def random_group(
     prompt_ids: Int32,
-    plain: Model,
+    plain: ExactModel,
     seed: int,
     lengths: tuple[int, ...],
     rewards: tuple[float, ...],
@@ -163,10 +174,9 @@ def random_group(
     """Random tokens, each with a stop at its end. The sampler's log-probabilities are the policy's, plus noise of
     ``spread`` nats; the reference's are the base model's."""
     draw = np.random.default_rng(seed)
-    vocab_size = len(plain.weights["model.embed_tokens.weight"])
     bare = []
     for length in lengths:
-        ids = draw.integers(1, vocab_size, length).astype(np.int32)
+        ids = draw.integers(1, plain.vocab_size, length).astype(np.int32)
         ids[-1] = STOP_ID
         is_chosen = draw.random(length) < chosen_share
         is_chosen[[0, -1]] = True
@@ -185,6 +195,13 @@ def random_group(
     return TrainGroup(prompt_ids, tuple(completions), rewards)
 
 
+def exact_model(settings: SystemSettings, weights: Mapping[str, Float32]) -> ExactModel:
+    """The model of ``settings`` in float64: the presets as they are written out here, others by ``transformers``."""
+    if settings.method == "lora" and is_written_out(settings.model):
+        return plain_model(settings, weights, torch.float64)
+    return load_any(settings, weights, torch.float64)
+
+
 @dataclass(frozen=True, slots=True)
 class TokenJacobian:
     """Per chosen token the gradient of its log-probability [C, W], and the weight [C] that the loss gives it."""
@@ -194,10 +211,9 @@ class TokenJacobian:
     weights: Tensor
 
 
-def token_jacobian(plain: Model, answers: list[Answer]) -> TokenJacobian:
+def token_jacobian(plain: ExactModel, answers: list[Answer]) -> TokenJacobian:
     """Of the adapter of the last layer: any part of the weights tells tokens apart."""
-    last = f"model.layers.{plain.sizes.num_layers - 1}."
-    names = sorted(name for name in plain.adapter if name.startswith(last))
+    names = last_layer(plain.adapter)
     rows, weights = [], []
     num_tokens = sum(int(answer.is_chosen.sum()) for answer in answers)
     for answer in answers:
@@ -210,6 +226,18 @@ def token_jacobian(plain: Model, answers: list[Answer]) -> TokenJacobian:
             found = torch.autograd.grad(logprob, [plain.adapter[name] for name in names], retain_graph=True)
             rows.append(torch.cat([gradient.flatten() for gradient in found]))
     return TokenJacobian(names, torch.stack(rows), torch.cat(weights))
+
+
+def last_layer(adapter: Mapping[str, Tensor]) -> list[str]:
+    """The names of the last layer's weights; of all of them, the smallest ones that are enough to tell tokens apart."""
+    layers = {name: int(found.group(1)) for name in adapter if (found := LAYER.search(name))}
+    last = max(layers.values())
+    names = sorted(name for name, layer in layers.items() if layer == last)
+    kept: list[str] = []
+    for name in sorted(names, key=lambda name: adapter[name].numel()):
+        if sum(adapter[each].numel() for each in [*kept, name]) <= MAX_JACOBIAN_WEIGHTS or not kept:
+            kept.append(name)
+    return sorted(kept)
 
 
 def num_tokens_without_loss(jacobian: TokenJacobian, gradient: Mapping[str, Float32]) -> int:
@@ -240,6 +268,6 @@ class PassCounter(TorchDispatchMode):
 
 def count_passes(settings: SystemSettings, run: Callable[[], TrainStep]) -> tuple[TrainStep, int]:
     """A step, and the passes during it through any decoder of the vocabulary of ``settings``."""
-    with PassCounter(len(plain_model(settings, {}).weights["model.embed_tokens.weight"])) as counter:
+    with PassCounter(vocab_size(settings.model)) as counter:
         step = run()
     return step, counter.num_passes

@@ -11,7 +11,6 @@ import torch
 
 from grpo_core.schedule.loop import publish
 from grpo_core.telemetry.events import Telemetry
-from grpo_core.types import Adapter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +69,6 @@ def changed_weights(weights: Mapping[str, Float32], seed: int) -> dict[str, Floa
 def publish_next(stack: LocalStack) -> dict[str, Float32]:
     """Publish the trainer's next version, with other weights, and return these."""
     old = stack.trainer.weights()
-    assert isinstance(old, Adapter)
     version = replace(old.version, number=old.version.number + 1)
     weights = changed_weights({name: tensor.numpy() for name, tensor in old.tensors.items()}, version.number)
     tensors = {name: torch.from_numpy(values) for name, values in weights.items()}

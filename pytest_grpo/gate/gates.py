@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from pytest_grpo.gate.gate_session import GateSession, ShowProgress
 from pytest_grpo.measuring.sampler import Arm, Sampler
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.device import describe_device
+from pytest_grpo.settings.run import flat
 from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.types import Row, Verdict
 
@@ -39,6 +41,8 @@ class Gate:
     properties: list[tuple[str, object]]
     """The test's ``user_properties``."""
     system: str = ""
+    laid_over: dict[str, object] = field(default_factory=dict)
+    """The settings that this test needs in place of the run's own, by dotted key."""
     show_progress: ShowProgress | None = None
     inspect: Inspect | None = None
     nodeid: str = ""
@@ -65,6 +69,10 @@ class Gate:
                 f"no threshold {name!r} in {self.config.thresholds_path}; add it there, or use one of {allowed}"
             )
         return self.thresholds[name]
+
+    def lay_over(self, settings: Mapping[str, Any]) -> None:
+        """Note that this test measures the run with these nested ``settings`` in place of its own."""
+        self.laid_over.update(flat(settings))
 
     def check(self, name: str, value: float) -> None:
         """Compare a plain number or an exact count with the threshold ``name``, without statistics."""
@@ -131,6 +139,7 @@ class Gate:
             measured=measured,
             device=describe_device(self.config.profile),
             system=self.system,
+            laid_over=", ".join(f"{key}={value}" for key, value in sorted(self.laid_over.items())),
         )
 
     def record(self, row: Row) -> Row:

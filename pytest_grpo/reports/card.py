@@ -40,12 +40,11 @@ def gate_card(number: int, entry: Entry, history: Sequence[SavedRun]) -> Markup:
         legend = "Filled diamond: pass. Cross: fail. Hollow square: inconclusive. Lines span each median's interval."
         charts.append(figure("History", history_chart(shown, f"{label}-history"), legend, _history_table(runs, row)))
     charts += _reference_histories(entry, history, label)
+    said = [f"phase {describe_phase(row)}", row.system, nodeid, row.laid_over]
     return element(
         "article",
         element("h3", row.metric, " ", badge(row), id=label),
-        element(
-            "p", " \u00b7 ".join(filter(None, [f"phase {describe_phase(row)}", row.system, nodeid])), class_="quiet"
-        ),
+        element("p", " \u00b7 ".join(filter(None, said)), class_="quiet"),
         element("p", row.reason, class_="reason") if row.reason else joined(),
         element("div", element("div", *charts, class_="charts") if charts else joined(), _facts(row), class_="columns"),
         class_=row.verdict,

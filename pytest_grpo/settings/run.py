@@ -103,7 +103,7 @@ class RunSettings:
 
         if self.is_embedded:
             return EMBEDDED
-        given, default = (dict(_flat(run.model_dump(exclude={"run"}))) for run in (self.config(), GrpoConfig()))
+        given, default = (dict(flat(run.model_dump(exclude={"run"}))) for run in (self.config(), GrpoConfig()))
         changed = sorted(f"{key}={value}" for key, value in given.items() if default.get(key) != value)
         return ", ".join(changed) or "the defaults of grpo train"
 
@@ -115,11 +115,11 @@ class RunSettings:
         return ", ".join([*parts, *self.changes, *(f"{SINGLE_KEYS[name]}={value}" for name, value in self.single)])
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The dotted key of each value, and the value."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
