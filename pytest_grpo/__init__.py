@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_grpo.arms import ApproxRatio, MeasuredArm, Quantity, approx_ratio
     from pytest_grpo.gate.gates import Gate
     from pytest_grpo.remote.worker import serve
+    from pytest_grpo.settings.applicability import not_applicable
     from pytest_grpo.settings.thresholds import Threshold
     from pytest_grpo.systems.protocol import (
         AdapterSwap,
@@ -58,6 +59,7 @@ __all__ = [
     "__version__",
     "approx_ratio",
     "close_values",
+    "not_applicable",
     "nothing_to_check",
     "same_tokens",
     "serve",
@@ -68,6 +70,7 @@ _MODULES = {
     "pytest_grpo.arms": "ApproxRatio MeasuredArm Quantity approx_ratio",
     "pytest_grpo.gate.gates": "Gate",
     "pytest_grpo.remote.worker": "serve",
+    "pytest_grpo.settings.applicability": "not_applicable",
     "pytest_grpo.settings.thresholds": "Threshold",
     "pytest_grpo.systems.protocol": "AdapterSwap Completion GrpoSystem Rollout SystemSettings "
     "TrainBatch TrainGroup TrainStep UnsupportedError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Generator
 
 import pytest
@@ -66,6 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     check_systems(settings)
     if settings.asked_phases and not settings.run.is_embedded:
         settings.run.config()  # a run that cannot be read is reported before anything starts
+        sys.path.append(str(config.invocation_params.dir))  # where `python -m` would look for its environment
     stored = config.stash[STORED] = StoredResults(config)
     register_turns(config)
     if is_xdist_worker(config):
@@ -191,8 +193,6 @@ def pytest_runtest_makereport(
 
 
 def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:
-    import sys
-
     arms = sys.modules.get("pytest_grpo.arms")  # not imported means nothing was measured
     return None if arms is None else arms.explain_assertion(left, op, right)
 

@@ -74,7 +74,7 @@ def _section(name: str, section: type[Section]) -> str:
 
 
 def _row(section: str, key: str, field: FieldInfo, text: str) -> tuple[str, ...]:
-    default = "not set" if field.default is None else f"`{json.dumps(field.get_default())}`"
+    default = "not set" if field.default is None else f"`{json.dumps(field.get_default(call_default_factory=True))}`"
     return f"`{key}`", allowed(field), default, text.replace("``", "`"), _flag(f"{section}.{key}")
 
 
@@ -111,6 +111,8 @@ def allowed(field: FieldInfo) -> str:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     if get_origin(kind) is tuple:
         return "list of strings"
+    if get_origin(kind) is dict:
+        return "settings by name"
     names = {bool: "`true`, `false`", int: "integer", float: "number", str: "string"}
     assert isinstance(kind, type), f"{kind} is no type that the page knows; name it here"
     return ", ".join([names[kind], *_bounds(field)])

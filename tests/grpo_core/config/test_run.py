@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from grpo_core.config import EnvironmentConfig, GrpoConfig, build_config, read_config
+from grpo_core.config import EnvironmentConfig, GrpoConfig, build_config, read_config, variant_of
 from grpo_core.errors import ConfigError, InvalidNameError
 
 
@@ -250,3 +251,33 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
             read_config(path)
         assert str(error.value).startswith(f"config {path}: ")
         assert "\n" not in str(error.value)
+
+
+VARIANTS = {"bench": {"variants": {"compact": {"environment": {"compact_prompts": True}}}}}
+
+
+def test_a_variant_is_the_run_with_other_settings() -> None:
+    config = build_config({**VARIANTS, "environment": {"name": "diplomacy", "horizon": 2}})
+    variant = variant_of(config, "compact")
+    assert variant.environment == config.environment.model_copy(update={"compact_prompts": True})
+    assert variant.bench.variants == {}
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ({"a": {"environment": {"compact": True}}}, "bench.variants.a: environment.compact: unknown key"),
+        ({"a": {"rollout": {"group_size": 1}}}, "bench.variants.a: rollout.group_size 1 has no siblings"),
+        ({"a": {"bench": {"variants": {}}}}, "bench.variants.a: a variant has no variants of its own"),
+        ({"a": {"environment": 3}}, "bench.variants.a.environment: 3 is not allowed"),
+        ({"A B": {}}, "should match pattern"),
+    ],
+)
+def test_a_variant_that_is_not_allowed_is_named(variants: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?i){re.escape(message)}"):
+        build_config({"bench": {"variants": variants}})
+
+
+def test_an_unknown_variant_is_named() -> None:
+    with pytest.raises(ConfigError, match="no variant 'full'; there are: compact"):
+        variant_of(build_config(VARIANTS), "full")
