@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +28,7 @@ OVERLAP = {
     "training": {"kl_coefficient": 0.0},
 }
 NUM_OVERLAP_STEPS = 4
+NUM_WHOLE_STEPS = 4
 LETTER_TOKENS = 24
 LOST_EVERY = 5  # of the letters
 MAX_CORES_OF_OTHERS = 0.2
@@ -106,6 +108,32 @@ def test_lag_and_depth_stay_where_they_were_set(grpo_gate: Gate, build_stack_for
     depths = [report.buffer_depth for report in result.reports[: NUM_STEPS - BUFFER_DEPTH + 1]]
     grpo_gate.check("buffer_depth_error", abs(sum(depths) / len(depths) - BUFFER_DEPTH))
     grpo_gate.check("steps_missing", NUM_STEPS - len(result.reports))
+
+
+@pytest.mark.phase4
+def test_whole_steps_report(
+    grpo_arms: GrpoArms, build_stack_for: BuildStack, bench_home: Home, sampling_reference: ReferenceArm
+) -> None:
+    """Whole steps with the run's own schedule: what a comparison of two versions or settings measures last of all."""
+    from pytest_grpo.agreement import nothing_to_check
+
+    stack = build_stack_for("whole", training={"learning_rate": 0.0}, schedule={"num_steps": NUM_WHOLE_STEPS})
+    steps, _ = grpo_arms(
+        agree=nothing_to_check, steps=lambda: whole_steps(stack, bench_home), reference=sampling_reference
+    )
+    assert steps.num_steps_reported == steps.num_steps
+
+
+def whole_steps(stack: LocalStack, home: Home) -> Sample:
+    """A run from its first batch to its last step."""
+    from pytest_grpo.types import Sample
+
+    stack.trainer.version = 0  # the same steps again
+    start = time.perf_counter()
+    reports = run_schedule(stack, home).reports
+    seconds = time.perf_counter() - start
+    counts = {"num_steps": NUM_WHOLE_STEPS, "num_steps_reported": len(reports)}
+    return Sample(seconds, {"tokens": sum(report.metrics.num_loss_tokens for report in reports), **counts})
 
 
 @pytest.mark.phase4

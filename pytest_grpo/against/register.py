@@ -20,6 +20,7 @@ from pytest_grpo.remote.request_builder import OtherTree, forwarded_arguments
 from pytest_grpo.session.findings import FINDINGS, Findings
 from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig
 from pytest_grpo.settings.phases import phases_of
+from pytest_grpo.settings.run import RunSettings
 from pytest_grpo.sides.differing import differing_files
 from pytest_grpo.sides.trees import SideTree, on_stderr, open_side, this_side
 from pytest_grpo.types import CHILD_PLUGIN, SIDE_FOLDER
@@ -47,6 +48,7 @@ def register(config: pytest.Config) -> None:
     settings = config.stash[PLUGIN_CONFIG]
     assert settings.against is not None
     _check_options(config, settings)
+    ablated = settings.run.ablated(settings.ablated) if settings.ablated else None
     is_on_modal = settings.remote == "modal"
     is_worker = config.pluginmanager.has_plugin(CHILD_PLUGIN)
     expected = parse_expected(settings.expected)
@@ -55,15 +57,19 @@ def register(config: pytest.Config) -> None:
     root = config.rootpath
     here = this_side(root)
     why_same = _ONE_ENVIRONMENT if is_on_modal else ""
-    other = stack.enter_context(open_side(root, settings.against, settings.with_packages, on_stderr, why_same))
+    show = on_stderr if ablated is None else _say_nothing
+    other = stack.enter_context(open_side(root, settings.against, settings.with_packages, show, why_same))
+    if ablated is not None and not is_worker:
+        other = replace(other, name="+".join(settings.ablated))
     if settings.side_names:
         here, other = (replace(side, name=name) for side, name in zip((here, other), settings.side_names, strict=True))
     if other.name == here.name:  # a folder called "here", or one version twice
         other = replace(other, name=f"{other.name} (other side)")
-    differing = None if other.python != here.python else frozenset(differing_files(root, other.root))
+    is_same_program = other.python == here.python and ablated is None
+    differing = frozenset(differing_files(root, other.root)) if is_same_program else None
     findings = config.stash[FINDINGS] = Findings()
     runs = _is_compared_here if is_on_modal else is_compared
-    against = AgainstSession(config, lambda: _sides(config, here, other), expected, differing, runs)
+    against = AgainstSession(config, lambda: _sides(config, here, other, ablated), expected, differing, runs)
     config.pluginmanager.register(against, "grpo-against")
     if not is_worker:  # whose session tells them
         config.pluginmanager.register(FindingsReport(findings, expected, other.name), "grpo-findings")
@@ -111,18 +117,27 @@ def _worker_arguments(config: pytest.Config, settings: PluginConfig, names: tupl
         f"--grpo-tolerance={settings.tolerance:g}",
         *(f"--grpo-expect={text}" for text in settings.expected),
         *(["--grpo-same-answers"] if settings.same_answers else []),
+        *(f"--grpo-ablate={change}" for change in settings.ablated),
     )
 
 
-def _sides(config: pytest.Config, here: SideTree, other: SideTree) -> tuple[Side, Side]:
-    timeout_s = max(MIN_ANSWER_S, ANSWER_BUDGETS * config.stash[PLUGIN_CONFIG].budget_s)
-    first, second = (Side(tree, _arguments(config, tree.root), timeout_s) for tree in (here, other))
+def _say_nothing(line: str) -> None:
+    """That both sides have the same code is known where only a setting differs."""
+
+
+def _sides(config: pytest.Config, here: SideTree, other: SideTree, ablated: RunSettings | None) -> tuple[Side, Side]:
+    settings = config.stash[PLUGIN_CONFIG]
+    timeout_s = max(MIN_ANSWER_S, ANSWER_BUDGETS * settings.budget_s)
+    runs = (settings.run, settings.run if ablated is None else ablated)
+    first, second = (
+        Side(tree, _arguments(config, tree.root, run), timeout_s) for tree, run in zip((here, other), runs, strict=True)
+    )
     return first, second
 
 
-def _arguments(config: pytest.Config, root: Path) -> list[str]:
+def _arguments(config: pytest.Config, root: Path, run: RunSettings) -> list[str]:
     """pytest's arguments for the worker of ``root``: its options, and the files of the session that are there, too."""
-    options = forwarded_arguments(config, config_file(config, root))
+    options = forwarded_arguments(config, config_file(config, root), run)
     return [*options, *_chosen(config), *dict.fromkeys(_files(config, root))]
 
 

@@ -15,6 +15,7 @@ from pytest_grpo.reports import pytest_benchmark
 from pytest_grpo.session.stored_results import STORED
 from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig
 from pytest_grpo.settings.phases import phases_of
+from pytest_grpo.settings.run import RunSettings
 from pytest_grpo.types import SIDE_FOLDER
 
 
@@ -82,13 +83,16 @@ class RequestBuilder:
             phase=phase,
             node_ids=tuple(item.nodeid for item in items if min(phases_of(item), default=None) == phase),
             collected=tuple(self._collected.get(phase, ())),
-            arguments=forwarded_arguments(self._config, _config_file(self._config), self._config.rootpath)
-            + (self._other.arguments if self._other else ()),
+            arguments=self._arguments() + (self._other.arguments if self._other else ()),
             code=self._code,
             root=str(self._config.rootpath),
             baselines=self._config.stash[STORED].baseline_texts(),
             wants_machine_info=pytest_benchmark.wants_machine_info(self._config),
         )
+
+    def _arguments(self) -> tuple[str, ...]:
+        run = self._config.stash[PLUGIN_CONFIG].run
+        return forwarded_arguments(self._config, _config_file(self._config), run, self._config.rootpath)
 
 
 def _config_file(config: pytest.Config) -> str | None:
@@ -96,8 +100,10 @@ def _config_file(config: pytest.Config) -> str | None:
     return config.inipath.relative_to(config.rootpath).as_posix() if is_sent and config.inipath else None
 
 
-def forwarded_arguments(config: pytest.Config, config_file: str | None, root: Path | None = None) -> tuple[str, ...]:
-    """pytest's options for the worker; ``config_file``, relative to its root, gives the rest.
+def forwarded_arguments(
+    config: pytest.Config, config_file: str | None, run: RunSettings, root: Path | None = None
+) -> tuple[str, ...]:
+    """pytest's options for the worker that judges ``run``; ``config_file``, relative to its root, gives the rest.
 
     With ``root``, the worker has the files below it, and no others.
 
@@ -110,7 +116,7 @@ def forwarded_arguments(config: pytest.Config, config_file: str | None, root: Pa
         *pytest_benchmark.run_arguments(config),
         f"--grpo-num-gates={num_gates}",
         *_of_grpo(settings),
-        *settings.run.options(root),
+        *run.options(root),
     )
 
 

@@ -74,6 +74,8 @@ class PluginConfig:
     """The other version to compare with: a revision, a folder, or ``.``."""
     with_packages: tuple[str, ...]
     """What the other side has instead of this process's packages, as ``name==version``."""
+    ablated: tuple[str, ...]
+    """Settings of the run that only the other side has, as text."""
     expected: tuple[str, ...]
     """Changes that must be proven, as text."""
     side_names: tuple[str, ...]
@@ -119,6 +121,7 @@ class PluginConfig:
             run=_run(config, remote),
             against=_against(config),
             with_packages=tuple(config.getoption("grpo_with") or config.getini("grpo_with")),
+            ablated=tuple(config.getoption("grpo_ablate")),
             expected=tuple(config.getoption("grpo_expect") or config.getini("grpo_expect")),
             side_names=tuple(config.getoption("grpo_side_name") or ()),
             same_answers=config.getoption("grpo_same_answers") or config.getini("grpo_same_answers"),
@@ -301,7 +304,7 @@ def _against(config: pytest.Config) -> str | None:
         return None
     if _is_child(config):
         return config.getoption("grpo_against") or None
-    against = _name(config, "grpo_against")
+    against = _name(config, "grpo_against") or ("." if config.getoption("grpo_ablate") else None)
     for name in ("grpo_with", "grpo_expect"):
         given = config.getoption(name) or []
         if against is None and given:

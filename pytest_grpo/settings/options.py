@@ -93,6 +93,14 @@ def _add_against(add: Callable[..., None]) -> None:
         metavar="ARM.QUANTITY>=RATIO",
         help="fail unless this change is proven, e.g. step.tokens_per_second>=1.10 (repeatable)",
     )
+    add(
+        "--grpo-ablate",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="compare the run of --grpo-config with itself under another setting, e.g. training.packing=padded "
+        "(repeatable: they change together)",
+    )
     add("--grpo-side-name", action="append", default=[], metavar="NAME", help=argparse.SUPPRESS)
     add("--grpo-same-answers", action="store_true", help="fail when the answers of the two versions differ")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,31 @@ class RunSettings:
             yield f"--grpo-set={change}"
         for name, value in self.single:
             yield f"--grpo-{name}={value}"
+
+    def ablated(self, changes: Sequence[str]) -> RunSettings:
+        """The run under other settings, each ``section.key=value``.
+
+        Raises:
+            pytest.UsageError: there is no run to change, or a setting is not allowed.
+        """
+        from grpo_core.config.layers import parse_setting
+        from grpo_core.errors import ConfigError
+
+        if self.is_embedded:
+            raise pytest.UsageError(
+                f"--grpo-ablate {changes[0]}: it changes a setting of a run, and none is named; add --grpo-config "
+                "run.toml, --grpo-model or --grpo-environment"
+            )
+        try:
+            for change in changes:
+                parse_setting("--grpo-ablate", change)
+        except ConfigError as error:
+            raise pytest.UsageError(str(error)) from None
+        single = (f"{SINGLE_KEYS[name]}={json.dumps(value)}" for name, value in self.single)
+        other = RunSettings(self.path, (*self.changes, *single, *changes))  # what is ablated wins
+        if other.config() == self.config():
+            raise pytest.UsageError(f"--grpo-ablate {', '.join(changes)}: the run has that already; give another value")
+        return other
 
     def content(self) -> str:
         """What sets this run apart from the embedded default, wherever it stands: two equal runs have equal texts.
