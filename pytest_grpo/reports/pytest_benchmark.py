@@ -149,11 +149,17 @@ def timings(row: Row, arm: str) -> tuple[int, list[float]]:
     return 1, seconds
 
 
+def own_name(nodeid: str) -> str:
+    """The test's name, with its parameters: they may have ``::`` in them."""
+    path, bracket, parameters = nodeid.partition("[")
+    return f"{path.rpartition('::')[2]}{bracket}{parameters}"
+
+
 def _entry(nodeid: str, row: Row, arm: str, info: dict[str, Any]) -> Any:
     from pytest_benchmark.stats import Metadata
 
     label = f"[{row.metric}:{arm}]"
-    origin = Origin(name=nodeid.rpartition("::")[2] + label, fullname=nodeid + label, group=row.metric, extra_info=info)
+    origin = Origin(name=own_name(nodeid) + label, fullname=nodeid + label, group=row.metric, extra_info=info)
     iterations, samples = timings(row, arm)
     entry = Metadata(origin, iterations=iterations, options={})
     for sample in samples:

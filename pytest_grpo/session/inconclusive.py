@@ -10,7 +10,7 @@ from pytest_grpo.types import Row, Verdict
 
 def too_many_inconclusive(rows: Sequence[Row]) -> str:
     """A line for the user when more than half of the timing gates are inconclusive; else empty."""
-    timing = [row for row in rows if row.num_pairs is not None]
+    timing = [row for row in rows if row.num_pairs is not None and not row.metric.endswith("_bytes")]
     undecided = [plain(row.metric) for row in timing if row.verdict == Verdict.INCONCLUSIVE]
     if 2 * len(undecided) <= len(timing):
         return ""

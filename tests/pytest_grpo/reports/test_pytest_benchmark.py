@@ -11,7 +11,7 @@ import pytest
 from pytest_benchmark.session import BenchmarkSession
 from pytest_benchmark.stats import Metadata, Stats
 
-from pytest_grpo.reports.pytest_benchmark import Origin, store, timings
+from pytest_grpo.reports.pytest_benchmark import Origin, own_name, store, timings
 from pytest_grpo.types import Row
 
 RATE = Row(
@@ -228,3 +228,8 @@ def test_contract_hooks(pytester: pytest.Pytester) -> None:
         caller = getattr(hook, f"pytest_benchmark_{name}", None)
         assert caller is not None, f"{LIBRARY} the hook pytest_benchmark_{name} is gone"
         assert argument in caller.spec.argnames, f"{LIBRARY} the hook pytest_benchmark_{name} has no {argument}"
+
+
+def test_a_name_keeps_its_parameters() -> None:
+    assert own_name("tests/test_a.py::TestB::test_c[d::e]") == "test_c[d::e]"
+    assert own_name("tests/test_a.py::test_c") == "test_c"
