@@ -11,8 +11,6 @@ from pytest_grpo.settings.applicability import not_applicable
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from grpo_core.config import GrpoConfig
     from grpo_core.home import Home
     from grpo_core.schedule.stack import LocalStack
@@ -93,7 +91,7 @@ def build_stack_for(
             scale: Scale = request.getfixturevalue("run_scale")
             laid_over = merge({"rollout": {"num_groups": scale.num_starts}}, needed)
             grpo_gate.lay_over(laid_over)
-            values = merge(grpo_run.model_dump(exclude={"bench"}), laid_over)
+            values = merge(grpo_run.settings(), laid_over)
         opened.append(build_stack(build_config({**values, "run": run}), bench_home))
         return opened[-1]
 
@@ -120,15 +118,11 @@ def workload_for(request: pytest.FixtureRequest, is_embedded: bool, grpo_run: Gr
 
 
 @pytest.fixture
-def sampling_reference(tmp_path: Path) -> ReferenceArm:
-    """The arm ``reference`` of gates that sample: pinned decoding of a real prompt in plain torch."""
-    from grpo_core.model.tokenizer import load_tokenizer
-    from pytest_grpo.systems.protocol import SystemSettings
-
+def sampling_reference() -> ReferenceArm:
+    """The arm ``reference`` of gates that sample: pinned decoding in plain torch."""
     from .plain import reference_rollout
 
-    settings = SystemSettings(home=tmp_path)
-    return reference_rollout(settings, load_tokenizer(settings.model).encode(movement_prompts(compact=True)[0]))
+    return reference_rollout()
 
 
 def movement_prompts(*, compact: bool) -> list[str]:

@@ -26,7 +26,6 @@ from pytest_grpo.systems.protocol import (
 )
 
 from .reference.adamw import AdamW
-from .reference.decoder import Decoder
 from .reference.loss import Answer
 from .reference.model import Model, Sizes
 from .reference.rollout import sample
@@ -75,7 +74,7 @@ def vocab_size(model: str) -> int:
     return AutoConfig.from_pretrained(locate_model(model)).get_text_config().vocab_size
 
 
-def plain_answers(batch: TrainBatch, like: Decoder) -> list[Answer]:
+def plain_answers(batch: TrainBatch, like: Model) -> list[Answer]:
     """One answer per completion of ``batch``, in order. Without reference log-probabilities, the sampler's stand in."""
     some = next(iter(like.adapter.values()))
     return [

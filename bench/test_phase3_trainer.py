@@ -59,7 +59,9 @@ def grpo_versus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def step_errors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StepErrors:
+def step_errors(
+    grpo_system_name: str, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> StepErrors:
     """What two steps of the system differ by from two of ``bench.reference``."""
     from pytest_grpo.systems.load import open_system
 
@@ -67,9 +69,9 @@ def step_errors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     from .checks.precision import needs_float32
 
     home = tmp_path_factory.mktemp("exact")
-    settings = settings_for(request.config, home, micro_batch_tokens=MICRO_BATCH_TOKENS)
+    settings = settings_for(pytestconfig, home, micro_batch_tokens=MICRO_BATCH_TOKENS)
     needs_float32(settings, "the reference is float64")
-    with open_system(request.config.stash[PLUGIN_CONFIG].system, settings) as system:
+    with open_system(grpo_system_name, settings) as system:
         return steps.step_errors(system, settings)
 
 
@@ -83,7 +85,7 @@ def build_batch(system: GrpoSystem, workload: Workload, num_prompts: int | None 
     return TrainBatch.from_rollout(prompts, rollout, rewards)
 
 
-def in_one_pass(system: GrpoSystem, batch: TrainBatch, settings: SystemSettings) -> TrainBatch:
+def in_one_pass(batch: TrainBatch, settings: SystemSettings) -> TrainBatch:
     """As many whole groups of ``batch`` as one micro-batch holds, padding included."""
     from pytest_grpo.systems.protocol import TrainBatch
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
 from pytest_grpo import hookspecs
 from pytest_grpo.gate.stash import GATE, NUM_GATES, forget_attempt
-from pytest_grpo.session.phase_files import NUM_LEFT_OUT
+from pytest_grpo.session.phase_files import NUM_LEFT_OUT, is_left_out
 from pytest_grpo.session.stored_results import STORED, StoredResults
 from pytest_grpo.session.turns import register_turns
 from pytest_grpo.session.verdict_report import VERDICT_REPORT, VerdictReport, header_line
@@ -32,7 +33,6 @@ from pytest_grpo.settings.phases import (
 pytest_plugins = (
     "pytest_grpo.session.fixtures",
     "pytest_grpo.session.exact_first",
-    "pytest_grpo.session.phase_files",
 )
 
 _HIDDEN_PHASES = pytest.StashKey[int]()
@@ -103,6 +103,11 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     return header_line(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if is_left_out(collection_path, config) else None
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m, so that the hint below counts what they left

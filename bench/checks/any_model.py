@@ -30,7 +30,6 @@ class AnyModel:
     module: nn.Module
     adapter: Mapping[str, Tensor]
     scaling: float
-    vocab_size: int
 
     def hidden(self, ids: Tensor) -> Tensor:
         """The logits [B, T, V] of ``ids`` [B, T]."""
@@ -65,5 +64,4 @@ def load_any(settings: SystemSettings, weights: Mapping[str, Float32], dtype: to
     adapter = {
         name: torch.from_numpy(values).to(device, dtype, copy=True).requires_grad_() for name, values in weights.items()
     }
-    vocab_size = len(module.get_input_embeddings().weight)
-    return AnyModel(module, adapter, settings.lora_alpha / settings.lora_rank, vocab_size)
+    return AnyModel(module, adapter, settings.lora_alpha / settings.lora_rank)

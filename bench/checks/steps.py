@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -35,12 +35,11 @@ from ..reference.adamw import AdamW
 from ..reference.loss import Answer, token_logprobs, token_losses
 from ..reference.model import Model
 from ..reference.step import Step, train_step
-from .any_model import AnyModel, load_any
+from .any_model import load_any
 
 if TYPE_CHECKING:
     from grpo_core.types import Float32, Int32
 
-ExactModel = Model | AnyModel
 LEARNING_RATE = 5e-4
 SPREADS = {"lora_A": 0.5, "lora_B": 0.005}
 """Standard deviations of the adapter's weights: far from zero, where A has no gradient; A so large that a weight decay
@@ -87,7 +86,8 @@ def step_errors(system: GrpoSystem, settings: SystemSettings) -> StepErrors:
     system.load_weights(random_adapter(system))
     before = system.weights()
     plain, optimizer = exact_model(settings, before), AdamW()
-    batches = [first_batch(system, plain), second_batch(system, plain)]
+    num_ids = vocab_size(settings.model)
+    batches = [first_batch(system, plain, num_ids), second_batch(system, plain, num_ids)]
     losses, gradients, num_lost = [], [], 0
     for batch in batches:
         answers = plain_answers(batch, plain)
@@ -111,7 +111,7 @@ def _finite(error: float) -> float:
     return error if math.isfinite(error) else NOT_FINITE
 
 
-def reference_step(plain: ExactModel, optimizer: AdamW, answers: list[Answer], kl_coefficient: float) -> Step:
+def reference_step(plain: Model, optimizer: AdamW, answers: list[Answer], kl_coefficient: float) -> Step:
     """A step of the reference, one sequence at a time."""
     return train_step(
         plain,
@@ -135,10 +135,10 @@ def distance(values: Mapping[str, Any], expected: Mapping[str, Tensor]) -> float
     return (difference / size) ** 0.5
 
 
-def first_batch(system: GrpoSystem, plain: ExactModel) -> TrainBatch:
+def first_batch(system: GrpoSystem, plain: Model, num_ids: int) -> TrainBatch:
     """Every token counts: ratios stay within the clip, and no advantage is zero."""
     groups = [
-        random_group(system.encode(prompt), plain, seed, lengths, rewards, spread=0.05)
+        random_group(system.encode(prompt), plain, num_ids, seed, lengths, rewards, spread=0.05)
         for seed, (prompt, lengths, rewards) in enumerate(
             [
                 ("Q: 3 + 4 =\nA: ", (5, 9, 1), (1.0, 0.0, 0.3)),
@@ -150,10 +150,10 @@ def first_batch(system: GrpoSystem, plain: ExactModel) -> TrainBatch:
     return TrainBatch(tuple(groups))
 
 
-def second_batch(system: GrpoSystem, plain: ExactModel) -> TrainBatch:
+def second_batch(system: GrpoSystem, plain: Model, num_ids: int) -> TrainBatch:
     """Clipped ratios, tokens that the policy did not choose, and a group whose rewards are equal."""
     groups = [
-        random_group(system.encode(prompt), plain, seed, lengths, rewards, spread=0.3, chosen_share=0.7)
+        random_group(system.encode(prompt), plain, num_ids, seed, lengths, rewards, spread=0.3, chosen_share=0.7)
         for seed, (prompt, lengths, rewards) in enumerate(
             [("Q: 12 + 30 =\nA: ", (6, 3), (2e-5, 0.0)), ("Fleet", (8, 16, 8), (0.5, 0.5, 0.5))], start=10
         )
@@ -163,7 +163,8 @@ def second_batch(system: GrpoSystem, plain: ExactModel) -> TrainBatch:
 
 def random_group(
     prompt_ids: Int32,
-    plain: ExactModel,
+    plain: Model,
+    num_ids: int,
     seed: int,
     lengths: tuple[int, ...],
     rewards: tuple[float, ...],
@@ -176,7 +177,7 @@ def random_group(
     draw = np.random.default_rng(seed)
     bare = []
     for length in lengths:
-        ids = draw.integers(1, plain.vocab_size, length).astype(np.int32)
+        ids = draw.integers(1, num_ids, length).astype(np.int32)
         ids[-1] = STOP_ID
         is_chosen = draw.random(length) < chosen_share
         is_chosen[[0, -1]] = True
@@ -195,11 +196,11 @@ def random_group(
     return TrainGroup(prompt_ids, tuple(completions), rewards)
 
 
-def exact_model(settings: SystemSettings, weights: Mapping[str, Float32]) -> ExactModel:
+def exact_model(settings: SystemSettings, weights: Mapping[str, Float32]) -> Model:
     """The model of ``settings`` in float64: the presets as they are written out here, others by ``transformers``."""
     if settings.method == "lora" and is_written_out(settings.model):
         return plain_model(settings, weights, torch.float64)
-    return load_any(settings, weights, torch.float64)
+    return cast("Model", load_any(settings, weights, torch.float64))  # it has all that a step needs of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,7 @@ class TokenJacobian:
     weights: Tensor
 
 
-def token_jacobian(plain: ExactModel, answers: list[Answer]) -> TokenJacobian:
+def token_jacobian(plain: Model, answers: list[Answer]) -> TokenJacobian:
     """Of the adapter of the last layer: any part of the weights tells tokens apart."""
     names = last_layer(plain.adapter)
     rows, weights = [], []

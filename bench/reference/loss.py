@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .decoder import Decoder
+from .model import Model
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Answer:
     advantage: float
 
 
-def token_logprobs(model: Decoder, answers: Sequence[Answer]) -> list[Tensor]:
+def token_logprobs(model: Model, answers: Sequence[Answer]) -> list[Tensor]:
     """The log-probabilities [R] of each answer's tokens: one padded row per answer, in one forward pass."""
     rows = [torch.cat([answer.prompt_ids, answer.ids]) for answer in answers]
     width = max(len(row) for row in rows)

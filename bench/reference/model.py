@@ -50,10 +50,6 @@ class Model:
     adapter: Mapping[str, Tensor]
     scaling: float
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self.weights["model.embed_tokens.weight"])
-
     def logits(self, hidden: Tensor) -> Tensor:
         """[.., V] of hidden states [.., E]."""
         return hidden @ self.weights["model.embed_tokens.weight"].T

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .adamw import AdamW, clipped, norm
-from .decoder import Decoder
 from .loss import Answer, loss, token_logprobs
+from .model import Model
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Step:
 
 
 def train_step(
-    model: Decoder,
+    model: Model,
     optimizer: AdamW,
     answers: Sequence[Answer],
     *,

@@ -41,6 +41,10 @@ class GrpoConfig(Section):
     telemetry: TelemetryConfig = TelemetryConfig()
     bench: BenchConfig = BenchConfig()
 
+    def settings(self) -> dict[str, Any]:
+        """What is trained, and how, as nested values: all but the section ``bench``."""
+        return self.model_dump(exclude={"bench"})
+
     @model_validator(mode="after")
     def _full_weights_have_no_adapter(self) -> GrpoConfig:
         if self.training.method != "full":
@@ -98,7 +102,7 @@ def variant_of(config: GrpoConfig, name: str) -> GrpoConfig:
     changes = config.bench.variants[name]
     if "bench" in changes:
         raise ConfigError(f"bench.variants.{name}: a variant has no variants of its own; take bench out of it")
-    values = merge(config.model_dump(exclude={"bench"}), changes)
+    values = merge(config.settings(), changes)
     try:
         return build_config(values)
     except ConfigError as error:

@@ -104,7 +104,7 @@ def describe_phase(row: Row) -> str:
 
 
 def has_many_systems(rows: Iterable[Row]) -> bool:
-    return len({row.system for row in rows if row.system}) > 1
+    return len({row.system for row in rows}) > 1
 
 
 def arm_quantity(row: Row, arm: str) -> list[float]:

@@ -59,7 +59,7 @@ def grpo_gate(request: pytest.FixtureRequest) -> Gate:
 
 def _system_of(fixturenames: Sequence[str], chosen: str) -> str:
     """What a test with these fixtures measures: the chosen system, grpo_core, or, as far as is known, none."""
-    if "grpo_system" in fixturenames:
+    if "grpo_system" in fixturenames or "grpo_system_name" in fixturenames:
         return chosen
     return "grpo_core" if "grpo_run" in fixturenames else ""
 
@@ -91,6 +91,12 @@ def grpo_run(pytestconfig: pytest.Config) -> GrpoConfig:
     """The configuration of the run that the phases judge, from ``--grpo-config`` and the like; else grpo_core's
     defaults."""
     return pytestconfig.stash[PLUGIN_CONFIG].run.config()
+
+
+@pytest.fixture(scope="session")
+def grpo_system_name(pytestconfig: pytest.Config) -> str:
+    """What ``--grpo-system`` says, for fixtures that build the system themselves."""
+    return pytestconfig.stash[PLUGIN_CONFIG].system
 
 
 @pytest.fixture

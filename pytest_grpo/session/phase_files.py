@@ -1,6 +1,6 @@
 """Which test files are read when phases are asked for: those in whose code a phase marker stands.
 
-A large suite takes minutes to import, and only a few of its files have phases. A plugin module of its own.
+A large suite takes minutes to import, and only a few of its files have phases.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _MENTION = re.compile(rb"phase[0-6{]")
 _PHASES_ONLY = re.compile(r"\s*phase[0-6](\s+or\s+phase[0-6])*\s*")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave a file out that cannot hold a phase, unless the command line names it."""
-    if collection_path.suffix != ".py" or not _wants_phases_only(config) or not collection_path.is_file():
-        return None
-    if collection_path.name in ("conftest.py", "__init__.py") or _may_hold_phases(collection_path, config):
-        return None
-    if any(path == collection_path.resolve() for path, _ in named_on_command_line(config)):
-        return None
+def is_left_out(path: Path, config: pytest.Config) -> bool:
+    """Whether only phases are asked for, and ``path`` is a Python file that cannot hold one. A file that the command
+    line names is always read."""
+    if path.suffix != ".py" or not _wants_phases_only(config) or not path.is_file():
+        return False
+    if path.name in ("conftest.py", "__init__.py") or _may_hold_phases(path, config):
+        return False
+    if any(named == path.resolve() for named, _ in named_on_command_line(config)):
+        return False
     config.stash[NUM_LEFT_OUT] = config.stash.get(NUM_LEFT_OUT, 0) + 1
     return True
 

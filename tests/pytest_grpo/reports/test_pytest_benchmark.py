@@ -90,7 +90,7 @@ def test_extra_info_holds_the_verdict(project: pytest.Pytester) -> None:
         "threshold": ">= 2 x",
         "source": "bench/thresholds.toml",
         "device": "cpu, 2 cores",
-        "system": "grpo_core",
+        "system": "",
         "conditions": {"cores_of_others": 0.25},
         "commit": document["commit_info"]["id"],
     }
