@@ -80,10 +80,10 @@ SLOWDOWNS = (
     Slowdown("backward", _TRAINER, "torch.Tensor", "backward", 3, _FORWARD, "step.backward_ms"),
     Slowdown("training step", _TRAINER, "Trainer", "step", 3, _FORWARD, "step.tokens_per_second"),
     Slowdown(
-        "environment",
-        "grpo_core/environments/diplomacy/game.py",
-        "DiplomacyEnvironment",
-        "step",
+        "opening",
+        "grpo_core/rollout/play/collector.py",
+        "Collector",
+        "start",
         2,
         "warm_start",
         "cold.seconds",
@@ -94,8 +94,8 @@ SLOWDOWNS = (
         "Collector",
         "collect",
         4,
-        "overlap_hides",
-        "slower_side.seconds",
+        "whole_steps",
+        "steps.seconds",
     ),
 )
 
