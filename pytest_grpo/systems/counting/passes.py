@@ -43,8 +43,8 @@ def watch_passes(decoders: Iterable[nn.Module], vocab_size: int | None = None) -
     passes = Passes()
 
     def called(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        tokens = _num_tokens([*args, *kwargs.values()])
-        passes.at_modules.append(Pass(tokens, torch.is_grad_enabled()))
+        named = [kwargs[name] for name in ("input_ids", "inputs_embeds") if name in kwargs]
+        passes.at_modules.append(Pass(_num_tokens([*named, *args, *kwargs.values()]), torch.is_grad_enabled()))
 
     with ExitStack() as watchers:
         for decoder in decoders:
