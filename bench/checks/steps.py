@@ -28,7 +28,7 @@ from pytest_grpo.systems.protocol import (
     TrainGroup,
 )
 
-from ..plain import is_written_out, plain_answers, plain_model
+from ..plain import is_written_out, plain_answers, plain_model, vocab_size
 from ..reference.adamw import AdamW
 from ..reference.loss import Answer, token_logprobs, token_losses
 from ..reference.model import Model

@@ -49,6 +49,7 @@ def test_nothing_is_wrong_with_a_run_in_turns(core: GrpoSystem, tmp_path: Path) 
     assert depth_error(run) == 0
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_with_a_run_that_samples_ahead(core: GrpoSystem) -> None:
     run = watch_run(core, 6, plan_of(max_policy_lag_steps=2, buffer_depth=2))
     assert num_steps_missing(run) == lag_over_budget(run) == num_episodes_missing(run) == 0
