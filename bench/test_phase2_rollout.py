@@ -241,10 +241,10 @@ def test_a_batch_beats_one_at_a_time(
     @functools.cache
     def greedy(batch_size: int | None) -> list[list[float]]:
         rollout = grpo_system.rollout(prompts, 1, max_tokens, seed=0, batch_size=batch_size, greedy=True)
-        return greedy_output(settings, rollout)
+        return greedy_output(settings, rollout, grpo_system.logprob_tolerance)
 
     batched, single, _ = grpo_arms(
-        agree=same_greedy(settings),
+        agree=same_greedy(settings, grpo_system.logprob_tolerance),
         batched=lambda: generate(None),
         single=lambda: generate(1),
         reference=sampling_reference,
@@ -269,13 +269,15 @@ def test_rollouts_against_another_system(
 
     prompts = [grpo_system.encode(prompt) for prompt in workload.prompts]
 
+    tolerance = max(grpo_system.logprob_tolerance, grpo_versus.logprob_tolerance)
+
     def generate(system: GrpoSystem) -> Sample:
         rollout = system.rollout(prompts, workload.group_size, workload.max_completion_tokens, seed=0, greedy=True)
-        answers = greedy_output(settings, rollout)
+        answers = greedy_output(settings, rollout, tolerance)
         return Sample(rollout.seconds, {"tokens": rollout.num_completion_tokens}, output=answers)
 
     mine, other, _ = grpo_arms(
-        agree=same_greedy(settings),
+        agree=same_greedy(settings, tolerance),
         **{grpo_system.name: lambda: generate(grpo_system), grpo_versus.name: lambda: generate(grpo_versus)},
         reference=sampling_reference,
     )

@@ -16,12 +16,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_grpo.agreement import Agreement, close_values, nothing_to_check, same_tokens
+    from pytest_grpo.agreement import Agreement, close_values, nothing_to_check, same_answers, same_tokens
     from pytest_grpo.arms import ApproxRatio, MeasuredArm, Quantity, approx_ratio
     from pytest_grpo.gate.gates import Gate
     from pytest_grpo.remote.worker import serve
     from pytest_grpo.settings.applicability import not_applicable
     from pytest_grpo.settings.thresholds import Threshold
+    from pytest_grpo.systems.counting.call_counter import CallCounter
+    from pytest_grpo.systems.counting.count import Count
+    from pytest_grpo.systems.event_file import EventFile
     from pytest_grpo.systems.protocol import (
         AdapterSwap,
         Completion,
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
         TrainStep,
         UnsupportedError,
     )
+    from pytest_grpo.systems.run_plan import RunPlan
+    from pytest_grpo.systems.step_record import StepRecord
     from pytest_grpo.types import Row, Sample, Verdict
 
     __version__: str
@@ -41,14 +46,19 @@ __all__ = [
     "AdapterSwap",
     "Agreement",
     "ApproxRatio",
+    "CallCounter",
     "Completion",
+    "Count",
+    "EventFile",
     "Gate",
     "GrpoSystem",
     "MeasuredArm",
     "Quantity",
     "Rollout",
     "Row",
+    "RunPlan",
     "Sample",
+    "StepRecord",
     "SystemSettings",
     "Threshold",
     "TrainBatch",
@@ -61,19 +71,25 @@ __all__ = [
     "close_values",
     "not_applicable",
     "nothing_to_check",
+    "same_answers",
     "same_tokens",
     "serve",
 ]
 
 _MODULES = {
-    "pytest_grpo.agreement": "Agreement close_values nothing_to_check same_tokens",
+    "pytest_grpo.agreement": "Agreement close_values nothing_to_check same_answers same_tokens",
     "pytest_grpo.arms": "ApproxRatio MeasuredArm Quantity approx_ratio",
     "pytest_grpo.gate.gates": "Gate",
     "pytest_grpo.remote.worker": "serve",
     "pytest_grpo.settings.applicability": "not_applicable",
     "pytest_grpo.settings.thresholds": "Threshold",
+    "pytest_grpo.systems.counting.call_counter": "CallCounter",
+    "pytest_grpo.systems.counting.count": "Count",
+    "pytest_grpo.systems.event_file": "EventFile",
     "pytest_grpo.systems.protocol": "AdapterSwap Completion GrpoSystem Rollout SystemSettings "
     "TrainBatch TrainGroup TrainStep UnsupportedError",
+    "pytest_grpo.systems.run_plan": "RunPlan",
+    "pytest_grpo.systems.step_record": "StepRecord",
     "pytest_grpo.types": "Row Sample Verdict",
 }
 """Where each public name is defined. The imports above say the same to type checkers, which cannot read this."""

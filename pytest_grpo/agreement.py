@@ -66,6 +66,74 @@ def close_values(*, rtol: float = 0.0, atol: float = 0.0) -> Agreement:
     return CloseValues(rtol, atol)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class SameAnswers:
+    """The agreement that ``same_answers`` makes."""
+
+    atol: float
+
+    def __call__(self, outputs: Mapping[str, object]) -> str:
+        _check_returned("same_answers", outputs)
+        (first, expected), *others = ((name, _answers(output)) for name, output in outputs.items())
+        for name, answers in others:
+            if len(answers) != len(expected):
+                return f"arms {first!r} and {name!r} gave {len(expected)} and {len(answers)} answers"
+            num_same = 0
+            for place, (one, other) in enumerate(zip(expected, answers, strict=True)):
+                shared = _num_shared(one, other, self.atol)
+                if shared is None:
+                    return f"arms {first!r} and {name!r} answered differently: answer {place} of {len(expected)}"
+                num_same += shared
+            num_tokens = sum(len(ids) for ids, _ in expected)
+            if 2 * num_same < num_tokens:
+                return f"arms {first!r} and {name!r} share {num_same} of {num_tokens} tokens; half of them must be"
+        return ""
+
+    def __repr__(self) -> str:
+        return f"same_answers(atol={self.atol:g})" if self.atol else "same_answers()"
+
+
+def same_answers(*, atol: float = 0.0) -> Agreement:
+    """The outputs are answers under greedy decoding: pairs of token ids and their log-probabilities, in nats.
+
+    Without ``atol`` the ids are equal. With it they may part where two tokens are equally probable to within ``atol``:
+    up to there the log-probabilities of both arms differ by ``atol`` at most, and what follows is not compared. Half of
+    all tokens must be. So two arms that round differently agree, and two that compute something else do not.
+    """
+    return SameAnswers(atol)
+
+
+_Answer = tuple[list[int], list[float]]
+
+
+def _answers(output: object) -> list[_Answer]:
+    """The ids and log-probabilities of each answer."""
+    pairs = _listed(output, of_any=True)
+    try:
+        answers = [(list(map(int, as_plain(ids))), list(map(float, as_plain(logprobs)))) for ids, logprobs in pairs]
+    except (TypeError, ValueError):
+        answers = []
+    if not answers or any(len(ids) != len(logprobs) for ids, logprobs in answers):
+        raise pytest.UsageError(
+            "agree=same_answers: an output is not a list of answers; return [(token_ids, logprobs), ...] from every arm"
+        )
+    return answers
+
+
+def _num_shared(one: _Answer, other: _Answer, atol: float) -> int | None:
+    """Tokens before two answers part, or all of them; None where they part too early, or differ before."""
+    if atol == 0:
+        return len(one[0]) if one[0] == other[0] else None
+    num = 0
+    for a, b, left, right in zip(one[0], other[0], one[1], other[1], strict=False):
+        if _far_apart(left, right, 0.0, atol):
+            return None
+        if a != b:
+            return num
+        num += 1
+    return num if len(one[0]) == len(other[0]) else None
+
+
 def nothing_to_check(outputs: Mapping[str, object]) -> str:
     """For arms without a comparable output. Say in the test why there is none."""
     return ""

@@ -152,6 +152,8 @@ class Row:
     """The settings that the test needed in place of those of the user's run."""
     outcome: str = ""
     """Of a comparison of two versions, an ``Outcome``; ``arms`` are then the two sides. Else empty."""
+    note: str = ""
+    """Where ``measured`` is from, if the gate did not measure it itself: ``as told by the system``."""
 
     @property
     def system_key(self) -> str:

@@ -120,11 +120,11 @@ HOW: Mapping[str, How] = {
     ),
     "uv run --extra trl pytest --phase 3 --grpo-system trl --grpo-budget 300": _EXTRA,
     "uv run --extra trl pytest --phase 2,3 --grpo-system grpo_core --grpo-versus trl --grpo-budget 120": _EXTRA,
-    "PYTHONPATH=examples/own_stack uv run pytest bench --phase 2 --grpo-system plain_stack:PlainStack": NotRun(
+    "PYTHONPATH=examples uv run pytest bench --phase all --grpo-system plain_system.system:PlainSystem": NotRun(
         "minutes"
     ),
-    "uv run pytest --phase 2,3 -c examples/own_stack/pytest.ini examples/own_stack": RunBy(
-        "tests/examples/test_own_stack.py::test_its_tests_pass_and_what_it_lacks_is_skipped"
+    "python -m pytest --phase 2 --grpo-system first_system:FirstSystem test_first_rows.py": RunBy(
+        "tests/examples/test_plain_system.py::test_the_first_rows_are_a_green_and_a_red_one"
     ),
     "uv run pytest --phase all --modal-detach": RunBy(f"{_REMOTE}::test_a_detached_run_is_reported_as_often_as_wanted"),
     "uv run pytest --modal-attach 20260102-101112-ab12": RunBy(

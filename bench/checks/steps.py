@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_grpo.systems.protocol import (
     CLIP,
@@ -27,7 +26,6 @@ from pytest_grpo.systems.protocol import (
     SystemSettings,
     TrainBatch,
     TrainGroup,
-    TrainStep,
 )
 
 from ..plain import is_written_out, plain_answers, plain_model, vocab_size
@@ -250,25 +248,3 @@ def num_tokens_without_loss(jacobian: TokenJacobian, gradient: Mapping[str, Floa
     found = torch.linalg.solve(gram, jacobian.gradients @ target) / jacobian.weights
     scale = float(found.quantile(0.9))
     return int((found < MIN_TOKEN_SHARE * scale).sum()) if scale > 0 else len(found)
-
-
-class PassCounter(TorchDispatchMode):
-    """Counts look-ups in a table as long as the vocabulary, whoever makes them: each pass through a decoder begins
-    with one."""
-
-    def __init__(self, vocab_size: int) -> None:
-        super().__init__()
-        self._vocab_size = vocab_size
-        self.num_passes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.embedding.default and len(args[0]) == self._vocab_size:
-            self.num_passes += 1
-        return func(*args, **(kwargs or {}))
-
-
-def count_passes(settings: SystemSettings, run: Callable[[], TrainStep]) -> tuple[TrainStep, int]:
-    """A step, and the passes during it through any decoder of the vocabulary of ``settings``."""
-    with PassCounter(vocab_size(settings.model)) as counter:
-        step = run()
-    return step, counter.num_passes

@@ -74,8 +74,11 @@ class Gate:
         """Note that this test measures the run with these nested ``settings`` in place of its own."""
         self.laid_over.update(flat(settings))
 
-    def check(self, name: str, value: float) -> None:
-        """Compare a plain number or an exact count with the threshold ``name``, without statistics."""
+    def check(self, name: str, value: float, *, note: str = "") -> None:
+        """Compare a plain number or an exact count with the threshold ``name``, without statistics.
+
+        ``note`` stands beside the value, e.g. who counted it.
+        """
         __tracebackhide__ = True
         threshold = self.threshold(name)
         try:
@@ -85,7 +88,7 @@ class Gate:
         is_inside = is_finite and threshold.low <= number <= threshold.high
         verdict = Verdict.PASS if is_inside else Verdict.FAIL
         reason = "the value lies outside the threshold" if is_finite else "the value is not finite"
-        row = self.record(self.row(threshold, verdict, number, "" if is_inside else reason))
+        row = self.record(replace(self.row(threshold, verdict, number, "" if is_inside else reason), note=note))
         if row.verdict == Verdict.FAIL:
             raise AssertionError("\n".join(explain(row)))
 

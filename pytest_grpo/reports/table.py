@@ -83,6 +83,7 @@ def describe_measured(row: Row, *, with_interval: bool = True) -> str:
     if math.isnan(row.measured):
         return "-"
     text = f"{format_number(row.measured)} {row.unit}".rstrip()
+    text = f"{text} ({row.note})" if row.note else text
     return f"{text} {describe_interval(row)}".rstrip() if with_interval else text
 
 

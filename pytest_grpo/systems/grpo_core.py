@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pytest_grpo.systems.core.batches import StepLogprobs, by_completion, core_batch
+from pytest_grpo.systems.core.configuration import RUN, run_values
+from pytest_grpo.systems.core.runs import CoreRuns
+from pytest_grpo.systems.core.switchable_cache import switchable_cache
 from pytest_grpo.systems.peft_gradients import adapter_gradients
 from pytest_grpo.systems.protocol import (
-    CLIP,
-    MAX_GRAD_NORM,
     AdapterSwap,
     Completion,
+    GrpoSystem,
     Rollout,
     SystemSettings,
     TrainBatch,
     TrainStep,
 )
+from pytest_grpo.systems.run_plan import RunPlan
+from pytest_grpo.systems.step_record import StepRecord
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import nn
 
-    from grpo_core import types
-    from grpo_core.lora.cache import LoRACache
-    from grpo_core.lora.store import AdapterStore
     from pytest_grpo.systems.protocol import Float32, Int32
 
-RUN = "system"
 GREEDY_TEMPERATURE = 1e-6  # all probability on the most probable token, except for exact ties
-MAX_CACHED_ADAPTERS = 4
-
-StepLogprobs = list[tuple["Tensor", "Tensor"]]
-"""Per micro-batch: the completion of each chosen token [C], and the token's log-probability [C]."""
 
 
-class GrpoCoreSystem:
+class GrpoCoreSystem(GrpoSystem):
     """The torch engine, the adapter store and cache, and the trainer, each with its own copy of the base weights."""
 
     name = "grpo_core"
@@ -48,11 +47,11 @@ class GrpoCoreSystem:
         from grpo_core.rollout.engines import check_engine, open_engine
         from grpo_core.training.trainer import Trainer
 
-        config = build_config(_values(settings))
+        config = build_config(run_values(settings))
         self._needs_reference = settings.kl_coefficient > 0
         self._tokenizer = load_tokenizer(settings.model)
         self._store = AdapterStore(settings.home / "adapters")
-        self._adapters = _switchable_cache(self._store)
+        self._adapters = switchable_cache(self._store)
         check_engine(config)
         self._engine = open_engine(config, self._tokenizer.stop_id, self._adapters, self._store)
         self._num_cold_loads = 0
@@ -67,6 +66,7 @@ class GrpoCoreSystem:
             on_micro_batch=lambda batch, terms: self._step_logprobs.append((batch.members, terms.logprobs.detach())),
         )
         self._full_rates = [parameters["lr"] for parameters in self._trainer.optimizer.param_groups]
+        self._runs = CoreRuns(config, settings.home / "runs", self._store, self._engine, self._tokenizer, self._trainer)
 
     def encode(self, text: str) -> Int32:
         return self._tokenizer.encode(text)
@@ -113,7 +113,7 @@ class GrpoCoreSystem:
         for parameters, full_rate in zip(self._trainer.optimizer.param_groups, self._full_rates, strict=True):
             parameters["lr"] = full_rate * learning_rate
         self._step_logprobs.clear()
-        step = self._trainer.step(_core_batch(batch))
+        step = self._trainer.step(core_batch(batch))
         return TrainStep(
             loss=step.loss,
             grad_norm=step.grad_norm,
@@ -123,7 +123,7 @@ class GrpoCoreSystem:
             num_micro_batches=step.num_micro_batches,
             num_tokenizer_calls=step.num_tokenizer_calls,
             num_loss_tokens=step.num_loss_tokens,
-            logprobs=_by_completion(self._step_logprobs, batch.completions),
+            logprobs=by_completion(self._step_logprobs, batch.completions),
             other_ms=step.layout_ms + step.scoring_ms + step.optimizer_ms,
         )
 
@@ -140,12 +140,14 @@ class GrpoCoreSystem:
         self._trainer.load_weights(replace(self._trainer.weights(), tensors=tensors))
 
     def publish_adapter(self) -> int:
+        from grpo_core.telemetry.profiler import span
         from grpo_core.types import PolicyVersion
 
         latest = self._store.latest(RUN)
         # Not the trainer's own number: version 0 is the base model, which is never in the cache.
         version = PolicyVersion(RUN, latest.number + 1 if latest is not None else 1)
-        self._store.publish(replace(self._trainer.weights(), version=version))
+        with span("publish"):
+            self._store.publish(replace(self._trainer.weights(), version=version))
         return version.number
 
     def swap_adapter(self, version: int, *, cached: bool = True) -> AdapterSwap:
@@ -155,6 +157,33 @@ class GrpoCoreSystem:
         self._adapters.is_bypassed = not cached
         swap = self._engine.use_version(version)
         return AdapterSwap(swap.cache_hit, swap.load_ms, swap.swap_ms)
+
+    def run(self, num_steps: int, plan: RunPlan) -> Sequence[StepRecord]:
+        self._adapters.is_bypassed = True  # it may hold other weights under the number of a version to come
+        try:
+            return self._runs.run(num_steps, plan)
+        finally:
+            self._adapters.is_bypassed = False
+
+    def events(self, file: Path) -> AbstractContextManager[object]:
+        return self._runs.events(file)
+
+    def trace(self, folder: Path) -> AbstractContextManager[object]:
+        from grpo_core.telemetry.profiler import trace
+
+        return trace(folder)
+
+    def save_state(self, folder: Path) -> None:
+        self._runs.save(folder)
+
+    def load_state(self, folder: Path) -> None:
+        self._runs.load(folder)
+
+    def decoders(self) -> Sequence[nn.Module]:
+        return (self._policy.decoder,)
+
+    def tokenizers(self) -> Sequence[object]:
+        return (self._tokenizer,)
 
     def close(self) -> None:
         self._engine.close()
@@ -170,88 +199,3 @@ class GrpoCoreSystem:
             "num_decode_steps": engine.num_decode_steps,
             "num_prefill_tokens": engine.num_prefill_tokens,
         }
-
-
-def _values(settings: SystemSettings) -> dict[str, dict[str, Any] | str]:
-    """The configuration of a run with these settings."""
-    adapter = {
-        "lora_rank": settings.lora_rank,
-        "lora_alpha": settings.lora_alpha,
-        "lora_targets": settings.lora_targets,
-    }
-    return {
-        "run": RUN,
-        "model": {
-            "name": settings.model,
-            "device": settings.device,
-            "dtype": settings.dtype,
-            **(adapter if settings.method == "lora" else {}),
-        },
-        "rollout": {"engine": settings.engine, "max_kv_bytes": settings.max_kv_bytes},
-        "training": {
-            "method": settings.method,
-            "precision": settings.precision,
-            "learning_rate": 1.0,  # each step scales it
-            "clip_low": CLIP,
-            "clip_high": CLIP,
-            "max_grad_norm": MAX_GRAD_NORM,
-            "kl_coefficient": settings.kl_coefficient,
-            "packing": settings.packing or "shared_prefix",
-            "micro_batch_tokens": settings.micro_batch_tokens,
-        },
-    }
-
-
-def _switchable_cache(store: AdapterStore) -> Any:
-    """A ``LoRACache`` that answers from a new, empty cache while ``is_bypassed`` is set."""
-    from grpo_core.lora.cache import DEFAULT_MAX_BYTES, CacheResult, LoRACache
-    from grpo_core.types import PolicyVersion
-
-    def new_cache() -> LoRACache:
-        return LoRACache(store, DEFAULT_MAX_BYTES, MAX_CACHED_ADAPTERS)
-
-    class SwitchableCache(LoRACache):
-        is_bypassed = False
-
-        def get(self, version: PolicyVersion) -> CacheResult:
-            return new_cache().get(version) if self.is_bypassed else super().get(version)
-
-    return SwitchableCache(store, DEFAULT_MAX_BYTES, MAX_CACHED_ADAPTERS)
-
-
-def _by_completion(steps: StepLogprobs, completions: Sequence[Completion]) -> tuple[Float32, ...]:
-    """The recorded log-probabilities [R] of each completion, 0 where the token was not chosen, or has none."""
-    import numpy as np
-
-    members = np.concatenate([members.cpu().numpy() for members, _ in steps])
-    chosen = np.concatenate([logprobs.float().cpu().numpy() for _, logprobs in steps])
-    results = []
-    for index, completion in enumerate(completions):
-        values = np.zeros(len(completion.completion_ids), dtype=np.float32)
-        recorded = chosen[members == index]
-        values[np.flatnonzero(completion.completion_mask)[: len(recorded)]] = recorded
-        results.append(values)
-    return tuple(results)
-
-
-def _core_batch(batch: TrainBatch) -> types.Batch:
-    """``batch`` in the core's types. Its trainer's default advantages equal ``TrainGroup.advantages``."""
-    from grpo_core import types
-
-    groups = []
-    for index, group in enumerate(batch.groups):
-        trajectories = []
-        for completion, reward in zip(group.completions, group.rewards, strict=True):
-            turn = types.Completion(
-                prompt_ids=group.prompt_ids,
-                completion_ids=completion.completion_ids,
-                completion_mask=completion.completion_mask,
-                sampling_logprobs=completion.sampling_logprobs,
-                policy_version=0,
-                temperature=1.0,
-                finish_reason="stop",
-                ref_logprobs=completion.ref_logprobs,
-            )
-            trajectories.append(types.Trajectory(str(index), "policy", (turn,), reward))
-        groups.append(types.Group(str(index), tuple(trajectories)))
-    return types.Batch(0, 0, tuple(groups), types.RolloutStats(0.0, 0, 0, 0, 0))

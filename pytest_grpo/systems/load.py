@@ -15,6 +15,8 @@ import pytest
 from pytest_grpo.settings.run import RunSettings
 from pytest_grpo.systems.protocol import ClosableSystem, GrpoSystem, SystemSettings
 
+MAX_LOGPROB_TOLERANCE = 0.1
+"""Nats. Two policies that differ by more are not the same to within rounding, whatever the precision."""
 ENTRY_POINT_GROUP = "pytest_grpo.systems"
 BUILT_IN = {
     "grpo_core": "pytest_grpo.systems.grpo_core:GrpoCoreSystem",
@@ -71,6 +73,11 @@ def load_system(name: str, settings: SystemSettings) -> GrpoSystem:
         raise pytest.UsageError(
             f"system {name!r}: its factory returned {type(system).__name__}, which lacks methods of GrpoSystem; "
             "derive that class from pytest_grpo.GrpoSystem"
+        )
+    if not 0 <= system.logprob_tolerance <= MAX_LOGPROB_TOLERANCE:
+        raise pytest.UsageError(
+            f"system {name!r}: logprob_tolerance {system.logprob_tolerance} nats: allowed are 0 to "
+            f"{MAX_LOGPROB_TOLERANCE}; state what its precision costs"
         )
     return system
 

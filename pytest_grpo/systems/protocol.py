@@ -7,15 +7,20 @@ temperature 1 over the whole vocabulary, so that any stack can compute them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from pytest_grpo.settings.applicability import NotApplicableError
+from pytest_grpo.systems.run_plan import RunPlan
+from pytest_grpo.systems.step_record import StepRecord
+from pytest_grpo.systems.train_step import AdapterSwap, TrainStep
+from pytest_grpo.systems.unsupported import UnsupportedError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import nn
 
     Int32 = NDArray[np.int32]
     Float32 = NDArray[np.float32]
@@ -29,9 +34,8 @@ ADVANTAGE_EPSILON = 1e-4
 NumberType = Literal["float32", "bfloat16"]
 Packing = Literal["shared_prefix", "packed", "padded"]
 
-
-class UnsupportedError(NotApplicableError):
-    """A system lacks a feature. The test that needs it does not apply, with this one line as the reason."""
+STEP_SPANS = ("loss_forward", "backward", "optimizer", "publish")
+"""What the trace of a training step and its publication has: the first two once per micro-batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,17 @@ class SystemSettings:
     """Keys and values that the sampler may hold."""
     seed: int = 0
     """Seed of the initial adapter weights."""
+
+    @property
+    def model_path(self) -> str:
+        """What ``from_pretrained`` takes: ``model``, or the folder of a preset, which is built where it is missing.
+
+        Raises:
+            ModelError: there is no such model.
+        """
+        from grpo_core.model.source import locate_model
+
+        return locate_model(self.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,37 +154,15 @@ class TrainBatch:
         return sum(int(completion.completion_mask.sum()) for completion in self.completions)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainStep:
-    """The measurements of one training step. Times cover the whole step, with the device synchronized."""
-
-    loss: float
-    grad_norm: float  # before clipping
-    loss_forward_ms: float
-    backward_ms: float
-    num_forward_passes: int  # through the decoder, from the batch to the update: those that only score, too
-    num_micro_batches: int
-    num_tokenizer_calls: int
-    num_loss_tokens: int
-    logprobs: tuple[Float32, ...]  # [R] per completion, of the forward pass before the update; 0 where not chosen
-    other_ms: float = 0.0  # in other parts of the step that the system times: scoring, the optimizer
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterSwap:
-    """``load_ms``: time to bring the weights into memory. ``swap_ms``: time from there until the sampler uses them."""
-
-    cache_hit: bool
-    load_ms: float
-    swap_ms: float
-
-
 @runtime_checkable
 class GrpoSystem(Protocol):
     """A GRPO stack: a policy with a LoRA adapter, a sampler and a trainer.
 
-    A class that derives from this one may leave methods out: they raise ``UnsupportedError``. Repeat each signature as
-    it stands here; a type checker compares them.
+    A class that derives from this one may leave methods out: they raise ``UnsupportedError``, and the gates that need
+    them do not apply. Repeat each signature as it stands here; a type checker compares them.
+
+    ``encode`` to ``swap_adapter`` are the parts of a training step, ``run`` is the system's own loop over them, and
+    ``events`` to ``logprob_tolerance`` show its events, its trace, its state and what it computes with.
     """
 
     name: str
@@ -214,7 +207,8 @@ class GrpoSystem(Protocol):
         raise _unsupported(self, "gradients")
 
     def weights(self) -> Mapping[str, Float32]:
-        """A copy of the adapter in training, in PEFT's layout: ``<module>.lora_A.weight`` [rank, inputs], and so on."""
+        """A copy of the weights in training. An adapter is in PEFT's layout: ``<module>.lora_A.weight`` [rank, inputs],
+        and so on. Full weights have their names in ``transformers``' state dict, tied ones once."""
         raise _unsupported(self, "weights")
 
     def load_weights(self, weights: Mapping[str, Float32]) -> None:
@@ -228,6 +222,52 @@ class GrpoSystem(Protocol):
     def swap_adapter(self, version: int, *, cached: bool = True) -> AdapterSwap:
         """Sample from this published version from now on. ``cached=False`` loads it from disk, as in a new process."""
         raise _unsupported(self, "swap_adapter")
+
+    def run(self, num_steps: int, plan: RunPlan) -> Sequence[StepRecord]:
+        """Train for ``num_steps`` whole steps from the present weights on, and tell of each.
+
+        Batch k is ``plan.num_episodes`` episodes, sampled from weights that are at most ``plan.max_policy_lag_steps``
+        updates old when the k-th step begins. Batches are sampled one after the other. From the same state a run gives
+        the same steps, as far as ``logprob_tolerance`` allows. A part of the plan that the system cannot do is an
+        ``UnsupportedError``, before anything runs. Versions that were published before may be gone afterwards.
+        """
+        raise _unsupported(self, "run")
+
+    def events(self, file: Path) -> AbstractContextManager[object]:
+        """Inside the block, each step of ``run`` appends its events to ``file``: one JSON object per line, with
+        ``kind``, ``time`` (seconds since 1970), ``run`` (a name) and the fields of ``StepRecord.events``."""
+        raise _unsupported(self, "events")
+
+    def trace(self, folder: Path) -> AbstractContextManager[object]:
+        """Write a trace of the block to ``folder/trace.json``, in Chrome's format. The parts of a step have spans with
+        the names ``STEP_SPANS``, of the category ``user_annotation``: those of ``torch.profiler.record_function``."""
+        raise _unsupported(self, "trace")
+
+    def save_state(self, folder: Path) -> None:
+        """Write all that ``run`` goes on from to ``folder``, which is empty: weights, the optimizer's state, counters
+        and random numbers."""
+        raise _unsupported(self, "save_state")
+
+    def load_state(self, folder: Path) -> None:
+        """Go on from what a system with the same settings saved: this one, or one in an earlier process."""
+        raise _unsupported(self, "load_state")
+
+    def decoders(self) -> Sequence[nn.Module]:
+        """The modules each call of which is one pass through a decoder; none is a part of another one.
+
+        Their calls are counted. Without any, counts are as the system tells them.
+        """
+        return ()
+
+    def tokenizers(self) -> Sequence[object]:
+        """All tokenizers that the system uses. The calls of their methods are counted, as those of ``decoders``."""
+        return ()
+
+    @property
+    def logprob_tolerance(self) -> float:
+        """By how much two log-probabilities of the same token and weights may differ, in nats: sampled alone and in a
+        batch, sampled and trained. 0: the system is exact but for the rounding of float32."""
+        return 0.0
 
     @property
     def counters(self) -> Mapping[str, int]:

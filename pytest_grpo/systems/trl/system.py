@@ -6,34 +6,43 @@ would use those of the forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_grpo.measuring.clock import now
+from pytest_grpo.systems.counting.tokenizer_calls import watch_tokenizers
+from pytest_grpo.systems.event_file import EventFile
 from pytest_grpo.systems.peft_gradients import adapter_gradients
 from pytest_grpo.systems.protocol import (
     MAX_GRAD_NORM,
     AdapterSwap,
     Completion,
+    GrpoSystem,
     Rollout,
     SystemSettings,
     TrainBatch,
     TrainStep,
     UnsupportedError,
 )
+from pytest_grpo.systems.run_plan import RunPlan
+from pytest_grpo.systems.step_record import StepRecord
 from pytest_grpo.systems.trl.adapters import TRAINED, PeftAdapters
+from pytest_grpo.systems.trl.forward import rows_per_forward, score, watched_forward
+from pytest_grpo.systems.trl.runs import TrlRuns
+from pytest_grpo.systems.trl.state import load_state, save_state
 from pytest_grpo.systems.trl.trainer import build_trainer, row_tensors, step_tensors, unpad
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pytest_grpo.systems.protocol import Float32, Int32
 
 
-class TrlSystem:
+class TrlSystem(GrpoSystem):
     """One copy of the weights samples and trains. Published adapters are loaded beside the one in training.
 
     TRL keeps no log-probabilities when it samples through transformers. They are computed afterwards, as TRL does
@@ -54,21 +63,7 @@ class TrlSystem:
         self._optimizer = self._trainer.create_optimizer()
         self._num_prefill_tokens = 0
         self._num_completion_tokens = 0
-        self._num_tokenizer_calls = 0
-        self._count_tokenizer_calls()
-
-    def _count_tokenizer_calls(self) -> None:
-        """All calls of a tokenizer go through these two methods."""
-        tokenizer = self._trainer.processing_class
-        for method in ("_encode_plus", "_decode"):
-            setattr(tokenizer, method, self._counted(getattr(tokenizer, method)))
-
-    def _counted(self, method: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self._num_tokenizer_calls += 1
-            return method(*args, **kwargs)
-
-        return call
+        self._runs = TrlRuns(settings, settings.home / "trl" / "runs")
 
     def encode(self, text: str) -> Int32:
         import numpy as np
@@ -119,57 +114,51 @@ class TrlSystem:
         if greedy:
             return bare
         inputs = row_tensors(self._trainer, [np.array(ids, dtype=np.int32) for ids in prompts], bare)
-        scored = self._score(inputs, bare)
+        scored = score(self._trainer, inputs, bare, self._settings.micro_batch_tokens)
         reference: Sequence[Float32 | None] = [None] * len(bare)
         if self._trainer.beta > 0:
             with self._model.disable_adapter():
-                reference = self._score(inputs, bare)
+                reference = score(self._trainer, inputs, bare, self._settings.micro_batch_tokens)
         return [
             replace(completion, sampling_logprobs=logprobs, ref_logprobs=ref)
             for completion, logprobs, ref in zip(bare, scored, reference, strict=True)
         ]
 
-    def _score(self, inputs: dict[str, Tensor], completions: Sequence[Completion]) -> tuple[Float32, ...]:
-        import torch
-
-        with torch.no_grad():
-            logprobs, _, _ = self._trainer._get_per_token_logps_and_entropies(
-                self._model,
-                torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
-                torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
-                inputs["completion_ids"].shape[1],
-                batch_size=self._rows_per_forward(inputs),
-            )
-        return unpad(logprobs, completions)
-
     def train_step(self, batch: TrainBatch, *, learning_rate: float = 0.0) -> TrainStep:
         import torch
+        from torch.autograd.profiler import record_function as span
 
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = learning_rate
-        tokenizer_calls = self._num_tokenizer_calls
-        with self._adapters.training(), self._watched_forward() as passes:
+        with (
+            self._adapters.training(),
+            watched_forward(self._model) as passes,
+            watch_tokenizers(self.tokenizers()) as tokenizer_calls,
+        ):
             other_start = now()
             self._optimizer.zero_grad(set_to_none=True)
             inputs = step_tensors(self._trainer, batch)
             other_s = now() - other_start
-            size = self._rows_per_forward(inputs)
+            size = rows_per_forward(inputs, self._settings.micro_batch_tokens)
             losses: list[Tensor] = []
             logprobs: list[Tensor] = []
             forward_s = backward_s = 0.0
             for first in range(0, len(inputs["prompt_ids"]), size):
                 part = {key: value[first : first + size] if value.ndim else value for key, value in inputs.items()}
                 start = now()
-                loss = self._trainer.compute_loss(self._model, part)
+                with span("loss_forward"):
+                    loss = self._trainer.compute_loss(self._model, part)
                 forward_end = now()
-                self._trainer.accelerator.backward(loss)
+                with span("backward"):
+                    self._trainer.accelerator.backward(loss)
                 backward_s += now() - forward_end
                 forward_s += forward_end - start
                 losses.append(loss.detach())
                 logprobs.append(next(scored for scored in reversed(passes) if scored is not None))
             other_start = now()
-            grad_norm = self._trainer.accelerator.clip_grad_norm_(self._model.parameters(), MAX_GRAD_NORM)
-            self._optimizer.step()
+            with span("optimizer"):
+                grad_norm = self._trainer.accelerator.clip_grad_norm_(self._model.parameters(), MAX_GRAD_NORM)
+                self._optimizer.step()
             other_s += now() - other_start
         return TrainStep(
             loss=float(sum(losses)),
@@ -178,7 +167,7 @@ class TrlSystem:
             backward_ms=backward_s * 1e3,
             num_forward_passes=len(passes),
             num_micro_batches=len(losses),
-            num_tokenizer_calls=self._num_tokenizer_calls - tokenizer_calls,
+            num_tokenizer_calls=tokenizer_calls.num_calls,
             num_loss_tokens=batch.num_loss_tokens,
             logprobs=unpad(torch.cat(logprobs)[:, -inputs["completion_ids"].shape[1] :], batch.completions),
             other_ms=other_s * 1e3,
@@ -187,46 +176,63 @@ class TrlSystem:
     def gradients(self) -> Mapping[str, Float32]:
         return adapter_gradients(self._model.named_parameters())
 
-    def _rows_per_forward(self, inputs: Mapping[str, Tensor]) -> int:
-        width = inputs["prompt_ids"].shape[1] + inputs["completion_ids"].shape[1]
-        return max(1, self._settings.micro_batch_tokens // width)
-
-    @contextmanager
-    def _watched_forward(self) -> Iterator[list[Tensor | None]]:
-        """One entry per forward pass: the log-probabilities [B, P + R] for the loss; None for any other pass."""
-        from trl.trainer.utils import FusedCausalLMOutput  # pyright: ignore[reportMissingImports]
-
-        passes: list[Tensor | None] = []
-
-        def watch(module: Any, args: Any, output: Any) -> None:
-            is_trained = isinstance(output, FusedCausalLMOutput) and output.log_probs.requires_grad
-            passes.append(output.log_probs.detach() if is_trained else None)
-
-        with self._model.get_base_model().register_forward_hook(watch):
-            yield passes
-
     def weights(self) -> Mapping[str, Float32]:
-        from peft import get_peft_model_state_dict
-
         from grpo_core.lora.layout import PEFT_PREFIX
 
-        state = get_peft_model_state_dict(self._model, adapter_name=TRAINED, save_embedding_layers=False)
-        return {name.removeprefix(PEFT_PREFIX): tensor.cpu().numpy().copy() for name, tensor in state.items()}
+        return {name.removeprefix(PEFT_PREFIX): tensor.cpu().numpy().copy() for name, tensor in self._state().items()}
 
     def load_weights(self, weights: Mapping[str, Float32]) -> None:
         import torch
-        from peft import set_peft_model_state_dict
 
         from grpo_core.lora.layout import PEFT_PREFIX
 
-        tensors = {f"{PEFT_PREFIX}{name}": torch.from_numpy(values) for name, values in weights.items()}
-        set_peft_model_state_dict(self._model, tensors, adapter_name=TRAINED)
+        self._load({f"{PEFT_PREFIX}{name}": torch.from_numpy(values) for name, values in weights.items()})
+
+    def _state(self) -> dict[str, Tensor]:
+        from peft import get_peft_model_state_dict
+
+        return get_peft_model_state_dict(self._model, adapter_name=TRAINED, save_embedding_layers=False)
+
+    def _load(self, state: Mapping[str, Tensor]) -> None:
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(self._model, dict(state), adapter_name=TRAINED)
 
     def publish_adapter(self) -> int:
-        return self._adapters.publish()
+        from torch.autograd.profiler import record_function
+
+        with record_function("publish"):
+            return self._adapters.publish()
 
     def swap_adapter(self, version: int, *, cached: bool = True) -> AdapterSwap:
         return self._adapters.swap(version, cached=cached)
+
+    def run(self, num_steps: int, plan: RunPlan) -> Sequence[StepRecord]:
+        plan.in_turns(self.name)
+        state, records = self._runs.run(num_steps, plan, self._state(), self._optimizer)
+        self._load(state)
+        return records
+
+    def events(self, file: Path) -> EventFile:
+        return self._runs.open_events(file, self.name)
+
+    def trace(self, folder: Path) -> AbstractContextManager[object]:
+        from grpo_core.telemetry.profiler import trace
+
+        return trace(folder)
+
+    def save_state(self, folder: Path) -> None:
+        save_state(folder, self._state(), self._optimizer, self._runs.num_steps)
+
+    def load_state(self, folder: Path) -> None:
+        state, self._runs.num_steps = load_state(folder, self._optimizer)
+        self._load(state)
+
+    def decoders(self) -> Sequence[nn.Module]:
+        return (self._model.get_base_model(),)
+
+    def tokenizers(self) -> Sequence[object]:
+        return (self._trainer.processing_class,)
 
     @property
     def counters(self) -> Mapping[str, int]:

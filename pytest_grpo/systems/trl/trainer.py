@@ -5,7 +5,7 @@ Legend: B rows, one per completion, P prompt tokens (padded on the left), R comp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,19 @@ if TYPE_CHECKING:
     from pytest_grpo.systems.protocol import Float32, Int32
 
 
-def build_trainer(settings: SystemSettings, folder: Path) -> Any:
-    """A ``GRPOTrainer`` for calls of its single parts, never of ``train``.
+def build_trainer(
+    settings: SystemSettings,
+    folder: Path,
+    *,
+    prompts: Sequence[str] = ("unused",),
+    reward: Callable[..., list[float]] | None = None,
+    callbacks: Sequence[Any] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Any:
+    """A ``GRPOTrainer``, by default for calls of its single parts, never of ``train``.
 
     Some of TRL's defaults are changed, so that it computes the same as the other systems: float32 instead of bfloat16,
-    no gradient checkpointing, the KL term of DAPO, and no logging.
+    no gradient checkpointing, the KL term of DAPO, and no logging. ``options`` are more fields of ``GRPOConfig``.
 
     Raises:
         ModelError: there is no such model, or it has no tokenizer.
@@ -47,31 +55,33 @@ def build_trainer(settings: SystemSettings, folder: Path) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    config = GRPOConfig(
-        output_dir=str(folder),
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=device.type == "cpu",
-        bf16=False,
-        gradient_checkpointing=False,
-        model_init_kwargs={"dtype": "float32"},
-        seed=settings.seed,
-        per_device_train_batch_size=2,  # the minimum that TRL accepts; each step chooses its own rows per forward pass
-        num_generations=2,
-        temperature=1.0,
-        loss_type="dapo",
-        scale_rewards="group",
-        epsilon=CLIP,
-        beta=settings.kl_coefficient,
-        use_bias_correction_kl=False,  # the plain k3 estimate, not times the ratio
-        max_grad_norm=MAX_GRAD_NORM,
-    )
+    values: dict[str, Any] = {
+        "output_dir": str(folder),
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": device.type == "cpu",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "model_init_kwargs": {"dtype": "float32"},
+        "seed": settings.seed,
+        "per_device_train_batch_size": 2,  # the minimum that TRL accepts; each step chooses its rows per forward pass
+        "num_generations": 2,
+        "temperature": 1.0,
+        "loss_type": "dapo",
+        "scale_rewards": "group",
+        "epsilon": CLIP,
+        "beta": settings.kl_coefficient,
+        "use_bias_correction_kl": False,  # the plain k3 estimate, not times the ratio
+        "max_grad_norm": MAX_GRAD_NORM,
+    }
+    config = GRPOConfig(**values | dict(options or {}))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # TRL seeds the whole process
         trainer = GRPOTrainer(
             where,
-            reward_funcs=_no_rewards,
+            reward_funcs=reward or _no_rewards,
             args=config,
-            train_dataset=Dataset.from_dict({"prompt": ["unused"]}),
+            train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
+            callbacks=list(callbacks),
             processing_class=AutoTokenizer.from_pretrained(where, padding_side="left"),
             peft_config=lora,
         )

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
-from bench.checks.steps import NOT_FINITE, StepErrors, count_passes, reference_step, step_errors
+from bench.checks.steps import NOT_FINITE, StepErrors, reference_step, step_errors
 from bench.plain import plain_answers, plain_model
 from bench.reference.adamw import AdamW, clipped
 from grpo_core.types import Float32, Int32
@@ -119,15 +118,3 @@ def test_what_is_not_finite_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("optimizer", [AdamW(weight_decay=0.01), AdamW(beta_2=0.99), AdamW(epsilon=1e-6)])
 def test_another_optimizer_is_seen(tmp_path: Path, optimizer: AdamW) -> None:
     assert errors(tmp_path, optimizer=optimizer).weights > 4e-4
-
-
-def test_passes_are_counted_whoever_makes_them(tmp_path: Path) -> None:
-    settings = SystemSettings(home=tmp_path, device="cpu")
-    step = TrainStep(1.0, 1.0, 1.0, 1.0, 1, 1, 0, 1, ())
-
-    def run() -> TrainStep:
-        for length in (2048, 2048, 512):
-            F.embedding(torch.zeros(1, 1, dtype=torch.long), torch.zeros(length, 2))
-        return step
-
-    assert count_passes(settings, run) == (step, 2)

@@ -1,0 +1,1 @@
+"""A GRPO stack over ``transformers`` and ``peft``, as a system that the phases judge."""

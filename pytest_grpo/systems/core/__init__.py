@@ -1,0 +1,1 @@
+"""Runs of grpo_core's own training loop, for ``GrpoCoreSystem``."""
