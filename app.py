@@ -30,6 +30,7 @@ from grpo_core.cloud.images import project_image
 from grpo_core.cloud.volumes import CACHE, VOLUMES, commit, reload
 from grpo_core.config import build_config
 from grpo_core.config.flags import put_flags
+from grpo_core.config.values import merged
 from grpo_core.home import Home
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 PROJECT_FOLDER = Path(__file__).resolve().parent  # in a container: where Modal puts this file
 LATEST = -1
 """As a policy version: the newest one that is published, or the base model when there is none."""
+TRAINING = {"schedule": {"checkpoint_every_steps": 10}}
+"""Settings of ``train_grpo`` that differ from their defaults: containers are lost more often than machines."""
 
 _gpu_name = os.environ.get(GPU_VARIABLE) or DEFAULT_GPU
 _secret_names = [name.strip() for name in os.environ.get("GRPO_MODAL_SECRETS", "").split(",") if name.strip()]
@@ -64,18 +67,18 @@ app = modal.App("pytest-grpo", image=image)
 
 @app.function(image=engine_image, gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=24 * 3600)
 def train_grpo(
-    steps: int = 10,
-    environment: str = "arithmetic",
-    preset: str = "tiny",
+    steps: int | None = None,
+    environment: str | None = None,
+    preset: str | None = None,
     run: str = "",
-    groups: int = 16,
-    samples: int = 8,
-    horizon: int = 1,
-    buffer_depth: int = 1,
-    policy_lag: int = 1,
-    compact_prompts: bool = False,
-    use_state_cache: bool = False,
-    checkpoint_every: int = 10,
+    groups: int | None = None,
+    samples: int | None = None,
+    horizon: int | None = None,
+    buffer_depth: int | None = None,
+    policy_lag: int | None = None,
+    compact_prompts: bool | None = None,
+    use_state_cache: bool | None = None,
+    checkpoint_every: int | None = None,
     workers: int = 0,
     engine: str = "auto",
     resume: bool = False,
@@ -84,11 +87,12 @@ def train_grpo(
 ) -> dict[str, Any]:
     """Train ``run`` to ``steps`` steps and return its results; prints a line per step and the results as JSON.
 
-    Without ``run`` the run is named after this call. Adapters, events and checkpoints go to the data volume. If the
-    container is lost, Modal repeats the call, and it resumes from the last checkpoint. With several GPUs, ``torchrun``
-    starts one process on each. With ``workers``, that many ``run_rollout`` calls play each batch, with ``engine`` as in
-    ``InferenceEngine``; without them this container samples, with torch when ``engine`` is ``auto``.
-    ``settings`` is a whole configuration as JSON, instead of the other flags.
+    What is not given has the default of its setting, and ``checkpoint_every`` 10; with ``resume``, the value in the
+    checkpoint. Without ``run`` the run is named after this call. Adapters, events and checkpoints go to the data
+    volume. If the container is lost, Modal repeats the call, and it resumes from the last checkpoint. With several
+    GPUs, ``torchrun`` starts one process on each. With ``workers``, that many ``run_rollout`` calls play each batch,
+    with ``engine`` as in ``InferenceEngine``; without them this container samples, with torch when it is ``auto``.
+    ``settings`` are nested settings as JSON, instead of the other flags.
     ``detach`` has no effect: it is here so that ``--detach`` after the function's name gets a note, not an error.
 
     Raises:
@@ -98,6 +102,7 @@ def train_grpo(
     from grpo_core.cloud.preflight import check_workers
     from grpo_core.cloud.run_claim import claim_run
     from grpo_core.cloud.training import has_checkpoint, train_run, train_with_torchrun
+    from grpo_core.schedule.resumption import find_resumption
 
     flags = {
         "model": preset,
@@ -113,14 +118,18 @@ def train_grpo(
         "policy_lag": policy_lag,
         "checkpoint_every": checkpoint_every,
     }
-    values = json.loads(settings) if settings else put_flags({"run": run}, flags)
-    config = build_config({**values, "run": values["run"] or this_call()})
+    given = json.loads(settings) if settings else put_flags({"run": run}, flags)
+    name = given.pop("run", "") or this_call()
+    home = Home.from_environment()
+    if resume:
+        config = find_resumption(home, name, given).config
+    else:
+        config = build_config({**(given if settings else merged(TRAINING, given)), "run": name})
     check_workers(workers, GPU)
     show_logs()
     if detach:
         print("note: this run is not detached; --detach counts in front: modal run --detach app.py::train_grpo")
-    home = Home.from_environment()
-    is_again = claim_run(home, config.run, this_call(), is_running)
+    is_again = claim_run(home, name, this_call(), is_running)
     commit()
     resume = resume or (is_again and has_checkpoint(config, home))
     if num_gpus(GPU) > 1 and not modal.is_local():

@@ -6,11 +6,13 @@ import argparse
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grpo_core.config import GrpoConfig, build_config, read_config
 from grpo_core.config.flags import FLAG_KEYS, put, put_flags
+from grpo_core.config.values import merged
 from grpo_core.errors import ConfigError
 
 _KEY = re.compile(r"\w+(\.\w+)*")
@@ -68,40 +70,59 @@ def _default(key: str, defaults: Mapping[str, Any]) -> Any:
     return GrpoConfig().model_dump()[section][name]
 
 
-def config_from_flags(flags: argparse.Namespace, defaults: Mapping[str, Any], run: str) -> GrpoConfig:
-    """``defaults`` (dotted keys), then the config file, then ``--set``, then the flags of their own; ``run`` names it.
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a command line says of the configuration, ``--config`` included."""
+
+    values: dict[str, Any]  # nested
+    typed: dict[str, str]  # dotted key -> the flag of its own that gave the value, for messages
+
+
+def given_settings(flags: argparse.Namespace) -> Given:
+    """The config file, then ``--set``, then the flags of their own.
 
     Raises:
-        ConfigError: a bad key or value, or two that contradict each other.
+        ConfigError: the file cannot be read, or a key has no section.
     """
-    values: dict[str, Any] = {}
-    for key, value in defaults.items():
-        put(values, key, value)
-    if flags.config is not None:
-        _merge(values, read_config(flags.config))
+    values = {} if flags.config is None else read_config(flags.config)
     for setting in flags.set:
         key, separator, text = setting.partition("=")
         if not separator or not _KEY.fullmatch(key.strip()):
             raise ConfigError(f"--set {setting!r}: give SECTION.KEY=VALUE, e.g. training.learning_rate=1e-3")
+        if key.strip() == "run":
+            raise ConfigError(f"--set {setting!r}: a run is named with --run, a measurement with --profile-name")
         put(values, key.strip(), _parse(text.strip()))
     put_flags(values, vars(flags))
-    values["run"] = run
     given = vars(flags)
     typed = {key: f"--{name.replace('_', '-')}" for name, key in FLAG_KEYS.items() if given.get(name) is not None}
-    return build_config(values, typed)
+    return Given(values, typed)
 
 
-def _merge(values: dict[str, Any], added: Mapping[str, Any]) -> None:
-    for key, value in added.items():
-        inner = values.get(key)
-        if isinstance(value, Mapping) and isinstance(inner, dict):
-            _merge(inner, value)
-        else:
-            values[key] = value
+def config_from_flags(flags: argparse.Namespace, defaults: Mapping[str, Any], run: str) -> GrpoConfig:
+    """``defaults`` (dotted keys), then what ``flags`` say; ``run`` names it.
+
+    Raises:
+        ConfigError: a bad key or value, or two that contradict each other.
+    """
+    return full_config(given_settings(flags), defaults, run)
+
+
+def full_config(given: Given, defaults: Mapping[str, Any], run: str) -> GrpoConfig:
+    """``defaults`` (dotted keys), then what was ``given``; ``run`` names it.
+
+    Raises:
+        ConfigError: a bad value, or two that contradict each other.
+    """
+    values: dict[str, Any] = {}
+    for key, value in defaults.items():
+        put(values, key, value)
+    return build_config({**merged(values, given.values), "run": run}, given.typed)
 
 
 def _parse(text: str) -> Any:
-    """A TOML value; what is none is taken as a string."""
+    """A TOML value; what is none is taken as a string. Nothing at all is a setting that is not set."""
+    if not text:
+        return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

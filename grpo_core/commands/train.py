@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping
@@ -14,10 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app
-from grpo_core.commands.options import add_config_flags, config_from_flags
+from grpo_core.commands.options import Given, add_config_flags, full_config, given_settings
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
+from grpo_core.schedule.resumption import Change, find_resumption
 from grpo_core.schedule.step_line import step_line
 
 if TYPE_CHECKING:
@@ -46,28 +48,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace, console: Console) -> int:
     """Train. 0 when all steps are done, 130 when Ctrl-C ended it with a checkpoint."""
-    if flags.resume and flags.run is None:
+    given = given_settings(flags)
+    name = flags.run if flags.run is not None else given.values.get("run")
+    if flags.resume and name is None:
         raise ConfigError("--resume: which run? add --run NAME")
-    config = config_from_flags(flags, _DEFAULTS, "run" if flags.run is None else flags.run)
-    if flags.run is None:
-        config = config.model_copy(update={"run": _new_name(config.environment.name)})
     if flags.modal:
-        if flags.processes != 1:
-            raise ConfigError("--processes: on Modal the GPUs count, as in GRPO_MODAL_GPU=H100:4; leave it out")
-        check_for_modal(config, flags.workers)
-        engine = config.rollout.engine if "engine" in config.rollout.model_fields_set else "auto"
-        settings = config.model_dump_json()
-        with running_app() as app:
-            app.train_grpo.remote(settings=settings, resume=flags.resume, workers=flags.workers, engine=engine)
-        return 0
+        return _train_on_modal(flags, given, name)
     if flags.workers:
         raise ConfigError("--workers: containers play with --modal only; add it, or leave --workers out")
-    home = Home.from_environment()
     if flags.processes < 1:
         raise ConfigError(f"--processes {flags.processes}: give 1 or more, at most one per GPU")
-
+    home = Home.from_environment()
+    changes: tuple[Change, ...] = ()
     if flags.resume:
-        _check_checkpoint(home, config.run)
+        resumption = find_resumption(home, str(name), given.values, given.typed)
+        config, changes = resumption.config, resumption.changes
+    else:
+        config = _new_config(given, name)
 
     from grpo_core.rollout.engines import check_engine
 
@@ -86,31 +83,50 @@ def run(flags: argparse.Namespace, console: Console) -> int:
         if ranks.rank > 0:
             follow(build_trainer(config, ranks), config)
             return 0
+        if changes:
+            console.print(f"changed since the checkpoint: {', '.join(map(str, changes))}", soft_wrap=True)
         with console.status(f"loading {config.model.name}"):
             stack = build_stack(config, home, ranks)
         with stack:
             result = _train(stack, console, resume=flags.resume)
-    if result.interrupted:
-        console.print(f"stopped early; continue with: grpo train --run {config.run} --resume", soft_wrap=True)
-        return INTERRUPTED_EXIT_CODE
+        if result.interrupted:
+            console.print(f"stopped early; continue with: {_resuming(config.run, ranks.size)}", soft_wrap=True)
+            return INTERRUPTED_EXIT_CODE
     return 0
+
+
+def _train_on_modal(flags: argparse.Namespace, given: Given, name: Any) -> int:
+    """In a container, which has the checkpoint: with ``--resume`` it gets only what was given here."""
+    if flags.processes != 1:
+        raise ConfigError("--processes: on Modal the GPUs count, as in GRPO_MODAL_GPU=H100:4; leave it out")
+    if flags.resume:
+        check_for_modal(None, flags.workers)
+        settings = json.dumps({**given.values, "run": name}, default=str)
+        engine = given.values.get("rollout", {}).get("engine", "auto")
+    else:
+        config = _new_config(given, name)
+        check_for_modal(config, flags.workers)
+        settings = config.model_dump_json()
+        engine = config.rollout.engine if "engine" in config.rollout.model_fields_set else "auto"
+    with running_app() as app:
+        app.train_grpo.remote(settings=settings, resume=flags.resume, workers=flags.workers, engine=engine)
+    return 0
+
+
+def _new_config(given: Given, name: Any) -> GrpoConfig:
+    """The configuration of a run that starts, under a name of its own where ``name`` is None."""
+    config = full_config(given, _DEFAULTS, "run" if name is None else name)
+    return config if name is not None else config.model_copy(update={"run": _new_name(config.environment.name)})
+
+
+def _resuming(run: str, num_processes: int) -> str:
+    """The command that goes on with ``run``. All else is in its checkpoint."""
+    return f"grpo train --run {run} --resume" + (f" --processes {num_processes}" if num_processes > 1 else "")
 
 
 def _new_name(environment: str) -> str:
     """A run's name that no other run has: two may start in one second."""
     return f"{re.sub(r'[^A-Za-z0-9._-]', '-', environment)}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-
-
-def _check_checkpoint(home: Home, run: str) -> None:
-    """Raises ConfigError when ``run`` has no checkpoint, before anything is loaded or written."""
-    if any((home.checkpoints / run).glob("step-*")):
-        return
-    runs = sorted({path.parent.name for path in home.checkpoints.glob("*/step-*")})
-    raise ConfigError(
-        f"--resume: run {run!r} has no checkpoint in {home.checkpoints}; "
-        + (f"runs with one: {', '.join(runs)}; " if runs else "")
-        + "correct --run, or start without --resume"
-    )
 
 
 def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:

@@ -40,6 +40,9 @@ OWN_COMMANDS = [command for command in COMMANDS if command.add_arguments is not 
         (["train", "--environment", "\udcff"], "environment.name '\\udcff' is not known"),
         (["train", "--run", ""], "run ''"),
         (["train", "--run", "nope", "--resume"], "--resume: run 'nope' has no checkpoint in "),
+        (["train", "--set", "run=x"], "--set 'run=x': a run is named with --run"),
+        (["profile", "--set", "run=x"], "a measurement with --profile-name"),
+        (["train", "--set", "rollout.seed="], "rollout.seed: None is not allowed"),
         (["train", "--preset", "huge"], "'huge'"),
         (
             ["train", "--engine", "vlm"],
