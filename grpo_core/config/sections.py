@@ -116,6 +116,9 @@ class ScheduleConfig(Section):
     """Most steps by which the policy that sampled may be older than the one that trains. 0 is strictly on-policy."""
     checkpoint_every_steps: int = Field(default=50, ge=1)
     """Until the next one the batches that were trained on stay on disk, so that lost steps can be repeated."""
+    checkpoint_every_s: float = Field(default=120.0, gt=0)
+    """There is also a checkpoint after the first step of a run, and after a step when so many seconds have passed since
+    the last one: no more work is lost. Seldomer where saving would take more than 2 % of the time."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Number of checkpoints kept, the newest ones. With 2, a damaged one does not end a run."""
     torch_threads: int | None = Field(default=None, ge=1)

@@ -10,14 +10,15 @@ from pathlib import Path
 
 from grpo_core.errors import ConfigError, GrpoError
 from grpo_core.schedule.buffer import Lease, RolloutBuffer
+from grpo_core.schedule.checkpoints import Checkpoints
 from grpo_core.schedule.cores import own_torch_threads
 from grpo_core.schedule.followers import send_batch, send_end, send_start
 from grpo_core.schedule.interrupt import stop_on_interrupt
 from grpo_core.schedule.rollout_thread import rollout_thread
 from grpo_core.schedule.stack import Stack
 from grpo_core.telemetry.events import Telemetry
-from grpo_core.training.checkpoint import Checkpoint, load_checkpoint, restore_trainer, save_checkpoint
-from grpo_core.training.random_state import RandomState, capture_random_state, restore_random_state
+from grpo_core.training.checkpoint import Checkpoint, load_checkpoint, restore_trainer
+from grpo_core.training.random_state import capture_random_state, restore_random_state
 from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.types import RolloutStats, StepMetrics
 
@@ -80,7 +81,7 @@ def train(
         configured_buffer_depth=config.schedule.buffer_depth,
     )
     reports: list[StepReport] = []
-    checkpoints = _Checkpoints(stack, enabled=save_checkpoints)
+    checkpoints = Checkpoints(stack, enabled=save_checkpoints, resumed=resume)
     with _open_buffer(stack, resumed) as buffer, own_torch_threads(config, stack.trainer.ranks.size):
         stopping = threading.Event()
         with stop_on_interrupt(stopping, buffer), rollout_thread(stack, buffer, telemetry):
@@ -91,8 +92,7 @@ def train(
                 reports.append(report)
                 if on_step is not None:
                     on_step(report)
-                is_due = stack.trainer.version % config.schedule.checkpoint_every_steps == 0
-                checkpoints.step_done(buffer, random_state, is_due=is_due)
+                checkpoints.step_done(buffer, random_state)
             checkpoints.save_last(buffer)
     send_end(stack.trainer.ranks)
     duration_s = time.perf_counter() - start
@@ -131,40 +131,7 @@ def _open_buffer(stack: Stack, resumed: Checkpoint | None) -> RolloutBuffer:
     )
 
 
-class _Checkpoints:
-    """Saves a run's checkpoints. A batch is removed once a checkpoint includes its step."""
-
-    def __init__(self, stack: Stack, *, enabled: bool) -> None:
-        self.newest: Path | None = None
-        self._stack = stack
-        self._enabled = enabled
-        self._unsaved: RandomState | None = None  # of the last step, while no checkpoint holds it
-
-    def step_done(self, buffer: RolloutBuffer, random_state: RandomState, *, is_due: bool) -> None:
-        """Save a checkpoint if ``is_due``; ``random_state`` is from the end of the step."""
-        self._unsaved = random_state
-        if not self._enabled:
-            buffer.forget_trained()
-        elif is_due:
-            self.save_last(buffer)
-
-    def save_last(self, buffer: RolloutBuffer) -> None:
-        """Save the last finished step, unless it is saved already."""
-        if not self._enabled or self._unsaved is None:
-            return
-        config = self._stack.config
-        self.newest = save_checkpoint(
-            self._stack.checkpoint_folder,
-            self._stack.trainer,
-            config.model_dump(mode="json"),
-            random_state=self._unsaved,
-            keep_last=config.schedule.keep_checkpoints,
-        )
-        self._unsaved = None
-        buffer.forget_trained()
-
-
-def _take(buffer: RolloutBuffer, checkpoints: _Checkpoints) -> Lease | None:
+def _take(buffer: RolloutBuffer, checkpoints: Checkpoints) -> Lease | None:
     """As ``buffer.take``. If the rollout thread failed, save a checkpoint first: the trainer's state is intact."""
     try:
         return buffer.take()
