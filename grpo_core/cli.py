@@ -111,7 +111,8 @@ OPTIONS = ("-h", "--help", "--version")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; the exit code: 0 done, 1 a red verdict, 2 a mistake in the input, 130 interrupted."""
+    """Run one subcommand; the exit code: 0 done, 1 a red verdict, 2 a mistake in the input, 130 interrupted,
+    143 ended by SIGTERM."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     if not given:  # as `uv` does

@@ -100,6 +100,7 @@ def _measure_trainer(stack: Stack, telemetry: Telemetry, warmup: bool, trace_fol
 
 
 def _measure_schedule(stack: Stack, telemetry: Telemetry, warmup: bool, trace_folder: Path | None) -> dict[str, Any]:
+    from grpo_core.schedule.interrupt import interruption
     from grpo_core.schedule.loop import train
 
     assert trace_folder is None
@@ -107,7 +108,8 @@ def _measure_schedule(stack: Stack, telemetry: Telemetry, warmup: bool, trace_fo
         stack.collector.collect(stack.config.schedule.num_steps)
     result = train(stack, telemetry, save_checkpoints=False)
     if result.interrupted:
-        raise KeyboardInterrupt  # a partial run is not a measurement: store nothing
+        assert result.stop_signal is not None
+        raise interruption(result.stop_signal)  # a partial run is not a measurement: store nothing
     reports = result.reports
     return {
         **_trainer_figures([report.metrics for report in reports]),

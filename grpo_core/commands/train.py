@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace, console: Console) -> int:
-    """Train. 0 when all steps are done, 130 when Ctrl-C ended it with a checkpoint."""
+    """Train. 0 when all steps are done, 130 when Ctrl-C ended it with a checkpoint, 143 when SIGTERM did."""
     given = given_settings(flags)
     name = flags.run if flags.run is not None else given.values.get("run")
     if flags.resume and name is None:
@@ -91,7 +91,8 @@ def run(flags: argparse.Namespace, console: Console) -> int:
             result = _train(stack, console, resume=flags.resume)
         if result.interrupted:
             console.print(f"stopped early; continue with: {_resuming(config.run, ranks.size)}", soft_wrap=True)
-            return INTERRUPTED_EXIT_CODE
+            assert result.stop_signal is not None
+            return 128 + result.stop_signal
     return 0
 
 
@@ -130,6 +131,7 @@ def _new_name(environment: str) -> str:
 
 
 def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
+    from grpo_core.schedule.interrupt import stop_on_signals
     from grpo_core.schedule.loop import train
     from grpo_core.telemetry import open_telemetry
     from grpo_core.telemetry.gpu import GpuSampler
@@ -137,6 +139,7 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
     config = stack.config
     rewards: list[float] = []
     with (
+        stop_on_signals(config.schedule.stop_grace_s) as stop,  # outermost: telemetry ends within the grace time, too
         open_telemetry(config, stack.home) as telemetry,
         GpuSampler(telemetry, config.telemetry.gpu_stats_interval_s) as sampler,
     ):
@@ -148,7 +151,7 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
                 rewards.append(report.rollout.sampled_reward_mean)
                 show(report)
 
-            result = train(stack, telemetry, resume=resume, on_step=on_step)
+            result = train(stack, telemetry, resume=resume, on_step=on_step, stop=stop)
     _print_result(console, rewards, result.duration_s)
     console.print(f"checkpoint: {result.checkpoint}", soft_wrap=True)
     console.print(f"events: {stack.home.events / f'{config.run}.jsonl'}", soft_wrap=True)

@@ -119,6 +119,9 @@ class ScheduleConfig(Section):
     checkpoint_every_s: float = Field(default=120.0, gt=0)
     """There is also a checkpoint after the first step of a run, and after a step when so many seconds have passed since
     the last one: no more work is lost. Seldomer where saving would take more than 2 % of the time."""
+    stop_grace_s: float = Field(default=25.0, gt=0)
+    """After SIGTERM a run finishes the step under way and saves it; one that takes longer than this ends at once.
+    Kubernetes and Slurm kill after 30 s."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Number of checkpoints kept, the newest ones. With 2, a damaged one does not end a run."""
     torch_threads: int | None = Field(default=None, ge=1)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError, GrpoError
 from grpo_core.schedule.buffer import Lease, RolloutBuffer
 from grpo_core.schedule.checkpoints import Checkpoints
 from grpo_core.schedule.cores import own_torch_threads
 from grpo_core.schedule.followers import send_batch, send_end, send_start
-from grpo_core.schedule.interrupt import stop_on_interrupt
+from grpo_core.schedule.interrupt import StopRequest, stop_on_signals
 from grpo_core.schedule.rollout_thread import rollout_thread
 from grpo_core.schedule.stack import Stack
 from grpo_core.telemetry.events import Telemetry
@@ -38,13 +39,14 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a run did. ``interrupted`` when it was asked to stop before its last step."""
+    """What a run did. ``interrupted`` when it was asked to stop before its last step, by ``stop_signal``."""
 
     reports: tuple[StepReport, ...]
     duration_s: float
     checkpoint: Path | None
     interrupted: bool
     num_stale_dropped: int
+    stop_signal: int | None = None
 
 
 OnStep = Callable[[StepReport], None]
@@ -57,10 +59,12 @@ def train(
     resume: bool = False,
     save_checkpoints: bool = True,
     on_step: OnStep | None = None,
+    stop: StopRequest | None = None,
 ) -> TrainResult:
     """Run ``schedule.num_steps`` steps in all; with ``resume``, those that are left.
 
-    Ctrl-C ends the run after the step under way, with a checkpoint. A second one ends it at once.
+    Ctrl-C ends the run after the step under way, with a checkpoint. A second one ends it at once. SIGTERM does the same
+    within ``schedule.stop_grace_s``. ``stop`` is for a caller that handles the signals itself.
 
     Raises:
         ConfigError: the run has a checkpoint already and ``resume`` is off.
@@ -72,6 +76,51 @@ def train(
     send_start(stack.trainer.ranks, stack.trainer, resumed)
     first_step = stack.trainer.version
     start = time.perf_counter()
+    _emit_start(config, telemetry)
+    checkpoints = Checkpoints(stack, enabled=save_checkpoints, resumed=resume)
+    with (
+        nullcontext(stop) if stop is not None else stop_on_signals(config.schedule.stop_grace_s) as request,
+        _open_buffer(stack, resumed) as buffer,
+        own_torch_threads(config, stack.trainer.ranks.size),
+    ):
+        reports = _run_steps(stack, telemetry, buffer, checkpoints, request, on_step)
+    send_end(stack.trainer.ranks)
+    duration_s = time.perf_counter() - start
+    telemetry.emit("run_finished", num_steps=len(reports), duration_s=duration_s)
+    return TrainResult(
+        reports=tuple(reports),
+        duration_s=duration_s,
+        checkpoint=checkpoints.newest,
+        interrupted=first_step + len(reports) < config.schedule.num_steps,
+        num_stale_dropped=buffer.num_stale_dropped,
+        stop_signal=request.signal,
+    )
+
+
+def _run_steps(
+    stack: Stack,
+    telemetry: Telemetry,
+    buffer: RolloutBuffer,
+    checkpoints: Checkpoints,
+    request: StopRequest,
+    on_step: OnStep | None,
+) -> list[StepReport]:
+    """Train until all steps are done or ``request`` comes, and save the last one."""
+    reports: list[StepReport] = []
+    with request.calling(buffer.close), rollout_thread(stack, buffer, telemetry):
+        while request.signal is None and (lease := _take(buffer, checkpoints)) is not None:
+            report = _train_step(stack, lease, telemetry)
+            random_state = capture_random_state()  # first: without lag, no environment runs before the next line
+            buffer.acknowledge(lease)
+            reports.append(report)
+            if on_step is not None:
+                on_step(report)
+            checkpoints.step_done(buffer, random_state)
+        checkpoints.save_last(buffer)  # before the rollout thread's batch under way is waited for
+    return reports
+
+
+def _emit_start(config: GrpoConfig, telemetry: Telemetry) -> None:
     telemetry.emit(
         "run_started",
         preset=config.model.name,
@@ -80,25 +129,6 @@ def train(
         max_policy_lag_steps=config.schedule.max_policy_lag_steps,
         configured_buffer_depth=config.schedule.buffer_depth,
     )
-    reports: list[StepReport] = []
-    checkpoints = Checkpoints(stack, enabled=save_checkpoints, resumed=resume)
-    with _open_buffer(stack, resumed) as buffer, own_torch_threads(config, stack.trainer.ranks.size):
-        stopping = threading.Event()
-        with stop_on_interrupt(stopping, buffer), rollout_thread(stack, buffer, telemetry):
-            while not stopping.is_set() and (lease := _take(buffer, checkpoints)) is not None:
-                report = _train_step(stack, lease, telemetry)
-                random_state = capture_random_state()  # first: without lag, no environment runs before the next line
-                buffer.acknowledge(lease)
-                reports.append(report)
-                if on_step is not None:
-                    on_step(report)
-                checkpoints.step_done(buffer, random_state)
-            checkpoints.save_last(buffer)
-    send_end(stack.trainer.ranks)
-    duration_s = time.perf_counter() - start
-    telemetry.emit("run_finished", num_steps=len(reports), duration_s=duration_s)
-    interrupted = first_step + len(reports) < config.schedule.num_steps
-    return TrainResult(tuple(reports), duration_s, checkpoints.newest, interrupted, buffer.num_stale_dropped)
 
 
 def _prepare(stack: Stack, resume: bool) -> Checkpoint | None:

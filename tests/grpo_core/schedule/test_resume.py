@@ -41,12 +41,12 @@ class Chatty(ArithmeticEnvironment):
 """
 
 
-def interrupt_at(step: int) -> Callable[[StepReport], None]:
-    """What Ctrl-C does, when ``step`` has ended."""
+def interrupt_at(step: int, number: signal.Signals = signal.SIGINT) -> Callable[[StepReport], None]:
+    """What Ctrl-C, or another signal, does when ``step`` has ended."""
 
     def on_step(report: StepReport) -> None:
         if report.metrics.step == step:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     return on_step
 
