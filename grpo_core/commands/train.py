@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
@@ -63,6 +64,10 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     if flags.resume:
         resumption = find_resumption(home, str(name), given.values, given.typed)
         config, changes = resumption.config, resumption.changes
+        if resumption.is_finished:
+            if os.environ.get("RANK", "0") == "0":  # of several processes, one says so
+                console.print(f"run {name!r} has done its {resumption.step} steps; more with --steps N", soft_wrap=True)
+            return 0
     else:
         config = _new_config(given, name)
 

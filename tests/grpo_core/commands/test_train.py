@@ -125,6 +125,19 @@ def test_a_run_goes_on_with_its_own_configuration(
     assert "--environment 'arithmetic': run 'hint' has 'own_chatty:Chatty' and keeps it" in line
 
 
+def test_a_run_that_has_done_its_steps_says_so(
+    chatty_home: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(own_run(model_folder, 2)) == 0
+    capsys.readouterr()
+    for more in ([], ["--steps", "2"]):
+        assert main(["train", "--run", "hint", "--resume", *more]) == 0
+        assert capsys.readouterr().out == "run 'hint' has done its 2 steps; more with --steps N\n"
+    assert main(["train", "--run", "hint", "--resume", "--steps", "1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--steps 1: run 'hint' has done 2 steps already, and the setting counts from its start" in line
+
+
 def test_the_run_of_a_config_file_is_the_run(chatty_home: Path, model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('run = "filed"\n')
     arguments = own_run(model_folder, 1)
