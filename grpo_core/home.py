@@ -36,6 +36,11 @@ class Home:
         return cls(data=root / "data", traces=root / "traces")
 
     @property
+    def measured(self) -> Home:
+        """Where a measurement has its adapters, batches and events: apart from those of a run of the same name."""
+        return Home(self.data / "measured", self.traces)
+
+    @property
     def benchmarks(self) -> Path:
         """Snapshots of profiles and benchmarks, ``<profile-name>.json``."""
         return self.data / "benchmarks"
