@@ -61,6 +61,11 @@ class Home:
         return self.data / "checkpoints"
 
     @property
+    def locks(self) -> Path:
+        """A file per run, which the process that trains it has locked: ``<run>.lock``."""
+        return self.data / "locks"
+
+    @property
     def events(self) -> Path:
         """A file of events per run: ``<run>.jsonl``."""
         return self.data / "events"

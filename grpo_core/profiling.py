@@ -42,6 +42,7 @@ def _measure(
     config: GrpoConfig, home: Home, console: Console, what: str, *, warmup: bool, trace_folder: Path | None
 ) -> dict[str, Any]:
     """The measurement, as the payload of a snapshot. A run of the same name is left alone."""
+    from grpo_core.schedule.run_lock import hold_run
     from grpo_core.schedule.stack import build_stack
     from grpo_core.telemetry import open_telemetry
     from grpo_core.telemetry.gpu import GpuSampler
@@ -51,6 +52,7 @@ def _measure(
     measure = {"rollout": _measure_rollout, "trainer": _measure_trainer, "e2e": _measure_schedule}[what]
     with (
         stack,
+        hold_run(home.measured, config.run),
         open_telemetry(config, home.measured) as telemetry,
         GpuSampler(telemetry, config.telemetry.gpu_stats_interval_s) as sampler,
         console.status(f"measuring {what}"),

@@ -21,6 +21,7 @@ from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
 from grpo_core.schedule.resumption import Change, find_resumption
+from grpo_core.schedule.run_lock import check_free
 from grpo_core.schedule.step_line import step_line
 
 if TYPE_CHECKING:
@@ -65,11 +66,13 @@ def run(flags: argparse.Namespace, console: Console) -> int:
         resumption = find_resumption(home, str(name), given.values, given.typed)
         config, changes = resumption.config, resumption.changes
         if resumption.is_finished:
-            if os.environ.get("RANK", "0") == "0":  # of several processes, one says so
+            if _is_first_process():
                 console.print(f"run {name!r} has done its {resumption.step} steps; more with --steps N", soft_wrap=True)
             return 0
     else:
         config = _new_config(given, name)
+    if _is_first_process():
+        check_free(home, config.run)
 
     from grpo_core.rollout.engines import check_engine
 
@@ -123,6 +126,11 @@ def _new_config(given: Given, name: Any) -> GrpoConfig:
     """The configuration of a run that starts, under a name of its own where ``name`` is None."""
     config = full_config(given, _DEFAULTS, "run" if name is None else name)
     return config if name is not None else config.model_copy(update={"run": _new_name(config.environment.name)})
+
+
+def _is_first_process() -> bool:
+    """Whether this is the one of several processes that speaks for all; ``torchrun`` numbers them."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _resuming(run: str, num_processes: int) -> str:

@@ -16,6 +16,7 @@ from grpo_core.schedule.cores import own_torch_threads
 from grpo_core.schedule.followers import send_batch, send_end, send_start
 from grpo_core.schedule.interrupt import StopRequest, stop_on_signals
 from grpo_core.schedule.rollout_thread import rollout_thread
+from grpo_core.schedule.run_lock import hold_run
 from grpo_core.schedule.stack import Stack
 from grpo_core.telemetry.events import Telemetry
 from grpo_core.training.checkpoint import Checkpoint, load_checkpoint, restore_trainer
@@ -67,10 +68,22 @@ def train(
     within ``schedule.stop_grace_s``. ``stop`` is for a caller that handles the signals itself.
 
     Raises:
-        ConfigError: the run has a checkpoint already and ``resume`` is off.
+        ConfigError: the run has a checkpoint already and ``resume`` is off, or another process trains it now.
         CheckpointError, AdapterError: there is nothing to resume, or it does not fit.
         GrpoError: as ``Collector.collect``, or the engine has died. The steps that were done are saved.
     """
+    with hold_run(stack.home, stack.config.run):
+        return _train(stack, telemetry, resume, save_checkpoints, on_step, stop)
+
+
+def _train(
+    stack: Stack,
+    telemetry: Telemetry,
+    resume: bool,
+    save_checkpoints: bool,
+    on_step: OnStep | None,
+    stop: StopRequest | None,
+) -> TrainResult:
     config = stack.config
     resumed = _prepare(stack, resume)
     send_start(stack.trainer.ranks, stack.trainer, resumed)
