@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 from rich.console import Console
 
-from grpo_core.commands import bench, doctor, measure, panels, pytest_programs, train
+from grpo_core.commands import bench, doctor, measure, panels, pytest_programs, send, train
 from grpo_core.commands.parser import USER_ERROR_EXIT_CODE, CommandParser, did_you_mean
 from grpo_core.commands.train import INTERRUPTED_EXIT_CODE
 from grpo_core.errors import GrpoError
@@ -95,6 +95,14 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
         ),
     ),
     "look": (
+        Command(
+            "send",
+            "send the events that Axiom or W&B missed",
+            send.run,
+            send.add_arguments,
+            "grpo send --run first",
+            "A run whose service was away says at its end how many events wait in its file.",
+        ),
         Command(
             "panels",
             "show the dashboard's panels in the terminal",

@@ -71,6 +71,11 @@ class Home:
         return self.data / "events"
 
     @property
+    def deliveries(self) -> Path:
+        """How far each service has the events of a run: ``<run>.<service>.json``."""
+        return self.data / "deliveries"
+
+    @property
     def states(self) -> Path:
         """Cached starting states of environments."""
         return self.data / "states"
@@ -170,6 +175,18 @@ def sync(path: Path) -> None:
 def write_json(target: Path, content: Mapping[str, Any]) -> Path:
     """``write_atomic`` of ``content`` as indented JSON with sorted keys."""
     return write_atomic(target, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def parse_json(content: bytes | str) -> Any:
+    """The value that ``content`` holds as JSON.
+
+    Raises:
+        ValueError: it is no JSON, or nested so deeply that Python's parser gives up.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _unwritable(path: Path, why: object) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 from grpo_core.errors import AdapterCorruptError, AdapterError, AdapterNotFoundError, HomeError
-from grpo_core.home import check_name, make_folder, sync, write_folder, write_json
+from grpo_core.home import check_name, make_folder, parse_json, sync, write_folder, write_json
 from grpo_core.lora.layout import description_of, files_of, from_files
 from grpo_core.types import PolicyVersion, PolicyWeights
 
@@ -214,7 +214,7 @@ class AdapterStore:
 def _parse_reference(content: bytes) -> _Reference:
     """Raises ValueError unless the content is a reference whose fields match its address."""
     try:
-        fields = json.loads(content)
+        fields = parse_json(content)
         rest = {key: value for key, value in fields.items() if key not in ("files", "object", "created_at")}
         reference = _Reference(rest, dict(fields["files"]))
         is_intact = reference.address == fields["object"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from grpo_core.errors import ConfigError, HomeError
-from grpo_core.home import Home, check_name, make_folder
+from grpo_core.home import Home, check_name, make_folder, parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _described(file: IO[bytes]) -> str:
     """The holder, as far as its lock file says."""
     file.seek(0)
     try:
-        holder = json.loads(file.read())
+        holder = parse_json(file.read())
         return f"process {holder['process']} on {holder['host']} since {holder['since']}"
     except (ValueError, KeyError, TypeError):  # it has just begun to write
         return "another process"

@@ -1,44 +1,99 @@
-"""The run's file of events, one JSON object per line."""
+"""The run's file of events, one JSON object per line. Services get their events from it."""
 
 from __future__ import annotations
 
 import json
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from grpo_core.errors import HomeError
-from grpo_core.home import make_folder
-from grpo_core.telemetry.events import Event
+from grpo_core.home import make_folder, parse_json
+from grpo_core.telemetry.events import Event, Record
+
+logger = logging.getLogger(__name__)
+
+_MAX_PAGE_BYTES = 4 << 20
 
 
 class JsonlSink:
-    """Appends one JSON object per line. Each line is one write, so a reader sees whole events at once."""
+    """Appends one JSON object per line. Each line is one write, so a reader sees whole events at once.
+
+    A disk that is full costs events, and no training: the first one is warned about, ``close`` says how many.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises ``HomeError`` when ``path`` cannot be written."""
         make_folder(path.parent)
         self._path = path
+        self._num_lost = 0
         try:
             self._file = path.open("ab", buffering=0)
-            if _ends_within_a_line(path):  # an earlier run was killed while it wrote
-                self._file.write(b"\n")
+            self._is_torn = _ends_within_a_line(path)  # an earlier run was killed while it wrote
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise HomeError(f"{self._unwritable(error)}; set GRPO_HOME to a folder that you can write") from error
 
     def write(self, event: Event) -> None:
-        """Raises ``HomeError`` when the line cannot be written, e.g. because the disk is full."""
+        line = json.dumps(event.record()).encode() + b"\n"
         try:
-            self._file.write(json.dumps(event.record()).encode() + b"\n")
+            self._append(b"\n" + line if self._is_torn else line)
         except OSError as error:
-            raise self._unwritable(error) from error
+            self._num_lost += 1
+            if self._num_lost == 1:
+                logger.warning("%s; training goes on, and its events are lost until it can", self._unwritable(error))
 
     def flush(self) -> None:
         """Nothing waits: every line is written at once."""
 
     def close(self) -> None:
         self._file.close()
+        if self._num_lost:
+            logger.warning("%d events are not in %s", self._num_lost, self._path)
 
-    def _unwritable(self, error: OSError) -> HomeError:
-        return HomeError(f"cannot write {self._path}: {error.strerror}; set GRPO_HOME to a folder that you can write")
+    def _append(self, content: bytes) -> None:
+        """Without buffers the system may take a part, and refuse the rest."""
+        left = memoryview(content)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        finally:
+            if len(left) < len(content):
+                self._is_torn = bool(left)
+
+    def _unwritable(self, error: OSError) -> str:
+        return f"cannot write {self._path}: {error.strerror}"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some events of a file, in order. The next page begins at byte ``end``."""
+
+    records: tuple[Record, ...]
+    end: int
+
+
+def read_page(path: Path, start: int, max_events: int) -> Page:
+    """At most ``max_events`` events of ``path`` from byte ``start`` on. What is no event is left out.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        content = file.read(_MAX_PAGE_BYTES)
+    if b"\n" not in content and len(content) == _MAX_PAGE_BYTES:
+        return Page((), start + len(content))  # no event is as long
+    lines = content.split(b"\n")[:-1][:max_events]  # behind the last line end is one that is being written, or torn
+    records = [record for record in map(_record, lines) if record is not None]
+    return Page(tuple(records), start + sum(len(line) + 1 for line in lines))
+
+
+def _record(line: bytes) -> Record | None:
+    try:
+        record = parse_json(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "kind" in record else None
 
 
 def _ends_within_a_line(path: Path) -> bool:

@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from grpo_core.home import parse_json
+
 FORMAT = 2
 STATE_FILE = "state.json"
 
@@ -40,7 +42,7 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError, KeyError, TypeError: it is not there, damaged, of another format, or of another step.
     """
-    state = json.loads((path / STATE_FILE).read_bytes())
+    state = parse_json((path / STATE_FILE).read_bytes())
     if not isinstance(state, dict) or state.pop("seal", None) != _seal(state):
         raise ValueError(f"{STATE_FILE} does not match its checksum")
     if state["format"] != FORMAT:
