@@ -20,6 +20,7 @@ from typing import Any
 from grpo_core.errors import HomeError, InvalidNameError
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
+_MAX_NAME_LENGTH = 128  # a file system takes 255 bytes, and files have endings
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,13 @@ def check_name(name: str, what: str) -> str:
     """Return ``name`` if it is safe as one path component.
 
     Raises:
-        InvalidNameError: it is empty, ``.``, ``..`` or has other characters than letters, digits, ``.``, ``_``, ``-``.
+        InvalidNameError: it is empty, ``.``, ``..``, longer than 128 characters, or has others than letters, digits,
+            ``.``, ``_``, ``-``.
     """
+    if len(name) > _MAX_NAME_LENGTH:
+        raise InvalidNameError(
+            f"{what} {name[:20]!r}...: {len(name)} characters, at most {_MAX_NAME_LENGTH} are allowed; shorten it"
+        )
     if not _NAME.fullmatch(name) or name in {".", ".."}:
         raise InvalidNameError(
             f"{what} {name!r}: only letters, digits, '.', '_' and '-' are allowed; choose a name like 'local-profile'"

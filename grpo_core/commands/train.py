@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from grpo_core.schedule.stack import Stack
 
 INTERRUPTED_EXIT_CODE = 130
+MAX_PROCESSES = 256
+"""On one machine. More is a slip, which would start them all."""
 
 _DEFAULTS: Mapping[str, Any] = {"environment.name": "arithmetic", "schedule.num_steps": 60}
 
@@ -58,8 +60,8 @@ def run(flags: argparse.Namespace, console: Console) -> int:
         return _train_on_modal(flags, given, name)
     if flags.workers:
         raise ConfigError("--workers: containers play with --modal only; add it, or leave --workers out")
-    if flags.processes < 1:
-        raise ConfigError(f"--processes {flags.processes}: give 1 or more, at most one per GPU")
+    if not 1 <= flags.processes <= MAX_PROCESSES:
+        raise ConfigError(f"--processes {flags.processes}: give 1 to {MAX_PROCESSES}, at most one per GPU")
     home = Home.from_environment()
     changes: tuple[Change, ...] = ()
     if flags.resume:

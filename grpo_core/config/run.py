@@ -19,6 +19,8 @@ from grpo_core.config.training import TrainingConfig
 from grpo_core.errors import ConfigError
 from grpo_core.home import check_name
 
+_MAX_SHOWN = 100
+
 
 class GrpoConfig(Section):
     """The whole run."""
@@ -82,12 +84,26 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"config {path}: {reason}; give the path of a readable TOML file") from error
-    except tomllib.TOMLDecodeError as error:
+    try:
+        return parse_toml(text)
+    except ValueError as error:
         raise ConfigError(f"config {path}: not TOML ({error}); mend that line") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The values of ``text``.
+
+    Raises:
+        ValueError: it is no TOML, has a number of thousands of digits, or is nested too deeply.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _explain(detail: Any, typed: Mapping[str, str]) -> str:
@@ -103,8 +119,17 @@ def _explain(detail: Any, typed: Mapping[str, str]) -> str:
         return f"{where}: unknown key; {meant}allowed here: {', '.join(allowed)}"
     if detail["type"] == "model_type":
         names = ", ".join(GrpoConfig.model_fields[where].annotation.model_fields)  # type: ignore[union-attr]
-        return f"{where}: {detail['input']!r} is not allowed: it is a section; set one of its keys: {names}"
+        return f"{where}: {_shown(detail['input'])} is not allowed: it is a section; set one of its keys: {names}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{where}: {message}" if where else message
-    return f"{where}: {detail['input']!r} is not allowed: {message}"
+    return f"{where}: {_shown(detail['input'])} is not allowed: {message}"
+
+
+def _shown(value: Any) -> str:
+    """``value`` in a line for the user."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits
+        return "a number as long as this"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -244,9 +244,26 @@ def test_a_file_is_read_as_nested_values(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     broken, binary = tmp_path / "broken.toml", tmp_path / "binary.toml"
     broken.write_text("run = \n")
+    deep, long = tmp_path / "deep.toml", tmp_path / "long.toml"
+    deep.write_text("run = " + 5000 * "[")
+    long.write_text("run = " + 5000 * "1")
     binary.write_bytes(b"\xff\xfe\x00")
-    for path, match in [(tmp_path / "missing.toml", "readable"), (broken, "not TOML"), (binary, "readable")]:
+    for path, match in [(tmp_path / "missing.toml", "readable"), (binary, "readable")] + [
+        (path, "not TOML") for path in (broken, deep, long)
+    ]:
         with pytest.raises(ConfigError, match=match) as error:
             read_config(path)
         assert str(error.value).startswith(f"config {path}: ")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("section", ["model", "environment", "rollout", "training", "schedule", "telemetry"])
+def test_every_number_has_bounds(section: str) -> None:
+    """A slip of a few digits runs for ever, or takes all memory, or is a segmentation fault somewhere below."""
+    schema = GrpoConfig.model_json_schema()
+    properties = schema["$defs"][GrpoConfig.model_fields[section].annotation.__name__]["properties"]
+    for name, described in properties.items():
+        for kind in described.get("anyOf", [described]):
+            if kind.get("type") in ("integer", "number"):
+                assert {"maximum", "exclusiveMaximum"} & set(kind), f"{section}.{name} has no upper bound"
+                assert {"minimum", "exclusiveMinimum"} & set(kind), f"{section}.{name} has no lower bound"
