@@ -14,7 +14,7 @@ from grpo_core.config import GrpoConfig
 from grpo_core.config.arguments import train_arguments
 from grpo_core.errors import EngineError
 from grpo_core.home import Home
-from grpo_core.schedule.step_line import step_line
+from grpo_core.schedule.step_line import learning_rate_line, step_line
 
 if TYPE_CHECKING:
     from grpo_core.cloud.fleet import RolloutFleet
@@ -48,6 +48,8 @@ def train_run(
             open_telemetry(config, home) as telemetry,
             GpuSampler(telemetry, config.telemetry.gpu_stats_interval_s),
         ):
+            if line := learning_rate_line(stack):
+                print(line, flush=True)
             result = train(stack, telemetry, resume=resume, on_step=_print_step)
     finally:
         commit()

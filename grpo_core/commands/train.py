@@ -22,7 +22,7 @@ from grpo_core.errors import ConfigError
 from grpo_core.home import Home
 from grpo_core.schedule.resumption import Change, find_resumption
 from grpo_core.schedule.run_lock import check_free
-from grpo_core.schedule.step_line import step_line
+from grpo_core.schedule.step_line import learning_rate_line, step_line
 
 if TYPE_CHECKING:
     from grpo_core.schedule.loop import OnStep, StepReport, TrainResult
@@ -97,6 +97,8 @@ def run(flags: argparse.Namespace, console: Console) -> int:
             console.print(f"changed since the checkpoint: {', '.join(map(str, changes))}", soft_wrap=True)
         with console.status(f"loading {config.model.name}"):
             stack = build_stack(config, home, ranks)
+        if line := learning_rate_line(stack):
+            console.print(line, soft_wrap=True)
         with stack:
             result = _train(stack, console, resume=flags.resume)
         if result.interrupted:

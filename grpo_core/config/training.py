@@ -16,7 +16,8 @@ class TrainingConfig(Section):
     method: Literal["lora", "full"] = "lora"
     """What is trained: an adapter on frozen weights (``model.lora_*``), or all weights, which are then published."""
     learning_rate: float | None = Field(default=None, ge=0, le=10)
-    """Default: 2e-3 for an adapter, 3e-4 for all weights. They suit the presets; large models want a hundredth."""
+    """Default: 2e-3 for an adapter, 3e-4 for all weights, up to a hidden size of 512, which the presets have. Above
+    that, times (256 / hidden size)²: 1e-5 and 1.5e-6 at 3584, a model of 7 billion weights."""
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo", "sapo"] = "dapo"
     """The policy term and its normalisation; docs/training.md has the formula of each."""
     advantages: Literal["group_std", "batch_std", "mean_only", "leave_one_out"] = "group_std"
@@ -75,12 +76,12 @@ class TrainingConfig(Section):
     """With several processes, each keeps its part of every layer's frozen weights and gathers a layer when it runs
     (FSDP2). Off: each has a copy (as DDP)."""
 
-    @property
-    def effective_learning_rate(self) -> float:
-        """``learning_rate``, or its default where it is None."""
+    def learning_rate_for(self, hidden_size: int) -> float:
+        """``learning_rate``, or where it is None its default for a model of ``hidden_size``."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 3e-4 if self.method == "full" else 2e-3
+        of_presets = 3e-4 if self.method == "full" else 2e-3
+        return of_presets if hidden_size <= 512 else of_presets * (256 / hidden_size) ** 2
 
     @model_validator(mode="after")
     def _method_is_consistent(self) -> TrainingConfig:

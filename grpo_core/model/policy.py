@@ -33,6 +33,7 @@ class Policy:
     head: nn.Module  # hidden states -> logits [.., V]
     num_layers: int
     vocab_size: int
+    hidden_size: int
     max_context_tokens: int
     fingerprint: str
     device: torch.device
@@ -104,6 +105,7 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
         head=head,
         num_layers=model_config.num_hidden_layers,
         vocab_size=model_config.vocab_size,
+        hidden_size=model.get_input_embeddings().embedding_dim,
         max_context_tokens=_max_context_tokens(config.name, model_config),
         fingerprint=_fingerprint(model),
         device=device,

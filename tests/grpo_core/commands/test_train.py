@@ -25,6 +25,7 @@ def test_a_log_file_gets_one_plain_line_per_step(
     sizes = ["--steps", "2", "--groups", "1", "--samples", "2", "--set", "rollout.max_completion_tokens=4"]
     assert main(["train", "--model", str(model_folder), "--device", "cpu", "--run", "log", *sizes]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert "learning rate 0.002 (the default for a hidden size of 64)" in lines
     steps = [line for line in lines if line.startswith("step ")]
     assert [re.sub(r"\d+\.?\d*", "#", line) for line in steps] == [
         "step #: reward #, # s, # tokens/s, policy lag #"

@@ -192,12 +192,18 @@ def test_vllm_samples_no_full_weights() -> None:
     build_config({"rollout": {"engine": "plain"}, "training": {"method": "full"}})
 
 
-def test_the_default_learning_rate_is_that_of_the_method() -> None:
+@pytest.mark.parametrize(
+    ("hidden_size", "adapter", "full"),
+    [(64, 2e-3, 3e-4), (512, 2e-3, 3e-4), (896, 1.6e-4, 2.4e-5), (3584, 1.0e-5, 1.5e-6), (8192, 2.0e-6, 2.9e-7)],
+)
+def test_the_default_learning_rate_is_that_of_the_method_and_the_size(
+    hidden_size: int, adapter: float, full: float
+) -> None:
     rates = [
-        build_config({"training": training}).training.effective_learning_rate
+        build_config({"training": training}).training.learning_rate_for(hidden_size)
         for training in ({}, {"method": "full"}, {"method": "full", "learning_rate": 0.0})
     ]
-    assert rates == [2e-3, 3e-4, 0.0]
+    assert rates == [pytest.approx(adapter, rel=0.03), pytest.approx(full, rel=0.03), 0.0]
 
 
 def test_full_fine_tuning_has_no_frozen_weights_to_shard() -> None:
