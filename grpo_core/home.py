@@ -100,8 +100,8 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
-def make_folder(folder: Path) -> Path:
-    """Create ``folder`` and its parents.
+def make_folder(folder: Path, variable: str = "GRPO_HOME") -> Path:
+    """Create ``folder`` and its parents. ``variable`` is what a user sets to have it elsewhere.
 
     Raises:
         HomeError: it cannot be created or written.
@@ -109,19 +109,19 @@ def make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HomeError(_unwritable(folder, error)) from error
+        raise HomeError(_unwritable(folder, error, variable)) from error
     if not os.access(folder, os.W_OK):
-        raise HomeError(_unwritable(folder, "permission denied"))
+        raise HomeError(_unwritable(folder, "permission denied", variable))
     return folder
 
 
-def write_atomic(target: Path, content: bytes) -> Path:
-    """Write ``content`` to ``target`` so that a reader sees all of it or none of it.
+def write_atomic(target: Path, content: bytes, variable: str = "GRPO_HOME") -> Path:
+    """Write ``content`` to ``target`` so that a reader sees all or none of it. ``variable`` is as in ``make_folder``.
 
     Raises:
         HomeError: the folder cannot be written.
     """
-    folder = make_folder(target.parent)
+    folder = make_folder(target.parent, variable)
     try:
         descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.")
         try:
@@ -134,7 +134,7 @@ def write_atomic(target: Path, content: bytes) -> Path:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise HomeError(_unwritable(target, error)) from error
+        raise HomeError(_unwritable(target, error, variable)) from error
     return target
 
 
@@ -195,9 +195,9 @@ def parse_json(content: bytes | str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def _unwritable(path: Path, why: object) -> str:
+def _unwritable(path: Path, why: object, variable: str) -> str:
     reason = why.strerror if isinstance(why, OSError) else why
-    return f"cannot write {path}: {reason}; set GRPO_HOME to a folder that you can write"
+    return f"cannot write {path}: {reason}; set {variable} to a folder that you can write"
 
 
 def cache_folder() -> Path:

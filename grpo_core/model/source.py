@@ -57,7 +57,10 @@ def unloadable(name: str, error: Exception) -> ModelError:
             f"model {name!r}: its weights are a pickle, which is never read; save them as safetensors with "
             "save_pretrained of transformers"
         )
-    advice = "check its files" if folder.is_dir() else "check the id, or the connection to the hub"
+    if name in PRESETS:
+        advice = f"delete {preset_folder(name)}: it is built again"
+    else:
+        advice = "check its files" if folder.is_dir() else "check the id, or the connection to the hub"
     return ModelError(f"model {name!r}: cannot be loaded ({type(error).__name__}: {first_line(error)}); {advice}")
 
 
