@@ -1,7 +1,8 @@
 """GRPO_HOME: where everything on disk lives, and the only way that files get there.
 
 Every write is atomic: a temporary file or folder beside the target, fsync, rename. A reader sees the old content or
-the new one, never half of it.
+the new one, never half of it. What is written is for its owner alone; what others are meant to read, such as published
+weights and reports, is ``SHARED``: for those whom the umask lets.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from typing import Any
 from grpo_core.errors import HomeError, InvalidNameError
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
+SHARED = 0o666
+"""The mode of files that others are meant to read. The system takes the umask away."""
+_PRIVATE = 0o600
 _MAX_NAME_LENGTH = 128  # a file system takes 255 bytes, and files have endings
 
 
@@ -115,15 +119,18 @@ def make_folder(folder: Path, variable: str = "GRPO_HOME") -> Path:
     return folder
 
 
-def write_atomic(target: Path, content: bytes, variable: str = "GRPO_HOME") -> Path:
+def write_atomic(target: Path, content: bytes, variable: str = "GRPO_HOME", mode: int = _PRIVATE) -> Path:
     """Write ``content`` to ``target`` so that a reader sees all or none of it. ``variable`` is as in ``make_folder``.
+
+    The file has ``mode`` less the umask, whatever mode one had that it replaces.
 
     Raises:
         HomeError: the folder cannot be written.
     """
     folder = make_folder(target.parent, variable)
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.")
+        temporary = _beside(folder, target)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
@@ -131,7 +138,7 @@ def write_atomic(target: Path, content: bytes, variable: str = "GRPO_HOME") -> P
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise HomeError(_unwritable(target, error, variable)) from error
@@ -139,8 +146,9 @@ def write_atomic(target: Path, content: bytes, variable: str = "GRPO_HOME") -> P
 
 
 @contextmanager
-def write_folder(target: Path) -> Iterator[Path]:
+def write_folder(target: Path, mode: int = 0o700) -> Iterator[Path]:
     """Yield an empty folder to fill. After the block it is on disk as ``target``, and replaces a folder of that name.
+    It has ``mode`` less the umask.
 
     ``target`` never has a part of the content, whenever this process is killed. A block that fails leaves nothing
     behind; a killed process leaves a hidden folder ``.<name of target>.*``.
@@ -148,7 +156,8 @@ def write_folder(target: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written.
     """
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    temporary = _beside(target.parent, target)
+    temporary.mkdir(mode)
     try:
         yield temporary
         for path in (*temporary.rglob("*"), temporary):
@@ -178,9 +187,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(target: Path, content: Mapping[str, Any]) -> Path:
+def _beside(folder: Path, target: Path) -> Path:
+    """A new hidden name in ``folder``, for what will be ``target``."""
+    return folder / f".{target.name[:_MAX_NAME_LENGTH]}.{secrets.token_hex(8)}"
+
+
+def write_json(target: Path, content: Mapping[str, Any], mode: int = _PRIVATE) -> Path:
     """``write_atomic`` of ``content`` as indented JSON with sorted keys."""
-    return write_atomic(target, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    return write_atomic(target, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode(), mode=mode)
 
 
 def parse_json(content: bytes | str) -> Any:

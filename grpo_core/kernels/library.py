@@ -32,7 +32,7 @@ def keep_library(folder: Path, name: str, content: bytes) -> None:
     Raises:
         HomeError: the folder cannot be written.
     """
-    write_atomic(folder / f"{name}-{hashlib.sha256(content).hexdigest()}.so", content, "GRPO_CACHE")
+    write_atomic(folder / f"{name}-{hashlib.sha256(content).hexdigest()}.so", content, "GRPO_CACHE", 0o644)
 
 
 def _load(path: Path) -> ctypes.CDLL:

@@ -69,7 +69,7 @@ def preset_folder(name: str) -> Path:
 
 
 def _build(preset: Preset, folder: Path) -> None:
-    with write_folder(folder) as written:
+    with write_folder(folder, 0o777) as written:
         tokenizer = _train_tokenizer(preset)
         model = _pretrain(preset, tokenizer)
         tokenizer.save_pretrained(written)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class JsonlSink:
         self._path = path
         self._num_lost = 0
         try:
-            self._file = path.open("ab", buffering=0)
+            self._file = open(path, "ab", buffering=0, opener=_open_private)  # noqa: SIM115  # closed by close
             self._is_torn = _ends_within_a_line(path)  # an earlier run was killed while it wrote
         except OSError as error:
             raise HomeError(f"{self._unwritable(error)}; set GRPO_HOME to a folder that you can write") from error
@@ -102,3 +103,7 @@ def _ends_within_a_line(path: Path) -> bool:
             return False
         file.seek(-1, 2)
         return file.read(1) != b"\n"
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

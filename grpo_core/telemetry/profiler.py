@@ -63,6 +63,7 @@ def trace(folder: Path, enabled: bool = True) -> Iterator[None]:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".trace.") as scratch:
             written = Path(scratch) / TRACE_FILE
             profiler.export_chrome_trace(str(written))
+            written.chmod(0o600)
             written.replace(folder / TRACE_FILE)
     except OSError as error:
         raise HomeError(f"cannot write {folder / TRACE_FILE}: {error.strerror}; free space or set GRPO_HOME") from error

@@ -194,14 +194,14 @@ class VerdictReport:
         write_html(path, self.rows, self._stored.machine(), self._stored.history())
 
     def _write_json(self, path: Path) -> None:
-        from grpo_core.home import write_atomic
+        from grpo_core.home import SHARED, write_atomic
 
         rows = [{"test": nodeid, **asdict(row)} for nodeid, row in self.rows]
         for row in rows:
             for name in ("measured", "low", "high"):  # JSON has no NaN, and nothing without end
                 row[name] = row[name] if row[name] is not None and math.isfinite(row[name]) else None
         text = json.dumps({"machine": self._stored.machine(), "rows": rows}, indent=1)
-        write_atomic(path, text.encode())
+        write_atomic(path, text.encode(), mode=SHARED)
 
 
 VERDICT_REPORT = pytest.StashKey[VerdictReport]()
