@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 from rich.console import Console
 
-from grpo_core.commands import bench, doctor, measure, panels, pytest_programs, send, train
+from grpo_core.commands import bench, doctor, measure, panels, pytest_programs, runs, send, train
 from grpo_core.commands.parser import USER_ERROR_EXIT_CODE, CommandParser, did_you_mean
 from grpo_core.commands.train import INTERRUPTED_EXIT_CODE
 from grpo_core.errors import GrpoError
@@ -95,6 +95,14 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
         ),
     ),
     "look": (
+        Command(
+            "runs",
+            "list what runs take on disk, and remove old ones",
+            runs.run,
+            runs.add_arguments,
+            "grpo runs --prune --days 30",
+            "Without --prune it changes nothing.",
+        ),
         Command(
             "send",
             "send the events that Axiom or W&B missed",

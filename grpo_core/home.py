@@ -97,11 +97,16 @@ def check_name(name: str, what: str) -> str:
         raise InvalidNameError(
             f"{what} {name[:20]!r}...: {len(name)} characters, at most {_MAX_NAME_LENGTH} are allowed; shorten it"
         )
-    if not _NAME.fullmatch(name) or name in {".", ".."}:
+    if not is_name(name):
         raise InvalidNameError(
             f"{what} {name!r}: only letters, digits, '.', '_' and '-' are allowed; choose a name like 'local-profile'"
         )
     return name
+
+
+def is_name(name: str) -> bool:
+    """Whether ``check_name`` lets ``name`` pass."""
+    return len(name) <= _MAX_NAME_LENGTH and bool(_NAME.fullmatch(name)) and name not in {".", ".."}
 
 
 def make_folder(folder: Path, variable: str = "GRPO_HOME") -> Path:

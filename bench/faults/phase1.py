@@ -14,6 +14,7 @@ import pytest
 from bench.faults.fault import Fault
 
 if TYPE_CHECKING:
+    from grpo_core.telemetry.cursor import Place
     from grpo_core.telemetry.events import Event, Telemetry, Value
     from grpo_core.telemetry.jsonl import JsonlSink, Page
     from grpo_core.types import Batch
@@ -202,13 +203,12 @@ def queue_sends_the_newest_first(patch: pytest.MonkeyPatch) -> None:
     """A service gets its events in reverse, though the file has them in order."""
     from grpo_core.telemetry.delivery import Delivery
 
-    original = Delivery._next_page
+    original = Delivery._send
 
-    def reversed_page(self: Delivery) -> Page:
-        page = original(self)
-        return replace(page, records=page.records[::-1])
+    def send(self: Delivery, page: Page, place: Place) -> None:
+        original(self, replace(page, records=page.records[::-1]), place)
 
-    patch.setattr(Delivery, "_next_page", reversed_page)
+    patch.setattr(Delivery, "_send", send)
 
 
 def snapshot_leaves_out_zeros(patch: pytest.MonkeyPatch) -> None:

@@ -147,3 +147,5 @@ class TelemetryConfig(Section):
     """``auto`` sends when ``AXIOM_TOKEN`` and ``AXIOM_DATASET`` are set."""
     gpu_stats_interval_s: float = Field(default=1.0, ge=0.01, le=1e6)
     """Seconds between two ``gpu_stats`` events."""
+    max_events_bytes: int = Field(default=1 << 30, ge=1 << 20, le=1 << 50)
+    """Size of a run's events on disk. Beyond it the oldest half is dropped."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from grpo_core.home import Home
-from grpo_core.telemetry.cursor import Cursor
+from grpo_core.telemetry.cursor import Cursor, Place
 from grpo_core.telemetry.events import Record
-from grpo_core.telemetry.jsonl import Page, read_page
+from grpo_core.telemetry.jsonl import Page
 
 MAX_BATCH_EVENTS = 1_000
 
@@ -75,10 +75,14 @@ class Delivery:
         Raises:
             DeliveryError: they could not be sent now, and wait.
         """
-        page = self._next_page()
-        if not page.records:
-            self._cursor.advance(page.end)
-            return False
+        for page, place in self._cursor.pages(self._max_batch_events):
+            if page.records:
+                self._send(page, place)
+                return True
+            self._cursor.advance(place)  # lines that are no events
+        return False
+
+    def _send(self, page: Page, place: Place) -> None:
         if not self._is_open:
             self._connection.open()
             self._is_open = True
@@ -89,30 +93,17 @@ class Delivery:
                 raise
             if len(page.records) > 1:  # fewer and fewer, until the one that it minds is alone
                 self._max_batch_events = len(page.records) // 2
-                return True
+                return
             self.num_refused += 1
         self._max_batch_events = MAX_BATCH_EVENTS
-        self._cursor.advance(page.end)
-        return True
+        self._cursor.advance(place)
 
     @property
     def num_waiting(self) -> int:
         """Events that are in the file and not at the service."""
-        waiting, position = 0, self._cursor.position
-        while (page := self._page_at(position)).end > position:
-            waiting, position = waiting + len(page.records), page.end
-        return waiting
+        return sum(len(page.records) for page, _ in self._cursor.pages(MAX_BATCH_EVENTS))
 
     def close(self) -> None:
         """Close the connection, if it was opened. Raises as ``Connection.close``."""
         if self._is_open:
             self._connection.close()
-
-    def _next_page(self) -> Page:
-        return self._page_at(self._cursor.position)
-
-    def _page_at(self, position: int) -> Page:
-        try:
-            return read_page(self._events, position, self._max_batch_events)
-        except OSError:
-            return Page((), position)  # nothing was written yet, or somebody removed the file

@@ -1,4 +1,7 @@
-"""The run's file of events, one JSON object per line. Services get their events from it."""
+"""The run's file of events, one JSON object per line. Services get their events from it.
+
+When it is full it becomes the older one, ``<run>.jsonl.1``, in place of the one before, and a new one begins.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from grpo_core.errors import HomeError
 from grpo_core.home import make_folder, parse_json
@@ -14,6 +18,7 @@ from grpo_core.telemetry.events import Event, Record
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_MAX_BYTES = 1 << 30
 _MAX_PAGE_BYTES = 4 << 20
 
 
@@ -23,13 +28,18 @@ class JsonlSink:
     A disk that is full costs events, and no training: the first one is warned about, ``close`` says how many.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises ``HomeError`` when ``path`` cannot be written."""
+    def __init__(self, path: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        """``max_bytes`` is what the file and the older one may take together.
+
+        Raises:
+            HomeError: ``path`` cannot be written.
+        """
         make_folder(path.parent)
         self._path = path
+        self._max_bytes = max_bytes
         self._num_lost = 0
         try:
-            self._file = open(path, "ab", buffering=0, opener=_open_private)  # noqa: SIM115  # closed by close
+            self._open()
             self._is_torn = _ends_within_a_line(path)  # an earlier run was killed while it wrote
         except OSError as error:
             raise HomeError(f"{self._unwritable(error)}; set GRPO_HOME to a folder that you can write") from error
@@ -37,6 +47,8 @@ class JsonlSink:
     def write(self, event: Event) -> None:
         line = json.dumps(event.record()).encode() + b"\n"
         try:
+            if self._num_bytes + len(line) > self._max_bytes // 2:
+                self._begin_anew()
             self._append(b"\n" + line if self._is_torn else line)
         except OSError as error:
             self._num_lost += 1
@@ -51,6 +63,15 @@ class JsonlSink:
         if self._num_lost:
             logger.warning("%d events are not in %s", self._num_lost, self._path)
 
+    def _open(self) -> None:
+        self._file = open(self._path, "ab", buffering=0, opener=_open_private)  # noqa: SIM115  # closed by close
+        self._num_bytes = os.fstat(self._file.fileno()).st_size
+
+    def _begin_anew(self) -> None:
+        os.replace(self._path, older_file(self._path))
+        self._file.close()
+        self._open()
+
     def _append(self, content: bytes) -> None:
         """Without buffers the system may take a part, and refuse the rest."""
         left = memoryview(content)
@@ -58,11 +79,17 @@ class JsonlSink:
             while left:
                 left = left[self._file.write(left) :]
         finally:
+            self._num_bytes += len(content) - len(left)
             if len(left) < len(content):
                 self._is_torn = bool(left)
 
     def _unwritable(self, error: OSError) -> str:
         return f"cannot write {self._path}: {error.strerror}"
+
+
+def older_file(path: Path) -> Path:
+    """Where the events of ``path`` went when it was full."""
+    return path.with_name(f"{path.name}.1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +100,10 @@ class Page:
     end: int
 
 
-def read_page(path: Path, start: int, max_events: int) -> Page:
-    """At most ``max_events`` events of ``path`` from byte ``start`` on. What is no event is left out.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    with path.open("rb") as file:
-        file.seek(start)
-        content = file.read(_MAX_PAGE_BYTES)
+def read_page(file: BinaryIO, start: int, max_events: int) -> Page:
+    """At most ``max_events`` events of ``file`` from byte ``start`` on. What is no event is left out."""
+    file.seek(start)
+    content = file.read(_MAX_PAGE_BYTES)
     if b"\n" not in content and len(content) == _MAX_PAGE_BYTES:
         return Page((), start + len(content))  # no event is as long
     lines = content.split(b"\n")[:-1][:max_events]  # behind the last line end is one that is being written, or torn

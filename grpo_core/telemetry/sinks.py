@@ -19,7 +19,8 @@ def open_telemetry(config: GrpoConfig, home: Home) -> Telemetry:
     """
     run = check_name(config.run, "run")
     connections = open_connections(config, home)
-    sinks: list[Sink] = [JsonlSink(home.events / f"{run}.jsonl")]  # first: services get their events from the file
+    # The file comes first: services get their events from it.
+    sinks: list[Sink] = [JsonlSink(home.events / f"{run}.jsonl", config.telemetry.max_events_bytes)]
     sinks += [
         BackgroundSink(Delivery.of_run(connection, home, run), f"grpo send --run {run}") for connection in connections
     ]
