@@ -75,5 +75,15 @@ def running_app() -> Iterator[ModuleType]:
         raise interrupt
 
 
+def sources_for(app: ModuleType, environment: str) -> str:
+    """What the functions of ``app`` take as ``sources``: an ``environment`` of one's own is sent, a built-in one not.
+
+    Raises:
+        ConfigError: it cannot be sent.
+    """
+    module, colon, _ = environment.partition(":")
+    return app.send_sources(module) if colon else ""
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")

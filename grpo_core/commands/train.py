@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app
+from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
 from grpo_core.commands.options import Given, add_config_flags, full_config, given_settings
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError
@@ -121,8 +121,12 @@ def _train_on_modal(flags: argparse.Namespace, given: Given, name: Any) -> int:
         check_for_modal(config, flags.workers)
         settings = config.model_dump_json()
         engine = config.rollout.engine if "engine" in config.rollout.model_fields_set else "auto"
+    environment = str(given.values.get("environment", {}).get("name", ""))
     with running_app() as app:
-        app.train_grpo.remote(settings=settings, resume=flags.resume, workers=flags.workers, engine=engine)
+        sources = sources_for(app, environment)
+        app.train_grpo.remote(
+            settings=settings, resume=flags.resume, workers=flags.workers, engine=engine, sources=sources
+        )
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from grpo_core.config import ScheduleConfig
@@ -39,8 +40,11 @@ class CheckpointClock:
 class Checkpoints:
     """Saves the checkpoints of a run. A batch is removed once a checkpoint includes its step."""
 
-    def __init__(self, stack: Stack, *, enabled: bool, resumed: bool) -> None:
+    def __init__(
+        self, stack: Stack, *, enabled: bool, resumed: bool, on_saved: Callable[[Path], None] | None = None
+    ) -> None:
         self.newest: Path | None = None
+        self._on_saved = on_saved
         self._stack = stack
         self._enabled = enabled
         self._clock = CheckpointClock(stack.config.schedule, time.monotonic() if resumed else None)
@@ -72,5 +76,7 @@ class Checkpoints:
             keep_last=config.schedule.keep_checkpoints,
         )
         self._unsaved = None
+        if self._on_saved is not None:
+            self._on_saved(self.newest)
         buffer.forget_trained()
         self._clock.saved(began_s, time.monotonic())

@@ -51,6 +51,7 @@ class TrainResult:
 
 
 OnStep = Callable[[StepReport], None]
+OnCheckpoint = Callable[[Path], None]
 
 
 def train(
@@ -60,12 +61,14 @@ def train(
     resume: bool = False,
     save_checkpoints: bool = True,
     on_step: OnStep | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
     stop: StopRequest | None = None,
 ) -> TrainResult:
     """Run ``schedule.num_steps`` steps in all; with ``resume``, those that are left.
 
     Ctrl-C ends the run after the step under way, with a checkpoint. A second one ends it at once. SIGTERM does the same
     within ``schedule.stop_grace_s``. ``stop`` is for a caller that handles the signals itself.
+    ``on_checkpoint`` gets the folder of each checkpoint when it is on disk.
 
     Raises:
         ConfigError: the run has a checkpoint already and ``resume`` is off, or another process trains it now.
@@ -73,14 +76,15 @@ def train(
         GrpoError: as ``Collector.collect``, or the engine has died. The steps that were done are saved.
     """
     with hold_run(stack.home, stack.config.run):
-        return _train(stack, telemetry, resume, save_checkpoints, on_step, stop)
+        checkpoints = Checkpoints(stack, enabled=save_checkpoints, resumed=resume, on_saved=on_checkpoint)
+        return _train(stack, telemetry, resume, checkpoints, on_step, stop)
 
 
 def _train(
     stack: Stack,
     telemetry: Telemetry,
     resume: bool,
-    save_checkpoints: bool,
+    checkpoints: Checkpoints,
     on_step: OnStep | None,
     stop: StopRequest | None,
 ) -> TrainResult:
@@ -90,7 +94,6 @@ def _train(
     first_step = stack.trainer.version
     start = time.perf_counter()
     _emit_start(config, telemetry)
-    checkpoints = Checkpoints(stack, enabled=save_checkpoints, resumed=resume)
     with (
         nullcontext(stop) if stop is not None else stop_on_signals(config.schedule.stop_grace_s) as request,
         _open_buffer(stack, resumed) as buffer,
