@@ -29,7 +29,7 @@ import modal
 from grpo_core.cloud.gpus import DEFAULT_GPU, GPU_VARIABLE, gpu_setting, num_gpus
 from grpo_core.cloud.images import project_image
 from grpo_core.cloud.volumes import CACHE, VOLUMES, commit, reload
-from grpo_core.config import build_config
+from grpo_core.config import build_config, settings_from_json
 from grpo_core.config.flags import put_flags
 from grpo_core.config.values import merged
 from grpo_core.home import Home
@@ -123,7 +123,7 @@ def train_grpo(
         "policy_lag": policy_lag,
         "checkpoint_every": checkpoint_every,
     }
-    given = json.loads(settings) if settings else put_flags({"run": run}, flags)
+    given = settings_from_json(settings) if settings else put_flags({"run": run}, flags)
     name = given.pop("run", "") or this_call()
     home = Home.from_environment()
     reload()  # a warm container still sees what was there at its last call
@@ -192,7 +192,7 @@ def run_rollout(
         "groups": groups,
         "samples": samples,
     }
-    config = build_config({**(json.loads(settings) if settings else put_flags({}, flags)), "run": run})
+    config = build_config({**(settings_from_json(settings) if settings else put_flags({}, flags)), "run": run})
     show_logs()
     if not modal.is_local():
         use_sources(Home.from_environment(), sources, SCRATCH_FOLDER, reload)
@@ -241,7 +241,7 @@ class InferenceEngine:
             from grpo_core.cloud.modal_calls import show_logs
 
             show_logs()
-            values = json.loads(self.settings) if self.settings else {"model": {"name": self.preset}}
+            values = settings_from_json(self.settings) if self.settings else {"model": {"name": self.preset}}
             config = build_config({**values, "run": self.run})
             self._opened = EngineService(config, Home.from_environment(), reload, self.engine)
         return self._opened
@@ -340,7 +340,7 @@ def measure(
     reload()
     if not modal.is_local():
         use_sources(Home.from_environment(), sources, SCRATCH_FOLDER, reload)
-    config = build_config(json.loads(settings))
+    config = build_config(settings_from_json(settings))
     console = Console(highlight=False, width=100)
     try:
         return keep_measurement(

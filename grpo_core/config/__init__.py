@@ -1,6 +1,6 @@
 """One configuration tree: ``GrpoConfig``, its sections, and how it is read."""
 
-from grpo_core.config.run import GrpoConfig, build_config, read_config
+from grpo_core.config.run import GrpoConfig, build_config, read_config, settings_from_json
 from grpo_core.config.sections import EnvironmentConfig, ModelConfig, RolloutConfig, ScheduleConfig, TelemetryConfig
 from grpo_core.config.training import TrainingConfig
 
@@ -14,4 +14,5 @@ __all__ = [
     "TrainingConfig",
     "build_config",
     "read_config",
+    "settings_from_json",
 ]

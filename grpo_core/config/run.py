@@ -17,9 +17,10 @@ from grpo_core.config.section import Section
 from grpo_core.config.sections import EnvironmentConfig, ModelConfig, RolloutConfig, ScheduleConfig, TelemetryConfig
 from grpo_core.config.training import TrainingConfig
 from grpo_core.errors import ConfigError
-from grpo_core.home import check_name
+from grpo_core.home import check_name, parse_json
 
 _MAX_SHOWN = 100
+_EXAMPLE = '{"training": {"loss": "gspo"}}'
 
 
 class GrpoConfig(Section):
@@ -92,6 +93,21 @@ def read_config(path: Path) -> dict[str, Any]:
         return parse_toml(text)
     except ValueError as error:
         raise ConfigError(f"config {path}: not TOML ({error}); mend that line") from error
+
+
+def settings_from_json(text: str) -> dict[str, Any]:
+    """The nested values that one process sends to another, unchecked.
+
+    Raises:
+        ConfigError: they are no JSON object.
+    """
+    try:
+        values = parse_json(text)
+    except ValueError as error:
+        raise ConfigError(f"settings: not JSON ({error}); give an object such as {_EXAMPLE}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"settings: {_shown(values)} is not an object; give one such as {_EXAMPLE}")
+    return values
 
 
 def parse_toml(text: str) -> dict[str, Any]:
