@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import resource
@@ -53,6 +54,7 @@ def study_inputs(parser: Parser, num_inputs: int, folder: Path, seed: int) -> In
 
 
 def _count_refused(parser: Parser, num_inputs: int, folder: Path, seed: int) -> int:
+    logging.disable()  # a damaged cache entry is a warning each
     parse = parser.prepare(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     num_refused = 0

@@ -44,7 +44,7 @@ def remove_run(home: Home, run: str) -> None:
     """
     with hold_run(home, run):
         AdapterStore(home.adapters).discard_after(run, -1)
-        for path in _paths(home, run):
+        for path in (*_paths(home, run), home.adapters / "runs" / run):
             _remove(path)
         _remove(home.locks / f"{run}.lock")  # last: until then nobody else may begin
 

@@ -49,4 +49,4 @@ def test_a_measurement_leaves_the_run_of_its_name_alone(
     after = contents(tmp_path / "data")
     assert {name: after.get(name) for name in before} == before
     new = {name for name in after if name not in before}
-    assert new == {"benchmarks/kept.json", "measured/events/kept.jsonl"}
+    assert new == {"benchmarks/kept.json", "measured/events/kept.jsonl", "measured/locks/kept.lock"}
