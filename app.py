@@ -19,6 +19,7 @@ Importing this module contacts nothing. Every function also runs in this process
 # No "from __future__ import annotations" here: Modal wants the parameters of a class as types, not as text.
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,16 +29,20 @@ import modal
 from grpo_core.cloud.gpus import DEFAULT_GPU, GPU_VARIABLE, gpu_setting, num_gpus
 from grpo_core.cloud.images import project_image
 from grpo_core.cloud.volumes import CACHE, VOLUMES, commit, reload
-from grpo_core.config import build_config
+from grpo_core.config import build_config, settings_from_json
 from grpo_core.config.flags import put_flags
+from grpo_core.config.values import merged
 from grpo_core.home import Home
 
 if TYPE_CHECKING:
     from grpo_core.cloud.engine_service import EngineService
 
+SCRATCH_FOLDER = Path(tempfile.gettempdir())
 PROJECT_FOLDER = Path(__file__).resolve().parent  # in a container: where Modal puts this file
 LATEST = -1
 """As a policy version: the newest one that is published, or the base model when there is none."""
+TRAINING = {"schedule": {"checkpoint_every_steps": 10}}
+"""Settings of ``train_grpo`` that differ from their defaults: containers are lost more often than machines."""
 
 _gpu_name = os.environ.get(GPU_VARIABLE) or DEFAULT_GPU
 _secret_names = [name.strip() for name in os.environ.get("GRPO_MODAL_SECRETS", "").split(",") if name.strip()]
@@ -64,31 +69,34 @@ app = modal.App("pytest-grpo", image=image)
 
 @app.function(image=engine_image, gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=24 * 3600)
 def train_grpo(
-    steps: int = 10,
-    environment: str = "arithmetic",
-    preset: str = "tiny",
+    steps: int | None = None,
+    environment: str | None = None,
+    preset: str | None = None,
     run: str = "",
-    groups: int = 16,
-    samples: int = 8,
-    horizon: int = 1,
-    buffer_depth: int = 1,
-    policy_lag: int = 1,
-    compact_prompts: bool = False,
-    use_state_cache: bool = False,
-    checkpoint_every: int = 10,
+    groups: int | None = None,
+    samples: int | None = None,
+    horizon: int | None = None,
+    buffer_depth: int | None = None,
+    policy_lag: int | None = None,
+    compact_prompts: bool | None = None,
+    use_state_cache: bool | None = None,
+    checkpoint_every: int | None = None,
     workers: int = 0,
     engine: str = "auto",
     resume: bool = False,
     detach: bool = False,
     settings: str = "",
+    sources: str = "",
 ) -> dict[str, Any]:
     """Train ``run`` to ``steps`` steps and return its results; prints a line per step and the results as JSON.
 
-    Without ``run`` the run is named after this call. Adapters, events and checkpoints go to the data volume. If the
-    container is lost, Modal repeats the call, and it resumes from the last checkpoint. With several GPUs, ``torchrun``
-    starts one process on each. With ``workers``, that many ``run_rollout`` calls play each batch, with ``engine`` as in
-    ``InferenceEngine``; without them this container samples, with torch when ``engine`` is ``auto``.
-    ``settings`` is a whole configuration as JSON, instead of the other flags.
+    What is not given has the default of its setting, and ``checkpoint_every`` 10; with ``resume``, the value in the
+    checkpoint. Without ``run`` the run is named after this call. Adapters, events and checkpoints go to the data
+    volume. If the container is lost, Modal repeats the call, and it resumes from the last checkpoint. With several
+    GPUs, ``torchrun`` starts one process on each. With ``workers``, that many ``run_rollout`` calls play each batch,
+    with ``engine`` as in ``InferenceEngine``; without them this container samples, with torch when it is ``auto``.
+    ``settings`` are nested settings as JSON, instead of the other flags. ``sources`` is what ``send_sources`` returned;
+    without it, those that the run had before.
     ``detach`` has no effect: it is here so that ``--detach`` after the function's name gets a note, not an error.
 
     Raises:
@@ -97,7 +105,9 @@ def train_grpo(
     from grpo_core.cloud.modal_calls import fleet_of, is_running, show_logs, this_call
     from grpo_core.cloud.preflight import check_workers
     from grpo_core.cloud.run_claim import claim_run
+    from grpo_core.cloud.sources import sources_of, use_sources
     from grpo_core.cloud.training import has_checkpoint, train_run, train_with_torchrun
+    from grpo_core.schedule.resumption import find_resumption
 
     flags = {
         "model": preset,
@@ -113,20 +123,27 @@ def train_grpo(
         "policy_lag": policy_lag,
         "checkpoint_every": checkpoint_every,
     }
-    values = json.loads(settings) if settings else put_flags({"run": run}, flags)
-    config = build_config({**values, "run": values["run"] or this_call()})
+    given = settings_from_json(settings) if settings else put_flags({"run": run}, flags)
+    name = given.pop("run", "") or this_call()
+    home = Home.from_environment()
+    reload()  # a warm container still sees what was there at its last call
+    if resume:
+        config = find_resumption(home, name, given).config
+    else:
+        config = build_config({**(given if settings else merged(TRAINING, given)), "run": name})
     check_workers(workers, GPU)
     show_logs()
     if detach:
         print("note: this run is not detached; --detach counts in front: modal run --detach app.py::train_grpo")
-    home = Home.from_environment()
-    is_again = claim_run(home, config.run, this_call(), is_running)
-    commit()
+    is_again = claim_run(home, name, this_call(), is_running, commit=commit, reload=reload)
     resume = resume or (is_again and has_checkpoint(config, home))
+    sources = sources_of(home, name, sources)
+    if not modal.is_local():
+        use_sources(home, sources, SCRATCH_FOLDER, reload)
     if num_gpus(GPU) > 1 and not modal.is_local():
         summary = train_with_torchrun(config, home, num_gpus(GPU), commit=commit, resume=resume)
     else:
-        fleet = fleet_of(run_rollout, config, workers, engine) if workers else None
+        fleet = fleet_of(run_rollout, config, workers, engine, sources) if workers else None
         summary = train_run(config, home, commit=commit, resume=resume, fleet=fleet)
     print(json.dumps(summary))
     return summary
@@ -148,19 +165,22 @@ def run_rollout(
     use_state_cache: bool = False,
     engine: str = "auto",
     settings: str = "",
+    sources: str = "",
     with_batch: bool = False,
 ) -> dict[str, Any]:
     """Play batch ``index`` with a published ``version`` of ``run``; return its statistics, printed as JSON.
 
     This container plays on its CPU and asks ``InferenceEngine``, which keeps its adapters: a second call for a version
     logs ``Adapter already cached locally``. It plays ``num_groups`` groups from ``first_group`` on, all if 0.
-    ``with_batch`` adds the played batch as ``batch``, and prints nothing. ``settings`` is as in ``train_grpo``.
+    ``with_batch`` adds the played batch as ``batch``, and prints nothing. ``settings`` and ``sources`` are as in
+    ``train_grpo``.
 
     Raises:
         AdapterNotFoundError: that version was never published, or was pruned.
         GrpoError: another value is not allowed.
     """
     from grpo_core.cloud.modal_calls import ask_engine, show_logs
+    from grpo_core.cloud.sources import use_sources
     from grpo_core.cloud.worker import play_groups, summarize
 
     flags = {
@@ -172,8 +192,10 @@ def run_rollout(
         "groups": groups,
         "samples": samples,
     }
-    config = build_config({**(json.loads(settings) if settings else put_flags({}, flags)), "run": run})
+    config = build_config({**(settings_from_json(settings) if settings else put_flags({}, flags)), "run": run})
     show_logs()
+    if not modal.is_local():
+        use_sources(Home.from_environment(), sources, SCRATCH_FOLDER, reload)
     remote, find_latest = ask_engine(InferenceEngine, config, engine, reload)
     version = find_latest() if version == LATEST else version
     end_group = first_group + num_groups if num_groups else config.rollout.num_groups
@@ -219,7 +241,7 @@ class InferenceEngine:
             from grpo_core.cloud.modal_calls import show_logs
 
             show_logs()
-            values = json.loads(self.settings) if self.settings else {"model": {"name": self.preset}}
+            values = settings_from_json(self.settings) if self.settings else {"model": {"name": self.preset}}
             config = build_config({**values, "run": self.run})
             self._opened = EngineService(config, Home.from_environment(), reload, self.engine)
         return self._opened
@@ -265,9 +287,43 @@ class InferenceEngine:
         return await self._open().latest()
 
 
+@app.function(volumes=VOLUMES, timeout=600)
+def keep_sources(archive: bytes) -> str:
+    """Keep an archive of the user's files on the data volume; returns its checksum."""
+    from grpo_core.cloud import sources
+
+    digest = sources.keep_sources(Home.from_environment(), archive)
+    commit()
+    return digest
+
+
+def send_sources(module: str) -> str:
+    """Send the files of the project, and ``module`` wherever it is, to the data volume: what ``train_grpo`` takes.
+
+    Runs on your machine. Secrets stay there, and a printed line names them.
+
+    Raises:
+        ConfigError: the files are too large together, or there is no such module.
+    """
+    from grpo_core.errors import ConfigError
+    from pytest_grpo.remote.project_files import TreeError
+    from pytest_grpo.remote.sources import pack_sources
+
+    try:
+        packed = pack_sources(PROJECT_FOLDER, module)
+    except TreeError as error:
+        raise ConfigError(str(error)) from error
+    if packed.note:
+        print(packed.note)
+    return keep_sources.remote(packed.archive)
+
+
 @app.function(image=engine_image, gpu=GPU, volumes=VOLUMES, secrets=SECRETS, timeout=3600)
-def measure(settings: str, profile_name: str, target: str, warmup: bool, traced: bool) -> dict[str, Any]:
-    """What ``grpo profile --modal`` and ``grpo benchmark --modal`` run here; ``settings`` is as in ``train_grpo``.
+def measure(
+    settings: str, profile_name: str, target: str, warmup: bool, traced: bool, sources: str = ""
+) -> dict[str, Any]:
+    """What ``grpo profile --modal`` and ``grpo benchmark --modal`` run here; ``settings`` and ``sources`` are as in
+    ``train_grpo``.
 
     Returns the snapshot, which is also kept as ``/data/benchmarks/<profile_name>.json``; a trace goes to ``/traces``.
 
@@ -277,10 +333,14 @@ def measure(settings: str, profile_name: str, target: str, warmup: bool, traced:
     from rich.console import Console
 
     from grpo_core.cloud.modal_calls import show_logs
+    from grpo_core.cloud.sources import use_sources
     from grpo_core.profiling import keep_measurement
 
     show_logs()
-    config = build_config(json.loads(settings))
+    reload()
+    if not modal.is_local():
+        use_sources(Home.from_environment(), sources, SCRATCH_FOLDER, reload)
+    config = build_config(settings_from_json(settings))
     console = Console(highlight=False, width=100)
     try:
         return keep_measurement(
@@ -299,6 +359,7 @@ def persist_profile_snapshot(profile_name: str, payload: dict[str, Any]) -> str:
     """
     from grpo_core.telemetry import snapshots
 
+    reload()
     path = snapshots.persist_profile_snapshot(Home.from_environment(), profile_name, payload)
     commit()
     return str(path)

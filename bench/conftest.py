@@ -82,16 +82,16 @@ def build_stack_for(
 
     def build(run: str, *, embedded: Mapping[str, Any] | None = None, **needed: dict[str, Any]) -> LocalStack:
         from grpo_core.config import build_config
-        from grpo_core.config.layers import merge
+        from grpo_core.config.values import merged
         from grpo_core.schedule.stack import build_stack
 
         if is_embedded:
-            values = merge(merge({}, embedded or {}), needed)
+            values = merged(embedded or {}, needed)
         else:
             scale: Scale = request.getfixturevalue("run_scale")
-            laid_over = merge({"rollout": {"num_groups": scale.num_starts}}, needed)
+            laid_over = merged({"rollout": {"num_groups": scale.num_starts}}, needed)
             grpo_gate.lay_over(laid_over)
-            values = merge(grpo_run.settings(), laid_over)
+            values = merged(grpo_run.settings(), laid_over)
         opened.append(build_stack(build_config({**values, "run": run}), bench_home))
         return opened[-1]
 

@@ -92,10 +92,10 @@ def build_variant(
     build_stack_for: BuildStack, run: GrpoConfig, variant: str | None, **needed: dict[str, Any]
 ) -> LocalStack:
     """The run with the settings of ``variant``, or as it is; one batch, whose step changes nothing."""
-    from grpo_core.config.layers import merge
+    from grpo_core.config.values import merged
 
     changes = run.bench.variants[variant] if variant is not None else {}
-    return build_stack_for(variant or "run", **merge(merge({"training": {"learning_rate": 0.0}}, needed), changes))
+    return build_stack_for(variant or "run", **merged(merged({"training": {"learning_rate": 0.0}}, needed), changes))
 
 
 @pytest.mark.phase5

@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 from rich.console import Console
 
-from grpo_core.commands import bench, doctor, measure, panels, pytest_programs, train
+from grpo_core.commands import bench, doctor, measure, panels, pytest_programs, runs, send, train
 from grpo_core.commands.parser import USER_ERROR_EXIT_CODE, CommandParser, did_you_mean
 from grpo_core.commands.train import INTERRUPTED_EXIT_CODE
 from grpo_core.errors import GrpoError
@@ -96,6 +96,22 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
     ),
     "look": (
         Command(
+            "runs",
+            "list what runs take on disk, and remove old ones",
+            runs.run,
+            runs.add_arguments,
+            "grpo runs --prune --days 30",
+            "Without --prune it changes nothing.",
+        ),
+        Command(
+            "send",
+            "send the events that Axiom or W&B missed",
+            send.run,
+            send.add_arguments,
+            "grpo send --run first",
+            "A run whose service was away says at its end how many events wait in its file.",
+        ),
+        Command(
             "panels",
             "show the dashboard's panels in the terminal",
             panels.run,
@@ -111,7 +127,8 @@ OPTIONS = ("-h", "--help", "--version")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; the exit code: 0 done, 1 a red verdict, 2 a mistake in the input, 130 interrupted."""
+    """Run one subcommand; the exit code: 0 done, 1 a red verdict, 2 a mistake in the input, 130 interrupted,
+    143 ended by SIGTERM."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     if not given:  # as `uv` does

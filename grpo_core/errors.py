@@ -14,6 +14,7 @@ GrpoError (ValueError)
 ├── ConstraintError       a constraint that allows nothing, or was broken
 ├── InvalidActionError    an action or a position that an environment cannot accept
 ├── EpisodeError          an environment that failed in every attempt at an episode
+├── EnvironmentCodeError  an environment of one's own that cannot be imported, made or started
 ├── AdapterError
 │   ├── AdapterNotFoundError
 │   └── AdapterCorruptError
@@ -80,6 +81,10 @@ class InvalidActionError(GrpoError):
 
 
 class EpisodeError(GrpoError):
+    pass
+
+
+class EnvironmentCodeError(GrpoError):
     pass
 
 

@@ -1,7 +1,8 @@
 """GRPO_HOME: where everything on disk lives, and the only way that files get there.
 
 Every write is atomic: a temporary file or folder beside the target, fsync, rename. A reader sees the old content or
-the new one, never half of it.
+the new one, never half of it. What is written is for its owner alone; what others are meant to read, such as published
+weights and reports, is ``SHARED``: for those whom the umask lets.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from typing import Any
 from grpo_core.errors import HomeError, InvalidNameError
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
+SHARED = 0o666
+"""The mode of files that others are meant to read. The system takes the umask away."""
+_PRIVATE = 0o600
+_MAX_NAME_LENGTH = 128  # a file system takes 255 bytes, and files have endings
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,11 @@ class Home:
         """``$GRPO_HOME``, or ``.grpo`` in the working folder."""
         root = Path(os.environ.get("GRPO_HOME") or ".grpo").resolve()
         return cls(data=root / "data", traces=root / "traces")
+
+    @property
+    def measured(self) -> Home:
+        """Where a measurement has its adapters, batches and events: apart from those of a run of the same name."""
+        return Home(self.data / "measured", self.traces)
 
     @property
     def benchmarks(self) -> Path:
@@ -56,9 +66,19 @@ class Home:
         return self.data / "checkpoints"
 
     @property
+    def locks(self) -> Path:
+        """A file per run, which the process that trains it has locked: ``<run>.lock``."""
+        return self.data / "locks"
+
+    @property
     def events(self) -> Path:
         """A file of events per run: ``<run>.jsonl``."""
         return self.data / "events"
+
+    @property
+    def deliveries(self) -> Path:
+        """How far each service has the events of a run: ``<run>.<service>.json``."""
+        return self.data / "deliveries"
 
     @property
     def states(self) -> Path:
@@ -70,17 +90,27 @@ def check_name(name: str, what: str) -> str:
     """Return ``name`` if it is safe as one path component.
 
     Raises:
-        InvalidNameError: it is empty, ``.``, ``..`` or has other characters than letters, digits, ``.``, ``_``, ``-``.
+        InvalidNameError: it is empty, ``.``, ``..``, longer than 128 characters, or has others than letters, digits,
+            ``.``, ``_``, ``-``.
     """
-    if not _NAME.fullmatch(name) or name in {".", ".."}:
+    if len(name) > _MAX_NAME_LENGTH:
+        raise InvalidNameError(
+            f"{what} {name[:20]!r}...: {len(name)} characters, at most {_MAX_NAME_LENGTH} are allowed; shorten it"
+        )
+    if not is_name(name):
         raise InvalidNameError(
             f"{what} {name!r}: only letters, digits, '.', '_' and '-' are allowed; choose a name like 'local-profile'"
         )
     return name
 
 
-def make_folder(folder: Path) -> Path:
-    """Create ``folder`` and its parents.
+def is_name(name: str) -> bool:
+    """Whether ``check_name`` lets ``name`` pass."""
+    return len(name) <= _MAX_NAME_LENGTH and bool(_NAME.fullmatch(name)) and name not in {".", ".."}
+
+
+def make_folder(folder: Path, variable: str = "GRPO_HOME") -> Path:
+    """Create ``folder`` and its parents. ``variable`` is what a user sets to have it elsewhere.
 
     Raises:
         HomeError: it cannot be created or written.
@@ -88,21 +118,24 @@ def make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HomeError(_unwritable(folder, error)) from error
+        raise HomeError(_unwritable(folder, error, variable)) from error
     if not os.access(folder, os.W_OK):
-        raise HomeError(_unwritable(folder, "permission denied"))
+        raise HomeError(_unwritable(folder, "permission denied", variable))
     return folder
 
 
-def write_atomic(target: Path, content: bytes) -> Path:
-    """Write ``content`` to ``target`` so that a reader sees all of it or none of it.
+def write_atomic(target: Path, content: bytes, variable: str = "GRPO_HOME", mode: int = _PRIVATE) -> Path:
+    """Write ``content`` to ``target`` so that a reader sees all or none of it. ``variable`` is as in ``make_folder``.
+
+    The file has ``mode`` less the umask, whatever mode one had that it replaces.
 
     Raises:
         HomeError: the folder cannot be written.
     """
-    folder = make_folder(target.parent)
+    folder = make_folder(target.parent, variable)
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.")
+        temporary = _beside(folder, target)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
@@ -110,16 +143,17 @@ def write_atomic(target: Path, content: bytes) -> Path:
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise HomeError(_unwritable(target, error)) from error
+        raise HomeError(_unwritable(target, error, variable)) from error
     return target
 
 
 @contextmanager
-def write_folder(target: Path) -> Iterator[Path]:
+def write_folder(target: Path, mode: int = 0o700) -> Iterator[Path]:
     """Yield an empty folder to fill. After the block it is on disk as ``target``, and replaces a folder of that name.
+    It has ``mode`` less the umask.
 
     ``target`` never has a part of the content, whenever this process is killed. A block that fails leaves nothing
     behind; a killed process leaves a hidden folder ``.<name of target>.*``.
@@ -127,7 +161,8 @@ def write_folder(target: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written.
     """
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    temporary = _beside(target.parent, target)
+    temporary.mkdir(mode)
     try:
         yield temporary
         for path in (*temporary.rglob("*"), temporary):
@@ -157,14 +192,31 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(target: Path, content: Mapping[str, Any]) -> Path:
+def _beside(folder: Path, target: Path) -> Path:
+    """A new hidden name in ``folder``, for what will be ``target``."""
+    return folder / f".{target.name[:_MAX_NAME_LENGTH]}.{secrets.token_hex(8)}"
+
+
+def write_json(target: Path, content: Mapping[str, Any], mode: int = _PRIVATE) -> Path:
     """``write_atomic`` of ``content`` as indented JSON with sorted keys."""
-    return write_atomic(target, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+    return write_atomic(target, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode(), mode=mode)
 
 
-def _unwritable(path: Path, why: object) -> str:
+def parse_json(content: bytes | str) -> Any:
+    """The value that ``content`` holds as JSON.
+
+    Raises:
+        ValueError: it is no JSON, or nested so deeply that Python's parser gives up.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _unwritable(path: Path, why: object, variable: str) -> str:
     reason = why.strerror if isinstance(why, OSError) else why
-    return f"cannot write {path}: {reason}; set GRPO_HOME to a folder that you can write"
+    return f"cannot write {path}: {reason}; set {variable} to a folder that you can write"
 
 
 def cache_folder() -> Path:

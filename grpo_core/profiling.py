@@ -41,24 +41,29 @@ def keep_measurement(
 def _measure(
     config: GrpoConfig, home: Home, console: Console, what: str, *, warmup: bool, trace_folder: Path | None
 ) -> dict[str, Any]:
-    """The measurement, as the payload of a snapshot."""
+    """The measurement, as the payload of a snapshot. A run of the same name is left alone."""
+    from grpo_core.schedule.run_lock import hold_run
     from grpo_core.schedule.stack import build_stack
     from grpo_core.telemetry import open_telemetry
     from grpo_core.telemetry.gpu import GpuSampler
 
     with console.status(f"loading {config.model.name}"):
-        stack = build_stack(config, home)
+        stack = build_stack(config, home.measured)
     measure = {"rollout": _measure_rollout, "trainer": _measure_trainer, "e2e": _measure_schedule}[what]
     with (
         stack,
-        open_telemetry(config, home) as telemetry,
+        hold_run(home.measured, config.run),
+        open_telemetry(config, home.measured) as telemetry,
         GpuSampler(telemetry, config.telemetry.gpu_stats_interval_s) as sampler,
         console.status(f"measuring {what}"),
     ):
         if sampler.note:
             console.print(sampler.note)
         stack.store.discard_after(config.run, -1)
-        measured = measure(stack, telemetry, warmup, trace_folder)
+        try:
+            measured = measure(stack, telemetry, warmup, trace_folder)
+        finally:
+            stack.store.discard_after(config.run, -1)
     return {"target": what, "config": config.model_dump(mode="json"), **measured}
 
 
@@ -100,6 +105,7 @@ def _measure_trainer(stack: Stack, telemetry: Telemetry, warmup: bool, trace_fol
 
 
 def _measure_schedule(stack: Stack, telemetry: Telemetry, warmup: bool, trace_folder: Path | None) -> dict[str, Any]:
+    from grpo_core.schedule.interrupt import interruption
     from grpo_core.schedule.loop import train
 
     assert trace_folder is None
@@ -107,7 +113,8 @@ def _measure_schedule(stack: Stack, telemetry: Telemetry, warmup: bool, trace_fo
         stack.collector.collect(stack.config.schedule.num_steps)
     result = train(stack, telemetry, save_checkpoints=False)
     if result.interrupted:
-        raise KeyboardInterrupt  # a partial run is not a measurement: store nothing
+        assert result.stop_signal is not None
+        raise interruption(result.stop_signal)  # a partial run is not a measurement: store nothing
     reports = result.reports
     return {
         **_trainer_figures([report.metrics for report in reports]),
@@ -159,6 +166,6 @@ def _persist(config: GrpoConfig, home: Home, console: Console, name: str, payloa
     from grpo_core.telemetry.snapshots import persist_profile_snapshot
 
     path = persist_profile_snapshot(home, name, payload)
-    with open_telemetry(config, home) as telemetry:
+    with open_telemetry(config, home.measured) as telemetry:
         telemetry.emit("snapshot", profile_name=name, path=str(path))
     console.print(f"snapshot: {path}", soft_wrap=True)

@@ -165,6 +165,11 @@ HOW: Mapping[str, How] = {
     "uv run grpo train --environment arithmetic --steps 60": Run(SHORT),
     "uv run grpo train --environment arithmetic --steps 60 --set training.loss=gspo": Run(SHORT),
     "uv run grpo train --steps 20 --set training.loss=gspo": Run(SHORT),
+    "uv run grpo send --run first": RunBy("tests/grpo_core/commands/test_send.py::test_what_waits_is_sent_once"),
+    "uv run grpo runs": RunBy("tests/grpo_core/commands/test_runs.py::test_the_runs_are_listed"),
+    "uv run grpo runs --prune --days 30": RunBy(
+        "tests/grpo_core/commands/test_runs.py::test_old_runs_are_removed_and_nothing_else"
+    ),
     # Measuring and looking.
     "uv run grpo doctor": RunBy(
         "tests/grpo_core/commands/test_doctor.py::test_a_sound_engine_exits_0_and_leaves_the_home_alone"

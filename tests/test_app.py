@@ -60,7 +60,11 @@ def test_training_then_rollouts_then_inference(
     kinds = {json.loads(line)["kind"] for line in Path(summary["events"]).read_text().splitlines()}
     assert {"train_step", "rollout", "gpu_stats"} <= kinds
     printed = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in printed[:2]] == ["step 1", "step 2"]
+    assert [line.partition(":")[0] for line in printed[:3]] == [
+        "learning rate 0.002 (the default for a hidden size of 32)",
+        "step 1",
+        "step 2",
+    ]
     assert json.loads(printed[-1]) == summary
 
     first = app.run_rollout.local("demo", preset=model_folder, **SMALL)

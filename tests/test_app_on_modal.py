@@ -169,6 +169,72 @@ def test_one_call_trains_a_run_and_goes_on_when_its_container_is_lost(server: Mo
         function("train_grpo").remote(**ask)
 
 
+def steps_of(server: ModalServer, run: str) -> list[int]:
+    """The steps in the events of ``run``, in order, as often as they were made."""
+    lines = (data(server) / f"events/{run}.jsonl").read_text().splitlines()
+    return [event["step"] for event in map(json.loads, lines) if event["kind"] == "train_step"]
+
+
+@pytest.mark.slow
+def test_a_preempted_trainer_saves_what_it_did_and_is_started_again(server: ModalServer, model_folder: str):
+    ask = {"run": "preempted", "preset": model_folder, "steps": 30, "checkpoint_every": 1000, **SMALL}
+    before = server.output().count("step 4: ")
+    call = function("train_grpo").spawn(**ask)
+    server.wait_until(lambda: server.output().count("step 4: ") > before, timeout_s=120)
+    assert server.kill("train_grpo", "preempted") > 0
+    summary = call.get(timeout=200)
+
+    assert 0 < summary["num_steps"] < 30
+    assert steps_of(server, "preempted") == list(range(1, 31))  # none is made twice: each was saved
+
+
+@pytest.mark.slow
+def test_warm_containers_see_what_others_committed(server: ModalServer, model_folder: str):
+    """Two containers that ran before, and whose views of the volume are old."""
+    server.kill("train_grpo")
+    warm = [function("train_grpo").spawn(run=f"warm{n}", preset=model_folder, steps=2, **SMALL) for n in range(2)]
+    for call in warm:
+        call.get(timeout=200)
+    before = server.output().count("step 3: ")
+    busy = function("train_grpo").spawn(run="busy", preset=model_folder, steps=500, **SMALL)
+    server.wait_until(lambda: server.output().count("step 3: ") > before, timeout_s=120)
+    num_started = server.num_started
+
+    with pytest.raises(ConfigError, match=f"'busy' is being trained by the call {busy.object_id} now"):
+        function("train_grpo").remote(run="busy", preset=model_folder, steps=500, **SMALL)
+    for run in ("warm0", "warm1"):  # one of them was trained in the other container
+        again = function("train_grpo").remote(run=run, resume=True, steps=4)
+        assert again["num_steps"] == 2
+        assert steps_of(server, run) == [1, 2, 3, 4]
+    assert server.num_started == num_started
+    busy.cancel(terminate_containers=True)
+
+
+@pytest.mark.slow
+def test_modules_of_ones_own_are_sent(server: ModalServer, model_folder: str, tmp_path: Path):
+    (tmp_path / "far_away.py").write_text(
+        "from grpo_core.environments.arithmetic import ArithmeticEnvironment\n"
+        "class Chatty(ArithmeticEnvironment):\n"
+        "    def __init__(self, config):\n"
+        "        super().__init__()\n"
+        "        print('from far away', flush=True)\n"
+    )
+    flags = ["--run", "far", "--model", model_folder, "--groups", "2", "--samples", "2"]
+    for more in (
+        [*flags, "--environment", "far_away:Chatty", "--steps", "1"],
+        ["--run", "far", "--resume", "--steps", "2"],  # it keeps what was sent for it
+        ["--run", "far", "--resume", "--steps", "3", "--workers", "2"],
+    ):
+        ran = command("grpo_core.cli", "train", "--modal", *more, settings={"PYTHONPATH": str(tmp_path)})
+        assert ran.returncode == 0, ran.stderr + ran.stdout
+
+    assert "from far away" in server.output()
+    assert steps_of(server, "far") == [1, 2, 3]
+    ran = command("grpo_core.cli", "train", "--modal", "--environment", "no_where:Game")
+    assert ran.returncode == 2
+    assert "no module 'no_where' here, so it cannot be sent" in ran.stderr
+
+
 @pytest.mark.slow
 def test_engines_answer_and_snapshots_are_kept(server: ModalServer, demo: Mapping[str, Any], model_folder: str):
     engine = modal.Cls.from_name("pytest-grpo", "InferenceEngine")(preset=model_folder, run=demo["run"], engine="torch")

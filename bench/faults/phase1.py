@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ import pytest
 from bench.faults.fault import Fault
 
 if TYPE_CHECKING:
+    from grpo_core.telemetry.cursor import Place
     from grpo_core.telemetry.events import Event, Telemetry, Value
-    from grpo_core.telemetry.jsonl import JsonlSink
+    from grpo_core.telemetry.jsonl import JsonlSink, Page
     from grpo_core.types import Batch
 
 BLOCKED_S = 0.05
@@ -199,10 +201,14 @@ def rollout_mean_of_winners(patch: pytest.MonkeyPatch) -> None:
 
 def queue_sends_the_newest_first(patch: pytest.MonkeyPatch) -> None:
     """A service gets its events in reverse, though the file has them in order."""
-    from grpo_core.telemetry.background import BackgroundSink
+    from grpo_core.telemetry.delivery import Delivery
 
-    original = BackgroundSink._next_batch
-    patch.setattr(BackgroundSink, "_next_batch", lambda self: original(self)[::-1])
+    original = Delivery._send
+
+    def send(self: Delivery, page: Page, place: Place) -> None:
+        original(self, replace(page, records=page.records[::-1]), place)
+
+    patch.setattr(Delivery, "_send", send)
 
 
 def snapshot_leaves_out_zeros(patch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def learn(task: Task, start: Start, folder: Path) -> LearningRun:
         scale_rewards="group",
         epsilon=config.training.clip_low,
         beta=0.0,
-        learning_rate=config.training.effective_learning_rate,
+        learning_rate=config.training.learning_rate_for(256),  # of the preset tiny
         lr_scheduler_type="constant",
         weight_decay=0.0,
         max_grad_norm=config.training.max_grad_norm,

@@ -49,12 +49,16 @@ def show_logs() -> None:
         logging.getLogger("grpo_core").setLevel(logging.INFO)
 
 
-def fleet_of(run_rollout: Any, config: GrpoConfig, num_workers: int, engine: str) -> RolloutFleet:
-    """``num_workers`` calls of the Modal function ``run_rollout`` for each batch, in flight together."""
+def fleet_of(run_rollout: Any, config: GrpoConfig, num_workers: int, engine: str, sources: str = "") -> RolloutFleet:
+    """``num_workers`` calls of the Modal function ``run_rollout`` for each batch, in flight together.
+
+    ``sources`` is as in ``grpo_core.cloud.sources``.
+    """
 
     def play(shards: Sequence[Shard]) -> Iterator[Batch | Exception]:
         parts = [(config.run, one.version, one.index, one.first_group, one.num_groups) for one in shards]
-        common = {"settings": config.model_dump_json(), "engine": engine, "with_batch": True}
+        settings = config.model_dump_json()
+        common = {"settings": settings, "engine": engine, "sources": sources, "with_batch": True}
         if modal.is_local():
             yield from (run_rollout.local(*part, **common)["batch"] for part in parts)
             return

@@ -14,7 +14,7 @@ from grpo_core.config import GrpoConfig
 from grpo_core.config.arguments import train_arguments
 from grpo_core.errors import EngineError
 from grpo_core.home import Home
-from grpo_core.schedule.step_line import step_line
+from grpo_core.schedule.step_line import learning_rate_line, step_line
 
 if TYPE_CHECKING:
     from grpo_core.cloud.fleet import RolloutFleet
@@ -37,7 +37,9 @@ def train_run(
 
     Raises:
         GrpoError: as ``schedule.loop.train``.
+        KeyboardInterrupt, SystemExit: a signal ended it; the steps that were done are saved and committed.
     """
+    from grpo_core.schedule.interrupt import interruption
     from grpo_core.schedule.loop import train
     from grpo_core.telemetry.gpu import GpuSampler
     from grpo_core.telemetry.sinks import open_telemetry
@@ -48,16 +50,20 @@ def train_run(
             open_telemetry(config, home) as telemetry,
             GpuSampler(telemetry, config.telemetry.gpu_stats_interval_s),
         ):
-            result = train(stack, telemetry, resume=resume, on_step=_print_step)
+            if line := learning_rate_line(stack):
+                print(line, flush=True)
+            result = train(stack, telemetry, resume=resume, on_step=_print_step, on_checkpoint=lambda _: commit())
     finally:
         commit()
+    if result.interrupted:
+        assert result.stop_signal is not None
+        raise interruption(result.stop_signal)  # no result: Modal starts a preempted call again, and it resumes
     return {
         "run": config.run,
         "num_steps": len(result.reports),
         "reward_means": [report.rollout.sampled_reward_mean for report in result.reports],
         "policy_lag_steps": [report.policy_lag_steps for report in result.reports],
         "duration_s": result.duration_s,
-        "interrupted": result.interrupted,
         "checkpoint": None if result.checkpoint is None else str(result.checkpoint),
         "events": str(home.events / f"{config.run}.jsonl"),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import PurePosixPath
 
 import modal
@@ -24,6 +25,11 @@ def commit() -> None:
 
 
 def reload() -> None:
-    """Make what other containers committed visible here."""
-    if not modal.is_local():
-        DATA.reload()
+    """Make what other containers committed visible here. No file of the volume may be open."""
+    if modal.is_local():
+        return
+    if "wandb" in sys.modules:  # its service keeps a log on the volume open after a run is finished
+        import wandb
+
+        wandb.teardown()
+    DATA.reload()

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from grpo_core.config import GrpoConfig, ModelConfig, RolloutConfig
 from grpo_core.errors import ConfigError
-from grpo_core.home import write_json
+from grpo_core.home import SHARED, write_json
 from grpo_core.types import EngineName
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     num_red = sum(not result.passed for result in results)
     console.print(f"{num_red} of {len(results)} canaries are red" if num_red else f"all {len(results)} canaries pass")
     if flags.json is not None:
-        write_json(flags.json, {"examined": title, "canaries": [asdict(result) for result in results]})
+        write_json(flags.json, {"examined": title, "canaries": [asdict(result) for result in results]}, SHARED)
     return RED_EXIT_CODE if num_red else 0
 
 

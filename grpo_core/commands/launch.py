@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -12,7 +13,10 @@ from contextlib import contextmanager
 from grpo_core.config import GrpoConfig
 from grpo_core.config.arguments import train_arguments
 from grpo_core.errors import LostProcessError
+from grpo_core.schedule.interrupt import interruption
 
+_SHUTDOWN_TIMEOUT_S = 24 * 3600
+"""The processes end by themselves after a signal. By default the launcher kills them after 30 s, in a long step."""
 _LAUNCHER_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -24,6 +28,7 @@ def launch_training(config: GrpoConfig, num_processes: int, *, resume: bool = Fa
     Raises:
         LostProcessError: one of them failed; its own message says why. The others are ended.
         KeyboardInterrupt: Ctrl-C; the step under way was finished and saved.
+        SystemExit: SIGTERM or another such signal, with 128 + signal; likewise.
     """
     launch(train_arguments(config, resume=resume), num_processes)
 
@@ -32,8 +37,9 @@ def launch(arguments: Sequence[str], num_processes: int) -> None:
     """Run ``grpo`` with ``arguments`` in ``num_processes`` processes that know of each other.
 
     Raises:
-        LostProcessError, KeyboardInterrupt: as ``launch_training``.
+        LostProcessError, KeyboardInterrupt, SystemExit: as ``launch_training``.
     """
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SHUTDOWN_TIMEOUT_S))
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -51,8 +57,8 @@ def launch(arguments: Sequence[str], num_processes: int) -> None:
     try:
         with _signals_restored():
             elastic_launch(config, sys.executable)("-m", "grpo_core.cli", *arguments)
-    except SignalException:
-        raise KeyboardInterrupt from None
+    except SignalException as error:
+        raise interruption(error.sigval) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise LostProcessError(

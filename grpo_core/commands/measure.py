@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app
+from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
 from grpo_core.commands.options import add_config_flags, config_from_flags
 from grpo_core.commands.parser import Misplaced
 from grpo_core.config import GrpoConfig
@@ -78,7 +78,8 @@ def _keep(
 
         check_for_modal(config)
         with running_app() as app:
-            app.measure.remote(config.model_dump_json(), name, what, warmup, traced)
+            sources = sources_for(app, config.environment.name)
+            app.measure.remote(config.model_dump_json(), name, what, warmup, traced, sources)
         console.print(f"fetch it: modal volume get {DATA.name} benchmarks/{name}.json", soft_wrap=True)
         if traced:
             console.print(f"fetch it: modal volume get {TRACES.name} {name}", soft_wrap=True)

@@ -21,8 +21,10 @@ def add_modal_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_for_modal(config: GrpoConfig, num_workers: int = 0) -> None:
+def check_for_modal(config: GrpoConfig | None, num_workers: int = 0) -> None:
     """See here that the containers can run ``config``, with ``num_workers`` that play, as far as that can be told.
+
+    ``config`` is None where it is that of a checkpoint, which is not here.
 
     Raises:
         ConfigError, ModelError: as ``grpo_core.cloud.preflight``, or GRPO_MODAL_GPU names no GPU.
@@ -31,7 +33,8 @@ def check_for_modal(config: GrpoConfig, num_workers: int = 0) -> None:
     from grpo_core.cloud.preflight import check_settings, check_workers
 
     gpu = gpu_setting(os.environ.get(GPU_VARIABLE) or DEFAULT_GPU)
-    check_settings(config, gpu)
+    if config is not None:
+        check_settings(config, gpu)
     check_workers(num_workers, gpu)
 
 
@@ -70,6 +73,16 @@ def running_app() -> Iterator[ModuleType]:
         raise EngineError(f"--modal: {type(error).__name__}: {_one_line(error)}") from error
     if interrupt is not None:
         raise interrupt
+
+
+def sources_for(app: ModuleType, environment: str) -> str:
+    """What the functions of ``app`` take as ``sources``: an ``environment`` of one's own is sent, a built-in one not.
+
+    Raises:
+        ConfigError: it cannot be sent.
+    """
+    module, colon, _ = environment.partition(":")
+    return app.send_sources(module) if colon else ""
 
 
 def _one_line(error: Exception) -> str:

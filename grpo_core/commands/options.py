@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grpo_core.config import GrpoConfig, build_config, read_config
 from grpo_core.config.flags import FLAG_KEYS, put, put_flags
-from grpo_core.config.layers import merge, parse_setting
+from grpo_core.config.values import merged, parse_setting
 
 
 def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> None:
@@ -47,7 +48,7 @@ def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any
     add_switch("--use-state-cache", "start from cached mid-game positions; the opening is not played again")
     add_number("--buffer-depth", "finished batches that wait for the trainer")
     add_number("--policy-lag", "max_policy_lag_steps: how old a batch may be")
-    rates = "of AdamW (default: 2e-3 for an adapter, 3e-4 for all weights)"
+    rates = "of AdamW (default: 2e-3 for an adapter, 3e-4 for all weights; less for models larger than the presets)"
     add(rates, "--learning-rate", metavar="X", kind=float)
 
 
@@ -64,21 +65,45 @@ def _default(key: str, defaults: Mapping[str, Any]) -> Any:
     return GrpoConfig().model_dump()[section][name]
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a command line says of the configuration, ``--config`` included."""
+
+    values: dict[str, Any]  # nested
+    typed: dict[str, str]  # dotted key -> the flag of its own that gave the value, for messages
+
+
+def given_settings(flags: argparse.Namespace) -> Given:
+    """The config file, then ``--set``, then the flags of their own.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key has no section.
+    """
+    values = {} if flags.config is None else read_config(flags.config)
+    for setting in flags.set:
+        put(values, *parse_setting("--set", setting))
+    put_flags(values, vars(flags))
+    given = vars(flags)
+    typed = {key: f"--{name.replace('_', '-')}" for name, key in FLAG_KEYS.items() if given.get(name) is not None}
+    return Given(values, typed)
+
+
 def config_from_flags(flags: argparse.Namespace, defaults: Mapping[str, Any], run: str) -> GrpoConfig:
-    """``defaults`` (dotted keys), then the config file, then ``--set``, then the flags of their own; ``run`` names it.
+    """``defaults`` (dotted keys), then what ``flags`` say; ``run`` names it.
 
     Raises:
         ConfigError: a bad key or value, or two that contradict each other.
     """
+    return full_config(given_settings(flags), defaults, run)
+
+
+def full_config(given: Given, defaults: Mapping[str, Any], run: str) -> GrpoConfig:
+    """``defaults`` (dotted keys), then what was ``given``; ``run`` names it.
+
+    Raises:
+        ConfigError: a bad value, or two that contradict each other.
+    """
     values: dict[str, Any] = {}
     for key, value in defaults.items():
         put(values, key, value)
-    if flags.config is not None:
-        merge(values, read_config(flags.config))
-    for setting in flags.set:
-        put(values, *parse_setting("--set", setting))
-    put_flags(values, vars(flags))
-    values["run"] = run
-    given = vars(flags)
-    typed = {key: f"--{name.replace('_', '-')}" for name, key in FLAG_KEYS.items() if given.get(name) is not None}
-    return build_config(values, typed)
+    return build_config({**merged(values, given.values), "run": run}, given.typed)

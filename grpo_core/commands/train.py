@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
@@ -13,18 +15,22 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app
-from grpo_core.commands.options import add_config_flags, config_from_flags
+from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
+from grpo_core.commands.options import Given, add_config_flags, full_config, given_settings
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
-from grpo_core.schedule.step_line import step_line
+from grpo_core.schedule.resumption import Change, find_resumption
+from grpo_core.schedule.run_lock import check_free
+from grpo_core.schedule.step_line import learning_rate_line, step_line
 
 if TYPE_CHECKING:
     from grpo_core.schedule.loop import OnStep, StepReport, TrainResult
     from grpo_core.schedule.stack import Stack
 
 INTERRUPTED_EXIT_CODE = 130
+MAX_PROCESSES = 256
+"""On one machine. More is a slip, which would start them all."""
 
 _DEFAULTS: Mapping[str, Any] = {"environment.name": "arithmetic", "schedule.num_steps": 60}
 
@@ -45,29 +51,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace, console: Console) -> int:
-    """Train. 0 when all steps are done, 130 when Ctrl-C ended it with a checkpoint."""
-    if flags.resume and flags.run is None:
+    """Train. 0 when all steps are done, 130 when Ctrl-C ended it with a checkpoint, 143 when SIGTERM did."""
+    given = given_settings(flags)
+    name = flags.run if flags.run is not None else given.values.get("run")
+    if flags.resume and name is None:
         raise ConfigError("--resume: which run? add --run NAME")
-    config = config_from_flags(flags, _DEFAULTS, "run" if flags.run is None else flags.run)
-    if flags.run is None:
-        config = config.model_copy(update={"run": _new_name(config.environment.name)})
     if flags.modal:
-        if flags.processes != 1:
-            raise ConfigError("--processes: on Modal the GPUs count, as in GRPO_MODAL_GPU=H100:4; leave it out")
-        check_for_modal(config, flags.workers)
-        engine = config.rollout.engine if "engine" in config.rollout.model_fields_set else "auto"
-        settings = config.model_dump_json()
-        with running_app() as app:
-            app.train_grpo.remote(settings=settings, resume=flags.resume, workers=flags.workers, engine=engine)
-        return 0
+        return _train_on_modal(flags, given, name)
     if flags.workers:
         raise ConfigError("--workers: containers play with --modal only; add it, or leave --workers out")
+    if not 1 <= flags.processes <= MAX_PROCESSES:
+        raise ConfigError(f"--processes {flags.processes}: give 1 to {MAX_PROCESSES}, at most one per GPU")
     home = Home.from_environment()
-    if flags.processes < 1:
-        raise ConfigError(f"--processes {flags.processes}: give 1 or more, at most one per GPU")
-
+    changes: tuple[Change, ...] = ()
     if flags.resume:
-        _check_checkpoint(home, config.run)
+        resumption = find_resumption(home, str(name), given.values, given.typed)
+        config, changes = resumption.config, resumption.changes
+        if resumption.is_finished:
+            if _is_first_process():
+                console.print(f"run {name!r} has done its {resumption.step} steps; more with --steps N", soft_wrap=True)
+            return 0
+    else:
+        config = _new_config(given, name)
+    if _is_first_process():
+        check_free(home, config.run)
 
     from grpo_core.rollout.engines import check_engine
 
@@ -86,14 +93,57 @@ def run(flags: argparse.Namespace, console: Console) -> int:
         if ranks.rank > 0:
             follow(build_trainer(config, ranks), config)
             return 0
+        if changes:
+            console.print(f"changed since the checkpoint: {', '.join(map(str, changes))}", soft_wrap=True)
         with console.status(f"loading {config.model.name}"):
             stack = build_stack(config, home, ranks)
+        if line := learning_rate_line(stack):
+            console.print(line, soft_wrap=True)
         with stack:
             result = _train(stack, console, resume=flags.resume)
-    if result.interrupted:
-        console.print(f"stopped early; continue with: grpo train --run {config.run} --resume", soft_wrap=True)
-        return INTERRUPTED_EXIT_CODE
+        if result.interrupted:
+            console.print(f"stopped early; continue with: {_resuming(config.run, ranks.size)}", soft_wrap=True)
+            assert result.stop_signal is not None
+            return 128 + result.stop_signal
     return 0
+
+
+def _train_on_modal(flags: argparse.Namespace, given: Given, name: Any) -> int:
+    """In a container, which has the checkpoint: with ``--resume`` it gets only what was given here."""
+    if flags.processes != 1:
+        raise ConfigError("--processes: on Modal the GPUs count, as in GRPO_MODAL_GPU=H100:4; leave it out")
+    if flags.resume:
+        check_for_modal(None, flags.workers)
+        settings = json.dumps({**given.values, "run": name}, default=str)
+        engine = given.values.get("rollout", {}).get("engine", "auto")
+    else:
+        config = _new_config(given, name)
+        check_for_modal(config, flags.workers)
+        settings = config.model_dump_json()
+        engine = config.rollout.engine if "engine" in config.rollout.model_fields_set else "auto"
+    environment = str(given.values.get("environment", {}).get("name", ""))
+    with running_app() as app:
+        sources = sources_for(app, environment)
+        app.train_grpo.remote(
+            settings=settings, resume=flags.resume, workers=flags.workers, engine=engine, sources=sources
+        )
+    return 0
+
+
+def _new_config(given: Given, name: Any) -> GrpoConfig:
+    """The configuration of a run that starts, under a name of its own where ``name`` is None."""
+    config = full_config(given, _DEFAULTS, "run" if name is None else name)
+    return config if name is not None else config.model_copy(update={"run": _new_name(config.environment.name)})
+
+
+def _is_first_process() -> bool:
+    """Whether this is the one of several processes that speaks for all; ``torchrun`` numbers them."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _resuming(run: str, num_processes: int) -> str:
+    """The command that goes on with ``run``. All else is in its checkpoint."""
+    return f"grpo train --run {run} --resume" + (f" --processes {num_processes}" if num_processes > 1 else "")
 
 
 def _new_name(environment: str) -> str:
@@ -101,19 +151,8 @@ def _new_name(environment: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9._-]', '-', environment)}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
 
 
-def _check_checkpoint(home: Home, run: str) -> None:
-    """Raises ConfigError when ``run`` has no checkpoint, before anything is loaded or written."""
-    if any((home.checkpoints / run).glob("step-*")):
-        return
-    runs = sorted({path.parent.name for path in home.checkpoints.glob("*/step-*")})
-    raise ConfigError(
-        f"--resume: run {run!r} has no checkpoint in {home.checkpoints}; "
-        + (f"runs with one: {', '.join(runs)}; " if runs else "")
-        + "correct --run, or start without --resume"
-    )
-
-
 def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
+    from grpo_core.schedule.interrupt import stop_on_signals
     from grpo_core.schedule.loop import train
     from grpo_core.telemetry import open_telemetry
     from grpo_core.telemetry.gpu import GpuSampler
@@ -121,6 +160,7 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
     config = stack.config
     rewards: list[float] = []
     with (
+        stop_on_signals(config.schedule.stop_grace_s) as stop,  # outermost: telemetry ends within the grace time, too
         open_telemetry(config, stack.home) as telemetry,
         GpuSampler(telemetry, config.telemetry.gpu_stats_interval_s) as sampler,
     ):
@@ -132,7 +172,7 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
                 rewards.append(report.rollout.sampled_reward_mean)
                 show(report)
 
-            result = train(stack, telemetry, resume=resume, on_step=on_step)
+            result = train(stack, telemetry, resume=resume, on_step=on_step, stop=stop)
     _print_result(console, rewards, result.duration_s)
     console.print(f"checkpoint: {result.checkpoint}", soft_wrap=True)
     console.print(f"events: {stack.home.events / f'{config.run}.jsonl'}", soft_wrap=True)

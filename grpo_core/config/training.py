@@ -15,8 +15,9 @@ class TrainingConfig(Section):
 
     method: Literal["lora", "full"] = "lora"
     """What is trained: an adapter on frozen weights (``model.lora_*``), or all weights, which are then published."""
-    learning_rate: float | None = Field(default=None, ge=0)
-    """Default: 2e-3 for an adapter, 3e-4 for all weights. They suit the presets; large models want a hundredth."""
+    learning_rate: float | None = Field(default=None, ge=0, le=10)
+    """Default: 2e-3 for an adapter, 3e-4 for all weights, up to a hidden size of 512, which the presets have. Above
+    that, times (256 / hidden size)²: 1e-5 and 1.5e-6 at 3584, a model of 7 billion weights."""
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo", "sapo"] = "dapo"
     """The policy term and its normalisation; docs/training.md has the formula of each."""
     advantages: Literal["group_std", "batch_std", "mean_only", "leave_one_out"] = "group_std"
@@ -25,17 +26,17 @@ class TrainingConfig(Section):
     """Leave groups out whose rewards are all equal: no forward pass, and no part in any mean."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     """Ratios below 1 - clip_low are clipped. Not in ``cispo`` and ``sapo``."""
-    clip_high: float = Field(default=0.2, gt=0)
+    clip_high: float = Field(default=0.2, gt=0, le=1e6)
     """Ratios above 1 + clip_high are clipped; ``gspo`` wants about 4e-4, ``cispo`` 4. Not in ``sapo``."""
-    clip_dual: float | None = Field(default=None, gt=1)
+    clip_dual: float | None = Field(default=None, gt=1, le=1e6)
     """Largest ratio where the advantage is negative. Default: none."""
-    sapo_temperature_positive: float = Field(default=1.0, gt=0)
+    sapo_temperature_positive: float = Field(default=1.0, gt=0, le=1e6)
     """How fast ``sapo`` fades tokens out whose advantage is positive."""
-    sapo_temperature_negative: float = Field(default=1.05, gt=0)
+    sapo_temperature_negative: float = Field(default=1.05, gt=0, le=1e6)
     """The same for the others."""
-    loss_length_tokens: int | None = Field(default=None, ge=1)
+    loss_length_tokens: int | None = Field(default=None, ge=1, le=2**20)
     """The constant length that ``dr_grpo`` divides by, for instance ``rollout.max_completion_tokens``."""
-    kl_coefficient: float = Field(default=0.01, ge=0)
+    kl_coefficient: float = Field(default=0.01, ge=0, le=1e6)
     """Weight of the KL divergence to the base model. At 0 it is not computed."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """``k1`` belongs in the reward: in the loss its gradient has mean 0, unless ``kl_bias_correction`` is on."""
@@ -52,17 +53,17 @@ class TrainingConfig(Section):
     weight is cut to ``mismatch_high``, or they are left out."""
     mismatch_low: float = Field(default=0.5, ge=0, lt=1)
     """Lower bound of the masks. ``truncate`` has none."""
-    mismatch_high: float = Field(default=5.0, gt=1)
+    mismatch_high: float = Field(default=5.0, gt=1, le=1e6)
     """Upper bound of the masks and of the weights."""
     mask_overlong: bool = False
     """No loss for a trajectory whose last turn was cut off at its length. Its reward still counts in its group."""
-    entropy_coefficient: float = Field(default=0.0, ge=0)
+    entropy_coefficient: float = Field(default=0.0, ge=0, le=1e6)
     """Weight of the entropy bonus: the mean over the tokens with a loss, whatever ``loss`` is."""
     top_entropy_share: float = Field(default=1.0, gt=0, le=1)
     """Share of the tokens, those of highest entropy, that the policy term is about. The paper has 0.2."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1e12)
     """Gradients whose norm is larger are scaled down to it."""
-    micro_batch_tokens: int = Field(default=8192, ge=1)
+    micro_batch_tokens: int = Field(default=8192, ge=1, le=2**31 - 1)
     """Packed tokens per forward pass. Completions that share tokens are never split."""
     packing: Packing = "shared_prefix"
     """``shared_prefix`` computes what sequences begin with alike once, ``packed`` lays them end to end, ``padded`` is
@@ -75,12 +76,12 @@ class TrainingConfig(Section):
     """With several processes, each keeps its part of every layer's frozen weights and gathers a layer when it runs
     (FSDP2). Off: each has a copy (as DDP)."""
 
-    @property
-    def effective_learning_rate(self) -> float:
-        """``learning_rate``, or its default where it is None."""
+    def learning_rate_for(self, hidden_size: int) -> float:
+        """``learning_rate``, or where it is None its default for a model of ``hidden_size``."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 3e-4 if self.method == "full" else 2e-3
+        of_presets = 3e-4 if self.method == "full" else 2e-3
+        return of_presets if hidden_size <= 512 else of_presets * (256 / hidden_size) ** 2
 
     @model_validator(mode="after")
     def _method_is_consistent(self) -> TrainingConfig:

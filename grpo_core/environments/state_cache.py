@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from grpo_core.home import write_json
+from grpo_core.home import parse_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def _read_entry(path: Path, key: Key) -> dict[str, Any]:
         FileNotFoundError: there is no entry.
         ValueError: it is not one that was stored under ``key``.
     """
-    entry = json.loads(path.read_text(encoding="utf-8"))
+    entry = parse_json(path.read_text(encoding="utf-8"))
     if not isinstance(entry, dict) or set(entry) != {"key", "snapshot", "sha256"}:
         raise ValueError("not a cache entry")
     if entry["key"] != dict(key):

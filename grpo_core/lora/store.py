@@ -25,7 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 from grpo_core.errors import AdapterCorruptError, AdapterError, AdapterNotFoundError, HomeError
-from grpo_core.home import check_name, make_folder, sync, write_folder, write_json
+from grpo_core.home import SHARED, check_name, make_folder, parse_json, sync, write_folder, write_json
 from grpo_core.lora.layout import description_of, files_of, from_files
 from grpo_core.types import PolicyVersion, PolicyWeights
 
@@ -84,7 +84,7 @@ class AdapterStore:
                     "object": reference.address,
                     "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 }
-                write_json(path, described)
+                write_json(path, described, SHARED)
                 sync(path.parent)
         return folder
 
@@ -158,8 +158,7 @@ class AdapterStore:
             return target
         make_folder(self._objects)
         try:
-            with write_folder(target) as folder:  # replaces a damaged one
-                folder.chmod(0o755)
+            with write_folder(target, 0o777) as folder:  # replaces a damaged one
                 for name, content in contents.items():
                     (folder / name).write_bytes(content)
         except OSError as error:
@@ -214,7 +213,7 @@ class AdapterStore:
 def _parse_reference(content: bytes) -> _Reference:
     """Raises ValueError unless the content is a reference whose fields match its address."""
     try:
-        fields = json.loads(content)
+        fields = parse_json(content)
         rest = {key: value for key, value in fields.items() if key not in ("files", "object", "created_at")}
         reference = _Reference(rest, dict(fields["files"]))
         is_intact = reference.address == fields["object"]

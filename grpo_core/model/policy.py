@@ -6,16 +6,15 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
 from grpo_core.kernels.allocator import keep_freed_memory
 from grpo_core.model.attention import ATTENTION_NAME, exact_packing
-from grpo_core.model.source import first_line, locate_model
+from grpo_core.model.source import locate_model, read_model_config, unloadable
 
 disable_progress_bar()  # its progress bars would interrupt ours
 
@@ -34,6 +33,7 @@ class Policy:
     head: nn.Module  # hidden states -> logits [.., V]
     num_layers: int
     vocab_size: int
+    hidden_size: int
     max_context_tokens: int
     fingerprint: str
     device: torch.device
@@ -67,24 +67,22 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
         ModelError: it cannot be found or loaded, or has another architecture without ``any_architecture``.
     """
     device = resolve_device(config.device)
-    where = locate_model(config.name)  # may build a preset
-    try:
-        model_config = AutoConfig.from_pretrained(where)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model {config.name!r}: cannot be loaded ({first_line(error)}); check its files") from error
+    model_config = read_model_config(config.name)  # may build a preset
     obstacle = _obstacle(model_config)
     if obstacle and not any_architecture:
         raise ModelError(f"model {config.name!r}: {obstacle}")
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  # a pair
-            where,
+            locate_model(config.name),
+            trust_remote_code=False,
+            use_safetensors=True,
             dtype=getattr(torch, config.dtype),
             attn_implementation=ATTENTION_NAME if exact_packing(model_config) == "shared_prefix" else None,
             ignore_mismatched_sizes=True,  # reported below, with the missing ones
             output_loading_info=True,
         )
-    except (OSError, SafetensorError, ValueError) as error:  # ValueError: no causal language model
-        raise ModelError(f"model {config.name!r}: cannot be loaded ({first_line(error)}); check its files") from error
+    except Exception as error:  # of damaged files transformers raises whatever its parsers did
+        raise unloadable(config.name, error) from error
     # transformers would only warn, and use random values.
     if lost := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
         raise ModelError(
@@ -107,6 +105,7 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
         head=head,
         num_layers=model_config.num_hidden_layers,
         vocab_size=model_config.vocab_size,
+        hidden_size=model.get_input_embeddings().embedding_dim,
         max_context_tokens=_max_context_tokens(config.name, model_config),
         fingerprint=_fingerprint(model),
         device=device,

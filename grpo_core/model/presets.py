@@ -57,9 +57,10 @@ def preset_folder(name: str) -> Path:
     """The folder of preset ``name``, built when it is not there yet. One process builds, others wait for it."""
     preset = PRESETS[name]
     recipe = hashlib.sha256(json.dumps(asdict(preset), sort_keys=True).encode()).hexdigest()[:12]
-    folder = make_folder(cache_folder() / "presets") / f"{name}-{recipe}"
+    folder = cache_folder() / "presets" / f"{name}-{recipe}"
     if folder.is_dir():
         return folder
+    make_folder(folder.parent, "GRPO_CACHE")
     with FileLock(folder.with_suffix(".lock")):
         if not folder.is_dir():
             logger.info("building preset %s: a tokenizer and a short pretraining, once per machine", name)
@@ -68,7 +69,7 @@ def preset_folder(name: str) -> Path:
 
 
 def _build(preset: Preset, folder: Path) -> None:
-    with write_folder(folder) as written:
+    with write_folder(folder, 0o777) as written:
         tokenizer = _train_tokenizer(preset)
         model = _pretrain(preset, tokenizer)
         tokenizer.save_pretrained(written)

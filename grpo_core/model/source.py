@@ -1,8 +1,10 @@
-"""Where a model comes from: an embedded preset, a folder or a hub id."""
+"""Where a model comes from: an embedded preset, a folder or a hub id. Its code is never run, its pickles never read."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from transformers import AutoConfig, PreTrainedConfig
 
 from grpo_core.errors import ModelError
 from grpo_core.model.presets import PRESETS, preset_folder
@@ -27,6 +29,39 @@ def locate_model(name: str) -> str:
             "or a hub id such as 'Qwen/Qwen2.5-0.5B'"
         )
     return name
+
+
+def read_model_config(name: str) -> PreTrainedConfig:
+    """The ``config.json`` of a preset, folder or hub id. A preset is built when it is not there yet.
+
+    Raises:
+        ModelError: there is no such model, it cannot be read, or transformers does not know its architecture.
+    """
+    where = locate_model(name)
+    try:
+        return AutoConfig.from_pretrained(where, trust_remote_code=False)
+    except Exception as error:  # of a damaged file transformers raises whatever its parser did
+        raise unloadable(name, error) from error
+
+
+def unloadable(name: str, error: Exception) -> ModelError:
+    """Why transformers cannot load a part of the model ``name``, in one line."""
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"model {name!r}: it brings code of its own, which is never run; use a model whose architecture "
+            "transformers has"
+        )
+    folder = Path(name)
+    if folder.is_dir() and any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        return ModelError(
+            f"model {name!r}: its weights are a pickle, which is never read; save them as safetensors with "
+            "save_pretrained of transformers"
+        )
+    if name in PRESETS:
+        advice = f"delete {preset_folder(name)}: it is built again"
+    else:
+        advice = "check its files" if folder.is_dir() else "check the id, or the connection to the hub"
+    return ModelError(f"model {name!r}: cannot be loaded ({type(error).__name__}: {first_line(error)}); {advice}")
 
 
 def first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from grpo_core.errors import ModelError
-from grpo_core.model.source import first_line, locate_model
+from grpo_core.model.source import first_line, locate_model, read_model_config
 from grpo_core.types import Int32
 
 
@@ -58,10 +58,10 @@ def load_tokenizer(name: str) -> Tokenizer:
     Raises:
         ModelError: there is none, or it has no end-of-sequence token.
     """
-    where = locate_model(name)
+    read_model_config(name)  # what is wrong with the whole model is no matter of its tokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(locate_model(name), trust_remote_code=False)
+    except Exception as error:  # of damaged files transformers raises whatever its parsers did
         raise ModelError(f"model {name!r}: no tokenizer ({first_line(error)}); add its tokenizer files") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up for a folder without its files
         raise ModelError(f"model {name!r}: no tokenizer (its vocabulary is empty); add its tokenizer files")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grpo_core.errors import StoredBatchError
-from grpo_core.home import write_atomic
+from grpo_core.home import parse_json, write_atomic
 from grpo_core.types import Batch, Completion, Group, RaggedIds, RolloutStats, Trajectory
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def decode_batch(content: bytes, where: str) -> Batch:
                 "delete it and collect the batch again"
             )
         rows = reader.get_batch(0)
-    return _assemble(json.loads(metadata[b"batch"]), iter(_turns(rows)))
+    return _assemble(parse_json(metadata[b"batch"]), iter(_turns(rows)))
 
 
 def _seal(blank_content: bytes) -> bytes:

@@ -12,7 +12,7 @@ from grpo_core.config import GrpoConfig
 from grpo_core.errors import CheckpointError, ModelError
 from grpo_core.schedule.batch_file import decode_batch, encode_batch
 from grpo_core.schedule.cores import own_torch_threads
-from grpo_core.schedule.interrupt import ignore_first_interrupt
+from grpo_core.schedule.interrupt import stop_on_signals
 from grpo_core.training.checkpoint import Checkpoint, read_checkpoint, restore_trainer
 from grpo_core.training.ranks import Ranks
 from grpo_core.training.trainer import Trainer
@@ -51,7 +51,8 @@ def follow(trainer: Trainer, config: GrpoConfig) -> int:
     """
     ranks = trainer.ranks
     assert ranks.rank > 0
-    with own_torch_threads(config, ranks.size), ignore_first_interrupt():
+    # A signal stops process 0, which makes a last step, saves it and lets the others return.
+    with own_torch_threads(config, ranks.size), stop_on_signals(config.schedule.stop_grace_s):
         start = json.loads(ranks.broadcast(_OVER))
         own = trainer.base_fingerprint
         if start["base_fingerprint"] != own:

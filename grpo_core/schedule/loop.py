@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError, GrpoError
 from grpo_core.schedule.buffer import Lease, RolloutBuffer
+from grpo_core.schedule.checkpoints import Checkpoints
 from grpo_core.schedule.cores import own_torch_threads
 from grpo_core.schedule.followers import send_batch, send_end, send_start
-from grpo_core.schedule.interrupt import stop_on_interrupt
+from grpo_core.schedule.interrupt import StopRequest, stop_on_signals
 from grpo_core.schedule.rollout_thread import rollout_thread
+from grpo_core.schedule.run_lock import hold_run
 from grpo_core.schedule.stack import Stack
 from grpo_core.telemetry.events import Telemetry
-from grpo_core.training.checkpoint import Checkpoint, load_checkpoint, restore_trainer, save_checkpoint
-from grpo_core.training.random_state import RandomState, capture_random_state, restore_random_state
+from grpo_core.training.checkpoint import Checkpoint, load_checkpoint, restore_trainer
+from grpo_core.training.random_state import capture_random_state, restore_random_state
 from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.types import RolloutStats, StepMetrics
 
@@ -37,16 +40,18 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a run did. ``interrupted`` when it was asked to stop before its last step."""
+    """What a run did. ``interrupted`` when it was asked to stop before its last step, by ``stop_signal``."""
 
     reports: tuple[StepReport, ...]
     duration_s: float
     checkpoint: Path | None
     interrupted: bool
     num_stale_dropped: int
+    stop_signal: int | None = None
 
 
 OnStep = Callable[[StepReport], None]
+OnCheckpoint = Callable[[Path], None]
 
 
 def train(
@@ -56,21 +61,82 @@ def train(
     resume: bool = False,
     save_checkpoints: bool = True,
     on_step: OnStep | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
+    stop: StopRequest | None = None,
 ) -> TrainResult:
     """Run ``schedule.num_steps`` steps in all; with ``resume``, those that are left.
 
-    Ctrl-C ends the run after the step under way, with a checkpoint. A second one ends it at once.
+    Ctrl-C ends the run after the step under way, with a checkpoint. A second one ends it at once. SIGTERM does the same
+    within ``schedule.stop_grace_s``. ``stop`` is for a caller that handles the signals itself.
+    ``on_checkpoint`` gets the folder of each checkpoint when it is on disk.
 
     Raises:
-        ConfigError: the run has a checkpoint already and ``resume`` is off.
+        ConfigError: the run has a checkpoint already and ``resume`` is off, or another process trains it now.
         CheckpointError, AdapterError: there is nothing to resume, or it does not fit.
         GrpoError: as ``Collector.collect``, or the engine has died. The steps that were done are saved.
     """
+    with hold_run(stack.home, stack.config.run):
+        checkpoints = Checkpoints(stack, enabled=save_checkpoints, resumed=resume, on_saved=on_checkpoint)
+        return _train(stack, telemetry, resume, checkpoints, on_step, stop)
+
+
+def _train(
+    stack: Stack,
+    telemetry: Telemetry,
+    resume: bool,
+    checkpoints: Checkpoints,
+    on_step: OnStep | None,
+    stop: StopRequest | None,
+) -> TrainResult:
     config = stack.config
     resumed = _prepare(stack, resume)
     send_start(stack.trainer.ranks, stack.trainer, resumed)
     first_step = stack.trainer.version
     start = time.perf_counter()
+    _emit_start(config, telemetry)
+    with (
+        nullcontext(stop) if stop is not None else stop_on_signals(config.schedule.stop_grace_s) as request,
+        _open_buffer(stack, resumed) as buffer,
+        own_torch_threads(config, stack.trainer.ranks.size),
+    ):
+        reports = _run_steps(stack, telemetry, buffer, checkpoints, request, on_step)
+    send_end(stack.trainer.ranks)
+    duration_s = time.perf_counter() - start
+    telemetry.emit("run_finished", num_steps=len(reports), duration_s=duration_s)
+    return TrainResult(
+        reports=tuple(reports),
+        duration_s=duration_s,
+        checkpoint=checkpoints.newest,
+        interrupted=first_step + len(reports) < config.schedule.num_steps,
+        num_stale_dropped=buffer.num_stale_dropped,
+        stop_signal=request.signal,
+    )
+
+
+def _run_steps(
+    stack: Stack,
+    telemetry: Telemetry,
+    buffer: RolloutBuffer,
+    checkpoints: Checkpoints,
+    request: StopRequest,
+    on_step: OnStep | None,
+) -> list[StepReport]:
+    """Train until all steps are done or ``request`` comes, and save the last one."""
+    reports: list[StepReport] = []
+    with request.calling(buffer.close), rollout_thread(stack, buffer, telemetry):
+        while request.signal is None and (lease := _take(buffer, checkpoints)) is not None:
+            report = _train_step(stack, lease, telemetry)
+            random_state = capture_random_state()  # first: without lag, no environment runs before the next line
+            buffer.acknowledge(lease)
+            reports.append(report)
+            if on_step is not None:
+                on_step(report)
+            checkpoints.step_done(buffer, random_state)
+        checkpoints.save_last(buffer)  # before the rollout thread's batch under way is waited for
+    return reports
+
+
+def _emit_start(config: GrpoConfig, telemetry: Telemetry) -> None:
     telemetry.emit(
         "run_started",
         preset=config.model.name,
@@ -79,26 +145,6 @@ def train(
         max_policy_lag_steps=config.schedule.max_policy_lag_steps,
         configured_buffer_depth=config.schedule.buffer_depth,
     )
-    reports: list[StepReport] = []
-    checkpoints = _Checkpoints(stack, enabled=save_checkpoints)
-    with _open_buffer(stack, resumed) as buffer, own_torch_threads(config, stack.trainer.ranks.size):
-        stopping = threading.Event()
-        with stop_on_interrupt(stopping, buffer), rollout_thread(stack, buffer, telemetry):
-            while not stopping.is_set() and (lease := _take(buffer, checkpoints)) is not None:
-                report = _train_step(stack, lease, telemetry)
-                random_state = capture_random_state()  # first: without lag, no environment runs before the next line
-                buffer.acknowledge(lease)
-                reports.append(report)
-                if on_step is not None:
-                    on_step(report)
-                is_due = stack.trainer.version % config.schedule.checkpoint_every_steps == 0
-                checkpoints.step_done(buffer, random_state, is_due=is_due)
-            checkpoints.save_last(buffer)
-    send_end(stack.trainer.ranks)
-    duration_s = time.perf_counter() - start
-    telemetry.emit("run_finished", num_steps=len(reports), duration_s=duration_s)
-    interrupted = first_step + len(reports) < config.schedule.num_steps
-    return TrainResult(tuple(reports), duration_s, checkpoints.newest, interrupted, buffer.num_stale_dropped)
 
 
 def _prepare(stack: Stack, resume: bool) -> Checkpoint | None:
@@ -131,40 +177,7 @@ def _open_buffer(stack: Stack, resumed: Checkpoint | None) -> RolloutBuffer:
     )
 
 
-class _Checkpoints:
-    """Saves a run's checkpoints. A batch is removed once a checkpoint includes its step."""
-
-    def __init__(self, stack: Stack, *, enabled: bool) -> None:
-        self.newest: Path | None = None
-        self._stack = stack
-        self._enabled = enabled
-        self._unsaved: RandomState | None = None  # of the last step, while no checkpoint holds it
-
-    def step_done(self, buffer: RolloutBuffer, random_state: RandomState, *, is_due: bool) -> None:
-        """Save a checkpoint if ``is_due``; ``random_state`` is from the end of the step."""
-        self._unsaved = random_state
-        if not self._enabled:
-            buffer.forget_trained()
-        elif is_due:
-            self.save_last(buffer)
-
-    def save_last(self, buffer: RolloutBuffer) -> None:
-        """Save the last finished step, unless it is saved already."""
-        if not self._enabled or self._unsaved is None:
-            return
-        config = self._stack.config
-        self.newest = save_checkpoint(
-            self._stack.checkpoint_folder,
-            self._stack.trainer,
-            config.model_dump(mode="json"),
-            random_state=self._unsaved,
-            keep_last=config.schedule.keep_checkpoints,
-        )
-        self._unsaved = None
-        buffer.forget_trained()
-
-
-def _take(buffer: RolloutBuffer, checkpoints: _Checkpoints) -> Lease | None:
+def _take(buffer: RolloutBuffer, checkpoints: Checkpoints) -> Lease | None:
     """As ``buffer.take``. If the rollout thread failed, save a checkpoint first: the trainer's state is intact."""
     try:
         return buffer.take()

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from email.utils import parsedate_to_datetime
+from typing import Any
 
 from grpo_core.config import TelemetryConfig
 from grpo_core.errors import CredentialsError
-from grpo_core.telemetry.background import DeliveryError
-from grpo_core.telemetry.events import Event
+from grpo_core.telemetry.delivery import DeliveryError
+from grpo_core.telemetry.events import Record
 
-if TYPE_CHECKING:
-    from axiom_py import Client
+logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 3.0
 _READ_TIMEOUT_S = 5.0
-_MAX_RETRIES = 1
+_LONGEST_RETRY_AFTER_S = 3600.0
+_TOO_LARGE = 413  # the only status that is about the events of one request, and not about the service or the token
 
 
 def open_axiom(config: TelemetryConfig, environment: Mapping[str, str] = os.environ) -> AxiomConnection | None:
@@ -42,7 +45,7 @@ def open_axiom(config: TelemetryConfig, environment: Mapping[str, str] = os.envi
 
 
 class AxiomConnection:
-    """One dataset. A failed batch is retried once, so an event can arrive twice, but never in part."""
+    """One dataset. An event that arrives twice, since the answer to the first time was lost, has one ``id``."""
 
     name = "axiom"
 
@@ -51,50 +54,69 @@ class AxiomConnection:
         self._dataset = dataset
         self._url = url
         self._org_id = org_id
+        self._retry_after: str | None = None  # the header of the last answer
 
     def open(self) -> None:
         """Sends nothing yet, so it cannot fail."""
         from axiom_py import Client
 
         self._client = Client(self._token, self._org_id, self._url)
-        _bound_requests(self._client)
+        self._bound_requests()
 
-    def send(self, events: Sequence[Event]) -> None:
-        """One request. Raises ``DeliveryError`` when Axiom cannot be reached or does not take every event."""
+    def send(self, records: Sequence[Record]) -> int:
+        """One request. Raises ``DeliveryError`` when Axiom cannot be reached, or gives no answer that it could give."""
         from axiom_py.client import AxiomError
         from dacite import DaciteError
         from requests import RequestException
 
+        self._retry_after = None
         try:
-            status = self._client.ingest_events(self._dataset, [event.record() for event in events])
-        except (AxiomError, RequestException, DaciteError) as error:
+            status = self._client.ingest_events(self._dataset, [dict(record) for record in records])
+        except AxiomError as error:
+            raise DeliveryError(
+                f"dataset {self._dataset!r}: {error}",
+                retry_after_s=retry_after_s(self._retry_after, time.time()),
+                is_refusal=error.status == _TOO_LARGE,
+            ) from error
+        except RequestException as error:
             raise DeliveryError(f"dataset {self._dataset!r}: {error}") from error
+        except (DaciteError, AttributeError, TypeError, ValueError, LookupError) as error:  # the client trusts answers
+            raise DeliveryError(f"dataset {self._dataset!r}: its answer is none of Axiom's ({error!r})") from error
         if status.failed:
             reason = status.failures[0].error if status.failures else "no reason given"
-            raise DeliveryError(f"dataset {self._dataset!r} refused {status.failed} events: {reason}", status.failed)
+            logger.warning("axiom: dataset %r refused %d events: %s", self._dataset, status.failed, reason)
+        return status.failed
 
     def close(self) -> None:
         self._client.session.close()
 
+    def _bound_requests(self) -> None:
+        """Give every request a timeout and no retry: the delivery tries again, in its own time.
 
-def _bound_requests(client: Client) -> None:
-    """Give every request a timeout and one quick retry. The client by itself has no timeout and retries for 12 s."""
-    from requests import PreparedRequest, Response
-    from requests.adapters import HTTPAdapter
-    from urllib3.util.retry import Retry
+        The client by itself has no timeout, and each of its retries is a warning of urllib3.
+        """
+        from requests import PreparedRequest, Response
+        from requests.adapters import HTTPAdapter
 
-    class BoundedAdapter(HTTPAdapter):
-        def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
-            options["timeout"] = (_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S)
-            return super().send(request, *args, **options)
+        connection = self
 
-    retry = Retry(
-        total=_MAX_RETRIES,
-        backoff_factor=0.1,
-        status_forcelist=[429, 500, 502, 503, 504],
-        allowed_methods=None,
-        raise_on_status=False,
-        respect_retry_after_header=False,
-    )
-    for scheme in ("https://", "http://"):
-        client.session.mount(scheme, BoundedAdapter(max_retries=retry))
+        class BoundedAdapter(HTTPAdapter):
+            def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
+                options["timeout"] = (_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S)
+                response = super().send(request, *args, **options)
+                connection._retry_after = response.headers.get("Retry-After")
+                return response
+
+        for scheme in ("https://", "http://"):
+            self._client.session.mount(scheme, BoundedAdapter(max_retries=0))
+
+
+def retry_after_s(header: str | None, now_s: float) -> float:
+    """Seconds from ``now_s`` (since 1970) that a ``Retry-After`` asks for, an hour at most; 0 when it asks for none."""
+    if header is None:
+        return 0.0
+    try:
+        seconds = float(header) if header.strip().isdecimal() else parsedate_to_datetime(header).timestamp() - now_s
+    except ValueError:
+        return 0.0
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)

@@ -1,97 +1,58 @@
-"""A queue and a thread between training and a service: emitting an event never waits for the network."""
+"""A thread between training and a service: emitting an event never waits for the network."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Protocol
+import time
 
+from grpo_core.telemetry.delivery import Delivery, DeliveryError
 from grpo_core.telemetry.events import Event
 
 logger = logging.getLogger(__name__)
 
-
-class DeliveryError(Exception):
-    """A service did not take events. ``num_lost`` of the batch are gone, all of it when None."""
-
-    def __init__(self, reason: str, num_lost: int | None = None) -> None:
-        super().__init__(reason)
-        self.num_lost = num_lost
-
-
-class Connection(Protocol):
-    """A service that takes events over a network. All calls come from the thread of one ``BackgroundSink``."""
-
-    name: str
-
-    def open(self) -> None:
-        """Raises ``DeliveryError`` when the service cannot be used at all."""
-        ...
-
-    def send(self, events: Sequence[Event]) -> None:
-        """Raises ``DeliveryError`` when some of them were not taken."""
-        ...
-
-    def close(self) -> None:
-        """Raises ``DeliveryError`` when events that were sent are lost after all."""
-        ...
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 60.0
 
 
 class BackgroundSink:
-    """Hands events to a connection in batches, from its own thread, so that ``write`` never waits for a network.
+    """Lets a delivery send what is in the file of events, from its own thread, so that ``write`` waits for nothing.
 
-    A service that fails never breaks training: the first failure is logged, later ones are only counted. Events that
-    find the queue full are dropped and counted too; ``close`` says how many were lost.
+    A service that fails never breaks training, and costs no event: they are in the file, and are sent when the service
+    is back, by this process or by a later one. The first failure is a warning, all later ones are silent. ``close``
+    says what still waits, and ``instruction``, how to send it.
     """
 
     def __init__(
-        self,
-        connection: Connection,
-        *,
-        max_queued_events: int = 10_000,
-        max_batch_events: int = 1_000,
-        max_delay_s: float = 0.5,
-        close_timeout_s: float = 20.0,
+        self, delivery: Delivery, instruction: str, *, max_delay_s: float = 0.5, close_timeout_s: float = 20.0
     ) -> None:
-        self._connection = connection
-        self._max_queued_events = max_queued_events
-        self._max_batch_events = max_batch_events
+        self._delivery = delivery
+        self._instruction = instruction
         self._max_delay_s = max_delay_s
         self._close_timeout_s = close_timeout_s
         self._changed = threading.Condition()
-        self._queue: deque[Event] = deque()
-        self._num_in_flight = 0
-        self._num_flushes = 0  # threads that wait in flush
         self._num_written = 0
-        self._num_lost = 0
-        self._has_failed = False
+        self._num_seen = 0  # of the events written, those that were in the file when sending last began
+        self._is_sending = False
+        self._num_flushes = 0  # threads that wait in flush
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name=f"telemetry-{connection.name}", daemon=True)
+        self._has_warned = False
+        self._pause_s = 0.0  # the last one between two tries; 0 when the service works
+        self._paused_until_s = 0.0
+        self._not_before_s = 0.0  # what the service asked for
+        self._thread = threading.Thread(target=self._run, name=f"telemetry-{delivery.name}", daemon=True)
         self._thread.start()
 
-    @property
-    def num_lost(self) -> int:
-        """Events that were not delivered so far."""
-        return self._num_lost
-
     def write(self, event: Event) -> None:
+        """The event must be in the file already."""
         with self._changed:
             self._num_written += 1
-            if len(self._queue) >= self._max_queued_events:
-                self._num_lost += 1
-                return
-            self._queue.append(event)
-            if len(self._queue) >= self._max_batch_events:
-                self._changed.notify_all()
 
     def flush(self) -> None:
         with self._changed:
             self._num_flushes += 1
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._queue and not self._num_in_flight, self._close_timeout_s)
+            self._changed.wait_for(self._is_settled, self._close_timeout_s)
             self._num_flushes -= 1
 
     def close(self) -> None:
@@ -99,50 +60,65 @@ class BackgroundSink:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(self._close_timeout_s)
-        with self._changed:
-            self._num_lost += len(self._queue) + self._num_in_flight  # none, unless the thread did not end in time
-            num_lost, num_written = self._num_lost, self._num_written
-        if num_lost:
-            level = logging.INFO if self._has_failed else logging.WARNING  # a failure has been warned about once
-            logger.log(level, "%s: %d of %d events were lost", self._connection.name, num_lost, num_written)
+        if num_waiting := self._delivery.num_waiting:
+            logger.warning(
+                "%s: %d events are still to be sent; send them with: %s",
+                self._delivery.name,
+                num_waiting,
+                self._instruction,
+            )
+        if self._delivery.num_refused:
+            logger.warning("%s: %d events were refused", self._delivery.name, self._delivery.num_refused)
 
     def _run(self) -> None:
-        usable = self._try(self._connection.open, 0)
-        while batch := self._next_batch():
-            if usable:
-                self._try(partial(self._connection.send, batch), len(batch))
-            with self._changed:
-                self._num_lost += 0 if usable else len(batch)
-                self._num_in_flight = 0
-                self._changed.notify_all()
-        if usable:
-            self._try(self._connection.close, 0)
-
-    def _try(self, action: Callable[[], None], num_events: int) -> bool:
-        """Whether ``action`` worked. If not, count ``num_events`` as lost, or as many as the error says."""
+        while self._wait():
+            self._send()
+        if time.monotonic() >= self._not_before_s:
+            self._send()  # what was written since; also after a pause of our own
         try:
-            action()
+            self._delivery.close()
         except DeliveryError as error:
-            with self._changed:
-                self._num_lost += num_events if error.num_lost is None else error.num_lost
-            if not self._has_failed:
-                self._has_failed = True
-                name = self._connection.name
-                logger.warning("%s: %s; training goes on, and events that it does not take are lost", name, error)
-            return False
-        return True
+            logger.warning("%s: %s", self._delivery.name, error)
 
-    def _next_batch(self) -> list[Event]:
-        """Waits for events, ``max_delay_s`` at most once there is one. Empty when the sink is closed and empty."""
+    def _wait(self) -> bool:
+        """Wait until there is something to send. False when the sink is being closed."""
         with self._changed:
-            while True:
-                self._changed.wait_for(self._is_urgent, self._max_delay_s)
-                if self._queue or self._closing:
+            while not self._closing:
+                self._changed.wait_for(self._is_urgent, max(self._max_delay_s, self._paused_until_s - time.monotonic()))
+                if self._num_written > self._num_seen and time.monotonic() >= self._paused_until_s:
                     break
-            batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._max_batch_events))]
-            self._num_in_flight = len(batch)
-            return batch
+            return not self._closing
+
+    def _send(self) -> None:
+        """Send all that is in the file."""
+        with self._changed:
+            self._num_seen, self._is_sending = self._num_written, True
+        try:
+            while self._delivery.send_next():
+                pass
+            self._pause_s = 0.0
+        except DeliveryError as error:
+            self._fail(error)
+        with self._changed:
+            self._is_sending = False
+            self._changed.notify_all()
+
+    def _fail(self, error: DeliveryError) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning("%s: %s; training goes on, and the events wait in their file", self._delivery.name, error)
+        self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+        with self._changed:
+            self._num_seen = -1  # there is something to send, also if nothing more comes
+            self._not_before_s = time.monotonic() + error.retry_after_s
+            self._paused_until_s = max(self._not_before_s, time.monotonic() + self._pause_s)
 
     def _is_urgent(self) -> bool:
-        enough = len(self._queue) >= self._max_batch_events
-        return self._closing or enough or bool(self._queue and self._num_flushes)
+        if time.monotonic() < self._paused_until_s:
+            return self._closing
+        return self._closing or (self._num_flushes > 0 and self._num_written > self._num_seen)
+
+    def _is_settled(self) -> bool:
+        """Whether all is sent, or the service is away."""
+        is_away = time.monotonic() < self._paused_until_s
+        return is_away or (not self._is_sending and self._num_seen >= self._num_written)

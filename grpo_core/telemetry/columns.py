@@ -78,6 +78,7 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
 }
 
 COLUMNS: Mapping[str, type] = {
+    "id": str,  # no other event has it: what a service got twice can be told
     "kind": str,
     "run": str,
     "time": float,  # seconds since 1970, UTC

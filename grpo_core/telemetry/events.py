@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,16 +17,20 @@ from typing import Any, Protocol
 
 Value = str | int | float | bool | None
 
-_RESERVED = frozenset({"_time", "time", "kind", "run"})
+Record = Mapping[str, Any]
+"""An event as its line in the file, read back."""
+
+_RESERVED = frozenset({"_time", "time", "id", "kind", "run"})
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened in ``run``, at ``time_s`` seconds since 1970 (UTC)."""
+    """One thing that happened in ``run``, at ``time_s`` seconds since 1970 (UTC). No other event has its ``id``."""
 
     kind: str
     time_s: float
     run: str
+    id: str
     fields: Mapping[str, Value]
 
     def record(self) -> dict[str, Value]:
@@ -33,7 +38,8 @@ class Event:
         are null."""
         moment = datetime.fromtimestamp(self.time_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         fields = {name: finite(value) for name, value in self.fields.items()}
-        return {"_time": moment, "time": self.time_s, "kind": self.kind, "run": self.run, **fields}
+        own = {"_time": moment, "time": self.time_s, "id": self.id, "kind": self.kind, "run": self.run}
+        return {**own, **fields}
 
 
 class Sink(Protocol):
@@ -44,11 +50,11 @@ class Sink(Protocol):
         ...
 
     def flush(self) -> None:
-        """Return once the events written so far are delivered, or known to be lost."""
+        """Return once the events written so far are delivered, or known to wait for a service that is away."""
         ...
 
     def close(self) -> None:
-        """Deliver what is left and release files, threads and connections."""
+        """Deliver what can be delivered now, and release files, threads and connections."""
         ...
 
 
@@ -62,6 +68,8 @@ class Telemetry:
     def __init__(self, run: str, sinks: Sequence[Sink]) -> None:
         self.run = run
         self._sinks = tuple(sinks)
+        self._session = uuid.uuid4().hex[:16]  # of this process: a run that is resumed has another one
+        self._num_events = 0
         self._lock = threading.Lock()
         self._closed = False
 
@@ -71,12 +79,13 @@ class Telemetry:
         with self._lock:
             if self._closed:
                 return
-            event = Event(kind, time.time(), self.run, fields)
+            self._num_events += 1
+            event = Event(kind, time.time(), self.run, f"{self._session}-{self._num_events:06d}", fields)
             for sink in self._sinks:
                 sink.write(event)
 
     def flush(self) -> None:
-        """Return once every sink has delivered the events emitted so far, or knows that they are lost."""
+        """As ``Sink.flush``, for every sink."""
         for sink in self._sinks:
             sink.flush()
 

@@ -72,7 +72,7 @@ def _reader(files: str) -> str:
 
 def _load_events(connection: duckdb.DuckDBPyConnection, events_folder: Path) -> None:
     connection.execute(f"CREATE TABLE events ({_TABLE})")
-    files = [str(file) for file in sorted(events_folder.glob("*.jsonl"))]
+    files = [str(file) for file in sorted(events_folder.glob("*.jsonl*"))]
     if files:  # a damaged line is all nulls
         connection.execute(f"INSERT INTO events SELECT * FROM {_reader('?')} WHERE kind IS NOT NULL", [files])
 

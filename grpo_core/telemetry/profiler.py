@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grpo_core.errors import HomeError, SnapshotError
-from grpo_core.home import make_folder
+from grpo_core.home import make_folder, parse_json
 
 TRACE_FILE = "trace.json"
 
@@ -64,6 +63,7 @@ def trace(folder: Path, enabled: bool = True) -> Iterator[None]:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".trace.") as scratch:
             written = Path(scratch) / TRACE_FILE
             profiler.export_chrome_trace(str(written))
+            written.chmod(0o600)
             written.replace(folder / TRACE_FILE)
     except OSError as error:
         raise HomeError(f"cannot write {folder / TRACE_FILE}: {error.strerror}; free space or set GRPO_HOME") from error
@@ -77,7 +77,7 @@ def read_trace(path: Path) -> TraceSummary:
     """
     file = path / TRACE_FILE if path.is_dir() else path
     try:
-        events = json.loads(file.read_bytes())["traceEvents"]
+        events = parse_json(file.read_bytes())["traceEvents"]
         named = [event for event in events if event.get("cat") == "user_annotation"]
         durations_us = [(str(event["name"]), float(event["dur"])) for event in named]
     except OSError as error:

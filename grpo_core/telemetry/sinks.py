@@ -5,6 +5,7 @@ from __future__ import annotations
 from grpo_core.config import GrpoConfig
 from grpo_core.home import Home, check_name
 from grpo_core.telemetry.background import BackgroundSink
+from grpo_core.telemetry.delivery import Connection, Delivery
 from grpo_core.telemetry.events import Sink, Telemetry
 from grpo_core.telemetry.jsonl import JsonlSink
 
@@ -16,11 +17,25 @@ def open_telemetry(config: GrpoConfig, home: Home) -> Telemetry:
         CredentialsError: Axiom or W&B is half configured.
         HomeError: the events folder cannot be written.
     """
+    run = check_name(config.run, "run")
+    connections = open_connections(config, home)
+    # The file comes first: services get their events from it.
+    sinks: list[Sink] = [JsonlSink(home.events / f"{run}.jsonl", config.telemetry.max_events_bytes)]
+    sinks += [
+        BackgroundSink(Delivery.of_run(connection, home, run), f"grpo send --run {run}") for connection in connections
+    ]
+    return Telemetry(run, sinks)
+
+
+def open_connections(config: GrpoConfig, home: Home) -> list[Connection]:
+    """The services that the configuration and the environment ask for. None is contacted yet.
+
+    Raises:
+        CredentialsError, ConfigError: Axiom or W&B is half configured.
+        HomeError: W&B's folder cannot be written.
+    """
     from grpo_core.telemetry.axiom_sink import open_axiom
     from grpo_core.telemetry.wandb_sink import open_wandb
 
-    path = home.events / f"{check_name(config.run, 'run')}.jsonl"
-    connections = [open_axiom(config.telemetry), open_wandb(config, home)]
-    sinks: list[Sink] = [JsonlSink(path)]
-    sinks += [BackgroundSink(connection) for connection in connections if connection is not None]
-    return Telemetry(config.run, sinks)
+    connections = (open_axiom(config.telemetry), open_wandb(config, home))
+    return [connection for connection in connections if connection is not None]

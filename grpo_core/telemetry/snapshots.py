@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.errors import SnapshotError
-from grpo_core.home import Home, check_name, write_json
+from grpo_core.home import Home, check_name, parse_json, write_json
 from grpo_core.telemetry.events import finite
 from grpo_core.telemetry.gpu import read_device
 
@@ -52,7 +51,7 @@ def read_snapshot(home: Home, profile_name: str) -> dict[str, Any]:
     """
     path = _path(home, profile_name)
     try:
-        snapshot = json.loads(path.read_bytes())
+        snapshot = parse_json(path.read_bytes())
     except FileNotFoundError:
         present = ", ".join(sorted(file.stem for file in path.parent.glob("*.json"))) or "nothing yet"
         raise SnapshotError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from grpo_core.config import GrpoConfig, TelemetryConfig
 from grpo_core.errors import ConfigError, CredentialsError
 from grpo_core.home import Home, make_folder
-from grpo_core.telemetry.background import DeliveryError
-from grpo_core.telemetry.events import Event, finite
+from grpo_core.telemetry.delivery import DeliveryError
+from grpo_core.telemetry.events import Record
 
 Mode = Literal["online", "offline"]
 
@@ -120,18 +121,17 @@ def choose_mode(config: TelemetryConfig, environment: Mapping[str, str]) -> Mode
     return None if mode == "disabled" else mode  # type: ignore[return-value]
 
 
-def wandb_metrics(event: Event) -> dict[str, Any]:
-    """The numbers of ``event`` under the names that W&B shows. Empty for the kinds that are not logged there."""
-    names = _NAMES.get(event.kind, {})
-    return {
-        name.format_map(event.fields): finite(event.fields[field])
-        for field, name in names.items()
-        if event.fields.get(field) is not None
-    }
+def wandb_metrics(record: Record) -> dict[str, Any]:
+    """The numbers of an event under the names that W&B shows. Empty for the kinds that are not logged there."""
+    names = _NAMES.get(record["kind"], {})
+    return {name.format_map(record): record[field] for field, name in names.items() if record.get(field) is not None}
 
 
 class WandbConnection:
-    """One W&B run. Offline it is a folder below ``<folder>/wandb``, for ``wandb sync``."""
+    """One W&B run. Offline it is a folder below ``<folder>/wandb``, for ``wandb sync``.
+
+    What it was given is in its own file, and W&B's service sends it from there, through outages as well.
+    """
 
     name = "wandb"
 
@@ -140,6 +140,7 @@ class WandbConnection:
         self._folder = folder
         self._mode: Mode = mode
         self._project = project
+        self._run: Any = None  # None while it is not started, and after its service has died
 
     def open(self) -> None:
         """Raises ``DeliveryError`` when the run cannot be started: no network, or a key that is refused."""
@@ -166,28 +167,35 @@ class WandbConnection:
                 reinit="create_new",
             )
         except (wandb.Error, OSError) as error:
-            raise self._lost(error) from error
+            raise self._failure(error) from error
         self._run.define_metric("*", step_metric=_STEP)
 
-    def send(self, events: Sequence[Event]) -> None:
+    def send(self, records: Sequence[Record]) -> int:
         """Raises ``DeliveryError`` when the W&B service has died."""
         import wandb
 
-        for metrics in filter(None, map(wandb_metrics, events)):
+        if self._run is None:
+            self.open()
+        for metrics in filter(None, map(wandb_metrics, records)):
             try:
                 self._run.log(metrics)
             except (wandb.Error, OSError) as error:
-                raise self._lost(error) from error
+                self._run = None
+                raise self._failure(error) from error
+        return 0
 
     def close(self) -> None:
-        """Raises ``DeliveryError`` when the run cannot be finished in time. ``wandb sync`` can still send it."""
+        """Raises ``DeliveryError`` when the run cannot be finished in time."""
         import wandb
 
+        if self._run is None:
+            return
+        folder = Path(self._run.dir).parent
         try:
             self._run.finish()
         except (wandb.Error, OSError) as error:
-            raise self._lost(error) from error
+            raise DeliveryError(f"{self._failure(error)}; send the rest with: wandb sync {folder}") from error
 
-    def _lost(self, error: Exception) -> DeliveryError:
+    def _failure(self, error: Exception) -> DeliveryError:
         reason = str(error).partition("\n")[0] or type(error).__name__  # what follows is advice about W&B's settings
         return DeliveryError(f"project {self._project!r}: {reason}")

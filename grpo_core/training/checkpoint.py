@@ -9,9 +9,7 @@ step-000012/adapter.safetensors     the policy; model.safetensors with full fine
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,14 +23,13 @@ from safetensors.torch import load, save
 from grpo_core.errors import CheckpointError, HomeError
 from grpo_core.home import make_folder, remove_folder, write_folder
 from grpo_core.lora.layout import described, description_of
+from grpo_core.training.checkpoint_state import FORMAT, STATE_FILE, checkpoints_in, folder_name, read_state, sealed
 from grpo_core.training.random_state import RandomState, capture_random_state
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
-_STATE = "state.json"
 _ADAPTER, _MODEL = "adapter.safetensors", "model.safetensors"
 _OPTIMIZER, _RANDOM = "optimizer.safetensors", "random.safetensors"
 _KEYS = {
@@ -42,7 +39,6 @@ _KEYS = {
     "rank": "model.lora_rank",
     "alpha": "model.lora_alpha",
 }  # field of a description -> the user's name for it
-_STEP_NAME = re.compile(r"step-(\d{6,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +72,7 @@ def save_checkpoint(
     """
     assert keep_last >= 1
     weights = trainer.weights()
-    target = make_folder(folder) / f"step-{trainer.version:06d}"
+    target = make_folder(folder) / folder_name(trainer.version)
     optimizer = {
         f"{index}.{name}": value.detach().cpu().contiguous()
         for index, values in trainer.optimizer.state_dict()["state"].items()
@@ -97,7 +93,7 @@ def save_checkpoint(
         "config": dict(config),
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
     }
-    contents[_STATE] = _sealed(state)
+    contents[STATE_FILE] = sealed(state)
     _write(target, contents)
     _tidy(folder, keep_last)
     return target
@@ -109,7 +105,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: there is none.
     """
-    for path in reversed(_steps(folder)):
+    for path in reversed(checkpoints_in(folder)):
         try:
             return read_checkpoint(path)
         except CheckpointError as error:
@@ -165,11 +161,7 @@ def _described(weights: PolicyWeights) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Checkpoint:
-    state = _unsealed((path / _STATE).read_bytes())
-    if state["format"] != FORMAT:
-        raise ValueError(f"format {state['format']}, this version reads format {FORMAT}")
-    if path.name != f"step-{state['step']:06d}":
-        raise ValueError(f"holds step {state['step']}")
+    state = read_state(path)
     policy = _ADAPTER if _ADAPTER in state["sha256"] else _MODEL
     contents = {name: (path / name).read_bytes() for name in (policy, _OPTIMIZER, _RANDOM)}
     for name, content in contents.items():
@@ -188,32 +180,10 @@ def _read(path: Path) -> Checkpoint:
     )
 
 
-def _sealed(state: dict[str, Any]) -> bytes:
-    """``state`` as JSON, with a checksum of all other fields in the field ``seal``."""
-    return (json.dumps(state | {"seal": _seal(state)}, indent=2, sort_keys=True) + "\n").encode()
-
-
-def _unsealed(content: bytes) -> dict[str, Any]:
-    state = json.loads(content)
-    if not isinstance(state, dict) or state.pop("seal", None) != _seal(state):
-        raise ValueError(f"{_STATE} does not match its checksum")
-    return state
-
-
-def _seal(state: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{Path(error.filename).name} is missing"
     return str(error) or type(error).__name__
-
-
-def _steps(folder: Path) -> list[Path]:
-    paths = folder.iterdir() if folder.is_dir() else ()
-    numbered = [(int(match[1]), path) for path in paths if (match := _STEP_NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(numbered)]
 
 
 def _write(target: Path, contents: Mapping[str, bytes]) -> None:
@@ -227,7 +197,7 @@ def _write(target: Path, contents: Mapping[str, bytes]) -> None:
 
 def _tidy(folder: Path, keep_last: int) -> None:
     """Remove all but the newest ``keep_last`` checkpoints, and what a killed process left half-written."""
-    for old in _steps(folder)[:-keep_last]:
+    for old in checkpoints_in(folder)[:-keep_last]:
         remove_folder(old)
     for remains in folder.glob(".step-*"):
         shutil.rmtree(remains, ignore_errors=True)

@@ -67,9 +67,10 @@ class Trainer:
             shard_layers(policy, self._parameters)
         if training.gradient_checkpointing:
             recompute_activations(policy)
+        self.learning_rate = training.learning_rate_for(policy.hidden_size)
         self.optimizer = torch.optim.AdamW(
             self._parameters,
-            lr=training.effective_learning_rate,
+            lr=self.learning_rate,
             weight_decay=0.0,
             fused=policy.device.type in FUSED_DEVICES,
         )
@@ -81,6 +82,11 @@ class Trainer:
     @property
     def device(self) -> torch.device:
         return self._policy.device
+
+    @property
+    def hidden_size(self) -> int:
+        """Of the model; the default learning rate depends on it."""
+        return self._policy.hidden_size
 
     @property
     def base_fingerprint(self) -> str:

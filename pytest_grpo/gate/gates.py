@@ -17,7 +17,6 @@ from pytest_grpo.gate.gate_session import GateSession, ShowProgress
 from pytest_grpo.measuring.sampler import Arm, Sampler
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.device import describe_device
-from pytest_grpo.settings.run import flat
 from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.types import Row, Verdict
 
@@ -72,7 +71,9 @@ class Gate:
 
     def lay_over(self, settings: Mapping[str, Any]) -> None:
         """Note that this test measures the run with these nested ``settings`` in place of its own."""
-        self.laid_over.update(flat(settings))
+        from grpo_core.config.values import flattened
+
+        self.laid_over.update(flattened(settings))
 
     def check(self, name: str, value: float, *, note: str = "") -> None:
         """Compare a plain number or an exact count with the threshold ``name``, without statistics.

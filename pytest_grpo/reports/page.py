@@ -40,11 +40,11 @@ def write_html(
     Raises:
         grpo_core.errors.HomeError: it cannot be written.
     """
-    from grpo_core.home import write_atomic
+    from grpo_core.home import SHARED, write_atomic
 
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = render_html(rows, machine, history, absences, created_at=now)
-    write_atomic(path, page.encode("utf-8", "backslashreplace"))
+    write_atomic(path, page.encode("utf-8", "backslashreplace"), mode=SHARED)
 
 
 def render_html(

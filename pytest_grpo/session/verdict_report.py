@@ -221,7 +221,7 @@ class VerdictReport:
         write_html(path, self.rows, self._stored.machine(), self._stored.history(), self.absences)
 
     def _write_json(self, path: Path) -> None:
-        from grpo_core.home import write_atomic
+        from grpo_core.home import SHARED, write_atomic
 
         rows = [{"test": nodeid, **asdict(row)} for nodeid, row in self.rows]
         for row in rows:
@@ -230,7 +230,7 @@ class VerdictReport:
         absences = [{"test": nodeid, **asdict(absence)} for nodeid, absence in self.absences]
         values = {"machine": self._stored.machine(), "rows": rows, "not_applicable": absences}
         text = json.dumps(values, indent=1)
-        write_atomic(path, text.encode())
+        write_atomic(path, text.encode(), mode=SHARED)
 
 
 VERDICT_REPORT = pytest.StashKey[VerdictReport]()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ class RunSettings:
         """
         from grpo_core.config import read_config
         from grpo_core.config.flags import put
-        from grpo_core.config.layers import parse_setting
+        from grpo_core.config.values import parse_setting
         from grpo_core.errors import ConfigError
 
         try:
@@ -100,7 +100,7 @@ class RunSettings:
         Raises:
             pytest.UsageError: there is no run to change, or a setting is not allowed.
         """
-        from grpo_core.config.layers import parse_setting
+        from grpo_core.config.values import parse_setting
         from grpo_core.errors import ConfigError
 
         if self.is_embedded:
@@ -125,11 +125,12 @@ class RunSettings:
         Raises:
             pytest.UsageError: as ``config``.
         """
-        from grpo_core.config import GrpoConfig
-
         if self.is_embedded:
             return EMBEDDED
-        given, default = (dict(flat(run.model_dump(exclude={"run"}))) for run in (self.config(), GrpoConfig()))
+        from grpo_core.config import GrpoConfig
+        from grpo_core.config.values import flattened
+
+        given, default = (flattened(run.model_dump(exclude={"run"})) for run in (self.config(), GrpoConfig()))
         changed = sorted(f"{key}={value}" for key, value in given.items() if default.get(key) != value)
         return ", ".join(changed) or "the defaults of grpo train"
 
@@ -139,15 +140,6 @@ class RunSettings:
             return EMBEDDED
         parts = [] if self.path is None else [self.path.name]
         return ", ".join([*parts, *self.changes, *(f"{SINGLE_KEYS[name]}={value}" for name, value in self.single)])
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted key of each value, and the value."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _value(config: pytest.Config, name: str) -> str | None:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from grpo_core.errors import HomeError, InvalidNameError
-from grpo_core.home import Home, check_name, make_folder, write_atomic, write_folder, write_json
+from grpo_core.home import SHARED, Home, check_name, make_folder, write_atomic, write_folder, write_json
 
 
 def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -66,6 +67,32 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o002, 0o000])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_files_are_private_unless_they_are_shared(umask: int, tmp_path: Path) -> None:
+    assert mode_of(write_atomic(tmp_path / "private", b"")) == 0o600
+    assert mode_of(write_json(tmp_path / "private.json", {})) == 0o600
+    assert mode_of(write_atomic(tmp_path / "shared", b"", mode=SHARED)) == 0o666 & ~umask
+    assert mode_of(write_json(tmp_path / "shared.json", {}, SHARED)) == 0o666 & ~umask
+    write_atomic(tmp_path / "shared", b"private again")
+    assert mode_of(tmp_path / "shared") == 0o600
+    with write_folder(tmp_path / "folder"):
+        pass
+    assert mode_of(tmp_path / "folder") == 0o700
+    with write_folder(tmp_path / "folder", 0o777):
+        pass
+    assert mode_of(tmp_path / "folder") == 0o777 & ~umask
 
 
 def test_write_folder_creates_and_replaces(tmp_path: Path) -> None:

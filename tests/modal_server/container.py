@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SITE_FOLDER = Path(__file__).parent / "site"
 INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SSL_CERT_FILE")
 STOP_GRACE_S = 3.0
+PREEMPTION_GRACE_S = 30.0
 EndReason = Literal["crashed", "preempted", "stopped", "timed out"]
 
 
@@ -129,6 +130,18 @@ class Container:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGINT)
         asyncio.get_running_loop().call_later(STOP_GRACE_S, self.kill)
+
+    def preempt(self) -> None:
+        """As Modal does it: an interrupt, and after a while the end. What it works on goes to another container."""
+        self.is_stopping = True
+        self.end_reason = "preempted"
+        self.wake.ring()
+        if not self.is_ready or self._process is None:
+            self.kill()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGINT)
+        asyncio.get_running_loop().call_later(PREEMPTION_GRACE_S, self.kill)
 
     def kill(self, reason: EndReason | None = None) -> None:
         self.end_reason = reason or self.end_reason

@@ -90,8 +90,8 @@ class Scheduler:
 
     def kill(self, container: Container, kill: Kill) -> None:
         container.is_doomed = True
-        reason = "preempted" if kill.is_preemption else "crashed"
-        asyncio.get_running_loop().call_later(kill.delay_s, container.kill, reason)
+        end = container.preempt if kill.is_preemption else container.kill
+        asyncio.get_running_loop().call_later(kill.delay_s, end)
 
     def stop(self, app: App) -> None:
         """End the app: what waits is terminated, and its containers end."""

@@ -140,12 +140,12 @@ class ModalServer:
         return self._volumes.num_commits
 
     def kill(self, function: str, reason: EndReason = "crashed") -> int:
-        """Kill the containers of ``function`` now, and return how many there were."""
+        """Kill the containers of ``function`` now, and return how many there were. A preempted one is asked first."""
 
         def kill() -> int:
             found = [one for one in self._state.scheduler.containers if one.function.name == function]
             for container in found:
-                container.kill(reason)
+                container.preempt() if reason == "preempted" else container.kill(reason)
             return len(found)
 
         return self._call(kill)

@@ -6,10 +6,12 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from grpo_core.config import RolloutConfig
 from grpo_core.environments.protocol import Environment, EnvironmentFactory
 from grpo_core.environments.state_cache import StateCache
+from grpo_core.environments.user_code import users_code
 from grpo_core.errors import EpisodeError, GrpoError, InvalidActionError
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.play.episode import MAX_ATTEMPTS, Episode, EpisodeFailure
@@ -79,7 +81,7 @@ class Collector:
             PromptError: an observation of a starting state does not fit the model's context.
             AdapterError: the engine cannot sample from its policy version.
             EpisodeError: an episode failed in every attempt.
-            Exception: what an environment raises before the first action: a retry would raise it again.
+            EnvironmentCodeError: an environment failed before the first action: a retry would fail again.
         """
         start = time.perf_counter()
         before = self._engine.counters
@@ -120,13 +122,18 @@ class Collector:
         firsts = self._starting_environments(index, places, refill)
         episodes: list[Episode] = []
         for group, first in zip(places, firsts, strict=True):
-            state = first.snapshot()
-            episodes.append(Episode(first, group, 0, state, refill))
-            for sample in range(1, self._config.group_size):
-                sibling = self._factory()
-                sibling.restore(state)
-                episodes.append(Episode(sibling, group, sample, state, refill))
+            with self._starting("snapshot and restore"):
+                state = first.snapshot()
+                episodes.append(Episode(first, group, 0, state, refill))
+                for sample in range(1, self._config.group_size):
+                    sibling = self._factory()
+                    sibling.restore(state)
+                    episodes.append(Episode(sibling, group, sample, state, refill))
         return episodes
+
+    def _starting(self, what: str) -> AbstractContextManager[None]:
+        """For what an environment does before the first action."""
+        return users_code(f"environment {self._factory.key!r}: {what}", "mend the environment")
 
     def _starting_environments(self, index: int, places: Sequence[int], refill: int) -> list[Environment]:
         """One environment per place, after its opening. Openings are the same in every batch, by place and refill."""
@@ -134,8 +141,11 @@ class Collector:
         openings: list[Episode] = []
         for group in places:
             first = self._factory()
-            first.reset(environment_seed(self._config.seed, index, group, refill))
-            if first.in_opening:
+            seed = environment_seed(self._config.seed, index, group, refill)
+            with self._starting(f"reset({seed})"):
+                first.reset(seed)
+                in_opening = first.in_opening
+            if in_opening:
                 key = self._opening_key(group, refill)
                 cached = self._state_cache.get(key) if self._state_cache is not None else None
                 if cached is not None:
@@ -172,7 +182,8 @@ class Collector:
         """
         for episode in episodes:
             if episode.observations is None:
-                self._prepare(episode, index)
+                with self._starting("its first observation"):
+                    self._prepare(episode, index)
         playing = [episode for episode in episodes if episode.requests]
         Round(
             self._engine,

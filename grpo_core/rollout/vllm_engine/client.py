@@ -78,6 +78,8 @@ class VllmClient:
     async def _start_vllm(self, options: dict[str, Any]) -> Any:
         arguments = AsyncEngineArgs(
             **options,
+            load_format="safetensors",  # no pickle
+            trust_remote_code=False,
             logits_processors=[f"{_PACKAGE}.sampler:ExactSampler"],
             worker_extension_cls=f"{_PACKAGE}.sampler.RecordReader",
             async_scheduling=False,  # the sampler must know every token before it draws the next

@@ -23,9 +23,9 @@ def test_torchrun_gets_the_whole_configuration():
     config = build_config(
         {
             "run": "wide",
-            "model": {"name": "small", "lora_targets": ["q_proj"]},
+            "model": {"name": "models/\N{SMILING FACE WITH OPEN MOUTH}", "lora_targets": ["q_proj"]},
             "environment": {"name": "diplomacy", "compact_prompts": True},
-            "training": {"learning_rate": 1e-3},
+            "training": {"learning_rate": 1e-3, "clip_dual": None},
             "schedule": {"torch_threads": 3},
         }
     )

@@ -193,12 +193,18 @@ def test_vllm_samples_no_full_weights() -> None:
     build_config({"rollout": {"engine": "plain"}, "training": {"method": "full"}})
 
 
-def test_the_default_learning_rate_is_that_of_the_method() -> None:
+@pytest.mark.parametrize(
+    ("hidden_size", "adapter", "full"),
+    [(64, 2e-3, 3e-4), (512, 2e-3, 3e-4), (896, 1.6e-4, 2.4e-5), (3584, 1.0e-5, 1.5e-6), (8192, 2.0e-6, 2.9e-7)],
+)
+def test_the_default_learning_rate_is_that_of_the_method_and_the_size(
+    hidden_size: int, adapter: float, full: float
+) -> None:
     rates = [
-        build_config({"training": training}).training.effective_learning_rate
+        build_config({"training": training}).training.learning_rate_for(hidden_size)
         for training in ({}, {"method": "full"}, {"method": "full", "learning_rate": 0.0})
     ]
-    assert rates == [2e-3, 3e-4, 0.0]
+    assert rates == [pytest.approx(adapter, rel=0.03), pytest.approx(full, rel=0.03), 0.0]
 
 
 def test_full_fine_tuning_has_no_frozen_weights_to_shard() -> None:
@@ -245,8 +251,13 @@ def test_a_file_is_read_as_nested_values(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     broken, binary = tmp_path / "broken.toml", tmp_path / "binary.toml"
     broken.write_text("run = \n")
+    deep, long = tmp_path / "deep.toml", tmp_path / "long.toml"
+    deep.write_text("run = " + 5000 * "[")
+    long.write_text("run = " + 5000 * "1")
     binary.write_bytes(b"\xff\xfe\x00")
-    for path, match in [(tmp_path / "missing.toml", "readable"), (broken, "not TOML"), (binary, "readable")]:
+    for path, match in [(tmp_path / "missing.toml", "readable"), (binary, "readable")] + [
+        (path, "not TOML") for path in (broken, deep, long)
+    ]:
         with pytest.raises(ConfigError, match=match) as error:
             read_config(path)
         assert str(error.value).startswith(f"config {path}: ")
@@ -281,3 +292,15 @@ def test_a_variant_that_is_not_allowed_is_named(variants: dict[str, Any], messag
 def test_an_unknown_variant_is_named() -> None:
     with pytest.raises(ConfigError, match="no variant 'full'; there are: compact"):
         variant_of(build_config(VARIANTS), "full")
+
+
+@pytest.mark.parametrize("section", ["model", "environment", "rollout", "training", "schedule", "telemetry"])
+def test_every_number_has_bounds(section: str) -> None:
+    """A slip of a few digits runs for ever, or takes all memory, or is a segmentation fault somewhere below."""
+    schema = GrpoConfig.model_json_schema()
+    properties = schema["$defs"][GrpoConfig.model_fields[section].annotation.__name__]["properties"]
+    for name, described in properties.items():
+        for kind in described.get("anyOf", [described]):
+            if kind.get("type") in ("integer", "number"):
+                assert {"maximum", "exclusiveMaximum"} & set(kind), f"{section}.{name} has no upper bound"
+                assert {"minimum", "exclusiveMinimum"} & set(kind), f"{section}.{name} has no lower bound"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -10,7 +11,7 @@ from grpo_core.config import EnvironmentConfig
 from grpo_core.environments import make_environment_factory
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
 from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
-from grpo_core.errors import ConfigError, MissingPackageError
+from grpo_core.errors import ConfigError, GrpoError, MissingPackageError
 
 
 def _key(**values: object) -> str:
@@ -55,11 +56,67 @@ def test_an_environment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert factory.key != _key(name="my_environments:hard", max_operand=8)
     with pytest.raises(ConfigError, match="'my_environments:LIMIT' is a int, which cannot be called"):
         make_environment_factory(EnvironmentConfig(name="my_environments:LIMIT"))
-    with pytest.raises(ConfigError, match="cannot import 'easy' from 'my_environments'"):
+    with pytest.raises(ConfigError, match="'my_environments' has no 'easy'; give package"):
         make_environment_factory(EnvironmentConfig(name="my_environments:easy"))
 
 
-@pytest.mark.parametrize("name", ["no_such_module:make", ":make", "json:"])
+BROKEN = {
+    "takes_nothing": """
+        class Echo:
+            def __init__(self):
+                pass
+    """,
+    "takes_more": """
+        def Echo(config, rules):
+            pass
+    """,
+    "raises": """
+        class Echo:
+            def __init__(self, config):
+                self.words = []
+                self.word = self.words[config.horizon]
+    """,
+    "is_no_python": """
+        class Echo
+    """,
+    "fails_at_import": """
+        WORDS = {}
+        WORD = WORDS["army"]
+    """,
+    "needs_a_package": """
+        import no_such_package
+    """,
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("takes_nothing", "it must take the EnvironmentConfig and nothing else (too many positional arguments); write "
+         "def __init__(self, config)"),
+        ("takes_more", "(missing a required argument: 'rules'); write def Echo(config)"),
+        ("raises", "making one failed with IndexError: list index out of range (raises.py, line 5); mend it"),
+        ("is_no_python", "importing 'is_no_python' failed with SyntaxError: expected ':' (is_no_python.py, line 2)"),
+        ("fails_at_import", "failed with KeyError: 'army' (fails_at_import.py, line 3); mend that module"),
+        ("needs_a_package", "cannot import 'needs_a_package' (No module named 'no_such_package'); give package"),
+    ],
+)  # fmt: skip
+def test_an_environment_with_a_fault_is_one_line_that_names_it(
+    module: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.joinpath(f"{module}.py").write_text(dedent(BROKEN[module]))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(GrpoError) as caught:
+        make_environment_factory(EnvironmentConfig(name=f"{module}:Echo"))()
+
+    assert str(caught.value).startswith(f"environment.name '{module}:Echo': ")
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["no_such_module:make", ":make", "json:", ".json:loads", "a..b:c", "a b:c", "\udcff:x"]
+)
 def test_a_factory_that_cannot_be_imported(name: str) -> None:
     with pytest.raises(ConfigError, match=r"give package\.module:factory") as caught:
         make_environment_factory(EnvironmentConfig(name=name))

@@ -12,6 +12,7 @@ from torch import nn
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
 from grpo_core.model.policy import load_policy, resolve_device
+from grpo_core.model.tokenizer import load_tokenizer
 from tests.grpo_core.model.broken_models import copy_of, edit_json, one_line
 
 
@@ -171,3 +172,46 @@ def test_two_loads_share_no_weights(model_folder: Path) -> None:
         first.head.weight.zero_()
 
     assert float(second.head.weight.abs().max()) > 0
+
+
+class Malicious:
+    """Unpickling it writes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.target, "it ran")
+
+
+@pytest.mark.parametrize("is_malicious", [False, True])
+def test_a_pickle_is_never_read(is_malicious: bool, model_folder: Path, tmp_path: Path) -> None:
+    folder, ran = copy_of(model_folder, tmp_path / "model"), tmp_path / "ran"
+    weights = load_file(folder / "model.safetensors")
+    torch.save({"x": Malicious(ran)} if is_malicious else weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+    with pytest.raises(ModelError, match="its weights are a pickle, which is never read; save them as") as error:
+        load_policy(ModelConfig(name=str(folder), device="cpu"))
+    one_line(error)
+    assert not ran.exists()
+
+
+def test_code_of_a_model_is_never_run_and_nobody_is_asked(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, ran = copy_of(model_folder, tmp_path / "model"), tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w')\nfrom transformers import Qwen2Config as C, Qwen2ForCausalLM as M\n"
+    (folder / "own_code.py").write_text(code)
+    auto_map = {"AutoConfig": "own_code.C", "AutoModelForCausalLM": "own_code.M"}
+    edit_json(folder / "config.json", auto_map=auto_map, model_type="own")
+    edit_json(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own_code.T", None]})
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+
+    for load in (load_tokenizer, lambda name: load_policy(ModelConfig(name=name, device="cpu"), any_architecture=True)):
+        with pytest.raises(ModelError, match="it brings code of its own, which is never run") as error:
+            load(str(folder))
+        one_line(error)
+    edit_json(folder / "config.json", model_type="qwen2")  # an architecture that transformers has
+    load_policy(ModelConfig(name=str(folder), device="cpu"))
+    assert not ran.exists()

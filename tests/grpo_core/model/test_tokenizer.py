@@ -50,3 +50,15 @@ def test_a_folder_without_a_usable_tokenizer(model_folder: Path, tmp_path: Path)
     with pytest.raises(ModelError, match="no tokenizer") as error:
         load_tokenizer(str(folder))
     one_line(error)
+
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be loaded") as error:
+        load_tokenizer(str(folder))
+    assert "tokenizer" not in one_line(error)
+
+
+def test_a_hub_id_without_a_hub_is_not_blamed_on_its_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="check the id, or the connection to the hub") as error:
+        load_tokenizer("no-such-owner/no-such-model")
+    assert "tokenizer" not in one_line(error)

@@ -63,3 +63,4 @@ def nothing_is_left() -> Iterator[None]:
     yield
     assert rollout_threads() == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGHUP) is signal.SIG_DFL

@@ -168,7 +168,8 @@ def test_checkpoints_are_written_on_the_way(make_stack: MakeStack) -> None:
 
     result = train(stack, quiet(), on_step=look)
 
-    assert seen == {1: [], 2: [], 3: ["step-000002"], 4: ["step-000002"], 5: ["step-000002", "step-000004"]}
+    first, second = "step-000001", "step-000002"
+    assert seen == {1: [], 2: [first], 3: [first, second], 4: [first, second], 5: [second, "step-000004"]}
     assert result.checkpoint is not None
     assert result.checkpoint.name == "step-000005"
 

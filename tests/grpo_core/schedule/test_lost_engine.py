@@ -50,7 +50,7 @@ def test_no_step_is_lost_with_the_engine(lag: int, make_stack: MakeStack) -> Non
 
     num_done = len(reports)
     assert num_done >= 3 - lag  # the error may overtake a batch that waits
-    assert [path.name for path in stack.checkpoint_folder.iterdir()] == [f"step-{num_done:06d}"]
+    assert max(path.name for path in stack.checkpoint_folder.iterdir()) == f"step-{num_done:06d}"
     reports += train(make_stack(num_steps=5, lag=lag), quiet(), resume=True).reports
     assert [report.metrics.step for report in reports] == [1, 2, 3, 4, 5]
     num_alike = 5 if lag == 0 else 3  # with a lag, the batch that died is sampled from a newer policy now

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,12 +42,12 @@ class Chatty(ArithmeticEnvironment):
 """
 
 
-def interrupt_at(step: int) -> Callable[[StepReport], None]:
-    """What Ctrl-C does, when ``step`` has ended."""
+def interrupt_at(step: int, number: signal.Signals = signal.SIGINT) -> Callable[[StepReport], None]:
+    """What Ctrl-C, or another signal, does when ``step`` has ended."""
 
     def on_step(report: StepReport) -> None:
         if report.metrics.step == step:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     return on_step
 
@@ -242,3 +243,27 @@ def test_a_run_is_not_overwritten(make_stack: MakeStack) -> None:
 def test_there_must_be_something_to_resume(make_stack: MakeStack) -> None:
     with pytest.raises(CheckpointError, match="nothing to resume"):
         train(make_stack(), quiet(), resume=True)
+
+
+def test_a_run_that_is_being_trained_is_left_alone(make_stack: MakeStack) -> None:
+    """Also by one that would start anew, before the first has a checkpoint."""
+    refusals: list[str] = []
+
+    def train_again() -> None:
+        for resume in (False, True):
+            try:
+                train(make_stack(), quiet(), resume=resume)
+            except ConfigError as error:
+                refusals.append(str(error))
+
+    def meanwhile(report: StepReport) -> None:
+        if report.metrics.step == 1:
+            thread = threading.Thread(target=train_again)
+            thread.start()
+            thread.join()
+
+    result = train(make_stack(lag=1), quiet(), on_step=meanwhile)
+
+    assert len(refusals) == 2
+    assert all("run 'run' is being trained by another thread" in refusal for refusal in refusals)
+    assert [report.metrics.step for report in result.reports] == [1, 2, 3, 4]

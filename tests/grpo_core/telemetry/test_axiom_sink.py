@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 import socket
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,85 +14,26 @@ from grpo_core.config import TelemetryConfig, build_config
 from grpo_core.errors import CredentialsError
 from grpo_core.home import Home
 from grpo_core.telemetry import Telemetry, open_telemetry
-from grpo_core.telemetry.axiom_sink import AxiomConnection, open_axiom
+from grpo_core.telemetry.axiom_sink import AxiomConnection, open_axiom, retry_after_s
 from grpo_core.telemetry.background import BackgroundSink
+from grpo_core.telemetry.delivery import Delivery
+from grpo_core.telemetry.jsonl import JsonlSink
+from tests.grpo_core.telemetry.ingest_server import IngestServer, running_server
 
 AUTO = TelemetryConfig()
-
-
-class IngestServer(ThreadingHTTPServer):
-    """Checks what it gets as Axiom does, and keeps it. ``answer`` is a status to give instead of taking events."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _IngestHandler)
-        self.answer: int | None = None
-        self.num_refused = 0
-        self.num_requests = 0
-        self.events: list[dict[str, Any]] = []
-        self.paths: list[str] = []
-        self.got_events = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class _IngestHandler(BaseHTTPRequestHandler):
-    server: IngestServer  # type: ignore[assignment]
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.num_requests += 1
-        self.server.paths.append(self.path)
-        if self.headers["Authorization"] != "Bearer xaat-secret":
-            return self._reply(403, {"code": 403, "message": "forbidden"})
-        if self.server.answer is not None:
-            return self._reply(self.server.answer, {"message": "out of order"})
-        if (self.headers["Content-Type"], self.headers["Content-Encoding"]) != ("application/x-ndjson", "gzip"):
-            return self._reply(415, {"message": "only gzipped ndjson"})
-        events = [json.loads(line) for line in gzip.decompress(body).decode().split("\n")]
-        taken = events[self.server.num_refused :]
-        self.server.events += taken
-        failures = [{"timestamp": event["_time"], "error": "bad field"} for event in events[: self.server.num_refused]]
-        self._reply(
-            200,
-            {
-                "ingested": len(taken),
-                "failed": len(failures),
-                "failures": failures,
-                "processedBytes": len(body),
-                "blocksCreated": 0,
-                "walLength": len(taken),
-            },
-        )
-        self.server.got_events.set()
-
-    def _reply(self, status: int, content: dict[str, Any]) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[IngestServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with IngestServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with running_server() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
-def telemetry_to(url: str, token: str = "xaat-secret") -> tuple[Telemetry, BackgroundSink]:
-    sink = BackgroundSink(AxiomConnection(token, "grpo-test", url))
-    return Telemetry("r", [sink]), sink
+def telemetry_to(url: str, folder: Path, token: str = "xaat-secret") -> tuple[Telemetry, Delivery]:
+    path = folder / "r.jsonl"
+    delivery = Delivery(AxiomConnection(token, "grpo-test", url), path, folder / "r.axiom.json")
+    return Telemetry("r", [JsonlSink(path), BackgroundSink(delivery, "grpo send --run r")]), delivery
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -128,8 +65,8 @@ def test_events_of_the_environments_dataset_arrive_by_themselves(
     assert event["_time"].endswith("Z")
 
 
-def test_many_events_go_in_few_requests(server: IngestServer, caplog: pytest.LogCaptureFixture) -> None:
-    telemetry, _ = telemetry_to(server.url)
+def test_many_events_go_in_few_requests(server: IngestServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    telemetry, _ = telemetry_to(server.url, tmp_path)
     for number in range(2500):
         telemetry.emit("rollout", batch_index=number)
     telemetry.close()
@@ -139,58 +76,111 @@ def test_many_events_go_in_few_requests(server: IngestServer, caplog: pytest.Log
     assert warnings_in(caplog) == []
 
 
-@pytest.mark.parametrize(("status", "num_requests"), [(500, 2), (400, 1)])
-def test_a_server_error_costs_the_events_and_one_warning(
-    status: int, num_requests: int, server: IngestServer, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("answer", [429, 500, 503, 403, 400, "<html>", "[]", "null", "{}", '{"ingested": "x"}', "half"])
+def test_an_outage_is_one_warning_and_every_event_arrives_once(
+    answer: int | str, server: IngestServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.answer = status
-    telemetry, sink = telemetry_to(server.url)
-    telemetry.emit("rollout", batch_index=0)
-    telemetry.flush()
-    assert server.num_requests == num_requests  # a server error is tried once more, a refusal is final
-    telemetry.emit("rollout", batch_index=1)
-    telemetry.flush()
+    server.answer = answer
+    telemetry, delivery = telemetry_to(server.url, tmp_path)
+    for number in range(3):
+        telemetry.emit("rollout", batch_index=number)
+        telemetry.flush()
+    assert server.events == []
+    assert delivery.num_waiting == 3
+    num_requests = server.num_requests
     server.answer = None
-    telemetry.emit("rollout", batch_index=2)
+    telemetry.emit("rollout", batch_index=3)
     telemetry.close()
 
-    assert [event["batch_index"] for event in server.events] == [2]
-    assert sink.num_lost == 2
+    assert [event["batch_index"] for event in server.events] == [0, 1, 2, 3]
+    assert len({event["id"] for event in server.events}) == 4
+    assert num_requests == 1  # the service has a pause
     (warning,) = warnings_in(caplog)
-    assert "axiom: dataset 'grpo-test': API error" in warning
-    assert f"{status}" in warning
+    assert warning.startswith("axiom: dataset 'grpo-test': ")
+    assert "\n" not in warning
 
 
-def test_a_refused_token_is_named(server: IngestServer, caplog: pytest.LogCaptureFixture) -> None:
-    telemetry, sink = telemetry_to(server.url, token="xaat-wrong")
+def test_retry_after_is_kept(server: IngestServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    server.answer, server.retry_after = 429, "1000"
+    telemetry, _ = telemetry_to(server.url, tmp_path)
+    telemetry.emit("rollout", batch_index=0)
+    telemetry.flush()
+    server.answer = None
+    telemetry.emit("rollout", batch_index=1)
+    telemetry.close()
+
+    assert (server.num_requests, server.events) == (1, [])
+    assert warnings_in(caplog)[-1] == "axiom: 2 events are still to be sent; send them with: grpo send --run r"
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, 0),
+        ("30", 30),
+        ("0", 0),
+        ("-5", 0),
+        ("99999999999", 3600),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", 40),
+        ("Thu, 01 Jan 1970 00:00:01 GMT", 0),
+        ("soon", 0),
+        ("", 0),
+        ("\N{ARABIC-INDIC DIGIT THREE}", 3),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float) -> None:
+    assert retry_after_s(header, now_s=60.0) == seconds
+
+
+def test_a_refused_token_is_named_and_not_shown(
+    server: IngestServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    telemetry, delivery = telemetry_to(server.url, tmp_path, token="xaat-wrong")
     telemetry.emit("rollout")
     telemetry.close()
 
-    assert sink.num_lost == 1
+    assert delivery.num_waiting == 1
     assert "API error 403: forbidden" in warnings_in(caplog)[0]
+    assert "xaat-wrong" not in caplog.text
 
 
-def test_nobody_listening_costs_the_events_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_nobody_listening_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
-        telemetry, sink = telemetry_to(f"http://127.0.0.1:{unused.getsockname()[1]}")
+        telemetry, delivery = telemetry_to(f"http://127.0.0.1:{unused.getsockname()[1]}", tmp_path)
         for _ in range(2):
             telemetry.emit("rollout")
             telemetry.flush()
         telemetry.close()
 
-    assert sink.num_lost == 2
-    assert len(warnings_in(caplog)) == 1
+    assert delivery.num_waiting == 2
+    first, last = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert first.startswith("axiom: dataset 'grpo-test': ")  # and no line of urllib3
+    assert last.startswith("axiom: 2 events are still to be sent")
 
 
-def test_events_that_axiom_refuses_singly_are_counted(server: IngestServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_that_is_too_large_is_cut(server: IngestServer, tmp_path: Path) -> None:
+    server.max_events = 3
+    telemetry, delivery = telemetry_to(server.url, tmp_path)
+    for number in range(10):
+        telemetry.emit("rollout", batch_index=number)
+    telemetry.close()
+
+    assert [event["batch_index"] for event in server.events] == list(range(10))
+    assert delivery.num_refused == 0
+
+
+def test_events_that_axiom_refuses_singly_are_counted(
+    server: IngestServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     server.num_refused = 2
-    telemetry, sink = telemetry_to(server.url)
+    telemetry, delivery = telemetry_to(server.url, tmp_path)
     for number in range(5):
         telemetry.emit("rollout", batch_index=number)
     telemetry.close()
 
-    assert sink.num_lost == 2
+    assert delivery.num_refused == 2
+    assert delivery.num_waiting == 0
     assert "refused 2 events: bad field" in warnings_in(caplog)[0]
 
 

@@ -24,11 +24,12 @@ def home_in(folder: Path) -> Home:
 
 
 def test_a_record_is_flat_and_has_an_iso_time_in_utc() -> None:
-    record = Event("rollout", 0.25, "r", {"batch_index": 3, "reward_mean": math.nan}).record()
+    record = Event("rollout", 0.25, "r", "a-1", {"batch_index": 3, "reward_mean": math.nan}).record()
 
     assert record == {
         "_time": "1970-01-01T00:00:00.250000Z",
         "time": 0.25,
+        "id": "a-1",
         "kind": "rollout",
         "run": "r",
         "batch_index": 3,
@@ -121,7 +122,7 @@ def test_a_sink_that_fails_to_close_does_not_keep_the_others_open(tmp_path: Path
         telemetry.close()
 
     with pytest.raises(ValueError, match="closed file"):
-        last.write(Event("rollout", 0.0, "r", {}))
+        last.write(Event("rollout", 0.0, "r", "a-1", {}))
 
 
 def test_an_events_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
@@ -136,3 +137,62 @@ def test_an_events_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> Non
 def test_a_run_name_cannot_leave_the_events_folder(tmp_path: Path) -> None:
     with pytest.raises(InvalidNameError, match=r"run '\.\./x'"):
         open_telemetry(GrpoConfig(run="../x"), home_in(tmp_path))
+
+
+def test_events_have_ids_of_their_own_across_processes(tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    for _ in range(2):
+        with Telemetry("r", [JsonlSink(path)]) as telemetry:
+            for _ in range(3):
+                telemetry.emit("run_started")
+
+    assert len({line["id"] for line in read_lines(path)}) == 6
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_costs_events_and_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "e.jsonl"
+    path.symlink_to("/dev/full")
+    with Telemetry("r", [JsonlSink(path)]) as telemetry:
+        for _ in range(3):
+            telemetry.emit("run_started")
+
+    assert [record.getMessage() for record in caplog.records] == [
+        f"cannot write {path}: No space left on device; training goes on, and its events are lost until it can",
+        f"3 events are not in {path}",
+    ]
+
+
+def test_what_a_full_disk_tears_spoils_no_event_after_it(tmp_path: Path) -> None:
+    class Filling:
+        """A raw file on a disk that takes ``left`` bytes more."""
+
+        def __init__(self) -> None:
+            self.content = b""
+            self.left = 10**6
+
+        def write(self, part: memoryview) -> int:
+            if not self.left:
+                raise OSError(28, "No space left on device")
+            taken = bytes(part[: self.left])
+            self.content += taken
+            self.left -= len(taken)
+            return len(taken)
+
+        def close(self) -> None:
+            pass
+
+    sink = JsonlSink(tmp_path / "e.jsonl")
+    sink._file.close()
+    file = Filling()
+    sink._file = file  # pyright: ignore[reportAttributeAccessIssue]
+    with Telemetry("r", [sink]) as telemetry:
+        telemetry.emit("run_started")
+        file.left = 20
+        telemetry.emit("rollout")
+        telemetry.emit("rollout")
+        file.left = 10**6
+        telemetry.emit("run_finished")
+
+    kinds = [json.loads(line)["kind"] for line in file.content.splitlines() if line.endswith(b"}")]
+    assert kinds == ["run_started", "run_finished"]

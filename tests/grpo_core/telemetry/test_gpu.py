@@ -44,7 +44,7 @@ def test_there_is_a_sample_at_the_start_and_one_at_the_end_with_every_field(tmp_
 
     assert len(events) >= 2
     assert {event["kind"] for event in events} == {"gpu_stats"}
-    assert set(events[0]) - {"_time", "time", "kind", "run"} == set(FIELDS["gpu_stats"])
+    assert set(events[0]) - {"_time", "time", "id", "kind", "run"} == set(FIELDS["gpu_stats"])
 
 
 def test_it_samples_between_start_and_end() -> None:

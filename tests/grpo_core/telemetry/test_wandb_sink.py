@@ -87,13 +87,13 @@ def test_an_offline_run_holds_the_metrics_and_touches_no_network(
 
 
 def test_metrics_have_readable_names_and_finite_values() -> None:
-    event = Event("rollout", 0.0, "r", {"tokens_per_second": 5.0, "reward_mean": float("inf"), "unheard_of": 1})
+    event = Event("rollout", 0.0, "r", "a-1", {"tokens_per_second": 5.0, "reward_mean": float("inf"), "unheard_of": 1})
 
-    assert wandb_metrics(event) == {"timing/tokens_per_second": 5.0, "rollout/reward_mean": None}
+    assert wandb_metrics(event.record()) == {"timing/tokens_per_second": 5.0}
 
 
 def test_kinds_that_are_no_metrics_give_none() -> None:
-    assert wandb_metrics(Event("snapshot", 0.0, "r", {"path": "x"})) == {}
+    assert wandb_metrics(Event("snapshot", 0.0, "r", "a-1", {"path": "x"}).record()) == {}
 
 
 def test_the_names_are_of_fields_that_exist_and_no_two_fields_share_one() -> None:

@@ -260,7 +260,7 @@ import os, signal, sys
 from pathlib import Path
 from grpo_core.config import ModelConfig, TrainingConfig
 from grpo_core.model.policy import load_policy
-from grpo_core.training import checkpoint
+from grpo_core.training import checkpoint, checkpoint_state
 from grpo_core.training.trainer import Trainer
 
 model = ModelConfig(name=sys.argv[1], device="cpu", lora_rank=4, lora_alpha=8.0)
@@ -288,7 +288,7 @@ while True:
         checkpoint.save_checkpoint(folder, trainer, {})
         os._exit(0)
     _, status = os.waitpid(child, 0)
-    damaged = [str(path) for path in checkpoint._steps(folder) if not checkpoint._read(path)]
+    damaged = [str(path) for path in checkpoint_state.checkpoints_in(folder) if not checkpoint._read(path)]
     newest = checkpoint.load_checkpoint(folder).weights.version.number
     print(number, os.WIFSIGNALED(status), newest, len(damaged), flush=True)
     if not os.WIFSIGNALED(status):

@@ -10,7 +10,7 @@ import pytest
 from grpo_core.config import EnvironmentConfig
 from grpo_core.environments import ConfiguredFactory, EnvironmentFactory
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
-from grpo_core.errors import AdapterNotFoundError, EpisodeError, PromptError
+from grpo_core.errors import AdapterNotFoundError, EnvironmentCodeError, EpisodeError, PromptError
 from grpo_core.rollout.play.episode import MAX_ATTEMPTS
 from grpo_core.rollout.protocol import Outcome
 from grpo_core.types import Observation
@@ -98,8 +98,12 @@ def test_what_fails_before_anybody_answers_reaches_the_caller(rooms: Rooms) -> N
             raise RuntimeError("no questions here")
 
     collector = rooms.collector(ConfiguredFactory(EnvironmentConfig(), "unset", lambda _: Unset()))
-    with pytest.raises(RuntimeError, match="no questions here"):
+    with pytest.raises(EnvironmentCodeError) as caught:
         collector.collect(0)
+    assert str(caught.value).startswith(
+        "environment 'unset': its first observation failed with RuntimeError: no questions here "
+        "(test_episode_failures.py, line "
+    )
     assert collector.failures == ()
 
 

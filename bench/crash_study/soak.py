@@ -1,0 +1,76 @@
+"""A long run with a swap of weights at every step: its memory, files and threads stay as they are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+from bench.crash_study.runs import Case, events
+
+SAMPLE_S = 1.0
+MAX_GROWTH = 0.02
+MAX_GROWTH_BYTES = 16 << 20
+"""What the allocator may take more between the second and the last quarter of a soak, beside its share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Soak:
+    """Medians of the second and of the last quarter; the first one warms up."""
+
+    num_steps: int
+    memory_mib: tuple[float, float]
+    files: tuple[float, float]
+    threads: tuple[float, float]
+    disk_mib: tuple[float, float]  # of the home, without events
+
+
+def study_soak(case: Case, duration_s: float, model: Path, folder: Path) -> Soak:
+    """Train for ``duration_s``.
+
+    Raises:
+        AssertionError: something grows.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    process = psutil.Popen(
+        [sys.executable, "-m", "grpo_core.cli", *case.arguments(model), "--steps", "1000000000"],
+        env={**os.environ, "GRPO_HOME": str(folder)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    samples: list[tuple[float, float, float, float]] = []
+    ends = time.monotonic() + duration_s
+    try:
+        while time.monotonic() < ends:
+            assert process.poll() is None, process.stderr.read()[-2000:]
+            memory, files, threads = process.memory_info().rss, len(process.open_files()), process.num_threads()
+            samples.append((memory / 2**20, files, threads, _disk_mib(folder)))
+            time.sleep(SAMPLE_S)
+    finally:
+        process.terminate()
+        process.wait(120)
+    quarter = len(samples) // 4
+    second, last = zip(*samples[quarter : 2 * quarter], strict=True), zip(*samples[-quarter:], strict=True)
+    memory, files, threads, disk = ((median(before), median(after)) for before, after in zip(second, last, strict=True))
+    num_steps = sum(event["kind"] == "train_step" for event in events(folder))
+    assert memory[1] - memory[0] < max(MAX_GROWTH * memory[0], MAX_GROWTH_BYTES / 2**20), f"memory grows: {memory} MiB"
+    assert files[1] <= files[0] + 1, f"open files grow: {files}"
+    assert threads[1] <= threads[0], f"threads grow: {threads}"
+    return Soak(num_steps, memory, files, threads, disk)
+
+
+def _disk_mib(folder: Path) -> float:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.suffix != ".jsonl" and path.is_file() else 0
+        except FileNotFoundError:  # the run removes what it needs no more
+            continue
+    return total / 2**20
