@@ -16,7 +16,7 @@ from pytest_grpo.session.stored_results import STORED, StoredResults
 from pytest_grpo.session.turns import register_turns
 from pytest_grpo.session.verdict_report import VERDICT_REPORT, VerdictReport, header_line
 from pytest_grpo.settings.applicability import NotApplicableError, record_absence
-from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig, check_systems, is_xdist_worker
+from pytest_grpo.settings.config import PLUGIN_CONFIG, PluginConfig, is_xdist_worker
 from pytest_grpo.settings.options import add_ini, add_options
 from pytest_grpo.settings.phases import (
     CLAIMS_MARKERS,
@@ -64,10 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     settings = config.stash[PLUGIN_CONFIG] = PluginConfig.from_pytest_config(config)
     config.stash[CLAIMS_MARKERS] = settings.claims_markers
-    check_systems(settings)
-    if settings.asked_phases and not settings.run.is_embedded:
-        settings.run.config()  # a run that cannot be read is reported before anything starts
-        sys.path.append(str(config.invocation_params.dir))  # where `python -m` would look for its environment
+    _check_what_is_judged(config, settings)
     stored = config.stash[STORED] = StoredResults(config)
     register_turns(config)
     if is_xdist_worker(config):
@@ -86,6 +83,17 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_grpo.remote.register import register
 
         register(config)
+
+
+def _check_what_is_judged(config: pytest.Config, settings: PluginConfig) -> None:
+    """A system or a run that is not there is reported before anything starts."""
+    if {settings.system, settings.versus} - {None, "grpo_core"}:
+        from pytest_grpo.systems.load import check_systems
+
+        check_systems(settings)
+    if settings.asked_phases and not settings.run.is_embedded:
+        settings.run.config()
+        sys.path.append(str(config.invocation_params.dir))  # where `python -m` would look for its environment
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:

@@ -161,3 +161,6 @@ class BenchConfig(Section):
     variants: dict[VariantName, dict[str, dict[str, Any]]] = Field(default_factory=dict)
     """Settings that phase 5 compares with the run's own, by name: ``[bench.variants.compact.environment]`` with
     ``compact_prompts = true``."""
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # a dict has none, and configurations are keys of caches

@@ -147,15 +147,6 @@ def is_xdist_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-def check_systems(settings: PluginConfig) -> None:
-    """Raises pytest.UsageError when a selected system does not exist or its packages are missing."""
-    for name in (settings.system, settings.versus):
-        if name not in (None, "grpo_core") and settings.remote is None:
-            from pytest_grpo.systems.load import find_system
-
-            find_system(name)
-
-
 def _value(config: pytest.Config, name: str) -> str:
     option = config.getoption(name, None)
     return config.getini(name) if option is None else option

@@ -112,7 +112,7 @@ def _asks_for(expression: match_expression.Expression, marker: str, others: Mapp
         return any(_asks_for(expression, marker, {**others, question.marker: has}) for has in (False, True))
 
 
-FIXTURES = ("grpo_gate", "grpo_arms", "grpo_threshold", "grpo_run", "grpo_system", "grpo_versus")
+FIXTURES = ("grpo_gate", "grpo_arms", "grpo_threshold", "grpo_run", "grpo_system_name", "grpo_system", "grpo_versus")
 """The plugin's fixtures."""
 CLAIMS_MARKERS = pytest.StashKey[bool]()
 """Whether the project opts in to the phase markers (``PluginConfig.claims_markers``)."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.run import RunSettings
 from pytest_grpo.systems.protocol import ClosableSystem, GrpoSystem, SystemSettings
 
@@ -53,6 +54,13 @@ def find_system(name: str) -> SystemFactory:
     if not callable(factory):
         raise pytest.UsageError(f"system {name!r}: {target} is not callable; name a function or class of one argument")
     return factory
+
+
+def check_systems(settings: PluginConfig) -> None:
+    """Raises pytest.UsageError when a selected system does not exist or its packages are missing."""
+    for name in (settings.system, settings.versus):
+        if name not in (None, "grpo_core") and settings.remote is None:
+            find_system(name)
 
 
 def load_system(name: str, settings: SystemSettings) -> GrpoSystem:
