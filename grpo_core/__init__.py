@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from grpo_core.commands.launch import launch_training
     from grpo_core.config import (
+        BenchConfig,
         EnvironmentConfig,
         GrpoConfig,
         ModelConfig,
@@ -76,6 +77,7 @@ __all__ = [
     "AdapterStore",
     "AdapterSwap",
     "Batch",
+    "BenchConfig",
     "CacheCounters",
     "CacheResult",
     "Completion",
@@ -133,7 +135,7 @@ __all__ = [
 
 _MODULES = {
     "grpo_core.commands.launch": "launch_training",
-    "grpo_core.config": "EnvironmentConfig GrpoConfig ModelConfig RolloutConfig ScheduleConfig "
+    "grpo_core.config": "BenchConfig EnvironmentConfig GrpoConfig ModelConfig RolloutConfig ScheduleConfig "
     "TelemetryConfig TrainingConfig build_config read_config",
     "grpo_core.environments.protocol": "Environment",
     "grpo_core.errors": "GrpoError",

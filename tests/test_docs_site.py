@@ -80,7 +80,7 @@ def test_the_plugin_reference_has_every_fixture_marker_and_hook():
     rows = set(re.findall(r"^\| `(\w+)", page, flags=re.MULTILINE))
     names = {name for name in vars(fixtures) if name.startswith("grpo_")}
 
-    assert len(names) == 5
+    assert len(names) == 7
     assert names | {phase.marker for phase in PHASES} <= rows
     assert "`pytest_grpo_verdict(config, row)`" in page
 

@@ -25,9 +25,9 @@ PASSED_ALONG = {
     "grpo_core": {
         *("BatchCollector", "Collector", "Trainer", "Ranks"),
         *("LineCursor", "RegexCursor", "Node", "TrieNode"),
-        *("DecoderWeights", "Section", "Sink"),
+        *("DecoderWeights", "Section", "Sink", "StopRequest"),
     },
-    "pytest_grpo": {"Comparison", "GateSession", "PairedComparison", "PluginConfig"},
+    "pytest_grpo": {"Comparison", "GateSession", "NotApplicableError", "PairedComparison", "PluginConfig"},
 }
 """Private classes in public signatures: users neither make one nor read its fields."""
 
