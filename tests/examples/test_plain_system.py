@@ -77,7 +77,7 @@ def test_with_the_cache_both_are_green(project: pytest.Pytester) -> None:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> SystemSettings:
-    return SystemSettings(home=tmp_path_factory.mktemp("home"), device="cpu", kl_coefficient=KL, micro_batch_tokens=96)
+    return SystemSettings(home=tmp_path_factory.mktemp("home"), device="cpu", kl_coefficient=KL, micro_batch_tokens=40)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def plain(settings: SystemSettings) -> GrpoSystem:
 @pytest.fixture(scope="module")
 def core(settings: SystemSettings, tmp_path_factory: pytest.TempPathFactory) -> GrpoSystem:
     return GrpoCoreSystem(
-        SystemSettings(home=tmp_path_factory.mktemp("core"), device="cpu", kl_coefficient=KL, micro_batch_tokens=96)
+        SystemSettings(home=tmp_path_factory.mktemp("core"), device="cpu", kl_coefficient=KL, micro_batch_tokens=40)
     )
 
 
