@@ -269,9 +269,19 @@ def test_its_passes_are_seen_at_its_modules(trl: GrpoSystem, make_batch: MakeBat
     assert counter.tokenizer_calls(told=0) == Count(0)
 
 
-def test_a_shared_prefix_is_beyond_it(make_settings: MakeSettings) -> None:
-    with pytest.raises(UnsupportedError, match=r"^system trl: cannot share a prompt"):
-        load_system("trl", make_settings(packing="shared_prefix"))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("packing", "shared_prefix"),
+        ("method", "full"),
+        ("engine", "vllm"),
+        ("dtype", "bfloat16"),
+        ("precision", "bfloat16"),
+    ],
+)
+def test_what_is_beyond_it_is_said(make_settings: MakeSettings, name: str, value: str) -> None:
+    with pytest.raises(UnsupportedError, match=rf"^system trl: has no {name} '{value}'; what it has is "):
+        load_system("trl", make_settings(**{name: value}))
 
 
 def test_building_one_leaves_the_seeds_of_the_process_alone(settings: SystemSettings) -> None:
