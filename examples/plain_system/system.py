@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.profiler import profile, record_function
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pytest_grpo import Completion, EventFile, GrpoSystem, Rollout, StepRecord, TrainBatch, TrainStep, UnsupportedError
+from pytest_grpo import Completion, EventFile, GrpoSystem, Rollout, StepRecord, TrainBatch, TrainStep
 
 from .adapters import SAMPLED, TRAINED, Versions, read_gradients, read_weights, write_weights
 from .scoring import Example, examples_of, logprobs_of, losses_of, split
@@ -24,8 +24,8 @@ class PlainSystem(GrpoSystem):
     name = "plain_system"
 
     def __init__(self, settings):
-        if settings.packing == "shared_prefix":
-            raise UnsupportedError("system plain_system: cannot share a prompt among its completions; use 'padded'")
+        settings.only(self.name, packing=(None, "padded"), method=("lora",), engine=("torch",))
+        settings.only(self.name, dtype=("float32",), precision=("float32",))
         lora = LoraConfig(
             r=settings.lora_rank,
             lora_alpha=settings.lora_alpha,

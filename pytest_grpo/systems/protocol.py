@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -69,6 +69,18 @@ class SystemSettings:
     """Keys and values that the sampler may hold."""
     seed: int = 0
     """Seed of the initial adapter weights."""
+
+    def only(self, system: str, **allowed: tuple[object, ...]) -> None:
+        """For a system without a choice: refuse other values of these fields, e.g. ``only("mine", method=("lora",))``.
+
+        Raises:
+            UnsupportedError: a field has another value.
+        """
+        values = asdict(self)
+        for name, known in allowed.items():
+            if values[name] not in known:
+                has = ", ".join(map(repr, known))
+                raise UnsupportedError(f"system {system}: has no {name} {values[name]!r}; what it has is {has}")
 
     @property
     def model_path(self) -> str:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
-WORDS = ("encode", "decode", "tokenize", "convert")
+WORDS = ("encode", "decode", "tokenize")
 """In the names of methods that turn text into ids, or ids into text. All calls of a tokenizer of ``transformers`` go
-through such methods of its own."""
+through such methods of its own; looking up a special token does not."""
 
 
 @dataclass

@@ -25,7 +25,6 @@ from pytest_grpo.systems.protocol import (
     SystemSettings,
     TrainBatch,
     TrainStep,
-    UnsupportedError,
 )
 from pytest_grpo.systems.run_plan import RunPlan
 from pytest_grpo.systems.step_record import StepRecord
@@ -52,8 +51,8 @@ class TrlSystem(GrpoSystem):
     name = "trl"
 
     def __init__(self, settings: SystemSettings) -> None:
-        if settings.packing == "shared_prefix":
-            raise UnsupportedError("system trl: cannot share a prompt among its completions; use packing 'padded'")
+        settings.only(self.name, packing=(None, "padded"), method=("lora",), engine=("torch",))
+        settings.only(self.name, dtype=("float32",), precision=("float32",))
         self._settings = settings
         self._trainer = build_trainer(settings, settings.home / "trl")
         self._device: torch.device = self._trainer.accelerator.device

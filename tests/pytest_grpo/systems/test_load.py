@@ -20,6 +20,12 @@ class Stack(GrpoSystem):
 def nothing(settings):
     return settings.home
 
+class Loose(Stack):
+    logprob_tolerance = 3.0
+
+class NotANumber(Stack):
+    logprob_tolerance = float("nan")
+
 number = 3
 """
 
@@ -66,6 +72,14 @@ def test_built_in_names_stay() -> None:
         ("a-b:c", "system 'a-b:c': cannot import a-b:c ("),
         ("outside_stack:number", "system 'outside_stack:number': outside_stack:number is not callable"),
         ("outside_stack:nothing", "its factory returned PosixPath, which lacks methods of GrpoSystem"),
+        (
+            "outside_stack:Loose",
+            "system 'outside_stack:Loose': logprob_tolerance 3.0 nats: allowed are 0 to 0.1; state",
+        ),
+        (
+            "outside_stack:NotANumber",
+            "logprob_tolerance nan nats: allowed are 0 to 0.1; state what its precision costs",
+        ),
     ],
 )
 def test_what_is_no_system_is_one_line(name: str, message: str, tmp_path: Path) -> None:

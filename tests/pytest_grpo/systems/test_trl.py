@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from pytest_grpo.systems.counting.call_counter import CallCounter
+from pytest_grpo.systems.counting.count import Count
 from pytest_grpo.systems.load import load_system
-from pytest_grpo.systems.protocol import GrpoSystem, Rollout, SystemSettings, TrainBatch, UnsupportedError
+from pytest_grpo.systems.protocol import (
+    STEP_SPANS,
+    GrpoSystem,
+    Rollout,
+    SystemSettings,
+    TrainBatch,
+    UnsupportedError,
+)
+from pytest_grpo.systems.run_plan import RunPlan
+from pytest_grpo.systems.step_record import StepRecord
 
 if TYPE_CHECKING:
     from tests.pytest_grpo.systems.conftest import MakeBatch, MakeSettings
@@ -172,9 +185,103 @@ def test_the_sampler_keeps_what_was_published(trl: GrpoSystem, make_batch: MakeB
         trl.swap_adapter(999)
 
 
-def test_a_shared_prefix_is_beyond_it(make_settings: MakeSettings) -> None:
-    with pytest.raises(UnsupportedError, match=r"^system trl: cannot share a prompt"):
-        load_system("trl", make_settings(packing="shared_prefix"))
+def plan(**changes: Any) -> RunPlan:
+    """Rewards that differ between siblings."""
+
+    def reward(prompt: str, answers: Sequence[str]) -> float:
+        return float(sum(answers[0].encode()) % 11)
+
+    return replace(RunPlan(("3 + 4 = ", "12 + "), reward, group_size=3, max_tokens=6, learning_rate=1e-2), **changes)
+
+
+VALUES = ("step", "reward_mean", "loss", "grad_norm", "num_prompt_tokens", "num_completion_tokens")
+
+
+def values_of(records: Sequence[StepRecord]) -> list[list[float]]:
+    return [[getattr(record, name) for name in VALUES] for record in records]
+
+
+@pytest.mark.slow
+def test_a_run_is_train_itself(make_settings: MakeSettings, tmp_path: Path) -> None:
+    system = load_system("trl", make_settings())
+    given, earned = plan(), []
+
+    def watched(prompt: str, answers: Sequence[str]) -> float:
+        earned.append(given.reward(prompt, answers))
+        return earned[-1]
+
+    before = system.weights()
+    with system.events(tmp_path / "events.jsonl"):
+        records = system.run(2, replace(given, reward=watched))
+    assert any(np.any(system.weights()[name] != values) for name, values in before.items())
+    assert len(earned) == 2 * 6
+    for place, record in enumerate(records):
+        assert record.step == place + 1
+        assert record.reward_mean == pytest.approx(np.mean(earned[6 * place : 6 * place + 6]))
+        assert (record.policy_lag_steps, record.buffer_depth) == (0, 1)
+        assert record.num_prompt_tokens == 3 * sum(len(system.encode(prompt)) for prompt in given.prompts)
+        assert 6 <= record.num_completion_tokens <= 36
+        assert min(record.rollout_s, record.train_s, record.grad_norm) > 0
+        assert min(record.trainer_wait_s, record.sampler_wait_s) >= 0
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["kind"] for event in events] == ["rollout", "train_step"] * 2
+    assert [event["reward_mean"] for event in events[1::2]] == [record.reward_mean for record in records]
+
+
+@pytest.mark.slow
+def test_a_state_is_all_that_a_run_goes_on_from(make_settings: MakeSettings, tmp_path: Path) -> None:
+    first, second = (
+        load_system("trl", make_settings(home=tmp_path / name, seed=seed))
+        for seed, name in enumerate(("first", "second"))
+    )
+    first.run(2, plan())
+    (tmp_path / "state").mkdir()
+    first.save_state(tmp_path / "state")
+    went_on = first.run(2, plan())
+    second.load_state(tmp_path / "state")
+    found = second.run(2, plan())
+    np.testing.assert_allclose(values_of(found), values_of(went_on), rtol=1e-5)
+
+
+def test_it_refuses_what_it_cannot_do(trl: GrpoSystem) -> None:
+    with pytest.raises(UnsupportedError, match=r"^system trl: samples and trains in turns"):
+        trl.run(1, plan(max_policy_lag_steps=1))
+    with pytest.raises(UnsupportedError, match=r"^system trl: an episode has one answer"):
+        trl.run(1, plan(reply=lambda prompt, answers: None))
+
+
+def test_a_step_leaves_a_trace(trl: GrpoSystem, make_batch: MakeBatch, tmp_path: Path) -> None:
+    from grpo_core.telemetry.profiler import read_trace
+
+    batch = make_batch(trl)
+    with trl.trace(tmp_path):
+        trl.train_step(batch)
+        trl.publish_adapter()
+    spans = read_trace(tmp_path).spans
+    assert [spans[name].count for name in STEP_SPANS] == [1, 1, 1, 1]
+
+
+def test_its_passes_are_seen_at_its_modules(trl: GrpoSystem, make_batch: MakeBatch) -> None:
+    batch = make_batch(trl)
+    with CallCounter(trl) as counter:
+        step = trl.train_step(batch)
+    assert counter.forward_passes(told=0) == Count(step.num_forward_passes) == Count(1)
+    assert counter.tokenizer_calls(told=0) == Count(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("packing", "shared_prefix"),
+        ("method", "full"),
+        ("engine", "vllm"),
+        ("dtype", "bfloat16"),
+        ("precision", "bfloat16"),
+    ],
+)
+def test_what_is_beyond_it_is_said(make_settings: MakeSettings, name: str, value: str) -> None:
+    with pytest.raises(UnsupportedError, match=rf"^system trl: has no {name} '{value}'; what it has is "):
+        load_system("trl", make_settings(**{name: value}))
 
 
 def test_building_one_leaves_the_seeds_of_the_process_alone(settings: SystemSettings) -> None:
