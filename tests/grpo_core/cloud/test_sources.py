@@ -77,7 +77,11 @@ def test_changed_code_is_loaded_in_a_warm_container(home: Home, tmp_path: Path) 
 def test_what_another_container_committed_is_looked_for(home: Home, tmp_path: Path) -> None:
     there = Home(tmp_path / "elsewhere", tmp_path / "traces")
     digest = keep_sources(there, archive({}, ["."]))
-    use_sources(home, digest, tmp_path, lambda: (tmp_path / "elsewhere").rename(home.data))
+
+    def reload() -> None:
+        (tmp_path / "elsewhere").rename(home.data)
+
+    use_sources(home, digest, tmp_path, reload)
     with pytest.raises(ConfigError, match="sources 0000: not on the volume"):
         use_sources(home, "0000", tmp_path, lambda: None)
     with pytest.raises(InvalidNameError):
