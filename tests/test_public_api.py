@@ -25,7 +25,7 @@ PASSED_ALONG = {
     "grpo_core": {
         *("BatchCollector", "Collector", "Trainer", "Ranks"),
         *("LineCursor", "RegexCursor", "Node", "TrieNode"),
-        *("DecoderWeights", "Section", "Sink"),
+        *("DecoderWeights", "Section", "Sink", "StopRequest"),
     },
     "pytest_grpo": {"Comparison", "GateSession", "PairedComparison", "PluginConfig"},
 }

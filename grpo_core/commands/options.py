@@ -13,7 +13,7 @@ from grpo_core.config import GrpoConfig, build_config, read_config
 from grpo_core.config.flags import FLAG_KEYS, put, put_flags
 from grpo_core.config.run import parse_toml
 from grpo_core.config.values import merged
-from grpo_core.errors import ConfigError
+from grpo_core.errors import ConfigError, shown
 
 _KEY = re.compile(r"\w+(\.\w+)*")
 
@@ -88,9 +88,9 @@ def given_settings(flags: argparse.Namespace) -> Given:
     for setting in flags.set:
         key, separator, text = setting.partition("=")
         if not separator or not _KEY.fullmatch(key.strip()):
-            raise ConfigError(f"--set {setting!r}: give SECTION.KEY=VALUE, e.g. training.learning_rate=1e-3")
+            raise ConfigError(f"--set {shown(setting)}: give SECTION.KEY=VALUE, e.g. training.learning_rate=1e-3")
         if key.strip() == "run":
-            raise ConfigError(f"--set {setting!r}: a run is named with --run, a measurement with --profile-name")
+            raise ConfigError(f"--set {shown(setting)}: a run is named with --run, a measurement with --profile-name")
         put(values, key.strip(), _parse(text.strip()))
     put_flags(values, vars(flags))
     given = vars(flags)
