@@ -27,6 +27,17 @@ GrpoError (ValueError)
 
 from __future__ import annotations
 
+_MAX_SHOWN = 100
+
+
+def shown(value: object) -> str:
+    """``value`` in a message: its ``repr``, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "a number as long as this"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
 
 class GrpoError(ValueError):
     """Base of every error that a user can cause and fix."""

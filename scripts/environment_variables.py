@@ -34,7 +34,7 @@ FOREIGN = {
     "HF_HOME": "folder of models that transformers downloads",
     "XDG_CACHE_HOME": "the user's cache folder, in which `GRPO_CACHE` is by default. Default: `~/.cache`",
     "WORLD_SIZE": "number of training processes; set by torchrun",
-    "RANK": "number of this one of them; set by torchrun",
+    "RANK": "number of this training process; set by torchrun",
     "LOCAL_RANK": "which of this machine's GPUs is the process's own; set by torchrun",
     "GITHUB_ACTIONS": "`true`: red gates become annotations of the workflow",
     "GITHUB_STEP_SUMMARY": "file to which the table of verdicts is added",

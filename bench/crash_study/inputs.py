@@ -91,9 +91,9 @@ def _known_errors() -> tuple[type[Exception], ...]:
 
     from grpo_core.errors import GrpoError
     from pytest_grpo.remote.project_files import TreeError
-    from pytest_grpo.remote.protocol import RemoteLostError
+    from pytest_grpo.remote.protocol import RemoteLostError, RemoteRefusedError
 
-    return (GrpoError, pytest.UsageError, TreeError, RemoteLostError)
+    return (GrpoError, pytest.UsageError, TreeError, RemoteLostError, RemoteRefusedError)
 
 
 def _too_slow(*_: object) -> None:

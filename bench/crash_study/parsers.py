@@ -118,32 +118,48 @@ def _store(folder: Path) -> Any:
 
 
 def _reference(folder: Path) -> Parse:
-    """Also one whose address is right, so that its fields are read."""
+    """The address is made right, and the object is there, so that the fields are read."""
     store = _store(folder)
     path = folder / "adapters/runs/run/v000001.json"
+    (object_folder,) = (folder / "adapters/objects").iterdir()
 
     def parse(content: bytes) -> object:
-        path.write_bytes(_with_address(content))
+        changed, address = _with_address(content)
+        path.write_bytes(changed)
+        if address and not (folder / "adapters/objects" / address).exists():
+            (folder / "adapters/objects" / address).symlink_to(object_folder)
         return store.load(_adapter().version)
 
     return parse
 
 
-def _with_address(content: bytes) -> bytes:
+def _with_address(content: bytes) -> tuple[bytes, str]:
     try:
         fields = json.loads(content)
         rest = {key: value for key, value in fields.items() if key not in ("object", "created_at")}
     except (ValueError, AttributeError, RecursionError):
-        return content
+        return content, ""
     address = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-    return as_json({**rest, "object": address})
+    return as_json({**rest, "object": address}), address
 
 
 def _adapter_file(folder: Path) -> Parse:
-    from grpo_core.lora.layout import ADAPTER_FILE, from_files
+    """Its checksum is right in the reference."""
+    from grpo_core.lora.layout import ADAPTER_FILE
 
-    description, _ = _published()
-    return lambda content: from_files(_adapter().version, description, {ADAPTER_FILE: content})
+    store = _store(folder)
+    path = folder / "adapters/runs/run/v000001.json"
+
+    def parse(content: bytes) -> object:
+        fields = dict(_published()[0])
+        fields["files"] = {ADAPTER_FILE: hashlib.sha256(content).hexdigest()}
+        reference, address = _with_address(as_json(fields))
+        path.write_bytes(reference)
+        (folder / "adapters/objects" / address).mkdir(exist_ok=True)
+        (folder / "adapters/objects" / address / ADAPTER_FILE).write_bytes(content)
+        return store.load(_adapter().version)
+
+    return parse
 
 
 @cache

@@ -7,10 +7,12 @@ before: its modules are forgotten, so that changed code is loaded.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,9 @@ from grpo_core.home import Home, check_name, parse_json, write_atomic, write_fol
 
 PATHS_FILE = ".grpo-paths.json"
 """In the archive: the folders in it that are to be on Python's path, as a JSON list."""
+
+MAX_UNPACKED_BYTES = 256 << 20
+"""At most a quarter of this is packed (``pytest_grpo.remote.project_files``)."""
 
 _in_use: list[Path] = []  # the folder that this process uses, if any
 
@@ -58,13 +63,31 @@ def use_sources(home: Home, digest: str, scratch: Path, reload: Callable[[], Non
             reload()
         if not path.is_file():
             raise ConfigError(f"sources {digest}: not on the volume; start the run again from your machine")
-        with write_folder(folder) as written, tarfile.open(path, mode="r:gz") as opened:
-            opened.extractall(written, filter="data")
+        with write_folder(folder) as written:
+            unpack(path.read_bytes(), written)
     os.chdir(folder)
     paths = [str(folder / path) for path in parse_json((folder / PATHS_FILE).read_bytes())]
     sys.path[:0] = paths
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*paths, os.environ.get("PYTHONPATH")]))
     _in_use.append(folder)
+
+
+def unpack(archive: bytes, folder: Path) -> None:
+    """Write the files of ``archive`` below ``folder``. Nothing is written outside of it.
+
+    Raises:
+        ConfigError: it is damaged, larger than what is ever sent, or has a file that would be outside.
+    """
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
+            left = MAX_UNPACKED_BYTES
+            for member in opened:
+                left -= member.size
+                if left < 0:
+                    raise ConfigError(f"an archive of more than {MAX_UNPACKED_BYTES >> 20} MiB; none as large is sent")
+                opened.extract(member, folder, filter="data")
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+        raise ConfigError(f"an archive that cannot be unpacked ({type(error).__name__}); send it again") from error
 
 
 def _forget() -> None:

@@ -23,10 +23,11 @@ from grpo_core.config.sections import (
 )
 from grpo_core.config.training import TrainingConfig
 from grpo_core.config.values import merged, parse_toml
-from grpo_core.errors import ConfigError
+from grpo_core.errors import ConfigError, shown
 from grpo_core.home import check_name, parse_json
 
-_MAX_SHOWN = 100
+_MAX_ERRORS = 8
+_MAX_KEY_LENGTH = 100
 _EXAMPLE = '{"training": {"loss": "gspo"}}'
 
 
@@ -85,7 +86,9 @@ def build_config(values: Mapping[str, Any], typed: Mapping[str, str] | None = No
     try:
         config = GrpoConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(detail, typed or {}) for detail in error.errors())) from None
+        lines = [_explain(detail, typed or {}) for detail in error.errors()[:_MAX_ERRORS]]
+        more = [f"and {error.error_count() - _MAX_ERRORS} more"] if error.error_count() > _MAX_ERRORS else []
+        raise ConfigError("; ".join(lines + more)) from None
     check_name(config.run, "run")
     for name in config.bench.variants:
         variant_of(config, name)
@@ -139,13 +142,13 @@ def settings_from_json(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"settings: not JSON ({error}); give an object such as {_EXAMPLE}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"settings: {_shown(values)} is not an object; give one such as {_EXAMPLE}")
+        raise ConfigError(f"settings: {shown(values)} is not an object; give one such as {_EXAMPLE}")
     return values
 
 
 def _explain(detail: Any, typed: Mapping[str, str]) -> str:
-    where = ".".join(str(part) for part in detail["loc"])
-    where = typed.get(where, where)
+    key = ".".join(str(part) for part in detail["loc"])
+    where = typed.get(key, key[:_MAX_KEY_LENGTH].replace("\n", " "))
     if detail["type"] == "extra_forbidden":
         section: Any = GrpoConfig
         for part in detail["loc"][:-1]:
@@ -155,18 +158,9 @@ def _explain(detail: Any, typed: Mapping[str, str]) -> str:
         meant = f"did you mean {nearest[0]}? " if nearest else ""
         return f"{where}: unknown key; {meant}allowed here: {', '.join(allowed)}"
     if detail["type"] == "model_type":
-        names = ", ".join(GrpoConfig.model_fields[where].annotation.model_fields)  # type: ignore[union-attr]
-        return f"{where}: {_shown(detail['input'])} is not allowed: it is a section; set one of its keys: {names}"
+        names = ", ".join(GrpoConfig.model_fields[key].annotation.model_fields)  # type: ignore[union-attr]
+        return f"{where}: {shown(detail['input'])} is not allowed: it is a section; set one of its keys: {names}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{where}: {message}" if where else message
-    return f"{where}: {_shown(detail['input'])} is not allowed: {message}"
-
-
-def _shown(value: Any) -> str:
-    """``value`` in a line for the user."""
-    try:
-        text = repr(value)
-    except ValueError:  # a number of thousands of digits
-        return "a number as long as this"
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+    return f"{where}: {shown(detail['input'])} is not allowed: {message}"

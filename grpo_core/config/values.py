@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from grpo_core.errors import ConfigError
+from grpo_core.errors import ConfigError, shown
 
 _KEY = re.compile(r"\w+(\.\w+)*")
 
@@ -51,9 +51,9 @@ def parse_setting(option: str, text: str) -> tuple[str, Any]:
     """
     key, separator, value = (part.strip() for part in text.partition("="))
     if not separator or not _KEY.fullmatch(key):
-        raise ConfigError(f"{option} {text!r}: give SECTION.KEY=VALUE, e.g. training.learning_rate=1e-3")
+        raise ConfigError(f"{option} {shown(text)}: give SECTION.KEY=VALUE, e.g. training.learning_rate=1e-3")
     if key == "run":
-        raise ConfigError(f"{option} {text!r}: a run is named with --run, a measurement with --profile-name")
+        raise ConfigError(f"{option} {shown(text)}: a run is named with --run, a measurement with --profile-name")
     try:
         return key, parse_toml(f"value = {value}")["value"] if value else None
     except ValueError:

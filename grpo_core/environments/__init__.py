@@ -100,12 +100,13 @@ def _import_factory(config: EnvironmentConfig) -> Callable[[EnvironmentConfig], 
             raise ConfigError(f"environment.name {name!r}: cannot import {module_name!r} ({error}); {form}") from error
     if attribute not in module.__dict__:
         raise ConfigError(f"environment.name {name!r}: {module_name!r} has no {attribute!r}; {form}")
-    make = module.__dict__[attribute]
-    if not callable(make):
+    found = module.__dict__[attribute]
+    if not callable(found):
         raise ConfigError(
-            f"environment.name {name!r} is a {type(make).__name__}, which cannot be called; "
+            f"environment.name {name!r} is a {type(found).__name__}, which cannot be called; "
             "name a function that takes the EnvironmentConfig and returns an Environment"
         )
+    make: Callable[[EnvironmentConfig], Environment] = module.__dict__[attribute]
     _check_takes_config(make, config)
     return make
 

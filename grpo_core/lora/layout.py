@@ -6,6 +6,7 @@ A description is plain JSON: every field but the version and the tensors.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,17 +37,19 @@ def description_of(weights: PolicyWeights) -> dict[str, Any]:
 
 
 def described(version: PolicyVersion, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PolicyWeights:
-    """The weights that ``description`` describes. Raises KeyError where a field is missing."""
+    """The weights that ``description`` describes.
+
+    Raises:
+        KeyError, TypeError, ValueError: a field is missing, or has a value that no weights have.
+    """
+    fingerprint = str(description["base_fingerprint"])
     if description.get("method") == "full":
-        return FullWeights(version, description["base_fingerprint"], description["architecture"], tensors)
-    return Adapter(
-        version=version,
-        base_fingerprint=description["base_fingerprint"],
-        rank=description["rank"],
-        alpha=description["alpha"],
-        target_modules=tuple(description["target_modules"]),
-        tensors=tensors,
-    )
+        return FullWeights(version, fingerprint, dict(description["architecture"]), tensors)
+    rank, alpha = int(description["rank"]), float(description["alpha"])
+    if rank < 1 or not 0 < alpha < math.inf:
+        raise ValueError(f"rank {rank}, alpha {alpha}")
+    modules = tuple(str(name) for name in description["target_modules"])
+    return Adapter(version, fingerprint, rank, alpha, modules, tensors)
 
 
 def files_of(weights: PolicyWeights) -> dict[str, bytes]:

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from grpo_core.errors import AdapterCorruptError, AdapterError, AdapterNotFoundError, HomeError
-from grpo_core.home import SHARED, check_name, make_folder, parse_json, sync, write_folder, write_json
+from grpo_core.home import SHARED, check_name, is_name, make_folder, parse_json, sync, write_folder, write_json
 from grpo_core.lora.layout import description_of, files_of, from_files
 from grpo_core.types import PolicyVersion, PolicyWeights
 
@@ -96,7 +97,13 @@ class AdapterStore:
             AdapterCorruptError: a file is missing, cut off or changed.
         """
         reference = self._read_reference(version)
-        return from_files(version, reference.description, self._read_object(version, reference))
+        contents = self._read_object(version, reference)
+        try:
+            return from_files(version, reference.description, contents)
+        except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise AdapterCorruptError(
+                f"adapter {version.name}: its files are no weights ({type(error).__name__}); publish the version again"
+            ) from error
 
     def folder_of(self, version: PolicyVersion) -> Path:
         """The folder of ``version``, checked like ``load``, for an engine that reads the files itself.
@@ -216,7 +223,7 @@ def _parse_reference(content: bytes) -> _Reference:
         fields = parse_json(content)
         rest = {key: value for key, value in fields.items() if key not in ("files", "object", "created_at")}
         reference = _Reference(rest, dict(fields["files"]))
-        is_intact = reference.address == fields["object"]
+        is_intact = reference.address == fields["object"] and all(map(is_name, reference.files))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError("not a reference") from error
     if not is_intact:

@@ -9,6 +9,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from grpo_core.errors import ModelError
 from grpo_core.model.presets import PRESETS, preset_folder
 
+_MAX_LINE_LENGTH = 300
+
 
 def locate_model(name: str) -> str:
     """The folder of a preset or a local model, else ``name`` as a hub id.
@@ -65,5 +67,5 @@ def unloadable(name: str, error: Exception) -> ModelError:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a library's error message."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """The first line of a library's error message, cut where it is long."""
+    return (str(error) or type(error).__name__).splitlines()[0][:_MAX_LINE_LENGTH]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grpo_core.errors import StoredBatchError
+from grpo_core.errors import StoredBatchError, shown
 from grpo_core.home import parse_json, write_atomic
 from grpo_core.types import Batch, Completion, Group, RaggedIds, RolloutStats, Trajectory
 
@@ -85,15 +85,23 @@ def decode_batch(content: bytes, where: str) -> Batch:
         raise StoredBatchError(f"batch {where}: not a stored batch, or damaged; delete it and collect the batch again")
     if _seal(content.replace(seal[0], _BLANK_SEAL)) != seal[0]:
         raise StoredBatchError(f"batch {where}: damaged (its sha256 does not match); delete it and collect it again")
-    with pa.ipc.open_file(pa.BufferReader(content)) as reader:
-        metadata = reader.schema.metadata
-        if metadata[b"format"] != str(FORMAT).encode():
-            raise StoredBatchError(
-                f"batch {where}: format {metadata[b'format'].decode()}, but this version reads format {FORMAT}; "
-                "delete it and collect the batch again"
-            )
-        rows = reader.get_batch(0)
-    return _assemble(parse_json(metadata[b"batch"]), iter(_turns(rows)))
+    try:
+        with pa.ipc.open_file(pa.BufferReader(content)) as reader:
+            metadata = reader.schema.metadata
+            if metadata[b"format"] != str(FORMAT).encode():
+                raise StoredBatchError(
+                    f"batch {where}: format {shown(metadata[b'format'])}, but this version reads format {FORMAT}; "
+                    "delete it and collect the batch again"
+                )
+            rows = reader.get_batch(0)
+        rows.validate(full=True)  # the seal is no proof: its lengths could lead outside of the memory
+        return _assemble(parse_json(metadata[b"batch"]), iter(_turns(rows)))
+    except StoredBatchError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise StoredBatchError(
+            f"batch {where}: not a stored batch ({type(error).__name__}); delete it and collect it again"
+        ) from error
 
 
 def _seal(blank_content: bytes) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 from grpo_core.config import GrpoConfig, build_config
 from grpo_core.config.values import flattened, merged
-from grpo_core.errors import ConfigError
+from grpo_core.errors import ConfigError, shown
 from grpo_core.home import Home, check_name
 from grpo_core.training.checkpoint_state import newest_state
 
@@ -97,11 +97,11 @@ def _changes(stored: Mapping[str, Any], config: GrpoConfig) -> tuple[Change, ...
 
 def _comparable(value: Any) -> Any:
     """The order of a list, such as ``model.lora_targets``, does not matter."""
-    return sorted(value) if isinstance(value, list) else value
+    return sorted(value, key=str) if isinstance(value, list) else value
 
 
 def _shown(value: Any) -> str:
-    return "not set" if value is None else repr(value)
+    return "not set" if value is None else shown(value)
 
 
 def _nothing_to_resume(home: Home, run: str) -> str:

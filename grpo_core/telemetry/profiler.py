@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo_core.errors import HomeError, SnapshotError
+from grpo_core.errors import HomeError, SnapshotError, shown
 from grpo_core.home import make_folder, parse_json
 
 TRACE_FILE = "trace.json"
@@ -83,7 +83,8 @@ def read_trace(path: Path) -> TraceSummary:
     except OSError as error:
         raise SnapshotError(f"trace {file}: {error.strerror}; profile again, or give the folder of a trace") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SnapshotError(f"trace {file}: not a Chrome trace ({error!r}); delete it and profile again") from error
+        reason = shown(error)
+        raise SnapshotError(f"trace {file}: not a Chrome trace ({reason}); delete it and profile again") from error
     return TraceSummary(_sum_spans(durations_us), len(events))
 
 

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from grpo_core.errors import SnapshotError
+from grpo_core.errors import SnapshotError, shown
 from grpo_core.home import Home, check_name, parse_json, write_json
 from grpo_core.telemetry.events import finite
 from grpo_core.telemetry.gpu import read_device
@@ -65,7 +65,7 @@ def read_snapshot(home: Home, profile_name: str) -> dict[str, Any]:
     found = snapshot.get("schema_version") if isinstance(snapshot, dict) else None
     if found != SCHEMA_VERSION:
         raise SnapshotError(
-            f"profile snapshot {path}: schema_version {found!r}, only {SCHEMA_VERSION} is allowed; "
+            f"profile snapshot {path}: schema_version {shown(found)}, only {SCHEMA_VERSION} is allowed; "
             "delete it and profile again"
         )
     return snapshot

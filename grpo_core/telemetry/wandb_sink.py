@@ -140,7 +140,7 @@ class WandbConnection:
         self._folder = folder
         self._mode: Mode = mode
         self._project = project
-        self._run: Any = None  # None while it is not started, and after its service has died
+        self._run: Any | None = None  # while it is not started, and after its service has died
 
     def open(self) -> None:
         """Raises ``DeliveryError`` when the run cannot be started: no network, or a key that is refused."""
@@ -176,11 +176,12 @@ class WandbConnection:
 
         if self._run is None:
             self.open()
+        assert self._run is not None
         for metrics in filter(None, map(wandb_metrics, records)):
             try:
                 self._run.log(metrics)
             except (wandb.Error, OSError) as error:
-                self._run = None
+                self._run = None  # the next try opens another one
                 raise self._failure(error) from error
         return 0
 

@@ -121,7 +121,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         return _read(path)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged ({_reason(error)})") from error
 
 

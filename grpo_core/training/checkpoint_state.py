@@ -47,6 +47,8 @@ def read_state(path: Path) -> dict[str, Any]:
         raise ValueError(f"{STATE_FILE} does not match its checksum")
     if state["format"] != FORMAT:
         raise ValueError(f"format {state['format']}, this version reads format {FORMAT}")
+    if not isinstance(state["config"], dict) or type(state["step"]) is not int:
+        raise ValueError(f"{STATE_FILE} has no configuration, or no step")
     if path.name != folder_name(state["step"]):
         raise ValueError(f"holds step {state['step']}")
     return state

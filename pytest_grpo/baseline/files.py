@@ -161,7 +161,7 @@ def _read(path: Path) -> Baseline:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise pytest.UsageError(f"baseline {path}: cannot be read: {error.strerror}; check its permissions") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, "it is not JSON") from error
     if not isinstance(content, dict) or "format_version" not in content:
         raise _damaged(path, "it has no format_version")

@@ -140,9 +140,10 @@ def pack(root: Path, names: Iterable[str], beside: Mapping[str, Path] | None = N
 
 
 def unpack(archive: bytes, folder: Path) -> None:
-    """Write the files of ``archive`` below ``folder``. Nothing is written outside of it."""
-    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
-        opened.extractall(folder, filter="data")
+    """As ``grpo_core.cloud.sources.unpack``."""
+    from grpo_core.cloud.sources import unpack as unpack_below
+
+    unpack_below(archive, folder)
 
 
 def code_digests(root: Path, names: Iterable[str]) -> dict[str, str]:

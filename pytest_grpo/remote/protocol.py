@@ -56,10 +56,17 @@ class Request:
 
     @classmethod
     def from_json(cls, text: str) -> Request:
-        fields = json.loads(text)
-        for name in ("node_ids", "collected", "arguments", "baselines"):
-            fields[name] = tuple(fields[name])
-        return cls(**fields)
+        """
+        Raises:
+            RemoteRefusedError: it is no request.
+        """
+        try:
+            fields = json.loads(text)
+            for name in ("node_ids", "collected", "arguments", "baselines"):
+                fields[name] = tuple(fields[name])
+            return cls(**fields)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RemoteRefusedError(f"not a request of a session ({type(error).__name__})") from error
 
 
 class RemoteLostError(RuntimeError):
@@ -142,23 +149,35 @@ class Decoder:
         """The events in ``messages``.
 
         Raises:
-            RemoteLostError: a numbered text is missing.
+            RemoteLostError: a numbered text is missing, or a message is none of a worker's.
         """
         for message in messages:
-            data = json.loads(message)
-            if "place" in data:
-                self._check_number(data["place"], data["number"])
-                continue
-            if "part" not in data:
-                yield data
-                continue
-            if data["part"] == 0:
-                self._parts.clear()  # the worker restarted in the middle of an event
-            self._parts.append(data["text"])
-            if data["is_last"]:
-                text = "".join(self._parts)
-                self._parts.clear()
-                yield json.loads(text)
+            try:
+                event = self._event(message)
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                reason = f"its container sent what is no message of a worker ({type(error).__name__})"
+                raise RemoteLostError(reason) from error
+            if event is not None:
+                yield event
+
+    def _event(self, message: str) -> Event | None:
+        """The event that ``message`` completes; None where it completes none."""
+        data = json.loads(message)
+        if not isinstance(data, dict):
+            raise ValueError("not an object")
+        if "place" in data:
+            self._check_number(data["place"], data["number"])
+            return None
+        if "part" not in data:
+            return data
+        if data["part"] == 0:
+            self._parts.clear()  # the worker restarted in the middle of an event
+        self._parts.append(str(data["text"]))
+        if not data["is_last"]:
+            return None
+        text = "".join(self._parts)
+        self._parts.clear()
+        return json.loads(text)
 
     def _check_number(self, worker_id: str, number: int) -> None:
         if worker_id != self._worker_id:
