@@ -1,9 +1,10 @@
 """Blocks of steps: the values of steps that follow each other are alike, the centers of long blocks hardly are.
 
 The method of batch means (Schmeiser, "Batch size effects in the analysis of simulation output", 1982): a run is cut
-into 10 to 20 blocks, and Student's t of their centers gives the intervals. A block is at least twice as long as the
-steps stay alike, which an AR(1) fit tells; what is left of the likeness of neighbours widens the interval. A run that
-is too short for ten such blocks has no interval. ``bench/judge_quality.py`` measures the error rates. Pure functions.
+into 10 to 20 blocks, and Student's t of their centers gives the intervals. How many steps in a row are alike is told by
+an AR(1) fit, and a block is twice as long. Where ten blocks are shorter than that, only as many count as would not be,
+and with less than four there is no interval. What is left of the likeness of neighbours widens an interval, too.
+``bench/judge_quality.py`` measures the error rates. Pure functions.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MIN_BLOCKS = 10
-"""Fewer have intervals that prove nothing, and no order of them proves a shift."""
+"""Of fewer, no order proves a shift."""
 MAX_BLOCKS = 20
-MIN_STEPS = 2 * MIN_BLOCKS
+MIN_STEPS = 3 * MIN_BLOCKS
 ALIKE_PER_BLOCK = 2.0
-"""The least length of a block, in the steps that a value stays alike (the integrated autocorrelation time)."""
+"""The length of an independent block, in the steps that are alike (the integrated autocorrelation time)."""
+MIN_INDEPENDENT = 4
+"""Fewer have intervals that prove nothing."""
 _STRETCHES = 5
 """The likeness is the median over so many stretches of the run: a shift of level or a drift is no likeness."""
 _MAX_LIKENESS = 0.97
@@ -43,34 +46,40 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """``centers`` of blocks that follow each other, and the mean step of each. ``alike_steps``: see ``Blocks.of``."""
+    """``centers`` of blocks that follow each other, the mean and the first step of each.
+
+    They tell as much as ``num_independent`` blocks that have nothing to do with each other.
+    """
 
     steps: tuple[float, ...]
     centers: tuple[float, ...]
     first_steps: tuple[int, ...]
-    alike_steps: float
+    num_independent: float
+
+    @property
+    def are_independent(self) -> bool:
+        return self.num_independent >= len(self.centers)
 
     @classmethod
     def of(cls, steps: Sequence[int], values: Sequence[float], *, is_robust: bool) -> Blocks | None:
-        """``values`` at ``steps``, cut into blocks; None when there are too few for ten.
+        """``values`` at ``steps``, cut into blocks; None when there are too few.
 
-        A center is the median of a block if ``is_robust``, else the mean. ``alike_steps`` is how many values tell as
-        much as one that is independent.
+        A center is the median of a block if ``is_robust``, else the mean.
         """
         import numpy as np
 
         series = np.asarray(values, dtype=np.float64)
-        alike = _alike_steps(series)
-        num_blocks = min(MAX_BLOCKS, int(len(series) / math.ceil(ALIKE_PER_BLOCK * alike)))
-        if num_blocks < MIN_BLOCKS:
+        num_independent = len(series) / (ALIKE_PER_BLOCK * _alike_steps(series))
+        if num_independent < MIN_INDEPENDENT:
             return None
+        num_blocks = min(max(int(num_independent), MIN_BLOCKS), MAX_BLOCKS)
         center = np.median if is_robust else np.mean
         parts = np.array_split(np.arange(len(series)), num_blocks)
         return cls(
             tuple(float(np.mean([steps[place] for place in part])) for part in parts),
             tuple(float(center(series[part])) for part in parts),
             tuple(steps[part[0]] for part in parts),
-            alike,
+            min(num_independent, float(num_blocks)),
         )
 
 
@@ -79,8 +88,8 @@ def too_alike(values: Sequence[float]) -> str:
     import numpy as np
 
     alike = _alike_steps(np.asarray(values, dtype=np.float64))
-    needed = MIN_BLOCKS * math.ceil(ALIKE_PER_BLOCK * alike)
-    return f"{len(values)} values, of which {alike:.0f} in a row are alike: {needed} are needed"
+    needed = math.ceil(MIN_INDEPENDENT * ALIKE_PER_BLOCK * alike)
+    return f"{len(values)} values are too few: about {alike:.0f} in a row are alike, so {needed} are needed"
 
 
 def level(blocks: Blocks, edges: Sequence[int], alpha: float) -> Interval:
@@ -89,13 +98,9 @@ def level(blocks: Blocks, edges: Sequence[int], alpha: float) -> Interval:
     What the run does on purpose, or at least steadily, is no error of it: a trend, or levels that begin at the blocks
     ``edges``, if there are any.
     """
-    import numpy as np
-
     residuals = level_residuals(blocks, edges) if edges else line_residuals(blocks)
-    num_fitted = len(edges) + 1 if edges else 2
-    degrees = len(residuals) - num_fitted
-    error = math.sqrt(float(residuals @ residuals) / degrees / len(residuals)) * _widening(residuals, num_fitted)
-    center, margin = float(np.mean(blocks.centers)), t_quantile(alpha / 2, degrees) * error
+    margin = _margin(blocks, residuals, len(edges) + 1 if edges else 2, 1 / len(residuals), alpha)
+    center = math.fsum(blocks.centers) / len(residuals)
     return Interval(center, center - margin, center + margin)
 
 
@@ -105,11 +110,20 @@ def trend(blocks: Blocks, alpha: float) -> Interval:
 
     times = np.asarray(blocks.steps) - np.mean(blocks.steps)
     slope = float(times @ np.asarray(blocks.centers) / (times @ times))
-    residuals = line_residuals(blocks)
-    degrees = len(residuals) - 2
-    error = math.sqrt(float(residuals @ residuals) / degrees / float(times @ times)) * _widening(residuals, 2)
-    margin = t_quantile(alpha / 2, degrees) * error
+    margin = _margin(blocks, line_residuals(blocks), 2, 1 / float(times @ times), alpha)
     return Interval(slope, slope - margin, slope + margin)
+
+
+def _margin(blocks: Blocks, residuals: NDArray[np.float64], num_fitted: int, leverage: float, alpha: float) -> float:
+    """Half of an interval. ``leverage`` times the variance of a center is that of the estimate, were they independent.
+
+    Centers that are not are worth fewer; and neighbours that are still alike widen it (AR(1) of the centers).
+    """
+    variance = float(residuals @ residuals) / (len(residuals) - num_fitted)
+    likeness = _likeness(residuals, num_fitted)
+    widening = (1 + likeness) / (1 - likeness) * len(residuals) / blocks.num_independent
+    degrees = max(int(blocks.num_independent) - num_fitted, 1)
+    return t_quantile(alpha / 2, degrees) * math.sqrt(variance * leverage * widening)
 
 
 def line_residuals(blocks: Blocks) -> NDArray[np.float64]:
@@ -127,30 +141,29 @@ def level_residuals(blocks: Blocks, edges: Sequence[int]) -> NDArray[np.float64]
     return np.concatenate([part - part.mean() for part in np.split(np.asarray(blocks.centers), list(edges))])
 
 
-def _widening(residuals: NDArray[np.float64], num_fitted: int) -> float:
-    """How much longer an error is because neighbouring blocks are still alike."""
-    likeness = _likeness(residuals, num_fitted)
-    return math.sqrt((1 + likeness) / (1 - likeness))
-
-
 def _alike_steps(series: NDArray[np.float64]) -> float:
     """(1 + phi) / (1 - phi) of an AR(1) series, by the median phi of a few stretches."""
     import numpy as np
 
-    stretches = [part for part in np.array_split(series, _STRETCHES) if len(part) >= MIN_BLOCKS]
-    if not stretches:
-        stretches = [series]
-    likeness = float(np.median([_likeness(_clipped(part), 1) for part in stretches]))
+    num_stretches = _STRETCHES if len(series) >= _STRETCHES * MIN_BLOCKS else 1
+    stretches = np.array_split(series, num_stretches)
+    likeness = float(np.median([_likeness(_clipped(_detrended(part)), 2) for part in stretches]))
     return (1 + likeness) / (1 - likeness)
 
 
-def _clipped(part: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distances from the middle; a stall counts as three standard deviations."""
+def _detrended(part: NDArray[np.float64]) -> NDArray[np.float64]:
     import numpy as np
 
-    distances = part - np.median(part)
-    widest = _CLIP_SD * _TO_SD * float(np.median(np.abs(distances)))
-    clipped = np.clip(distances, -widest, widest)
+    times = np.arange(len(part)) - (len(part) - 1) / 2
+    return part - part.mean() - times * (times @ part / (times @ times))
+
+
+def _clipped(part: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A stall counts as three standard deviations."""
+    import numpy as np
+
+    widest = _CLIP_SD * _TO_SD * float(np.median(np.abs(part)))
+    clipped = np.clip(part, -widest, widest)
     return clipped - clipped.mean()
 
 

@@ -18,9 +18,10 @@ import pytest
 
 from pytest_grpo.baseline.session_spread import ASSUMED_SPREAD
 from pytest_grpo.logs.blocks import MIN_STEPS, Blocks, Interval, level, too_alike
-from pytest_grpo.logs.quantities import Quantity
+from pytest_grpo.logs.quantities import STEP, Quantity
 from pytest_grpo.logs.run_log import RunLog
 from pytest_grpo.logs.settled import Settled, at_steps
+from pytest_grpo.logs.stalls import find_stalls
 from pytest_grpo.measuring.stats import FAMILY_ALPHA
 
 DEFAULT_RUN_SPREAD = ASSUMED_SPREAD
@@ -62,6 +63,8 @@ class Comparison:
     there: Settled
     steps: tuple[int, ...]
     differences: tuple[Difference, ...]
+    stall_costs: tuple[float, float] | None
+    """Of the step, here and there, as shares of the time: medians do not see stalls."""
     run_spread: float
     margin: float
 
@@ -89,8 +92,9 @@ def compare_runs(
     judged = [each for each in both if each.is_ratio and not each.is_part]
     alpha = FAMILY_ALPHA / max(len(judged), 1)
     margin = NormalDist().inv_cdf(1 - alpha / 2) * math.sqrt(2) * run_spread
-    differences = [_difference(mine, its, each, alpha, tolerance, margin) for each in both]
-    return Comparison(there, steps, tuple(differences), run_spread, margin)
+    differences = tuple(_difference(mine, its, each, alpha, tolerance, margin) for each in both)
+    costs = (find_stalls(mine, STEP).cost, find_stalls(its, STEP).cost) if STEP in both else None
+    return Comparison(there, steps, differences, costs, run_spread, margin)
 
 
 def _difference(

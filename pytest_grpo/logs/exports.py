@@ -96,6 +96,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     return {
         "run": _run(comparison.there),
         "num_steps": len(comparison.steps),
+        "stall_costs": comparison.stall_costs,
         "run_spread": comparison.run_spread,
         "is_bad": comparison.is_bad,
         "differences": [

@@ -134,7 +134,8 @@ def difference_lines(comparison: Comparison) -> list[str]:
     """What was compared, why a verdict is unclear, and what such a comparison cannot prove."""
     steps = comparison.steps
     return [
-        *(_reason(each) for each in comparison.differences if each.reason),
+        *(_reason(each) for each in comparison.differences if each.reason and not each.quantity.is_part),
+        *_stall_costs(comparison),
         f"{len(steps)} steps that both runs have, {steps[0]} to {steps[-1]}, were compared one by one.",
         UNPAIRED[0],
         f"Verdicts count in that runs of one code spread by {_percent(comparison.run_spread)} (--run-spread).",
@@ -144,6 +145,13 @@ def difference_lines(comparison: Comparison) -> list[str]:
 
 def _reason(difference: Difference) -> str:
     return f"{difference.quantity.name}: {difference.reason}"
+
+
+def _stall_costs(comparison: Comparison) -> list[str]:
+    if comparison.stall_costs is None or not any(comparison.stall_costs):
+        return []
+    here, there = (f"{100 * cost:.1f} %" for cost in comparison.stall_costs)
+    return [f"step_s: stalls cost {here} of the time here and {there} there; the medians above do not see them"]
 
 
 def _listed(steps: Sequence[int]) -> str:

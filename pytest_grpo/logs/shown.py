@@ -18,14 +18,14 @@ def value_of(quantity: Quantity, interval: Interval | None) -> str:
     unit, size = _unit(quantity, interval.value)
     value, low, high = (format_number(_rounded(each / size)) for each in (interval.value, interval.low, interval.high))
     shown = f"{value} {unit}".rstrip()
-    return shown if interval.low == interval.high else f"{shown} [{low}, {high}]"
+    return f"{shown} [{low}, {high}]" if interval.low < interval.high else shown
 
 
 def number_of(quantity: Quantity, value: float) -> str:
     """``1.92 s``."""
     if math.isnan(value):
         return "-"
-    return value_of(quantity, Interval(value, value, value))
+    return value_of(quantity, Interval(value, math.nan, math.nan))
 
 
 def change_of(quantity: Quantity, interval: Interval | None) -> str:

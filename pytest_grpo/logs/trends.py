@@ -62,7 +62,8 @@ class Shift:
 class Trend:
     """``change`` is that over all judged steps: 0.05 is 5 % more, or 0.05 more where the quantity is no ratio.
 
-    With ``shifts`` there is none: a straight line does not describe the run.
+    With ``shifts`` there is none: a straight line does not describe the run. The ends of ``center`` are NaN where there
+    is no interval.
     """
 
     quantity: Quantity
@@ -103,15 +104,15 @@ def judge_trend(log: RunLog, quantity: Quantity, alpha: float, tolerance: float)
         if math.isfinite(value) and (value > 0 or not quantity.is_ratio)
     ]
     if len(pairs) < MIN_STEPS:
-        reason = f"{len(pairs)} values; {MIN_STEPS} are needed"
-        return Trend(quantity, len(pairs), Verdict.UNCLEAR, reason=reason)
+        return Trend(quantity, len(pairs), Verdict.UNCLEAR, reason=f"{len(pairs)} values; {MIN_STEPS} are needed")
     steps, values = [step for step, _ in pairs], [scale.apply(value) for _, value in pairs]
+    middle = statistics.median(values) if quantity.is_ratio else statistics.fmean(values)
+    center = Interval(scale.undo(middle), math.nan, math.nan)
     if len(set(values)) == 1:
-        center = scale.center(Interval(values[0], values[0], values[0]))
         return Trend(quantity, len(pairs), Verdict.STEADY, center, Interval(0.0, 0.0, 0.0), 0.0)
     blocks = Blocks.of(steps, values, is_robust=quantity.is_ratio)
     if blocks is None:
-        return Trend(quantity, len(pairs), Verdict.UNCLEAR, reason=too_alike(values))
+        return Trend(quantity, len(pairs), Verdict.UNCLEAR, center, reason=too_alike(values))
     slope = trend(blocks, alpha)
     change = _map(slope, lambda per_step: scale.change(per_step * (steps[-1] - steps[0])))
     least = tolerance if quantity.is_ratio else tolerance * abs(statistics.fmean(blocks.centers))
@@ -146,7 +147,7 @@ def _shifts(
 
     None when a straight line describes the centers better. Each is placed at the step that divides the values best.
     """
-    splits = find_splits(blocks.centers, alpha)
+    splits = find_splits(blocks.centers, alpha) if blocks.are_independent else []
     edges = [split.index for split in splits]
     if not splits or _fits_a_line(blocks, edges):
         return []

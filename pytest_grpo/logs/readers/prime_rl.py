@@ -19,7 +19,7 @@ from pytest_grpo.logs.records import Reading, Record
 from pytest_grpo.logs.stacks import CONSOLE_LAG, CONSOLE_REWARD, ORCHESTRATOR_STEP, PRIME_RL, TRAINER_STEP
 from pytest_grpo.logs.vocabulary import Vocabulary
 
-_LINE = re.compile(r"(?<!Micro )\bStep (\d+) \| (Time: )?([\d.]+ ?(?:d|h|m|s|ms)\b[^|]*)\|(.*)")
+_LINE = re.compile(r"(?<!Micro )\bStep (\d+) \| +(Time: )?([\d.]+ ?(?:d|h|m|s|ms)\b[^|]*)\|(.*)")
 _TIME = re.compile(r"([\d.]+) ?(ms|d|h|m|s)\b")
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
 _FIELDS = {
