@@ -33,6 +33,8 @@ _STRETCHES = 5
 _MAX_LIKENESS = 0.97
 _TO_SD = 1.4826  # times the median absolute deviation, for normal values
 _CLIP_SD = 3.0
+_ROUNDING = 1e-12
+"""Of the largest value: what is left of a straight line is rounding, and no likeness."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,8 @@ def _detrended(part: NDArray[np.float64]) -> NDArray[np.float64]:
     import numpy as np
 
     times = np.arange(len(part)) - (len(part) - 1) / 2
-    return part - part.mean() - times * (times @ part / (times @ times))
+    residuals = part - part.mean() - times * (times @ part / (times @ times))
+    return np.where(np.abs(residuals) > _ROUNDING * np.abs(part).max(), residuals, 0.0)
 
 
 def _clipped(part: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from pytest_grpo.logs.blocks import Interval
 from pytest_grpo.logs.quantities import Quantity
 from pytest_grpo.settings.thresholds import format_number
 
+_ROUNDING = 1e-9
 _BINARY = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 
 
@@ -56,7 +57,7 @@ def _signed(quantity: Quantity, change: float) -> str:
 def _unit(quantity: Quantity, value: float) -> tuple[str, float]:
     if quantity.unit != "bytes":
         return quantity.unit, 1.0
-    unit = next((unit for unit in reversed(_BINARY) if abs(value) >= _BINARY[unit]), "KiB")
+    unit = next((unit for unit in reversed(_BINARY) if abs(value) >= (1 - _ROUNDING) * _BINARY[unit]), "KiB")
     return unit, _BINARY[unit]
 
 

@@ -12,8 +12,9 @@ from statistics import NormalDist
 from pytest_grpo.logs.quantities import Quantity
 from pytest_grpo.logs.run_log import RunLog
 from pytest_grpo.measuring.stalls import MIN_FACTOR
-from pytest_grpo.measuring.stats import FAMILY_ALPHA
 
+CHANCE = 0.001
+"""That normal noise makes a stall in a run, were its spread known. It is estimated, so it is about 1 %."""
 _REACH = 10
 """Steps on each side that a step is compared with: a drift or a shift of the level is no stall."""
 _TO_SD = 1.4826  # times the median absolute deviation, for normal values
@@ -40,16 +41,13 @@ class Stalls:
 
 
 def find_stalls(log: RunLog, quantity: Quantity) -> Stalls:
-    """Steps beyond 1.5 times the median around them and beyond what the run's noise explains.
-
-    Normal noise of the logs makes one in a run with probability 1 %.
-    """
+    """Steps beyond 1.5 times the median around them, and beyond what the noise of the run explains."""
     places = [place for place, value in enumerate(log.columns[quantity]) if math.isfinite(value)]
     values = [log.columns[quantity][place] for place in places]
     around = _medians_around(values)
     logs = [math.log(value / middle) for value, middle in zip(values, around, strict=True)]
     spread = _TO_SD * statistics.median(map(abs, logs))
-    limit = max(math.log(MIN_FACTOR), spread * NormalDist().inv_cdf(1 - FAMILY_ALPHA / len(values)))
+    limit = max(math.log(MIN_FACTOR), spread * NormalDist().inv_cdf(1 - CHANCE / len(values)))
     found = [number for number, value in enumerate(logs) if value > limit]
     if not found:
         return Stalls(quantity, len(values))
