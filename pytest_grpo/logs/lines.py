@@ -41,16 +41,11 @@ def _after_starts(log: RunLog, warm_up: Sequence[int]) -> str:
 def headline_table(judged: Judged) -> Table:
     log = judged.settled.log
     over = f"over {log.steps[-1] - log.steps[0]} steps"
-    rows = [
-        (
-            each.quantity.name,
-            value_of(each.quantity, each.center),
-            change_of(each.quantity, each.change),
-            _verdict(each),
-        )
-        for each in judged.headlines
-    ]
-    return [("quantity", "level", over, "verdict"), *rows]
+    return [("quantity", "level", over, "verdict"), *((each.quantity.name, *_cells(each)) for each in judged.headlines)]
+
+
+def _cells(trend: Trend) -> tuple[str, str, str]:
+    return value_of(trend.quantity, trend.center), change_of(trend.quantity, trend.change), _verdict(trend)
 
 
 def _verdict(trend: Trend) -> str:
@@ -88,16 +83,7 @@ def parts_table(judged: Judged) -> Table:
     if judged.shares is None:
         return []
     trends = {each.quantity: each for each in judged.parts}
-    rows = [
-        (
-            quantity.name,
-            share_of(share),
-            value_of(quantity, trends[quantity].center),
-            change_of(quantity, trends[quantity].change),
-            _verdict(trends[quantity]),
-        )
-        for quantity, share in judged.shares.parts
-    ]
+    rows = [(quantity.name, share_of(share), *_cells(trends[quantity])) for quantity, share in judged.shares.parts]
     rest = ("unaccounted", share_of(judged.shares.unaccounted), "-", "-", "-")
     return [("part of step_s", "share", "level", headline_table(judged)[0][2], "verdict"), *rows, rest]
 
