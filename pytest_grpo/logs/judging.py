@@ -38,7 +38,7 @@ class Judged:
         return any(each.verdict.is_bad for each in self.headlines) or any(map(self.is_costly, self.stalls))
 
     def is_costly(self, stalls: Stalls) -> bool:
-        return stalls.cost > self.tolerance
+        return stalls.cost > self.tolerance and not stalls.is_cycle
 
 
 def judge_run(log: RunLog, num_warm_up: int, tolerance: float, wanted: Collection[str] = ()) -> Judged:

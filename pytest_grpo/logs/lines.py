@@ -71,7 +71,8 @@ def stall_line(judged: Judged, stalls: Stalls) -> str:
         return f"{name}: no stalls"
     tolerated = f" (more than {_percent(judged.tolerance)})" if judged.is_costly(stalls) else ""
     part = f", most of it in {stalls.part}" if stalls.part else ""
-    every = f", every {stalls.every} steps" if stalls.every else ""
+    cycle = ": a cycle of the loop, no loss" if stalls.is_cycle else ""
+    every = f", every {stalls.every} steps{cycle}" if stalls.every else ""
     return (
         f"{name}: {_count(len(stalls.steps), 'stall')} cost {100 * stalls.cost:.1f} % of the time{tolerated}{part}: "
         f"{stalls.factor:.2g} times the median around, at step {_listed(stalls.steps)}{every}"

@@ -35,16 +35,25 @@ GRPO_CORE = Vocabulary(
 )
 """Of the events, then of W&B (``grpo_core/telemetry/wandb_sink.py``)."""
 
+_TRL_TIMERS = {
+    "prepare_inputs": "profiling/Time taken: GRPOTrainer._prepare_inputs",
+    "compute_loss": "profiling/Time taken: GRPOTrainer.compute_loss",
+}
+"""Others, such as that of ``generate``, run in these. The backward pass has none."""
+
 TRL = Vocabulary(
     "TRL",
     (
         Entry(STEP, ("step_time", "train/step_time")),
+        Entry(LAG, ("sample/staleness_max", "train/sample/staleness_max")),
         Entry(REWARD, ("reward", "train/reward")),
+        *(Entry(part(name), (timer,)) for name, timer in _TRL_TIMERS.items()),
     ),
     steps=(("train/global_step", 0),),
     total_tokens=("num_tokens", "train/num_tokens"),
+    timers=tuple(_TRL_TIMERS.values()),
 )
-"""Of ``trainer_state.json``, then of W&B. Source: ``trl/trainer/grpo_trainer.py``."""
+"""Of ``trainer_state.json``, then of W&B. Sources: ``trl/trainer/grpo_trainer.py``, ``trl/extras/profiling.py``."""
 
 _VERL_PARTS = (
     "gen",

@@ -21,6 +21,8 @@ _TO_SD = 1.4826  # times the median absolute deviation, for normal values
 _MOST = 0.5
 """A part that has more of the lost time than this is named."""
 _MIN_PERIODIC = 3
+CYCLE_STEPS = 10
+"""Stalls that come more often than every so many steps, always, are how the loop works: TRL samples every few steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,10 @@ class Stalls:
     cost: float = 0.0
     every: int | None = None
     part: str = ""
+
+    @property
+    def is_cycle(self) -> bool:
+        return self.every is not None and self.every < CYCLE_STEPS
 
 
 def find_stalls(log: RunLog, quantity: Quantity) -> Stalls:

@@ -27,13 +27,15 @@ class Entry:
 class Vocabulary:
     """``steps`` are the columns of a W&B row that may hold its step, and what is added to them; the first one counts.
 
-    Without any, W&B's own step is the step. ``total_tokens`` count up from the beginning of the run.
+    Without any, W&B's own step is the step. ``total_tokens`` count up from the beginning of the run. ``timers`` have
+    rows of their own, a row per call, before the row of their step.
     """
 
     stack: str
     entries: tuple[Entry, ...]
     steps: tuple[tuple[str, int], ...] = ()
     total_tokens: tuple[str, ...] = ()
+    timers: tuple[str, ...] = ()
 
     def num_known(self, logged: Set[str]) -> int:
         """How many quantities a log with these names has."""

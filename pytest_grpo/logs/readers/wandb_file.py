@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class WandbReader:
     def read(self, path: Path) -> Reading:
         rows, notes = _rows(path)
         vocabulary = _vocabulary({name for row in rows for name in row})
-        return Reading(tuple(filter(None, (_record(row, vocabulary) for row in rows))), notes)
+        return Reading(tuple(_records(rows, vocabulary)), notes)
 
     def vocabulary(self, reading: Reading) -> Vocabulary:
         return _vocabulary({name for record in reading.records for name in record.values})
@@ -43,6 +43,24 @@ class WandbReader:
 def _vocabulary(logged: set[str]) -> Vocabulary:
     """That of the stack of whose names there are most."""
     return max(STACKS, key=lambda stack: stack.num_known(logged))
+
+
+def _records(rows: Iterable[dict[str, float]], vocabulary: Vocabulary) -> Iterator[Record]:
+    """The rows of steps. What the timers took since the last one is part of it, per step when it is of several."""
+    timed, last_step = dict.fromkeys(vocabulary.timers, 0.0), None
+    for row in rows:
+        if not row.keys().isdisjoint(timed):
+            for name in row.keys() & timed.keys():
+                timed[name] += row[name]
+            continue
+        record = _record(row, vocabulary) if vocabulary.num_known(row.keys()) else None
+        if record is not None and any(timed.values()):
+            num_steps = 0 if last_step is None else record.step - last_step
+            parts = {name: total / num_steps for name, total in timed.items()} if num_steps > 0 else {}
+            record = Record(record.step, {**row, **parts})
+            timed, last_step = dict.fromkeys(timed, 0.0), record.step
+        if record is not None:
+            yield record
 
 
 def _record(row: dict[str, float], vocabulary: Vocabulary) -> Record | None:

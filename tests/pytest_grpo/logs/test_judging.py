@@ -43,6 +43,13 @@ def test_stalls_are_bad_when_they_cost_more_than_is_tolerated() -> None:
     assert not judge_run(log, 3, 0.12).is_bad
 
 
+def test_a_cycle_of_the_loop_is_no_loss() -> None:
+    values = [value * (4 if place % 4 == 0 else 1) for place, value in enumerate(times(100, 0.005))]
+    judged = judge_run(run_of({STEP: values}), 3, 0.02)
+    assert judged.stalls[0].cost > 0.3
+    assert not judged.is_costly(judged.stalls[0])
+
+
 def test_only_what_is_wanted_is_judged() -> None:
     falls = [1 - place / 100 + value - 2 for place, value in enumerate(times(100))]
     log = run_of({STEP: times(100, 0.005), REWARD: falls, GEN: times(100, level_s=1.0)})

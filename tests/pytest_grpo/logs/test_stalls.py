@@ -57,3 +57,13 @@ def test_steps_without_a_value_are_passed_over() -> None:
     values = times(60, 0.01)
     values[10], values[30] = math.nan, 9.0
     assert find_stalls(run_of({STEP: values}), STEP).steps == (31,)
+
+
+def test_long_steps_that_come_every_few_steps_are_a_cycle() -> None:
+    values = [value * (4 if place % 4 == 0 else 1) for place, value in enumerate(times(100, 0.01))]
+    found = find_stalls(run_of({STEP: values}), STEP)
+    assert (found.every, found.is_cycle) == (4, True)
+    now_and_then = [
+        value * (4 if place % 4 == 0 and place != 40 else 1) for place, value in enumerate(times(100, 0.01))
+    ]
+    assert not find_stalls(run_of({STEP: now_and_then}), STEP).is_cycle

@@ -26,10 +26,25 @@ def test_rows_of_trl_count_tokens_up(tmp_path: Path) -> None:
         {"train/step_time": 2.0, "train/num_tokens": 100.0 * step, "train/reward": 0.1, "train/global_step": step}
         for step in (1, 2, 3)
     ]
-    rows.insert(1, {"profiling/Time taken: GRPOTrainer._prepare_inputs": 1.0})
     run = read_run(write_rows(tmp_path / "run-a.wandb", rows), "run")
     assert (run.stack, run.headlines) == ("TRL", (STEP, TOKENS, REWARD))
     assert run.columns[TOKENS][1:] == (50.0, 50.0)
+
+
+def test_timers_of_trl_come_before_the_row_of_their_steps(tmp_path: Path) -> None:
+    """Two calls of the loss per step, a row per two steps, whose step time is a mean."""
+    loss, inputs = (f"profiling/Time taken: GRPOTrainer.{name}" for name in ("compute_loss", "_prepare_inputs"))
+    rows: list[dict[str, float]] = []
+    for step in (2, 4, 6):
+        calls = [{inputs: 1.0}, {"profiling/Time taken: GRPOTrainer.reward": 0.1}, {loss: 0.25}, {loss: 0.25}]
+        rows += [{**call, "train/global_step": step - 2} for call in calls * 2]
+        rows.append({"train/step_time": 2.0, "train/global_step": step})
+    rows.append({"train/train_runtime": 9.0, "train/global_step": 6})
+    run = read_run(write_rows(tmp_path / "run-a.wandb", rows), "run")
+    assert (run.steps, run.notes) == ((2, 4, 6), ())
+    assert math.isnan(run.columns[part("compute_loss")][0])  # nobody knows how many steps came before
+    assert run.columns[part("compute_loss")][1:] == (0.5, 0.5)
+    assert run.columns[part("prepare_inputs")][1:] == (1.0, 1.0)
 
 
 def test_rows_of_prime_rl_have_a_step_of_their_own(tmp_path: Path) -> None:
