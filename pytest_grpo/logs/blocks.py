@@ -3,7 +3,7 @@
 The method of batch means (Schmeiser, "Batch size effects in the analysis of simulation output", 1982): a run is cut
 into 10 to 20 blocks, and Student's t of their centers gives the intervals. How many steps in a row are alike is told by
 an AR(1) fit, and a block is twice as long. Where ten blocks are shorter than that, only as many count as would not be,
-and with less than four there is no interval. What is left of the likeness of neighbours widens an interval, too.
+and with less than five there is no interval. What is left of the likeness of neighbours widens an interval, too.
 ``bench/judge_quality.py`` measures the error rates. Pure functions.
 """
 
@@ -26,8 +26,10 @@ MAX_BLOCKS = 20
 MIN_STEPS = 3 * MIN_BLOCKS
 ALIKE_PER_BLOCK = 2.0
 """The length of an independent block, in the steps that are alike (the integrated autocorrelation time)."""
-MIN_INDEPENDENT = 4
+MIN_INDEPENDENT = 5
 """Fewer have intervals that prove nothing."""
+NUM_CURVE = 3
+"""What a parabola fits to the centers."""
 _STRETCHES = 5
 """The likeness is the median over so many stretches of the run: a shift of level or a drift is no likeness."""
 _MAX_LIKENESS = 0.97
@@ -97,22 +99,24 @@ def too_alike(values: Sequence[float]) -> str:
 def level(blocks: Blocks, edges: Sequence[int], alpha: float) -> Interval:
     """The mean center; the interval misses the true one with probability ``alpha``.
 
-    What the run does on purpose, or at least steadily, is no error of it: a trend, or levels that begin at the blocks
-    ``edges``, if there are any.
+    What the run does steadily is no error of it: a trend, or levels that begin at the blocks ``edges``, if any do.
     """
-    residuals = level_residuals(blocks, edges) if edges else line_residuals(blocks)
-    margin = _margin(blocks, residuals, len(edges) + 1 if edges else 2, 1 / len(residuals), alpha)
+    residuals = level_residuals(blocks, edges) if edges else curve_residuals(blocks)
+    margin = _margin(blocks, residuals, len(edges) + 1 if edges else NUM_CURVE, 1 / len(residuals), alpha)
     center = math.fsum(blocks.centers) / len(residuals)
     return Interval(center, center - margin, center + margin)
 
 
 def trend(blocks: Blocks, alpha: float) -> Interval:
-    """The slope of the centers per step, by least squares; the interval misses the true one with ``alpha``."""
+    """The slope of the centers per step, by least squares; the interval misses the true one with ``alpha``.
+
+    A trend that slows down or speeds up is one: its error is measured around a parabola.
+    """
     import numpy as np
 
     times = np.asarray(blocks.steps) - np.mean(blocks.steps)
     slope = float(times @ np.asarray(blocks.centers) / (times @ times))
-    margin = _margin(blocks, line_residuals(blocks), 2, 1 / float(times @ times), alpha)
+    margin = _margin(blocks, curve_residuals(blocks), NUM_CURVE, 1 / float(times @ times), alpha)
     return Interval(slope, slope - margin, slope + margin)
 
 
@@ -128,12 +132,13 @@ def _margin(blocks: Blocks, residuals: NDArray[np.float64], num_fitted: int, lev
     return t_quantile(alpha / 2, degrees) * math.sqrt(variance * leverage * widening)
 
 
-def line_residuals(blocks: Blocks) -> NDArray[np.float64]:
-    """The centers without their trend."""
+def curve_residuals(blocks: Blocks) -> NDArray[np.float64]:
+    """The centers without a parabola."""
     import numpy as np
 
-    times, centers = np.asarray(blocks.steps) - np.mean(blocks.steps), np.asarray(blocks.centers)
-    return centers - centers.mean() - times * (times @ centers / (times @ times))
+    basis, _ = np.linalg.qr(np.vander(np.linspace(-1.0, 1.0, len(blocks.centers)), NUM_CURVE))
+    centers = np.asarray(blocks.centers)
+    return centers - basis @ (basis.T @ centers)
 
 
 def level_residuals(blocks: Blocks, edges: Sequence[int]) -> NDArray[np.float64]:

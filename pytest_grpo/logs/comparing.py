@@ -17,10 +17,11 @@ from statistics import NormalDist
 import pytest
 
 from pytest_grpo.baseline.session_spread import ASSUMED_SPREAD
-from pytest_grpo.logs.blocks import MIN_STEPS, Blocks, Interval, level, too_alike
+from pytest_grpo.logs.blocks import MAX_BLOCKS, MIN_STEPS, Blocks, Interval, level, too_alike
 from pytest_grpo.logs.quantities import STEP, Quantity
 from pytest_grpo.logs.run_log import RunLog
 from pytest_grpo.logs.settled import Settled, at_steps
+from pytest_grpo.logs.shifts import find_shifts
 from pytest_grpo.logs.stalls import find_stalls
 from pytest_grpo.measuring.stats import FAMILY_ALPHA
 
@@ -42,7 +43,7 @@ class Outcome(enum.StrEnum):
 class Difference:
     """``change`` of this run over the other one: a fraction, or a difference where the quantity is no ratio.
 
-    Its interval is that of these two runs alone. ``here`` and ``there`` are medians, of such a quantity means.
+    Its interval is that of these two runs alone. ``here`` and ``there`` are levels.
     """
 
     quantity: Quantity
@@ -109,18 +110,27 @@ def _difference(
         reason = f"{len(found)} steps have it in both runs; {MIN_STEPS} are needed"
         return Difference(quantity, math.nan, math.nan, None, _undecided(quantity), reason)
     steps, here, there = zip(*found, strict=True)
-    center = statistics.median if quantity.is_ratio else statistics.fmean
-    shown = center(here), center(there)
+    shown = _level(quantity, here), _level(quantity, there)
     changes = [math.log(a / b) if quantity.is_ratio else a - b for a, b in zip(here, there, strict=True)]
     blocks = Blocks.of(steps, changes, is_robust=quantity.is_ratio)
     if blocks is None:
         return Difference(quantity, *shown, None, _undecided(quantity), too_alike(changes))
-    change = level(blocks, (), alpha)
+    change = level(blocks, [split.index for split in find_shifts(blocks, alpha)], alpha)
     if not quantity.is_ratio:
         return Difference(quantity, *shown, change, Outcome.SHOWN)
     outcome, reason = _judge(quantity, change, tolerance, margin)
     shown_change = Interval(math.expm1(change.value), math.expm1(change.low), math.expm1(change.high))
     return Difference(quantity, *shown, shown_change, outcome, reason)
+
+
+def _level(quantity: Quantity, values: Sequence[float]) -> float:
+    """The mean of the centers of blocks, as the change is that of their ratios."""
+    import numpy as np
+
+    if not quantity.is_ratio:
+        return statistics.fmean(values)
+    parts = np.array_split(np.log(values), MAX_BLOCKS)
+    return math.exp(statistics.fmean(float(np.median(part)) for part in parts))
 
 
 def _undecided(quantity: Quantity) -> Outcome:

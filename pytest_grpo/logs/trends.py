@@ -5,29 +5,14 @@ from __future__ import annotations
 import enum
 import math
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from pytest_grpo.drift.divisive import find_splits
-from pytest_grpo.logs.blocks import (
-    MIN_STEPS,
-    Blocks,
-    Interval,
-    level,
-    level_residuals,
-    line_residuals,
-    too_alike,
-    trend,
-)
+from pytest_grpo.logs.blocks import MIN_STEPS, Blocks, Interval, level, too_alike, trend
 from pytest_grpo.logs.quantities import Quantity
 from pytest_grpo.logs.run_log import RunLog
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from pytest_grpo.logs.shifts import find_shifts
 
 
 class Verdict(enum.StrEnum):
@@ -39,7 +24,7 @@ class Verdict(enum.StrEnum):
     """It got worse at once, for a while at least."""
     IMPROVES = "improves"
     STEADY = "steady"
-    """A change of more than the tolerance is ruled out."""
+    """A change of more than the tolerance is ruled out, or no value lies further from another."""
     UNCLEAR = "unclear"
 
     @property
@@ -110,12 +95,14 @@ def judge_trend(log: RunLog, quantity: Quantity, alpha: float, tolerance: float)
     center = Interval(scale.undo(middle), math.nan, math.nan)
     if len(set(values)) == 1:
         return Trend(quantity, len(pairs), Verdict.STEADY, center, Interval(0.0, 0.0, 0.0), 0.0)
+    least = tolerance if quantity.is_ratio else tolerance * abs(middle)
     blocks = Blocks.of(steps, values, is_robust=quantity.is_ratio)
     if blocks is None:
+        if scale.change(max(values) - min(values)) <= least:
+            return Trend(quantity, len(pairs), Verdict.STEADY, center)
         return Trend(quantity, len(pairs), Verdict.UNCLEAR, center, reason=too_alike(values))
     slope = trend(blocks, alpha)
     change = _map(slope, lambda per_step: scale.change(per_step * (steps[-1] - steps[0])))
-    least = tolerance if quantity.is_ratio else tolerance * abs(statistics.fmean(blocks.centers))
     shifts = _shifts(scale, blocks, steps, values, alpha, least)
     edges = [edge for edge, _ in shifts]
     return Trend(
@@ -143,14 +130,9 @@ def _verdict(quantity: Quantity, change: Interval, shifts: Sequence[Shift], leas
 def _shifts(
     scale: _Scale, blocks: Blocks, steps: Sequence[int], values: Sequence[float], alpha: float, least: float
 ) -> list[tuple[int, Shift]]:
-    """The change points of the centers by more than ``least``, each with the block that it begins at.
-
-    None when a straight line describes the centers better. Each is placed at the step that divides the values best.
-    """
-    splits = find_splits(blocks.centers, alpha) if blocks.are_independent else []
+    """The shifts by more than ``least``, each with the block that it begins at and the step that divides best."""
+    splits = find_shifts(blocks, alpha)
     edges = [split.index for split in splits]
-    if not splits or _fits_a_line(blocks, edges):
-        return []
     levels = [statistics.median(blocks.centers[start:end]) for start, end in pairwise([0, *edges, len(blocks.centers)])]
     ends, found = [*blocks.first_steps, steps[-1]], []
     for split, (before, after) in zip(splits, pairwise(levels), strict=True):
@@ -171,16 +153,6 @@ def _place(steps: Sequence[int], values: Sequence[float], between: tuple[int, in
         gains[place] = total
         total += abs(values[place] - after) - abs(values[place] - before)
     return max(gains, key=lambda place: gains[place])
-
-
-def _fits_a_line(blocks: Blocks, edges: Sequence[int]) -> bool:
-    """Whether a straight line describes the centers better than levels that begin at ``edges`` (by BIC)."""
-    return _cost(line_residuals(blocks), 2) <= _cost(level_residuals(blocks, edges), 2 * len(edges) + 1)
-
-
-def _cost(residuals: NDArray[np.float64], num_fitted: int) -> float:
-    size, square = len(residuals), float(residuals @ residuals)
-    return size * math.log(max(square / size, sys.float_info.min)) + num_fitted * math.log(size)
 
 
 def _map(interval: Interval, function: Callable[[float], float]) -> Interval:

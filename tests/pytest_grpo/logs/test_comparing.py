@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -107,3 +108,12 @@ def test_values_that_few_steps_have_or_that_are_too_alike_are_not_compared() -> 
     found = compare({STEP: times(100), TOKENS: few}, {STEP: waves(100), TOKENS: few}).differences
     assert [each.outcome for each in found] == [Outcome.UNCLEAR, Outcome.UNCLEAR]
     assert found[1].reason == "17 steps have it in both runs; 30 are needed"
+
+
+def test_runs_that_part_in_the_middle_differ_by_what_they_differ_on_average() -> None:
+    parts = [value * (1.2 if step >= 100 else 1) for step, value in enumerate(times(200, 0.01, seed=1))]
+    found = one({STEP: parts}, {STEP: times(200, 0.01)})
+    assert found.outcome is Outcome.WORSE
+    assert found.change is not None
+    assert found.change.low < math.sqrt(1.2) - 1 < found.change.high < 0.11
+    assert found.here / found.there - 1 == pytest.approx(found.change.value, abs=0.01)

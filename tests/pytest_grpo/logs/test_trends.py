@@ -125,3 +125,16 @@ def test_values_that_are_too_alike_have_a_level_and_no_interval() -> None:
     assert "in a row are alike" in found.reason
     assert found.center is not None
     assert math.isnan(found.center.low)
+
+
+def test_values_that_are_too_alike_and_all_within_the_tolerance_are_steady() -> None:
+    """As the peak memory of a process, which only grows."""
+    found = judge(PEAK_MEMORY, [1e9 + 1e6 * wave for wave in waves(60)])
+    assert (found.verdict, found.change, found.reason) == (Verdict.STEADY, None, "")
+
+
+def test_a_reward_that_levels_off_improves() -> None:
+    noise = alike(300, 0.03)
+    rises = [0.5 * (1 - math.exp(-step / 80)) + noise for step, noise in enumerate(noise)]
+    found = judge(REWARD, rises)
+    assert (found.verdict, found.shifts) == (Verdict.IMPROVES, ())
