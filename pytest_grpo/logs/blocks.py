@@ -2,8 +2,8 @@
 
 The method of batch means (Schmeiser, "Batch size effects in the analysis of simulation output", 1982): a run is cut
 into 10 to 20 blocks, and Student's t of their centers gives the intervals. How many steps in a row are alike is told by
-an AR(1) fit, and a block is twice as long. Where ten blocks are shorter than that, only as many count as would not be,
-and with less than five there is no interval. What is left of the likeness of neighbours widens an interval, too.
+an AR(1) fit, and a block is 2.5 times as long. Where ten blocks are shorter than that, only as many count as would not
+be, and with less than six there is no interval. What is left of the likeness of neighbours widens an interval, too.
 ``bench/judge_quality.py`` measures the error rates. Pure functions.
 """
 
@@ -24,15 +24,16 @@ MIN_BLOCKS = 10
 """Of fewer, no order proves a shift."""
 MAX_BLOCKS = 20
 MIN_STEPS = 3 * MIN_BLOCKS
-ALIKE_PER_BLOCK = 2.0
+ALIKE_PER_BLOCK = 2.5
 """The length of an independent block, in the steps that are alike (the integrated autocorrelation time)."""
-MIN_INDEPENDENT = 5
+MIN_INDEPENDENT = 6
 """Fewer have intervals that prove nothing."""
-NUM_CURVE = 3
-"""What a parabola fits to the centers."""
+NUM_CURVE = 4
+"""The coefficients of the curve that is fitted to the centers, a cubic."""
 _STRETCHES = 5
 """The likeness is the median over so many stretches of the run: a shift of level or a drift is no likeness."""
 _MAX_LIKENESS = 0.97
+_CAUTION = 2
 _TO_SD = 1.4826  # times the median absolute deviation, for normal values
 _CLIP_SD = 3.0
 _ROUNDING = 1e-12
@@ -110,7 +111,7 @@ def level(blocks: Blocks, edges: Sequence[int], alpha: float) -> Interval:
 def trend(blocks: Blocks, alpha: float) -> Interval:
     """The slope of the centers per step, by least squares; the interval misses the true one with ``alpha``.
 
-    A trend that slows down or speeds up is one: its error is measured around a parabola.
+    A trend that slows down or speeds up is one: its error is measured around a cubic.
     """
     import numpy as np
 
@@ -133,7 +134,7 @@ def _margin(blocks: Blocks, residuals: NDArray[np.float64], num_fitted: int, lev
 
 
 def curve_residuals(blocks: Blocks) -> NDArray[np.float64]:
-    """The centers without a parabola."""
+    """The centers without a smooth curve: a trend may slow down, as a reward does that levels off."""
     import numpy as np
 
     basis, _ = np.linalg.qr(np.vander(np.linspace(-1.0, 1.0, len(blocks.centers)), NUM_CURVE))
@@ -154,7 +155,7 @@ def _alike_steps(series: NDArray[np.float64]) -> float:
 
     num_stretches = _STRETCHES if len(series) >= _STRETCHES * MIN_BLOCKS else 1
     stretches = np.array_split(series, num_stretches)
-    likeness = float(np.median([_likeness(_clipped(_detrended(part)), 2) for part in stretches]))
+    likeness = float(np.median([_likeness(_clipped(_detrended(part)), 2, _CAUTION) for part in stretches]))
     return (1 + likeness) / (1 - likeness)
 
 
@@ -175,10 +176,13 @@ def _clipped(part: NDArray[np.float64]) -> NDArray[np.float64]:
     return clipped - clipped.mean()
 
 
-def _likeness(residuals: NDArray[np.float64], num_fitted: int) -> float:
-    """The correlation of neighbours, from 0 on, without the bias of a short series (Kendall 1954)."""
+def _likeness(residuals: NDArray[np.float64], num_fitted: int, caution: int = 0) -> float:
+    """The correlation of neighbours, from 0 on. It is biased in a short series, by more where more was fitted.
+
+    ``caution`` makes it larger: blocks that are too long cost less than blocks that are too short.
+    """
     size, square = len(residuals), float(residuals @ residuals)
     if square == 0:
         return 0.0
     found = float(residuals[1:] @ residuals[:-1]) / square
-    return min(max((found * size + num_fitted) / max(size - 3 * num_fitted, 1), 0.0), _MAX_LIKENESS)
+    return min(max((found * size + num_fitted) / (size - num_fitted - 2 - caution), 0.0), _MAX_LIKENESS)

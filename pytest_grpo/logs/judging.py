@@ -42,7 +42,7 @@ class Judged:
 
 
 def judge_run(log: RunLog, num_warm_up: int, tolerance: float, wanted: Collection[str] = ()) -> Judged:
-    """Judge the headlines that are ``wanted``, or all. A quiet run has any false alarm among them with 1 % at most.
+    """Judge the headlines that are ``wanted``, or all. About 1 % of quiet runs have a false alarm.
 
     Raises:
         pytest.UsageError: too few steps are left without the warm-up.

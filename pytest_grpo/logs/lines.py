@@ -98,8 +98,8 @@ def parts_lines(judged: Judged) -> list[str]:
 def confidence_line(judged: Judged) -> str:
     of_parts = f", {_percent(1 - judged.parts_alpha)} of parts" if judged.parts else ""
     return (
-        f"Intervals hold with {_percent(1 - judged.alpha)} each{of_parts}: any false alarm has probability "
-        f"{_percent(FAMILY_ALPHA)} at most. Changes within {_percent(judged.tolerance)} are steady."
+        f"Intervals hold with {_percent(1 - judged.alpha)} each{of_parts}, so that about {_percent(FAMILY_ALPHA)} of "
+        f"quiet runs have a false alarm. Changes within {_percent(judged.tolerance)} are steady."
     )
 
 

@@ -39,8 +39,8 @@ def test_steps_spread_and_remember_as_told() -> None:
 
 
 def test_what_is_large_is_found_and_a_quiet_run_is_not() -> None:
-    assert study_truth(OPTIONS, 200, TRUTHS[2]).share == 1.0
-    assert study_truth(OPTIONS, 200, TRUTHS[5]).share == 1.0
+    assert study_truth(OPTIONS, 600, TRUTHS[2]).share == 1.0
+    assert study_truth(OPTIONS, 600, TRUTHS[5]).share == 1.0
     assert study_alarms(OPTIONS, 60, QUIET[0]).changes.num_hits <= 1
     assert study_stalls(OPTIONS, 6.0, 0.05).share == 1.0
     assert study_difference(OPTIONS, 0.0, 0.0, 0.3).share == 1.0

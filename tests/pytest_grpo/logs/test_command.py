@@ -52,7 +52,7 @@ def test_a_quiet_run_is_exit_code_0(home: Home, capsys: pytest.CaptureFixture[st
     assert re.fullmatch(r"gen_s +75.0 % \[75.0, 75.0\] +1.(49|5)\d* s .* steady", lines[9])
     assert re.fullmatch(r"unaccounted +25.0 % \[25.0, 25.0\] +- +- +-", lines[10])
     assert lines[-1] == (
-        "Intervals hold with 99.75 % each, 99.5 % of parts: any false alarm has probability 1 % at most. "
+        "Intervals hold with 99.75 % each, 99.5 % of parts, so that about 1 % of quiet runs have a false alarm. "
         "Changes within 2 % are steady."
     )
 
