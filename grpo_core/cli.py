@@ -55,6 +55,7 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
             "bisect", "find the first commit on which a phase fails or a quantity is slower", pytest_programs.run_bisect
         ),
         Command("history", "find the commits at which the stored results changed", pytest_programs.run_history),
+        Command("judge", "judge a finished run of any stack by the log that it left", pytest_programs.run_judge),
         Command("thresholds", "show the thresholds and where each comes from", pytest_programs.run_thresholds),
         Command(
             "doctor",

@@ -17,6 +17,7 @@ from grpo_core.commands.parser import CommandParser
 from pytest_grpo.baseline import compare
 from pytest_grpo.bisect import run as bisect
 from pytest_grpo.drift import command as history
+from pytest_grpo.logs import command as judge
 from pytest_grpo.plugin import pytest_addoption
 from scripts.environment_variables import environment_tables
 from scripts.markdown_table import table
@@ -134,7 +135,7 @@ def _parser_of(command: Command) -> argparse.ArgumentParser | None:
         parser = CommandParser(prog=f"grpo {command.name}")
         command.add_arguments(parser)
         return parser
-    programs = {"compare": compare.main, "bisect": bisect.main, "history": history.main}
+    programs = {"compare": compare.main, "bisect": bisect.main, "history": history.main, "judge": judge.main}
     return parser_inside(programs[command.name]) if command.name in programs else None
 
 

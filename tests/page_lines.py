@@ -61,6 +61,7 @@ _REMOTE = "tests/pytest_grpo/remote/modal/test_remote.py"
 _STORED = "tests/pytest_grpo/session/test_stored_results.py"
 _AGAINST = "tests/pytest_grpo/against/test_revisions.py"
 _HISTORY = "tests/pytest_grpo/drift/test_command.py"
+_JUDGE = "tests/pytest_grpo/logs/test_command.py"
 _RESUMES = RunBy("tests/grpo_core/schedule/test_resume.py::test_a_process_that_is_killed_goes_on_as_it_was")
 _TWO_PROCESSES = RunBy("tests/grpo_core/commands/test_launch.py::test_two_processes_train_stop_and_resume_as_one_does")
 
@@ -103,6 +104,16 @@ HOW: Mapping[str, How] = {
         f"{_HISTORY}::test_options_narrow_the_history"
     ),
     "uv run grpo history --json changes.json --csv runs.csv": RunBy(f"{_HISTORY}::test_files_are_written"),
+    "uv run grpo judge first": RunBy(f"{_JUDGE}::test_a_run_of_the_home_is_named"),
+    "uv run grpo judge verl/metrics.jsonl --against verl/before.jsonl": RunBy(
+        f"{_JUDGE}::test_two_runs_are_compared_and_what_that_proves_is_said"
+    ),
+    "uv run grpo judge outputs/checkpoint-200 --json found.json --markdown found.md": RunBy(
+        f"{_JUDGE}::test_files_are_written"
+    ),
+    "uv run python bench/judge_quality.py --markdown judge.md": RunBy(
+        "tests/bench/test_judge_quality.py::test_the_tables_are_written"
+    ),
     "uv run pytest --phase all --grpo-save run-2026-01-31": RunBy(
         f"{_STORED}::test_a_loss_against_a_baseline_is_red_though_the_threshold_is_met"
     ),

@@ -1,4 +1,4 @@
-"""``grpo compare``, ``ab``, ``bisect``, ``history`` and ``thresholds``: programs of ``pytest_grpo``, not imported."""
+"""``grpo compare``, ``ab``, ``bisect``, ``history``, ``judge`` and ``thresholds``: programs of ``pytest_grpo``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _PROGRAMS = {
     "ab": ("pytest_grpo.against.ab",),
     "bisect": ("pytest_grpo.bisect.run",),
     "history": ("pytest_grpo.drift.command",),
+    "judge": ("pytest_grpo.logs.command",),
     "thresholds": ("pytest", "--grpo-show-thresholds"),
 }
 _THRESHOLDS_HELP = """\
@@ -38,6 +39,10 @@ def run_bisect(flags: argparse.Namespace, console: Console) -> int:
 
 def run_history(flags: argparse.Namespace, console: Console) -> int:
     return _become("history", flags)
+
+
+def run_judge(flags: argparse.Namespace, console: Console) -> int:
+    return _become("judge", flags)
 
 
 def run_thresholds(flags: argparse.Namespace, console: Console) -> int:

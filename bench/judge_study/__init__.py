@@ -1,0 +1,1 @@
+"""What ``bench/judge_quality.py`` simulates."""
