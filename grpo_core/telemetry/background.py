@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,11 +12,13 @@ from typing import Protocol
 
 from grpo_core.telemetry.events import Event
 
+MAX_RETRY_DELAY_S = 30.0
+
 logger = logging.getLogger(__name__)
 
 
 class DeliveryError(Exception):
-    """A service did not take events. ``num_lost`` of the batch are gone, all of it when None."""
+    """A service did not take events: ``num_lost`` of the batch, which it refuses for good, or all of it when None."""
 
     def __init__(self, reason: str, num_lost: int | None = None) -> None:
         super().__init__(reason)
@@ -43,8 +46,9 @@ class Connection(Protocol):
 class BackgroundSink:
     """Hands events to a connection in batches, from its own thread, so that ``write`` never waits for a network.
 
-    A service that fails never breaks training: the first failure is logged, later ones are only counted. Events that
-    find the queue full are dropped and counted too; ``close`` says how many were lost.
+    A service that fails, in whatever way, never breaks training. The first failure is logged, later ones are only
+    counted. What was not taken stays in the queue and is sent again, first soon, then every ``MAX_RETRY_DELAY_S``.
+    Events that find the queue full are dropped and counted; ``close`` says how many were lost.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class BackgroundSink:
         close_timeout_s: float = 20.0,
     ) -> None:
         self._connection = connection
+        self._name = connection.name
         self._max_queued_events = max_queued_events
         self._max_batch_events = max_batch_events
         self._max_delay_s = max_delay_s
@@ -67,7 +72,8 @@ class BackgroundSink:
         self._num_flushes = 0  # threads that wait in flush
         self._num_written = 0
         self._num_lost = 0
-        self._has_failed = False
+        self._num_failures = self._num_failures_in_a_row = 0
+        self._retry_at_s = 0.0  # on the monotonic clock; not before, unless somebody waits
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=f"telemetry-{connection.name}", daemon=True)
         self._thread.start()
@@ -90,8 +96,12 @@ class BackgroundSink:
     def flush(self) -> None:
         with self._changed:
             self._num_flushes += 1
+            num_failures = self._num_failures
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._queue and not self._num_in_flight, self._close_timeout_s)
+            self._changed.wait_for(
+                lambda: not (self._queue or self._num_in_flight) or self._num_failures > num_failures,
+                self._close_timeout_s,
+            )
             self._num_flushes -= 1
 
     def close(self) -> None:
@@ -103,46 +113,64 @@ class BackgroundSink:
             self._num_lost += len(self._queue) + self._num_in_flight  # none, unless the thread did not end in time
             num_lost, num_written = self._num_lost, self._num_written
         if num_lost:
-            level = logging.INFO if self._has_failed else logging.WARNING  # a failure has been warned about once
-            logger.log(level, "%s: %d of %d events were lost", self._connection.name, num_lost, num_written)
+            level = logging.INFO if self._num_failures else logging.WARNING  # a failure has been warned about once
+            logger.log(level, "%s: %d of %d events were lost", self._name, num_lost, num_written)
 
     def _run(self) -> None:
-        usable = self._try(self._connection.open, 0)
+        is_open = self._try(self._connection.open)
         while batch := self._next_batch():
-            if usable:
-                self._try(partial(self._connection.send, batch), len(batch))
+            is_open = is_open or self._try(self._connection.open)
+            is_taken = is_open and self._try(partial(self._connection.send, batch))
             with self._changed:
-                self._num_lost += 0 if usable else len(batch)
+                if not is_taken:
+                    self._queue.extendleft(reversed(batch))
                 self._num_in_flight = 0
                 self._changed.notify_all()
-        if usable:
-            self._try(self._connection.close, 0)
+                if not is_taken and self._closing:
+                    break  # that was the last attempt
+        if is_open:
+            self._try(self._connection.close)
 
-    def _try(self, action: Callable[[], None], num_events: int) -> bool:
-        """Whether ``action`` worked. If not, count ``num_events`` as lost, or as many as the error says."""
+    def _try(self, action: Callable[[], None]) -> bool:
+        """Whether ``action`` worked, but for events that the service refused for good."""
         try:
             action()
         except DeliveryError as error:
-            with self._changed:
-                self._num_lost += num_events if error.num_lost is None else error.num_lost
-            if not self._has_failed:
-                self._has_failed = True
-                name = self._connection.name
-                logger.warning("%s: %s; training goes on, and events that it does not take are lost", name, error)
+            self._fail(error, error.num_lost)
+            return error.num_lost is not None
+        except Exception as error:  # whatever its client raises, the thread must go on
+            self._fail(error, None)
             return False
+        with self._changed:
+            self._num_failures_in_a_row = 0
         return True
+
+    def _fail(self, error: Exception, num_lost: int | None) -> None:
+        with self._changed:
+            self._num_failures += 1
+            self._num_lost += num_lost or 0
+            if num_lost is None:
+                self._num_failures_in_a_row = min(self._num_failures_in_a_row + 1, 16)
+                delay_s = min(MAX_RETRY_DELAY_S, self._max_delay_s * 2**self._num_failures_in_a_row)
+                self._retry_at_s = time.monotonic() + delay_s
+            is_first = self._num_failures == 1
+        if is_first:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            what = reason if isinstance(error, DeliveryError) else f"{type(error).__name__}: {reason}"
+            logger.warning("%s: %s; training goes on, and what it does not take is sent again", self._name, what)
 
     def _next_batch(self) -> list[Event]:
         """Waits for events, ``max_delay_s`` at most once there is one. Empty when the sink is closed and empty."""
         with self._changed:
             while True:
                 self._changed.wait_for(self._is_urgent, self._max_delay_s)
-                if self._queue or self._closing:
+                is_due = time.monotonic() >= self._retry_at_s or self._is_urgent()
+                if self._closing or (self._queue and is_due):
                     break
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), self._max_batch_events))]
             self._num_in_flight = len(batch)
             return batch
 
     def _is_urgent(self) -> bool:
-        enough = len(self._queue) >= self._max_batch_events
+        enough = len(self._queue) >= self._max_batch_events and time.monotonic() >= self._retry_at_s
         return self._closing or enough or bool(self._queue and self._num_flushes)

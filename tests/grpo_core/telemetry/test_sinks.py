@@ -17,18 +17,16 @@ class Service:
 
     name = "service"
 
-    def __init__(self, *, open_fails: bool = False, lost_per_batch: int | None = 0) -> None:
+    def __init__(self, *, lost_per_batch: int = 0) -> None:
         self.batches: list[list[int]] = []
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.is_sending = threading.Event()
         self.is_closed = False
-        self._open_fails = open_fails
         self._lost_per_batch = lost_per_batch
 
     def open(self) -> None:
-        if self._open_fails:
-            raise DeliveryError("no such service")
+        pass
 
     def send(self, events: Sequence[Event]) -> None:
         self.is_sending.set()
@@ -106,32 +104,91 @@ def test_close_gives_up_on_a_stuck_service_and_counts_what_it_leaves(caplog: pyt
     service.may_go_on.set()
 
 
-@pytest.mark.parametrize(("lost_per_batch", "num_lost"), [(None, 6), (1, 3)])
-def test_a_failing_service_is_warned_about_once_and_losses_are_counted(
-    lost_per_batch: int | None, num_lost: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_events_that_a_service_refuses_are_lost_and_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    sink = BackgroundSink(Service(lost_per_batch=lost_per_batch), max_batch_events=2)
+    sink = BackgroundSink(Service(lost_per_batch=1), max_batch_events=2)
     for number in range(0, 6, 2):
         sink.write(event(number))
         sink.write(event(number + 1))
         sink.flush()
     sink.close()
 
-    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warnings == ["service: not today; training goes on, and events that it does not take are lost"]
-    assert caplog.records[-1].getMessage() == f"service: {num_lost} of 6 events were lost"
+    assert warnings_in(caplog) == ["service: not today; training goes on, and what it does not take is sent again"]
+    assert caplog.records[-1].getMessage() == "service: 3 of 6 events were lost"
 
 
-def test_a_service_that_cannot_be_opened_loses_everything_quietly(caplog: pytest.LogCaptureFixture) -> None:
-    service = Service(open_fails=True)
-    sink = BackgroundSink(service)
+class Breaking(Service):
+    """Raises ``error`` until it is mended."""
+
+    def __init__(self, error: Exception, *, at_open: bool = False) -> None:
+        super().__init__()
+        self.error: Exception | None = error
+        self.num_calls = 0
+        self._at_open = at_open
+
+    def _break(self) -> None:
+        self.num_calls += 1
+        if self.error is not None:
+            raise self.error
+
+    def open(self) -> None:
+        if self._at_open:
+            self._break()
+
+    def send(self, events: Sequence[Event]) -> None:
+        if not self._at_open:
+            self._break()
+        super().send(events)
+
+
+ERRORS = [
+    (DeliveryError("not today"), "not today"),
+    (UnicodeEncodeError("latin-1", "€", 0, 1, "ordinal not in range"), "UnicodeEncodeError: 'latin-1' codec"),
+    (ValueError("Invalid URL 'wandb.example': No scheme supplied\nand advice"), "ValueError: Invalid URL"),
+    (TypeError(), "TypeError: TypeError"),
+]
+
+
+@pytest.mark.parametrize("at_open", [False, True])
+@pytest.mark.parametrize(("error", "warning"), ERRORS)
+def test_whatever_a_client_raises_events_arrive_once_the_service_is_back(
+    error: Exception, warning: str, at_open: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Breaking(error, at_open=at_open)
+    sink = BackgroundSink(service, close_timeout_s=WAIT_S)
+    for number in range(3):
+        sink.write(event(number))
+        sink.flush()  # returns once an attempt has failed
+    assert service.num_calls >= 3
+    service.error = None
+    sink.write(event(3))
+    sink.flush()
+    sink.close()
+
+    assert [number for batch in service.batches for number in batch] == [0, 1, 2, 3]
+    assert (service.is_closed, sink.num_lost) == (True, 0)
+    (shown,) = warnings_in(caplog)
+    assert shown.startswith(f"service: {warning}")
+    assert "\n" not in shown
+
+
+@pytest.mark.parametrize("at_open", [False, True])
+def test_a_service_that_never_comes_back_costs_one_warning_and_no_time(
+    at_open: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    service = Breaking(ValueError("no such host"), at_open=at_open)
+    sink = BackgroundSink(service, close_timeout_s=WAIT_S)
     sink.write(event(1))
     sink.flush()
     sink.write(event(2))
     sink.close()
 
-    assert (service.batches, service.is_closed, sink.num_lost) == ([], False, 2)
-    assert [record.getMessage() for record in caplog.records] == [
-        "service: no such service; training goes on, and events that it does not take are lost"
-    ]
+    assert (service.batches, sink.num_lost) == ([], 2)
+    assert len(warnings_in(caplog)) == 1
+    assert caplog.records[-1].getMessage() == "service: 2 of 2 events were lost"
+    assert not sink._thread.is_alive()
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
