@@ -158,11 +158,12 @@ class Trainer:
         return objective.terms(batch, scores)
 
     def _update(self, sums: StepSums, times: Stopwatch) -> bool:
-        """Make the optimizer's step unless loss or gradient is non-finite. Returns whether it was made."""
+        """Make the optimizer's step; not where loss or gradient is non-finite, which it returns, and not without a
+        gradient: momentum alone would move the weights."""
         with times.span("optimizer"):
             sums.grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm))
             is_finite = math.isfinite(sums.grad_norm) and math.isfinite(sums.loss)
-            if is_finite:
+            if is_finite and sums.grad_norm > 0:
                 self.optimizer.step()
             else:
                 self.optimizer.zero_grad(set_to_none=True)
