@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from grpo_core.config.section import Section
-from grpo_core.types import EngineName
+from grpo_core.types import MAX_TEMPERATURE, MIN_TEMPERATURE, EngineName
 
 
 class ModelConfig(Section):
@@ -65,7 +65,7 @@ class RolloutConfig(Section):
     """Dynamic sampling (DAPO; ``filter_groups`` in verl): so many times, starting states whose siblings all earned the
     same are replaced by new ones. What is left then stays in the batch; ``training.drop_zero_variance_groups`` leaves
     it out. 0 is off."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
     """Logits are divided by it before the draw, and in the loss as well."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Draw from the most probable tokens that together have this probability. 1 is all."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from grpo_core.errors import SamplingError
 from grpo_core.rollout.protocol import SamplingParams
-from grpo_core.types import Int32
+from grpo_core.types import MAX_TEMPERATURE, MIN_TEMPERATURE, Int32
 
 BLOCK_COLUMNS = 64
 
@@ -39,8 +39,11 @@ def check_sampling(params: SamplingParams) -> None:
     Raises:
         SamplingError: a parameter is out of its range.
     """
-    if not params.temperature > 0 or params.temperature == float("inf"):
-        raise SamplingError(f"temperature {params.temperature}: allowed is above 0; for greedy decoding use top_k=1")
+    if not MIN_TEMPERATURE <= params.temperature <= MAX_TEMPERATURE:
+        raise SamplingError(
+            f"temperature {params.temperature}: allowed is {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}; for greedy "
+            "decoding use top_k=1"
+        )
     if not 0 < params.top_p <= 1:
         raise SamplingError(f"top_p {params.top_p}: allowed is above 0 and at most 1; use 1 for no limit")
     if params.top_k < 0:
