@@ -19,6 +19,8 @@ class ModelConfig(Section):
     """``auto`` takes the GPU when there is one; else any torch device."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number type of the base weights. The adapter is always float32."""
+    add_bos: bool | None = None
+    """Whether a prompt begins with the beginning-of-sequence token. Default: as the tokenizer's own configuration."""
     lora_rank: int = Field(default=16, ge=1, le=512)
     """Rank of the adapter's two matrices: a larger one has more parameters."""
     lora_alpha: float = Field(default=32.0, gt=0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from grpo_core.errors import ModelError
+from grpo_core.errors import GrpoError, ModelError
 from grpo_core.model.presets import PRESETS, preset_folder
 
 
@@ -29,6 +31,22 @@ def locate_model(name: str) -> str:
     return name
 
 
+@contextmanager
+def reading(name: str, problem: str, way_out: str) -> Iterator[None]:
+    """Inside the block the files of model ``name`` are read by other projects.
+
+    Raises:
+        ModelError: whatever they raise: ``problem``, its first line and ``way_out``.
+    """
+    try:
+        yield
+    except GrpoError:
+        raise
+    except Exception as error:  # tokenizers raises bare exceptions, transformers a dozen kinds
+        raise ModelError(f"model {name!r}: {problem} ({first_line(error)}); {way_out}") from error
+
+
 def first_line(error: Exception) -> str:
-    """The first line of a library's error message."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """The first line of a library's error message, with the second one where the first only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

@@ -56,7 +56,7 @@ class PlainEngine:
     scores_in_one_pass = True
     is_batch_invariant = False  # there is no batch, but torch does not promise equal bits
 
-    def __init__(self, policy: Policy, stop_id: int, adapters: LoRACache, run: str) -> None:
+    def __init__(self, policy: Policy, stop_ids: Sequence[int], adapters: LoRACache, run: str) -> None:
         if not policy.takes_plan:
             logger.warning(
                 "model %s: architecture %s runs on the plain engine, one request at a time: slower than the others",
@@ -65,7 +65,7 @@ class PlainEngine:
             )
         self.model_fingerprint = policy.fingerprint
         self._policy = policy
-        self._stop_id = stop_id
+        self._stop_ids = tuple(stop_ids)
         self._adapters = adapters
         self._run = run
         self._weights = MergedWeights(policy.model, policy.fingerprint)
@@ -140,7 +140,7 @@ class PlainEngine:
         check_request(request, self._policy.max_context_tokens, self._policy.vocab_size)
         number = self.policy_version if request.policy_version is None else request.policy_version
         weights = self._active if number == self.policy_version else self._load(number)[0]
-        stop_ids = () if request.sampling.ignore_stop else (self._stop_id, *request.sampling.stop_ids)
+        stop_ids = () if request.sampling.ignore_stop else (*self._stop_ids, *request.sampling.stop_ids)
         sequence = SequenceState(self._last_ticket, request, number, frozenset(stop_ids))
         return _Work(sequence, weights, DynamicCache(config=self._model.config))
 

@@ -18,7 +18,7 @@ class RequestBuilder:
     def __init__(self, tokenizer: Tokenizer, config: RolloutConfig) -> None:
         self._tokenizer = tokenizer
         self._config = config
-        self._prompt_ids = lru_cache(maxsize=1024)(tokenizer.encode)
+        self._prompt_ids = lru_cache(maxsize=1024)(tokenizer.encode_prompt)
         self._line = lru_cache(maxsize=65536)(self._encode_line)
         self._constraint = lru_cache(maxsize=1024)(self._build_constraint)
 

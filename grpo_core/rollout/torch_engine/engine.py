@@ -57,7 +57,7 @@ class TorchEngine:
     def __init__(
         self,
         policy: Policy,
-        stop_id: int,
+        stop_ids: Sequence[int],
         adapters: LoRACache,
         run: str,
         *,
@@ -70,7 +70,7 @@ class TorchEngine:
         self.model_fingerprint = policy.fingerprint
         self._device = policy.device
         self._max_context_tokens = policy.max_context_tokens
-        self._stop_id = stop_id
+        self._stop_ids = tuple(stop_ids)
         self._prefill_tokens = prefill_tokens or PREFILL_TOKENS.get(policy.device.type, MAX_PREFILL_TOKENS)
         self._jump_forward = jump_forward
         base = fuse_weights(policy)
@@ -141,7 +141,7 @@ class TorchEngine:
         self._count(num_requests=1)
         try:
             check_request(request, self._max_context_tokens, len(self._versions.base.embedding))
-            stop_ids = frozenset() if request.sampling.ignore_stop else {self._stop_id, *request.sampling.stop_ids}
+            stop_ids = frozenset() if request.sampling.ignore_stop else {*self._stop_ids, *request.sampling.stop_ids}
             sequence = SequenceState(self._last_ticket, request, version, frozenset(stop_ids))
             self._versions.hold(version)
         except GrpoError as error:

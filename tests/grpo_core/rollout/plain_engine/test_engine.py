@@ -48,7 +48,7 @@ def make_engine(model_folder: Path, store: AdapterStore) -> MakeEngine:
 
     def make(kind: type = PlainEngine, folder: Path = model_folder, stop_id: int = STOP_ID) -> RolloutEngine:
         policy = load_policy(ModelConfig(name=str(folder), device="cpu"), any_architecture=True)
-        return kind(policy, stop_id, LoRACache(store, max_bytes=1 << 20, max_adapters=3), "run")
+        return kind(policy, (stop_id,), LoRACache(store, max_bytes=1 << 20, max_adapters=3), "run")
 
     return make
 
@@ -236,7 +236,7 @@ def test_a_bad_request_ends_with_its_own_error(
 
 def test_logits_that_are_no_numbers_are_the_requests_own_error(model_folder: Path, store: AdapterStore) -> None:
     policy = load_policy(ModelConfig(name=str(model_folder), device="cpu"))
-    engine = PlainEngine(policy, STOP_ID, LoRACache(store, max_bytes=1 << 20, max_adapters=3), "run")
+    engine = PlainEngine(policy, (STOP_ID,), LoRACache(store, max_bytes=1 << 20, max_adapters=3), "run")
     embedding = policy.model.get_parameter("model.embed_tokens.weight")
     kept = embedding.data[50].clone()
     embedding.data[50] = float("nan")
