@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig
 
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model.policy import Policy
+from grpo_core.model.policy import Policy, linear_modules
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.types import Adapter, Completion, Float32, Int32, PolicyVersion
 
@@ -30,11 +30,7 @@ class Reference:
         self._store = store
         self._run = run
         inside = {id(module) for module in policy.decoder.modules()}
-        self._linears = {
-            name: module
-            for name, module in policy.model.named_modules()
-            if isinstance(module, nn.Linear) and id(module) in inside
-        }
+        self._linears = {name: part for name, part in linear_modules(policy.model).items() if id(part) in inside}
         self._number = 0
         self._model: Any = policy.model  # with version ``_number`` on it
 
