@@ -84,14 +84,14 @@ class KeepsPrefixes(PlainEngine):
     def _read(self, work: Any) -> torch.Tensor:
         prompt_ids = work.sequence.request.prompt_ids
         kept = self._prefixes.get(prompt_ids.tobytes())
-        if kept is not None and work.cache.get_seq_length() == 0:
-            work.cache.layers = copy.deepcopy(kept.layers)
+        if kept is not None and not work.history.tokens:
+            work.history.tokens, work.history.cache = prompt_ids[:-1].tolist(), copy.deepcopy(kept)
             work.sequence.pending.insert(0, int(prompt_ids[-1]))
             return super()._read(work)
         logits = super()._read(work)
         if kept is None:
-            kept = self._prefixes[prompt_ids.tobytes()] = copy.deepcopy(work.cache)
-            kept.crop(len(prompt_ids) - 1)
+            kept = self._prefixes[prompt_ids.tobytes()] = copy.deepcopy(work.history.cache)
+            kept["past_key_values"].crop(len(prompt_ids) - 1)
         return logits
 
 

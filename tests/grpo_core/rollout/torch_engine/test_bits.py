@@ -111,7 +111,7 @@ def states_in(company: Company, passes: Passes, plain: DecoderWeights) -> dict[s
     requests = [
         GenerationRequest(ids, SamplingParams(0, max_tokens=100)) for ids in prompts for _ in range(company.group)
     ]
-    sequences = [SequenceState(0, request, 1, frozenset()) for request in requests]
+    sequences = [SequenceState(0, request, 1, frozenset(), 1 << 20) for request in requests]
     rows = plan_rows(list(zip(sequences, [leaf for leaf in leaves for _ in range(company.group)], strict=True)))
     batch = RowBatch(weights)
     batch.add(rows)
