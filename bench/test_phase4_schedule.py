@@ -82,7 +82,7 @@ def test_what_was_sampled_is_trained_on(grpo_gate: Gate, build_stack_for: BuildS
 
     stack = build_letters(build_stack_for, "lengths")
     played = play_letters(stack, bench_home)
-    num_wrong = num_wrong_lengths(played, max_tokens=LETTER_TOKENS, stop_id=stack.tokenizer.stop_id)
+    num_wrong = num_wrong_lengths(played, max_tokens=LETTER_TOKENS, stop_ids=stack.tokenizer.stop_ids)
     grpo_gate.check("lengths_wrong", num_wrong)
 
 

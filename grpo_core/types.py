@@ -21,6 +21,9 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-6, 1e6
+"""What logits are divided by: beyond these, quotients of float32 numbers are no longer finite, or all alike."""
+
 FinishReason = Literal["stop", "length"]
 EngineName = Literal["torch", "vllm", "plain"]
 Packing = Literal["shared_prefix", "packed", "padded"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -121,19 +122,19 @@ def num_missing(played: Played) -> int:
     return _num_different(expected, found) + len(unreported) + abs(len(played.reported) - len(given_up))
 
 
-def num_wrong_lengths(played: Played, *, max_tokens: int, stop_id: int) -> int:
+def num_wrong_lengths(played: Played, *, max_tokens: int, stop_ids: Sequence[int]) -> int:
     """Completions that ended too early, and those whose tokens with a loss are not the ones that were chosen."""
-    cut = [item for item in played.sampled if not _is_whole(item, played.text(item), max_tokens, stop_id)]
+    cut = [item for item in played.sampled if not _is_whole(item, played.text(item), max_tokens, stop_ids)]
     chosen = Counter(tuple(item.completion_ids[item.completion_mask].tolist()) for item in played.sampled)
     return len(cut) + _num_different(chosen, Counter(played.trained))
 
 
-def _is_whole(completion: Completion, text: str, max_tokens: int, stop_id: int) -> bool:
-    """Whether ``completion`` ends where it may: a free one with the stop token, or at ``max_tokens``."""
+def _is_whole(completion: Completion, text: str, max_tokens: int, stop_ids: Sequence[int]) -> bool:
+    """Whether ``completion`` ends where it may: a free one with a stop token, or at ``max_tokens``."""
     ids: list[int] = completion.completion_ids.tolist()
     if completion.allowed_ids is not None:
         return text.count("\n") == len(FIRST_ANSWER)
-    return stop_id not in ids[:-1] and (ids[-1] == stop_id or len(ids) == max_tokens)
+    return not set(stop_ids).intersection(ids[:-1]) and (ids[-1] in stop_ids or len(ids) == max_tokens)
 
 
 def _num_different(expected: Counter[Any], found: Counter[Any]) -> int:

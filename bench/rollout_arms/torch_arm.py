@@ -69,7 +69,7 @@ def build_engine(setup: Setup, store: AdapterStore, policy: Policy, *, jump_forw
     """An engine on ``policy`` that samples from the base model until ``use_version``."""
     return TorchEngine(
         policy,
-        load_tokenizer(setup.model.name).stop_id,
+        load_tokenizer(setup.model.name).stop_ids,
         LoRACache(store, DEFAULT_MAX_BYTES, MAX_CACHED_ADAPTERS),
         RUN,
         max_batch_sequences=setup.max_sequences,

@@ -58,8 +58,8 @@ class EngineService:
         self._reload = reload
         self._store = AdapterStore(home.adapters)
         self._adapters = LoRACache(self._store, DEFAULT_MAX_BYTES, MAX_CACHED_ADAPTERS)
-        self.tokenizer: Tokenizer = load_tokenizer(config.model.name)
-        self._engine = open_engine(config, self.tokenizer.stop_id, self._adapters, self._store)
+        self.tokenizer: Tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
+        self._engine = open_engine(config, self.tokenizer.stop_ids, self._adapters, self._store)
         self._streaming: StreamingEngine | None = None
         self._finding = asyncio.Lock()
 
@@ -91,7 +91,7 @@ class EngineService:
         """
         requests = [
             GenerationRequest(
-                self.tokenizer.encode(prompt),
+                self.tokenizer.encode_prompt(prompt),
                 SamplingParams(seed + index, temperature=temperature, top_p=top_p, max_tokens=max_tokens),
             )
             for index, prompt in enumerate(prompts)

@@ -26,7 +26,7 @@ def play_groups(
         GrpoError: as ``Collector.collect``, or the engine was lost twice.
     """
     swap = engine.use_version(version)
-    tokenizer = load_tokenizer(config.model.name)
+    tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
     factory = make_environment_factory(config.environment)
     collector = build_collector(config, home, engine, tokenizer, factory, groups)
     return collector.collect(index), swap

@@ -65,7 +65,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
         policy = load_policy(config.model, any_architecture=True)
         if flags.engine == "torch" and not policy.takes_plan:  # the plain one serves what the torch engine cannot drive
             config = _config(flags.model, flags.device, "plain")
-        opened = open_engine(config, tokenizer.stop_id, adapters, store, fingerprint=policy.fingerprint)
+        opened = open_engine(config, tokenizer.stop_ids, adapters, store, fingerprint=policy.fingerprint)
         with closing(opened) as engine:
             subject = Subject(engine, store, _RUN, policy, tokenizer)
             for canary in canaries_for(subject, num_swaps=num_swaps, num_requests=num_requests):

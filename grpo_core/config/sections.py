@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from grpo_core.config.section import Section
-from grpo_core.types import EngineName
+from grpo_core.types import MAX_TEMPERATURE, MIN_TEMPERATURE, EngineName
 
 
 class ModelConfig(Section):
@@ -19,6 +19,8 @@ class ModelConfig(Section):
     """``auto`` takes the GPU when there is one; else any torch device."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number type of the base weights. The adapter is always float32."""
+    add_bos: bool | None = None
+    """Whether a prompt begins with the beginning-of-sequence token. Default: as the tokenizer's own configuration."""
     lora_rank: int = Field(default=16, ge=1, le=512)
     """Rank of the adapter's two matrices: a larger one has more parameters."""
     lora_alpha: float = Field(default=32.0, gt=0, le=1e6)
@@ -65,7 +67,7 @@ class RolloutConfig(Section):
     """Dynamic sampling (DAPO; ``filter_groups`` in verl): so many times, starting states whose siblings all earned the
     same are replaced by new ones. What is left then stays in the batch; ``training.drop_zero_variance_groups`` leaves
     it out. 0 is off."""
-    temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
+    temperature: float = Field(default=1.0, ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)
     """Logits are divided by it before the draw, and in the loss as well."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Draw from the most probable tokens that together have this probability. 1 is all."""

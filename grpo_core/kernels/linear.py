@@ -21,7 +21,10 @@ MIN_ROWS = 2  # for a single row F.linear is faster
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x W^T + b`` of ``x`` [..., in], ``weight`` [out, in] and ``bias`` [out]: [..., out]. Records no gradient."""
+    """``x W^T + b`` of ``x`` [..., in], ``weight`` [out, in] and ``bias`` [out]: [..., out]. Records no gradient.
+
+    For an ``x`` [rows, in] the result is no view of a larger tensor.
+    """
     if not has_fast_linear(x) or weight.dtype != torch.float32:
         return F.linear(x, weight, bias)
     rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
@@ -36,7 +39,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if num_more:
         rows = F.pad(rows, (0, 0, 0, num_more))
     y = onednn_linear(rows, weight, bias, "none", [], "")[:num_rows]
-    return y if x.dim() == 2 else y.view(*x.shape[:-1], len(weight))
+    return _owned(y) if x.dim() == 2 else y.view(*x.shape[:-1], len(weight))
+
+
+def _owned(view: Tensor) -> Tensor:
+    """The memory of ``view`` as a tensor that is no view: models may change the result of a module in place, and torch
+    forbids that for a view that an autograd function returns."""
+    return view.new_empty(0).set_(view)
 
 
 def _row_step(num_rows: int) -> int:
@@ -61,7 +70,9 @@ class FrozenLinear(nn.Linear):
             return super().forward(input)
         if self.weight.dtype != input.dtype:
             return super().forward(input)
-        return _FrozenProduct.apply(input, self.weight, self.bias)  # pyright: ignore[reportReturnType]
+        rows = input.reshape(-1, self.in_features)
+        output = _FrozenProduct.apply(rows, self.weight, self.bias)
+        return output.view(*input.shape[:-1], self.out_features)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _FrozenProduct(torch.autograd.Function):

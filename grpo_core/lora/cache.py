@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock
 
-from grpo_core.lora.store import AdapterStore
+from grpo_core.lora.store import AdapterStore, Stamp
 from grpo_core.types import PolicyVersion, PolicyWeights
 
 DEFAULT_MAX_BYTES = 1 << 30
@@ -38,6 +38,9 @@ class CacheCounters:
     evictions: int = 0
 
 
+_Key = tuple[PolicyVersion, Stamp | None]
+
+
 @dataclass(slots=True)
 class _Entry:
     weights: PolicyWeights
@@ -47,7 +50,8 @@ class _Entry:
 class LoRACache:
     """At most ``max_adapters`` versions of at most ``max_bytes`` together. Thread-safe.
 
-    Pinned versions stay even over these limits. A version that does not fit beside them is returned but not cached.
+    Pinned versions stay even over these limits. A version that does not fit beside them is returned but not cached. One
+    that is published anew, as by a run that starts again, is read anew. One that was pruned is served while it is here.
     """
 
     def __init__(self, store: AdapterStore, max_bytes: int, max_adapters: int) -> None:
@@ -56,15 +60,19 @@ class LoRACache:
         self._store = store
         self._max_bytes = max_bytes
         self._max_adapters = max_adapters
-        self._entries: OrderedDict[PolicyVersion, _Entry] = OrderedDict()
-        self._loading: dict[PolicyVersion, Future[PolicyWeights]] = {}
+        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._loading: dict[_Key, Future[PolicyWeights]] = {}
         self._counters = CacheCounters()
         self._lock = Lock()
 
     def __contains__(self, version: PolicyVersion) -> bool:
         """Whether ``version`` is in memory. Does not count as a request."""
         with self._lock:
-            return version in self._entries
+            return self._key(version) in self._entries
+
+    def stamp_of(self, version: PolicyVersion) -> Stamp | None:
+        """As ``AdapterStore.stamp_of``."""
+        return self._store.stamp_of(version)
 
     @property
     def counters(self) -> CacheCounters:
@@ -89,67 +97,76 @@ class LoRACache:
             AdapterNotFoundError, AdapterCorruptError: as ``AdapterStore.load``, for every caller that waited for that
                 load. The failure is not cached.
         """
-        return self._acquire(version, num_pins=0)
+        with self._lock:
+            key = self._key(version)
+        return self._acquire(key, num_pins=0)
 
     @contextmanager
     def pinned(self, version: PolicyVersion) -> Iterator[PolicyWeights]:
         """The weights of ``version``, kept in memory for the length of the ``with`` block. Raises as ``get``."""
-        weights = self._acquire(version, num_pins=1).weights
+        with self._lock:
+            key = self._key(version)
+        weights = self._acquire(key, num_pins=1).weights
         try:
             yield weights
         finally:
             with self._lock:
-                self._entries[version].num_pins -= 1
+                self._entries[key].num_pins -= 1
                 self._evict()
 
-    def _acquire(self, version: PolicyVersion, num_pins: int) -> CacheResult:
-        start = time.perf_counter()
+    def _key(self, version: PolicyVersion) -> _Key:
+        stamp = self._store.stamp_of(version)
+        kept = (key for key in reversed(self._entries) if key[0] == version)
+        return next(kept, (version, None)) if stamp is None else (version, stamp)
+
+    def _acquire(self, key: _Key, num_pins: int) -> CacheResult:
+        start, version = time.perf_counter(), key[0]
         with self._lock:
-            entry = self._entries.get(version)
-            pending = self._loading.get(version)
+            entry = self._entries.get(key)
+            pending = self._loading.get(key)
             if entry is not None:
                 self._count(hits=1)
                 entry.num_pins += num_pins
-                self._entries.move_to_end(version)
+                self._entries.move_to_end(key)
             elif pending is not None:
                 self._count(joined=1)
             else:
                 self._count(misses=1)
-                self._loading[version] = Future()
+                self._loading[key] = Future()
         if entry is not None:
             logger.info("Adapter already cached locally: %s", version.name)
             weights = entry.weights
         elif pending is not None:
             weights = pending.result()
             with self._lock:
-                weights = self._keep(weights, num_pins)
+                weights = self._keep(key, weights, num_pins)
         else:
-            weights = self._load(version, num_pins)
+            weights = self._load(key, num_pins)
         return CacheResult(weights, entry is not None, (time.perf_counter() - start) * 1e3)
 
-    def _load(self, version: PolicyVersion, num_pins: int) -> PolicyWeights:
+    def _load(self, key: _Key, num_pins: int) -> PolicyWeights:
         try:
-            weights = self._store.load(version)
+            weights = self._store.load(key[0])
         except BaseException as error:  # also an interrupt: the waiting threads must not hang
             with self._lock:
-                pending = self._loading.pop(version)
+                pending = self._loading.pop(key)
             pending.set_exception(error)
             raise
         with self._lock:
-            weights = self._keep(weights, num_pins)
-            pending = self._loading.pop(version)
+            weights = self._keep(key, weights, num_pins)
+            pending = self._loading.pop(key)
         pending.set_result(weights)
         return weights
 
-    def _keep(self, weights: PolicyWeights, num_pins: int) -> PolicyWeights:
+    def _keep(self, key: _Key, weights: PolicyWeights, num_pins: int) -> PolicyWeights:
         """Cache ``weights``. Returns those of another thread if it has cached the version in the meantime."""
-        entry = self._entries.get(weights.version)
+        entry = self._entries.get(key)
         if entry is None:
             if num_pins == 0 and not self._fits_beside_pinned(weights):
                 return weights
-            entry = self._entries[weights.version] = _Entry(weights)
+            entry = self._entries[key] = _Entry(weights)
         entry.num_pins += num_pins
-        self._entries.move_to_end(weights.version)
+        self._entries.move_to_end(key)
         self._evict()
         return entry.weights
 
@@ -159,12 +176,12 @@ class LoRACache:
 
     def _evict(self) -> None:
         num_bytes = sum(entry.weights.num_bytes for entry in self._entries.values())
-        for version, entry in list(self._entries.items()):
+        for key, entry in list(self._entries.items()):
             if num_bytes <= self._max_bytes and len(self._entries) <= self._max_adapters:
                 return
             if entry.num_pins == 0:
                 num_bytes -= entry.weights.num_bytes
-                del self._entries[version]
+                del self._entries[key]
                 self._count(evictions=1)
 
     def _count(self, hits: int = 0, misses: int = 0, joined: int = 0, evictions: int = 0) -> None:

@@ -30,6 +30,7 @@ from grpo_core.home import SHARED, check_name, is_name, make_folder, parse_json,
 from grpo_core.lora.layout import description_of, files_of, from_files
 from grpo_core.types import PolicyVersion, PolicyWeights
 
+Stamp = tuple[int, int]
 _REFERENCE_NAME = re.compile(r"v(\d{6,})\.json")
 
 
@@ -104,6 +105,14 @@ class AdapterStore:
             raise AdapterCorruptError(
                 f"adapter {version.name}: its files are no weights ({type(error).__name__}); publish the version again"
             ) from error
+
+    def stamp_of(self, version: PolicyVersion) -> Stamp | None:
+        """Changes when ``version`` is published anew, after it was discarded; None while it is not published."""
+        try:
+            found = self._reference_path(version).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino
 
     def folder_of(self, version: PolicyVersion) -> Path:
         """The folder of ``version``, checked like ``load``, for an engine that reads the files itself.

@@ -21,6 +21,11 @@ ATTENTION_NAME = "grpo"
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 _OTHER_ATTENTION = ("attn_logit_softcapping", "kv_lora_rank", "attention_chunk_size")
 """Settings of attention that a plan does not support: capped scores, two head sizes, chunked windows."""
+_WITHOUT_EFFECT = {
+    *("dropout", "is_causal", "position_ids", "position_embeddings", "cache_position", "use_cache", "past_key_values"),
+    *("output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "logits_to_keep"),
+}
+"""What models hand to their attention that changes nothing under a plan, in evaluation mode and without a cache."""
 
 
 class AttentionPlan(Protocol):
@@ -46,6 +51,8 @@ def _attention(
 ) -> tuple[Tensor, Tensor | None]:
     if plan is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if others := sorted(name for name in kwargs.keys() - _WITHOUT_EFFECT if kwargs[name] is not None):
+        raise NotImplementedError(f"attention with {', '.join(others)}, which a plan does not follow")
     layer = module.layer_idx
     assert isinstance(layer, int)
     return plan.attend(layer, query, key, value, scaling), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,9 @@ from transformers.utils.logging import disable_progress_bar
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
 from grpo_core.kernels.allocator import keep_freed_memory
+from grpo_core.kernels.linear import FrozenLinear
 from grpo_core.model.attention import ATTENTION_NAME, exact_packing
-from grpo_core.model.source import locate_model, read_model_config, unloadable
+from grpo_core.model.source import first_line, locate_model, read_model_config, reading, unloadable
 
 disable_progress_bar()  # its progress bars would interrupt ours
 
@@ -68,29 +70,17 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
     """
     device = resolve_device(config.device)
     model_config = read_model_config(config.name)  # may build a preset
+    with reading(config.name, "cannot be loaded", "check its files"):
+        text_config = model_config.get_text_config(decoder=True)
     obstacle = _obstacle(model_config)
     if obstacle and not any_architecture:
         raise ModelError(f"model {config.name!r}: {obstacle}")
-    try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  # a pair
-            locate_model(config.name),
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=getattr(torch, config.dtype),
-            attn_implementation=ATTENTION_NAME if exact_packing(model_config) == "shared_prefix" else None,
-            ignore_mismatched_sizes=True,  # reported below, with the missing ones
-            output_loading_info=True,
-        )
-    except Exception as error:  # of damaged files transformers raises whatever its parsers did
-        raise unloadable(config.name, error) from error
-    # transformers would only warn, and use random values.
-    if lost := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
+    model = _load_model(config, locate_model(config.name), model_config)
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if not isinstance(head, nn.Linear) or not isinstance(embeddings, nn.Embedding):
         raise ModelError(
-            f"model {config.name!r}: {len(lost)} weights are missing or of another shape than config.json says "
-            f"({lost[0]}); check its files"
+            f"model {config.name!r}: {type(model).__name__} has no embeddings or no linear head; use a language model"
         )
-    head = model.get_output_embeddings()
-    assert isinstance(head, nn.Module)
     model.requires_grad_(False)
     model.eval()
     nn.Module.to(model, device)
@@ -101,15 +91,107 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
         architecture=model_config.model_type,
         takes_plan=obstacle is None,
         model=model,
-        decoder=model.get_decoder(),
+        decoder=_decoder(model),
         head=head,
-        num_layers=model_config.num_hidden_layers,
-        vocab_size=model_config.vocab_size,
-        hidden_size=model.get_input_embeddings().embedding_dim,
-        max_context_tokens=_max_context_tokens(config.name, model_config),
+        num_layers=text_config.num_hidden_layers,
+        vocab_size=min(head.out_features, len(embeddings.weight)),
+        max_context_tokens=_max_context_tokens(config.name, text_config),
+        hidden_size=embeddings.embedding_dim,
         fingerprint=_fingerprint(model),
         device=device,
     )
+
+
+def _load_model(config: ModelConfig, where: str, model_config: PreTrainedConfig) -> Any:
+    """The model as transformers loads it. Raises ModelError where some of its weights are not there as numbers."""
+    quantised = model_config.to_dict().get("quantization_config")
+    way_out = "check its files"
+    if quantised is not None:
+        way_out = f"its weights are quantised by {quantised.get('quant_method')}, take a checkpoint that is not"
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  # a pair
+            where,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=ATTENTION_NAME if exact_packing(model_config) == "shared_prefix" else None,
+            ignore_mismatched_sizes=True,  # reported below, with the missing ones
+            output_loading_info=True,
+        )
+    except Exception as error:  # of damaged files transformers raises whatever its parsers did
+        if quantised is None:
+            raise unloadable(config.name, error) from error
+        raise ModelError(f"model {config.name!r}: cannot be loaded ({first_line(error)}); {way_out}") from error
+    # transformers would only warn, and use random values.
+    if lost := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
+        raise ModelError(
+            f"model {config.name!r}: {len(lost)} weights are missing or of another shape than config.json says "
+            f"({lost[0]}); check its files"
+        )
+    if model.config.to_dict().get("quantization_config") is not None:  # it is gone where loading has undone it
+        raise ModelError(f"model {config.name!r}: cannot be trained; {way_out}")
+    return model
+
+
+def _decoder(model: Any) -> nn.Module:
+    """The layers of ``model`` without its head: what transformers calls so, if it has the embeddings; else the part
+    that has them. Some models name their head so, or take themselves for it."""
+    found, embeddings = model.get_decoder(), model.get_input_embeddings()
+    candidates = [found, *model.children()]
+    return next(part for part in candidates if part not in (model, embeddings) and embeddings in set(part.modules()))
+
+
+def _load_model(config: ModelConfig, where: str, model_config: PreTrainedConfig) -> Any:
+    """The model as transformers loads it. Raises ModelError where some of its weights are not there as numbers."""
+    quantised = model_config.to_dict().get("quantization_config")
+    way_out = "check its files"
+    if quantised is not None:
+        way_out = f"its weights are quantised by {quantised.get('quant_method')}, take a checkpoint that is not"
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  # a pair
+            where,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=ATTENTION_NAME if exact_packing(model_config) == "shared_prefix" else None,
+            ignore_mismatched_sizes=True,  # reported below, with the missing ones
+            output_loading_info=True,
+        )
+    except Exception as error:  # of damaged files transformers raises whatever its parsers did
+        if quantised is None:
+            raise unloadable(config.name, error) from error
+        raise ModelError(f"model {config.name!r}: cannot be loaded ({first_line(error)}); {way_out}") from error
+    # transformers would only warn, and use random values.
+    if lost := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
+        raise ModelError(
+            f"model {config.name!r}: {len(lost)} weights are missing or of another shape than config.json says "
+            f"({lost[0]}); check its files"
+        )
+    if model.config.to_dict().get("quantization_config") is not None:  # it is gone where loading has undone it
+        raise ModelError(f"model {config.name!r}: cannot be trained; {way_out}")
+    return model
+
+
+def _decoder(model: Any) -> nn.Module:
+    """The layers of ``model`` without its head. Of a model that takes itself for its decoder, the part with the
+    embeddings."""
+    found = model.get_decoder()
+    if found is not model:
+        return found
+    embeddings = model.get_input_embeddings()
+    return next(part for part in model.children() if part is not embeddings and embeddings in set(part.modules()))
+
+
+def linear_modules(module: nn.Module) -> dict[str, nn.Linear]:
+    """The linear modules of ``module`` by name: those that an adapter fits. Not routers, which return more."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear) and _is_map(part)}
+
+
+@torch.no_grad()
+def _is_map(linear: nn.Linear) -> bool:
+    if type(linear) in (nn.Linear, FrozenLinear):
+        return True
+    return isinstance(linear(linear.weight.new_zeros(1, linear.in_features)), Tensor)
 
 
 def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from grpo_core.errors import ModelError
+from grpo_core.errors import GrpoError, ModelError
 from grpo_core.model.presets import PRESETS, preset_folder
 
 _MAX_LINE_LENGTH = 300
@@ -66,6 +68,23 @@ def unloadable(name: str, error: Exception) -> ModelError:
     return ModelError(f"model {name!r}: cannot be loaded ({type(error).__name__}: {first_line(error)}); {advice}")
 
 
+@contextmanager
+def reading(name: str, problem: str, way_out: str) -> Iterator[None]:
+    """Inside the block the files of model ``name`` are read by other projects.
+
+    Raises:
+        ModelError: whatever they raise: ``problem``, its first line and ``way_out``.
+    """
+    try:
+        yield
+    except GrpoError:
+        raise
+    except Exception as error:  # tokenizers raises bare exceptions, transformers a dozen kinds
+        raise ModelError(f"model {name!r}: {problem} ({first_line(error)}); {way_out}") from error
+
+
 def first_line(error: Exception) -> str:
-    """The first line of a library's error message, cut where it is long."""
-    return (str(error) or type(error).__name__).splitlines()[0][:_MAX_LINE_LENGTH]
+    """The first line of a library's error message, with the second one where the first only announces it; cut where it
+    is long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:_MAX_LINE_LENGTH]

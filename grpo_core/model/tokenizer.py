@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from grpo_core.errors import ModelError
-from grpo_core.model.source import first_line, locate_model, read_model_config
+from grpo_core.model.source import first_line, locate_model, read_model_config, reading
 from grpo_core.types import Int32
 
 
 class Tokenizer:
-    """Text to ids and back, with a count of calls per thread, so that a trainer can prove that it makes none."""
+    """Text to ids and back, with a count of calls per thread, so that a trainer can prove that it makes none.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    A free completion ends with any of ``stop_ids``: the tokenizer's own end of sequence, which is ``stop_id`` and ends
+    constrained text, and those that the model generates besides.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, model_stop_ids: Sequence[int] = (), add_bos: bool | None = None
+    ) -> None:
+        """``add_bos``: whether a prompt begins with the beginning-of-sequence token; None: as the tokenizer does it."""
         self._tokenizer = tokenizer
-        assert isinstance(tokenizer.eos_token_id, int)
-        self.stop_id: int = tokenizer.eos_token_id
+        self._prefix = _prompt_prefix(tokenizer, add_bos)
+        own = tokenizer.eos_token_id
+        ids = (*((own,) if isinstance(own, int) else ()), *model_stop_ids)
+        assert ids, "a tokenizer or a model names an end of sequence"
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(ids))
+        self.stop_id: int = self.stop_ids[0]
 
     @property
     def backend(self) -> Any:
@@ -31,6 +43,15 @@ class Tokenizer:
         """Ids [T] of ``text``, without special tokens."""
         _calls.count += 1
         return np.asarray(self._tokenizer.encode(text, add_special_tokens=False), dtype=np.int32)
+
+    def encode_prompt(self, text: str) -> Int32:
+        """Ids [P] of ``text`` as a prompt: behind the special tokens that the model was trained to read first.
+
+        They are not added to a text that begins with them, as one from a chat template does.
+        """
+        ids = self.encode(text)
+        prefix = np.array(self._prefix, dtype=np.int32)
+        return ids if np.array_equal(ids[: len(prefix)], prefix) else np.concatenate([prefix, ids])
 
     def decode(self, ids: Sequence[int] | Int32) -> str:
         """Text of ``ids`` without special tokens."""
@@ -52,19 +73,48 @@ def num_tokenizer_calls() -> int:
     return _calls.count
 
 
-def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a preset, folder or hub id.
+def load_tokenizer(name: str, *, add_bos: bool | None = None) -> Tokenizer:
+    """The tokenizer of a preset, folder or hub id. ``add_bos`` as ``Tokenizer``.
 
     Raises:
-        ModelError: there is none, or it has no end-of-sequence token.
+        ModelError: there is none, or neither it nor the model has an end-of-sequence token, or with ``add_bos`` it has
+            no beginning-of-sequence token.
     """
     read_model_config(name)  # what is wrong with the whole model is no matter of its tokenizer
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(locate_model(name), trust_remote_code=False)
-    except Exception as error:  # of damaged files transformers raises whatever its parsers did
-        raise ModelError(f"model {name!r}: no tokenizer ({first_line(error)}); add its tokenizer files") from error
+    where = locate_model(name)
+    with reading(name, "no tokenizer", "add its tokenizer files, or a newer version of tokenizers if they are newer"):
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up for a folder without its files
         raise ModelError(f"model {name!r}: no tokenizer (its vocabulary is empty); add its tokenizer files")
-    if not isinstance(tokenizer.eos_token_id, int):
+    model_stop_ids = _model_stop_ids(name, where)
+    if not isinstance(tokenizer.eos_token_id, int) and not model_stop_ids:
         raise ModelError(f"model {name!r}: its tokenizer has no eos_token; set one in tokenizer_config.json")
-    return Tokenizer(tokenizer)
+    if add_bos and not isinstance(tokenizer.bos_token_id, int):
+        raise ModelError(f"model {name!r}: model.add_bos with a tokenizer without a bos_token; leave it out")
+    return Tokenizer(tokenizer, model_stop_ids, add_bos)
+
+
+def _prompt_prefix(tokenizer: PreTrainedTokenizerBase, add_bos: bool | None) -> tuple[int, ...]:
+    """Special tokens before a prompt."""
+    if add_bos is not None:
+        assert not add_bos or isinstance(tokenizer.bos_token_id, int)
+        return (tokenizer.bos_token_id,) if add_bos else ()  # pyright: ignore[reportReturnType]
+    plain = tokenizer.encode("a", add_special_tokens=False)
+    marked = tokenizer.encode("a")
+    starts = [start for start in range(len(marked)) if marked[start : start + len(plain)] == plain]
+    return tuple(marked[: starts[0]]) if starts else ()
+
+
+def _model_stop_ids(name: str, where: str) -> tuple[int, ...]:
+    """Where ``transformers.generate`` stops: ``eos_token_id`` of generation_config.json, else of config.json."""
+    try:
+        found: Any = GenerationConfig.from_pretrained(where).eos_token_id
+    except OSError as error:
+        if (Path(where) / "generation_config.json").exists():
+            raise ModelError(f"model {name!r}: {first_line(error)}; mend or remove generation_config.json") from error
+        found = None  # it has no such file
+    if found is None:
+        with reading(name, "cannot be loaded", "check its config.json"):
+            found = AutoConfig.from_pretrained(where).get_text_config(decoder=True).eos_token_id
+    ids = found if isinstance(found, list) else [found]
+    return tuple(token for token in ids if token is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from grpo_core.config import GrpoConfig
@@ -47,10 +48,16 @@ def check_engine(config: GrpoConfig) -> None:
 
 
 def open_engine(
-    config: GrpoConfig, stop_id: int, adapters: LoRACache, store: AdapterStore, *, fingerprint: str | None = None
+    config: GrpoConfig,
+    stop_ids: Sequence[int],
+    adapters: LoRACache,
+    store: AdapterStore,
+    *,
+    fingerprint: str | None = None,
 ) -> LocalEngine:
     """An engine for the versions of ``config.run``, with its own copy of the base weights. The caller closes it.
 
+    A free completion ends with any of ``stop_ids``, of which the first one ends constrained text (``Tokenizer``).
     ``adapters`` reads from ``store``. vLLM does not report the ``fingerprint`` of its weights: without one, they are
     loaded once more to compute it.
 
@@ -61,7 +68,7 @@ def open_engine(
     if rollout.engine == "vllm":
         return VllmEngine(
             config.model.name,
-            stop_id,
+            stop_ids,
             adapters,
             store,
             config.run,
@@ -74,10 +81,10 @@ def open_engine(
         )
     policy = load_policy(config.model, any_architecture=rollout.engine == "plain")
     if rollout.engine == "plain":
-        return PlainEngine(policy, stop_id, adapters, config.run)
+        return PlainEngine(policy, stop_ids, adapters, config.run)
     return TorchEngine(
         policy,
-        stop_id,
+        stop_ids,
         adapters,
         config.run,
         max_batch_sequences=rollout.max_batch_sequences,

@@ -27,7 +27,7 @@ class SamplingParams:
     top_k: int = 0  # 0: all
     min_p: float = 0.0  # from 0, below 1
     max_tokens: int = 256
-    stop_ids: tuple[int, ...] = ()  # besides the tokenizer's end of sequence
+    stop_ids: tuple[int, ...] = ()  # besides those of the tokenizer and the model
     ignore_stop: bool = False  # generate max_tokens, whatever is drawn
 
 

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from grpo_core.errors import SamplingError
 from grpo_core.rollout.protocol import SamplingParams
-from grpo_core.types import Int32
+from grpo_core.types import MAX_TEMPERATURE, MIN_TEMPERATURE, Int32
 
 BLOCK_COLUMNS = 64
+WIDE_SHARE = 4  # a row that allows more than V over this is drawn as a free one, with a mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,11 @@ def check_sampling(params: SamplingParams) -> None:
     Raises:
         SamplingError: a parameter is out of its range.
     """
-    if not params.temperature > 0 or params.temperature == float("inf"):
-        raise SamplingError(f"temperature {params.temperature}: allowed is above 0; for greedy decoding use top_k=1")
+    if not MIN_TEMPERATURE <= params.temperature <= MAX_TEMPERATURE:
+        raise SamplingError(
+            f"temperature {params.temperature}: allowed is {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}; for greedy "
+            "decoding use top_k=1"
+        )
     if not 0 < params.top_p <= 1:
         raise SamplingError(f"top_p {params.top_p}: allowed is above 0 and at most 1; use 1 for no limit")
     if params.top_k < 0:
@@ -56,15 +60,21 @@ def draw_tokens(
     params: Sequence[SamplingParams],
     uniforms: Sequence[float],
     allowed: Sequence[Sequence[int] | NDArray[np.integer] | None],
+    *,
+    vocab_size: int | None = None,
 ) -> list[Draw | SamplingError]:
     """Sample every row of ``logits`` [B, V] by the inverse of its cumulative distribution at its ``uniform``.
 
     One uniform per row, so that a row's token depends on nothing else in the batch: on a CPU equal logits give the same
-    bits whatever the other rows are. A row with non-finite logits gives the error in its place.
+    bits whatever the other rows are. A row with non-finite logits gives the error in its place. ``vocab_size`` is V of
+    the model, where ``logits`` are those of a part of it: how a row is drawn depends on it and on the row alone.
     """
+    vocab_size = vocab_size or logits.shape[-1]
     results: list[Draw | SamplingError | None] = [None] * len(params)
     free = [row for row, ids in enumerate(allowed) if ids is None]
-    bound = [(row, np.sort(np.asarray(ids, dtype=np.int64))) for row, ids in enumerate(allowed) if ids is not None]
+    constrained = [(row, _ascending(ids)) for row, ids in enumerate(allowed) if ids is not None]
+    bound = [(row, ids) for row, ids in constrained if len(ids) * WIDE_SHARE < vocab_size]
+    wide = [(row, ids) for row, ids in constrained if len(ids) * WIDE_SHARE >= vocab_size]
     if free:
         chosen = logits if len(free) == len(params) else logits[torch.tensor(free, device=logits.device)]
         draws = _draw(chosen.float(), [params[row] for row in free], [uniforms[row] for row in free])
@@ -75,7 +85,27 @@ def draw_tokens(
         draws = _draw(candidates, [params[row] for row, _ in bound], [uniforms[row] for row, _ in bound])
         for (row, ids), draw in zip(bound, draws, strict=True):
             results[row] = _of_ids(draw, ids) if isinstance(draw, Draw) else draw
+    if wide:
+        draws = _draw(_masked(logits, wide), [params[row] for row, _ in wide], [uniforms[row] for row, _ in wide])
+        for (row, ids), draw in zip(wide, draws, strict=True):
+            if isinstance(draw, Draw) and draw.support is None:
+                draw = Draw(draw.token, draw.logprob, ids.astype(np.int32, copy=False))
+            results[row] = draw
     return [result for result in results if result is not None]
+
+
+def _ascending(ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.integer]:
+    array = np.asarray(ids)
+    return array if (array[1:] > array[:-1]).all() else np.sort(array)
+
+
+def _masked(logits: Tensor, wide: Sequence[tuple[int, NDArray[np.integer]]]) -> Tensor:
+    """The logits [B, V] of rows that allow much of the vocabulary, -inf elsewhere."""
+    hidden = np.ones((len(wide), logits.shape[-1]), dtype=np.bool_)
+    for index, (_, ids) in enumerate(wide):
+        hidden[index, ids] = False
+    rows = torch.tensor([row for row, _ in wide], device=logits.device)
+    return logits[rows].float().masked_fill_(torch.from_numpy(hidden).to(logits.device), float("-inf"))
 
 
 def _candidate_logits(logits: Tensor, bound: Sequence[tuple[int, np.ndarray]]) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from grpo_core.errors import PromptError
-from grpo_core.rollout.constraints.lines import ConstraintCursor
+from grpo_core.rollout.constraints.guard import GuardedCursor
 from grpo_core.rollout.protocol import GenerationRequest
 from grpo_core.rollout.sampling import Draw, check_sampling
 from grpo_core.types import Completion, FinishReason, Float32, Int32, RaggedIds
@@ -61,7 +61,8 @@ class SequenceState:
     request: GenerationRequest
     policy_version: int
     stop_ids: frozenset[int]
-    cursor: ConstraintCursor | None = field(init=False)
+    vocab_size: int
+    cursor: GuardedCursor | None = field(init=False)
     budget: int = field(init=False)
     uniforms: np.ndarray = field(init=False)  # one per position of the completion, used where the policy chooses
     tokens: list[int] = field(default_factory=list)
@@ -73,7 +74,7 @@ class SequenceState:
 
     def __post_init__(self) -> None:
         request = self.request
-        self.cursor = request.constraint.start() if request.constraint is not None else None
+        self.cursor = GuardedCursor(request.constraint, self.vocab_size) if request.constraint is not None else None
         self.budget = completion_budget(request)
         self.uniforms = np.random.default_rng(request.sampling.seed).random(self.budget)
 
@@ -83,11 +84,15 @@ class SequenceState:
         return float(self.uniforms[len(self.tokens)])
 
     def take(self, draw: Draw) -> None:
-        """Append the token that the policy chose."""
+        """Append the token that the policy chose. Raises ConstraintError as ``GuardedCursor``."""
         self._append(draw.token, draw.logprob, draw.support, forced=False)
 
     def take_forced(self, *, whole_run: bool) -> None:
-        """Append the tokens that the constraint forces: the whole run of them, or one per forward pass."""
+        """Append the tokens that the constraint forces: the whole run of them, or one per forward pass.
+
+        Raises:
+            ConstraintError: as ``GuardedCursor``.
+        """
         while self.cursor is not None and not self.finish_reason and (whole_run or not self.pending):
             allowed = self.cursor.allowed()
             if len(allowed) != 1:

@@ -66,7 +66,13 @@ class StreamingEngine:
         """
         async with self._slots:
             listener = _Listener(asyncio.Queue())
-            ticket = await self._order(lambda: self._listen(request, listener))
+            order = self._order(lambda: self._listen(request, listener))
+            try:
+                ticket = await order
+            except asyncio.CancelledError:  # perhaps after it was submitted
+                if order.done() and not order.cancelled() and order.exception() is None:
+                    self._drop(order.result())
+                raise
             try:
                 while True:
                     item = await listener.queue.get()
@@ -76,8 +82,12 @@ class StreamingEngine:
                     if item.completion is not None:
                         return
             finally:
-                if self._listeners.pop(ticket, None) is not None:
-                    self._order(lambda: self._engine.cancel(ticket))
+                self._drop(ticket)
+
+    def _drop(self, ticket: int) -> None:
+        """Cancel the request, unless it has ended."""
+        if self._listeners.pop(ticket, None) is not None:
+            self._order(lambda: self._engine.cancel(ticket))
 
     async def complete(self, request: GenerationRequest) -> Completion:
         """The whole completion of ``request``. Raises as ``stream``."""
@@ -115,9 +125,9 @@ class StreamingEngine:
             try:
                 outcomes, drawn = await loop.run_in_executor(self._thread, self._step)
             except Exception as error:  # whatever broke the engine, its listeners must not wait forever
-                for listener in self._listeners.values():
+                for ticket, listener in list(self._listeners.items()):
+                    self._drop(ticket)
                     self._tell(listener, error)
-                self._listeners.clear()
                 continue
             self._report(outcomes, drawn)
 

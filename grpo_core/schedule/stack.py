@@ -114,11 +114,11 @@ def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> L
     """
     check_engine(config)
     factory = make_environment_factory(config.environment)
-    tokenizer = load_tokenizer(config.model.name)
+    tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
     trainer = build_trainer(config, ranks if ranks is not None else SingleProcess())
     store = AdapterStore(home.adapters)
     adapters = LoRACache(store, max_bytes=DEFAULT_MAX_BYTES, max_adapters=config.schedule.max_policy_lag_steps + 2)
-    engine = open_engine(config, tokenizer.stop_id, adapters, store, fingerprint=trainer.base_fingerprint)
+    engine = open_engine(config, tokenizer.stop_ids, adapters, store, fingerprint=trainer.base_fingerprint)
     return LocalStack(
         config=config,
         home=home,

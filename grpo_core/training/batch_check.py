@@ -6,7 +6,7 @@ import numpy as np
 
 from grpo_core.config import TrainingConfig
 from grpo_core.errors import BatchError
-from grpo_core.types import Batch, Completion, Group
+from grpo_core.types import MAX_TEMPERATURE, MIN_TEMPERATURE, Batch, Completion, Group
 
 
 def check_batch(batch: Batch, version: int, config: TrainingConfig, vocab_size: int) -> None:
@@ -60,8 +60,11 @@ def _check_values(turn: Completion, where: str, version: int, vocab_size: int) -
             f"{where}: policy_version {turn.policy_version} is newer than the trainer's {version}; "
             "resume the trainer from that version or drop the batch"
         )
-    if not (np.isfinite(turn.temperature) and turn.temperature > 0):
-        raise BatchError(f"{where}: temperature {turn.temperature} is not above 0; sample with one that is")
+    if not MIN_TEMPERATURE <= turn.temperature <= MAX_TEMPERATURE:
+        raise BatchError(
+            f"{where}: temperature {turn.temperature} is not within {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}; sample "
+            "with one that is"
+        )
     for name, ids in (("prompt_ids", turn.prompt_ids), ("completion_ids", turn.completion_ids)):
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
             raise BatchError(f"{where}: {name} outside of the model's 0..{vocab_size - 1}; use its own tokenizer")
@@ -70,6 +73,9 @@ def _check_values(turn: Completion, where: str, version: int, vocab_size: int) -
             position = int(np.argmin(np.isfinite(values)))
             raise BatchError(f"{where}: {name} at {position} is not finite; collect it again")
     if turn.allowed_ids is not None:
+        ids = turn.allowed_ids.ids
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
+            raise BatchError(f"{where}: allowed_ids outside of the model's 0..{vocab_size - 1}; use its own tokenizer")
         for position in np.flatnonzero(turn.completion_mask):
             if turn.completion_ids[position] not in turn.allowed_ids[int(position)]:
                 raise BatchError(f"{where}: allowed_ids without the chosen token at {position}; collect it again")

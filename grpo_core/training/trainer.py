@@ -13,7 +13,8 @@ from grpo_core.config import ModelConfig, TrainingConfig
 from grpo_core.model.policy import Policy
 from grpo_core.model.tokenizer import num_tokenizer_calls
 from grpo_core.training.batch_check import check_batch
-from grpo_core.training.forward.packing import PackedBatch, score_chosen, usable_packing
+from grpo_core.training.forward.packing import PackedBatch, score_chosen
+from grpo_core.training.forward.proof import prove_packing
 from grpo_core.training.metrics import StepSums, peak_memory_bytes, reset_peak_memory, step_metrics
 from grpo_core.training.micro_batches import own_micro_batches, own_sequences
 from grpo_core.training.nonfinite import FiniteWatch, trajectory_names
@@ -56,13 +57,13 @@ class Trainer:
         ``on_micro_batch`` gets the loss terms of every micro-batch after its backward pass, for what metrics omit.
         """
         self._policy = policy
-        self._config = training
         self._run = run
         self._on_micro_batch = on_micro_batch
-        self.packing: Packing = usable_packing(policy.decoder, training.packing)
         self.ranks: Ranks = ranks if ranks is not None else SingleProcess()
         self.trained = open_trained_weights(policy, model, training, seed)
         self._parameters = list(self.trained.parameters)
+        self.packing: Packing = prove_packing(policy, training.packing)  # before the weights are sharded
+        self._config = training.model_copy(update={"packing": self.packing})
         if training.shard_base_weights and self.ranks.size > 1:
             shard_layers(policy, self._parameters)
         if training.gradient_checkpointing:
@@ -164,11 +165,12 @@ class Trainer:
         return objective.terms(batch, scores)
 
     def _update(self, sums: StepSums, times: Stopwatch) -> bool:
-        """Make the optimizer's step unless loss or gradient is non-finite. Returns whether it was made."""
+        """Make the optimizer's step; not where loss or gradient is non-finite, which it returns, and not without a
+        gradient: momentum alone would move the weights."""
         with times.span("optimizer"):
             sums.grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm))
             is_finite = math.isfinite(sums.grad_norm) and math.isfinite(sums.loss)
-            if is_finite:
+            if is_finite and sums.grad_norm > 0:
                 self.optimizer.step()
             else:
                 self.optimizer.zero_grad(set_to_none=True)

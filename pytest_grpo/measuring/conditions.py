@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 
@@ -39,30 +40,33 @@ class Watch:
         shown = None if others is None else round(others, 3)
         if not with_gpu:
             return Conditions(cores_of_others=shown, cpu_mhz=cpu_mhz, problem=problem)
-        sm_mhz, temperature_c, reasons = _read_gpu()
+        sm_mhz, temperature_c, reasons = _read_gpus()
         return Conditions(shown, cpu_mhz, sm_mhz, temperature_c, reasons, problem)
 
 
 def throttle_reasons() -> tuple[str, ...]:
-    """What slows the first GPU down now and will not for ever: heat, and the brakes of the power supply."""
-    return tuple(reason for reason in _read_gpu()[2] if reason in _SLOWS_DOWN)
+    """What slows a GPU down now and will not for ever: heat, and the brakes of the power supply."""
+    return tuple(reason for reason in _read_gpus()[2] if reason in _SLOWS_DOWN)
 
 
-def _read_gpu() -> tuple[float | None, float | None, tuple[str, ...]]:
-    """SM clock, temperature and what throttles it, of the first GPU."""
+def _read_gpus() -> tuple[float | None, float | None, tuple[str, ...]]:
+    """Of all GPUs the lowest SM clock, the highest temperature, and whatever throttles one. None where no GPU says."""
     from grpo_core.hardware import open_gpus, read_gpu, throttle_names
 
     with open_gpus() as gpus:
-        if 0 not in gpus:
+        if not gpus:
             return None, None, ()
         import pynvml
 
-        gpu = gpus[0]
-        sm_mhz = read_gpu(lambda: pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM))
-        temperature_c = read_gpu(lambda: pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU))
-        reasons = throttle_names(read_gpu(lambda: pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu)) or 0)
+        clocks = [read_gpu(partial(pynvml.nvmlDeviceGetClockInfo, gpu, pynvml.NVML_CLOCK_SM)) for gpu in gpus.values()]
+        temperatures = [
+            read_gpu(partial(pynvml.nvmlDeviceGetTemperature, gpu, pynvml.NVML_TEMPERATURE_GPU))
+            for gpu in gpus.values()
+        ]
+        bits = [read_gpu(partial(pynvml.nvmlDeviceGetCurrentClocksEventReasons, gpu)) or 0 for gpu in gpus.values()]
+        reasons = dict.fromkeys(reason for each in bits for reason in throttle_names(each))
         return (
-            None if sm_mhz is None else float(sm_mhz),
-            None if temperature_c is None else float(temperature_c),
+            min((float(clock) for clock in clocks if clock is not None), default=None),
+            max((float(temperature) for temperature in temperatures if temperature is not None), default=None),
             tuple(reason for reason in reasons if reason != _SET_BY_USER),
         )

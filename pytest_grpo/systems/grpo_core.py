@@ -53,7 +53,7 @@ class GrpoCoreSystem(GrpoSystem):
         self._store = AdapterStore(settings.home / "adapters")
         self._adapters = switchable_cache(self._store)
         check_engine(config)
-        self._engine = open_engine(config, self._tokenizer.stop_id, self._adapters, self._store)
+        self._engine = open_engine(config, self._tokenizer.stop_ids, self._adapters, self._store)
         self._num_cold_loads = 0
         self._step_logprobs: StepLogprobs = []
         self._policy = load_policy(config.model, any_architecture=settings.engine != "torch")
@@ -69,7 +69,7 @@ class GrpoCoreSystem(GrpoSystem):
         self._runs = CoreRuns(config, settings.home / "runs", self._store, self._engine, self._tokenizer, self._trainer)
 
     def encode(self, text: str) -> Int32:
-        return self._tokenizer.encode(text)
+        return self._tokenizer.encode_prompt(text)
 
     def rollout(
         self,

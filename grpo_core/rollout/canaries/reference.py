@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig
 
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model.policy import Policy
+from grpo_core.model.policy import Policy, linear_modules
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.types import Adapter, Completion, Float32, Int32, PolicyVersion
 
@@ -30,11 +30,7 @@ class Reference:
         self._store = store
         self._run = run
         inside = {id(module) for module in policy.decoder.modules()}
-        self._linears = {
-            name: module
-            for name, module in policy.model.named_modules()
-            if isinstance(module, nn.Linear) and id(module) in inside
-        }
+        self._linears = {name: part for name, part in linear_modules(policy.model).items() if id(part) in inside}
         self._number = 0
         self._model: Any = policy.model  # with version ``_number`` on it
 
@@ -85,19 +81,25 @@ class Reference:
 
     @torch.inference_mode()
     def greedy(self, prompt_ids: Int32, number: int, max_tokens: int, stop_id: int) -> list[int]:
-        """What ``transformers.generate`` continues ``prompt_ids`` with, without sampling."""
+        """What ``transformers.generate`` continues ``prompt_ids`` with, without sampling.
+
+        It stops where the model's own generation configuration says, and at ``stop_id``, the tokenizer's.
+        """
+        own = self._policy.model.generation_config
+        assert isinstance(own, GenerationConfig)
         input_ids = torch.from_numpy(prompt_ids.astype(np.int64))[None].to(self._policy.device)
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=max_tokens,
-            eos_token_id=stop_id,
+            eos_token_id=own.eos_token_id,
             pad_token_id=stop_id,
             repetition_penalty=1.0,  # some checkpoints come with another one
         )
         ids = self._load(number).generate(
             input_ids=input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config
         )
-        return ids[0, len(prompt_ids) :].tolist()
+        drawn: list[int] = ids[0, len(prompt_ids) :].tolist()
+        return drawn[: drawn.index(stop_id) + 1] if stop_id in drawn else drawn
 
     def _load(self, number: int) -> Any:
         """The model with version ``number`` on it, unmerged, as PEFT reads it from the store's folder."""

@@ -13,7 +13,7 @@ from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.canaries.reference import Reference
-from grpo_core.rollout.constraints.lines import LineConstraint
+from grpo_core.rollout.constraints.line_tokens import LineTokens
 from grpo_core.rollout.constraints.regex import compile_regex
 from grpo_core.rollout.protocol import GenerationRequest, LocalEngine, SamplingParams
 from grpo_core.types import Completion, Float32
@@ -60,8 +60,8 @@ class Subject:
 
     def orders(self, index: int, seed: int = 0, **options: Any) -> GenerationRequest:
         """As ``request``, constrained to ``ORDERS``."""
-        segments = tuple(tuple(tuple(self.tokenizer.encode(line).tolist()) for line in lines) for lines in ORDERS)
-        return replace(self.request(index, seed, **options), constraint=LineConstraint(segments))
+        constraint = LineTokens(self.tokenizer).constraint(ORDERS, False)
+        return replace(self.request(index, seed, **options), constraint=constraint)
 
     def pattern(self, index: int, seed: int = 0, **options: Any) -> GenerationRequest:
         """As ``request``, constrained to ``PATTERN``.

@@ -19,7 +19,7 @@ from grpo_core.types import Int32
 if TYPE_CHECKING:
     from outlines_core import Index
 
-MAX_ENDINGS = 12  # texts to try after a token, to see whether the tokenizer produces it
+MAX_ENDINGS = 64  # texts to try after a token, to see whether the tokenizer produces it
 ENDING_BYTES = 16  # of each; later text does not move the end of the token
 _END = 0  # the byte that marks the end of a match; no completion contains it
 _SYNTAX = (
@@ -42,7 +42,7 @@ class ByteAutomaton:
         lost = distances < 0
         self.table[lost] = self.dead
         self.table[lost[self.table]] = self.dead
-        self._endings: dict[int, tuple[bytes, ...]] = {}
+        self._endings: dict[tuple[int, int], tuple[bytes, ...]] = {}
 
     @classmethod
     def compile(cls, pattern: str) -> ByteAutomaton:
@@ -141,18 +141,18 @@ class ByteAutomaton:
             state = int(self.table[state, text[-1]])
         return bytes(text)
 
-    def endings(self, state: int) -> tuple[bytes, ...]:
-        """At most ``MAX_ENDINGS`` texts that lead from ``state`` to an end, as different from the start as possible."""
-        if state not in self._endings:
+    def endings(self, state: int, limit: int = MAX_ENDINGS) -> tuple[bytes, ...]:
+        """At most ``limit`` texts that lead from ``state`` to an end, as different from the start as possible."""
+        if (state, limit) not in self._endings:
             texts: list[bytes] = []
             beginnings = [(state, b"")]
-            while beginnings and len(beginnings[0][1]) < ENDING_BYTES and len(texts) + len(beginnings) < MAX_ENDINGS:
+            while beginnings and len(beginnings[0][1]) < ENDING_BYTES and len(texts) + len(beginnings) < limit:
                 texts += [text for at, text in beginnings if self.is_final[at]]
                 longer = ([(target, text + byte) for byte, target in self._branches(at)] for at, text in beginnings)
                 beginnings = [item for turn in zip_longest(*longer) for item in turn if item is not None]
-            texts += [text + self.shortest_ending(at) for at, text in beginnings[:MAX_ENDINGS]]
-            self._endings[state] = tuple(dict.fromkeys(texts))[:MAX_ENDINGS]
-        return self._endings[state]
+            texts += [text + self.shortest_ending(at) for at, text in beginnings[:limit]]
+            self._endings[state, limit] = tuple(dict.fromkeys(texts))[:limit]
+        return self._endings[state, limit]
 
     def _branches(self, state: int) -> list[tuple[bytes, int]]:
         """The bytes that may follow and their states, alternating between kinds of characters."""

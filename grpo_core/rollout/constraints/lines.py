@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from grpo_core.errors import ConstraintError
+from grpo_core.types import Int32
 
 Line = tuple[int, ...]
 
@@ -22,7 +23,7 @@ class ConstraintCursor(Protocol):
         """Nothing may follow: the completion is complete."""
         ...
 
-    def allowed(self) -> Sequence[int]:
+    def allowed(self) -> Sequence[int] | Int32:
         """Ids that may come next, ascending, at least one unless ``finished``. One alone is forced."""
         ...
 

@@ -13,11 +13,10 @@ not meet in text. There are two automata:
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -27,11 +26,13 @@ from grpo_core.errors import ConstraintError
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.constraints.byte_automaton import ENDING_BYTES, MAX_ENDINGS, ByteAutomaton
 from grpo_core.rollout.constraints.lines import Line, TrieNode, build_trie
+from grpo_core.rollout.constraints.spelling import NO, UNKNOWN, YES, Verdicts
 from grpo_core.rollout.constraints.token_bytes import TokenBytes, token_bytes_of
 from grpo_core.types import Int32
 
 MAX_STRINGS = 4096  # larger languages are not enumerated
 CACHED_IDS = 1 << 22  # of all nodes of one expression
+ENCODED_ENDINGS = 12  # texts to try after a token where its spelling is found by encoding them
 _NEVER = 255
 
 
@@ -39,7 +40,7 @@ class Node(Protocol):
     """A state of an automaton over tokens. Completions in the same state have the same continuations."""
 
     @property
-    def ids(self) -> Line:
+    def ids(self) -> Sequence[int] | Int32:
         """Ids that may come next, ascending; empty when the completion is complete."""
         ...
 
@@ -68,9 +69,9 @@ class RegexCursor:
 
     @property
     def finished(self) -> bool:
-        return not self._node.ids
+        return not len(self._node.ids)
 
-    def allowed(self) -> Sequence[int]:
+    def allowed(self) -> Sequence[int] | Int32:
         """Ids that may come next, ascending, at least one unless ``finished``."""
         return self._node.ids
 
@@ -128,9 +129,9 @@ class TokenAutomaton:
     def first(self) -> TokenNode | None:
         """The node of the empty text; None when the tokenizer can produce no other text."""
         node = self.node(0, (), None)
-        if node is not None and node.ids:
+        if node is not None and len(node.ids):
             return node
-        lines = (self.token_bytes.encode(text) for text in self.bytes.endings(0))
+        lines = (self.token_bytes.encode(text) for text in self.endings(0))
         return next((self.node(0, (), line) for line in lines if line), None)
 
     def node(self, state: int, context: Line, rest: Line | None) -> TokenNode | None:
@@ -155,7 +156,7 @@ class TokenAutomaton:
         Raises:
             ConstraintError: no ending has a tokenization that begins with ``line``.
         """
-        endings = self.bytes.endings(state)
+        endings = self.endings(state)
         for ending in (*endings[turn:], *endings[:turn]):
             ids = self.token_bytes.encode(self.text(line) + ending)
             if ids is not None and ids[: len(line)] == line:
@@ -174,43 +175,76 @@ class TokenAutomaton:
         if not len(held) and not can_end:
             if not rest:
                 return None
-            held = np.array([tokens.index(rest[0])])
-        ids = [tokens[place] for place in held]
-        states, turns = states[held], turns[held]
-        if can_end and ids:
-            place = bisect_left(ids, self.token_bytes.stop_id)
-            ids.insert(place, self.token_bytes.stop_id)
+            held = np.flatnonzero(tokens == rest[0])
+        ids, states, turns = tokens[held], states[held], turns[held]
+        if can_end and len(ids):
+            place = int(np.searchsorted(ids, self.token_bytes.stop_id))
+            ids = np.insert(ids, place, self.token_bytes.stop_id)
             states, turns = np.insert(states, place, self.bytes.dead), np.insert(turns, place, 0)
-        return TokenNode(self, context, rest, tuple(ids), states, turns)
+        return TokenNode(self, context, rest, ids, states, turns)
 
-    def _turns_that_hold(self, context: Line, tokens: Sequence[int], states: Int32) -> NDArray[np.uint8]:
+    def _turns_that_hold(self, context: Line, tokens: Int32, states: Int32) -> NDArray[np.uint8]:
         """For each token the first ending with which the tokenizer produces it after ``context``, or ``_NEVER``."""
-        prefix, size = self.text(context), len(context)
         turns = np.full(len(tokens), _NEVER, dtype=np.uint8)
-        left = list(range(len(tokens)))
+        different, group_of = np.unique(states, return_inverse=True)
+        endings = [self.endings(state) for state in different.tolist()]
+        left = np.arange(len(tokens))
         for turn in range(MAX_ENDINGS):
-            tries = [(n, ends[turn]) for n in left if len(ends := self.bytes.endings(int(states[n]))) > turn]
-            if not tries:
+            texts = [each[turn][:ENDING_BYTES] if len(each) > turn else None for each in endings]
+            numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+            chosen = np.array([numbers[text] for text in texts], dtype=np.int32)[group_of[left]]
+            tried = []
+            for text, number in numbers.items():
+                places = left[chosen == number]
+                if text is None or not len(places):
+                    continue
+                verdicts = self._verdicts(context, tokens[places], text)
+                turns[places[verdicts == YES]] = turn
+                tried.append(places[verdicts == NO])
+            if not tried:
                 break
-            texts = [prefix + self.token_bytes.bytes_of[tokens[n]] + ending[:ENDING_BYTES] for n, ending in tries]
-            left = []
-            for (n, _), ids in zip(tries, self.token_bytes.encode_all(texts), strict=True):
-                if ids[: size + 1] == [*context, tokens[n]]:
-                    turns[n] = turn
-                else:
-                    left.append(n)
+            left = np.sort(np.concatenate(tried))
         return turns
 
-    def _find_moves(self, state: int) -> tuple[list[int], Int32]:
+    def _verdicts(self, context: Line, tokens: Int32, ending: bytes) -> Verdicts:
+        """As ``Spelling.verdicts``, where that does not know by encoding the text."""
+        spelling = self.token_bytes.spelling
+        verdicts = np.full(len(tokens), UNKNOWN, dtype=np.uint8)
+        if spelling is not None:
+            verdicts = spelling.verdicts(context, tokens, ending)
+        unknown = np.flatnonzero(verdicts == UNKNOWN)
+        prefix, size = self.text(context), len(context)
+        texts = [prefix + self.token_bytes.bytes_of[token] + ending for token in tokens[unknown].tolist()]
+        for place, ids in zip(unknown.tolist(), self.token_bytes.encode_all(texts), strict=True):
+            verdicts[place] = YES if ids[: size + 1] == [*context, int(tokens[place])] else NO
+        return verdicts
+
+    def _find_moves(self, state: int) -> tuple[Int32, Int32]:
         """Tokens that ``state`` can take, ascending, and the states that they lead to."""
-        matrix, lengths, ids = self.token_bytes.matrix
+        matrix, lengths, ids, order = self._reachable
         states = np.full(len(ids), state, dtype=np.int32)
-        for column in range(matrix.shape[1]):
+        for column in range(matrix.shape[0]):
             rows = int(np.searchsorted(-lengths, -column, side="left"))  # those longer than ``column``
-            states[:rows] = self.bytes.table[states[:rows], matrix[:rows, column]]
-        alive = np.flatnonzero(states != self.bytes.dead)
-        alive = alive[np.argsort(ids[alive])]
-        return ids[alive].tolist(), states[alive]
+            states[:rows] = self.bytes.table[states[:rows], matrix[column, :rows]]
+        states = states[order]
+        alive = states != self.bytes.dead
+        return ids[order][alive], states[alive]
+
+    @cached_property
+    def _reachable(self) -> tuple[NDArray[np.uint8], Int32, Int32, NDArray[np.int64]]:
+        """Of the tokens with bytes that the expression has anywhere: bytes [longest, N], lengths, ids, and the order
+        by id."""
+        matrix, lengths, ids = self.token_bytes.matrix
+        is_used = (self.bytes.table[:-1] != self.bytes.dead).any(axis=0)
+        fits = is_used[matrix] | (np.arange(matrix.shape[1]) >= lengths[:, None])
+        kept = fits.all(axis=1)
+        matrix, lengths, ids = matrix[kept], lengths[kept], ids[kept]
+        longest = int(lengths[0]) if len(lengths) else 0
+        return np.ascontiguousarray(matrix[:, :longest].T), lengths, ids, np.argsort(ids)
+
+    def endings(self, state: int) -> tuple[bytes, ...]:
+        """Texts that lead from ``state`` to an end: fewer where each must be encoded."""
+        return self.bytes.endings(state, MAX_ENDINGS if self.token_bytes.spelling is not None else ENCODED_ENDINGS)
 
     def text(self, line: Line) -> bytes:
         return b"".join(self.token_bytes.bytes_of[token] for token in line)
@@ -232,7 +266,7 @@ class TokenNode:
         automaton: TokenAutomaton,
         context: Line,
         rest: Line | None,
-        ids: Line,
+        ids: Int32,
         states: Int32,
         turns: NDArray[np.uint8],
     ) -> None:
@@ -241,7 +275,7 @@ class TokenNode:
 
     def follow(self, token: int) -> Node:
         """The node after ``token``. Raises KeyError when it is none of ``ids``."""
-        place = bisect_left(self.ids, token)
+        place = int(np.searchsorted(self.ids, token))
         if place == len(self.ids) or self.ids[place] != token:
             raise KeyError(token)
         automaton, state = self._automaton, int(self._states[place])
@@ -249,7 +283,7 @@ class TokenNode:
             return TrieNode()
         line = (*self._context, token)
         turn = int(self._turns[place])
-        ending = automaton.text(self._rest[1:]) if self._rest else automaton.bytes.endings(state)[turn][:ENDING_BYTES]
+        ending = automaton.text(self._rest[1:]) if self._rest else automaton.endings(state)[turn][:ENDING_BYTES]
         context = automaton.context(line, ending)
         if (node := automaton.node(state, context, None)) is not None:
             return node

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from grpo_core.errors import ConstraintError
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.constraints.lines import Line
+from grpo_core.rollout.constraints.spelling import Spelling, open_spelling
 from grpo_core.types import Int32
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ class TokenBytes:
         self._backend: Backend = tokenizer.backend
         self.bytes_of = _token_bytes(self._backend)
         self.bytes_of.pop(self.stop_id, None)
+
+    @cached_property
+    def spelling(self) -> Spelling | None:
+        """The tokenizer's rules by which tokens follow each other, where they are known."""
+        return open_spelling(self.bytes_of, self._backend)
 
     def encode(self, text: bytes) -> Line | None:
         """The ids of ``text``; None when they decode to another text (normalised, or with special tokens)."""

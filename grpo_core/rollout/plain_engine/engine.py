@@ -12,17 +12,16 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from grpo_core.errors import CapacityError, GrpoError, SamplingError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.model.policy import Policy
 from grpo_core.rollout.plain_engine.merged_weights import MergedWeights
+from grpo_core.rollout.plain_engine.reading import History, Reader, Way
 from grpo_core.rollout.protocol import (
     AdapterSwap,
     EngineCounters,
@@ -44,7 +43,7 @@ class _Work:
 
     sequence: SequenceState
     weights: PolicyWeights | None  # None: the base model
-    cache: DynamicCache
+    history: History
 
 
 class PlainEngine:
@@ -56,7 +55,7 @@ class PlainEngine:
     scores_in_one_pass = True
     is_batch_invariant = False  # there is no batch, but torch does not promise equal bits
 
-    def __init__(self, policy: Policy, stop_id: int, adapters: LoRACache, run: str) -> None:
+    def __init__(self, policy: Policy, stop_ids: Sequence[int], adapters: LoRACache, run: str) -> None:
         if not policy.takes_plan:
             logger.warning(
                 "model %s: architecture %s runs on the plain engine, one request at a time: slower than the others",
@@ -65,9 +64,10 @@ class PlainEngine:
             )
         self.model_fingerprint = policy.fingerprint
         self._policy = policy
-        self._stop_id = stop_id
+        self._stop_ids = tuple(stop_ids)
         self._adapters = adapters
         self._run = run
+        self._reader = Reader(policy)
         self._weights = MergedWeights(policy.model, policy.fingerprint)
         self._merged: PolicyWeights | None = None
         self._active: PolicyWeights | None = None  # the active version; a request may have another one merged
@@ -83,12 +83,17 @@ class PlainEngine:
     def counters(self) -> EngineCounters:
         return self._counters
 
+    @property
+    def reading(self) -> Way:
+        """How the model's tokens are read."""
+        return self._reader.way
+
     def use_version(self, number: int) -> AdapterSwap:
         start = time.perf_counter()
         weights, cache_hit = self._load(number)
         load_ms = _elapsed_ms(start)
         start = time.perf_counter()
-        if number != self.policy_version:
+        if weights is not self._active:
             self._merge(weights)
             self._active = weights
             self._count(num_adapter_swaps=int(number != 0))
@@ -140,9 +145,9 @@ class PlainEngine:
         check_request(request, self._policy.max_context_tokens, self._policy.vocab_size)
         number = self.policy_version if request.policy_version is None else request.policy_version
         weights = self._active if number == self.policy_version else self._load(number)[0]
-        stop_ids = () if request.sampling.ignore_stop else (self._stop_id, *request.sampling.stop_ids)
-        sequence = SequenceState(self._last_ticket, request, number, frozenset(stop_ids))
-        return _Work(sequence, weights, DynamicCache(config=self._model.config))
+        stop_ids = () if request.sampling.ignore_stop else (*self._stop_ids, *request.sampling.stop_ids)
+        sequence = SequenceState(self._last_ticket, request, number, frozenset(stop_ids), self._policy.vocab_size)
+        return _Work(sequence, weights, History())
 
     def _advance(self, work: _Work) -> Completion | GrpoError | None:
         """Draw one token, and append the forced ones around it. None while the request is not finished."""
@@ -171,21 +176,16 @@ class PlainEngine:
             return error
 
     def _read(self, work: _Work) -> Tensor:
-        """Logits [1, V] after all tokens of ``work``. Reads the tokens that are not in its KV cache."""
+        """Logits [1, V] after all tokens of ``work``. Reads the tokens that it has not read."""
         sequence = work.sequence
-        is_first = work.cache.get_seq_length() == 0
+        is_first = not work.history.tokens
         if is_first:
             self._count(num_prefill_tokens=len(sequence.request.prompt_ids))
         else:
             self._count(num_decode_steps=1)
         unread = [*(sequence.request.prompt_ids.tolist() if is_first else ()), *sequence.pending]
         sequence.pending.clear()
-        return self._model(
-            input_ids=torch.tensor([unread], device=self._policy.device),
-            past_key_values=work.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        return self._reader.read(work.history, unread)
 
     def _finish(self, work: _Work) -> Completion:
         completion = work.sequence.completion()
@@ -198,15 +198,7 @@ class PlainEngine:
 
     def _score(self, completion: Completion) -> Float32:
         """Log-probabilities [R] of ``completion`` under the weights in use; 0 where the token was forced."""
-        ids = np.concatenate([completion.prompt_ids, completion.completion_ids]).astype(np.int64)
-        input_ids = torch.from_numpy(ids)[None].to(self._policy.device)
-        num = len(completion.completion_ids)
-        logits = self._model(input_ids=input_ids, use_cache=False, logits_to_keep=num + 1).logits[0, :-1]
-        return _chosen_logprobs(logits.double().cpu(), completion)
-
-    @property
-    def _model(self) -> Any:
-        return self._policy.model
+        return _chosen_logprobs(self._reader.predicting(completion).double().cpu(), completion)
 
     def _load(self, number: int) -> tuple[PolicyWeights | None, bool]:
         """The weights of version ``number``, None for the base model, and whether they were in memory."""

@@ -6,10 +6,11 @@ from functools import lru_cache
 
 from grpo_core.config import RolloutConfig
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.constraints.lines import Constraint, Line, LineConstraint
+from grpo_core.rollout.constraints.line_tokens import LineTokens
+from grpo_core.rollout.constraints.lines import Constraint
 from grpo_core.rollout.constraints.regex import compile_regex
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
-from grpo_core.types import Int32, Observation
+from grpo_core.types import Observation
 
 
 class RequestBuilder:
@@ -18,9 +19,8 @@ class RequestBuilder:
     def __init__(self, tokenizer: Tokenizer, config: RolloutConfig) -> None:
         self._tokenizer = tokenizer
         self._config = config
-        self._prompt_ids = lru_cache(maxsize=1024)(tokenizer.encode)
-        self._line = lru_cache(maxsize=65536)(self._encode_line)
-        self._constraint = lru_cache(maxsize=1024)(self._build_constraint)
+        self._prompt_ids = lru_cache(maxsize=1024)(tokenizer.encode_prompt)
+        self._lines = LineTokens(tokenizer)
 
     def build(self, observation: Observation, seed: int, *, want_ref_logprobs: bool) -> GenerationRequest:
         """The request for an answer to ``observation``, drawn with ``seed``."""
@@ -40,14 +40,7 @@ class RequestBuilder:
 
     def _constraint_of(self, observation: Observation) -> Constraint | None:
         if observation.choices is not None:
-            return self._constraint(observation.choices, observation.distinct_choices)
+            return self._lines.constraint(observation.choices, observation.distinct_choices)
         if observation.pattern is not None:
             return compile_regex(observation.pattern, self._tokenizer)
         return None
-
-    def _build_constraint(self, choices: tuple[tuple[str, ...], ...], distinct: bool) -> LineConstraint:
-        return LineConstraint(tuple(tuple(self._line(line) for line in lines) for lines in choices), distinct)
-
-    def _encode_line(self, text: str) -> Line:
-        ids: Int32 = self._tokenizer.encode(text)
-        return tuple(int(token) for token in ids)

@@ -57,7 +57,7 @@ class TorchEngine:
     def __init__(
         self,
         policy: Policy,
-        stop_id: int,
+        stop_ids: Sequence[int],
         adapters: LoRACache,
         run: str,
         *,
@@ -70,7 +70,7 @@ class TorchEngine:
         self.model_fingerprint = policy.fingerprint
         self._device = policy.device
         self._max_context_tokens = policy.max_context_tokens
-        self._stop_id = stop_id
+        self._stop_ids = tuple(stop_ids)
         self._prefill_tokens = prefill_tokens or PREFILL_TOKENS.get(policy.device.type, MAX_PREFILL_TOKENS)
         self._jump_forward = jump_forward
         base = fuse_weights(policy)
@@ -121,11 +121,11 @@ class TorchEngine:
 
     @torch.inference_mode()
     def use_version(self, number: int) -> AdapterSwap:
-        before = self._versions.active
+        before, num_before = self._versions.active, self._versions.num_activations
         running = self._versions.weights_of(before).weights
         is_needed = self._versions.is_held(before)
         swap = self._versions.activate(number)
-        if number != before:
+        if self._versions.num_activations != num_before:
             if is_needed:  # its requests finish on the version that they started with
                 self._batches.move(running, self._versions.weights_of(before).weights)
             # The base model's prompts are dropped too, though their values stay right: a resumed run does not have
@@ -140,9 +140,10 @@ class TorchEngine:
         version = self._versions.active if request.policy_version is None else request.policy_version
         self._count(num_requests=1)
         try:
-            check_request(request, self._max_context_tokens, len(self._versions.base.embedding))
-            stop_ids = frozenset() if request.sampling.ignore_stop else {self._stop_id, *request.sampling.stop_ids}
-            sequence = SequenceState(self._last_ticket, request, version, frozenset(stop_ids))
+            vocab_size = len(self._versions.base.embedding)
+            check_request(request, self._max_context_tokens, vocab_size)
+            stop_ids = frozenset() if request.sampling.ignore_stop else {*self._stop_ids, *request.sampling.stop_ids}
+            sequence = SequenceState(self._last_ticket, request, version, frozenset(stop_ids), vocab_size)
             self._versions.hold(version)
         except GrpoError as error:
             self._count(num_failed=1)
@@ -236,12 +237,7 @@ class TorchEngine:
         failed = [pair for pair in self._admission.prefilling if nodes.intersection(pair[1].path())]
         for sequence, leaf in failed:
             self._admission.prefilling.remove((sequence, leaf))
-            error = CapacityError(
-                f"prompt of {len(sequence.request.prompt_ids)} tokens: out of memory while reading it; lower "
-                "rollout.max_kv_bytes or the engine's prefill_tokens"
-            )
-            error.__cause__ = cause
-            self._fail(sequence, leaf, error)
+            self._fail(sequence, leaf, _out_of_memory(sequence, "reading the prompt", cause))
 
     def _join(self, ready: Sequence[Prefill]) -> None:
         """Draw the first tokens, and give the sequences that are not finished a slot."""
@@ -254,11 +250,16 @@ class TorchEngine:
         ends = [row.leaf.end_hidden for row in rows]
         self._choose(weights, rows, torch.stack([end for end in ends if end is not None]))
         going_on = [row for row in rows if row.sequence.finish_reason is None and row.sequence.pending]
-        if going_on:
-            self._batches.of(weights).add(going_on)
         for row in rows:
             if row.sequence.finish_reason is not None:
                 self._finish(row.sequence, row.leaf)
+        if not going_on:
+            return
+        try:
+            self._batches.of(weights).add(going_on)
+        except torch.OutOfMemoryError as cause:
+            for row in going_on:
+                self._fail(row.sequence, row.leaf, _out_of_memory(row.sequence, "joining the batch", cause))
 
     def _advance(self, batch: RowBatch) -> None:
         """One forward pass: every row's pending tokens, then its next ones."""
@@ -267,8 +268,16 @@ class TorchEngine:
         ]  # a dummy token for free slots
         counts = [len(each) for each in tokens]
         updates = self._row_updates(batch, counts) if batch.weights is self._versions.base else []
-        with record_function("decode"):
-            hidden = self._passes.over_rows(batch.weights, tokens, batch, updates, only_last=True)  # [slots, hidden]
+        try:
+            with record_function("decode"):
+                hidden = self._passes.over_rows(
+                    batch.weights, tokens, batch, updates, only_last=True
+                )  # [slots, hidden]
+        except torch.OutOfMemoryError as cause:
+            for row in [row for row in batch.rows if row is not None]:
+                self._fail_row(row, _out_of_memory(row.sequence, "decoding", cause))
+            batch.compact()
+            return
         self._count(num_decode_steps=1)
         used = [(slot, row) for slot, row in enumerate(batch.rows) if row is not None]
         for slot, row in used:
@@ -336,7 +345,13 @@ class TorchEngine:
         prompts = {_prompt_key(sequence): len(sequence.request.prompt_ids) for sequence in ready}
         self._admission.make_bytes(sum(prompts.values()) * self._prefixes.bytes_per_token)
         self._unscored = [sequence for sequence in self._unscored if sequence not in ready]
-        scores = self._scorer.score(ready)
+        try:
+            scores = self._scorer.score(ready)
+        except torch.OutOfMemoryError as cause:
+            self._count(num_failed=len(ready))
+            errors = [_out_of_memory(sequence, "scoring", cause) for sequence in ready]
+            self._ended.extend(Outcome(each.ticket, error) for each, error in zip(ready, errors, strict=True))
+            return
         self._ended.extend(
             Outcome(sequence.ticket, sequence.completion(score)) for sequence, score in zip(ready, scores, strict=True)
         )
@@ -365,6 +380,15 @@ class TorchEngine:
 
     def _count(self, **added: int) -> None:
         self._totals.update(added)
+
+
+def _out_of_memory(sequence: SequenceState, doing: str, cause: Exception) -> CapacityError:
+    error = CapacityError(
+        f"prompt of {len(sequence.request.prompt_ids)} tokens and {len(sequence.tokens)} generated: out of memory "
+        f"while {doing}; lower rollout.max_kv_bytes or rollout.max_batch_sequences, or shorten the request"
+    )
+    error.__cause__ = cause
+    return error
 
 
 def _prompt_key(sequence: SequenceState) -> tuple[int, bytes]:

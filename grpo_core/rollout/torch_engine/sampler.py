@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grpo_core.errors import ConstraintError, GrpoError, SamplingError
+from grpo_core.errors import GrpoError, SamplingError
 from grpo_core.rollout.sampling import Draw, draw_tokens
 from grpo_core.rollout.sequence import SequenceState
 from grpo_core.rollout.torch_engine.forward.passes import Passes
@@ -32,14 +32,13 @@ def sample_tokens(
     allowed: list[Sequence[int] | None] = []
     errors: dict[SequenceState, GrpoError] = {}
     for index, sequence in enumerate(sequences):
-        sequence.take_forced(whole_run=jump_forward)
-        if sequence.pending:
-            continue
-        ids = sequence.cursor.allowed() if sequence.cursor is not None else None
-        if ids is not None and not len(ids):
-            errors[sequence] = ConstraintError(
-                f"constraint after {len(sequence.tokens)} tokens: no continuation is allowed; give every line an end"
-            )
+        try:
+            sequence.take_forced(whole_run=jump_forward)
+            if sequence.pending:
+                continue
+            ids = sequence.cursor.allowed() if sequence.cursor is not None else None
+        except GrpoError as error:
+            errors[sequence] = error
             continue
         choosing.append(index)
         allowed.append(ids)
@@ -51,9 +50,12 @@ def sample_tokens(
         if isinstance(draw, SamplingError):
             errors[sequence] = draw
             continue
-        sequence.take(draw)
-        if jump_forward:
-            sequence.take_forced(whole_run=True)
+        try:
+            sequence.take(draw)
+            if jump_forward:
+                sequence.take_forced(whole_run=True)
+        except GrpoError as error:
+            errors[sequence] = error
     return errors
 
 
@@ -69,12 +71,14 @@ def _draw_rows(
         [sequence.uniform for sequence in sequences],
     )
     bound = [np.asarray(ids) for ids in allowed if ids is not None]
-    if len(bound) == len(sequences):
+    num_all = len(weights.head.weight)
+    if len(bound) == len(sequences) and max(map(len, bound)) * NARROW_HEAD < num_all:
         union = np.unique(np.concatenate(bound))
-        if len(union) * NARROW_HEAD < len(weights.head.weight):
+        if len(union) * NARROW_HEAD < num_all:
             logits = passes.over_head(weights, states, torch.from_numpy(union.astype(np.int64)).to(states.device))
             columns = [np.searchsorted(union, ids) for ids in bound]
-            return [_of_union(draw, union) for draw in draw_tokens(logits, params, uniforms, columns)]
+            draws = draw_tokens(logits, params, uniforms, columns, vocab_size=num_all)
+            return [_of_union(draw, union) for draw in draws]
     return draw_tokens(passes.over_head(weights, states), params, uniforms, allowed)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from grpo_core.errors import AdapterError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.check import check_adapter
-from grpo_core.lora.store import AdapterStore
+from grpo_core.lora.store import AdapterStore, Stamp
 from grpo_core.rollout.protocol import AdapterSwap
 from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 
@@ -56,6 +56,7 @@ class ResidentAdapters:
         self._ids = itertools.count(1)
         self._loaded: dict[int, LoadedAdapter] = {}
         self._num_users: dict[int, int] = {}
+        self._stamps: dict[int, Stamp | None] = {}  # of the versions that are loaded, or were
 
     def use(self, number: int) -> AdapterSwap:
         """Make ``number`` current; unload the previous version once no request uses it. Raises as ``acquire``."""
@@ -82,15 +83,27 @@ class ResidentAdapters:
 
     def _ensure(self, number: int) -> tuple[bool, float]:
         """Load the version unless it is. Whether it was in memory, and how long reading it took."""
+        version = PolicyVersion(self._run, number)
+        if number and number in self._loaded and self._is_replaced(number):
+            if self._num_users.get(number):
+                raise AdapterError(
+                    f"version {version.name} was published anew while requests run on what it was before; let them end "
+                    "first"
+                )
+            self._unload(self._loaded.pop(number))
         if number == 0 or number in self._loaded:
             return True, 0.0
-        version = PolicyVersion(self._run, number)
         found = self._cache.get(version)
         check_fits(found.weights, self._base)
         loaded = LoadedAdapter(version, next(self._ids), self._store.folder_of(version))
         self._load(loaded)
         self._loaded[number] = loaded
+        self._stamps[number] = self._cache.stamp_of(version)
         return found.hit, found.load_ms
+
+    def _is_replaced(self, number: int) -> bool:
+        stamp = self._cache.stamp_of(PolicyVersion(self._run, number))
+        return stamp is not None and stamp != self._stamps[number]
 
     def _drop_unused(self, number: int) -> None:
         if number != self.current and not self._num_users.get(number):

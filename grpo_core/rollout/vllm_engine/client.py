@@ -6,7 +6,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -50,10 +50,10 @@ class VllmClient:
         GrpoError: vLLM does not start.
     """
 
-    def __init__(self, options: dict[str, Any], stop_id: int) -> None:
+    def __init__(self, options: dict[str, Any], stop_ids: Sequence[int]) -> None:
         self.statistics = IterationStatistics()
         self.model_context_tokens = 0
-        self._stop_id = stop_id
+        self._stop_ids = tuple(stop_ids)
         self._ended: SimpleQueue[Ended | BaseException] = SimpleQueue()
         self._failure: BaseException | None = None
         self._tasks: dict[int, asyncio.Task[Ended]] = {}
@@ -201,10 +201,11 @@ class VllmClient:
 
     async def _complete(self, job: Job) -> Ended:
         request, constraint = job.request, job.request.constraint
-        last_id = self._stop_id if constraint is None else end_id(constraint, self._stop_id)
+        stop_id = self._stop_ids[0]
+        last_id = stop_id if constraint is None else end_id(constraint, stop_id)
         stop_ids = {last_id}
         if constraint is None:
-            stop_ids = set() if request.sampling.ignore_stop else {last_id, *request.sampling.stop_ids}
+            stop_ids = set() if request.sampling.ignore_stop else {*self._stop_ids, *request.sampling.stop_ids}
         task = SamplingTask(job.ticket, request.sampling, job.max_tokens, last_id, constraint)
         output = await self._run(task, request.prompt_ids, job.max_tokens, sorted(stop_ids), job.adapter)
         reading = await self._records.fetch(job.ticket)

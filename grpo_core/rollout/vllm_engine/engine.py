@@ -68,7 +68,7 @@ class VllmEngine:
     def __init__(
         self,
         model: str,
-        stop_id: int,
+        stop_ids: Sequence[int],
         adapters: LoRACache,
         store: AdapterStore,
         run: str,
@@ -102,7 +102,7 @@ class VllmEngine:
             options["gpu_memory_utilization"] = _LEAST_MEMORY_SHARE
         self.model_fingerprint = fingerprint
         base = BaseModel(fingerprint, linear_shapes(folder), max_lora_rank)
-        self._client = _start_client(options, stop_id)
+        self._client = _start_client(options, stop_ids)
         self._bounding_kv_bytes = _bounding_kv_bytes(self._client, kv_cache_bytes)
         self._adapters = ResidentAdapters(adapters, store, run, base, self._client.load, self._client.unload)
         self._pending: dict[int, int | GrpoError] = {}  # the version of each request, or why it cannot run
@@ -226,13 +226,13 @@ def vllm_device_type() -> str:
     return current_platform.device_type
 
 
-def _start_client(options: dict[str, Any], stop_id: int) -> VllmClient:
+def _start_client(options: dict[str, Any], stop_ids: Sequence[int]) -> VllmClient:
     _set_environment()
     try:
         from grpo_core.rollout.vllm_engine.client import VllmClient
     except ImportError as error:
         raise _missing(error) from error
-    return VllmClient(options, stop_id)
+    return VllmClient(options, stop_ids)
 
 
 def _bounding_kv_bytes(client: VllmClient, kv_cache_bytes: int | None) -> int | None:

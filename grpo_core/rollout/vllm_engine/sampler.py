@@ -19,8 +19,9 @@ from torch import Tensor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates  # pyright: ignore[reportMissingImports]
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor  # pyright: ignore[reportMissingImports]
 
-from grpo_core.errors import ConstraintError, SamplingError
+from grpo_core.errors import GrpoError, SamplingError
 from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
+from grpo_core.rollout.constraints.guard import GuardedCursor
 from grpo_core.rollout.sampling import Draw, draw_tokens
 from grpo_core.rollout.vllm_engine.task import ARGS_KEY, Record, SamplingTask, ScoringTask, unpack_task
 
@@ -28,12 +29,16 @@ from grpo_core.rollout.vllm_engine.task import ARGS_KEY, Record, SamplingTask, S
 class _SamplingRow:
     """One request that samples. ``output_ids`` is vLLM's own list, which grows."""
 
-    def __init__(self, task: SamplingTask, output_ids: list[int], record: Record) -> None:
+    def __init__(self, task: SamplingTask, output_ids: list[int], record: Record, vocab_size: int) -> None:
         self.task = task
         self.allowed: Sequence[int] | None = None
         self._output_ids = output_ids
         self._record = record
-        self._cursor = task.constraint.start() if task.constraint is not None else None
+        self._cursor: GuardedCursor | None = None
+        try:
+            self._cursor = GuardedCursor(task.constraint, vocab_size) if task.constraint is not None else None
+        except GrpoError as error:
+            self._record.error = error
         self._num_walked = 0
         self._uniforms = np.random.default_rng(task.sampling.seed).random(task.max_tokens)
 
@@ -51,11 +56,12 @@ class _SamplingRow:
             while self._num_walked < len(self._output_ids):
                 self._cursor.advance(self._output_ids[self._num_walked])
                 self._num_walked += 1
-        except ConstraintError as error:
+            if self._cursor.finished:
+                return self.task.end_id
+            self.allowed = self._cursor.allowed()
+        except GrpoError as error:
             self._record.error = error
-        if self._record.error is not None or self._cursor.finished:
             return self.task.end_id
-        self.allowed = self._cursor.allowed()
         if len(self.allowed) > 1:
             return None
         self._record.add(len(self._output_ids), 0.0, np.array(self.allowed, dtype=np.int32), forced=True)
@@ -97,6 +103,7 @@ class ExactSampler(LogitsProcessor):
         self._model: str = vllm_config.model_config.model
         self._rows: dict[int, _SamplingRow | _ScoringRow] = {}
         self._records: dict[int, Record] = {}
+        self._vocab_size: int = vllm_config.model_config.get_vocab_size()
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -140,7 +147,7 @@ class ExactSampler(LogitsProcessor):
         record = self._records.setdefault(task.ticket, Record())
         if isinstance(task, ScoringTask):
             return _ScoringRow(task, output_ids, record)
-        return _SamplingRow(task, output_ids, record)
+        return _SamplingRow(task, output_ids, record, self._vocab_size)
 
 
 class RecordReader:

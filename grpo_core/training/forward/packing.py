@@ -28,7 +28,7 @@ from grpo_core.training.forward.prefix_tree import PrefixTree, build_rows, build
 from grpo_core.training.forward.tree_attention import TreePlan
 from grpo_core.types import Bool, Completion, Int32, Packing
 
-_PACKINGS: tuple[Packing, ...] = ("shared_prefix", "packed", "padded")  # each falls back to the next
+PACKINGS: tuple[Packing, ...] = ("shared_prefix", "packed", "padded")  # each falls back to the next
 _LOGIT_SETTINGS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
 
 
@@ -68,7 +68,7 @@ def usable_packing(decoder: nn.Module, wanted: Packing) -> Packing:
             f"model of architecture {config.model_type!r}: {changed[0]} changes its logits, which training does not "
             "follow; use a model without it"
         )
-    return _PACKINGS[max(_PACKINGS.index(wanted), _PACKINGS.index(exact_packing(config)))]
+    return PACKINGS[max(PACKINGS.index(wanted), PACKINGS.index(exact_packing(config)))]
 
 
 def pack_completions(completions: Sequence[Completion], packing: Packing) -> list[Pack]:

@@ -91,6 +91,9 @@ def related(sequences: Sequence[Int32], min_saved_tokens: int = MIN_SAVED_TOKENS
     return [(tuple(members), tree.nodes[root].subtree_end - tree.nodes[root].start) for root, members in trees.items()]
 
 
+_Range = tuple[int, int, int, tuple[int, ...]]  # of the order: first, last; then depth and path
+
+
 class _Builder:
     """Builds from the sequences in lexicographic order, where those that share a prefix are neighbours."""
 
@@ -107,24 +110,27 @@ class _Builder:
         self._leaves = [-1] * len(sequences)
 
     def build(self) -> PrefixTree:
-        self._grow(0, len(self._order), 0, ())
+        waiting: list[_Range | int] = [(0, len(self._order), 0, ())]
+        while waiting:  # no recursion: turns may be nested a thousand deep
+            task = waiting.pop()
+            if isinstance(task, int):
+                self._close(task)
+            else:
+                waiting.extend(reversed(self._grow(*task)))
         return PrefixTree(tuple(self._nodes), tuple(self._leaves), np.concatenate(self._runs))
 
-    def _grow(self, first: int, last: int, depth: int, path: tuple[int, ...]) -> None:
-        """Lay out the sequences at ``first:last`` of the order, from their token ``depth`` on."""
+    def _grow(self, first: int, last: int, depth: int, path: tuple[int, ...]) -> list[_Range | int]:
+        """Lay out the sequences at ``first:last`` of the order, from their token ``depth`` on. What is left of them
+        comes next: ranges to lay out and nodes to close, in order."""
         sequence = self._sequences[self._order[first]]
         if last - first == 1:
             self._leaf(self._order[first], depth, path)
-            return
+            return []
         shared = min(self._common[first : last - 1])
         if (shared - depth) * (last - first - 1) < self._min_saved:
-            for part in self._parts(first, last, shared):
-                self._grow(*part, depth, path)
-            return
+            return [(*part, depth, path) for part in self._parts(first, last, shared)]
         index = self._open(sequence[depth:shared], depth, path)
-        for part in self._parts(first, last, shared):
-            self._grow(*part, shared, (*path, index))
-        self._close(index)
+        return [*((*part, shared, (*path, index)) for part in self._parts(first, last, shared)), index]
 
     def _parts(self, first: int, last: int, shared: int) -> Iterator[tuple[int, int]]:
         """Split a range wherever two neighbours share only ``shared`` tokens."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from grpo_core.config import ModelConfig
 from grpo_core.errors import AdapterError, ModelError
 from grpo_core.lora.layout import PEFT_PREFIX
-from grpo_core.model.policy import Policy
+from grpo_core.model.policy import Policy, linear_modules
+from grpo_core.model.source import first_line
 from grpo_core.training.forward.layers.replace import use_fast_parts
 from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 
@@ -67,31 +70,50 @@ class TrainedAdapter:
             yield
 
 
+def _modules(policy: Policy, targets: Sequence[str]) -> set[str]:
+    """Full names in the model of the decoder's linear modules that ``targets`` name."""
+    inside = {id(module) for module in policy.decoder.modules()}
+    linears = linear_modules(policy.model)
+    return {name for name, part in linears.items() if id(part) in inside and name.rpartition(".")[2] in targets}
+
+
 def attach_lora(policy: Policy, config: ModelConfig, seed: int) -> PeftModel:
     """A trainable LoRA adapter on ``policy``'s model, float32, with B = 0: the policy does not change yet.
 
     Raises:
-        ModelError: ``lora_targets`` is empty or names what is no linear module of the decoder.
+        ModelError: ``lora_targets`` is empty or names what is no linear module of the decoder, or PEFT takes it for
+            something else.
     """
     # Not the head: it is applied apart from the decoder, and often tied to the embeddings.
-    targets = {
-        name.rpartition(".")[2] for name, module in policy.decoder.named_modules() if isinstance(module, nn.Linear)
-    }
+    targets = {name.rpartition(".")[2] for name in linear_modules(policy.decoder)}
     wrong = sorted(set(config.lora_targets) - targets)
     if wrong or not config.lora_targets:
         what = f"{', '.join(wrong)} not in the decoder" if wrong else "empty, nothing could be trained"
         raise ModelError(f"model.lora_targets: {what}; allowed: {', '.join(sorted(targets))}")
+    modules = _modules(policy, config.lora_targets)
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType]  # PEFT takes a float here
-        target_modules=list(config.lora_targets),
+        target_modules=sorted(modules),
         lora_dropout=0.0,
         bias="none",
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = get_peft_model(policy.model, lora, autocast_adapter_dtype=True)  # pyright: ignore[reportArgumentType]
+    refusal = f"model.lora_targets {', '.join(config.lora_targets)} of architecture {policy.architecture!r}"
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        torch.manual_seed(seed)  # PEFT warns of what is refused below
+        try:
+            model = get_peft_model(policy.model, lora, autocast_adapter_dtype=True)  # pyright: ignore[reportArgumentType]
+        except ValueError as error:
+            raise ModelError(f"{refusal}: PEFT does not take them ({first_line(error)}); leave that out") from error
     assert isinstance(model, PeftModel)
+    adapted = {
+        name.removeprefix(PEFT_PREFIX) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)
+    }
+    if adapted != modules:  # PEFT takes some names for those of experts, whose weights are one tensor
+        raise ModelError(
+            f"{refusal}: PEFT adapts {', '.join(sorted(adapted - modules)) or 'others'} instead of "
+            f"{', '.join(sorted(modules - adapted)) or 'these'}; leave names of experts out"
+        )
     use_fast_parts(model)
     model.eval()
     return model

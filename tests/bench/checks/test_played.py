@@ -67,7 +67,7 @@ def test_nothing_is_counted_in_a_run_that_is_whole() -> None:
     played = played_well(num_lost=1)
     assert num_identical(played) == 0
     assert num_missing(played) == 0
-    assert num_wrong_lengths(played, max_tokens=8, stop_id=STOP) == 0
+    assert num_wrong_lengths(played, max_tokens=8, stop_ids=(STOP,)) == 0
 
 
 def test_equal_first_answers_are_counted() -> None:
@@ -93,7 +93,7 @@ def test_lengths_are_wrong_where_tokens_lack_a_loss_or_an_answer_was_cut() -> No
     shortened.trained[0] = shortened.trained[0][:1]
     cut.sampled[0] = completion(1, 2)
     cut.trained[0] = (1, 2)
-    assert [num_wrong_lengths(run, max_tokens=8, stop_id=STOP) for run in (left_out, shortened, cut)] == [1, 1, 1]
+    assert [num_wrong_lengths(run, max_tokens=8, stop_ids=(STOP,)) for run in (left_out, shortened, cut)] == [1, 1, 1]
 
 
 def test_first_answers_repeat_by_chance_about_never() -> None:

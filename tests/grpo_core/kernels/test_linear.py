@@ -95,6 +95,20 @@ def test_a_frozen_linear_has_the_gradient_of_a_linear(shape: tuple[int, ...]) ->
     assert frozen.weight.grad is None
 
 
+@pytest.mark.parametrize("shape", [(48,), (1, 48), (7, 48), (8, 48), (2, 3, 48), (1, 1, 48), (0, 48)])
+def test_the_output_of_a_frozen_linear_can_be_changed_in_place(shape: tuple[int, ...]) -> None:
+    """OLMo clips queries, keys and values in place, and mixtures of experts add to the shared expert's output."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape, requires_grad=True)]
+    inputs.append(inputs[0].detach().clone().requires_grad_())
+    outputs = [module(given).clamp_(-0.3, 0.3) for module, given in zip(linears(), inputs, strict=True)]
+    for output in outputs:
+        output.square().sum().backward()
+
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, atol=1e-5, rtol=1e-5)
+
+
 def test_a_frozen_linear_that_is_trained_is_a_linear() -> None:
     torch.manual_seed(0)
     plain, frozen = linears()

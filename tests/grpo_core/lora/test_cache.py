@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,21 @@ def test_many_threads_get_the_right_adapter_and_every_request_is_counted(store: 
     assert counters.hits + counters.misses + counters.joined == 4 * 40 * 2
     assert counters.hits >= 4 * 40  # each get inside a pin
     assert cache.num_adapters <= 2
+
+
+def test_a_version_that_is_published_anew_is_read_anew(tmp_path: Path) -> None:
+    """As by a run that starts again, beside an engine that lives on."""
+    store = AdapterStore(tmp_path)
+    cache = LoRACache(store, max_bytes=10**6, max_adapters=4)
+    store.publish(make_adapter(1))
+    with cache.pinned(version(1)) as old:
+        store.discard_after("run", 0)
+        assert cache.get(version(1)).weights is old  # as one that was pruned
+        changed = replace(make_adapter(2), version=version(1))
+        store.publish(changed)
+
+        found = cache.get(version(1))
+
+    assert not found.hit
+    assert float(found.weights.tensors["layer.q_proj.lora_A.weight"][0, 0]) == 2.0
+    assert cache.get(version(1)).hit

@@ -11,9 +11,10 @@ from torch import nn
 
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
-from grpo_core.model.policy import load_policy, resolve_device
+from grpo_core.model.policy import linear_modules, load_policy, resolve_device
 from grpo_core.model.tokenizer import load_tokenizer
 from tests.grpo_core.model.broken_models import copy_of, edit_json, one_line
+from tests.grpo_core.small_models import save_small_model
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "llama"])
@@ -215,3 +216,53 @@ def test_code_of_a_model_is_never_run_and_nobody_is_asked(
     edit_json(folder / "config.json", model_type="qwen2")  # an architecture that transformers has
     load_policy(ModelConfig(name=str(folder), device="cpu"))
     assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"num_attention_heads": "4"}, "num_attention_heads"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}, "quantised by gptq"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "quantised by awq"),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "quantised by bitsandbytes"),
+        ({"quantization_config": {"quant_method": "unheard"}}, "quantised by unheard"),
+    ],
+)
+def test_a_configuration_that_cannot_be_loaded_is_one_line(
+    changes: dict[str, Any], match: str, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(model_folder, tmp_path / "model")
+    edit_json(folder / "config.json", **changes)
+
+    with pytest.raises(ModelError, match=match) as error:
+        load_policy(ModelConfig(name=str(folder), device="cpu"))
+    assert str(folder) in one_line(error)
+
+
+def test_the_language_model_within_a_multimodal_one_is_described(tmp_path: Path) -> None:
+    text = {
+        "vocab_size": 384, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 16,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
+        "patch_size": 14,
+    }  # fmt: skip
+    save_small_model(
+        "gemma3", tmp_path, text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=383
+    )
+
+    policy = load_policy(ModelConfig(name=str(tmp_path), device="cpu"), any_architecture=True)
+
+    assert (policy.num_layers, policy.vocab_size, policy.max_context_tokens) == (2, 384, 256)
+    assert not any("vision" in name for name, _ in policy.decoder.named_modules())
+
+
+def test_the_decoder_is_the_part_with_the_embeddings(tmp_path: Path) -> None:
+    """Llama 4's takes itself for its decoder."""
+    save_small_model("llama4_text", tmp_path, intermediate_size_mlp=96, num_local_experts=4)
+
+    policy = load_policy(ModelConfig(name=str(tmp_path), device="cpu"), any_architecture=True)
+
+    assert policy.decoder is policy.model.get_submodule("model")
+    assert not any("router" in name for name in linear_modules(policy.decoder))  # it returns more than a product

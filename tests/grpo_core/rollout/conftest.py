@@ -19,7 +19,7 @@ from tests.grpo_core.rollout.play.rooms import Rooms
 @pytest.fixture
 def rooms(policy: Policy, tokenizer: Tokenizer, tmp_path: Path) -> Rooms:
     cache = LoRACache(AdapterStore(tmp_path / "adapters"), max_bytes=1 << 20, max_adapters=3)
-    return Rooms(policy, tokenizer, TorchEngine(policy, tokenizer.stop_id, cache, "run"))
+    return Rooms(policy, tokenizer, TorchEngine(policy, tokenizer.stop_ids, cache, "run"))
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from grpo_core.errors import ModelError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy
-from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.canaries import Canary, CanaryResult, canaries_for
+from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
+from grpo_core.rollout.canaries import Canary, CanaryResult, canaries_for, exactness
 from grpo_core.rollout.canaries.reference import support_problem
 from grpo_core.rollout.canaries.subject import Subject, difference
 from grpo_core.rollout.constraints.lines import Line, LineConstraint
@@ -27,6 +27,7 @@ from grpo_core.rollout.plain_engine.engine import PlainEngine
 from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, Outcome, SamplingParams
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Completion, Float32, PolicyWeights, RaggedIds
+from tests.grpo_core.model.broken_models import copy_of, edit_json
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="no C compiler")
 RUN = "doctor"
@@ -40,7 +41,7 @@ def examine(model_folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> Examine
     def subject(kind: type) -> Subject:
         engine_policy, policy = (load_policy(ModelConfig(name=str(model_folder), device="cpu")) for _ in range(2))
         store = AdapterStore(tmp_path / "adapters")
-        engine = kind(engine_policy, tokenizer.stop_id, LoRACache(store, max_bytes=1 << 20, max_adapters=3), RUN)
+        engine = kind(engine_policy, tokenizer.stop_ids, LoRACache(store, max_bytes=1 << 20, max_adapters=3), RUN)
         return Subject(engine, store, RUN, policy, tokenizer)
 
     return subject
@@ -83,14 +84,14 @@ class KeepsPrefixes(PlainEngine):
     def _read(self, work: Any) -> torch.Tensor:
         prompt_ids = work.sequence.request.prompt_ids
         kept = self._prefixes.get(prompt_ids.tobytes())
-        if kept is not None and work.cache.get_seq_length() == 0:
-            work.cache.layers = copy.deepcopy(kept.layers)
+        if kept is not None and not work.history.tokens:
+            work.history.tokens, work.history.cache = prompt_ids[:-1].tolist(), copy.deepcopy(kept)
             work.sequence.pending.insert(0, int(prompt_ids[-1]))
             return super()._read(work)
         logits = super()._read(work)
         if kept is None:
-            kept = self._prefixes[prompt_ids.tobytes()] = copy.deepcopy(work.cache)
-            kept.crop(len(prompt_ids) - 1)
+            kept = self._prefixes[prompt_ids.tobytes()] = copy.deepcopy(work.history.cache)
+            kept["past_key_values"].crop(len(prompt_ids) - 1)
         return logits
 
 
@@ -336,7 +337,29 @@ def test_a_model_that_takes_no_adapter_is_refused(tokenizer: Tokenizer, tmp_path
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "gpt2")
     policy = load_policy(ModelConfig(name=str(tmp_path / "gpt2"), device="cpu"), any_architecture=True)
     store = AdapterStore(tmp_path / "adapters")
-    engine = PlainEngine(policy, tokenizer.stop_id, LoRACache(store, 1 << 20, 3), RUN)
+    engine = PlainEngine(policy, tokenizer.stop_ids, LoRACache(store, 1 << 20, 3), RUN)
 
     with pytest.raises(ModelError, match="no linear modules"):
         Subject(engine, store, RUN, policy, tokenizer)
+
+
+@pytest.mark.parametrize(("stop_ids", "passed"), [(1, False), (2, True)])
+def test_an_engine_that_knows_one_of_several_stop_ids_is_seen(
+    stop_ids: int, passed: bool, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(model_folder, tmp_path / "model")
+    store = AdapterStore(tmp_path / "adapters")
+
+    def subject_of(num_stop_ids: int | None) -> Subject:
+        policies = [load_policy(ModelConfig(name=str(folder), device="cpu")) for _ in range(2)]
+        tokenizer = load_tokenizer(str(folder))
+        engine = TorchEngine(policies[0], tokenizer.stop_ids[:num_stop_ids], LoRACache(store, 1 << 20, 3), RUN)
+        return Subject(engine, store, RUN, policies[1], tokenizer)
+
+    subject = subject_of(None)
+    drawn = subject.engine.generate([subject.request(0, max_tokens=24, top_k=1)])[0].completion_ids.tolist()
+    edit_json(folder / "generation_config.json", eos_token_id=[0, drawn[7]])
+
+    finding = exactness.greedy_is_generate(subject_of(stop_ids))
+
+    assert finding.passed == passed, finding.detail

@@ -20,6 +20,7 @@ from grpo_core.home import Home
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy
+from grpo_core.model.tokenizer import load_tokenizer
 from grpo_core.rollout.engines import check_engine, open_engine
 from grpo_core.rollout.plain_engine.engine import PlainEngine
 from grpo_core.rollout.protocol import GenerationRequest, LocalEngine, SamplingParams, run_requests
@@ -28,6 +29,7 @@ from grpo_core.schedule.loop import train
 from grpo_core.schedule.stack import build_stack
 from grpo_core.telemetry.events import Telemetry
 from grpo_core.types import Completion
+from tests.grpo_core.model.broken_models import copy_of, edit_json
 from tests.grpo_core.rollout.request_counts import check_request_counts
 
 OpenEngine = Callable[..., LocalEngine]
@@ -44,7 +46,7 @@ def open_for(tmp_path: Path) -> OpenEngine:
     store = AdapterStore(tmp_path)
 
     def open_it(folder: Path, **rollout: Any) -> LocalEngine:
-        return open_engine(config_of(folder, **rollout), 0, LoRACache(store, 1 << 20, 2), store)
+        return open_engine(config_of(folder, **rollout), (0,), LoRACache(store, 1 << 20, 2), store)
 
     return open_it
 
@@ -65,6 +67,27 @@ def test_the_engine_that_is_named_samples_from_the_model(
     assert [outcome.ticket for outcome in outcomes] == [ticket]
     engine.close()
     engine.close()
+
+
+@pytest.mark.parametrize("name", ["torch", "plain"])  # vLLM's: ``vllm_engine/test_engine.py``
+def test_a_completion_ends_with_any_of_the_models_stop_ids(name: str, model_folder: Path, tmp_path: Path) -> None:
+    store = AdapterStore(tmp_path / "adapters")
+    greedy = GenerationRequest(PROMPT, SamplingParams(0, max_tokens=12, top_k=1))
+
+    def complete(folder: Path) -> Completion:
+        stop_ids = load_tokenizer(str(folder)).stop_ids
+        engine = open_engine(config_of(folder, engine=name), stop_ids, LoRACache(store, 1 << 20, 2), store)
+        return engine.generate([greedy])[0]
+
+    ids = complete(model_folder).completion_ids.tolist()
+    assert len(ids) == 12
+    folder = copy_of(model_folder, tmp_path / "model")
+    edit_json(folder / "generation_config.json", eos_token_id=[0, ids[5]])
+
+    ended = complete(folder)
+
+    assert ended.completion_ids.tolist() == ids[: ids.index(ids[5]) + 1]
+    assert ended.finish_reason == "stop"
 
 
 @pytest.mark.parametrize("name", ["torch", "plain", "remote"])  # vLLM's: ``vllm_engine/test_engine.py``

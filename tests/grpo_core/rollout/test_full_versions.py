@@ -54,7 +54,7 @@ def store(tmp_path: Path) -> AdapterStore:
 def make_engine(model_folder: Path, store: AdapterStore) -> MakeEngine:
     def make(kind: type, version: int = 0, folder: Path = model_folder, **options: Any) -> RolloutEngine:
         policy = load_policy(ModelConfig.model_validate({"name": str(folder), "device": "cpu", **options}))
-        engine = kind(policy, STOP_ID, LoRACache(store, max_bytes=0, max_adapters=3), "run")
+        engine = kind(policy, (STOP_ID,), LoRACache(store, max_bytes=0, max_adapters=3), "run")
         engine.use_version(version)
         return engine
 

@@ -23,7 +23,7 @@ from grpo_core.types import Adapter, Completion
 def engine(policy: Policy, make_adapter: Callable[..., Adapter], tmp_path: Path) -> TorchEngine:
     store = AdapterStore(tmp_path / "adapters")
     store.publish(make_adapter(policy, number=1))
-    return TorchEngine(policy, -1, LoRACache(store, 1 << 20, 2), "run")
+    return TorchEngine(policy, (-1,), LoRACache(store, 1 << 20, 2), "run")
 
 
 def request(seed: int, *, length: int = 20, max_tokens: int = 12) -> GenerationRequest:
@@ -139,5 +139,29 @@ def test_a_broken_engine_tells_every_stream(engine: TorchEngine, monkeypatch: py
             monkeypatch.setattr(engine, "step", broken)
             results = await asyncio.gather(*map(streams.complete, [request(0), request(1)]), return_exceptions=True)
             assert [str(result) for result in results] == ["broken", "broken"]
+
+    run(main())
+    assert engine.num_under_way == 0
+
+
+def test_a_request_that_is_cancelled_as_it_is_submitted_does_not_run_on(engine: TorchEngine) -> None:
+    """The ticket is there, and nobody has taken it yet."""
+
+    async def main() -> None:
+        async with StreamingEngine(engine) as streams:
+            task = asyncio.create_task(streams.complete(request(0, max_tokens=1000)))
+            submit = engine.submit
+
+            def submit_and_cancel(wanted: GenerationRequest) -> int:
+                ticket = submit(wanted)
+                asyncio.get_running_loop().call_soon(task.cancel)
+                return ticket
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(engine, "submit", submit_and_cancel)
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            await streams.complete(request(1))
+            assert engine.num_under_way == 0
 
     run(main())

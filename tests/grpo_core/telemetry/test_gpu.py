@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,28 @@ def test_a_gpu_reports_its_use(tmp_path: Path) -> None:
     assert events[0]["source"] == "nvml"
     assert 0 < events[0]["memory_used_bytes"] < events[0]["memory_total_bytes"]
     assert 1 < events[0]["power_watts"] < 2000
+
+
+def test_a_gpu_that_does_not_say_its_memory_says_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that shares the host's memory."""
+
+    @contextmanager
+    def open_gpus() -> Iterator[dict[int, str]]:
+        yield {0: "gpu"}
+
+    def refuse(*_: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr("grpo_core.telemetry.gpu.open_gpus", open_gpus)
+    for name in ("UtilizationRates", "MemoryInfo", "PowerUsage", "CurrentClocksThrottleReasons", "Name"):
+        monkeypatch.setattr(pynvml, f"nvmlDeviceGet{name}", refuse)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTemperature", lambda *_: 51)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetClockInfo", lambda *_: 1200)
+
+    _, events = sample(tmp_path)
+
+    assert {event["memory_used_bytes"] for event in events} == {None}
+    assert {(event["temperature_celsius"], event["sm_clock_mhz"]) for event in events} == {(51.0, 1200)}
 
 
 @needs_no_gpu

@@ -54,7 +54,7 @@ def make_engine(model_folder: Path, tmp_path: Path) -> MakeEngine:
 
     def make(folder: Path = model_folder) -> TorchEngine:
         cache = LoRACache(AdapterStore(tmp_path / "adapters"), max_bytes=1 << 20, max_adapters=3)
-        return TorchEngine(load_policy(ModelConfig(name=str(folder), device="cpu")), 0, cache, "run")
+        return TorchEngine(load_policy(ModelConfig(name=str(folder), device="cpu")), (0,), cache, "run")
 
     return make
 

@@ -72,7 +72,7 @@ def broken_batches(batch: Batch) -> list[tuple[Batch, str]]:
         (changed_turn(batch, prompt_ids=np.zeros(0, np.int32)), "group 1: prompt_ids is empty"),
         (changed_turn(batch, prompt_ids=np.array([384], np.int32)), r"group 1: prompt_ids outside of .* 0\.\.383"),
         (changed_turn(batch, completion_ids=np.full(num, -1, np.int32)), "group 1: completion_ids outside of"),
-        (changed_turn(batch, temperature=0.0), "group 1: temperature 0.0 is not above 0"),
+        (changed_turn(batch, temperature=0.0), "group 1: temperature 0.0 is not within 1e-06 to 1e"),
         (
             changed_turn(batch, completion_mask=np.ones(num + 1, np.bool_)),
             f"group 1: {num} completion_ids, {num + 1} compl",

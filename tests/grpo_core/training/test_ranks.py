@@ -90,7 +90,7 @@ def batches(
     from grpo_core.rollout.torch_engine.engine import TorchEngine
 
     cache = LoRACache(AdapterStore(tmp_path_factory.mktemp("adapters")), max_bytes=1 << 20, max_adapters=3)
-    engine = TorchEngine(load_policy(ModelConfig(name=str(model_folder), device="cpu")), 0, cache, "run")
+    engine = TorchEngine(load_policy(ModelConfig(name=str(model_folder), device="cpu")), (0,), cache, "run")
     return make_batches(sample_batch, engine)
 
 

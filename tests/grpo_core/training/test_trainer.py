@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from grpo_core.model.policy import Policy
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.training.advantages import group_advantages
+from grpo_core.training.ranks import SingleProcess
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Adapter, Batch, Completion, Group, RaggedIds, StepMetrics, Trajectory
 
@@ -389,3 +390,34 @@ def test_an_adapter_that_does_not_fit_is_refused(
 
     assert trainer.version == 0
     assert all(torch.equal(before.tensors[name], value) for name, value in trainer.weights().tensors.items())
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_a_step_without_a_gradient_changes_nothing(
+    drops: bool, make_trainer: MakeTrainer, make_engine: MakeEngine, sample_batch: SampleBatch
+) -> None:
+    """Not even by the momentum of the step before, and not where several processes have added up zeros."""
+    trainer = make_trainer(drop_zero_variance_groups=drops, kl_coefficient=0.0, learning_rate=0.01)
+    good = sample_batch(make_engine(), 3, num_groups=2)
+    trainer.step(good)
+    before = [parameter.detach().clone() for parameter in parameters_of(trainer)]
+    equal = tuple(
+        replace(group, trajectories=tuple(replace(each, reward=1.0) for each in group.trajectories))
+        for group in good.groups
+    )
+    trainer.ranks = AddsUpZeros()
+
+    metrics = trainer.step(replace(good, groups=equal))
+
+    assert metrics.grad_norm == 0.0
+    assert not metrics.is_skipped
+    assert all(map(torch.equal, before, parameters_of(trainer)))
+
+
+class AddsUpZeros(SingleProcess):
+    """As a process group does: a parameter without a gradient gets zeros."""
+
+    def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)

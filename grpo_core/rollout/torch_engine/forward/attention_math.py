@@ -38,7 +38,8 @@ def attend_part(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | No
 
 
 def _attend_by_products(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    scores = (queries @ keys.transpose(-1, -2)).float().mul_(queries.shape[-1] ** -0.5)
+    exact = torch.promote_types(queries.dtype, torch.float32)  # in bfloat16 the scores would lose three digits
+    scores = (queries.to(exact) @ keys.to(exact).transpose(-1, -2)).float().mul_(queries.shape[-1] ** -0.5)
     if bias is not None:
         scores.add_(bias)
     top = scores.amax(dim=-1, keepdim=True)

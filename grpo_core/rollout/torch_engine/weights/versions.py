@@ -7,7 +7,9 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from grpo_core.errors import AdapterError
 from grpo_core.lora.cache import LoRACache
+from grpo_core.lora.store import Stamp
 from grpo_core.rollout.protocol import AdapterSwap
 from grpo_core.rollout.torch_engine.weights.adapters import FusedAdapter, Updates, read_updates
 from grpo_core.rollout.torch_engine.weights.full_weights import write_weights
@@ -43,6 +45,8 @@ class Versions:
     ) -> None:
         self.base = base
         self.active = 0
+        self.num_activations = 0  # that changed what the active version computes
+        self._stamps: dict[int, Stamp | None] = {}  # of the active version and those held
         self._fingerprint = fingerprint
         self._adapters = adapters
         self._run = run
@@ -59,23 +63,28 @@ class Versions:
         """Make ``number`` the active version. Results of ``weights_of`` from before this call are invalid.
 
         Raises:
-            AdapterError: it is missing, damaged, or does not fit; the active version stays.
+            AdapterError: it is missing, damaged, or does not fit, or was published anew while requests run on what it
+                was before; the active version stays.
         """
-        if number == self.active and self._beside.weights is not self.base:  # full weights are in memory already
+        is_active = number == self.active and not self._is_replaced(number)
+        if is_active and self._beside.weights is not self.base:  # full weights are in memory already
             return AdapterSwap(number, cache_hit=True, load_ms=0.0, swap_ms=0.0)
+        self._refuse_replaced(number)
         start = time.perf_counter()
         hit, load_ms, found = True, 0.0, None
         if number != 0:
             loaded = self._adapters.get(PolicyVersion(self._run, number))
             hit, load_ms, found = loaded.hit, loaded.load_ms, loaded.weights
             start = time.perf_counter()
-        if number != self.active:
+        if not is_active:
             unused = None if self.is_held(self.active) else self._beside
             beside = self._held.get(number) or self._open(found, instead_of=unused)
             self._running = self._merged(beside)
             if beside.weights is not self.base:  # full weights: free the fused copy
                 self._merger = FusedAdapter(self.base, self._products)
             self._beside, self.active = beside, number
+            self.num_activations += 1
+            self._remember(number)
         return AdapterSwap(number, cache_hit=hit, load_ms=load_ms, swap_ms=(time.perf_counter() - start) * 1e3)
 
     def hold(self, number: int) -> None:
@@ -86,12 +95,15 @@ class Versions:
         """
         if number not in self._held and number in (0, self.active):
             self._held[number] = self._beside if number else self._base
-        elif number not in self._held:
+        elif number in self._held:
+            self._refuse_replaced(number)
+        else:
             with ExitStack() as pin:
                 found = pin.enter_context(self._adapters.pinned(PolicyVersion(self._run, number)))
                 self._held[number] = self._open(found)
                 if self._held[number].updates is not None:  # they are the cached tensors, not copies
                     self._pins[number] = pin.pop_all()
+            self._remember(number)
         self._num_holds[number] += 1
 
     def release(self, number: int) -> bool:
@@ -104,6 +116,26 @@ class Versions:
         if number in self._pins:
             self._pins.pop(number).close()
         return True
+
+    def _stamp(self, number: int) -> Stamp | None:
+        return self._adapters.stamp_of(PolicyVersion(self._run, number)) if number else None
+
+    def _remember(self, number: int) -> None:
+        in_memory = {self.active, *self._held}
+        self._stamps = {each: stamp for each, stamp in self._stamps.items() if each in in_memory}
+        self._stamps[number] = self._stamp(number)
+
+    def _is_replaced(self, number: int) -> bool:
+        """Whether version ``number`` is in memory, and was published anew since. One that was pruned is not."""
+        stamp = self._stamp(number)
+        return stamp is not None and number in self._stamps and stamp != self._stamps[number]
+
+    def _refuse_replaced(self, number: int) -> None:
+        if self.is_held(number) and self._is_replaced(number):
+            raise AdapterError(
+                f"version {number} of run {self._run!r} was published anew while requests run on what it was before; "
+                "let them end first"
+            )
 
     def is_held(self, number: int) -> bool:
         return number in self._num_holds

@@ -104,7 +104,7 @@ def walk(constraint: RegexConstraint, tokenizer: Tokenizer, rng: random.Random, 
     cursor, ids = constraint.start(), []
     while not cursor.finished:
         allowed = cursor.allowed()
-        assert allowed, tokenizer.decode(ids)
+        assert len(allowed), tokenizer.decode(ids)
         assert list(allowed) == sorted(set(allowed))
         token = rng.choice(allowed)
         if len(ids) > 6:
@@ -212,7 +212,7 @@ def test_made_up_patterns(pattern: str, seed: int, written_out: bool) -> None:
         cursor, ids = constraint.start(), []
         while not cursor.finished and len(ids) < 30:
             allowed = cursor.allowed()
-            assert allowed
+            assert len(allowed)
             is_stop = tokenizer.stop_id in allowed and rng.random() < 0.2
             ids.append(tokenizer.stop_id if is_stop else rng.choice(allowed))
             cursor.advance(ids[-1])

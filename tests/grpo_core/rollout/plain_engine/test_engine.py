@@ -29,9 +29,11 @@ from grpo_core.rollout.plain_engine.engine import PlainEngine
 from grpo_core.rollout.protocol import GenerationRequest, RolloutEngine, SamplingParams, run_requests
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Adapter, Completion, Int32
+from tests.grpo_core.small_models import save_small_model
 
 STOP_ID = 0
 CONSTRAINT = LineConstraint((((11, 12, 7), (11, 13, 7), (14, 7)),) * 2, distinct=True)
+FORCED_THEN_FREE = LineConstraint((((1, 2, 3, 4),), ((5, 6), (7, 6), (9, 8, 6))))
 FORCED = LineConstraint((((1, 2, 3),), ((4, 5),)))
 MakeAdapter = Callable[..., Adapter]
 MakeEngine = Callable[..., Any]
@@ -48,7 +50,7 @@ def make_engine(model_folder: Path, store: AdapterStore) -> MakeEngine:
 
     def make(kind: type = PlainEngine, folder: Path = model_folder, stop_id: int = STOP_ID) -> RolloutEngine:
         policy = load_policy(ModelConfig(name=str(folder), device="cpu"), any_architecture=True)
-        return kind(policy, stop_id, LoRACache(store, max_bytes=1 << 20, max_adapters=3), "run")
+        return kind(policy, (stop_id,), LoRACache(store, max_bytes=1 << 20, max_adapters=3), "run")
 
     return make
 
@@ -236,7 +238,7 @@ def test_a_bad_request_ends_with_its_own_error(
 
 def test_logits_that_are_no_numbers_are_the_requests_own_error(model_folder: Path, store: AdapterStore) -> None:
     policy = load_policy(ModelConfig(name=str(model_folder), device="cpu"))
-    engine = PlainEngine(policy, STOP_ID, LoRACache(store, max_bytes=1 << 20, max_adapters=3), "run")
+    engine = PlainEngine(policy, (STOP_ID,), LoRACache(store, max_bytes=1 << 20, max_adapters=3), "run")
     embedding = policy.model.get_parameter("model.embed_tokens.weight")
     kept = embedding.data[50].clone()
     embedding.data[50] = float("nan")
@@ -328,3 +330,26 @@ def test_it_says_once_that_an_architecture_is_slow(
         make_engine()
     (record,) = caplog.records
     assert f"model {other_folders['gpt_neox']}: architecture gpt_neox runs on the plain engine" in record.message
+
+
+@pytest.mark.parametrize(
+    ("architecture", "way", "settings"),
+    [
+        ("qwen2", "runs", {}),
+        ("mamba", "tokens", {"state_size": 4}),  # with a state it reads one token at a time
+        ("minimax", "runs", {"num_local_experts": 4}),  # it takes a cache of its own kind only
+    ],
+)
+def test_every_way_to_keep_what_was_read_gives_the_models_own_log_probabilities(
+    architecture: str, way: str, settings: dict[str, Any], store: AdapterStore, tmp_path: Path, plain_logprobs: Any
+) -> None:
+    save_small_model(architecture, tmp_path / "model", **settings)
+    policy = load_policy(ModelConfig(name=str(tmp_path / "model"), device="cpu"), any_architecture=True)
+    engine = PlainEngine(policy, (STOP_ID,), LoRACache(store, 1 << 20, 1), "run")
+
+    assert engine.reading == way
+    for request in (ask(prompt(0, 20), ignore_stop=True), ask(prompt(1, 9), constraint=FORCED_THEN_FREE)):
+        (completion,) = engine.generate([request])
+        with torch.no_grad():
+            expected = plain_logprobs(policy.model, completion).numpy()
+        assert np.abs(completion.sampling_logprobs - expected).max() < 2e-5

@@ -29,7 +29,7 @@ def make_bench(model_folder: Path, tmp_path: Path) -> MakeBench:
         policy = load_policy(ModelConfig(name=str(folder), device="cpu"))
         store = AdapterStore(tmp_path / "adapters")
         cache = LoRACache(store, max_bytes=1 << 20, max_adapters=3)
-        return Bench(policy, store, TorchEngine(policy, stop_id, cache, "run", **limits))  # pyright: ignore[reportArgumentType]
+        return Bench(policy, store, TorchEngine(policy, (stop_id,), cache, "run", **limits))  # pyright: ignore[reportArgumentType]
 
     return make
 
@@ -43,7 +43,7 @@ def make_engine(policy: Policy, make_adapter: MakeAdapter, tmp_path: Path) -> Ma
 
     def make(*, stop_id: int = 0, **limits: int | bool) -> TorchEngine:
         cache = LoRACache(store, max_bytes=1 << 20, max_adapters=3)
-        return TorchEngine(policy, stop_id, cache, "run", **limits)  # pyright: ignore[reportArgumentType]
+        return TorchEngine(policy, (stop_id,), cache, "run", **limits)  # pyright: ignore[reportArgumentType]
 
     return make
 

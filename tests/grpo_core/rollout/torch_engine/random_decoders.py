@@ -78,7 +78,7 @@ def read(passes: Passes, weights: DecoderWeights, prompts: list[Int32], max_toke
 def rows_of(weights: DecoderWeights, leaves: list[PrefixNode], prompts: list[Int32], group: int) -> RowBatch:
     """``group`` sequences after each prompt, and a free slot."""
     sequences = [
-        SequenceState(0, GenerationRequest(ids, SamplingParams(0, max_tokens=40)), 1, frozenset())
+        SequenceState(0, GenerationRequest(ids, SamplingParams(0, max_tokens=40)), 1, frozenset(), 1 << 20)
         for ids in prompts
         for _ in range(group)
     ]

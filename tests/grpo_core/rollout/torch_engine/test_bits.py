@@ -111,7 +111,7 @@ def states_in(company: Company, passes: Passes, plain: DecoderWeights) -> dict[s
     requests = [
         GenerationRequest(ids, SamplingParams(0, max_tokens=100)) for ids in prompts for _ in range(company.group)
     ]
-    sequences = [SequenceState(0, request, 1, frozenset()) for request in requests]
+    sequences = [SequenceState(0, request, 1, frozenset(), 1 << 20) for request in requests]
     rows = plan_rows(list(zip(sequences, [leaf for leaf in leaves for _ in range(company.group)], strict=True)))
     batch = RowBatch(weights)
     batch.add(rows)
@@ -257,7 +257,7 @@ def test_completions_have_the_same_bits_in_any_company(
     store.publish(make_adapter(policy, number=1, targets=("q_proj", "v_proj", "down_proj"), std=0.2))
 
     def engine(**options: Any) -> TorchEngine:
-        engine = TorchEngine(policy, -1, LoRACache(store, 1 << 20, 3), "run", **options)
+        engine = TorchEngine(policy, (-1,), LoRACache(store, 1 << 20, 3), "run", **options)
         engine.use_version(version)
         return engine
 
@@ -284,7 +284,7 @@ def test_a_version_that_ran_beside_another_has_its_own_bits_once_it_is_active(
     store = AdapterStore(tmp_path / "adapters")
     store.publish(make_adapter(policy, number=1, targets=("q_proj", "v_proj"), std=0.2))
     request = GenerationRequest(PROMPT[:150], SamplingParams(3, max_tokens=20))
-    fresh, used = (TorchEngine(policy, -1, LoRACache(store, 1 << 20, 3), "run") for _ in range(2))
+    fresh, used = (TorchEngine(policy, (-1,), LoRACache(store, 1 << 20, 3), "run") for _ in range(2))
     ticket = used.submit(replace(request, policy_version=1))
     used.step()
     for engine in (fresh, used):

@@ -115,7 +115,7 @@ def test_bfloat16_weights_sample_from_almost_the_same_distribution(
 ) -> None:
     policy = load_policy(ModelConfig(name=str(model_folder), device="cpu", dtype="bfloat16"))
     store = AdapterStore(tmp_path / "adapters")
-    bench = Bench(policy, store, TorchEngine(policy, STOP_ID, LoRACache(store, 1 << 20, 2), "run"))
+    bench = Bench(policy, store, TorchEngine(policy, (STOP_ID,), LoRACache(store, 1 << 20, 2), "run"))
     adapter = make_adapter(policy, targets=("q_proj", "down_proj"), std=0.05)
     bench.publish_and_use(adapter)
     requests = [request(prompt(length, length), seed, want_ref=True) for length in (5, 90) for seed in range(3)]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from grpo_core.errors import AdapterNotFoundError, CapacityError, ConstraintError, PromptError, SamplingError
+from grpo_core.lora.cache import LoRACache
+from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy
+from grpo_core.rollout.constraints.lines import LineConstraint
+from grpo_core.rollout.plain_engine.engine import PlainEngine
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams, run_requests
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Completion
@@ -126,3 +132,99 @@ def test_logits_that_are_not_numbers_cost_only_their_request(make_engine: MakeEn
         assert_same(engine.generate([good[2]])[0], expected[2])  # in the slot that the bad one had
     finally:
         embedding[poison] = saved
+
+
+class Fails(Exhausted):
+    """A constraint of a user that breaks at one call."""
+
+    def __init__(self, where: str, error: Exception) -> None:
+        self._where, self._error = where, error
+
+    def _call(self, name: str) -> None:
+        if name == self._where:
+            raise self._error
+
+    def start(self) -> Fails:
+        self._call("start")
+        self.num = 0
+        return self
+
+    @property
+    def finished(self) -> bool:
+        self._call("finished")
+        return False
+
+    def allowed(self) -> list[int]:
+        self._call("allowed")
+        return [5, 6]
+
+    def advance(self, token: int) -> None:
+        self._call("advance")
+
+
+@pytest.mark.parametrize("error", [ConstraintError("no line is left"), KeyError(3), RecursionError("too deep")])
+@pytest.mark.parametrize("where", ["start", "allowed", "advance", "finished"])
+@pytest.mark.parametrize("kind", [TorchEngine, PlainEngine])
+def test_whatever_a_constraint_raises_costs_only_its_request(
+    kind: type, where: str, error: Exception, make_engine: MakeEngine, policy: Policy, tmp_path: Path
+) -> None:
+    engine = make_engine()
+    if kind is PlainEngine:
+        engine = PlainEngine(policy, (0,), LoRACache(AdapterStore(tmp_path), 1 << 20, 1), "run")
+    good = request(prompt(0, 30), 3)
+    (expected,) = engine.generate([good])
+    bad = GenerationRequest(prompt(1, 5), SamplingParams(0), Fails(where, error))
+
+    first, failed, second = run_requests(engine, [good, bad, good])
+
+    assert isinstance(failed, ConstraintError)
+    assert "\n" not in str(failed)
+    for result in (first, second):
+        assert completion_of(result).completion_ids.tolist() == expected.completion_ids.tolist()
+    assert engine.counters.num_failed == 1
+
+
+@pytest.mark.parametrize("ids", [(-1, 5), (5, 384), (384,), (5, 1 << 30)])
+@pytest.mark.parametrize("kind", [TorchEngine, PlainEngine])
+def test_ids_that_the_model_does_not_have_are_that_requests_error(
+    kind: type, ids: tuple[int, ...], make_engine: MakeEngine, policy: Policy, tmp_path: Path
+) -> None:
+    """Compiled code would read foreign memory."""
+    engine = make_engine()
+    if kind is PlainEngine:
+        engine = PlainEngine(policy, (0,), LoRACache(AdapterStore(tmp_path), 1 << 20, 1), "run")
+    assert policy.vocab_size == 384
+    constraint = LineConstraint((tuple((token, 7) for token in ids),))
+    good = request(prompt(0, 30), 3)
+
+    results = run_requests(engine, [good, replace(good, constraint=constraint)])
+
+    completion_of(results[0])
+    assert isinstance(results[1], ConstraintError)
+    assert "the model's ids are 0 to 383" in str(results[1])
+
+
+def test_a_distinct_constraint_that_runs_out_of_lines_costs_only_its_request(make_engine: MakeEngine) -> None:
+    good = request(prompt(0, 30), 3)
+    lines = ((11, 7),)
+
+    results = run_requests(make_engine(), [good, replace(good, constraint=LineConstraint((lines, lines), True)), good])
+
+    assert [isinstance(result, ConstraintError) for result in results] == [False, True, False]
+
+
+def test_no_memory_for_scoring_or_decoding_is_an_error_of_these_requests(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    good = request(prompt(0, 30), 3)
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("12 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._passes, "over_rows", no_memory)
+        results = run_requests(engine, [good, good])
+    assert all(isinstance(result, CapacityError) for result in results)
+    assert engine.num_under_way == 0
+    completion_of(run_requests(engine, [good])[0])

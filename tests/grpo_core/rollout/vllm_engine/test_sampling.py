@@ -60,7 +60,7 @@ def test_logprobs_are_those_of_the_distribution_that_was_sampled_from(
     from grpo_core.rollout.plain_engine.engine import PlainEngine
 
     bench = base_version
-    plain_engine = PlainEngine(bench.policy, bench.tokenizer.stop_id, bench.cache, "run")
+    plain_engine = PlainEngine(bench.policy, bench.tokenizer.stop_ids, bench.cache, "run")
     plain = load_plain(bench.folder)
 
     completions = bench.engine.generate(mixed_requests())

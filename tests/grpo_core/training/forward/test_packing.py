@@ -25,6 +25,7 @@ from grpo_core.training.forward.packing import (
 )
 from grpo_core.training.tuning.lora import attach_lora
 from grpo_core.types import Completion, Packing
+from tests.grpo_core.small_models import save_small_model
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama")
 PACKINGS: tuple[Packing, ...] = ("shared_prefix", "packed", "padded")
@@ -303,16 +304,7 @@ OTHERS: dict[str, tuple[Packing, dict[str, Any]]] = {
 def other_model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Packing]:
     """A small random model of another architecture, and the layout that it is trained in."""
     packing, settings = OTHERS[request.param]
-    config = AutoConfig.for_model(
-        request.param.removesuffix("_windows"),
-        **{
-            "vocab_size": 384, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256,
-            "initializer_range": 0.1, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0, **settings,
-        },
-    )  # fmt: skip
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    save_small_model(request.param.removesuffix("_windows"), tmp_path, **settings)
     return tmp_path, packing
 
 

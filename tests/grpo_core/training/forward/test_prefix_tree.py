@@ -85,3 +85,13 @@ def test_equal_sequences_are_one(num: int) -> None:
 
     assert tree.num_tokens == 20
     assert tree.leaves == (0,) * num
+
+
+def test_turns_may_be_nested_any_number_of_times() -> None:
+    """Each turn's prompt is all that was said before it."""
+    whole = np.arange(3000 * 10, dtype=np.int32)
+    tree = build_tree([whole[: 10 * (turn + 1)] for turn in range(1500)])
+
+    assert tree.num_tokens == 1500 * 10
+    assert len(tree.nodes) == 1500
+    assert tree.places(1499).tolist() == list(range(1500 * 10))

@@ -10,6 +10,7 @@ from grpo_core.errors import ModelError
 from grpo_core.model.policy import Policy, load_policy
 from grpo_core.training.tuning.lora import attach_lora
 from tests.grpo_core.model.broken_models import one_line
+from tests.grpo_core.small_models import save_small_model
 
 
 def test_bfloat16_weights_carry_a_float32_adapter(model_folder: Path) -> None:
@@ -51,3 +52,15 @@ def test_lora_targets_must_be_linear_layers_of_the_decoder(policy: Policy, targe
     ) as error:
         attach_lora(policy, ModelConfig(lora_targets=targets), seed=0)
     assert "lm_head" not in one_line(error).partition("allowed")[2]
+
+
+@pytest.mark.parametrize("targets", [("gate_proj",), ("up_proj", "down_proj"), ("gate_proj", "up_proj", "down_proj")])
+def test_names_that_peft_takes_for_experts_are_one_line(targets: tuple[str, ...], tmp_path: Path) -> None:
+    """The first layer has modules of these names; PEFT would adapt the experts' fused weights instead."""
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_shared_experts": 1}
+    save_small_model("glm4_moe", tmp_path, first_k_dense_replace=1, **experts)
+    policy = load_policy(ModelConfig(name=str(tmp_path), device="cpu"), any_architecture=True)
+
+    with pytest.raises(ModelError, match="'glm4_moe': PEFT") as error:
+        attach_lora(policy, ModelConfig(lora_targets=targets), seed=0)
+    one_line(error)

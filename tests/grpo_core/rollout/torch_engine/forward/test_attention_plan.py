@@ -9,6 +9,7 @@ from torch import Tensor
 from grpo_core.rollout.torch_engine.forward.attention_math import (
     CAUSAL_BLOCK_TOKENS,
     MIN_DENSE_QUERIES,
+    _attend_by_products,
     attend_causally,
     attend_part,
 )
@@ -100,3 +101,14 @@ def test_parts_put_together_are_the_whole(split: int, scale: float, seed: int) -
     share = torch.sigmoid(rest_weight - first_weight)[..., None]
     torch.testing.assert_close(torch.lerp(first, rest, share), whole, atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.logaddexp(first_weight, rest_weight), whole_weight, atol=1e-4, rtol=0)
+
+
+def test_scores_of_bfloat16_keys_are_not_rounded() -> None:
+    """Scores of about 40, of which bfloat16 keeps two digits."""
+    queries, keys, values = (random(2, 2, n, 64, seed=n).to(torch.bfloat16) for n in (3, 50, 50))
+    queries = queries * 5
+
+    _, weight = _attend_by_products(queries, keys, values, None)
+
+    _, expected = by_definition(queries, keys, values, None)
+    torch.testing.assert_close(weight.double(), expected, atol=1e-4, rtol=0)

@@ -166,3 +166,25 @@ def test_a_swap_leaves_nothing_stale(make_engine: MakeEngine) -> None:
         assert engine.counters.num_prefill_tokens - before == 200  # read anew for each version, once
     assert np.abs(results[0] - results[1]).max() > 0.01
     assert np.array_equal(results[0], results[2])
+
+
+def test_a_version_that_is_published_anew_is_served_anew(make_bench: MakeBench, make_adapter: MakeAdapter) -> None:
+    bench = make_bench()
+    asked = request(prompt(0, 40))
+    bench.publish_and_use(make_adapter(bench.policy, number=1, seed=1))
+    (old,) = bench.engine.generate([asked])
+    under_way = bench.engine.submit(request(prompt(0, 40), max_tokens=30))
+    bench.engine.step()
+    bench.store.discard_after("run", 0)
+    bench.store.publish(make_adapter(bench.policy, number=1, seed=2))
+
+    with pytest.raises(AdapterError, match="published anew while requests run"):
+        bench.engine.use_version(1)
+    bench.engine.cancel(under_way)
+    bench.engine.use_version(1)
+    (new,) = bench.engine.generate([asked])
+    fresh = make_bench()
+    fresh.publish_and_use(make_adapter(fresh.policy, number=1, seed=2))
+
+    assert_same(new, fresh.engine.generate([asked])[0])
+    assert old.sampling_logprobs.tobytes() != new.sampling_logprobs.tobytes()
