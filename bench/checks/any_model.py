@@ -60,7 +60,8 @@ def load_any(settings: SystemSettings, weights: Mapping[str, Float32], dtype: to
     module = AutoModelForCausalLM.from_pretrained(
         locate_model(settings.model), dtype=dtype, attn_implementation="eager"
     )
-    module = module.eval().requires_grad_(False).to(device)
+    module.eval().requires_grad_(False)
+    nn.Module.to(module, device)
     adapter = {
         name: torch.from_numpy(values).to(device, dtype, copy=True).requires_grad_() for name, values in weights.items()
     }

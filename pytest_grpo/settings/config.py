@@ -121,7 +121,7 @@ class PluginConfig:
             run=_run(config, remote),
             against=_against(config),
             with_packages=tuple(config.getoption("grpo_with") or config.getini("grpo_with")),
-            ablated=tuple(config.getoption("grpo_ablate")),
+            ablated=tuple(config.getoption("grpo_ablate") or ()),
             expected=tuple(config.getoption("grpo_expect") or config.getini("grpo_expect")),
             side_names=tuple(config.getoption("grpo_side_name") or ()),
             same_answers=config.getoption("grpo_same_answers") or config.getini("grpo_same_answers"),

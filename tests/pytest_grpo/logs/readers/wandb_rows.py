@@ -14,7 +14,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def wandb_bytes(rows: Sequence[Mapping[str, object]], *, is_typed: bool = False) -> bytes:
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
 
     messages = [Record(num=1).SerializeToString()]
     for number, row in enumerate(rows):
