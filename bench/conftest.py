@@ -1,12 +1,15 @@
-"""Fixtures of the phases: the run that is judged, stacks of it in an empty home, and its prompts."""
+"""Fixtures of the phases: the run that is judged, stacks of it in an empty home, and its prompts. And how pytest
+collects the phases of the installed package."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_grpo.packaged import PACKAGE, node_id_of
 from pytest_grpo.settings.applicability import not_applicable
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 
@@ -38,10 +41,33 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The embedded default has compact prompts, a run of the user's has variants: one of the two is judged."""
     other = "variant" if config.stash[PLUGIN_CONFIG].run.is_embedded else "game_stacks"
-    dropped = [item for item in items if isinstance(item, pytest.Function) and other in item.fixturenames]
+    dropped = [item for item in _own(items) if isinstance(item, pytest.Function) and other in item.fixturenames]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in dropped]
+
+
+def _own(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
+    """Those of this folder: pytest hands the whole session's to its conftest."""
+    return (item for item in items if Path(__file__).parent in item.path.parents)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Phases that run here need the training stack: one line says so, not one error per test."""
+    from grpo_core.extras import install_command, missing_modules
+
+    is_run_here = session.config.stash[PLUGIN_CONFIG].remote is None and not session.config.getoption("collectonly")
+    if is_run_here and any(_own(session.items)) and (missing := missing_modules("train")):
+        raise pytest.UsageError(
+            f"the phases need packages that are not installed: {', '.join(missing)}; run: {install_command('bench')}"
+        )
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """In the package, a node id that does not depend on where it is installed."""
+    if __package__ != PACKAGE:
+        return None
+    return pytest.Module.from_parent(parent, path=module_path, nodeid=node_id_of(module_path))
 
 
 @pytest.fixture

@@ -165,13 +165,16 @@ _MODULES = {
 if not TYPE_CHECKING:  # else every name would be right to a type checker, misspelled ones too
 
     def __getattr__(name: str) -> Any:
+        from grpo_core.extras import naming_extras
+
         if name == "__version__":
             from importlib.metadata import version
 
             return version("pytest-grpo")
         for module, names in _MODULES.items():
             if name in names.split():
-                value = getattr(import_module(module), name)
+                with naming_extras():
+                    value = getattr(import_module(module), name)
                 globals()[name] = value  # the next access is a plain one
                 return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,19 +11,33 @@ import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 from rich.console import Console
 
-from grpo_core.commands import bench, doctor, measure, panels, pytest_programs, runs, send, train
-from grpo_core.commands.parser import USER_ERROR_EXIT_CODE, CommandParser, did_you_mean
-from grpo_core.commands.train import INTERRUPTED_EXIT_CODE
-from grpo_core.errors import GrpoError
+from grpo_core.commands import pytest_programs
+from grpo_core.commands.parser import INTERRUPTED_EXIT_CODE, USER_ERROR_EXIT_CODE, CommandParser, did_you_mean
+from grpo_core.errors import GrpoError, MissingPackageError
+from grpo_core.extras import naming_extras
 
 OUTPUT_LOST_EXIT_CODE = 1
 """Nobody reads the output any more, as in `grpo panels | head -1`."""
 
 Run = Callable[[argparse.Namespace, Console], int]
+AddArguments = Callable[[argparse.ArgumentParser], None]
+
+
+def _of(module: str, function: str) -> Callable[..., Any]:
+    """A function of a command's file, which is imported when the function is called: another command may do without the
+    packages that this one needs."""
+
+    def call(*arguments: Any) -> Any:
+        return getattr(import_module(f"grpo_core.commands.{module}"), function)(*arguments)
+
+    return call
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +47,31 @@ class Command:
     name: str
     summary: str
     run: Run
-    add_arguments: Callable[[argparse.ArgumentParser], None] | None = None
+    add_arguments: AddArguments | None = None
     example: str | None = None
     when: str = ""
     """When to use it, and when another one; lines of the help."""
 
 
 GROUPS: Mapping[str, tuple[Command, ...]] = {
+    "begin": (
+        Command(
+            "init",
+            "write a starter into a project: settings, a test, thresholds, a CI workflow",
+            _of("init", "run"),
+            _of("init", "add_arguments"),
+            "grpo init",
+            "What exists is left as it is.",
+        ),
+    ),
     "judge": (
         Command(
             "bench",
-            "run the phases of bench/ and print a verdict per gate",
-            bench.run,
-            bench.add_arguments,
+            "run the phases and print a verdict per gate",
+            _of("bench", "run"),
+            _of("bench", "add_arguments"),
             "grpo bench --phase 2,5 -- --grpo-save before",
+            "The phases are those of the folder bench/, or, where it has no tests, those that come with pytest-grpo.\n"
             "It judges the loop against thresholds. To only time one part: grpo benchmark.",
         ),
         Command("compare", "find the gates that lost between two stored results", pytest_programs.run_compare),
@@ -60,8 +85,8 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
         Command(
             "doctor",
             "run the canaries: does the engine sample what the trainer trains on?",
-            doctor.run,
-            doctor.add_arguments,
+            _of("doctor", "run"),
+            _of("doctor", "add_arguments"),
             "grpo doctor --quick",
         ),
     ),
@@ -69,8 +94,8 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
         Command(
             "benchmark",
             "time rollouts, the trainer or the whole loop, without a verdict",
-            measure.run_benchmark,
-            measure.add_benchmark_arguments,
+            _of("measure", "run_benchmark"),
+            _of("measure", "add_benchmark_arguments"),
             "grpo benchmark --profile e2e --buffer-depth 3 --policy-lag 2",
             "--profile chooses the part that is timed; no profiler runs.\n"
             "For a trace of the torch profiler: grpo profile. For verdicts: grpo bench.",
@@ -78,8 +103,8 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
         Command(
             "profile",
             "trace rollouts or the trainer with the torch profiler",
-            measure.run_profile,
-            measure.add_profile_arguments,
+            _of("measure", "run_profile"),
+            _of("measure", "add_profile_arguments"),
             "grpo profile --target trainer --compact-prompts",
             "--target chooses the part. The trace says where the time goes; tracing itself takes time.\n"
             "For times without a trace: grpo benchmark --profile PART.",
@@ -89,8 +114,8 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
         Command(
             "train",
             "train a policy",
-            train.run,
-            train.add_arguments,
+            _of("train", "run"),
+            _of("train", "add_arguments"),
             "grpo train --environment arithmetic --steps 60 --set training.loss=gspo",
             "--set reaches every setting, also those without a flag of their own.",
         ),
@@ -99,24 +124,24 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
         Command(
             "runs",
             "list what runs take on disk, and remove old ones",
-            runs.run,
-            runs.add_arguments,
+            _of("runs", "run"),
+            _of("runs", "add_arguments"),
             "grpo runs --prune --days 30",
             "Without --prune it changes nothing.",
         ),
         Command(
             "send",
             "send the events that Axiom or W&B missed",
-            send.run,
-            send.add_arguments,
+            _of("send", "run"),
+            _of("send", "add_arguments"),
             "grpo send --run first",
             "A run whose service was away says at its end how many events wait in its file.",
         ),
         Command(
             "panels",
             "show the dashboard's panels in the terminal",
-            panels.run,
-            panels.add_arguments,
+            _of("panels", "run"),
+            _of("panels", "add_arguments"),
             "grpo panels --watch",
         ),
     ),
@@ -139,7 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[0] not in (*names, *OPTIONS):
         what, allowed = ("option", OPTIONS) if given[0].startswith("-") else ("command", names)
         parser.fail(f"no {what} {given[0]!r}; {did_you_mean(given[0], allowed, 'see grpo --help')}")
-    flags = parser.parse_args(given)
+    try:
+        with naming_extras():
+            flags = parser.parse_args(given)
+    except MissingPackageError as error:
+        parser.fail(f"error: {error}")
     return run_command(flags.run_command, flags)
 
 
@@ -152,7 +181,8 @@ def run_command(run: Run, flags: argparse.Namespace) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a log in ASCII has no progress bar, but it is no error
     try:
-        exit_code = run(flags, Console(highlight=False))
+        with naming_extras():
+            exit_code = run(flags, Console(highlight=False))
         if sys.stdout is not None:
             sys.stdout.flush()  # a full disk is noticed here at the latest
         return exit_code
@@ -190,11 +220,10 @@ def _throw_output_away() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def script(description: str, add_arguments: Callable[[argparse.ArgumentParser], None], run: Run) -> int:
+def script(description: str, add_arguments: AddArguments, run: Run) -> int:
     """The body of a file in ``scripts/``: one subcommand under a name of its own."""
     parser = CommandParser(description=description)
-    add_arguments(parser)
-    _add_verbose(parser)
+    _add_all(add_arguments, parser)
     return run_command(run, parser.parse_args())
 
 
@@ -215,9 +244,8 @@ def _parser() -> CommandParser:
             inner.set_defaults(verbose=False)
         else:
             text = f"{command.summary}\n\n{command.when}".rstrip()
-            inner = subparsers.add_parser(command.name, description=text, example=command.example)
-            command.add_arguments(inner)
-            _add_verbose(inner)
+            fill = partial(_add_all, command.add_arguments)
+            inner = subparsers.add_parser(command.name, description=text, example=command.example, fill=fill)
         inner.set_defaults(run_command=command.run)
     return parser
 
@@ -236,6 +264,11 @@ def _listed() -> str:
         f"{title}:\n" + "\n".join(f"  {command.name:<12}{command.summary}" for command in commands)
         for title, commands in GROUPS.items()
     )
+
+
+def _add_all(add_arguments: AddArguments, parser: argparse.ArgumentParser) -> None:
+    add_arguments(parser)
+    _add_verbose(parser)
 
 
 def _add_verbose(parser: argparse.ArgumentParser) -> None:

@@ -55,8 +55,8 @@ class HomeError(GrpoError):
     pass
 
 
-class MissingPackageError(GrpoError):
-    pass
+class MissingPackageError(GrpoError, ImportError):
+    """Code that asks for the package in the usual way catches ImportError."""
 
 
 class CredentialsError(GrpoError):

@@ -224,7 +224,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         unread = f", {left_out} files without a phase marker not read" if left_out else ""
         terminalreporter.write_line(
             f"grpo: --phase: no test to run: {config.stash[_NUM_COLLECTED]} collected, {hidden} with a phase, "
-            f"{config.stash[_NUM_PAIRED]} that need --grpo-versus{unread}; mark one {markers}, or name its folder"
+            f"{config.stash[_NUM_PAIRED]} that need --grpo-versus{unread}; mark one {markers}, or name its folder; "
+            "grpo bench runs the phases that come with pytest-grpo"
         )
     elif hidden:
         terminalreporter.write_line(f"grpo: {hidden} phase tests not selected; try --phase all or -m phase2")

@@ -60,6 +60,8 @@ _ON_MODAL = "tests/test_app_on_modal.py"
 _REMOTE = "tests/pytest_grpo/remote/modal/test_remote.py"
 _STORED = "tests/pytest_grpo/session/test_stored_results.py"
 _AGAINST = "tests/pytest_grpo/against/test_revisions.py"
+_WHEEL = "tests/test_wheel.py"
+_INIT = "tests/grpo_core/commands/test_init.py"
 _HISTORY = "tests/pytest_grpo/drift/test_command.py"
 _JUDGE = "tests/pytest_grpo/logs/test_command.py"
 _RESUMES = RunBy("tests/grpo_core/schedule/test_resume.py::test_a_process_that_is_killed_goes_on_as_it_was")
@@ -68,6 +70,20 @@ _TWO_PROCESSES = RunBy("tests/grpo_core/commands/test_launch.py::test_two_proces
 HOW: Mapping[str, How] = {
     # The plugin and the suite.
     "pip install pytest-grpo": _INSTALLS,
+    "pip install 'pytest-grpo[bench]'": _INSTALLS,
+    "grpo init": RunBy(f"{_INIT}::test_it_says_what_it_wrote_and_what_to_type_next"),
+    "grpo init my-project": RunBy(f"{_INIT}::test_it_says_what_it_wrote_and_what_to_type_next"),
+    "grpo train": RunBy(f"{_WHEEL}::test_what_is_missing_is_one_line_that_names_the_extra"),
+    "grpo bench --phase 3": RunBy("tests/test_wheel.py::test_the_phases_run_in_an_empty_folder"),
+    "grpo bench --phase 2,5 -- --grpo-save before": RunBy(
+        "tests/test_wheel.py::test_the_phases_run_in_an_empty_folder"
+    ),
+    "pytest --pyargs pytest_grpo.bench --phase 3 --grpo-system my_stack:MyStack": RunBy(
+        f"{_WHEEL}::test_the_phases_judge_a_stack_of_ones_own"
+    ),
+    "pytest --pyargs pytest_grpo.bench.test_phase3_trainer": RunBy(
+        "tests/pytest_grpo/test_packaged.py::test_they_wait_until_they_are_asked_for_or_named"
+    ),
     "pytest test_speed.py": RunBy("tests/examples/test_plugin_in_your_project.py::test_batches_pay"),
     "uv run grpo bench": _MINUTES,
     "uv run pytest -q": _MINUTES,

@@ -1,4 +1,4 @@
-"""``grpo bench``: the phases of the project's ``bench/`` folder, run by pytest."""
+"""``grpo bench``: the phases, run by pytest: those of the project's ``bench/`` folder, or those of the package."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from grpo_core.commands.measure import add_misplaced_arguments
-from grpo_core.errors import ConfigError
+from grpo_core.commands.parser import add_misplaced_arguments
+
+PACKAGED = ("--pyargs", "pytest_grpo.bench", "-o", "python_files=test_*.py")
+"""pytest's arguments for the phases of the package, whatever the project calls its own test files."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace, console: Console) -> int:
     """Run them; pytest's exit code."""
-    if not Path("bench").is_dir():
-        raise ConfigError("grpo bench: no bench/ folder here; run it from the root of the project")
-    command = [sys.executable, "-m", "pytest", "bench", "--phase", flags.phase, *flags.pytest_arguments]
+    tests = ["bench"] if any(Path("bench").rglob("test_*.py")) else PACKAGED
+    command = [sys.executable, "-m", "pytest", *tests, "--phase", flags.phase, *flags.pytest_arguments]
     return subprocess.run(command, check=False).returncode

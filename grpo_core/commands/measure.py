@@ -10,7 +10,7 @@ from rich.console import Console
 
 from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
 from grpo_core.commands.options import add_config_flags, config_from_flags
-from grpo_core.commands.parser import Misplaced
+from grpo_core.commands.parser import TIMES_OR_TRACE, Misplaced
 from grpo_core.config import GrpoConfig
 from grpo_core.home import Home, check_name
 
@@ -18,27 +18,20 @@ _ENVIRONMENT = {"environment.name": "diplomacy"}
 _SMOKE = {"schedule.num_steps": 1, "rollout.num_groups": 1, "rollout.group_size": 2}
 _FULL = {"schedule.num_steps": 2, "rollout.num_groups": 2, "rollout.group_size": 2}
 
-_TIMES_OR_TRACE = "for times: grpo benchmark --profile {}; for a trace: grpo profile --target rollout, or trainer"
-
 
 def add_profile_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser, _ENVIRONMENT | _FULL)
     parser.add_argument("--target", choices=("rollout", "trainer"), default="trainer", help="what the trace covers")
-    parser.add_argument("--profile", action=Misplaced, instead=_TIMES_OR_TRACE)
+    parser.add_argument("--profile", action=Misplaced, instead=TIMES_OR_TRACE)
     _add_common(parser)
 
 
 def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser, _ENVIRONMENT | _FULL)
     parser.add_argument("--profile", choices=("rollout", "trainer", "e2e"), default="e2e", help="what is timed")
-    parser.add_argument("--target", action=Misplaced, instead=_TIMES_OR_TRACE)
+    parser.add_argument("--target", action=Misplaced, instead=TIMES_OR_TRACE)
     parser.add_argument("--smoke", action="store_true", help="smallest sizes, to see that it works: 1 step, 1 group")
     _add_common(parser)
-
-
-def add_misplaced_arguments(parser: argparse.ArgumentParser) -> None:
-    """To a command that measures no part: the options of those that do."""
-    parser.add_argument("--profile", "--target", action=Misplaced, instead=_TIMES_OR_TRACE)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 USER_ERROR_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130
+
+TIMES_OR_TRACE = "for times: grpo benchmark --profile {}; for a trace: grpo profile --target rollout, or trainer"
+"""What to type instead of an option that chooses the part to measure."""
 
 
 class CommandParser(argparse.ArgumentParser):
-    """``example`` is a command line, shown at the end of the help."""
+    """``example`` is a command line, shown at the end of the help. ``fill`` adds the arguments once this command is the
+    one that is parsed: what they show as defaults may need packages that another command does not."""
 
-    def __init__(self, *, example: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        example: str | None = None,
+        fill: Callable[[argparse.ArgumentParser], None] | None = None,
+        **settings: Any,
+    ) -> None:
         if example is not None:
             settings["epilog"] = f"example:\n  {example}"
+        self._fill = fill
         super().__init__(formatter_class=_Help, **settings)
 
     def error(self, message: str) -> NoReturn:
@@ -29,6 +41,9 @@ class CommandParser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """As the base class, but what is unknown is an error of this command, not of the one above it."""
+        if self._fill is not None:
+            self._fill(self)
+            self._fill = None
         flags, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.fail(_unknown(unknown[0], self._option_string_actions, self.prog))
@@ -57,6 +72,11 @@ class Misplaced(argparse.Action):
     ) -> NoReturn:
         instead = self.instead.replace("{}", values or "NAME")
         parser.exit(USER_ERROR_EXIT_CODE, f"{parser.prog}: no option {option_string} here; {instead}\n")
+
+
+def add_misplaced_arguments(parser: argparse.ArgumentParser) -> None:
+    """To a command that measures no part: the options of those that do."""
+    parser.add_argument("--profile", "--target", action=Misplaced, instead=TIMES_OR_TRACE)
 
 
 def did_you_mean(word: str, allowed: Iterable[str], otherwise: str) -> str:

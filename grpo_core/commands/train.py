@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from grpo_core.schedule.loop import OnStep, StepReport, TrainResult
     from grpo_core.schedule.stack import Stack
 
-INTERRUPTED_EXIT_CODE = 130
 MAX_PROCESSES = 256
 """On one machine. More is a slip, which would start them all."""
 

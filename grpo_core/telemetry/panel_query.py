@@ -46,7 +46,7 @@ def query_panels(panels: Sequence[Panel], events_folder: Path, *, max_rows: int 
         import duckdb
     except ImportError:
         raise MissingPackageError(
-            "panels need the package duckdb, which is not installed: run `pip install 'pytest-grpo[dashboard]'`"
+            "panels need the package duckdb, which is not installed; run: pip install 'pytest-grpo[dashboard]'"
         ) from None
     try:
         with duckdb.connect(":memory:", config={"threads": 1}) as connection:  # training wants the cores

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from grpo_core.config import GrpoConfig
+from typing import TYPE_CHECKING
+
 from grpo_core.home import Home, check_name
 from grpo_core.telemetry.background import BackgroundSink
 from grpo_core.telemetry.delivery import Connection, Delivery
 from grpo_core.telemetry.events import Sink, Telemetry
 from grpo_core.telemetry.jsonl import JsonlSink
+
+if TYPE_CHECKING:
+    from grpo_core.config import GrpoConfig
 
 
 def open_telemetry(config: GrpoConfig, home: Home) -> Telemetry:

@@ -15,6 +15,7 @@ from pytest_grpo.against.expecting import parse_expected
 from pytest_grpo.against.findings_report import FindingsReport
 from pytest_grpo.against.session import AgainstSession, is_compared
 from pytest_grpo.against.side import Side
+from pytest_grpo.packaged import is_package_argument
 from pytest_grpo.remote.local_loop import LocalLoop
 from pytest_grpo.remote.request_builder import OtherTree, forwarded_arguments
 from pytest_grpo.session.findings import FINDINGS, Findings
@@ -138,7 +139,7 @@ def _sides(config: pytest.Config, here: SideTree, other: SideTree, ablated: RunS
 def _arguments(config: pytest.Config, root: Path, run: RunSettings) -> list[str]:
     """pytest's arguments for the worker of ``root``: its options, and the files of the session that are there, too."""
     options = forwarded_arguments(config, config_file(config, root), run)
-    return [*options, *_chosen(config), *dict.fromkeys(_files(config, root))]
+    return [*options, *_chosen(config), *_packaged(config), *dict.fromkeys(_files(config, root))]
 
 
 def _chosen(config: pytest.Config) -> Iterator[str]:
@@ -163,6 +164,12 @@ def _has_settings(file: Path) -> bool:
     if file.name in ("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml"):
         return file.is_file()
     return file.is_file() and _SECTION.search(file.read_text(encoding="utf-8")) is not None
+
+
+def _packaged(config: pytest.Config) -> list[str]:
+    """The session's phases of this package, which both sides run."""
+    named = [name for name in config.args if is_package_argument(name)] if config.getoption("pyargs") else []
+    return ["--pyargs", *dict.fromkeys(name.partition("::")[0] for name in named)] if named else []
 
 
 def _files(config: pytest.Config, root: Path) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_grpo.baseline.fingerprint import Fingerprint, differing
+from pytest_grpo.baseline.typed import TypedError, read_typed
 from pytest_grpo.types import Row
 
 if TYPE_CHECKING:
@@ -155,8 +156,6 @@ def _content(baseline: Baseline) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Baseline:
-    from pydantic import TypeAdapter, ValidationError
-
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -173,10 +172,9 @@ def _read(path: Path) -> Baseline:
     if content.pop("sha256", None) != _checksum(content):
         raise _damaged(path, "its checksum does not match")
     try:
-        baseline = TypeAdapter(Baseline).validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        baseline = read_typed(Baseline, content)
+    except TypedError as error:
+        raise _damaged(path, str(error)) from error
     for _, row in baseline.results:
         if not all(math.isfinite(ratio) and ratio > 0 for ratio in row.ratios or ()):
             raise _damaged(path, f"{row.metric}: a ratio is not finite and above zero")

@@ -71,10 +71,9 @@ class RequestBuilder:
         """Keep the tests of files that were collected completely."""
         if self._config.getoption("lf", False):
             return  # --lf skips tests and files during collection
-        parts = [argument for argument in self._config.args if "::" in argument]
+        parts = [_stem(argument) for argument in self._config.args if "::" in argument]
         for item in items:
-            name = item.nodeid.partition("::")[0]
-            if not any(argument.partition("::")[0].endswith(name.rpartition("/")[2]) for argument in parts):
+            if not any(part.endswith(_stem(item.nodeid).rpartition("/")[2]) for part in parts):
                 self._collected.setdefault(min(phases_of(item), default=-1), []).append(item.nodeid)
 
     def of_phase(self, phase: int, items: Iterable[pytest.Item]) -> Request:
@@ -93,6 +92,11 @@ class RequestBuilder:
     def _arguments(self) -> tuple[str, ...]:
         run = self._config.stash[PLUGIN_CONFIG].run
         return forwarded_arguments(self._config, _config_file(self._config), run, self._config.rootpath)
+
+
+def _stem(nodeid: str) -> str:
+    """The file of ``nodeid``, or with ``--pyargs`` the module, without a suffix."""
+    return nodeid.partition("::")[0].removesuffix(".py")
 
 
 def _config_file(config: pytest.Config) -> str | None:

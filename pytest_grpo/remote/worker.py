@@ -21,6 +21,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import BinaryIO
 
+from pytest_grpo.packaged import file_arguments
 from pytest_grpo.remote.project_files import unpack
 from pytest_grpo.remote.protocol import MAX_MESSAGE_BYTES, Request, encode, number_texts
 from pytest_grpo.types import CHILD_PLUGIN
@@ -85,7 +86,7 @@ def _command(request: Request, events: Path, scratch: Path) -> list[str]:
         baseline.parent.mkdir(exist_ok=True)
         baseline.write_text(text, encoding="utf-8")
         command += [f"--grpo-compare={baseline}"] if number == 0 else []
-    return [*command, *dict.fromkeys(node_id.partition("::")[0] for node_id in request.node_ids)]
+    return [*command, *file_arguments(node_id.partition("::")[0] for node_id in request.node_ids)]
 
 
 def worker_environment(*, is_installed: bool | None = None) -> dict[str, str]:

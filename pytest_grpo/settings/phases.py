@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from _pytest.mark import expression as match_expression  # there is no public way to read a -m expression
 
+from pytest_grpo.packaged import file_of_module, is_package_argument
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -143,11 +145,14 @@ def check_markers(item: pytest.Item) -> None:
 
 
 def named_on_command_line(config: pytest.Config) -> tuple[tuple[Path, str], ...]:
-    """The files and node ids among the command line's arguments, as (path, rest after the first ``::``)."""
+    """The files, modules and node ids among the command line's arguments, as (path, rest after the first ``::``)."""
     if config.args_source is not pytest.Config.ArgsSource.ARGS:
         return ()
-    split = (argument.partition("::") for argument in config.args)
-    named = ((config.invocation_params.dir / path, rest) for path, _, rest in split)
+    named: list[tuple[Path, str]] = []
+    for argument in config.args:
+        text, _, rest = argument.partition("::")
+        is_module = config.getoption("pyargs") and is_package_argument(text)
+        named.append((file_of_module(text) if is_module else config.invocation_params.dir / text, rest))
     return tuple((path.resolve(), rest) for path, rest in named if path.is_file())
 
 

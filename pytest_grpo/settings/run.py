@@ -34,12 +34,15 @@ class RunSettings:
 
     @classmethod
     def from_pytest_config(cls, config: pytest.Config) -> RunSettings:
-        """Raises pytest.UsageError when the file is not there."""
+        """Raises pytest.UsageError when the file, or what reads it, is not there."""
         text = _value(config, "grpo_config")
         path = _file(config, text) if text is not None else None
         changes = (*config.getini("grpo_set"), *(config.getoption("grpo_set") or ()))
         given = ((name, _value(config, f"grpo_{name}")) for name in SINGLE_KEYS)
-        return cls(path, changes, tuple((name, value) for name, value in given if value is not None))
+        run = cls(path, changes, tuple((name, value) for name, value in given if value is not None))
+        if not run.is_embedded:
+            _check_packages(run)
+        return run
 
     @property
     def is_embedded(self) -> bool:
@@ -140,6 +143,13 @@ class RunSettings:
             return EMBEDDED
         parts = [] if self.path is None else [self.path.name]
         return ", ".join([*parts, *self.changes, *(f"{SINGLE_KEYS[name]}={value}" for name, value in self.single)])
+
+
+def _check_packages(run: RunSettings) -> None:
+    from grpo_core.extras import install_command, missing_modules
+
+    if "pydantic" in missing_modules("train"):
+        raise pytest.UsageError(f"{run}: the package pydantic is not installed; run: {install_command('train')}")
 
 
 def _value(config: pytest.Config, name: str) -> str | None:

@@ -6,8 +6,8 @@ A thresholds file has one table per device profile and phase::
     compact_tokens_per_second_ratio = { at_least = 1.30, unit = "x" }
 
 Each threshold is one of ``at_least``, ``at_most``, ``within = [low, high]`` or ``equals`` (exact counts). In order of
-precedence, weakest first: a marker in the test, the file, the ini ``grpo_threshold``, the environment variable
-``GRPO_THRESHOLD``, and ``--grpo-threshold``.
+precedence, weakest first: for the phases that come with the package, its own file; a marker in the test, the project's
+file, the ini ``grpo_threshold``, the environment variable ``GRPO_THRESHOLD``, and ``--grpo-threshold``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from pytest_grpo.packaged import PACKAGE, THRESHOLDS, is_packaged
 from pytest_grpo.settings.config import ENVIRONMENT, PLUGIN_CONFIG
 from pytest_grpo.settings.phases import PHASE_NUMBERS, PHASE_TABLES, is_gate, phases_of
 from pytest_grpo.types import KINDS, Kind
@@ -65,8 +66,8 @@ def format_number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def load_thresholds(path: Path, device_profile: str) -> dict[str, Threshold]:
-    """The thresholds of one device profile, by name.
+def load_thresholds(path: Path, device_profile: str, shown: str = "") -> dict[str, Threshold]:
+    """The thresholds of one device profile, by name. Their source calls the file ``shown``, or by its name.
 
     Raises:
         pytest.UsageError: the file is missing or damaged, has no such profile, or has an invalid threshold.
@@ -90,7 +91,7 @@ def load_thresholds(path: Path, device_profile: str) -> dict[str, Threshold]:
         for name, entry in table.items():
             if name in thresholds or not _NAME.fullmatch(name):
                 raise pytest.UsageError(f"{where} {name!r}: names are unique, of letters, digits and '_'; rename it")
-            source = f"{path.name} [{device_profile}.{marker}]"
+            source = f"{shown or path.name} [{device_profile}.{marker}]"
             thresholds[name] = read_threshold(name, PHASE_NUMBERS[marker], entry, f"{where} {name}", source)
     return thresholds
 
@@ -170,6 +171,9 @@ def _parse_number(text: str, where: str, kind: Kind) -> float:
 
 MARKER = "grpo_threshold"
 _FILE_THRESHOLDS = pytest.StashKey[Mapping[str, Threshold]]()
+_PACKAGED_THRESHOLDS = pytest.StashKey[Mapping[str, Threshold]]()
+_RUNS_PACKAGED = pytest.StashKey[bool]()
+"""Whether a test of the session is one of the package's phases."""
 
 
 def file_thresholds(config: pytest.Config) -> Mapping[str, Threshold]:
@@ -186,17 +190,33 @@ def file_thresholds(config: pytest.Config) -> Mapping[str, Threshold]:
     return config.stash[_FILE_THRESHOLDS]
 
 
+def packaged_thresholds(config: pytest.Config) -> Mapping[str, Threshold]:
+    """Those of the phases that come with the package."""
+    if _PACKAGED_THRESHOLDS not in config.stash:
+        profile = config.stash[PLUGIN_CONFIG].profile
+        config.stash[_PACKAGED_THRESHOLDS] = load_thresholds(THRESHOLDS, profile, PACKAGE)
+    return config.stash[_PACKAGED_THRESHOLDS]
+
+
 def thresholds_of(config: pytest.Config, item: pytest.Item | None = None) -> dict[str, Threshold]:
     """The effective thresholds of the session or, with its markers, of one test.
 
     Raises:
         pytest.UsageError: the file, a marker or an override is not usable.
     """
-    effective = {**(marker_thresholds(item) if item is not None else {}), **file_thresholds(config)}
+    has_packaged = config.stash.get(_RUNS_PACKAGED, False) if item is None else is_packaged(item.nodeid)
+    effective = {**packaged_thresholds(config)} if has_packaged else {}
+    effective |= marker_thresholds(item) if item is not None else {}
+    return _overridden(config, {**effective, **file_thresholds(config)})
+
+
+def _overridden(config: pytest.Config, thresholds: Mapping[str, Threshold]) -> dict[str, Threshold]:
+    """``thresholds`` with the session's overrides of them."""
+    changed = dict(thresholds)
     for source, text in config.stash[PLUGIN_CONFIG].threshold_overrides:
-        if text.partition("=")[0].strip() in effective:
-            effective = override_thresholds(effective, [text], source)
-    return effective
+        if text.partition("=")[0].strip() in changed:
+            changed = override_thresholds(changed, [text], source)
+    return changed
 
 
 def check_thresholds(config: pytest.Config, items: Iterable[pytest.Item], *, needs_file: bool) -> None:
@@ -210,6 +230,9 @@ def check_thresholds(config: pytest.Config, items: Iterable[pytest.Item], *, nee
     known: dict[str, Threshold] = {}
     is_measured = False
     for item in items:
+        if is_packaged(item.nodeid):
+            config.stash[_RUNS_PACKAGED] = True
+            known |= packaged_thresholds(config)
         known |= marker_thresholds(item)
         is_measured = is_measured or is_gate(item) or bool(phases_of(item))
     overrides = [
@@ -249,17 +272,14 @@ def marker_thresholds(item: pytest.Item) -> dict[str, Threshold]:
 
 
 def threshold_lines(config: pytest.Config) -> list[str]:
-    """A table of the session's thresholds and where each comes from."""
+    """A table of the session's thresholds and where each comes from: the package, where the project sets none."""
     settings = config.stash[PLUGIN_CONFIG]
-    thresholds = thresholds_of(config)
+    thresholds = thresholds_of(config) or _overridden(config, packaged_thresholds(config))
     unknown = [
         f"{source} {text!r}: no threshold of that name here; it counts only where a marker sets one"
         for source, text in settings.threshold_overrides
         if text.partition("=")[0].strip() not in thresholds
     ]
-    if not thresholds:
-        where = settings.thresholds_path
-        return [f"no thresholds here: {where} does not exist; create it, or set the ini grpo_thresholds", *unknown]
     rows = [("phase", "threshold", "bound", "from")]
     for threshold in sorted(thresholds.values(), key=lambda entry: (entry.phase or 0, entry.name)):
         rows.append((str(threshold.phase), threshold.name, str(threshold), threshold.source))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,16 +41,27 @@ def find_system(name: str) -> SystemFactory:
     Raises:
         pytest.UsageError: no such system, or it cannot be imported.
     """
+    from grpo_core.errors import MissingPackageError
+    from grpo_core.extras import naming_extras
+
     if name == "trl" and find_spec("trl") is None:
-        raise pytest.UsageError("system 'trl': the package trl is not installed; run `uv run --extra trl pytest ...`")
+        raise pytest.UsageError(
+            "system 'trl': the package trl is not installed; run: pip install 'pytest-grpo[trl]' "
+            "(in a clone: uv run --extra trl pytest ...)"
+        )
     installed = {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT_GROUP)}
     target = (installed | BUILT_IN).get(name, name)
+    if target == name and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # as with `python -m pytest`: a module beside the tests needs no PYTHONPATH
     if ":" not in target:
         raise pytest.UsageError(
             f"system {name!r}: no such system; choose one of {', '.join(system_names())}, or give 'module:factory'"
         )
     try:
-        factory = pkgutil.resolve_name(target)
+        with naming_extras():
+            factory = pkgutil.resolve_name(target)
+    except MissingPackageError as error:
+        raise pytest.UsageError(f"system {name!r}: {error}") from None
     except (ImportError, AttributeError, ValueError) as error:
         raise pytest.UsageError(f"system {name!r}: cannot import {target} ({error}); correct the name") from error
     if not callable(factory):
@@ -71,10 +84,12 @@ def load_system(name: str, settings: SystemSettings) -> GrpoSystem:
         UnsupportedError: the system lacks a feature that the settings need.
     """
     from grpo_core.errors import GrpoError
+    from grpo_core.extras import naming_extras
 
     factory = find_system(name)
     try:
-        system = factory(settings)
+        with naming_extras():
+            system = factory(settings)
     except GrpoError as error:
         raise pytest.UsageError(f"system {name!r}: {error}") from None
     if not isinstance(system, GrpoSystem):

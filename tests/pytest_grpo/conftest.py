@@ -12,7 +12,6 @@ for _name in (
     "hypothesis",
     "numpy",
     "psutil",
-    "pydantic",
     "pytest_grpo.gate.gates",
     "pytest_grpo.baseline.compare",
 ):

@@ -119,7 +119,8 @@ def check_credentials() -> None:
         from modal.config import config
     except ModuleNotFoundError:
         raise pytest.UsageError(
-            "--modal: the package modal is not installed; pip install modal, or drop --modal to measure on this machine"
+            "--modal: the package modal is not installed; run: pip install 'pytest-grpo[modal]', or drop --modal to "
+            "measure on this machine"
         ) from None
     if not (config.get("token_id") and config.get("token_secret")):
         raise pytest.UsageError(

@@ -141,7 +141,10 @@ def test_damage_is_found(home: Home, fingerprint: Fingerprint, damage, says: str
 
 @pytest.mark.parametrize(
     ("key", "value", "says"),
-    [("ratios", [1.0, 0.0], "batched_speedup: a ratio is not finite"), ("measured", "fast", "valid number")],
+    [
+        ("ratios", [1.0, 0.0], "batched_speedup: a ratio is not finite"),
+        ("measured", "fast", "results.0.1.measured: 'fast' is not a number"),
+    ],
 )
 def test_a_file_that_is_whole_but_makes_no_sense_is_damaged(
     home: Home, fingerprint: Fingerprint, key: str, value: object, says: str

@@ -169,11 +169,16 @@ def test_a_wrong_marker_ends_the_collection_with_one_line(pytester: pytest.Pytes
     assert message in line
 
 
-def test_a_project_without_thresholds_says_so(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest("--grpo-show-thresholds")
+def test_a_project_without_thresholds_has_those_of_the_package(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest("--grpo-show-thresholds", "--grpo-threshold", "batched_speedup=7")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["no thresholds here: */bench/thresholds.toml does not exist; create it, or *"])
-    result.stdout.no_fnmatch_line("phase *")
+    result.stdout.fnmatch_lines(
+        [
+            "phase  threshold * from",
+            "2      adapter_cache_hits * == 1 * pytest_grpo.bench [[]cpu.phase2]",
+            "2      batched_speedup * >= 7 * --grpo-threshold",
+        ]
+    )
 
 
 def test_what_is_shown_names_overrides_that_change_nothing_here(project: pytest.Pytester) -> None:

@@ -1,0 +1,47 @@
+"""``grpo bench`` runs the phases of the project's bench/ folder, or those that come with the package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PHASE_2 = "import pytest\n\n@pytest.mark.phase2\ndef test_own(grpo_gate): ...\n"
+
+
+def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "grpo_core.cli", "bench", *arguments, "--", "--co", "-q"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def collected(ended: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line for line in ended.stdout.splitlines() if "::" in line]
+
+
+def test_in_an_empty_folder_it_runs_the_phases_of_the_package(tmp_path: Path) -> None:
+    ended = bench(tmp_path, "--phase", "6")
+    assert collected(ended) == ["pytest_grpo/bench/test_phase6_observability.py::test_events_reach_the_live_panels"]
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_whatever_the_project_calls_its_own_test_files(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\npython_files = check_*.py\naddopts = --strict-markers\n")
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "thresholds.toml").write_text("[cpu.phase2]\n[gpu.phase2]\n")  # as grpo init leaves it
+    assert len(collected(bench(tmp_path, "--phase", "6"))) == 1
+
+
+def test_where_bench_has_tests_it_runs_those(tmp_path: Path) -> None:
+    (tmp_path / "bench" / "inner").mkdir(parents=True)
+    (tmp_path / "bench" / "thresholds.toml").write_text("[cpu.phase2]\n[gpu.phase2]\n")
+    (tmp_path / "bench" / "inner" / "test_own.py").write_text(PHASE_2)
+    assert collected(bench(tmp_path)) == ["bench/inner/test_own.py::test_own"]
+
+
+def test_arguments_after_the_dashes_go_to_pytest(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "grpo_core.cli", "bench", "--phase", "3", "--", "--grpo-system", "nope"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR
+    assert ended.stderr.startswith("ERROR: system 'nope': no such system; choose one of ")
