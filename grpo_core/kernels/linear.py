@@ -45,7 +45,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _owned(view: Tensor) -> Tensor:
     """The memory of ``view`` as a tensor that is no view: models may change the result of a module in place, and torch
     forbids that for a view that an autograd function returns."""
-    return view.new_empty(0).set_(view)
+    return view.new_empty(0).set_(view)  # pyright: ignore[reportArgumentType]  # a tensor is a source, too
 
 
 def _row_step(num_rows: int) -> int:

@@ -141,47 +141,6 @@ def _decoder(model: Any) -> nn.Module:
     return next(part for part in candidates if part not in (model, embeddings) and embeddings in set(part.modules()))
 
 
-def _load_model(config: ModelConfig, where: str, model_config: PreTrainedConfig) -> Any:
-    """The model as transformers loads it. Raises ModelError where some of its weights are not there as numbers."""
-    quantised = model_config.to_dict().get("quantization_config")
-    way_out = "check its files"
-    if quantised is not None:
-        way_out = f"its weights are quantised by {quantised.get('quant_method')}, take a checkpoint that is not"
-    try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  # a pair
-            where,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=getattr(torch, config.dtype),
-            attn_implementation=ATTENTION_NAME if exact_packing(model_config) == "shared_prefix" else None,
-            ignore_mismatched_sizes=True,  # reported below, with the missing ones
-            output_loading_info=True,
-        )
-    except Exception as error:  # of damaged files transformers raises whatever its parsers did
-        if quantised is None:
-            raise unloadable(config.name, error) from error
-        raise ModelError(f"model {config.name!r}: cannot be loaded ({first_line(error)}); {way_out}") from error
-    # transformers would only warn, and use random values.
-    if lost := sorted({*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}):
-        raise ModelError(
-            f"model {config.name!r}: {len(lost)} weights are missing or of another shape than config.json says "
-            f"({lost[0]}); check its files"
-        )
-    if model.config.to_dict().get("quantization_config") is not None:  # it is gone where loading has undone it
-        raise ModelError(f"model {config.name!r}: cannot be trained; {way_out}")
-    return model
-
-
-def _decoder(model: Any) -> nn.Module:
-    """The layers of ``model`` without its head. Of a model that takes itself for its decoder, the part with the
-    embeddings."""
-    found = model.get_decoder()
-    if found is not model:
-        return found
-    embeddings = model.get_input_embeddings()
-    return next(part for part in model.children() if part is not embeddings and embeddings in set(part.modules()))
-
-
 def linear_modules(module: nn.Module) -> dict[str, nn.Linear]:
     """The linear modules of ``module`` by name: those that an adapter fits. Not routers, which return more."""
     return {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear) and _is_map(part)}

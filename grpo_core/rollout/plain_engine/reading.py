@@ -66,9 +66,11 @@ class Reader:
         if way == "whole":
             return self._pass(history.tokens, use_cache=False).logits[:, -1]
         parts = [tokens] if way == "runs" or is_first else [[token] for token in tokens]
+        output = None
         for part in parts:
             output = self._pass(part, use_cache=True, **history.cache)
             history.cache = {name: output[name] for name in _CACHES if output.get(name) is not None}
+        assert output is not None, "there is a token to read"
         return output.logits[:, -1]
 
     def _pass(self, tokens: Sequence[int], *, num_last: int = 1, **options: Any) -> Any:

@@ -17,6 +17,7 @@ from grpo_core.rollout.sampling import Draw, draw_tokens
 from grpo_core.rollout.sequence import SequenceState
 from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
+from grpo_core.types import Int32
 
 NARROW_HEAD = 4  # the head computes only the allowed ids when they are fewer than V over this
 
@@ -29,7 +30,7 @@ def sample_tokens(
     The head runs only for sequences with a choice. Returns the error of each sequence that has no next token.
     """
     choosing: list[int] = []
-    allowed: list[Sequence[int] | None] = []
+    allowed: list[Sequence[int] | Int32 | None] = []
     errors: dict[SequenceState, GrpoError] = {}
     for index, sequence in enumerate(sequences):
         try:
@@ -64,7 +65,7 @@ def _draw_rows(
     weights: DecoderWeights,
     sequences: Sequence[SequenceState],
     states: Tensor,
-    allowed: Sequence[Sequence[int] | None],
+    allowed: Sequence[Sequence[int] | Int32 | None],
 ) -> list[Draw | SamplingError]:
     params, uniforms = (
         [sequence.request.sampling for sequence in sequences],

@@ -24,6 +24,7 @@ from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 from grpo_core.rollout.constraints.guard import GuardedCursor
 from grpo_core.rollout.sampling import Draw, draw_tokens
 from grpo_core.rollout.vllm_engine.task import ARGS_KEY, Record, SamplingTask, ScoringTask, unpack_task
+from grpo_core.types import Int32
 
 
 class _SamplingRow:
@@ -31,7 +32,7 @@ class _SamplingRow:
 
     def __init__(self, task: SamplingTask, output_ids: list[int], record: Record, vocab_size: int) -> None:
         self.task = task
-        self.allowed: Sequence[int] | None = None
+        self.allowed: Sequence[int] | Int32 | None = None
         self._output_ids = output_ids
         self._record = record
         self._cursor: GuardedCursor | None = None
@@ -58,14 +59,14 @@ class _SamplingRow:
                 self._num_walked += 1
             if self._cursor.finished:
                 return self.task.end_id
-            self.allowed = self._cursor.allowed()
+            allowed = self.allowed = self._cursor.allowed()
         except GrpoError as error:
             self._record.error = error
             return self.task.end_id
-        if len(self.allowed) > 1:
+        if len(allowed) > 1:
             return None
-        self._record.add(len(self._output_ids), 0.0, np.array(self.allowed, dtype=np.int32), forced=True)
-        return self.allowed[0]
+        self._record.add(len(self._output_ids), 0.0, np.array(allowed, dtype=np.int32), forced=True)
+        return int(allowed[0])
 
     def take(self, draw: Draw | SamplingError) -> int:
         if isinstance(draw, SamplingError):

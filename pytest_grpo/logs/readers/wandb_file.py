@@ -78,7 +78,7 @@ def _record(row: dict[str, float], vocabulary: Vocabulary) -> Record | None:
 def _rows(path: Path) -> tuple[list[dict[str, float]], tuple[str, ...]]:
     try:
         from google.protobuf.message import DecodeError
-        from wandb.proto.wandb_internal_pb2 import Record as WandbRecord
+        from wandb.proto.wandb_internal_pb2 import Record as WandbRecord  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError:
         raise pytest.UsageError(
             f"{path}: needs the package wandb, which is not installed: run `pip install wandb`"
