@@ -66,12 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", metavar="RUN", help="a log, a folder that holds one, or the name of a run in GRPO_HOME")
     add("--against", metavar="RUN", help="another run, to compare this one with")
-    add(
-        "--format",
-        choices=FORMATS,
-        metavar="NAME",
-        help=f"of the logs, in place of a look at them: {', '.join(FORMATS)}",
-    )
+    add("--format", choices=FORMATS, help="of the logs; without it, their content tells")
     add("--metric", action="append", default=[], metavar="NAME", help="judge only this quantity; repeatable")
     add("--warm-up", type=_steps, default=WARM_UP_STEPS, metavar="STEPS", help="left out after each start")
     add(
