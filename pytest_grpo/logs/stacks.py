@@ -16,9 +16,9 @@ from pytest_grpo.logs.quantities import (
 )
 from pytest_grpo.logs.vocabulary import GIB, MILLI, Entry, Vocabulary
 
-_GRPO_CORE_PARTS = ("layout", "scoring", "loss_forward", "backward", "optimizer", "publish")
+_OWN_PARTS = ("layout", "scoring", "loss_forward", "backward", "optimizer", "publish")
 
-GRPO_CORE = Vocabulary(
+OWN_STACK = Vocabulary(
     "grpo_core",
     (
         Entry(STEP, ("step_s", "timing/step_s")),
@@ -29,7 +29,7 @@ GRPO_CORE = Vocabulary(
         Entry(REWARD, ("reward_mean", "reward/mean")),
         Entry(MEMORY, ("memory_used_bytes",)),
         Entry(PEAK_MEMORY, ("peak_memory_bytes", "compute/peak_memory_bytes")),
-        *(Entry(part(name), (f"{name}_ms", f"timing/{name}_ms"), MILLI) for name in _GRPO_CORE_PARTS),
+        *(Entry(part(name), (f"{name}_ms", f"timing/{name}_ms"), MILLI) for name in _OWN_PARTS),
     ),
     steps=(("rollout/batch_index", 1), ("schedule/step", 0)),  # step k + 1 trains on batch k
 )
@@ -106,4 +106,4 @@ PRIME_RL = Vocabulary(
 )
 """Sources: ``src/prime_rl/trainer/rl/train.py``, ``src/prime_rl/orchestrator/metrics.py``."""
 
-STACKS = (GRPO_CORE, TRL, VERL, PRIME_RL)
+STACKS = (OWN_STACK, TRL, VERL, PRIME_RL)

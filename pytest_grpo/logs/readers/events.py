@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_grpo.logs.readers.json_lines import first_objects, numbers, read_objects, whole_number
 from pytest_grpo.logs.records import Reading, Record
-from pytest_grpo.logs.stacks import GRPO_CORE
+from pytest_grpo.logs.stacks import OWN_STACK
 from pytest_grpo.logs.vocabulary import Vocabulary
 
 _ROLLOUT_NAMES = {"duration_s": "rollout_s", "tokens_per_second": "tokens_per_second"}
@@ -33,7 +33,7 @@ class EventsReader:
         return Reading(tuple(reading.records), notes)
 
     def vocabulary(self, reading: Reading) -> Vocabulary:
-        return GRPO_CORE
+        return OWN_STACK
 
 
 @dataclass
