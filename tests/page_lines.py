@@ -236,7 +236,7 @@ HOW: Mapping[str, How] = {
     "uv run python -m bench.architectures --markdown architectures.md": _MINUTES,
     "uv run python -m bench.architectures nemotron mamba": _MINUTES,
     "pytest bench --phase all --grpo-config run.toml": _MINUTES,
-    "pytest bench --phase 2,5 --grpo-model Qwen/Qwen3-0.6B --grpo-environment my_game:make --grpo-engine vllm": _MINUTES,
+    "pytest bench --phase 2,5 --grpo-model Qwen/Qwen3-0.6B --grpo-environment game:make --grpo-engine vllm": _MINUTES,
     "pytest bench --phase 3 --grpo-config run.toml --grpo-set training.packing=padded": _MINUTES,
     "pytest bench --phase 3,4 --grpo-config run.toml --grpo-ablate training.packing=padded": _MINUTES,
     "uv run --isolated --extra trl pytest -q tests/pytest_grpo/systems tests/grpo_core/training/objective": _EXTRA,
