@@ -25,7 +25,13 @@ PAGES = (
     *sorted(path.relative_to(PROJECT_FOLDER).as_posix() for path in (PROJECT_FOLDER / "docs").glob("*.md")),
 )
 FORMS = sorted(path for path in (PROJECT_FOLDER / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
-EXAMPLES = {"changes/batch-mates.fixed.md", "grpo_core/rollout/NAME_engine/", "bench/faults/phase7.py"}
+EXAMPLES = {
+    "tests/test_rollout_speed.py",
+    ".github/workflows/grpo.yml",
+    "changes/batch-mates.fixed.md",
+    "grpo_core/rollout/NAME_engine/",
+    "bench/faults/phase7.py",
+}
 """Paths that a page names as what a reader would add."""
 MAX_FILE_BYTES = 200_000
 """Of a tracked file; the lock file of the packages is half as large."""
@@ -127,7 +133,8 @@ def test_what_a_page_names_exists(name: str):
 def test_the_version_policy_names_the_ranges_of_the_project():
     page = read("docs/versions.md")
     pythons = [text.rpartition(" ")[2] for text in PYPROJECT["project"]["classifiers"] if ":: 3." in text]
-    (torch,) = (text.partition(">=")[2] for text in PYPROJECT["project"]["dependencies"] if text.startswith("torch>="))
+    train = PYPROJECT["project"]["optional-dependencies"]["train"]
+    (torch,) = (text.partition(">=")[2] for text in train if text.startswith("torch>="))
 
     assert f"| Python | {pythons[0]} to {pythons[-1]} | {', '.join(pythons)} |" in page
     assert f"| torch | {torch} to the version in `requirements.lock` |" in page

@@ -31,7 +31,7 @@ def commands() -> tuple[str, ...]:
     lines = [line for step in steps for line in step.get("run", "").splitlines()]
     lines += (PROJECT_FOLDER / ".ci/run").read_text(encoding="utf-8").splitlines()
     found = [re.sub(r"\$\{\{ matrix\.phase \}\}", "2", line.partition("uv run ")[2]) for line in lines]
-    found = [re.sub(r"^--(extra|group) [a-z-]+ ", "", command.removesuffix("\\").strip()) for command in found]
+    found = [re.sub(r"^--(extra|group|with) \S+ ", "", command.removesuffix("\\").strip()) for command in found]
     return tuple(sorted({command for command in found if command}))
 
 
@@ -63,6 +63,14 @@ def test_the_second_system_is_tested_where_it_is_installed():
 
     assert all("uv run --extra trl pytest -q tests/pytest_grpo/systems" in text for text in places)
     assert "trl" in tomllib.loads((PROJECT_FOLDER / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+def test_the_oldest_modal_that_is_allowed_is_tested():
+    extras = tomllib.loads((PROJECT_FOLDER / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (oldest,) = re.findall(r"^modal>=([\d.]+),<2$", "\n".join(extras["modal"]))
+    for name in (".ci/run", ".github/workflows/ci.yml"):
+        named = re.findall(r"uv run --with modal==(\S+) pytest", (PROJECT_FOLDER / name).read_text(encoding="utf-8"))
+        assert named == [f"{oldest}.0"]
 
 
 def test_the_site_is_built_from_its_own_group_and_a_warning_is_an_error():

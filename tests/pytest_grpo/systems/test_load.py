@@ -96,5 +96,8 @@ def test_an_impossible_setting_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(find_spec("trl") is not None, reason="the package trl is installed")
 def test_trl_without_its_package_says_how_to_get_it() -> None:
-    with pytest.raises(pytest.UsageError, match="not installed; run `uv run --extra trl pytest"):
+    with pytest.raises(
+        pytest.UsageError,
+        match=r"not installed; run: pip install 'pytest-grpo\[trl\]'",
+    ):
         find_system("trl")
