@@ -90,7 +90,7 @@ def decode_batch(content: bytes, where: str) -> Batch:
             metadata = reader.schema.metadata
             if metadata[b"format"] != str(FORMAT).encode():
                 raise StoredBatchError(
-                    f"batch {where}: format {shown(metadata[b'format'])}, but this version reads format {FORMAT}; "
+                    f"batch {where}: format {shown(metadata[b'format'].decode(errors='replace'))}, but this version reads format {FORMAT}; "
                     "delete it and collect the batch again"
                 )
             rows = reader.get_batch(0)

@@ -295,7 +295,9 @@ def _against(config: pytest.Config) -> str | None:
         return None
     if _is_child(config):
         return config.getoption("grpo_against") or None
-    against = _name(config, "grpo_against") or ("." if config.getoption("grpo_ablate") else None)
+    against = _name(config, "grpo_against")
+    if against is None and config.getoption("grpo_ablate"):
+        against = "."  # the same code under another setting
     for name in ("grpo_with", "grpo_expect"):
         given = config.getoption(name) or []
         if against is None and given:

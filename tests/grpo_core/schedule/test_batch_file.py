@@ -149,7 +149,7 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path, monkeypatch: pytest
         patch.setattr(batch_file, "FORMAT", 3)
         path = write_batch(tmp_path / "batch.arrow", make_batch())
         assert_same(read_batch(path), make_batch())
-    with pytest.raises(StoredBatchError, match="format 3, but this version reads format 2"):
+    with pytest.raises(StoredBatchError, match="format '3', but this version reads format 2"):
         read_batch(path)
 
 

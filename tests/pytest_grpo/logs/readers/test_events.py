@@ -21,7 +21,7 @@ def sink(tmp_path: Path) -> Iterator[JsonlSink]:
 
 
 def write(sink: JsonlSink, kind: str, time_s: float, **fields: object) -> None:
-    sink.write(Event(kind, time_s, "run", fields))  # type: ignore[arg-type]
+    sink.write(Event(kind, time_s, "run", f"{kind}-{time_s}", fields))  # type: ignore[arg-type]
 
 
 def steps(sink: JsonlSink, first: int, last: int, start_s: float = 0.0) -> None:
