@@ -88,9 +88,10 @@ def decode_batch(content: bytes, where: str) -> Batch:
     try:
         with pa.ipc.open_file(pa.BufferReader(content)) as reader:
             metadata = reader.schema.metadata
-            if metadata[b"format"] != str(FORMAT).encode():
+            stored = metadata[b"format"].decode(errors="replace")
+            if stored != str(FORMAT):
                 raise StoredBatchError(
-                    f"batch {where}: format {shown(metadata[b'format'].decode(errors='replace'))}, but this version reads format {FORMAT}; "
+                    f"batch {where}: format {shown(stored)}, but this version reads format {FORMAT}; "
                     "delete it and collect the batch again"
                 )
             rows = reader.get_batch(0)
