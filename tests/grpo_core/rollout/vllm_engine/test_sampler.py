@@ -27,7 +27,8 @@ def test_the_sampler_draws_again_what_vllm_throws_away(model_folder: Path) -> No
     from grpo_core.rollout.vllm_engine.sampler import ExactSampler
     from grpo_core.rollout.vllm_engine.task import ReceivedRecord, SamplingTask, pack_task
 
-    config = SimpleNamespace(model_config=SimpleNamespace(model=str(model_folder)))
+    model_config = SimpleNamespace(model=str(model_folder), get_vocab_size=lambda: 50)
+    config = SimpleNamespace(model_config=model_config)
     sampler = ExactSampler(config, torch.device("cpu"), False)
     params = SimpleNamespace(extra_args=pack_task(SamplingTask(1, SamplingParams(seed=4, top_p=0.9), 10, 0)))
     logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
