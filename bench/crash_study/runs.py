@@ -74,6 +74,15 @@ CASES = (
 )
 
 
+def import_all() -> None:
+    """What a forked process needs not import again."""
+    import grpo_core.cli
+    import grpo_core.schedule.followers
+    import grpo_core.schedule.loop
+    import grpo_core.telemetry.gpu
+    import grpo_core.telemetry.sinks  # noqa: F401
+
+
 def home_of(folder: Path) -> Home:
     """What ``GRPO_HOME=folder`` is."""
     return Home(folder / "data", folder / "traces")
@@ -126,16 +135,36 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def kill_after(pid: int, delay_s: float) -> int:
-    """Kill the process group of ``pid`` after ``delay_s``, unless it ends before. As ``wait``."""
-    deadline = time.monotonic() + delay_s
-    while time.monotonic() < deadline:
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """``delay_s`` after an attempt has made ``num_steps`` steps."""
+
+    num_steps: int
+    delay_s: float
+
+
+def kill_at(pid: int, moment: Moment, folder: Path) -> int:
+    """Kill the process group of ``pid`` at ``moment``, unless it ends before. As ``wait``."""
+    path = home_of(folder).events / f"{RUN}.jsonl"
+    start = path.stat().st_size if path.exists() else 0
+    deadline = None
+    while deadline is None or time.monotonic() < deadline:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
             return os.waitstatus_to_exitcode(status)
+        if deadline is None and _num_steps_after(path, start) >= moment.num_steps:
+            deadline = time.monotonic() + moment.delay_s
         time.sleep(0.001)
     os.killpg(pid, signal.SIGKILL)
     return wait(pid)
+
+
+def _num_steps_after(path: Path, start: int) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read().count(b'"kind": "train_step"')
 
 
 def finish(case: Case, model: Path, folder: Path) -> None:
@@ -153,7 +182,7 @@ class Outcome:
     """What is left of a run that has done its steps."""
 
     losses: Mapping[int, float]  # by step, of the history that remains
-    weights: Mapping[str, str]  # sha256 of the last checkpoint's files
+    weights: Mapping[str, str]  # as ``last_weights``
 
 
 def outcome(case: Case, folder: Path) -> Outcome:
@@ -167,7 +196,9 @@ def outcome(case: Case, folder: Path) -> Outcome:
 
 
 def last_weights(folder: Path) -> Mapping[str, str]:
-    """The sha256 of the files of the last checkpoint.
+    """The sha256 of the weights and of the optimizer in the last checkpoint.
+
+    Not of the random numbers: a batch that was on disk is not played again, so an environment draws fewer.
 
     Raises:
         AssertionError: it is not of the last step.
@@ -175,7 +206,7 @@ def last_weights(folder: Path) -> Mapping[str, str]:
     state = newest_state(home_of(folder).checkpoints / RUN)
     assert state is not None
     assert state["step"] == NUM_STEPS, f"the last checkpoint is of step {state['step']}"
-    return state["sha256"]
+    return {name: digest for name, digest in state["sha256"].items() if not name.startswith("random")}
 
 
 def history(case: Case, folder: Path) -> dict[int, float]:
