@@ -95,7 +95,7 @@ def _kills(size: Size, model: Path, folder: Path, seed: int) -> Rows:
 
 def _prefixes(size: Size, model: Path, folder: Path, seed: int) -> Rows:
     rows: Rows = []
-    for number, case in enumerate(case for case in CASES if case.is_deterministic):
+    for number, case in enumerate(case for case in CASES if case.is_deterministic and case.processes == 1):
         found = study_prefixes(case, size.num_prefixes, model, folder / str(number), seed)
         rows.append({"run": case.name, "states": found.num_states, "went on": found.num_resumed})
     return rows
