@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.crash_study.disks import FAULTS, study_disks
+from bench.crash_study.disks import study_disks
 from bench.crash_study.inputs import study_inputs
 from bench.crash_study.kills import study_kills
 from bench.crash_study.model import write_model
 from bench.crash_study.outages import study_outages
 from bench.crash_study.parsers import PARSERS
 from bench.crash_study.prefixes import study_prefixes
-from bench.crash_study.runs import CASES, start, wait
+from bench.crash_study.runs import CASES, import_all, start, wait
 from bench.crash_study.soak import study_soak
 from bench.reporting.options import OneLineParser, add_json, add_markdown, natural
 from grpo_core.home import write_json
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder = Path(scratch)
         model = folder / "model"
         wait(start(lambda: _write_model(model), folder / "making"))  # this process computes nothing: it forks
-        _import_all()
+        import_all()
         for part in options.parts:
             began_s = time.monotonic()
             try:
@@ -95,7 +95,7 @@ def _kills(size: Size, model: Path, folder: Path, seed: int) -> Rows:
 
 def _prefixes(size: Size, model: Path, folder: Path, seed: int) -> Rows:
     rows: Rows = []
-    for number, case in enumerate(case for case in CASES if case.is_deterministic):
+    for number, case in enumerate(case for case in CASES if case.is_deterministic and case.processes == 1):
         found = study_prefixes(case, size.num_prefixes, model, folder / str(number), seed)
         rows.append({"run": case.name, "states": found.num_states, "went on": found.num_resumed})
     return rows
@@ -103,8 +103,7 @@ def _prefixes(size: Size, model: Path, folder: Path, seed: int) -> Rows:
 
 def _disks(size: Size, model: Path, folder: Path, seed: int) -> Rows:
     rows: Rows = []
-    for fault in FAULTS:
-        found = study_disks(CASES[0], fault, size.num_disk_faults, model, folder / fault, seed)
+    for fault, found in study_disks(size.num_disk_faults, model, folder, seed).items():
         rows.append({"disk": fault, "faults": found.num_faults, "ended with a line": found.num_lines})
     return rows
 
@@ -162,15 +161,6 @@ def _table(part: str, rows: Rows) -> str:
 def _write_model(folder: Path) -> int:
     write_model(folder)
     return 0
-
-
-def _import_all() -> None:
-    """What a forked process needs not import again."""
-    import grpo_core.cli
-    import grpo_core.schedule.followers
-    import grpo_core.schedule.loop
-    import grpo_core.telemetry.gpu
-    import grpo_core.telemetry.sinks  # noqa: F401
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ from grpo_core.extras import naming_extras
 OUTPUT_LOST_EXIT_CODE = 1
 """Nobody reads the output any more, as in `grpo panels | head -1`."""
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
+"""What a disk that is full, broken, read-only or gone answers."""
+
 Run = Callable[[argparse.Namespace, Console], int]
 AddArguments = Callable[[argparse.ArgumentParser], None]
 
@@ -195,10 +198,12 @@ def run_command(run: Run, flags: argparse.Namespace) -> int:
         _throw_output_away()
         return OUTPUT_LOST_EXIT_CODE
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in DISK_ERRORS:
             raise
-        _throw_output_away()
-        print(f"grpo: error: cannot write the output: {error.strerror}; free space for it", file=sys.stderr)
+        if error.filename is None:
+            _throw_output_away()
+        what = "the output" if error.filename is None else error.filename
+        print(f"grpo: error: cannot write {what}: {error.strerror}; free space for it", file=sys.stderr)
         return USER_ERROR_EXIT_CODE
     except KeyboardInterrupt:
         print("grpo: interrupted", file=sys.stderr)

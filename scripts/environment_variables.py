@@ -12,6 +12,8 @@ OWN = {
     "GRPO_THRESHOLD": "replaced bounds, as `--grpo-threshold`, separated by commas or spaces: "
     "`batched_speedup=1.5,panel_latency_s=3`. Wins over the ini value, not over the option",
     "GRPO_MODAL_GPU": "GPU of the Modal app: `L4` (default), `H100`, `H100:8`, …, or `none` for a CPU",
+    "GRPO_LAUNCHER": "process id of `grpo train --processes`, which sets it for the processes that it starts: they end "
+    "with it",
     "GRPO_MODAL_SECRETS": "names of Modal secrets to attach to its containers, separated by commas: "
     "`wandb-secret,axiom-secrets`",
     "CC": "C compiler of the kernels. Default: the first of `cc`, `gcc`, `clang` that is there. Without one the slower "

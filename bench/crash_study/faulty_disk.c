@@ -1,8 +1,6 @@
-/* A disk that fails: preloaded, it makes the n-th call that writes below GRPO_FAULT_ROOT fail.
+/* A disk that fails: preloaded, it makes the n-th call that writes below a folder fail, once grpo_fault was called.
 
-   GRPO_FAULT_AT     which call, from 1 on; 0 for none
-   GRPO_FAULT_ERRNO  how: ENOSPC and EROFS stay, another one is the only one
-   GRPO_FAULT_COUNT  a file that gets the number of calls when the process ends */
+   ENOSPC and EROFS stay, another error is the only one. The calls are counted. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -16,31 +14,26 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char *root;
+static char root[4096];
 static long fault_at, fault_errno;
 static atomic_long num_calls;
 
-__attribute__((constructor)) static void begin(void) {
-    root = getenv("GRPO_FAULT_ROOT");
-    fault_at = atol(getenv("GRPO_FAULT_AT") ? getenv("GRPO_FAULT_AT") : "0");
-    fault_errno = atol(getenv("GRPO_FAULT_ERRNO") ? getenv("GRPO_FAULT_ERRNO") : "0");
+void grpo_fault(const char *folder, long at, long number) {
+    strncpy(root, folder, sizeof root - 1);
+    fault_at = at;
+    fault_errno = number;
+    num_calls = 0;
 }
 
-__attribute__((destructor)) static void end(void) {
-    const char *path = getenv("GRPO_FAULT_COUNT");
-    FILE *file = path ? fopen(path, "w") : NULL;
-    if (file) {
-        fprintf(file, "%ld\n", (long)num_calls);
-        fclose(file);
-    }
-}
+long grpo_num_calls(void) { return num_calls; }
 
 static int is_below_root(const char *path) {
-    size_t length = root ? strlen(root) : 0;
+    size_t length = strlen(root);
     return length && path && strncmp(path, root, length) == 0 && (path[length] == '/' || path[length] == 0);
 }
 
 static int is_open_below_root(int descriptor) {
+    if (!root[0]) return 0;
     char link[64], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     ssize_t length = readlink(link, path, sizeof path - 1);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import random
 import sys
 import time
 import traceback
@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from grpo_core.home import Home
 from grpo_core.training.checkpoint_state import checkpoints_in, newest_state
@@ -26,7 +28,10 @@ NUM_STEPS = 12
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A kind of run. With a lag, timing decides which version samples which batch, so two runs differ."""
+    """A kind of run. With a lag, timing decides which version samples which batch, so two runs differ.
+
+    Of several processes, and their launcher, one is killed; the others notice.
+    """
 
     name: str
     lag: int = 0
@@ -37,7 +42,7 @@ class Case:
 
     @property
     def is_deterministic(self) -> bool:
-        return self.lag == 0 and self.processes == 1
+        return self.lag == 0
 
     def arguments(self, model: Path) -> list[str]:
         """Those of ``grpo`` that start the run. It goes on with ``RESUME``."""
@@ -56,13 +61,12 @@ class Case:
             del settings["model.lora_rank"]
         return [
             *("train", "--run", RUN, "--model", str(model), "--device", "cpu", "--engine", self.engine),
+            *("--processes", str(self.processes)),
             *("--environment", "bench.crash_study.chatty:Chatty", "--groups", "2", "--samples", "2"),
             *("--steps", str(NUM_STEPS), "--policy-lag", str(self.lag), "--buffer-depth", str(max(1, self.lag))),
             *(f"--set={key}={value}" for key, value in settings.items()),
         ]
 
-
-RESUME = ["train", "--run", RUN, "--resume"]
 
 CASES = (
     Case("adapter, no lag"),
@@ -71,7 +75,17 @@ CASES = (
     Case("all weights, lag 2", lag=2, method="full"),
     Case("adapter, no lag, refill", refill=4),
     Case("adapter, lag 2, refill", lag=2, refill=4),
+    Case("adapter, no lag, two processes", processes=2),
 )
+
+
+def import_all() -> None:
+    """What a forked process needs not import again."""
+    import grpo_core.cli
+    import grpo_core.schedule.followers
+    import grpo_core.schedule.loop
+    import grpo_core.telemetry.gpu
+    import grpo_core.telemetry.sinks  # noqa: F401
 
 
 def home_of(folder: Path) -> Home:
@@ -81,7 +95,9 @@ def home_of(folder: Path) -> Home:
 
 def next_arguments(case: Case, model: Path, folder: Path) -> list[str]:
     """What a user types next: the run goes on if it has a checkpoint, else it starts."""
-    return RESUME if checkpoints_in(home_of(folder).checkpoints / RUN) else case.arguments(model)
+    if checkpoints_in(home_of(folder).checkpoints / RUN):
+        return ["train", "--run", RUN, "--resume", "--processes", str(case.processes)]
+    return case.arguments(model)
 
 
 def start(work: Callable[[], int], folder: Path) -> int:
@@ -126,16 +142,45 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def kill_after(pid: int, delay_s: float) -> int:
-    """Kill the process group of ``pid`` after ``delay_s``, unless it ends before. As ``wait``."""
-    deadline = time.monotonic() + delay_s
-    while time.monotonic() < deadline:
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """``delay_s`` after an attempt has made ``num_steps`` steps."""
+
+    num_steps: int
+    delay_s: float
+
+
+def kill_at(pid: int, moment: Moment, folder: Path, rng: random.Random) -> int:
+    """Kill the process ``pid``, or one that it started, at ``moment``, unless it ends before. As ``wait``.
+
+    Raises:
+        AssertionError: the others do not end.
+    """
+    path = home_of(folder).events / f"{RUN}.jsonl"
+    start = path.stat().st_size if path.exists() else 0
+    deadline = None
+    while deadline is None or time.monotonic() < deadline:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
             return os.waitstatus_to_exitcode(status)
+        if deadline is None and _num_steps_after(path, start) >= moment.num_steps:
+            deadline = time.monotonic() + moment.delay_s
         time.sleep(0.001)
-    os.killpg(pid, signal.SIGKILL)
-    return wait(pid)
+    started = psutil.Process(pid).children(recursive=True)
+    trainers = [process for process in started if "train" in process.cmdline()]
+    rng.choice([psutil.Process(pid), *trainers]).kill()
+    code = wait(pid)
+    _, alive = psutil.wait_procs(trainers, timeout=60)
+    assert alive == [], f"{alive} train on when another process was killed"
+    return code
+
+
+def _num_steps_after(path: Path, start: int) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read().count(b'"kind": "train_step"')
 
 
 def finish(case: Case, model: Path, folder: Path) -> None:
@@ -153,7 +198,7 @@ class Outcome:
     """What is left of a run that has done its steps."""
 
     losses: Mapping[int, float]  # by step, of the history that remains
-    weights: Mapping[str, str]  # sha256 of the last checkpoint's files
+    weights: Mapping[str, str]  # as ``last_weights``
 
 
 def outcome(case: Case, folder: Path) -> Outcome:
@@ -167,7 +212,9 @@ def outcome(case: Case, folder: Path) -> Outcome:
 
 
 def last_weights(folder: Path) -> Mapping[str, str]:
-    """The sha256 of the files of the last checkpoint.
+    """The sha256 of the weights and of the optimizer in the last checkpoint.
+
+    Not of the random numbers: a batch that was on disk is not played again, so an environment draws fewer.
 
     Raises:
         AssertionError: it is not of the last step.
@@ -175,7 +222,7 @@ def last_weights(folder: Path) -> Mapping[str, str]:
     state = newest_state(home_of(folder).checkpoints / RUN)
     assert state is not None
     assert state["step"] == NUM_STEPS, f"the last checkpoint is of step {state['step']}"
-    return state["sha256"]
+    return {name: digest for name, digest in state["sha256"].items() if not name.startswith("random")}
 
 
 def history(case: Case, folder: Path) -> dict[int, float]:

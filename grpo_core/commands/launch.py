@@ -14,6 +14,7 @@ from grpo_core.config import GrpoConfig
 from grpo_core.config.arguments import train_arguments
 from grpo_core.errors import LostProcessError
 from grpo_core.schedule.interrupt import interruption
+from grpo_core.schedule.orphans import LAUNCHER_VARIABLE
 
 _SHUTDOWN_TIMEOUT_S = 24 * 3600
 """The processes end by themselves after a signal. By default the launcher kills them after 30 s, in a long step."""
@@ -54,6 +55,7 @@ def launch(arguments: Sequence[str], num_processes: int) -> None:
         max_restarts=0,
         monitor_interval=0.1,
     )
+    os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
     try:
         with _signals_restored():
             elastic_launch(config, sys.executable)("-m", "grpo_core.cli", *arguments)
@@ -65,6 +67,8 @@ def launch(arguments: Sequence[str], num_processes: int) -> None:
             f"process {rank} of {num_processes} ended with exit code {failure.exitcode}; its message is above. "
             "Continue with --resume once that is mended"
         ) from None
+    finally:
+        del os.environ[LAUNCHER_VARIABLE]
 
 
 @contextmanager

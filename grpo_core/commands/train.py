@@ -20,6 +20,7 @@ from grpo_core.commands.options import Given, add_config_flags, full_config, giv
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
+from grpo_core.schedule.orphans import stop_with_launcher
 from grpo_core.schedule.resumption import Change, find_resumption
 from grpo_core.schedule.run_lock import check_free
 from grpo_core.schedule.step_line import learning_rate_line, step_line
@@ -88,6 +89,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     from grpo_core.schedule.stack import build_stack, build_trainer
     from grpo_core.training.ranks import open_ranks
 
+    stop_with_launcher()
     with open_ranks() as ranks:
         if ranks.rank > 0:
             follow(build_trainer(config, ranks), config)

@@ -16,7 +16,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,8 +73,7 @@ class AdapterStore:
             description=description_of(weights), files={name: _sha256(content) for name, content in contents.items()}
         )
         path = self._reference_path(version)
-        make_folder(self._folder)
-        with self._lock:
+        with self._exclusive():
             is_published = path.exists()
             if is_published and self._read_reference(version) != reference:
                 raise AdapterError(
@@ -142,16 +142,27 @@ class AdapterStore:
     def prune(self, run: str, keep_last: int) -> None:
         """Remove all but the newest ``keep_last`` versions of ``run``, and every object that no version needs."""
         assert keep_last >= 0
-        make_folder(self._folder)
-        with self._lock:
+        with self._exclusive():
             versions = self.versions(run)
             self._forget(versions[: max(0, len(versions) - keep_last)])
 
     def discard_after(self, run: str, number: int) -> None:
         """Remove the versions of ``run`` newer than ``number`` (-1: all), before training starts again from there."""
-        make_folder(self._folder)
-        with self._lock:
+        with self._exclusive():
             self._forget([version for version in self.versions(run) if version.number > number])
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """For this process alone. Raises HomeError when the store cannot be written."""
+        make_folder(self._folder)
+        try:
+            with self._lock:
+                yield
+        except OSError as error:
+            raise HomeError(
+                f"cannot write {error.filename or self._folder}: {error.strerror}; free space, or set GRPO_HOME to a "
+                "folder that you can write"
+            ) from error
 
     def _forget(self, versions: list[PolicyVersion]) -> None:
         for version in versions:
@@ -173,14 +184,9 @@ class AdapterStore:
         if all(_read_or_none(target / name) == content for name, content in contents.items()):
             return target
         make_folder(self._objects)
-        try:
-            with write_folder(target, 0o777) as folder:  # replaces a damaged one
-                for name, content in contents.items():
-                    (folder / name).write_bytes(content)
-        except OSError as error:
-            raise HomeError(
-                f"cannot write {target}: {error.strerror}; set GRPO_HOME to a folder that you can write"
-            ) from error
+        with write_folder(target, 0o777) as folder:  # replaces a damaged one
+            for name, content in contents.items():
+                (folder / name).write_bytes(content)
         return target
 
     def _read_reference(self, version: PolicyVersion) -> _Reference:

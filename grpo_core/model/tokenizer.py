@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from grpo_core.errors import ModelError
-from grpo_core.model.source import first_line, locate_model, read_model_config, reading
+from grpo_core.model.source import locate_model, read_model_config, reading
 from grpo_core.types import Int32
 
 
@@ -91,7 +91,8 @@ def load_tokenizer(name: str, *, add_bos: bool | None = None) -> Tokenizer:
         raise ModelError(f"model {name!r}: its tokenizer has no eos_token; set one in tokenizer_config.json")
     if add_bos and not isinstance(tokenizer.bos_token_id, int):
         raise ModelError(f"model {name!r}: model.add_bos with a tokenizer without a bos_token; leave it out")
-    return Tokenizer(tokenizer, model_stop_ids, add_bos)
+    with reading(name, "a tokenizer that does not work", "check its tokenizer_config.json"):
+        return Tokenizer(tokenizer, model_stop_ids, add_bos)
 
 
 def _prompt_prefix(tokenizer: PreTrainedTokenizerBase, add_bos: bool | None) -> tuple[int, ...]:
@@ -107,14 +108,15 @@ def _prompt_prefix(tokenizer: PreTrainedTokenizerBase, add_bos: bool | None) -> 
 
 def _model_stop_ids(name: str, where: str) -> tuple[int, ...]:
     """Where ``transformers.generate`` stops: ``eos_token_id`` of generation_config.json, else of config.json."""
+    found: Any = None
     try:
-        found: Any = GenerationConfig.from_pretrained(where).eos_token_id
-    except OSError as error:
-        if (Path(where) / "generation_config.json").exists():
-            raise ModelError(f"model {name!r}: {first_line(error)}; mend or remove generation_config.json") from error
-        found = None  # it has no such file
-    if found is None:
-        with reading(name, "cannot be loaded", "check its config.json"):
-            found = AutoConfig.from_pretrained(where).get_text_config(decoder=True).eos_token_id
-    ids = found if isinstance(found, list) else [found]
-    return tuple(token for token in ids if token is not None)
+        with reading(name, "a generation_config.json that cannot be read", "mend or remove that file"):
+            found = GenerationConfig.from_pretrained(where).eos_token_id
+    except ModelError as error:
+        if not isinstance(error.__cause__, OSError) or (Path(where) / "generation_config.json").exists():
+            raise  # else it has no such file
+    with reading(name, "cannot be loaded", "check its config.json"):
+        if found is None:
+            found = read_model_config(name).get_text_config(decoder=True).eos_token_id
+        ids = found if isinstance(found, list) else [found]
+        return tuple(int(token) for token in ids if token is not None)

@@ -67,6 +67,7 @@ def find_resumption(
     if state is None:
         raise ConfigError(_nothing_to_resume(home, run))
     stored = {key: value for key, value in state["config"].items() if key != "run"}
+    _check_readable(stored, run)
     config = build_config({**merged(stored, given), "run": run}, typed)
     changes = _changes(stored, config)
     for change in changes:
@@ -83,6 +84,16 @@ def find_resumption(
             f"{state['step']} steps already, and the setting counts from its start; give more than {state['step']}"
         )
     return Resumption(config, changes, state["step"])
+
+
+def _check_readable(stored: Mapping[str, Any], run: str) -> None:
+    """Raises ConfigError when this version does not know, or does not allow, what the checkpoint has."""
+    try:
+        build_config({**stored, "run": run})
+    except ConfigError as error:
+        raise ConfigError(
+            f"the checkpoint of run {run!r} is of another version of this program ({error}); go on with that version"
+        ) from error
 
 
 def _changes(stored: Mapping[str, Any], config: GrpoConfig) -> tuple[Change, ...]:

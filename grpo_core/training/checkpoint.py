@@ -94,8 +94,11 @@ def save_checkpoint(
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
     }
     contents[STATE_FILE] = sealed(state)
-    _write(target, contents)
-    _tidy(folder, keep_last)
+    try:
+        _write(target, contents)
+        _tidy(folder, keep_last)
+    except OSError as error:
+        raise HomeError(f"cannot write {target}: {error.strerror}; free space or set GRPO_HOME") from error
     return target
 
 
@@ -187,12 +190,9 @@ def _reason(error: Exception) -> str:
 
 
 def _write(target: Path, contents: Mapping[str, bytes]) -> None:
-    try:
-        with write_folder(target) as folder:
-            for name, content in contents.items():
-                (folder / name).write_bytes(content)
-    except OSError as error:
-        raise HomeError(f"cannot write {target}: {error.strerror}; free space or set GRPO_HOME") from error
+    with write_folder(target) as folder:
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
 
 
 def _tidy(folder: Path, keep_last: int) -> None:

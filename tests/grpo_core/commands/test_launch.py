@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from grpo_core.commands.launch import launch_training
@@ -84,6 +86,35 @@ def test_two_processes_train_stop_and_resume_as_one_does(home: Path, model_folde
         assert step["num_loss_tokens"] == metrics.num_loss_tokens
         assert step["ratio_max"] == pytest.approx(1, abs=1e-4)  # both sampled and trained with what was published
     assert (home / "data/checkpoints/run/step-000004").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_a_launcher_that_is_killed_leaves_no_process_that_trains(home: Path, model_folder: Path) -> None:
+    command = [sys.executable, "-m", "grpo_core.cli", "train", "--run", "run", "--model", str(model_folder)]
+    command += ["--environment", "launched_environment:Chatty", "--groups", "2", "--samples", "2", "--processes", "2"]
+    command += ["--steps", "1000000", "--set", "rollout.max_completion_tokens=8"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launcher = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + 120
+        while len(train_steps(home)) < 2:
+            assert launcher.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        started = launcher.children(recursive=True)
+        launcher.kill()
+        launcher.wait()
+        _, alive = psutil.wait_procs(started, timeout=60)
+    finally:
+        for process in (launcher, *started):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    assert alive == []
+    last = max(step["step"] for step in train_steps(home))
+    assert (home / f"data/checkpoints/run/step-{last:06d}").is_dir()  # they saved what they did
 
 
 @pytest.mark.slow

@@ -109,6 +109,16 @@ def test_a_setting_that_came_after_the_checkpoint_has_its_default(home: Home) ->
     assert (found.config.schedule.keep_checkpoints, found.changes) == (2, ())
 
 
+def test_a_setting_that_this_version_does_not_have_is_blamed_on_the_version(home: Home) -> None:
+    folder = keep(home, 5)
+    config = build_config({**OWN, "run": "hint"}).model_dump(mode="json")
+    config["schedule"]["gone"] = 1
+    (folder / STATE_FILE).write_bytes(sealed({"format": FORMAT, "step": 5, "config": config}))
+
+    with pytest.raises(ConfigError, match=r"run 'hint' is of another version of this program \(schedule\.gone: unkno"):
+        find_resumption(home, "hint", {})
+
+
 @pytest.mark.parametrize(("num_steps", "is_finished"), [(5, True), (6, False)])
 def test_a_run_is_finished_when_all_its_steps_are_done(home: Home, num_steps: int, is_finished: bool) -> None:
     keep(home, 5)
