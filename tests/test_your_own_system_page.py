@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_core.home import cache_folder
 from pytest_grpo.systems.protocol import GrpoSystem
@@ -23,6 +24,10 @@ COUNT = """
 def test_it_is_the_system_of_the_page(grpo_system):
     assert grpo_system.name == "first_system"
 """
+
+
+LOADED = (AutoModelForCausalLM, AutoTokenizer)
+"""What the system imports: an inner session forgets what it imported itself, and torch cannot be imported twice."""
 
 
 def test_the_page_shows_the_example() -> None:

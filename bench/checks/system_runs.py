@@ -94,6 +94,11 @@ def num_episodes_missing(run: WatchedRun) -> int:
     return missing
 
 
+def num_turns_missing(run: WatchedRun, num_turns: int) -> int:
+    """Episodes that ended before their last turn, or went on after it."""
+    return sum(len(episode.answers) != num_turns for episode in run.earned)
+
+
 def num_wrong_records(run: WatchedRun, system: GrpoSystem) -> int:
     """Values that cannot be true: not finite, against the clock, more tokens than there can be."""
     before_s = run.started_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,23 @@ def test_every_episode_of_the_system_is_in_a_batch(grpo_gate: Gate, grpo_system:
 
     run = watch_run(grpo_system, NUM_STEPS_IN_TURNS, plan_for())
     grpo_gate.check("episodes_missing", num_episodes_missing(run))
+
+
+@pytest.mark.phase4
+def test_every_episode_of_several_turns_is_in_a_batch(
+    grpo_gate: Gate, grpo_system: GrpoSystem, plan_for: PlanFor
+) -> None:
+    """The same with two answers per episode, the second one to a prompt with all that was said."""
+    from ..checks.system_runs import num_episodes_missing, num_turns_missing
+    from ..checks.watched_run import watch_run
+
+    run = watch_run(grpo_system, NUM_STEPS_IN_TURNS, plan_for(reply=lambda prompt, answers: answer_once(answers)))
+    grpo_gate.check("episodes_missing", num_episodes_missing(run) + num_turns_missing(run, num_turns=2))
+
+
+def answer_once(answers: Sequence[str]) -> str | None:
+    """What follows the first answer; nothing follows the second."""
+    return "\nAnd then?" if len(answers) == 1 else None
 
 
 @pytest.mark.phase4

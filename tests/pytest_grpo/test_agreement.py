@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pytest_grpo.agreement import Agreement, close_values, same_tokens
+from pytest_grpo.agreement import Agreement, close_values, same_answers, same_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +142,44 @@ def test_agreeing_imports_no_torch_and_no_numpy(pytester: pytest.Pytester) -> No
     agreeing = "from pytest_grpo.agreement import *; print(repr(same_tokens({'a': [1], 'b': [1]})))"
     script = f"import sys; {agreeing}; print([name for name in ('torch', 'numpy') if name in sys.modules])"
     assert pytester.run(sys.executable, "-c", script).stdout.str() == "''\n[]"
+
+
+def answers(*of: tuple[list[int], list[float]]) -> list[tuple[list[int], list[float]]]:
+    return list(of)
+
+
+LONG = ([5, 6, 7, 8], [-0.1, -0.2, -0.3, -0.4])
+
+
+@pytest.mark.parametrize(
+    ("other", "atol", "says"),
+    [
+        (answers(LONG), 0.0, ""),
+        (answers(([5, 6, 7, 8], [-9.0, -9.0, -9.0, -9.0])), 0.0, ""),  # without a tolerance tokens say it all
+        (answers(([5, 6, 7, 9], [-0.1, -0.2, -0.3, -0.4])), 0.0, "answered differently: answer 0 of 1"),
+        (answers(([5, 6, 7], [-0.1, -0.2, -0.3])), 0.0, "answered differently: answer 0 of 1"),
+        (answers(([5, 6, 7, 8], [-0.105, -0.2, -0.3, -0.4])), 0.01, ""),
+        (answers(([5, 6, 7, 8], [-0.2, -0.2, -0.3, -0.4])), 0.01, "answered differently: answer 0 of 1"),
+        (answers(([5, 6, 9, 1], [-0.1, -0.2, -0.305, -5.0])), 0.01, ""),  # a tie at the third token
+        (answers(([5, 6, 9, 1], [-0.1, -0.2, -2.0, -5.0])), 0.01, "answered differently: answer 0 of 1"),
+        (answers(([5, 9, 9, 1], [-0.1, -0.2, -2.0, -5.0])), 0.01, "share 1 of 4 tokens; half of them must be"),
+        (answers(([5, 6, 7], [-0.1, -0.2, -0.3])), 0.01, "answered differently: answer 0 of 1"),
+        (answers(([5, 6, 7, 8], [-0.1, float("nan"), -0.3, -0.4])), 0.01, "answered differently: answer 0 of 1"),
+        (answers(LONG, LONG), 0.01, "gave 1 and 2 answers"),
+    ],
+)
+def test_answers_may_part_where_two_tokens_are_as_probable(
+    other: list[tuple[list[int], list[float]]], atol: float, says: str
+) -> None:
+    found = same_answers(atol=atol)({"a": answers(LONG), "b": other})
+    assert found == (f"arms 'a' and 'b' {says}" if says else "")
+
+
+@pytest.mark.parametrize("output", [[], [[5, 6]], [([5], [-0.1, -0.2])], 3, [("a", "b")]])
+def test_what_is_no_answer_is_a_usage_error(output: object) -> None:
+    with pytest.raises(pytest.UsageError, match=r"return \[\(token_ids, logprobs\), ...\] from every arm"):
+        same_answers()({"a": output, "b": copy.copy(output)})
+
+
+def test_an_agreement_on_answers_says_what_it_allows() -> None:
+    assert (repr(same_answers()), repr(same_answers(atol=0.01))) == ("same_answers()", "same_answers(atol=0.01)")

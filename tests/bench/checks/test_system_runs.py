@@ -18,6 +18,7 @@ from bench.checks.system_runs import (
     num_episodes_missing,
     num_events_lost,
     num_steps_missing,
+    num_turns_missing,
     num_wrong_after_restart,
     num_wrong_events,
     num_wrong_records,
@@ -178,6 +179,20 @@ def test_a_prompt_that_is_left_out_is_counted() -> None:
     assert num_episodes_missing(fewer) >= 4
     others = [replace(episode, prompt=PROMPTS[0]) for episode in run.earned[:first]]
     assert num_episodes_missing(replace(run, earned=[*others, *run.earned[first:]])) >= 8
+
+
+def test_a_turn_that_is_left_out_is_counted() -> None:
+    run = watched(Liar())
+    assert num_turns_missing(run, num_turns=1) == 0
+    assert num_turns_missing(run, num_turns=2) == len(run.earned)
+
+
+@pytest.mark.slow
+def test_episodes_of_two_turns_have_two_answers(core: GrpoSystem) -> None:
+    given = plan_of(reply=lambda prompt, answers: " And?" if len(answers) == 1 else None)
+    run = watch_run(core, 2, given)
+    assert num_episodes_missing(run) == num_turns_missing(run, num_turns=2) == 0
+    assert num_wrong_records(run, core) == 0
 
 
 def test_a_lag_that_is_told_or_proven_counts() -> None:

@@ -58,6 +58,7 @@ def test_what_is_good_enough_passes(project: pytest.Pytester, body: str) -> None
         (f"{SLOWER}; assert b.tokens == approx_ratio(a.tokens, within=(0.67, 1.5))", "its whole interval lies above*"),
         (f"{COUNTED}; assert a.num_calls == 1", "counts are exact: a.num_calls is 2"),
         ("grpo_gate.check('adapter_cache_hits', 2)", "*adapter_cache_hits: fail: measured 2, threshold == 1 *"),
+        ("grpo_gate.check('adapter_cache_hits', 2, note='as told')", "*measured 2 (as told), threshold == 1 *"),
     ],
 )  # fmt: skip
 def test_what_falls_short_fails_and_says_all(project: pytest.Pytester, body: str, says: str) -> None:

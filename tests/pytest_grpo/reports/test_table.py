@@ -71,3 +71,9 @@ def test_an_arm_gives_the_compared_quantity(measured: MakeRow) -> None:
     assert arm_quantity(measured("m", arms=arms, quantity=None), "a") == [0.5, 0.25]
     own_rate = {"a": {"seconds": [1.0], "tokens": [2.0], "tokens_per_second": [7.0]}}
     assert arm_quantity(measured("m", arms=own_rate), "a") == [7.0]
+
+
+def test_a_value_that_was_told_says_by_whom(counted: MakeRow) -> None:
+    row = counted("calls", note="as told by the system")
+    assert describe_measured(row) == "4 (as told by the system)"
+    assert Row.from_property(row.as_property()[1]) == row
