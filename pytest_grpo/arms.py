@@ -40,6 +40,10 @@ class Comparison(Protocol):
         """As ``decide``, exactly. With ``is_strict`` the threshold's edge fails."""
         ...
 
+    def report(self, quantity: Quantity) -> None:
+        """Measure ``quantity`` where two versions are compared, and only there."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class MeasuredArm:
@@ -71,6 +75,15 @@ class Quantity:
     def is_count(self) -> bool:
         """Whether it is exact (``num_...``): compared without statistics, also with a number."""
         return is_count(self.metric)
+
+    def report(self) -> None:
+        """Give this quantity a row where two versions are compared; without another version it costs nothing.
+
+        For a test that holds its arms to exact counts only: ``steps.seconds.report()``.
+        """
+        if self.is_count:
+            raise pytest.UsageError(f"{self!r}.report(): counts have their rows anyway; drop it")
+        self.comparison.report(self)
 
     def __mul__(self, factor: float | Threshold) -> Quantity:
         if isinstance(factor, Threshold):

@@ -133,6 +133,7 @@ def test_whole_steps_of_the_system_report(
 
     steps, _ = grpo_arms(agree=nothing_to_check, steps=run, reference=sampling_reference)
     assert steps.num_steps_reported == steps.num_steps
+    steps.seconds.report()
 
 
 @pytest.mark.phase4

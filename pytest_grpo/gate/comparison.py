@@ -104,6 +104,9 @@ class PairedComparison:
         quantity = left.metric if left.metric == right.metric else None
         return replace(row, ratios=self._ratios(left, right), quantity=quantity, arms=self._values())
 
+    def report(self, quantity: Quantity) -> None:
+        """Nothing: one version alone gives no ratio."""
+
     def count(self, left: Quantity, right: Quantity | float, threshold: Threshold, *, is_strict: bool = False) -> bool:
         """Whether left over right meets ``threshold`` in every round. Counts are exact, so one round is enough."""
         self._count_round()

@@ -26,6 +26,9 @@ class Ratio:
     def count(self, left: Quantity, right: Quantity | float, threshold: Threshold, *, is_strict: bool = False) -> bool:
         raise AssertionError("no counts here")
 
+    def report(self, quantity: Quantity) -> None:
+        raise AssertionError("one version only")
+
 
 @pytest.fixture
 def ratio() -> Ratio:
@@ -87,3 +90,8 @@ def test_what_proves_nothing_is_a_mistake(arms: Arms, expression: str, says: str
     with pytest.raises(pytest.UsageError) as caught:
         eval(expression, {**names, "approx_ratio": approx_ratio})
     assert says in str(caught.value)
+
+
+def test_a_count_needs_no_report(arms: Arms) -> None:
+    with pytest.raises(pytest.UsageError, match=r"a\.num_calls\.report\(\): counts have their rows anyway"):
+        arms[0].num_calls.report()

@@ -15,9 +15,6 @@ __tracebackhide__ = True
 """Of an error in an arm, pytest shows the test and the arm, not what lies between."""
 
 
-__tracebackhide__ = True
-
-
 @dataclass(slots=True, kw_only=True)
 class ServedComparison(PairedComparison):
     """The arms are measured once, at the first assertion. Timing thresholds are not judged; counts are."""
@@ -28,11 +25,17 @@ class ServedComparison(PairedComparison):
     _is_timed: bool = field(default=False, init=False)
 
     def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
-        if not self._is_timed:
-            self._is_timed = True
-            self._serve([left.metric, right.metric])
+        self._time([left.metric, right.metric])
         self.is_decided = True
         return True
+
+    def report(self, quantity: Quantity) -> None:
+        self._time([quantity.metric])
+
+    def _time(self, wanted: list[str]) -> None:
+        if not self._is_timed:
+            self._is_timed = True
+            self._serve(wanted)
 
     def _count_round(self) -> None:
         """One round is enough for a count: the last samples that the session took."""

@@ -26,6 +26,23 @@ def test_the_same_code_is_the_same(versions: Versions) -> None:
     )
 
 
+def test_a_quantity_that_no_threshold_holds_is_compared_where_the_test_reports_it(versions: Versions) -> None:
+    for folder in (versions.here, versions.other):
+        versions.change(
+            folder, "assert step.seconds <= 1.0 * plain.seconds", "assert step.num_passes == 1", "test_speed.py"
+        )
+    assert "step.tokens_per_second" not in versions.run().stdout.str()
+    for folder in (versions.here, versions.other):
+        versions.change(
+            folder, "step.num_passes == 1", "step.num_passes == 1\n    step.seconds.report()", "test_speed.py"
+        )
+    versions.change(versions.here, "1.0, 7.0", "1.2, 7.0")
+    result = versions.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines([r"  step\.tokens_per_second +0\.8\d+ \[.*\] +slower"])
+    versions.pytester.runpytest().assert_outcomes(passed=1)
+
+
 def test_only_a_slower_version_fails(versions: Versions) -> None:
     versions.change(
         versions.here,
