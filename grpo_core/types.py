@@ -143,6 +143,7 @@ class StepMetrics:
     """One training step, measured. Counts are exact; see docs/metrics.md for what each value means."""
 
     step: int
+    learning_rate: float  # of the step's updates, whatever the optimizer makes of it
     loss: float
     reward_mean: float
     reward_std: float
@@ -171,8 +172,10 @@ class StepMetrics:
     num_scoring_passes: int  # without one, before the update: for missing old or reference log-probabilities
     num_micro_batches: int
     num_tokenizer_calls: int
-    is_skipped: bool  # loss or gradient was non-finite: the weights stay those of the previous version
-    nonfinite_trajectories: str  # then: the ones that caused it, as "<group id>[<index>]" joined by "|"
+    num_updates: int  # steps of the optimizer: none without a gradient, or with a non-finite one
+    num_skipped_updates: int  # loss or gradient was non-finite
+    is_skipped: bool  # so it was in all updates: the weights stay those of the previous version
+    nonfinite_trajectories: str  # of skipped updates: what caused it, as "<group id>[<index>]" joined by "|"
     layout_ms: float
     scoring_ms: float
     loss_forward_ms: float

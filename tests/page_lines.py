@@ -176,6 +176,12 @@ HOW: Mapping[str, How] = {
     "uv run grpo train --engine plain --model ./my-mistral --steps 60": Run(SHORT),
     "uv run grpo train --environment arithmetic --steps 60 --set training.loss=gspo --set training.clip_low=3e-4 "
     "--set training.clip_high=4e-4 --set training.advantages=mean_only": Run(SHORT),
+    "uv run grpo train --environment arithmetic --steps 60 --set training.learning_rate_schedule=cosine "
+    "--set training.warmup_steps=5 --set 'training.betas=[0.9, 0.95]' --set training.weight_decay=0.01": Run(
+        "--steps 5 --groups 1 --samples 2 --device cpu"
+    ),
+    "uv run grpo train --environment arithmetic --steps 60 --set training.updates_per_batch=4 "
+    "--set training.mini_batches=2": Run("--steps 1 --groups 2 --samples 2 --device cpu"),
     "uv run grpo train --environment arithmetic --steps 60 --set rollout.max_refill_rounds=4": Run(SHORT),
     "uv run grpo train --environment arithmetic --steps 40 --run whole --set training.method=full": Run(SHORT),
     "uv run grpo train --set training.precision=bfloat16 --set model.dtype=bfloat16": Run(SHORT),

@@ -251,7 +251,7 @@ def tenfold_learning_rate(patch: pytest.MonkeyPatch) -> None:
     """The optimizer's learning rate is ten times the configured one."""
 
     def multiply(trainer: Trainer) -> None:
-        trainer.optimizer.param_groups[0]["lr"] *= 10
+        trainer.learning_rate *= 10
 
     _with_optimizer(patch, multiply)
 

@@ -200,7 +200,8 @@ def _progress(console: Console, config: GrpoConfig) -> Iterator[OnStep]:
         def show(report: StepReport) -> None:
             text = (
                 f"{report.step_s:.2f} s/step  reward {report.rollout.sampled_reward_mean:.3f}  "
-                f"{report.rollout.tokens_per_second:.0f} tok/s  lag {report.policy_lag_steps}"
+                f"{report.rollout.tokens_per_second:.0f} tok/s  lag {report.policy_lag_steps}  "
+                f"rate {report.metrics.learning_rate:.2g}"
             )
             progress.update(task, completed=report.metrics.step, text=text)
 

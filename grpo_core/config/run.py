@@ -67,6 +67,20 @@ class GrpoConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _steps_are_enough(self) -> GrpoConfig:
+        if self.training.warmup_steps > self.schedule.num_steps:
+            raise ValueError(
+                f"training.warmup_steps {self.training.warmup_steps} is more than schedule.num_steps "
+                f"{self.schedule.num_steps}: the learning rate would never be reached; lower the one or raise the other"
+            )
+        if self.training.mini_batches > self.rollout.num_groups:
+            raise ValueError(
+                f"training.mini_batches {self.training.mini_batches} is more than rollout.num_groups "
+                f"{self.rollout.num_groups}, which it splits; lower the one or raise the other"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _groups_have_siblings(self) -> GrpoConfig:
         if self.rollout.group_size == 1 and self.training.advantages != "mean_only":
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,23 @@ class TrainingConfig(Section):
     learning_rate: float | None = Field(default=None, ge=0, le=10)
     """Default: 2e-3 for an adapter, 3e-4 for all weights, up to a hidden size of 512, which the presets have. Above
     that, times (256 / hidden size)²: 1e-5 and 1.5e-6 at 3584, a model of 7 billion weights."""
+    learning_rate_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the rate falls over ``schedule.num_steps`` after the warm-up. It is one number for each step."""
+    warmup_steps: int = Field(default=0, ge=0, le=10**9)
+    """Steps over which the rate rises: step k of W has k / W of it."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """``muon``: the layers' matrices, an adapter's included, take orthogonalised steps (torch 2.9's own), scaled so
+    that AdamW's rate and decay fit; with full fine-tuning all other weights keep AdamW."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """How fast AdamW's two moments decay."""
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
+    """Decoupled: each update shrinks the weights by the rate times this."""
+    updates_per_batch: int = Field(default=1, ge=1, le=1_000)
+    """Optimizer steps on each batch (``num_iterations`` in TRL). The ratio of the loss stays that to the batch's
+    start."""
+    mini_batches: int = Field(default=1, ge=1, le=1_000)
+    """Parts of the batch's groups; each update trains on the next one (``ppo_mini_batch_size`` in verl, as a count).
+    ``updates_per_batch`` is a multiple: as often as it has these parts, the whole batch is trained on."""
     loss: Literal["grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo", "sapo"] = "dapo"
     """The policy term and its normalisation; docs/training.md has the formula of each."""
     advantages: Literal["group_std", "batch_std", "mean_only", "leave_one_out"] = "group_std"
@@ -89,6 +106,20 @@ class TrainingConfig(Section):
             raise ValueError(
                 "shard_base_weights does not go with method 'full': no weights stay frozen; turn it off, and each "
                 "process has a copy"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _updates_are_whole_passes(self) -> TrainingConfig:
+        if self.updates_per_batch % self.mini_batches:
+            raise ValueError(
+                f"updates_per_batch {self.updates_per_batch} is no multiple of mini_batches {self.mini_batches}: some "
+                f"groups would be trained on more than others; set it to {self.mini_batches}, or twice that"
+            )
+        if self.updates_per_batch > 1 and self.mismatch_correction != "none" and self.old_logprobs == "sampling":
+            raise ValueError(
+                f"mismatch_correction {self.mismatch_correction!r} with updates_per_batch {self.updates_per_batch} "
+                "needs old_logprobs 'recomputed': it is about the policy before the first update"
             )
         return self
 

@@ -172,6 +172,8 @@ def _open_buffer(stack: Stack, resumed: Checkpoint | None) -> RolloutBuffer:
         return RolloutBuffer(stack.buffer_folder, depth, lag, num_steps)
     now = config.model_dump(mode="json")
     repeats_training = all(resumed.config[section] == now[section] for section in ("model", "training"))
+    if config.training.learning_rate_schedule != "constant":
+        repeats_training &= resumed.config["schedule"]["num_steps"] == num_steps
     return RolloutBuffer.recover(
         stack.buffer_folder, depth, lag, num_steps, resumed.next_batch, repeats_training=repeats_training
     )
@@ -190,7 +192,7 @@ def _train_step(stack: Stack, lease: Lease, telemetry: Telemetry) -> StepReport:
     start = time.perf_counter()
     send_batch(stack.trainer.ranks, lease.batch)
     metrics = stack.trainer.step(lease.batch)
-    if metrics.is_skipped:
+    if metrics.num_skipped_updates:
         telemetry.emit(
             "step_skipped",
             step=metrics.step,
@@ -213,6 +215,7 @@ def _train_step(stack: Stack, lease: Lease, telemetry: Telemetry) -> StepReport:
         "train_step",
         policy_version=lease.batch.policy_version,
         policy_lag_steps=lease.policy_lag_steps,
+        policy_lag_updates=(lease.policy_lag_steps + 1) * stack.config.training.updates_per_batch - 1,
         max_policy_lag_steps=stack.config.schedule.max_policy_lag_steps,
         buffer_depth=lease.depth_before,
         configured_buffer_depth=stack.config.schedule.buffer_depth,

@@ -20,6 +20,7 @@ FIXED = frozenset(
         "model.lora_rank",
         "model.lora_targets",
         "training.method",
+        "training.optimizer",
     }
 )
 """What a run keeps. ``model.name`` may be another path to the same weights: the checkpoint knows them."""

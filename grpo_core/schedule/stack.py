@@ -100,6 +100,7 @@ def build_trainer(config: GrpoConfig, ranks: Ranks) -> Trainer:
         config.training,
         run=config.run,
         seed=config.rollout.seed,
+        num_steps=config.schedule.num_steps,
         ranks=ranks,
     )
 

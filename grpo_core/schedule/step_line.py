@@ -10,15 +10,21 @@ if TYPE_CHECKING:
 
 
 def learning_rate_line(stack: Stack) -> str | None:
-    """Which learning rate the run has, if nobody set it."""
-    if stack.config.training.learning_rate is not None:
-        return None
-    trainer = stack.trainer
-    return f"learning rate {trainer.learning_rate:.2g} (the default for a hidden size of {trainer.hidden_size})"
+    """Which learning rate the run has, if nobody set it, or if it is not the same in every step."""
+    training, trainer = stack.config.training, stack.trainer
+    notes = []
+    if training.learning_rate is None:
+        notes.append(f"the default for a hidden size of {trainer.hidden_size}")
+    if training.warmup_steps:
+        notes.append(f"reached in step {training.warmup_steps}")
+    if training.learning_rate_schedule != "constant":
+        notes.append(f"{training.learning_rate_schedule} to step {stack.config.schedule.num_steps}")
+    return f"learning rate {trainer.learning_rate:.2g} ({'; '.join(notes)})" if notes else None
 
 
 def step_line(report: StepReport) -> str:
     return (
         f"step {report.metrics.step}: reward {report.rollout.sampled_reward_mean:.3f}, {report.step_s:.2f} s, "
-        f"{report.rollout.tokens_per_second:.0f} tokens/s, policy lag {report.policy_lag_steps}"
+        f"{report.rollout.tokens_per_second:.0f} tokens/s, policy lag {report.policy_lag_steps}, "
+        f"learning rate {report.metrics.learning_rate:.2g}"
     )

@@ -10,6 +10,7 @@ from grpo_core.types import StepMetrics
 _SCHEDULE: Mapping[str, type] = {
     "policy_version": int,
     "policy_lag_steps": int,  # trainer version minus the version that sampled, when the batch is consumed
+    "policy_lag_updates": int,  # the same in optimizer steps, at the last one on the batch
     "max_policy_lag_steps": int,
     "buffer_depth": int,  # finished batches that wait
     "configured_buffer_depth": int,

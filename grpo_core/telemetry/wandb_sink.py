@@ -21,6 +21,7 @@ _STEP = "schedule/step"
 _NAMES: Mapping[str, Mapping[str, str]] = {
     "train_step": {
         "step": _STEP,
+        "learning_rate": "schedule/learning_rate",
         "loss": "loss/policy",
         "kl": "loss/kl",
         "entropy": "loss/entropy",
@@ -33,6 +34,8 @@ _NAMES: Mapping[str, Mapping[str, str]] = {
         "clip_fraction_low": "loss/clip_fraction_low",
         "clip_fraction_high": "loss/clip_fraction_high",
         "grad_norm": "loss/grad_norm",
+        "num_updates": "loss/num_updates",
+        "num_skipped_updates": "loss/num_skipped_updates",
         "is_skipped": "loss/is_skipped",
         "reward_mean": "reward/mean",
         "reward_std": "reward/std",
@@ -59,6 +62,7 @@ _NAMES: Mapping[str, Mapping[str, str]] = {
         "peak_memory_bytes": "compute/peak_memory_bytes",
         "policy_version": "schedule/policy_version",
         "policy_lag_steps": "schedule/policy_lag_steps",
+        "policy_lag_updates": "schedule/policy_lag_updates",
         "max_policy_lag_steps": "schedule/max_policy_lag_steps",
         "buffer_depth": "schedule/buffer_depth",
         "configured_buffer_depth": "schedule/configured_buffer_depth",

@@ -1,4 +1,4 @@
-"""Sums over the chosen tokens of all micro-batches of a step, and the metrics computed from them."""
+"""Sums over the chosen tokens of all micro-batches of all updates, and the metrics computed from them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from grpo_core.training.objective.objective import LossTerms, Objective
+from grpo_core.training.objective.objective import LossTerms
 from grpo_core.training.objective.trained_part import TrainedPart
 from grpo_core.training.ranks import Ranks
 from grpo_core.training.stopwatch import Stopwatch
-from grpo_core.types import Batch, Packing, StepMetrics
+from grpo_core.types import Batch, Float64, Packing, StepMetrics
 
 
 @dataclass
 class StepSums:
-    """Sums over every token with a loss, before any mask; the metrics divide by their number."""
+    """Sums over every token with a loss, before any mask; the metrics divide by their number.
 
-    packing: Packing
+    Of one update; then, after ``join``, of several. What is about the mismatch is of the first update only: it is about
+    the policy at the start.
+    """
+
     loss: float = 0.0
     kl: float = 0.0
     entropy: float = 0.0
@@ -30,6 +33,7 @@ class StepSums:
     num_clipped_high: int = 0
     num_effective: int = 0
     num_tokens: int = 0
+    num_mismatch_tokens: int = 0
     ratio_min: float = math.inf
     ratio_max: float = -math.inf
     mismatch_min: float = math.inf
@@ -38,11 +42,10 @@ class StepSums:
     num_micro_batches: int = 0
     num_forward_passes: int = 0
     num_scoring_passes: int = 0
-    num_tokenizer_calls: int = 0
     grad_norm: float = 0.0
-    is_skipped: bool = False
+    num_updates: int = 0
+    num_skipped_updates: int = 0
     nonfinite_trajectories: str = ""
-    peak_memory_bytes: int = 0
 
     def add(self, terms: LossTerms, *, num_model_tokens: int) -> None:
         """Add a micro-batch, with a single transfer from the device."""
@@ -60,6 +63,7 @@ class StepSums:
         self.num_clipped_high += round(high)
         self.num_effective += round(effective)
         self.num_tokens += len(terms.logprobs)
+        self.num_mismatch_tokens += len(terms.logprobs)
         self.ratio_min, self.ratio_max = min(self.ratio_min, extremes[0]), max(self.ratio_max, extremes[1])
         self.mismatch_min = min(self.mismatch_min, extremes[2])
         self.mismatch_max = max(self.mismatch_max, extremes[3])
@@ -70,7 +74,8 @@ class StepSums:
         """Combine the sums of all processes. ``lowest`` is the only reduction for extremes: maxima go negated."""
         summed = (
             "loss", "kl", "entropy", "mismatch_kl", "num_clipped_low", "num_clipped_high", "num_effective",
-            "num_tokens", "num_model_tokens", "num_micro_batches", "num_forward_passes", "num_scoring_passes",
+            "num_tokens", "num_mismatch_tokens", "num_model_tokens", "num_micro_batches", "num_forward_passes",
+            "num_scoring_passes",
         )  # fmt: skip
         values = vars(self)
         totals = ranks.total(np.array([float(values[name]) for name in summed]))
@@ -81,55 +86,82 @@ class StepSums:
         self.ratio_min, self.ratio_max = lowest[0], -lowest[1]
         self.mismatch_min, self.mismatch_max = lowest[2], -lowest[3]
 
+    def join(self, later: StepSums) -> None:
+        """Add a later update."""
+        values = vars(self)
+        for name, value in vars(later).items():
+            if "mismatch" not in name and not name.endswith(("_min", "_max", "_trajectories")):
+                values[name] += value
+        self.ratio_min, self.ratio_max = min(self.ratio_min, later.ratio_min), max(self.ratio_max, later.ratio_max)
+        found = (*self.nonfinite_trajectories.split("|"), *later.nonfinite_trajectories.split("|"))
+        self.nonfinite_trajectories = "|".join(dict.fromkeys(filter(None, found)))
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """What a step's metrics say that its sums do not: its number, its settings, and what it used."""
+
+    step: int
+    learning_rate: float
+    packing: Packing
+    num_passes: int  # over the batch
+    num_tries: int  # updates, those that were not made included
+    num_tokenizer_calls: int
+    peak_memory_bytes: int
+
 
 def step_metrics(
-    version: int, batch: Batch, part: TrainedPart, objective: Objective, sums: StepSums, times: Stopwatch
+    facts: StepFacts, batch: Batch, part: TrainedPart, advantages: Float64, sums: StepSums, times: Stopwatch
 ) -> StepMetrics:
-    """The metrics of the step to ``version``. Without a token, ratios are 1, as on policy."""
+    """Of a step that trained on ``part`` of ``batch`` with ``advantages`` [B]. Without a token, ratios are 1, as on
+    policy."""
     trajectories = [trajectory for group in batch.groups for trajectory in group.trajectories]
     rewards = [trajectory.reward for trajectory in trajectories]
     num_turns = sum(len(trajectory.turns) for trajectory in trajectories)
-    num = max(sums.num_tokens, 1)
-    extremes = (sums.ratio_min, sums.ratio_max, _exp(sums.mismatch_min), _exp(sums.mismatch_max))
-    ratio_min, ratio_max, mismatch_min, mismatch_max = extremes if sums.num_tokens else (1.0,) * 4
+    num, num_mismatch = max(sums.num_tokens, 1), max(sums.num_mismatch_tokens, 1)
+    ratio_min, ratio_max = (sums.ratio_min, sums.ratio_max) if sums.num_tokens else (1.0, 1.0)
+    mismatch_min, mismatch_max = (sums.mismatch_min, sums.mismatch_max) if sums.num_mismatch_tokens else (0.0, 0.0)
     return StepMetrics(
-        step=version,
-        loss=sums.loss,
+        step=facts.step,
+        learning_rate=facts.learning_rate,
+        loss=sums.loss / facts.num_tries,
         reward_mean=float(np.mean(rewards)),
         reward_std=float(np.std(rewards)),
         overlong_penalty_mean=float(np.mean([trajectory.overlong_penalty for trajectory in trajectories])),
-        advantage_abs_mean=float(np.abs(objective.advantages).sum() / num_turns),
+        advantage_abs_mean=float(np.abs(advantages).sum() / num_turns),
         kl=sums.kl / num,
         entropy=sums.entropy / num,
-        mismatch_kl=sums.mismatch_kl / num,
-        mismatch_ratio_min=mismatch_min,
-        mismatch_ratio_max=mismatch_max,
+        mismatch_kl=sums.mismatch_kl / num_mismatch,
+        mismatch_ratio_min=_exp(mismatch_min),
+        mismatch_ratio_max=_exp(mismatch_max),
         ratio_min=ratio_min,
         ratio_max=ratio_max,
         clip_fraction=(sums.num_clipped_low + sums.num_clipped_high) / num,
         clip_fraction_low=sums.num_clipped_low / num,
         clip_fraction_high=sums.num_clipped_high / num,
-        grad_norm=sums.grad_norm,
+        grad_norm=sums.grad_norm / facts.num_tries,
         num_dropped_groups=part.num_dropped_groups,
         num_sequences=len(part.completions),
-        num_loss_tokens=sums.num_tokens,
-        num_effective_tokens=sums.num_effective,
-        num_masked_tokens=sums.num_tokens - sums.num_effective,
-        packing=sums.packing,
+        num_loss_tokens=sums.num_tokens // facts.num_passes,
+        num_effective_tokens=sums.num_effective // facts.num_passes,
+        num_masked_tokens=(sums.num_tokens - sums.num_effective) // facts.num_passes,
+        packing=facts.packing,
         num_model_tokens=sums.num_model_tokens,
-        num_padded_tokens=sum(completion.num_tokens for completion in part.completions),
+        num_padded_tokens=facts.num_passes * sum(completion.num_tokens for completion in part.completions),
         num_forward_passes=sums.num_forward_passes,
         num_scoring_passes=sums.num_scoring_passes,
         num_micro_batches=sums.num_micro_batches,
-        num_tokenizer_calls=sums.num_tokenizer_calls,
-        is_skipped=sums.is_skipped,
+        num_tokenizer_calls=facts.num_tokenizer_calls,
+        num_updates=sums.num_updates,
+        num_skipped_updates=sums.num_skipped_updates,
+        is_skipped=sums.num_skipped_updates > 0 and sums.num_updates == 0,
         nonfinite_trajectories=sums.nonfinite_trajectories,
         layout_ms=times.total_ms("layout"),
         scoring_ms=times.total_ms("scoring"),
         loss_forward_ms=times.total_ms("loss_forward"),
         backward_ms=times.total_ms("backward"),
         optimizer_ms=times.total_ms("optimizer"),
-        peak_memory_bytes=sums.peak_memory_bytes,
+        peak_memory_bytes=facts.peak_memory_bytes,
     )
 
 

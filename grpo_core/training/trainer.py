@@ -15,13 +15,16 @@ from grpo_core.model.tokenizer import num_tokenizer_calls
 from grpo_core.training.batch_check import check_batch
 from grpo_core.training.forward.packing import PackedBatch, score_chosen
 from grpo_core.training.forward.proof import prove_packing
-from grpo_core.training.metrics import StepSums, peak_memory_bytes, reset_peak_memory, step_metrics
+from grpo_core.training.learning_rate import LearningRateSchedule
+from grpo_core.training.metrics import StepFacts, StepSums, peak_memory_bytes, reset_peak_memory, step_metrics
 from grpo_core.training.micro_batches import own_micro_batches, own_sequences
+from grpo_core.training.mini_batches import MiniBatch, split_batch
 from grpo_core.training.nonfinite import FiniteWatch, trajectory_names
-from grpo_core.training.objective.objective import LossTerms, Objective
+from grpo_core.training.objective.objective import LossTerms, Objective, sequence_advantages
 from grpo_core.training.objective.token_table import TokenLogprobs
 from grpo_core.training.objective.trained_part import TrainedPart, select_groups
-from grpo_core.training.precision import FUSED_DEVICES, autocast, recompute_activations
+from grpo_core.training.optimizers import open_optimizer
+from grpo_core.training.precision import autocast, recompute_activations
 from grpo_core.training.ranks import Ranks, SingleProcess
 from grpo_core.training.scoring import find_logprobs
 from grpo_core.training.sharding import shard_layers
@@ -37,8 +40,8 @@ OnMicroBatch = Callable[[PackedBatch, LossTerms], None]
 class Trainer:
     """Owns one copy of the policy, the weights of it that are trained, and the optimizer.
 
-    ``version`` counts the batches since the base model. A step whose loss or gradient is non-finite (NaN or inf) is
-    skipped: its version has the weights of the version before. So step k always trains on batch k.
+    ``version`` counts the batches since the base model. An update whose loss or gradient is non-finite (NaN or inf) is
+    skipped; a step of which all are has the weights of the version before. So step k always trains on batch k.
     """
 
     def __init__(
@@ -49,10 +52,12 @@ class Trainer:
         *,
         run: str,
         seed: int = 0,
+        num_steps: int | None = None,
         ranks: Ranks | None = None,
         on_micro_batch: OnMicroBatch | None = None,
     ) -> None:
-        """With ``ranks``, this is one of several processes that train the same policy together.
+        """``num_steps`` is the step at which a learning rate that falls has fallen.
+        With ``ranks``, this is one of several processes that train the same policy together.
 
         ``on_micro_batch`` gets the loss terms of every micro-batch after its backward pass, for what metrics omit.
         """
@@ -68,13 +73,9 @@ class Trainer:
             shard_layers(policy, self._parameters)
         if training.gradient_checkpointing:
             recompute_activations(policy)
-        self.learning_rate = training.learning_rate_for(policy.hidden_size)
-        self.optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=self.learning_rate,
-            weight_decay=0.0,
-            fused=policy.device.type in FUSED_DEVICES,
-        )
+        self.learning_rate = training.learning_rate_for(policy.hidden_size)  # of which each step has a share
+        self._schedule = LearningRateSchedule(training, num_steps)
+        self.optimizer = open_optimizer(policy, self._parameters, training, self.learning_rate)
         self.version = 0
         self.num_skipped_steps = 0
         self.num_forward_passes = 0
@@ -98,42 +99,73 @@ class Trainer:
         self.num_forward_passes += 1
 
     def step(self, batch: Batch) -> StepMetrics:
-        """Update the weights on ``batch``.
+        """Update the weights on ``batch``, ``updates_per_batch`` times.
 
         Raises:
             BatchError: the batch cannot be trained on. Nothing has changed then.
         """
         check_batch(batch, self.version, self._config, self._policy.vocab_size)
-        sums, times, watch = StepSums(packing=self.packing), Stopwatch(self._policy.device), FiniteWatch()
-        tokenizer_calls = num_tokenizer_calls()
+        times, tokenizer_calls = Stopwatch(self._policy.device), num_tokenizer_calls()
         reset_peak_memory(self._policy.device)
-        self.optimizer.zero_grad(set_to_none=True)  # here: a step that raised may have left gradients
-        part = select_groups(batch.groups, drop_zero_variance=self._config.drop_zero_variance_groups)
-        completions = part.completions
+        config, num_tries = self._config, self._config.updates_per_batch
+        part = select_groups(batch.groups, drop_zero_variance=config.drop_zero_variance_groups)
+        sums = StepSums()
         logprobs = self._find_logprobs(part, sums, times)
         with times.span("layout"):
-            objective = Objective(part, logprobs, self._config)
-            own = own_sequences(part, self.ranks)
+            advantages = sequence_advantages(part, logprobs, config)
+            mini_batches = split_batch(part, logprobs, advantages, config)
+        learning_rate = self._set_learning_rate()
+        self._update(mini_batches[0], sums, times)
+        for index in range(1, num_tries):
+            later = StepSums()
+            self._update(mini_batches[index % len(mini_batches)], later, times)
+            sums.join(later)
+        self.version += 1
+        facts = StepFacts(
+            step=self.version,
+            learning_rate=learning_rate,
+            packing=self.packing,
+            num_passes=num_tries // len(mini_batches),
+            num_tries=num_tries,
+            num_tokenizer_calls=num_tokenizer_calls() - tokenizer_calls,
+            peak_memory_bytes=peak_memory_bytes(self._policy.device),
+        )
+        metrics = step_metrics(facts, batch, part, advantages, sums, times)
+        self.num_skipped_steps += metrics.is_skipped
+        return metrics
+
+    def _set_learning_rate(self) -> float:
+        """Give the optimizer the rate of the step that begins."""
+        rate = self.learning_rate * self._schedule.share(self.version)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _update(self, batch: MiniBatch, sums: StepSums, times: Stopwatch) -> None:
+        """One update: all micro-batches of ``batch``, and the optimizer's step."""
+        watch = FiniteWatch()
+        self.optimizer.zero_grad(set_to_none=True)  # here: a step that raised may have left gradients
+        completions = batch.part.completions
+        with times.span("layout"):
+            own = own_sequences(batch.part, self.ranks)
         micro_batches = own_micro_batches(self._policy, completions, own, self._config, self.ranks)
         for packed in times.spans("layout", micro_batches):
-            self._accumulate(packed, objective, sums, times, watch)
+            self._accumulate(packed, batch.objective, sums, times, watch)
         with times.span("gradient_sum"):
             self.ranks.add_up_gradients(self._parameters)
         sums.add_up(self.ranks)
-        sums.is_skipped = not self._update(sums, times)
-        self.version += 1
-        if sums.is_skipped:
-            self.num_skipped_steps += 1
-            suspects = self.ranks.total(watch.suspects(len(completions)).astype(np.float64)) > 0
-            sums.nonfinite_trajectories = trajectory_names(part, suspects)
-            logger.warning(
-                "step %d is skipped, its loss or gradient is non-finite (NaN or inf): %s",
-                self.version,
-                sums.nonfinite_trajectories or "the sum of all",
-            )
-        sums.num_tokenizer_calls = num_tokenizer_calls() - tokenizer_calls
-        sums.peak_memory_bytes = peak_memory_bytes(self._policy.device)
-        return step_metrics(self.version, batch, part, objective, sums, times)
+        if self._apply_gradients(sums, times):
+            return
+        sums.num_skipped_updates = 1
+        suspects = self.ranks.total(watch.suspects(len(completions)).astype(np.float64)) > 0
+        sums.nonfinite_trajectories = trajectory_names(batch.part, suspects)
+        logger.warning(
+            "%s is skipped, its loss or gradient is non-finite (NaN or inf): %s",
+            f"step {self.version + 1}"
+            if self._config.updates_per_batch == 1
+            else f"an update of step {self.version + 1}",
+            sums.nonfinite_trajectories or "the sum of all",
+        )
 
     def _find_logprobs(self, part: TrainedPart, sums: StepSums, times: Stopwatch) -> TokenLogprobs:
         """The log-probabilities that came with ``part``; those that are missing and needed, from scoring passes."""
@@ -164,7 +196,7 @@ class Trainer:
         scores = score_chosen(self._policy.decoder, self._policy.head, batch, entropy_gradient=entropy_gradient)
         return objective.terms(batch, scores)
 
-    def _update(self, sums: StepSums, times: Stopwatch) -> bool:
+    def _apply_gradients(self, sums: StepSums, times: Stopwatch) -> bool:
         """Make the optimizer's step; not where loss or gradient is non-finite, which it returns, and not without a
         gradient: momentum alone would move the weights."""
         with times.span("optimizer"):
@@ -172,6 +204,7 @@ class Trainer:
             is_finite = math.isfinite(sums.grad_norm) and math.isfinite(sums.loss)
             if is_finite and sums.grad_norm > 0:
                 self.optimizer.step()
+                sums.num_updates = 1
             else:
                 self.optimizer.zero_grad(set_to_none=True)
         return is_finite

@@ -65,7 +65,7 @@ class GrpoCoreSystem(GrpoSystem):
             seed=settings.seed,
             on_micro_batch=lambda batch, terms: self._step_logprobs.append((batch.members, terms.logprobs.detach())),
         )
-        self._full_rates = [parameters["lr"] for parameters in self._trainer.optimizer.param_groups]
+        self._full_rate = self._trainer.learning_rate
         self._runs = CoreRuns(config, settings.home / "runs", self._store, self._engine, self._tokenizer, self._trainer)
 
     def encode(self, text: str) -> Int32:
@@ -110,8 +110,7 @@ class GrpoCoreSystem(GrpoSystem):
         return Rollout(tuple(groups), seconds)
 
     def train_step(self, batch: TrainBatch, *, learning_rate: float = 0.0) -> TrainStep:
-        for parameters, full_rate in zip(self._trainer.optimizer.param_groups, self._full_rates, strict=True):
-            parameters["lr"] = full_rate * learning_rate
+        self._trainer.learning_rate = self._full_rate * learning_rate
         self._step_logprobs.clear()
         step = self._trainer.step(core_batch(batch))
         return TrainStep(

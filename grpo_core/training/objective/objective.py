@@ -1,9 +1,9 @@
-"""What a step optimises: built once per step from what is known before it, then asked for each micro-batch's share.
+"""What an update optimises: built from what is known before the step, then asked for each micro-batch's share.
 
     loss = sum over tokens of  w * m * policy term  +  kl_coefficient * u * KL  -  entropy_coefficient * v * entropy
 
 with m the correction of the sampler's mismatch. The weights w, u and v [C] hold the normalisation and the masks. They
-are made of totals of the whole step, so the gradient does not depend on how the step is split.
+are made of totals of the whole update, so the gradient does not depend on how it is split into micro-batches.
 
 Legend: B sequences, C chosen tokens.
 """
@@ -57,12 +57,11 @@ class LossTerms:
 
 
 class Objective:
-    """``advantages`` [B] are those of the trajectory that each sequence is of."""
+    """``advantages`` [B] are those of the trajectory that each sequence is of (``sequence_advantages``)."""
 
-    def __init__(self, part: TrainedPart, logprobs: TokenLogprobs, config: TrainingConfig) -> None:
+    def __init__(self, part: TrainedPart, logprobs: TokenLogprobs, advantages: Float64, config: TrainingConfig) -> None:
         completions = part.completions
         lengths = num_chosen(completions)
-        self.advantages = sequence_advantages(part, logprobs, config)
         is_left_out = overlong_sequences(part) if config.mask_overlong else np.zeros(len(lengths), dtype=np.bool_)
         is_counted = np.repeat(~is_left_out, lengths)
         is_selected = is_counted
@@ -74,7 +73,7 @@ class Objective:
         self._is_recomputed = logprobs.is_recomputed
         self._table = TokenTable(
             completions,
-            np.repeat(self.advantages, lengths),
+            np.repeat(advantages, lengths),
             weights * is_selected,
             weights * is_counted,
             is_selected / max(int(is_selected.sum()), 1),

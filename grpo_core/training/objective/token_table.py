@@ -28,6 +28,13 @@ class TokenLogprobs:
     def is_recomputed(self) -> bool:
         return self.entropy is not None
 
+    def between(self, start: int, end: int) -> TokenLogprobs:
+        """Those of the chosen tokens from ``start`` to before ``end``."""
+        reference, entropy = (
+            None if column is None else column[start:end] for column in (self.reference, self.entropy)
+        )
+        return TokenLogprobs(self.sampling[start:end], self.old[start:end], reference, entropy)
+
 
 @dataclass(frozen=True, slots=True)
 class TokenColumns:

@@ -65,8 +65,7 @@ class CoreRuns:
 
         # The loop takes version 0 for the base model, which is never published. These weights may be others.
         self.trainer.version = max(self.trainer.version, 1)
-        for parameters in self.trainer.optimizer.param_groups:
-            parameters["lr"] = plan.learning_rate
+        self.trainer.learning_rate = plan.learning_rate
         stack = self._stack(self.trainer.version + num_steps, plan)
         save_checkpoint(stack.checkpoint_folder, self.trainer, stack.config.model_dump(mode="json"), keep_last=1)
         self.engine.use_version(0)  # it may have other weights under the number of a version to come

@@ -33,12 +33,14 @@ def make_trainer(model_folder: Path) -> MakeTrainer:
         alpha: float | None = None,
         targets: tuple[str, ...] = ("q_proj", "v_proj", "up_proj", "down_proj"),
         run: str = "run",
+        num_steps: int | None = None,
         **training: object,
     ) -> Trainer:
         model = ModelConfig(
             name=str(folder), device="cpu", lora_rank=rank, lora_alpha=alpha or 2.0 * rank, lora_targets=targets
         )
-        return Trainer(load_policy(model), model, TrainingConfig.model_validate(training), run=run)
+        config = TrainingConfig.model_validate(training)
+        return Trainer(load_policy(model), model, config, run=run, num_steps=num_steps)
 
     return make
 

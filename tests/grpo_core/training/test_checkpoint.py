@@ -50,18 +50,36 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_restored_trainer_goes_on_bit_for_bit(make_trainer: MakeTrainer, batches: list[Batch], trained: Path) -> None:
-    uninterrupted = make_trainer(**TRAINING)
-    expected = [uninterrupted.step(batch) for batch in batches]
-    checkpoint = load_checkpoint(trained)
-    trainer = make_trainer(**TRAINING)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"learning_rate_schedule": "cosine", "warmup_steps": 2, "weight_decay": 0.1, "betas": (0.8, 0.95)},
+        {"optimizer": "muon", "learning_rate_schedule": "linear"},
+        {"optimizer": "muon", "method": "full", "learning_rate": 1e-3, "weight_decay": 0.1},
+        {"updates_per_batch": 4, "mini_batches": 2, "old_logprobs": "recomputed"},
+    ],
+)
+def test_a_restored_trainer_goes_on_bit_for_bit(
+    settings: dict[str, Any], make_trainer: MakeTrainer, batches: list[Batch], tmp_path: Path
+) -> None:
+    training = TRAINING | settings
+    uninterrupted = make_trainer(num_steps=6, **training)
+    expected = []
+    for batch in batches:
+        expected.append(uninterrupted.step(batch))
+        if uninterrupted.version == 3:
+            save_checkpoint(tmp_path / "run", uninterrupted, CONFIG)
+    checkpoint = load_checkpoint(tmp_path / "run")
+    trainer = make_trainer(num_steps=6, **training)
     restore_trainer(trainer, checkpoint)
     assert trainer.version == 3
 
     for batch, wanted in zip(batches[3:], expected[3:], strict=True):
         metrics = trainer.step(batch)
-        assert (metrics.step, metrics.loss, metrics.kl, metrics.grad_norm) == (
+        assert (metrics.step, metrics.learning_rate, metrics.loss, metrics.kl, metrics.grad_norm) == (
             wanted.step,
+            wanted.learning_rate,
             wanted.loss,
             wanted.kl,
             wanted.grad_norm,

@@ -40,10 +40,11 @@ class Step:
 
         from grpo_core.config import TrainingConfig
         from grpo_core.training.forward.packing import TokenScores, build_packed_batch, pack_completions
-        from grpo_core.training.objective.objective import Objective
+        from grpo_core.training.objective.objective import Objective, sequence_advantages
 
         training = TrainingConfig.model_validate({"kl_coefficient": 0.0, **config})
-        objective = Objective(self.part, self.known, training)
+        advantages = sequence_advantages(self.part, self.known, training)
+        objective = Objective(self.part, self.known, advantages, training)
         completions = self.part.completions
         logprobs = torch.tensor(self.logprobs, requires_grad=True)
         entropy = torch.tensor(self.entropy, requires_grad=True)
@@ -58,7 +59,7 @@ class Step:
             terms.append(objective.terms(batch, TokenScores(logprobs[where], entropy[where])))
         loss = torch.stack([item.loss for item in terms]).sum()
         gradients = torch.autograd.grad(loss, [logprobs, entropy], allow_unused=True, materialize_grads=True)
-        return Evaluated(loss.item(), gradients[0], gradients[1], terms, objective.advantages)
+        return Evaluated(loss.item(), gradients[0], gradients[1], terms, advantages)
 
 
 @dataclass(frozen=True)
