@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
 from grpo_core.commands.options import Given, add_config_flags, full_config, given_settings
+from grpo_core.commands.reward_chart import reward_chart
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
@@ -27,10 +28,13 @@ from grpo_core.schedule.step_line import learning_rate_line, step_line
 
 if TYPE_CHECKING:
     from grpo_core.schedule.loop import OnStep, StepReport, TrainResult
-    from grpo_core.schedule.stack import Stack
+    from grpo_core.schedule.stack import LocalStack, Stack
 
 MAX_PROCESSES = 256
 """On one machine. More is a slip, which would start them all."""
+
+MIN_CHART_STEPS = 10
+"""A shorter run has no curve."""
 
 _DEFAULTS: Mapping[str, Any] = {"environment.name": "arithmetic", "schedule.num_steps": 60}
 
@@ -101,7 +105,12 @@ def run(flags: argparse.Namespace, console: Console) -> int:
         if line := learning_rate_line(stack):
             console.print(line, soft_wrap=True)
         with stack:
+            before = None if flags.resume else _held_out_answers(stack)
             result = _train(stack, console, resume=flags.resume)
+            after = None if result.interrupted else _held_out_answers(stack)
+            if after is not None:
+                was = "" if before is None else f"; before training {before}"
+                console.print(f"held-out questions, greedy answers: {after} right{was}", soft_wrap=True)
         if result.interrupted:
             console.print(f"stopped early; continue with: {_resuming(config.run, ranks.size)}", soft_wrap=True)
             assert result.stop_signal is not None
@@ -174,7 +183,7 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
                 show(report)
 
             result = train(stack, telemetry, resume=resume, on_step=on_step, stop=stop)
-    _print_result(console, rewards, result.duration_s)
+    _print_result(console, rewards, result)
     console.print(f"checkpoint: {result.checkpoint}", soft_wrap=True)
     console.print(f"events: {stack.home.events / f'{config.run}.jsonl'}", soft_wrap=True)
     return result
@@ -208,13 +217,27 @@ def _progress(console: Console, config: GrpoConfig) -> Iterator[OnStep]:
         yield show
 
 
-def _print_result(console: Console, rewards: list[float], duration_s: float) -> None:
+def _held_out_answers(stack: LocalStack) -> str | None:
+    """How many of how many are right. None where the environment holds no questions back, or the run is too short."""
+    from grpo_core.schedule.held_out import NUM_QUESTIONS, num_right_held_out
+
+    config = stack.config
+    is_quick = config.rollout.engine == "torch"  # the plain one takes questions one at a time, vLLM starts slowly
+    if config.environment.name != "arithmetic" or config.schedule.num_steps < MIN_CHART_STEPS or not is_quick:
+        return None
+    return f"{num_right_held_out(stack)} of {NUM_QUESTIONS}"
+
+
+def _print_result(console: Console, rewards: list[float], result: TrainResult) -> None:
     if not rewards:
         console.print("no step finished")
         return
+    if len(rewards) >= MIN_CHART_STEPS:
+        chart = reward_chart(rewards, result.reports[0].metrics.step)
+        console.print("\n".join(chart), highlight=False, soft_wrap=True)
     tenth = max(1, len(rewards) // 10)
     first, last = sum(rewards[:tenth]) / tenth, sum(rewards[-tenth:]) / tenth
     console.print(
-        f"{len(rewards)} steps in {duration_s:.0f} s; mean reward of the first {tenth}: {first:.3f}, "
+        f"{len(rewards)} steps in {result.duration_s:.0f} s; mean reward of the first {tenth}: {first:.3f}, "
         f"of the last {tenth}: {last:.3f}"
     )

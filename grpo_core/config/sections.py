@@ -44,6 +44,8 @@ class EnvironmentConfig(Section):
     """Years that the policy plays before an episode starts. Default: 1 with the state cache, else 0."""
     max_operand: int = Field(default=4, ge=1, le=99)
     """Largest number in an ``arithmetic`` question."""
+    held_out: bool = False
+    """Ask only those ``arithmetic`` questions, one in five, that training never asks."""
 
     @property
     def effective_opening_years(self) -> int:

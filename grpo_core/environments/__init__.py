@@ -60,7 +60,8 @@ def make_environment_factory(config: EnvironmentConfig) -> EnvironmentFactory:
     """
     check_environment(config)
     if config.name == "arithmetic":
-        return ConfiguredFactory(config, f"arithmetic max_operand={config.max_operand}", _make_arithmetic)
+        key = f"arithmetic max_operand={config.max_operand}" + (" held_out" if config.held_out else "")
+        return ConfiguredFactory(config, key, _make_arithmetic)
     if config.name == "diplomacy":
         return ConfiguredFactory(config, _diplomacy_key(config), partial(_make_diplomacy, PhaseCache()))
     make = _import_factory(config)
@@ -68,7 +69,7 @@ def make_environment_factory(config: EnvironmentConfig) -> EnvironmentFactory:
 
 
 def _make_arithmetic(config: EnvironmentConfig) -> Environment:
-    return ArithmeticEnvironment(max_operand=config.max_operand)
+    return ArithmeticEnvironment(max_operand=config.max_operand, held_out=config.held_out)
 
 
 def _make_diplomacy(phases: PhaseCache, config: EnvironmentConfig) -> Environment:

@@ -22,14 +22,21 @@ def answer(a: int, b: int) -> str:
     return f" {a + b}"
 
 
+def is_held_out(a: int, b: int) -> bool:
+    """Whether training never asks this question: one in five, of all sums."""
+    return (a + 2 * b) % 5 == 0
+
+
 class ArithmeticEnvironment:
     """One question per episode, its numbers in 0..``max_operand`` drawn from the seed. The answer is free text.
 
-    The reward is 1.0 for the sum with nothing but blanks around it, else 0.0. There is no opening.
+    With ``held_out`` it asks only what it never asks without. The reward is 1.0 for the sum with nothing but blanks
+    around it, else 0.0. There is no opening.
     """
 
-    def __init__(self, *, max_operand: int = 9) -> None:
+    def __init__(self, *, max_operand: int = 9, held_out: bool = False) -> None:
         self._max_operand = max_operand
+        self._held_out = held_out
         self.reset(0)
 
     @property
@@ -42,7 +49,10 @@ class ArithmeticEnvironment:
 
     def reset(self, seed: int) -> None:
         rng = random.Random(seed)
-        self._a, self._b = rng.randint(0, self._max_operand), rng.randint(0, self._max_operand)
+        while True:
+            self._a, self._b = rng.randint(0, self._max_operand), rng.randint(0, self._max_operand)
+            if is_held_out(self._a, self._b) == self._held_out:
+                break
         self._answered = False
         self._reward = 0.0
 

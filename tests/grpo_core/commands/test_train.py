@@ -28,7 +28,7 @@ def test_a_log_file_gets_one_plain_line_per_step(
     assert "learning rate 0.002 (the default for a hidden size of 64)" in lines
     steps = [line for line in lines if line.startswith("step ")]
     assert [re.sub(r"\d+\.?\d*", "#", line) for line in steps] == [
-        "step #: reward #, # s, # tokens/s, policy lag #"
+        "step #: reward #, # s, # tokens/s, policy lag #, learning rate #"
     ] * 2
     assert steps[1].startswith("step 2: ")
 

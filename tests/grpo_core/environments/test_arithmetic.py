@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from grpo_core.environments.arithmetic import AGENT, ArithmeticEnvironment, answer, question
+from grpo_core.environments.arithmetic import AGENT, ArithmeticEnvironment, answer, is_held_out, question
 from grpo_core.errors import InvalidActionError
 
 
@@ -25,15 +25,26 @@ def test_a_question_is_answered_freely() -> None:
     assert not environment.done
 
 
-def test_the_seed_draws_the_question_from_the_whole_range() -> None:
+@pytest.mark.parametrize("held_out", [False, True])
+def test_the_seed_draws_the_question_from_those_of_training_or_the_others(held_out: bool) -> None:
     prompts = []
-    environment = ArithmeticEnvironment(max_operand=2)
-    for seed in range(200):
+    environment = ArithmeticEnvironment(max_operand=5, held_out=held_out)
+    for seed in range(400):
         environment.reset(seed)
         prompts.append(_prompt(environment))
         environment.reset(seed)
         assert _prompt(environment) == prompts[-1]
-    assert set(prompts) == {question(a, b) for a in range(3) for b in range(3)}
+    questions = [(a, b) for a in range(6) for b in range(6)]
+    assert set(prompts) == {question(a, b) for a, b in questions if is_held_out(a, b) == held_out}
+
+
+def test_one_question_in_five_is_held_out_whatever_the_range() -> None:
+    for largest in (1, 4, 9, 14, 99):
+        held_out = [is_held_out(a, b) for a in range(largest + 1) for b in range(largest + 1)]
+        assert 0 < sum(held_out) < len(held_out)
+        assert abs(sum(held_out) / len(held_out) - 0.2) <= 0.05
+    sums = {a + b for a in range(10) for b in range(10) if is_held_out(a, b)}
+    assert len(sums) > 12, "of 19: they are no sums of their own kind"
 
 
 @pytest.mark.parametrize(
