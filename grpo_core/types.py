@@ -26,6 +26,8 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-6, 1e6
 
 FinishReason = Literal["stop", "length"]
 EngineName = Literal["torch", "vllm", "plain"]
+Questions = Literal["all", "training", "held_out"]
+"""All questions of an environment, or those of one of its two parts."""
 Packing = Literal["shared_prefix", "packed", "padded"]
 """How sequences are laid out for a forward pass: as a prefix tree, end to end, or a padded row for each."""
 

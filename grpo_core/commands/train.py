@@ -218,12 +218,13 @@ def _progress(console: Console, config: GrpoConfig) -> Iterator[OnStep]:
 
 
 def _held_out_answers(stack: LocalStack) -> str | None:
-    """How many of how many are right. None where the environment holds no questions back, or the run is too short."""
+    """How many of how many are right. None where no questions are held out, or the run is too short."""
     from grpo_core.schedule.held_out import NUM_QUESTIONS, num_right_held_out
 
     config = stack.config
     is_quick = config.rollout.engine == "torch"  # the plain one takes questions one at a time, vLLM starts slowly
-    if config.environment.name != "arithmetic" or config.schedule.num_steps < MIN_CHART_STEPS or not is_quick:
+    holds_out = (config.environment.name, config.environment.questions) == ("arithmetic", "training")
+    if not holds_out or config.schedule.num_steps < MIN_CHART_STEPS or not is_quick:
         return None
     return f"{num_right_held_out(stack)} of {NUM_QUESTIONS}"
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from grpo_core.config.section import Section
-from grpo_core.types import MAX_TEMPERATURE, MIN_TEMPERATURE, EngineName
+from grpo_core.types import MAX_TEMPERATURE, MIN_TEMPERATURE, EngineName, Questions
 
 
 class ModelConfig(Section):
@@ -44,8 +44,8 @@ class EnvironmentConfig(Section):
     """Years that the policy plays before an episode starts. Default: 1 with the state cache, else 0."""
     max_operand: int = Field(default=4, ge=1, le=99)
     """Largest number in an ``arithmetic`` question."""
-    held_out: bool = False
-    """Ask only those ``arithmetic`` questions, one in five, that training never asks."""
+    questions: Questions = "all"
+    """Which ``arithmetic`` questions are asked: ``training`` leaves one in five out, and ``held_out`` asks those."""
 
     @property
     def effective_opening_years(self) -> int:

@@ -60,7 +60,7 @@ def make_environment_factory(config: EnvironmentConfig) -> EnvironmentFactory:
     """
     check_environment(config)
     if config.name == "arithmetic":
-        key = f"arithmetic max_operand={config.max_operand}" + (" held_out" if config.held_out else "")
+        key = f"arithmetic max_operand={config.max_operand} questions={config.questions}"
         return ConfiguredFactory(config, key, _make_arithmetic)
     if config.name == "diplomacy":
         return ConfiguredFactory(config, _diplomacy_key(config), partial(_make_diplomacy, PhaseCache()))
@@ -69,7 +69,7 @@ def make_environment_factory(config: EnvironmentConfig) -> EnvironmentFactory:
 
 
 def _make_arithmetic(config: EnvironmentConfig) -> Environment:
-    return ArithmeticEnvironment(max_operand=config.max_operand, held_out=config.held_out)
+    return ArithmeticEnvironment(max_operand=config.max_operand, questions=config.questions)
 
 
 def _make_diplomacy(phases: PhaseCache, config: EnvironmentConfig) -> Environment:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from grpo_core.errors import InvalidActionError
-from grpo_core.types import Observation
+from grpo_core.types import Observation, Questions
 
 AGENT = "solver"
 
@@ -23,20 +23,20 @@ def answer(a: int, b: int) -> str:
 
 
 def is_held_out(a: int, b: int) -> bool:
-    """Whether training never asks this question: one in five, of all sums."""
+    """Whether the question is one of those, one in five, that ``training`` leaves out."""
     return (a + 2 * b) % 5 == 0
 
 
 class ArithmeticEnvironment:
     """One question per episode, its numbers in 0..``max_operand`` drawn from the seed. The answer is free text.
 
-    With ``held_out`` it asks only what it never asks without. The reward is 1.0 for the sum with nothing but blanks
-    around it, else 0.0. There is no opening.
+    ``questions`` are all of them, those that are not held out, or those that are. The reward is 1.0 for the sum with
+    nothing but blanks around it, else 0.0. There is no opening.
     """
 
-    def __init__(self, *, max_operand: int = 9, held_out: bool = False) -> None:
+    def __init__(self, *, max_operand: int = 9, questions: Questions = "all") -> None:
         self._max_operand = max_operand
-        self._held_out = held_out
+        self._questions: Questions = questions
         self.reset(0)
 
     @property
@@ -51,7 +51,8 @@ class ArithmeticEnvironment:
         rng = random.Random(seed)
         while True:
             self._a, self._b = rng.randint(0, self._max_operand), rng.randint(0, self._max_operand)
-            if is_held_out(self._a, self._b) == self._held_out:
+            part = "held_out" if is_held_out(self._a, self._b) else "training"
+            if self._questions in ("all", part):
                 break
         self._answered = False
         self._reward = 0.0

@@ -17,7 +17,7 @@ def num_right_held_out(stack: LocalStack) -> int:
     Raises:
         GrpoError: as ``Collector.collect``.
     """
-    environment = stack.config.environment.model_copy(update={"held_out": True})
+    environment = stack.config.environment.model_copy(update={"questions": "held_out"})
     rollout = stack.config.rollout.model_copy(
         update={"num_groups": NUM_QUESTIONS, "group_size": 1, "temperature": MIN_TEMPERATURE, "max_refill_rounds": 0}
     )

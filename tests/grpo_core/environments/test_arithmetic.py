@@ -6,6 +6,7 @@ import pytest
 
 from grpo_core.environments.arithmetic import AGENT, ArithmeticEnvironment, answer, is_held_out, question
 from grpo_core.errors import InvalidActionError
+from grpo_core.types import Questions
 
 
 def _prompt(environment: ArithmeticEnvironment) -> str:
@@ -25,17 +26,17 @@ def test_a_question_is_answered_freely() -> None:
     assert not environment.done
 
 
-@pytest.mark.parametrize("held_out", [False, True])
-def test_the_seed_draws_the_question_from_those_of_training_or_the_others(held_out: bool) -> None:
+@pytest.mark.parametrize(("asked", "parts"), [("all", {False, True}), ("training", {False}), ("held_out", {True})])
+def test_the_seed_draws_the_question_from_all_or_from_one_part(asked: Questions, parts: set[bool]) -> None:
     prompts = []
-    environment = ArithmeticEnvironment(max_operand=5, held_out=held_out)
+    environment = ArithmeticEnvironment(max_operand=5, questions=asked)
     for seed in range(400):
         environment.reset(seed)
         prompts.append(_prompt(environment))
         environment.reset(seed)
         assert _prompt(environment) == prompts[-1]
     questions = [(a, b) for a in range(6) for b in range(6)]
-    assert set(prompts) == {question(a, b) for a, b in questions if is_held_out(a, b) == held_out}
+    assert set(prompts) == {question(a, b) for a, b in questions if is_held_out(a, b) in parts}
 
 
 def test_one_question_in_five_is_held_out_whatever_the_range() -> None:
