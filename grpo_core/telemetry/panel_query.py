@@ -36,8 +36,10 @@ def query_panel(panel: Panel, events_folder: Path, *, max_rows: int = 2000) -> P
     return query_panels([panel], events_folder, max_rows=max_rows)[panel.number]
 
 
-def query_panels(panels: Sequence[Panel], events_folder: Path, *, max_rows: int = 2000) -> dict[int, PanelResult]:
-    """``query_panel`` of several, by number. The files are read once.
+def query_panels(
+    panels: Sequence[Panel], events_folder: Path, *, max_rows: int = 2000, run: str | None = None
+) -> dict[int, PanelResult]:
+    """``query_panel`` of several, by number. The files are read once; with ``run`` only its own.
 
     Raises:
         MissingPackageError: duckdb is not installed.
@@ -50,7 +52,7 @@ def query_panels(panels: Sequence[Panel], events_folder: Path, *, max_rows: int 
         ) from None
     try:
         with duckdb.connect(":memory:", config={"threads": 1}) as connection:  # training wants the cores
-            _load_events(connection, events_folder)
+            _load_events(connection, events_folder, "*" if run is None else run)
             return {panel.number: _answer(connection, panel, max_rows) for panel in panels}
     except RuntimeError as error:
         if str(error) == "Query interrupted":  # what DuckDB makes of Ctrl-C
@@ -70,9 +72,9 @@ def _reader(files: str) -> str:
     return f"read_json({files}, format = 'newline_delimited', ignore_errors = true, columns = {{\n  {columns}\n}})"
 
 
-def _load_events(connection: duckdb.DuckDBPyConnection, events_folder: Path) -> None:
+def _load_events(connection: duckdb.DuckDBPyConnection, events_folder: Path, runs: str) -> None:
     connection.execute(f"CREATE TABLE events ({_TABLE})")
-    files = [str(file) for file in sorted(events_folder.glob("*.jsonl*"))]
+    files = [str(file) for file in sorted(events_folder.glob(f"{runs}.jsonl*"))]
     if files:  # a damaged line is all nulls
         connection.execute(f"INSERT INTO events SELECT * FROM {_reader('?')} WHERE kind IS NOT NULL", [files])
 

@@ -15,7 +15,8 @@ class Panel:
     """One view of the events.
 
     ``sql`` reads the table ``events`` and gives one row per event, with ``time`` (UTC) and ``run``. ``apl`` gives the
-    same columns, averaged over the time bins that Axiom chooses. ``per`` names the column that tells the lines of one
+    same columns, averaged over the time bins that Axiom chooses; where a mean hides what is slow now and then, their
+    95th percentile (``_p95``) as well. ``per`` names the column that tells the lines of one
     panel apart, when there are several.
     """
 
@@ -29,12 +30,22 @@ class Panel:
 
 
 def _panel(
-    number: int, title: str, shows: str, unit: str, *, kind: str, columns: dict[str, str], per: str | None = None
+    number: int,
+    title: str,
+    shows: str,
+    unit: str,
+    *,
+    kind: str,
+    columns: dict[str, str],
+    per: str | None = None,
+    tails: tuple[str, ...] = (),
 ) -> Panel:
-    """A panel of the events of one kind. ``columns``: field to APL aggregation."""
+    """A panel of the events of one kind. ``columns``: field to APL aggregation. ``tails``: those of them of which Axiom
+    shows the 95th percentile, too."""
     fields = [per, *columns] if per else list(columns)
     bins = "run, bin_auto(_time)" if per is None else f"run, {per}, bin_auto(_time)"
-    aggregates = ", ".join(f"{field} = {function}({field})" for field, function in columns.items())
+    means = [f"{field} = {function}({field})" for field, function in columns.items()]
+    aggregates = ", ".join([*means, *(f"{field}_p95 = percentile({field}, 95)" for field in tails)])
     apl = f"['grpo']\n| where kind == \"{kind}\"\n| summarize {aggregates} by {bins}"
     sql = f"SELECT {_TIME}, run, {', '.join(fields)}\nFROM events\nWHERE kind = '{kind}'\nORDER BY time"
     return Panel(number, title, shows, unit, apl, sql, per)
@@ -89,6 +100,7 @@ PANELS: tuple[Panel, ...] = (
             "publish_ms": "avg",
             "step_s": "avg",
         },
+        tails=("step_s",),
     ),
     _panel(
         5,
@@ -120,6 +132,7 @@ PANELS: tuple[Panel, ...] = (
             "num_replaced_groups": "avg",
             "num_failed_episodes": "sum",
         },
+        tails=("duration_s",),
     ),
     Panel(
         7,
@@ -128,8 +141,8 @@ PANELS: tuple[Panel, ...] = (
         "swap cost.",
         "fraction, ms",
         "['grpo']\n| where kind == \"adapter_load\"\n"
-        "| summarize hit_rate = todouble(countif(cache_hit)) / count(), load_ms = avg(load_ms), swap_ms = avg(swap_ms) "
-        "by run, bin_auto(_time)",
+        "| summarize hit_rate = todouble(countif(cache_hit)) / count(), load_ms = avg(load_ms), "
+        "swap_ms = avg(swap_ms), load_ms_p95 = percentile(load_ms, 95) by run, bin_auto(_time)",
         f"SELECT {_TIME}, run, version, cache_hit,\n"
         "  avg(CAST(cache_hit AS DOUBLE)) OVER (PARTITION BY run ORDER BY time) AS hit_rate, load_ms, swap_ms\n"
         "FROM events\nWHERE kind = 'adapter_load'\nORDER BY time",

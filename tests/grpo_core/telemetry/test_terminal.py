@@ -2,19 +2,23 @@ from __future__ import annotations
 
 import io
 import os
+import pty
 import signal
+import subprocess
 import sys
+import termios
 import threading
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from grpo_core.errors import MissingPackageError
+from grpo_core.errors import ConfigError, MissingPackageError
 from grpo_core.home import Home
 from grpo_core.telemetry import Telemetry
 from grpo_core.telemetry.jsonl import JsonlSink
-from grpo_core.telemetry.terminal import format_value, render, sparkline, watch
+from grpo_core.telemetry.terminal import format_value, render, sparkline
+from grpo_core.telemetry.watch import Window, watch
 
 
 @pytest.fixture
@@ -52,6 +56,78 @@ def test_the_newest_values_of_the_newest_run_are_shown_per_device(home: Home) ->
     assert [line.split()[2] for line in lines if " max_policy_lag_steps" in line] == ["2"]
     places = [text.index(title) for title in ("9 GPU", "10 Inference", "11 Policy lag", "1 Reward", "2 Loss")]
     assert places == sorted(places)
+
+
+def leave_a_run(home: Home, run: str, loss: float) -> None:
+    with Telemetry(run, [JsonlSink(home.events / f"{run}.jsonl")]) as telemetry:
+        telemetry.emit("gpu_stats", device_index=0, utilization_percent=50.0)
+        telemetry.emit("train_step", step=7, loss=loss, step_s=2.25, reward_mean=0.5, buffer_depth=1)
+
+
+def test_all_boxes_show_the_same_run(home: Home) -> None:
+    leave_a_run(home, "first", 0.125)
+    leave_a_run(home, "second", 0.375)
+    with Telemetry("first", [JsonlSink(home.events / "first.jsonl")]) as telemetry:
+        telemetry.emit("rollout", tokens_per_second=1234.0)  # the newest event, and the other run has none like it
+    os.utime(home.events / "second.jsonl", (0, 0))
+
+    assert "run first" in printed(home)
+    assert "0.375" not in printed(home)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(render(home, "second"))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "run second" in text
+    assert "0.375" in text
+    assert "1234" not in text
+
+
+def test_a_run_that_does_not_exist_is_one_line_with_those_that_do(home: Home) -> None:
+    leave_a_run(home, "first", 0.125)
+    with pytest.raises(ConfigError, match=r"--run frist: no events of it in .*; runs there: first"):
+        render(home, "frist")
+
+
+def test_a_window_of_80_by_24_shows_loss_and_step_time(home: Home) -> None:
+    leave_a_run(home, "first", 0.125)
+    console = Console(file=io.StringIO(), width=80, height=24, force_terminal=False)
+    console.print(Window(render(home)), end="")
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) <= 23
+    assert [line.split()[-1] for line in lines if line.startswith("loss ")] == ["0.125"]
+    assert [line.split()[-1] for line in lines if line.startswith("step time")] == ["2.25"]
+    assert lines[-1].startswith("lines 1 to 22 of ")
+
+
+def test_keys_scroll_to_every_line_and_not_beyond(home: Home) -> None:
+    leave_a_run(home, "first", 0.125)
+
+    def shown(window: Window) -> list[str]:
+        console = Console(file=io.StringIO(), width=80, height=24)
+        console.print(window, end="")
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue().splitlines()[:-1]
+
+    window = Window(render(home))
+    top = shown(window)
+    seen = list(top)
+    for _ in range(10):
+        window.scroll(b" ")
+        seen += [line for line in shown(window) if line not in seen]
+    bottom = shown(window)
+    window.scroll(b"\x1b[A")
+    assert shown(window)[1:] == bottom[:-1]
+    window.scroll(b"G")
+    assert shown(window) == bottom
+    window.scroll(b"g")
+    assert shown(window) == top
+    window.scroll(b"x")
+    assert shown(window) == top
+    everything = Console(file=io.StringIO(), width=80)
+    everything.print(render(home))
+    assert isinstance(everything.file, io.StringIO)
+    assert {line.rstrip() for line in everything.file.getvalue().splitlines()} == {line.rstrip() for line in seen}
 
 
 @pytest.mark.parametrize(
@@ -110,3 +186,24 @@ def test_watch_without_duckdb_is_one_line(home: Home, monkeypatch: pytest.Monkey
 
     with pytest.raises(MissingPackageError, match="duckdb"):
         watch(home)
+
+
+def test_q_ends_watching_and_gives_the_terminal_back(home: Home) -> None:
+    leave_a_run(home, "first", 0.125)
+    controller, terminal = pty.openpty()
+    before = termios.tcgetattr(terminal)
+    program = "from grpo_core.cli import main; main(['panels', '--watch', '--interval-s', '3600'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "GRPO_HOME": str(home.data.parent), "TERM": "xterm", "LINES": "24", "COLUMNS": "80"},
+        **dict.fromkeys(("stdin", "stdout", "stderr"), terminal),
+    ) as process:
+        screen = ""
+        for wanted, keys in (("lines 1 to 22", b"\x1b[B"), ("lines 2 to 23", b"q")):
+            while wanted not in screen:
+                screen += os.read(controller, 65536).decode("utf-8", "replace")
+            os.write(controller, keys)
+        assert process.wait() == 0
+    assert termios.tcgetattr(terminal) == before
+    os.close(controller)
+    os.close(terminal)

@@ -1,0 +1,219 @@
+"""The charts of a run's page: which numbers of which events, in which unit, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from grpo_core.dashboard.columns import Float64, Table, binned, newest_of_each, rounded
+from grpo_core.dashboard.run_data import RunData
+from grpo_core.telemetry.panels import PANELS
+
+Axis = Literal["step", "time"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line: ``field``, divided by ``per`` where given and multiplied with ``factor``."""
+
+    field: str
+    label: str
+    per: str | None = None
+    factor: float = 1.0
+    spread: str | None = None
+    """A field that is drawn as a band on both sides: a standard deviation."""
+    is_limit: bool = False
+    """A setting, drawn thin."""
+
+    def values(self, table: Table) -> Float64:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = table[self.field] * self.factor
+            return found if self.per is None else found / table[self.per]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Lines of one unit. ``zero`` keeps 0 in sight, which a length needs and a loss does not."""
+
+    id: str
+    section: str
+    title: str
+    unit: str
+    kind: str
+    x: str
+    lines: tuple[Line, ...]
+    panel: int | None = None
+    zero: bool = False
+    note: str = ""
+
+    @property
+    def axis(self) -> Axis:
+        return "time" if self.x == "time" else "step"
+
+
+_GIB = 2.0**-30
+
+CHARTS: tuple[Chart, ...] = (
+    Chart(
+        *("reward", "Learning", "Reward", "reward", "train_step", "step"),
+        (Line("reward_mean", "mean", spread="reward_std"),),
+        note="Mean of each step's batch; the band is one standard deviation of its trajectories.",
+    ),
+    Chart(
+        *("loss", "Learning", "Loss", "nats per token", "train_step", "step"),
+        (Line("loss", "loss"),),
+        note="Near 0 on policy: the advantages of a group sum to 0. Progress shows in the reward.",
+    ),
+    Chart(
+        *("kl", "Learning", "KL", "nats per token", "train_step", "step"),
+        (Line("kl", "to the base model"), Line("mismatch_kl", "sampler to trainer")),
+    ),
+    Chart(*("entropy", "Learning", "Entropy", "nats per token", "train_step", "step"), (Line("entropy", "entropy"),)),
+    Chart(
+        *("grad", "Learning", "Gradient norm", "norm", "train_step", "step"),
+        (Line("grad_norm", "before clipping"),),
+        zero=True,
+    ),
+    Chart(
+        *("clip", "Learning", "Clipped tokens", "%", "train_step", "step"),
+        (Line("clip_fraction_low", "lower bound", factor=100), Line("clip_fraction_high", "upper bound", factor=100)),
+        zero=True,
+    ),
+    Chart(
+        *("step", "Speed", "Step time", "s", "train_step", "step"),
+        (Line("step_s", "step"), Line("publish_ms", "of it publishing", factor=1e-3)),
+        zero=True,
+        note="Training and publishing, without the wait for a batch.",
+    ),
+    Chart(
+        *("rollout", "Speed", "Rollout time", "s", "rollout", "batch_index"), (Line("duration_s", "batch"),), zero=True
+    ),
+    Chart(
+        *("throughput", "Speed", "Inference throughput", "tokens/s", "rollout", "batch_index"),
+        (Line("tokens_per_second", "completion tokens"),),
+        panel=10,
+        zero=True,
+    ),
+    Chart(
+        *("prompts", "Speed", "Tokens per batch", "tokens", "rollout", "batch_index"),
+        (
+            Line("num_completion_tokens", "completion"),
+            Line("num_prompt_tokens", "prompt"),
+            Line("num_prefill_tokens", "prefilled"),
+        ),
+        panel=10,
+        zero=True,
+    ),
+    Chart(
+        *("length", "Speed", "Completion length", "tokens", "rollout", "batch_index"),
+        (Line("num_completion_tokens", "mean", per="num_completions"),),
+        zero=True,
+    ),
+    Chart(
+        *("lag", "Schedule", "Policy lag", "steps", "train_step", "step"),
+        (Line("policy_lag_steps", "lag"), Line("max_policy_lag_steps", "allowed", is_limit=True)),
+        panel=11,
+        zero=True,
+    ),
+    Chart(
+        *("depth", "Schedule", "Buffer depth", "batches", "train_step", "step"),
+        (Line("buffer_depth", "depth"), Line("configured_buffer_depth", "setting", is_limit=True)),
+        panel=11,
+        zero=True,
+    ),
+    Chart(
+        *("peak", "Schedule", "Peak memory of a step", "GiB", "train_step", "step"),
+        (Line("peak_memory_bytes", "trainer", factor=_GIB),),
+        zero=True,
+        note="Of the step on a GPU; of the process so far on a CPU.",
+    ),
+    Chart(
+        *("use", "Machine", "Use", "%", "gpu_stats", "time"),
+        (Line("utilization_percent", "use"),),
+        panel=9,
+        zero=True,
+    ),
+    Chart(
+        *("memory", "Machine", "Memory in use", "GiB", "gpu_stats", "time"),
+        (
+            Line("memory_used_bytes", "used", factor=_GIB),
+            Line("memory_total_bytes", "there is", factor=_GIB, is_limit=True),
+        ),
+        panel=9,
+        zero=True,
+    ),
+    Chart(
+        *("power", "Machine", "Power", "W", "gpu_stats", "time"), (Line("power_watts", "power"),), panel=9, zero=True
+    ),
+    Chart(
+        *("heat", "Machine", "Temperature", "°C", "gpu_stats", "time"),
+        (Line("temperature_celsius", "temperature"),),
+        panel=9,
+    ),
+    Chart(*("clock", "Machine", "Clock", "MHz", "gpu_stats", "time"), (Line("sm_clock_mhz", "SM clock"),), panel=9),
+)
+
+
+def shown_fields() -> dict[str, set[str]]:
+    """The fields that the charts need, by kind of event."""
+    fields: dict[str, set[str]] = {}
+    for chart in CHARTS:
+        needed = {chart.x, "time"} | {
+            name for line in chart.lines for name in (line.field, line.per, line.spread) if name
+        }
+        fields.setdefault(chart.kind, set()).update(needed)
+    return fields
+
+
+def charts_json(run: RunData) -> list[dict[str, Any]]:
+    """The charts that have a number, with at most some hundred points per line."""
+    drawn = [(chart, _lines_json(chart, run)) for chart in CHARTS]
+    return [_chart_json(chart) | {"lines": lines} for chart, lines in drawn if lines]
+
+
+def _chart_json(chart: Chart) -> dict[str, Any]:
+    return {
+        "id": chart.id,
+        "section": chart.section,
+        "title": chart.title,
+        "unit": chart.unit,
+        "axis": chart.axis,
+        "zero": chart.zero,
+        "panel": chart.panel,
+        "note": chart.note,
+    }
+
+
+def panels_json() -> Mapping[int, dict[str, str]]:
+    """What the panels of the terminal and of Axiom are called, and what they show."""
+    return {panel.number: {"title": panel.title, "shows": panel.shows} for panel in PANELS}
+
+
+def _lines_json(chart: Chart, run: RunData) -> list[dict[str, Any]]:
+    lines = []
+    names = run.table_names(chart.kind)
+    for name in names:
+        table = run.table(name)
+        assert table is not None
+        x = table[chart.x] if chart.axis == "step" else table["time"] - (run.started_s or 0.0)
+        chosen = newest_of_each(x) if chart.axis == "step" else ~np.isnan(x)
+        device = f" {name.rpartition('/')[2]}" if len(names) > 1 else ""
+        for line in chart.lines:
+            values = line.values(table)[chosen]
+            if not np.isnan(values).all():
+                lines.append(_line_json(line, device, x[chosen], values, table, chosen))
+    return lines
+
+
+def _line_json(
+    line: Line, device: str, x: Float64, values: Float64, table: Table, chosen: np.ndarray[Any, Any]
+) -> dict[str, Any]:
+    shown = {"label": f"{line.label}{device}", "limit": line.is_limit, **binned(x, values).as_json()}
+    if line.spread is not None:
+        half = binned(x, table[line.spread][chosen] * line.factor).mean
+        mean = binned(x, values).mean
+        shown |= {"low": rounded(mean - half), "high": rounded(mean + half)}
+    return shown
