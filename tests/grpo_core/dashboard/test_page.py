@@ -86,7 +86,7 @@ def is_too_wide(page: Page) -> bool:
 
 
 def train(home: Home, steps: int) -> subprocess.Popen[str]:
-    settings = ["--steps", str(steps), "--environment", "arithmetic", "--device", "cpu", "--set", "run=watched"]
+    settings = ["--steps", str(steps), "--environment", "arithmetic", "--device", "cpu", "--run", "watched"]
     return subprocess.Popen(
         [sys.executable, "-m", "grpo_core.cli", "train", *settings],
         env={**os.environ, "GRPO_HOME": str(home.data.parent), "WANDB_MODE": "disabled"},
@@ -119,7 +119,7 @@ def test_a_run_is_watched_from_its_first_step_to_its_last(browser: Browser, home
         assert not is_too_wide(page)
     samples = pages[0].get_by_role("button", name="Show samples")
     samples.click()
-    pages[0].locator(".siblings pre").first.wait_for()
+    pages[0].locator(".siblings pre, .samples p").get_by_text(re.compile(r"\d|No batch")).first.wait_for()
     assert complaints == []
 
 

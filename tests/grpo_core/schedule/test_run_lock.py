@@ -16,7 +16,7 @@ import pytest
 
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
-from grpo_core.schedule.run_lock import check_free, hold_run
+from grpo_core.schedule.run_lock import check_free, hold_run, is_held
 
 HOLDER = """
 import os, sys, time
@@ -111,3 +111,41 @@ def test_without_locks_a_run_is_trained_all_the_same(home: Home, monkeypatch: py
 
     monkeypatch.setattr(fcntl, "lockf", refuse)
     assert held(home, "x")
+
+
+def test_one_may_ask_whether_a_run_is_trained(home: Home, holder: subprocess.Popen[str]) -> None:
+    before = (home.locks / "x.lock").read_bytes()
+    assert is_held(home, "x")
+    assert not is_held(home, "y")
+    assert (home.locks / "x.lock").read_bytes() == before
+    assert not (home.locks / "y.lock").exists()
+    holder.kill()
+    holder.wait()
+    assert not is_held(home, "x")
+
+
+def test_asking_from_another_thread_keeps_the_lock(home: Home) -> None:
+    with hold_run(home, "z"):
+        assert is_held(home, "z")
+        code = HOLDER.replace('"x"', '"z"')
+        other = subprocess.run(
+            [sys.executable, "-c", code, str(home.data)], capture_output=True, text=True, check=False
+        )
+        assert "is being trained by process" in other.stderr
+    assert not is_held(home, "z")
+
+
+def test_asking_turns_nobody_away(home: Home) -> None:
+    """A dashboard asks all the time, also at the moment at which a run begins."""
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            is_held(home, "x")
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    for _ in range(200):
+        assert held(home, "x")
+    stop.set()
+    asker.join()
