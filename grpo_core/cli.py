@@ -153,7 +153,7 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
             "open a trace of grpo profile in Perfetto",
             _of("trace", "run"),
             _of("trace", "add_arguments"),
-            "grpo trace trainer-profile",
+            "grpo trace first",
             "The trace goes from this machine to your browser, and nowhere else.",
         ),
         Command(

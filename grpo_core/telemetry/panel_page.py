@@ -10,9 +10,10 @@ _HEAD = """# Dashboard queries
 The panels of a run, 9 to 11 first when something feels slow. This page is generated from
 `grpo_core/telemetry/panels.py`; a test compares the two.
 
-- **Axiom**: create a dashboard and one chart per panel with its APL. `['grpo']` is the dataset: put your
-  `AXIOM_DATASET` there. Events arrive within a second or two.
-- **Terminal**: `grpo panels --watch` shows all of them, from the JSONL files of `GRPO_HOME`.
+- **Axiom**: `grpo axiom push` makes a dashboard of them, with monitors ([dashboard.md](dashboard.md#in-axiom)). By
+  hand: `['grpo']` is the dataset, put your `AXIOM_DATASET` there. Events arrive within a second or two.
+- **Page**: `grpo dashboard` shows them with much more, from the JSONL files of `GRPO_HOME`.
+- **Terminal**: `grpo panels --watch` shows all of them, from the same files.
 - **DuckDB**: make the table below in the folder of `GRPO_HOME`, then run a panel's SQL. The APL averages over time
   bins, the SQL gives every event.
 
