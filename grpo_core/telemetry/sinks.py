@@ -22,7 +22,8 @@ def open_telemetry(config: GrpoConfig, home: Home) -> Telemetry:
         HomeError: the events folder cannot be written.
     """
     run = check_name(config.run, "run")
-    connections = open_connections(config, home)
+    is_resumed = any((home.checkpoints / run).glob("step-*"))  # else training refuses to begin
+    connections = open_connections(config, home, continues=is_resumed)
     # The file comes first: services get their events from it.
     sinks: list[Sink] = [JsonlSink(home.events / f"{run}.jsonl", config.telemetry.max_events_bytes)]
     sinks += [
@@ -31,8 +32,9 @@ def open_telemetry(config: GrpoConfig, home: Home) -> Telemetry:
     return Telemetry(run, sinks)
 
 
-def open_connections(config: GrpoConfig, home: Home) -> list[Connection]:
-    """The services that the configuration and the environment ask for. None is contacted yet.
+def open_connections(config: GrpoConfig, home: Home, *, continues: bool) -> list[Connection]:
+    """The services that the configuration and the environment ask for. None is contacted yet. ``continues``: an earlier
+    process began to send this run.
 
     Raises:
         CredentialsError, ConfigError: Axiom or W&B is half configured.
@@ -41,5 +43,5 @@ def open_connections(config: GrpoConfig, home: Home) -> list[Connection]:
     from grpo_core.telemetry.axiom_sink import open_axiom
     from grpo_core.telemetry.wandb_sink import open_wandb
 
-    connections = (open_axiom(config.telemetry), open_wandb(config, home))
+    connections = (open_axiom(config.telemetry), open_wandb(config, home, continues=continues))
     return [connection for connection in connections if connection is not None]

@@ -3,100 +3,29 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from grpo_core.config import GrpoConfig, TelemetryConfig
 from grpo_core.errors import ConfigError, CredentialsError
-from grpo_core.home import Home, make_folder
+from grpo_core.home import Home, check_name, make_folder, parse_json, write_json
 from grpo_core.telemetry.delivery import DeliveryError
 from grpo_core.telemetry.events import Record
+from grpo_core.telemetry.wandb_names import AXES, BATCH, SECONDS, STEP, SUMMARIES, named_metrics
 
 Mode = Literal["online", "offline"]
 
+_MAX_TAG = 64  # of W&B
 _TIMEOUT_S = 15.0  # less than a sink waits in close; by itself W&B waits for minutes
-_STEP = "schedule/step"
-
-_NAMES: Mapping[str, Mapping[str, str]] = {
-    "train_step": {
-        "step": _STEP,
-        "learning_rate": "schedule/learning_rate",
-        "loss": "loss/policy",
-        "kl": "loss/kl",
-        "entropy": "loss/entropy",
-        "mismatch_kl": "loss/mismatch_kl",
-        "mismatch_ratio_min": "loss/mismatch_ratio_min",
-        "mismatch_ratio_max": "loss/mismatch_ratio_max",
-        "ratio_min": "loss/ratio_min",
-        "ratio_max": "loss/ratio_max",
-        "clip_fraction": "loss/clip_fraction",
-        "clip_fraction_low": "loss/clip_fraction_low",
-        "clip_fraction_high": "loss/clip_fraction_high",
-        "grad_norm": "loss/grad_norm",
-        "num_updates": "loss/num_updates",
-        "num_skipped_updates": "loss/num_skipped_updates",
-        "is_skipped": "loss/is_skipped",
-        "reward_mean": "reward/mean",
-        "reward_std": "reward/std",
-        "overlong_penalty_mean": "reward/overlong_penalty_mean",
-        "advantage_abs_mean": "reward/advantage_abs_mean",
-        "num_dropped_groups": "reward/num_dropped_groups",
-        "layout_ms": "timing/layout_ms",
-        "scoring_ms": "timing/scoring_ms",
-        "loss_forward_ms": "timing/loss_forward_ms",
-        "backward_ms": "timing/backward_ms",
-        "optimizer_ms": "timing/optimizer_ms",
-        "publish_ms": "timing/publish_ms",
-        "step_s": "timing/step_s",
-        "num_sequences": "tokens/num_sequences",
-        "num_loss_tokens": "tokens/num_loss_tokens",
-        "num_effective_tokens": "tokens/num_effective_tokens",
-        "num_masked_tokens": "tokens/num_masked_tokens",
-        "num_model_tokens": "tokens/num_model_tokens",
-        "num_padded_tokens": "tokens/num_padded_tokens",
-        "num_forward_passes": "compute/num_forward_passes",
-        "num_scoring_passes": "compute/num_scoring_passes",
-        "num_micro_batches": "compute/num_micro_batches",
-        "num_tokenizer_calls": "compute/num_tokenizer_calls",
-        "peak_memory_bytes": "compute/peak_memory_bytes",
-        "policy_version": "schedule/policy_version",
-        "policy_lag_steps": "schedule/policy_lag_steps",
-        "policy_lag_updates": "schedule/policy_lag_updates",
-        "max_policy_lag_steps": "schedule/max_policy_lag_steps",
-        "buffer_depth": "schedule/buffer_depth",
-        "configured_buffer_depth": "schedule/configured_buffer_depth",
-    },
-    "rollout": {
-        "tokens_per_second": "timing/tokens_per_second",
-        "duration_s": "timing/rollout_s",
-        "reward_mean": "rollout/reward_mean",
-        "batch_index": "rollout/batch_index",
-        "policy_version": "rollout/policy_version",
-        "num_prompt_tokens": "rollout/num_prompt_tokens",
-        "num_prefill_tokens": "rollout/num_prefill_tokens",
-        "num_completion_tokens": "rollout/num_completion_tokens",
-        "num_completions": "rollout/num_completions",
-        "num_failed_episodes": "rollout/num_failed_episodes",
-        "num_sampled_groups": "rollout/num_sampled_groups",
-        "num_replaced_groups": "rollout/num_replaced_groups",
-        "num_refilled_groups": "rollout/num_refilled_groups",
-        "num_zero_variance_groups": "rollout/num_zero_variance_groups",
-        "num_trajectories": "rollout/num_trajectories",
-        "sampled_reward_mean": "rollout/sampled_reward_mean",
-    },
-    "gpu_stats": {
-        "utilization_percent": "gpu/{device_index}/utilization_percent",
-        "memory_used_bytes": "gpu/{device_index}/memory_used_bytes",
-        "power_watts": "gpu/{device_index}/power_watts",
-        "temperature_celsius": "gpu/{device_index}/temperature_celsius",
-        "sm_clock_mhz": "gpu/{device_index}/sm_clock_mhz",
-    },
-}
 
 
-def open_wandb(config: GrpoConfig, home: Home, environment: Mapping[str, str] = os.environ) -> WandbConnection | None:
-    """The connection to W&B that the configuration and ``WANDB_*`` ask for, or None.
+def open_wandb(
+    config: GrpoConfig, home: Home, environment: Mapping[str, str] = os.environ, *, continues: bool
+) -> WandbConnection | None:
+    """The connection to W&B that the configuration and ``WANDB_*`` ask for, or None. What ``continues`` an earlier
+    process goes on in the same run there.
 
     Raises:
         ConfigError: ``WANDB_MODE`` is not ``online``, ``offline`` or ``disabled``.
@@ -107,7 +36,8 @@ def open_wandb(config: GrpoConfig, home: Home, environment: Mapping[str, str] = 
     if mode is None:
         return None
     project = environment.get("WANDB_PROJECT") or "pytest-grpo"
-    return WandbConnection(config, make_folder(home.data), mode, project)
+    identity = environment.get("WANDB_RUN_ID") or run_id_of(home, config.run, continues=continues)
+    return WandbConnection(config, make_folder(home.data), mode, project, identity)
 
 
 def choose_mode(config: TelemetryConfig, environment: Mapping[str, str]) -> Mode | None:
@@ -125,10 +55,21 @@ def choose_mode(config: TelemetryConfig, environment: Mapping[str, str]) -> Mode
     return None if mode == "disabled" else mode  # type: ignore[return-value]
 
 
-def wandb_metrics(record: Record) -> dict[str, Any]:
-    """The numbers of an event under the names that W&B shows. Empty for the kinds that are not logged there."""
-    names = _NAMES.get(record["kind"], {})
-    return {name.format_map(record): record[field] for field, name in names.items() if record.get(field) is not None}
+def run_id_of(home: Home, run: str, *, continues: bool) -> str:
+    """The id of ``run`` in W&B, which its next process has, too, when it ``continues`` this one.
+
+    Raises:
+        HomeError: the folder cannot be written.
+    """
+    path = home.deliveries / f"{run}.wandb-id.json"
+    if continues:
+        try:
+            return check_name(str(parse_json(path.read_bytes())["id"]), "id")
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # it was trained without W&B until now
+    identity = secrets.token_hex(8)
+    write_json(path, {"id": identity})
+    return identity
 
 
 class WandbConnection:
@@ -139,11 +80,13 @@ class WandbConnection:
 
     name = "wandb"
 
-    def __init__(self, config: GrpoConfig, folder: os.PathLike[str], mode: Mode, project: str) -> None:
+    def __init__(self, config: GrpoConfig, folder: os.PathLike[str], mode: Mode, project: str, identity: str) -> None:
         self._config = config
         self._folder = folder
         self._mode: Mode = mode
         self._project = project
+        self._identity = identity
+        self._started_s: float | None = None
         self._run: Any | None = None  # while it is not started, and after its service has died
 
     def open(self) -> None:
@@ -163,7 +106,12 @@ class WandbConnection:
         try:
             self._run = wandb.init(
                 project=self._project,
+                id=self._identity,
+                resume=None if self._mode == "offline" else "allow",  # offline, wandb sync puts both parts together
                 name=self._config.run,
+                group=os.environ.get("WANDB_RUN_GROUP") or self._config.environment.name,
+                job_type="train",
+                tags=None if "WANDB_TAGS" in os.environ else self._tags(),
                 dir=self._folder,
                 mode=self._mode,
                 config=self._config.model_dump(mode="json"),
@@ -172,7 +120,11 @@ class WandbConnection:
             )
         except (wandb.Error, OSError) as error:
             raise self._failure(error) from error
-        self._run.define_metric("*", step_metric=_STEP)
+        for pattern, axis in AXES.items():
+            self._run.define_metric(pattern, step_metric=axis)
+        for name, summary in SUMMARIES.items():
+            axis = BATCH if name.startswith("rollout/") else STEP
+            self._run.define_metric(name, step_metric=axis, summary=summary)
 
     def send(self, records: Sequence[Record]) -> int:
         """Raises ``DeliveryError`` when the W&B service has died."""
@@ -181,13 +133,28 @@ class WandbConnection:
         if self._run is None:
             self.open()
         assert self._run is not None
-        for metrics in filter(None, map(wandb_metrics, records)):
+        for record in records:
             try:
-                self._run.log(metrics)
+                self._log(record)
             except (wandb.Error, OSError) as error:
                 self._run = None  # the next try opens another one
                 raise self._failure(error) from error
         return 0
+
+    def _log(self, record: Record) -> None:
+        """With the time of the event: it may arrive much later."""
+        assert self._run is not None
+        time_s = record.get("time")
+        if not isinstance(time_s, int | float):  # not one of our events
+            return
+        if self._started_s is None:
+            self._started_s = time_s
+        if metrics := named_metrics(record):
+            self._run.log({**metrics, SECONDS: time_s - self._started_s, "_timestamp": time_s})
+
+    def _tags(self) -> list[str]:
+        config = self._config
+        return [config.environment.name[:_MAX_TAG], config.rollout.engine, config.training.loss, config.training.method]
 
     def close(self) -> None:
         """Raises ``DeliveryError`` when the run cannot be finished in time."""

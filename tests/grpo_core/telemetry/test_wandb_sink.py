@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +16,9 @@ from grpo_core.errors import ConfigError, CredentialsError
 from grpo_core.home import Home
 from grpo_core.telemetry import Event, open_telemetry
 from grpo_core.telemetry.columns import FIELDS
-from grpo_core.telemetry.wandb_sink import _NAMES, choose_mode, wandb_metrics
+from grpo_core.telemetry.wandb_names import AXES, NAMES, SECONDS, STEP, SUMMARIES, named_metrics
+from grpo_core.telemetry.wandb_sink import choose_mode, run_id_of
+from pytest_grpo.logs.readers.wandb_frames import messages
 
 
 @pytest.fixture
@@ -64,7 +69,8 @@ def test_an_offline_run_holds_the_metrics_and_touches_no_network(
     with open_telemetry(config, Home(data=tmp_path / "data", traces=tmp_path / "traces")) as telemetry:
         telemetry.emit("train_step", step=1, loss_forward_ms=12.5, policy_lag_steps=1, reward_mean=float("nan"))
         telemetry.emit("rollout", tokens_per_second=123.0)
-        telemetry.emit("gpu_stats", device_index=3, utilization_percent=50.0, power_watts=None)
+        telemetry.emit("gpu_stats", source="nvml", device_index=3, utilization_percent=50.0, power_watts=None)
+        telemetry.emit("gpu_stats", source="host", device_index=0, utilization_percent=25.0)
 
     # wandb's own loggers write at "info" once an earlier test of the process has opened a run.
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
@@ -81,27 +87,95 @@ def test_an_offline_run_holds_the_metrics_and_touches_no_network(
         "schedule/policy_lag_steps",
         "timing/tokens_per_second",
         "gpu/3/utilization_percent",
+        "host/utilization_percent",
     ):
         assert name.encode() in log
     assert b"gpu/3/power_watts" not in log
+    assert b"gpu/0" not in log
     assert wandb_server == []
     assert capfd.readouterr() == ("", "")
+
+
+def records_in(folder: Path) -> list[Any]:
+    """What the offline files of a home say, as W&B would read them."""
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
+
+    files = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    return [Record.FromString(message) for file in files for message in messages(file.read_bytes())]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("wandb_service")
+def test_the_offline_file_has_axes_summaries_event_times_and_one_run_for_two_processes(
+    wandb_server: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    monkeypatch.delenv("WANDB_TAGS", raising=False)
+    monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+    monkeypatch.setattr(time, "time", lambda: 1_800_000_000.0)
+    config = build_config({"run": "my-run", "telemetry": {"wandb": "offline", "axiom": "off"}})
+    home = Home(data=tmp_path / "data", traces=tmp_path / "traces")
+    for step in (1, 2):
+        with open_telemetry(config, home) as telemetry:
+            telemetry.emit("train_step", step=step, reward_mean=0.5 * step, learning_rate=0.002)
+            telemetry.emit("gpu_stats", source="host", device_index=0, utilization_percent=25.0)
+        (home.checkpoints / "my-run" / f"step-{step:06d}").mkdir(parents=True)  # from now on it is resumed
+    wandb.teardown()
+    records = records_in(home.data)
+    runs = [record.run for record in records if record.HasField("run")]
+    assert {(run.run_id, run.display_name, run.run_group) for run in runs} == {(runs[0].run_id, "my-run", "arithmetic")}
+    assert "torch" in runs[0].tags
+    metrics = {
+        record.metric.glob_name or record.metric.name: record.metric for record in records if record.HasField("metric")
+    }
+    for pattern, axis in AXES.items():
+        assert metrics[pattern].step_metric == axis
+    assert set(SUMMARIES) <= set(metrics)
+    assert metrics["reward/mean"].summary.max
+    assert metrics["timing/step_s"].summary.min
+    rows = [
+        {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.HasField("history")
+    ]
+    assert [row[STEP] for row in rows if "reward/mean" in row] == [1, 2]
+    assert all(row["_timestamp"] == 1_800_000_000.0 for row in rows)
+    assert all(SECONDS in row for row in rows if "host/utilization_percent" in row)
+    assert {row["schedule/learning_rate"] for row in rows if "reward/mean" in row} == {0.002}
+    assert wandb_server == []
+
+
+def test_a_run_that_goes_on_has_the_same_id_and_a_new_one_another(tmp_path: Path) -> None:
+    home = Home(data=tmp_path / "data", traces=tmp_path / "traces")
+    first = run_id_of(home, "r", continues=False)
+    assert run_id_of(home, "r", continues=True) == first
+    assert run_id_of(home, "s", continues=True) != first
+    assert run_id_of(home, "r", continues=False) != first
+    (home.deliveries / "r.wandb-id.json").write_text('{"id": "../../etc"}')
+    assert "/" not in run_id_of(home, "r", continues=True)
+
+
+def test_the_axes_and_summaries_are_of_names_that_are_logged() -> None:
+    every = {name.format(device="gpu/0") for names in NAMES.values() for name in names.values()}
+    assert set(SUMMARIES) <= every
+    assert set(AXES.values()) <= every | {SECONDS}
 
 
 def test_metrics_have_readable_names_and_finite_values() -> None:
     event = Event("rollout", 0.0, "r", "a-1", {"tokens_per_second": 5.0, "reward_mean": float("inf"), "unheard_of": 1})
 
-    assert wandb_metrics(event.record()) == {"timing/tokens_per_second": 5.0}
+    assert named_metrics(event.record()) == {"timing/tokens_per_second": 5.0}
 
 
 def test_kinds_that_are_no_metrics_give_none() -> None:
-    assert wandb_metrics(Event("snapshot", 0.0, "r", "a-1", {"path": "x"}).record()) == {}
+    assert named_metrics(Event("snapshot", 0.0, "r", "a-1", {"path": "x"}).record()) == {}
 
 
 def test_the_names_are_of_fields_that_exist_and_no_two_fields_share_one() -> None:
-    for kind, names in _NAMES.items():
+    for kind, names in NAMES.items():
         assert set(names) <= set(FIELDS[kind])
-    every = [name for names in _NAMES.values() for name in names.values()]
+    every = [name for names in NAMES.values() for name in names.values()]
     assert len(every) == len(set(every))
 
 
