@@ -37,6 +37,8 @@ export class CompareView {
       for (const chart of this.runs.get(name).charts) {
         const whole = charts.get(chart.id) ?? charts.set(chart.id, { ...chart, lines: [] }).get(chart.id);
         chart.lines.forEach((line, member) => {
+          const isKnown = line.limit && whole.lines.some((other) => other.limit && other.y.at(-1) === line.y.at(-1));
+          if (isKnown) return;
           const label = chart.lines.length > 1 ? `${name}: ${line.label}` : name;
           whole.lines.push({ ...line, label, run: this.names.indexOf(name), member });
         });

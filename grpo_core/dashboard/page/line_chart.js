@@ -35,7 +35,7 @@ export class LineChart extends CursorCard {
     const xs = lines.flatMap((line) => line.x).filter((x) => x !== null);
     let [x0, x1] = [Math.min(...xs), Math.max(...xs)];
     if (x0 === x1) [x0, x1] = axis === "time" ? [x0, x0 + 1] : [x0 - 1, x0 + 1];
-    const values = lines.flatMap((line) => [...line.y, ...(line.low ?? []), ...(line.high ?? [])]);
+    const values = lines.flatMap((line) => (line.run === undefined ? [...line.y, ...(line.low ?? []), ...(line.high ?? [])] : line.y));
     const label = `${title}, ${unit}: ${lines.map((line) => `${line.label} ${number(lastOf(line))}`).join(", ")}`;
     this.frame = frame({ width: this.width, axis, x0, x1, values, zero, unit, label });
     const { svg, top, left, right, bottom } = this.frame;
@@ -52,12 +52,12 @@ export class LineChart extends CursorCard {
   drawLine(drawing, line, { stroke, dash, thin }) {
     const { x, y } = this.frame;
     const points = line.x.map((value, index) => [x(value), line.y[index] === null ? null : y(line.y[index])]);
-    if (line.low) {
+    if (line.low && line.run === undefined) { // bands of two runs would hide each other
       const band = s("path", { class: "band", d: bandPath(line, x, y) });
       band.style.fill = stroke;
       drawing.append(band);
     }
-    const isNoisy = this.chart.section === "Learning" && points.length >= MIN_SMOOTHED;
+    const isNoisy = ["Learning", "Speed"].includes(this.chart.section) && points.length >= MIN_SMOOTHED;
     const style = thin ? "line thin" : isNoisy ? "line raw" : "line";
     const path = s("path", { class: style, d: linePath(points), "stroke-dasharray": dash || null });
     path.style.stroke = stroke;

@@ -36,10 +36,10 @@ export class VerdictsView {
 class GateRow {
   constructor(gate) {
     this.badge = h("span", { class: "badge" });
-    [this.measured, this.interval, this.threshold, this.history, this.stored] = [0, 1, 2, 3, 4].map(() => h("span", { class: "block" }));
-    this.interval.classList.add("quiet");
+    [this.measured, this.interval, this.threshold, this.history, this.stored, this.day] = [0, 1, 2, 3, 4, 5].map(() => h("span", { class: "block" }));
+    for (const small of [this.interval, this.day]) small.classList.add("quiet", "together");
     const cell = (label, ...content) => h("td", { "data-label": label }, ...content);
-    this.element = h("tr", {}, h("th", { scope: "row" }, gate.metric, h("span", { class: "quiet block" }, [gate.test.split("/").at(-1), gate.system].filter(Boolean).join(" · "))), cell("Verdict", this.badge), cell("Measured", h("div", {}, this.measured, this.interval)), cell("Threshold", this.threshold), cell("History", this.history), cell("Stored", this.stored));
+    this.element = h("tr", {}, h("th", { scope: "row" }, gate.metric, h("span", { class: "quiet block" }, [gate.test.split("/").at(-1), gate.system].filter(Boolean).join(" · "))), cell("Verdict", this.badge), cell("Measured", h("div", {}, this.measured, this.interval)), cell("Threshold", this.threshold), cell("History", this.history), cell("Stored", this.stored, this.day));
   }
 
   update({ results }) {
@@ -50,7 +50,8 @@ class GateRow {
     setText(this.measured, `${number(newest.measured)} ${newest.unit}`.trim());
     setText(this.interval, newest.low === null ? "" : `${number(newest.low)} to ${number(newest.high)}`);
     setText(this.threshold, newest.threshold);
-    setText(this.stored, `${newest.name}, ${newest.created_at.slice(0, 10)}`);
+    setText(this.stored, newest.name);
+    setText(this.day, newest.created_at.slice(0, 10));
     const key = JSON.stringify(results);
     if (key !== this.shown) this.history.replaceChildren(history(results.slice(-40)));
     this.shown = key;
