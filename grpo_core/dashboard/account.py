@@ -9,8 +9,10 @@ import numpy as np
 
 from grpo_core.dashboard.columns import Float64, Table, binned, newest_of_each, rounded
 from grpo_core.dashboard.run_data import RunData
+from grpo_core.telemetry import columns
 
 TRAINER = "trainer-0/train"
+_ROOMS = ("sample", "train", "wait")
 _PARTS: Mapping[str, str] = {
     "train.packing": "layout_ms",
     "train.scoring": "scoring_ms",
@@ -21,16 +23,42 @@ _PARTS: Mapping[str, str] = {
 }
 """Spans of a step that a run without a ledger has in its ``train_step`` events."""
 
-FIELDS: Mapping[str, tuple[str, ...]] = {"train_step": ("step", "time", "step_s", *_PARTS.values())}
+_NO_SPANS = ("started_s", "wall_s")
+_SPAN_COLUMNS = tuple(
+    name for name, type_ in columns.FIELDS.get("ledger", {}).items() if type_ is float and name not in _NO_SPANS
+)
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "train_step": ("step", "time", "step_s", *_PARTS.values()),
+    "ledger": ("step", *_SPAN_COLUMNS),
+}
 """What the accounts are made of, by kind of event."""
 
 
 def accounts_json(run: RunData) -> list[dict[str, Any]]:
     """An account per thread. Without a ledger: the trainer's, from its steps; the wait is what lies between them."""
+    if names := run.table_names("ledger"):
+        tables = [(name.partition("/")[2], run.table(name)) for name in names]
+        return [_account(thread, *_ledger_of(table)) for thread, table in tables if table is not None and len(table)]
     table = run.table("train_step")
     if table is None or not len(table):
         return []
     return [_account(TRAINER, table["step"], _seconds_of_steps(table))]
+
+
+def _ledger_of(table: Table) -> tuple[Float64, dict[str, Float64]]:
+    """The steps and the seconds of each span. A step may have several rows that follow each other: they add up."""
+    step = table["step"]
+    starts = np.flatnonzero(np.diff(step, prepend=np.nan) != 0)
+    return step[starts], {
+        span_of(column): np.add.reduceat(np.nan_to_num(table[column]), starts) for column in _SPAN_COLUMNS
+    }
+
+
+def span_of(column: str) -> str:
+    """``sample.decode`` for the column ``sample_decode_s`` of a ``ledger`` event."""
+    name = column.removesuffix("_s")
+    room, _, rest = name.partition("_")
+    return f"{room}.{rest}" if room in _ROOMS else name
 
 
 def _account(thread: str, step: Float64, seconds: Mapping[str, Float64]) -> dict[str, Any]:

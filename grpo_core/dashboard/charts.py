@@ -108,8 +108,56 @@ CHARTS: tuple[Chart, ...] = (
         zero=True,
     ),
     Chart(
-        *("length", "Speed", "Completion length", "tokens", "rollout", "batch_index"),
+        *("length", "Speed", "Mean completion length", "tokens", "rollout", "batch_index"),
         (Line("num_completion_tokens", "mean", per="num_completions"),),
+        zero=True,
+    ),
+    Chart(
+        *("lengths", "Speed", "Completion length", "tokens", "figures", "step"),
+        (
+            Line("completion_tokens_p50", "median"),
+            Line("completion_tokens_p95", "95th percentile"),
+            Line("completion_tokens_max", "longest"),
+        ),
+        zero=True,
+    ),
+    Chart(
+        *("truncated", "Speed", "Truncated answers", "%", "figures", "step"),
+        (Line("truncated_share", "cut at the limit", factor=100),),
+        zero=True,
+    ),
+    Chart(
+        *("pace", "Speed", "Tokens per second of the run", "tokens/s", "figures", "step"),
+        (Line("sampled_tokens_per_second", "sampled"), Line("trained_tokens_per_second", "trained")),
+        zero=True,
+        note="Per second of wall clock, all devices together.",
+    ),
+    Chart(
+        *("idle", "Speed", "Idle", "%", "figures", "step"),
+        (Line("trainer_idle_share", "trainer", factor=100), Line("sampler_idle_share", "sampler", factor=100)),
+        zero=True,
+    ),
+    Chart(
+        *("mfu", "Speed", "MFU", "%", "figures", "step"),
+        (
+            Line("mfu", "of the measured rate", factor=100),
+            Line("mfu_conventional", "conventional", factor=100),
+            Line("mfu_data_sheet", "of the data sheet", factor=100),
+        ),
+        zero=True,
+    ),
+    Chart(
+        *("engine", "Speed", "Engine", "%", "figures", "step"),
+        (
+            Line("batch_occupancy", "batch occupancy", factor=100),
+            Line("prefix_hit_share", "prefix-cache hits", factor=100),
+            Line("kv_used_share", "KV cache in use", factor=100),
+        ),
+        zero=True,
+    ),
+    Chart(
+        *("publish", "Schedule", "Publish to in use", "s", "figures", "step"),
+        (Line("publish_to_use_s", "version"),),
         zero=True,
     ),
     Chart(

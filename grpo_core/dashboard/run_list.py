@@ -111,8 +111,10 @@ def _summed_up(name: str, records: Sequence[Record]) -> RunLine:
     step = int(steps[-1]["step"]) if steps else None
     num_steps = number(start.get("num_steps"))
     times = [time_s for record in records if (time_s := number(record.get("time"))) is not None]
+    figures = next((record for record in reversed(records) if record.get("kind") == "figures"), {})
     interval_s = _interval_s(steps)
     is_known = interval_s is not None and num_steps is not None and step is not None
+    eta_s = max(num_steps - step, 0) * interval_s if is_known else None  # type: ignore[operator]
     return RunLine(
         name=name,
         status=_status(records, step, num_steps),
@@ -121,8 +123,8 @@ def _summed_up(name: str, records: Sequence[Record]) -> RunLine:
         step=step,
         num_steps=None if num_steps is None else int(num_steps),
         reward=number(steps[-1].get("reward_mean")) if steps else None,
-        steps_per_hour=3600 / interval_s if interval_s else None,
-        eta_s=max(num_steps - step, 0) * interval_s if is_known else None,  # type: ignore[operator]
+        steps_per_hour=number(figures.get("steps_per_hour")) or (3600 / interval_s if interval_s else None),
+        eta_s=eta_s,
         started_s=number(start.get("time")),
         changed_s=max(times, default=None),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_core.dashboard.values import number
+from grpo_core.dashboard.values import number, text
+from grpo_core.home import parse_json
 from grpo_core.telemetry.events import Record
 
 NUM_STEPS = 8
@@ -31,7 +32,7 @@ def timeline_json(recent: Sequence[Record]) -> dict[str, Any]:
     ends = ends[-NUM_STEPS - 1 :]
     if not ends:
         return {"lanes": [], "steps": []}
-    lanes = _lanes_of_events(recent)
+    lanes = _lanes_of_ledger(recent) or _lanes_of_events(recent)
     start_s = ends[0][1] if len(ends) > 1 else min(span.start_s for spans in lanes.values() for span in spans)
     shown = {name: [span for span in spans if span.end_s > start_s][-_MAX_SPANS:] for name, spans in lanes.items()}
     return {
@@ -43,6 +44,33 @@ def timeline_json(recent: Sequence[Record]) -> dict[str, Any]:
 
 def _relative(spans: Iterable[Span], start_s: float) -> list[list[Any]]:
     return [[span.name, round(max(span.start_s - start_s, 0.0), 6), round(span.end_s - start_s, 6)] for span in spans]
+
+
+def _lanes_of_ledger(recent: Sequence[Record]) -> dict[str, list[Span]]:
+    """By thread; by process and thread where there are several processes."""
+    entries = [record for record in recent if record["kind"] == "ledger" and _is_timed(record)]
+    is_alone = len({str(record.get("process")) for record in entries}) == 1
+    lanes: dict[str, list[Span]] = {}
+    for record in entries:
+        thread = text(record.get("thread"))
+        name = thread if is_alone else f"{text(record.get('process'))} {thread}"
+        lanes.setdefault(name, []).extend(_spans_of(record))
+    return {name: spans for name, spans in lanes.items() if spans}
+
+
+def _spans_of(record: Record) -> Iterator[Span]:
+    """The intervals that a ``ledger`` event has as JSON text."""
+    began_s = number(record.get("started_s"))
+    try:
+        intervals = parse_json(record.get("lane") or "[]")
+    except (ValueError, TypeError):
+        return
+    for interval in intervals if isinstance(intervals, list) and began_s is not None else ():
+        if isinstance(interval, list) and len(interval) == 3:
+            name, start_s, seconds = text(interval[0]), number(interval[1]), number(interval[2])
+            if name and start_s is not None and seconds is not None and 0 <= seconds < _LAST_S:
+                assert began_s is not None
+                yield Span(name, began_s + start_s, began_s + start_s + seconds)
 
 
 def _lanes_of_events(recent: Sequence[Record]) -> dict[str, list[Span]]:
