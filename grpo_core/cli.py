@@ -165,6 +165,14 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
             "What is there already is brought up to date, and nothing is made twice.",
         ),
         Command(
+            "wandb",
+            "push stored verdicts and their page to Weights & Biases",
+            _of("wandb", "run"),
+            _of("wandb", "add_arguments"),
+            "grpo wandb push before --html report.html",
+            "A second push of a name brings its run up to date.",
+        ),
+        Command(
             "panels",
             "show the dashboard's panels in the terminal",
             _of("panels", "run"),

@@ -230,6 +230,9 @@ HOW: Mapping[str, How] = {
     "uv run grpo trace first": RunBy(
         "tests/grpo_core/commands/test_trace.py::test_perfetto_loads_the_trace_and_the_command_ends"
     ),
+    "uv run grpo wandb push before --html report.html": RunBy(
+        "tests/grpo_core/telemetry/test_wandb_report.py::test_the_offline_file_has_the_table_and_the_page"
+    ),
     "uv run grpo axiom push --dry-run": RunBy(
         "tests/grpo_core/axiom/test_push.py::test_a_dry_run_prints_what_would_be_sent_and_sends_nothing"
     ),

@@ -35,7 +35,7 @@ def open_wandb(
     mode = choose_mode(config.telemetry, environment)
     if mode is None:
         return None
-    project = environment.get("WANDB_PROJECT") or "pytest-grpo"
+    project = project_of(environment)
     identity = environment.get("WANDB_RUN_ID") or run_id_of(home, config.run, continues=continues)
     return WandbConnection(config, make_folder(home.data), mode, project, identity)
 
@@ -53,6 +53,26 @@ def choose_mode(config: TelemetryConfig, environment: Mapping[str, str]) -> Mode
     if mode == "online" and not has_key:
         raise CredentialsError("WANDB_MODE is 'online' without WANDB_API_KEY: set the key, or WANDB_MODE to 'offline'")
     return None if mode == "disabled" else mode  # type: ignore[return-value]
+
+
+def project_of(environment: Mapping[str, str]) -> str:
+    return environment.get("WANDB_PROJECT") or "pytest-grpo"
+
+
+def wandb_settings() -> Any:
+    """W&B says nothing on the terminal, looks at no code, and waits for seconds only."""
+    import wandb
+
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        init_timeout=_TIMEOUT_S,
+        finish_timeout=_TIMEOUT_S,
+        finish_timeout_raises=True,
+        x_disable_stats=True,  # gpu_stats has them
+    )
 
 
 def run_id_of(home: Home, run: str, *, continues: bool) -> str:
@@ -93,16 +113,6 @@ class WandbConnection:
         """Raises ``DeliveryError`` when the run cannot be started: no network, or a key that is refused."""
         import wandb
 
-        settings = wandb.Settings(
-            silent=True,
-            console="off",
-            disable_code=True,
-            disable_git=True,
-            init_timeout=_TIMEOUT_S,
-            finish_timeout=_TIMEOUT_S,
-            finish_timeout_raises=True,
-            x_disable_stats=True,  # gpu_stats has them
-        )
         try:
             self._run = wandb.init(
                 project=self._project,
@@ -115,7 +125,7 @@ class WandbConnection:
                 dir=self._folder,
                 mode=self._mode,
                 config=self._config.model_dump(mode="json"),
-                settings=settings,
+                settings=wandb_settings(),
                 reinit="create_new",
             )
         except (wandb.Error, OSError) as error:
