@@ -17,7 +17,10 @@ from grpo_core.dashboard.verdicts import VerdictFiles
 from grpo_core.home import Home, is_name
 
 _MAX_RUNS_IN_MEMORY = 8
-_FIELDS = {kind: sorted({*fields, *account.FIELDS.get(kind, ())}) for kind, fields in charts.shown_fields().items()}
+_OF_CHARTS, _OF_ACCOUNTS = charts.shown_fields(), account.FIELDS
+_FIELDS = {
+    kind: sorted({*_OF_CHARTS.get(kind, ()), *_OF_ACCOUNTS.get(kind, ())}) for kind in (*_OF_CHARTS, *_OF_ACCOUNTS)
+}
 """What is kept of each event: a step has many more fields than the page shows."""
 
 Version = Hashable

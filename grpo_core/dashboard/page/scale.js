@@ -43,8 +43,9 @@ export function valueRange(values, zero) {
   let [low, high, cut] = [known[0], known[known.length - 1], null];
   if (zero) {
     low = Math.min(low, 0);
-    const usual = known[Math.floor(0.96 * (known.length - 1))];
-    if (known.length >= 12 && usual > 0 && high > 2.5 * usual) [cut, high] = [high, 1.25 * usual];
+    const above = known.filter((value) => value > 0);
+    const usual = above[Math.floor(0.96 * (above.length - 1))];
+    if (above.length >= 24 && high > 2.5 * usual) [cut, high] = [high, 1.25 * usual];
   }
   if (low === high) {
     const room = Math.abs(low) * 0.1 || 1;
