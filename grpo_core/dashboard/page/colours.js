@@ -4,10 +4,11 @@
 export const line = (place) => `var(--line-${(place % 6) + 1})`;
 
 const GROUPS = { sample: 1, load: 5, swap: 5, store: 5, train: 2, publish: 3, checkpoint: 4, telemetry: 6, start: 6 };
-const SHADES = [100, 74, 54, 38, 26];
+const SHADES = [100, 76, 58, 44, 32, 22];
 const SHADE_OF = {
-  "sample.decode": 0, "sample.prefill": 1, "sample.environment": 2, "sample.reward": 3, "sample.draw": 3,
-  "train.backward": 0, "train.forward": 1, "train.optimizer": 3, "train.packing": 2, "train.scoring": 4,
+  "sample.decode": 0, "sample.scoring": 1, "sample.prefill": 2, "sample.prompt": 3, "sample.draw": 4,
+  "sample.environment": 5, "sample.reward": 5, "train.backward": 0, "train.forward": 1, "train.packing": 2,
+  "train.optimizer": 3, "train.sums": 4, "train.scoring": 5, "train.gradient_sum": 5,
   swap: 1, store: 2, telemetry: 2,
 };
 
