@@ -365,7 +365,7 @@ def persist_profile_snapshot(profile_name: str, payload: dict[str, Any]) -> str:
     return str(path)
 
 
-@app.function(gpu=GPU, volumes=CACHE, secrets=SECRETS, timeout=3600, single_use_containers=True)
+@app.function(image=engine_image, gpu=GPU, volumes=CACHE, secrets=SECRETS, timeout=3600, single_use_containers=True)
 def run_pytest(request: str, files: bytes) -> Iterator[str]:
     """Run the tests of one phase on the project's ``files`` and yield what happens, while it happens.
 
@@ -377,7 +377,7 @@ def run_pytest(request: str, files: bytes) -> Iterator[str]:
     yield from serve(request, files, modal.current_function_call_id())
 
 
-@app.function(gpu=GPU, volumes=CACHE, secrets=SECRETS, timeout=3600, single_use_containers=True)
+@app.function(image=engine_image, gpu=GPU, volumes=CACHE, secrets=SECRETS, timeout=3600, single_use_containers=True)
 def record_pytest(request: str, files: bytes) -> list[str]:
     """As ``run_pytest``, for ``--modal-detach``: Modal keeps the messages until ``--modal-attach`` asks for them."""
     from pytest_grpo.remote.worker import serve

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_grpo.packaged import PACKAGE, node_id_of
 from pytest_grpo.settings.applicability import not_applicable
-from pytest_grpo.settings.config import PLUGIN_CONFIG
+from pytest_grpo.settings.config import PLUGIN_CONFIG, is_xdist_worker
 
 if TYPE_CHECKING:
     from grpo_core.config import GrpoConfig
@@ -53,14 +53,21 @@ def _own(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Phases that run here need the training stack: one line says so, not one error per test."""
+    """Phases that run here need the training stack, and a run that can begin: one line says so, not one error per
+    test."""
     from grpo_core.extras import install_command, missing_modules
 
-    is_run_here = session.config.stash[PLUGIN_CONFIG].remote is None and not session.config.getoption("collectonly")
-    if is_run_here and any(_own(session.items)) and (missing := missing_modules("train")):
+    settings = session.config.stash[PLUGIN_CONFIG]
+    if settings.remote is not None or session.config.getoption("collectonly") or not any(_own(session.items)):
+        return
+    if missing := missing_modules("train"):
         raise pytest.UsageError(
             f"the phases need packages that are not installed: {', '.join(missing)}; run: {install_command('bench')}"
         )
+    if not settings.run.is_embedded and not is_xdist_worker(session.config):
+        from .checks.own_run import check_run
+
+        check_run(settings.run.config(), settings.system)
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from pytest_grpo import hookspecs
+from pytest_grpo.gate.setup_limit import SetupTooLongError
 from pytest_grpo.gate.stash import GATE, NUM_GATES, forget_attempt
 from pytest_grpo.session.phase_files import NUM_LEFT_OUT, is_left_out
+from pytest_grpo.session.setup_clock import start_setup_clock, stop_setup_clock
 from pytest_grpo.session.stored_results import STORED, StoredResults
 from pytest_grpo.session.turns import register_turns
 from pytest_grpo.session.verdict_report import VERDICT_REPORT, VerdictReport, header_line
@@ -152,6 +154,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     forget_attempt(item)
     if is_xdist_worker(item.config):
         check_markers(item)  # a worker cannot end the session, so the test reports the usage error
+    start_setup_clock(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    try:
+        return (yield)
+    finally:
+        stop_setup_clock(item.config)  # after Ctrl-C no teardown came
 
 
 @pytest.hookimpl(wrapper=True)
@@ -159,7 +170,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     num_failed = item.session.testsfailed  # subtests count here, too
     try:
         yield
-    except pytest.skip.Exception:
+    except (pytest.skip.Exception, SetupTooLongError):
         if GATE in item.stash:
             from pytest_grpo.gate.end_of_test import fail_if_red
 
@@ -179,6 +190,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     gate = item.stash.get(GATE, None)
     num_before = 0 if gate is None else len(gate.rows)
+    stop_setup_clock(item.config)
     yield
     if gate is not None:
         from pytest_grpo.gate.end_of_test import end_teardown

@@ -94,6 +94,9 @@ HOW: Mapping[str, How] = {
     "pytest": RunBy("tests/examples/test_plugin_in_your_project.py::test_batches_pay"),
     "pytest --phase 3": _MINUTES,
     "uv run pytest bench -m phase2": _MINUTES,
+    "uv run pytest -m phase2 --modal --grpo-config run.toml --modal-gpu H100": RunBy(
+        "tests/pytest_grpo/remote/modal/test_own_run.py::test_a_model_folder_of_the_project_travels_with_it"
+    ),
     "uv run pytest -m phase2 --modal": RunBy(f"{_REMOTE}::test_a_phase_runs_in_a_container_and_is_reported_here"),
     "uv run pytest --phase all --grpo-save before": RunBy(
         f"{_STORED}::test_a_loss_against_a_baseline_is_red_though_the_threshold_is_met"
@@ -264,6 +267,9 @@ HOW: Mapping[str, How] = {
     "uv run ruff check && uv run ruff format && uv run pyright": _MINUTES,
     "uv run python -m bench.architectures --markdown architectures.md": _MINUTES,
     "uv run python -m bench.architectures nemotron mamba": _MINUTES,
+    "grpo bench --config run.toml": RunBy(
+        "tests/grpo_core/commands/test_bench.py::test_the_phases_judge_the_run_that_its_flags_name"
+    ),
     "pytest bench --phase all --grpo-config run.toml": _MINUTES,
     "pytest bench --phase 2,5 --grpo-model Qwen/Qwen3-0.6B --grpo-environment game:make --grpo-engine vllm": _MINUTES,
     "pytest bench --phase 3 --grpo-config run.toml --grpo-set training.packing=padded": _MINUTES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -13,10 +14,19 @@ from grpo_core.commands.parser import add_misplaced_arguments
 
 PACKAGED = ("--pyargs", "pytest_grpo.bench", "-o", "python_files=test_*.py")
 """pytest's arguments for the phases of the package, whatever the project calls its own test files."""
+RUN_FLAGS = ("config", "model", "environment", "engine")
+"""Flags of ``grpo train`` that name a run. pytest has each as ``--grpo-NAME``, and ``--set`` as ``--grpo-set``."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phase", default="all", help="which phases, e.g. 2,5")
+    group = parser.add_argument_group("the run that they judge, as grpo train takes it (default: the embedded model)")
+    add = group.add_argument
+    add("--config", metavar="FILE", help="TOML file with any of the settings")
+    add("--preset", "--model", dest="model", metavar="NAME", help="tiny, small, a model folder or hub id")
+    add("--environment", metavar="NAME", help="arithmetic, diplomacy or package.module:factory")
+    add("--engine", metavar="NAME", help="what samples: torch, vllm or plain")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, e.g. rollout.group_size=4")
     parser.add_argument("pytest_arguments", nargs="*", metavar="-- PYTEST_ARGUMENT", help="passed on to pytest")
     add_misplaced_arguments(parser)
 
@@ -24,5 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace, console: Console) -> int:
     """Run them; pytest's exit code."""
     tests = ["bench"] if any(Path("bench").rglob("test_*.py")) else PACKAGED
-    command = [sys.executable, "-m", "pytest", *tests, "--phase", flags.phase, *flags.pytest_arguments]
-    return subprocess.run(command, check=False).returncode
+    arguments = ["--phase", flags.phase, *_run_options(flags), *flags.pytest_arguments]
+    return subprocess.run([sys.executable, "-m", "pytest", *tests, *arguments], check=False).returncode
+
+
+def _run_options(flags: argparse.Namespace) -> Iterator[str]:
+    """pytest's options for the run that the flags name."""
+    for name in RUN_FLAGS:
+        if (value := getattr(flags, name)) is not None:
+            yield f"--grpo-{name}={value}"
+    for change in flags.set:
+        yield f"--grpo-set={change}"

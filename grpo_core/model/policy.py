@@ -16,6 +16,7 @@ from grpo_core.errors import ModelError
 from grpo_core.kernels.allocator import keep_freed_memory
 from grpo_core.kernels.linear import FrozenLinear
 from grpo_core.model.attention import ATTENTION_NAME, exact_packing
+from grpo_core.model.memory import check_memory
 from grpo_core.model.source import first_line, locate_model, read_model_config, reading, unloadable
 
 disable_progress_bar()  # its progress bars would interrupt ours
@@ -75,6 +76,7 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
     obstacle = _obstacle(model_config)
     if obstacle and not any_architecture:
         raise ModelError(f"model {config.name!r}: {obstacle}")
+    check_memory(config.name, model_config, getattr(torch, config.dtype), device)
     model = _load_model(config, locate_model(config.name), model_config)
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if not isinstance(head, nn.Linear) or not isinstance(embeddings, nn.Embedding):

@@ -84,7 +84,8 @@ class PairedComparison:
         """Take rounds until they decide whether left over right meets ``threshold``; False for a failure."""
         start, watch = time.perf_counter(), Watch.start()
         share = self.gate.session.ledger.grant()
-        verdict, estimate, reason = self._sample(left, right, threshold, share)
+        with self.gate.session.setup_clock.paused():
+            verdict, estimate, reason = self._sample(left, right, threshold, share)
         if verdict is Verdict.FAIL:
             self.gate.session.ledger.give_back(share)
         row = replace(

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pytest_grpo.gate.setup_limit import SetupClock
 from pytest_grpo.measuring.control import Control, run_control
 from pytest_grpo.measuring.ledger import AlphaLedger
 from pytest_grpo.settings.config import DEFAULT_MAX_CORES_OF_OTHERS
@@ -23,6 +24,7 @@ class GateSession:
     has_control: bool = True
     max_cores_of_others: float = DEFAULT_MAX_CORES_OF_OTHERS
     rng: random.Random = field(default_factory=random.Random)
+    setup_clock: SetupClock = field(default_factory=SetupClock)
     _control: Control | None = None
     _red: dict[int, dict[str, list[str]]] = field(default_factory=dict)
     """Per phase and node id the exact metrics that are red: those without pairs."""

@@ -32,7 +32,7 @@ def add_options(parser: pytest.Parser) -> None:
     add(
         "--grpo-budget",
         metavar="SECONDS",
-        help="time limit for one gate (default: 45; three times that to prove a failure, five for slow arms)",
+        help="time limit for one gate (default: 45; three times that to prove a failure, five for slow arms, set-up)",
     )
     add(
         "--grpo-num-gates",

@@ -45,3 +45,39 @@ def test_arguments_after_the_dashes_go_to_pytest(tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR
     assert ended.stderr.startswith("ERROR: system 'nope': no such system; choose one of ")
+
+
+RUN = '[model]\nname = "small"\n[rollout]\ngroup_size = 5\n'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "run"),
+    [
+        (("--config", "run.toml"), "run.toml"),
+        (("--config", "run.toml", "--set", "rollout.group_size=3"), "run.toml, rollout.group_size=3"),
+        (("--model", "small", "--engine", "plain"), "model.name=small, rollout.engine=plain"),
+        (("--preset", "small", "--environment", "arithmetic"), "model.name=small, environment.name=arithmetic"),
+    ],
+)
+def test_the_phases_judge_the_run_that_its_flags_name(tmp_path: Path, arguments: tuple[str, ...], run: str) -> None:
+    (tmp_path / "run.toml").write_text(RUN)
+    command = [sys.executable, "-m", "grpo_core.cli", "bench", "--phase", "6", *arguments, "--", "--co"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert f"run {run}" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--config", "runn.toml"), "ERROR: --grpo-config 'runn.toml': no such file; "),
+        (("--engine", "vlm"), "ERROR: grpo: --grpo-engine"),
+        (("--set", "rolout.group_size=3"), "ERROR: grpo: rolout"),
+        (("--modle", "small"), "grpo bench: no option '--modle'; did you mean --model?"),
+    ],
+)
+def test_a_mistake_in_the_run_is_one_line(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+    ended = bench(tmp_path, *arguments)
+    assert ended.returncode != 0
+    assert ended.stderr.startswith(told)
+    assert len(ended.stderr.strip().splitlines()) == 1

@@ -1,0 +1,113 @@
+"""``--grpo-budget`` bounds what a test does beside its pairs."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from pytest_grpo.gate import setup_limit
+from pytest_grpo.gate.setup_limit import SetupClock, setup_limit_s
+
+ENDLESS = "threading.Event().wait(60)"
+SUITE = """
+import threading
+import pytest
+from pytest_grpo import nothing_to_check
+
+@pytest.fixture
+def model(grpo_gate):
+    {in_fixture}
+
+@pytest.mark.phase2
+def test_speed(grpo_arms, model):
+    {in_test}
+    fast, slow = grpo_arms(agree=nothing_to_check, fast=lambda: {{"seconds": 1}}, slow=lambda: {{"seconds": 3}})
+    assert slow.seconds >= 2 * fast.seconds
+    {after}
+
+@pytest.mark.phase2
+def test_next(grpo_arms):
+    fast, slow = grpo_arms(agree=nothing_to_check, fast=lambda: {{"seconds": 1}}, slow=lambda: {{"seconds": 3}})
+    assert slow.seconds >= 2 * fast.seconds
+"""
+ENDED = "setup_s: inconclusive: its set-up was ended after 0.5 s; give --grpo-budget 1, or a smaller run"
+
+
+@pytest.fixture
+def short_limit(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.setattr(setup_limit, "MIN_SETUP_S", 0.5)
+    monkeypatch.setattr(setup_limit, "AGAIN_S", 0.2)
+    return project
+
+
+def run(project: pytest.Pytester, *arguments: str, **places: str) -> pytest.RunResult:
+    code = {"in_fixture": "pass", "in_test": "pass", "after": "pass"} | places
+    project.makepyfile(test_suite=SUITE.format(**code))
+    return project.runpytest_inprocess("--phase", "2", "--grpo-budget", "0.1", "-rx", *arguments)
+
+
+@pytest.mark.parametrize("place", ["in_fixture", "in_test", "after"])
+def test_a_set_up_without_end_is_inconclusive_and_the_next_test_runs(short_limit: pytest.Pytester, place: str) -> None:
+    result = run(short_limit, **{place: ENDLESS})
+    result.assert_outcomes(passed=1, xfailed=1)
+    result.stdout.fnmatch_lines(["2 *setup_s*0.5 s*<= 0.5 s*inconclusive", f"*{ENDED}*"])
+
+
+def test_code_that_catches_everything_is_asked_again(short_limit: pytest.Pytester) -> None:
+    stubborn = f"try: {ENDLESS}\n    except BaseException: {ENDLESS}"
+    result = run(short_limit, in_test=stubborn)
+    result.assert_outcomes(passed=1, xfailed=1)
+    assert result.stdout.str().count("inconclusive: setup_s") == 1
+
+
+def test_what_was_red_before_stays_red(short_limit: pytest.Pytester) -> None:
+    red = "grpo_arms(agree=nothing_to_check, a=lambda: {'seconds': 1}, b=lambda: {'seconds': 3})"
+    result = run(short_limit, in_test=f"a, b = {red}\n    a.seconds >= 2 * b.seconds\n    {ENDLESS}")
+    result.assert_outcomes(passed=1, failed=1)
+
+
+def test_it_fails_where_inconclusive_is_a_failure(short_limit: pytest.Pytester) -> None:
+    result = run(short_limit, "--grpo-inconclusive=fail", in_test=ENDLESS)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines([f"*{ENDED}*"])
+
+
+def test_it_counts_among_the_gates_that_decided_nothing(short_limit: pytest.Pytester) -> None:
+    result = run(short_limit, "--deselect=test_suite.py::test_next", in_test=ENDLESS)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["grpo: 1 of 1 timing gate is inconclusive: setup_s; *"])
+
+
+def test_pairs_have_a_limit_of_their_own(short_limit: pytest.Pytester) -> None:
+    slow = "grpo_arms(agree=nothing_to_check, a=lambda: threading.Event().wait(1) and None, b=lambda: None)"
+    result = run(short_limit, "--grpo-pairs=1", in_test=f"a, b = {slow}\n    a.seconds >= 2 * b.seconds")
+    assert "setup_s" not in result.stdout.str()
+
+
+def test_an_alarm_of_another_plugin_is_left_alone() -> None:
+    def other(number: int, frame: object) -> None: ...
+
+    clock, before = SetupClock(), signal.signal(signal.SIGALRM, other)
+    try:
+        clock.start(60, pytest.fail)
+        with clock.paused():
+            pass
+        clock.stop()
+        assert signal.getsignal(signal.SIGALRM) is other
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_outside_of_the_main_thread_there_is_no_limit() -> None:
+    clock = SetupClock()
+    thread = threading.Thread(target=clock.start, args=(60, pytest.fail))
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+
+
+def test_the_limit_follows_the_budget() -> None:
+    assert (setup_limit_s(45), setup_limit_s(1)) == (225, 120)
