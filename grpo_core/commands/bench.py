@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phase", default="all", help="which phases, e.g. 2,5")
     group = parser.add_argument_group("the run that they judge, as grpo train takes it (default: the embedded model)")
     add = group.add_argument
-    add("--config", metavar="FILE", help="TOML file with any of the settings")
+    add("--config", type=Path, metavar="FILE", help="TOML file with any of the settings")
     add("--preset", "--model", dest="model", metavar="NAME", help="tiny, small, a model folder or hub id")
     add("--environment", metavar="NAME", help="arithmetic, diplomacy or package.module:factory")
     add("--engine", metavar="NAME", help="what samples: torch, vllm or plain")

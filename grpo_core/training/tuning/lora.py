@@ -99,8 +99,10 @@ def attach_lora(policy: Policy, config: ModelConfig, seed: int) -> PeftModel:
         bias="none",
     )
     refusal = f"model.lora_targets {', '.join(config.lora_targets)} of architecture {policy.architecture!r}"
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-        torch.manual_seed(seed)  # PEFT warns of what is refused below
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # PEFT warns of what is refused below
+        warnings.simplefilter("ignore", FutureWarning)  # it reads a name that transformers 5.23 has renamed
+        torch.manual_seed(seed)
         try:
             model = get_peft_model(policy.model, lora, autocast_adapter_dtype=True)  # pyright: ignore[reportArgumentType]
         except ValueError as error:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
@@ -64,3 +66,17 @@ def test_names_that_peft_takes_for_experts_are_one_line(targets: tuple[str, ...]
     with pytest.raises(ModelError, match="'glm4_moe': PEFT") as error:
         attach_lora(policy, ModelConfig(lora_targets=targets), seed=0)
     one_line(error)
+
+
+def test_a_name_that_transformers_renames_is_not_told_to_the_user(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in transformers 5.23, where PEFT 0.21 still reads the old one."""
+
+    def renamed(model: PreTrainedModel) -> bool:
+        warnings.warn("`is_gradient_checkpointing` is deprecated", FutureWarning, stacklevel=2)
+        return False
+
+    monkeypatch.setattr(PreTrainedModel, "is_gradient_checkpointing", property(renamed))
+    config = ModelConfig(name=str(model_folder), device="cpu")
+    assert attach_lora(load_policy(config), config, seed=0) is not None
