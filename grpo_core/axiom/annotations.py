@@ -13,7 +13,7 @@ _MAX_TITLE, _MAX_DESCRIPTION = 256, 512  # of Axiom
 _MAX_SHOWN = 10
 
 
-def annotations(home: Home, dataset: str) -> tuple[Document, ...]:
+def marks_of(home: Home, dataset: str) -> tuple[Document, ...]:
     """Of the baselines that ``--grpo-save`` stored in ``home``, oldest first. A file that cannot be read has none."""
     found = [mark for path in sorted((home.data / "baselines").glob("*.json")) for mark in _of_file(path, dataset)]
     return tuple(sorted(found, key=lambda mark: mark["time"]))

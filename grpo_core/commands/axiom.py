@@ -43,11 +43,11 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 
 
 def _documents(dataset: str, notifier_ids: list[str]) -> Documents:
-    from grpo_core.axiom.annotations import annotations
+    from grpo_core.axiom.annotations import marks_of
     from grpo_core.axiom.documents import Documents, dashboard
     from grpo_core.axiom.monitors import monitors
 
-    marks = annotations(Home.from_environment(), dataset)
+    marks = marks_of(Home.from_environment(), dataset)
     return Documents(dashboard(dataset), monitors(dataset, notifier_ids), marks)
 
 

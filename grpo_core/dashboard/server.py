@@ -82,7 +82,7 @@ def _json(content: Any, status_code: int = 200) -> Response:
 
 async def _stream(shown: dict[str, View], is_closing: Callable[[], bool]) -> AsyncIterator[str]:
     """Server-sent events: each view when it has changed, looked at some times a second."""
-    seen: dict[str, Version] = dict.fromkeys(shown)
+    seen: dict[str, Version] = {name: None for name in shown}
     silent_s = 0.0
     yield "retry: 1000\n\n"
     while not is_closing():

@@ -114,7 +114,7 @@ class WandbConnection:
         import wandb
 
         try:
-            self._run = wandb.init(
+            run = wandb.init(
                 project=self._project,
                 id=self._identity,
                 resume=None if self._mode == "offline" else "allow",  # offline, wandb sync puts both parts together
@@ -131,10 +131,11 @@ class WandbConnection:
         except (wandb.Error, OSError) as error:
             raise self._failure(error) from error
         for pattern, axis in AXES.items():
-            self._run.define_metric(pattern, step_metric=axis)
+            run.define_metric(pattern, step_metric=axis)
         for name, summary in SUMMARIES.items():
             axis = BATCH if name.startswith("rollout/") else STEP
-            self._run.define_metric(name, step_metric=axis, summary=summary)
+            run.define_metric(name, step_metric=axis, summary=summary)
+        self._run = run
 
     def send(self, records: Sequence[Record]) -> int:
         """Raises ``DeliveryError`` when the W&B service has died."""

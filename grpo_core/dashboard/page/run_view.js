@@ -12,7 +12,7 @@ import { Timeline } from "./timeline.js";
 export class RunView {
   constructor(name) {
     this.badge = badge();
-    this.about = h("p", { class: "quiet" });
+    this.about = h("p", { class: "quiet" }, "Reading its events…");
     this.tiles = h("dl", { class: "tiles" });
     this.timeline = new Timeline();
     this.accounts = h("div", { class: "stack" });

@@ -89,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.server.status, {"message": "out of order"}
         if self.headers["Authorization"] != "Bearer xaat-secret":
             return 403, {"message": "forbidden"}
-        given = json.loads(body) if body else None
+        given: Any = json.loads(body) if body else None
         if body and self.headers["Content-Type"] != "application/json":
             return 415, {"message": "only JSON"}
         if (method, path) == ("POST", "/v2/dashboards"):

@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import pairwise
 
 import pytest
@@ -131,7 +131,7 @@ def test_a_run_without_batches_has_no_samples_and_says_why(client: TestClient, w
     assert "No batch" in client.get("/api/runs/first/samples").json()["note"]
 
 
-def messages(server: Server, query: str) -> Iterator[dict[str, object]]:
+def messages(server: Server, query: str) -> Generator[dict[str, object], None, None]:
     with urllib.request.urlopen(f"{server.url}api/stream?{query}", timeout=60) as answer:
         for line in answer:
             if line.startswith(b"data: "):
