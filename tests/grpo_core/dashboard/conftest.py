@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from grpo_core.home import Home
+from grpo_core.schedule.batch_file import batch_file_name, write_batch
+from grpo_core.types import Batch, Completion, Group, RolloutStats, Trajectory
 
 START_S = 1_795_980_000.0
 WriteRun = Callable[..., Path]
@@ -59,3 +62,28 @@ def step_events(step: int) -> list[dict[str, Any]]:
               optimizer_ms=90.0, policy_lag_steps=1, max_policy_lag_steps=2, buffer_depth=1,
               configured_buffer_depth=1),
     ]  # fmt: skip
+
+
+def store_batch(
+    home: Home,
+    index: int,
+    rewards: list[float],
+    prompt: list[int],
+    answer: list[int],
+    *,
+    run: str = "r",
+    group: str = "g0",
+) -> Path:
+    """A batch of one group, as a run leaves it for its trainer."""
+    turn = Completion(
+        prompt_ids=np.array(prompt, dtype=np.int32),
+        completion_ids=np.array(answer, dtype=np.int32),
+        completion_mask=np.ones(len(answer), dtype=np.bool_),
+        sampling_logprobs=np.zeros(len(answer), dtype=np.float32),
+        policy_version=0,
+        temperature=1.0,
+        finish_reason="stop",
+    )
+    siblings = Group(group, tuple(Trajectory(group, "solver", (turn,), reward) for reward in rewards))
+    stats = RolloutStats(1.0, 1, 1, 1, 1, 0)
+    return write_batch(home.buffer / run / batch_file_name(index), Batch(index, 0, (siblings,), stats))

@@ -17,7 +17,7 @@ import pytest
 
 from grpo_core.dashboard.server import Server
 from grpo_core.home import Home
-from tests.grpo_core.dashboard.conftest import WriteRun, event
+from tests.grpo_core.dashboard.conftest import WriteRun, event, store_batch
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -117,9 +117,8 @@ def test_a_run_is_watched_from_its_first_step_to_its_last(browser: Browser, home
         for title in ("Loss", "Policy lag", "Buffer depth", "Inference throughput", "Use", "Thread trainer-0/train"):
             assert page.get_by_role("group", name=title, exact=True).locator("svg").last.is_visible()
         assert not is_too_wide(page)
-    samples = pages[0].get_by_role("button", name="Show samples")
-    samples.click()
-    pages[0].locator(".siblings pre, .samples p").get_by_text(re.compile(r"\d|No batch")).first.wait_for()
+    pages[0].get_by_role("button", name="Show samples").click()
+    pages[0].get_by_text("No batch of this run").wait_for()  # its last checkpoint covers all
     assert complaints == []
 
 
@@ -132,6 +131,7 @@ def test_what_events_and_environments_say_is_shown_as_text(
         start = event("run_started", 9.0, preset=HOSTILE, environment=HOSTILE, num_steps=4)
         use = event("gpu_stats", 9.0, source="nvml", device_index=HOSTILE, device_name=HOSTILE, utilization_percent=5.0)
         file.write(f"{json.dumps(start)}\n{json.dumps(use)}\n" + '{"kind": "train_step", "step": 5, "rew')
+    store_batch(home, 0, [0.0, 1.0], [5, 6], [7, 8, 9], run="first", group=HOSTILE)
     verdicts = home.data / "baselines"
     verdicts.mkdir(parents=True)
     row = {
@@ -147,6 +147,9 @@ def test_what_events_and_environments_say_is_shown_as_text(
     page = opened(browser, url, PHONE, complaints)
     page.get_by_role("link", name="first").click()
     page.get_by_text(HOSTILE).first.wait_for()
+    page.get_by_role("button", name="Show samples").click()
+    page.locator(".siblings pre").filter(has_text="7 8 9").first.wait_for()
+    assert page.locator(".siblings .reward b").all_inner_texts() == ["0", "1"]
     page.get_by_role("link", name="Verdicts").click()
     page.get_by_text(HOSTILE).first.wait_for()
     assert page.locator("main img, main script").count() == 0

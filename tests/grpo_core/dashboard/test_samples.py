@@ -4,28 +4,10 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
-
 from grpo_core.dashboard.samples import samples_json
 from grpo_core.home import Home
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.schedule.batch_file import batch_file_name, write_batch
-from grpo_core.types import Batch, Completion, Group, RolloutStats, Trajectory
-
-
-def store_batch(home: Home, index: int, rewards: list[float], prompt: list[int], answer: list[int]) -> Path:
-    turn = Completion(
-        prompt_ids=np.array(prompt, dtype=np.int32),
-        completion_ids=np.array(answer, dtype=np.int32),
-        completion_mask=np.ones(len(answer), dtype=np.bool_),
-        sampling_logprobs=np.zeros(len(answer), dtype=np.float32),
-        policy_version=0,
-        temperature=1.0,
-        finish_reason="stop",
-    )
-    group = Group("g0", tuple(Trajectory("g0", "solver", (turn,), reward) for reward in rewards))
-    stats = RolloutStats(1.0, 1, 1, 1, 1, 0)
-    return write_batch(home.buffer / "r" / batch_file_name(index), Batch(index, 0, (group,), stats))
+from tests.grpo_core.dashboard.conftest import store_batch
 
 
 def test_the_newest_batch_is_shown_as_text_with_its_rewards(
