@@ -85,7 +85,7 @@ def test_with_a_token_nothing_is_read_without_it(home: Home, write_run: WriteRun
         assert answer.status_code == 401
         assert "secret-run" not in answer.text
     for cookie in ("grpo_token=wrong", "grpo_token", "grpo_token=\xff;;==", "=;"):
-        answer = stranger.get("/api/runs", headers={"cookie": cookie.encode("latin-1")})
+        answer = stranger.get("/api/runs", headers=[(b"cookie", cookie.encode("latin-1"))])
         assert answer.status_code == 401
 
 
