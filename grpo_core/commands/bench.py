@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
 from grpo_core.commands.parser import add_misplaced_arguments
+from grpo_core.commands.pytest_programs import become
 
 PACKAGED = ("--pyargs", "pytest_grpo.bench", "-o", "python_files=test_*.py")
 """pytest's arguments for the phases of the package, whatever the project calls its own test files."""
@@ -32,10 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace, console: Console) -> int:
-    """Run them; pytest's exit code."""
+    """Become pytest, which runs them: Ctrl-C shows the verdicts so far."""
     tests = ["bench"] if any(Path("bench").rglob("test_*.py")) else PACKAGED
-    arguments = ["--phase", flags.phase, *_run_options(flags), *flags.pytest_arguments]
-    return subprocess.run([sys.executable, "-m", "pytest", *tests, *arguments], check=False).returncode
+    become("pytest", *tests, "--phase", flags.phase, *_run_options(flags), *flags.pytest_arguments)
 
 
 def _run_options(flags: argparse.Namespace) -> Iterator[str]:

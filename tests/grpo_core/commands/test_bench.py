@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -81,3 +84,33 @@ def test_a_mistake_in_the_run_is_one_line(tmp_path: Path, arguments: tuple[str, 
     assert ended.returncode != 0
     assert ended.stderr.startswith(told)
     assert len(ended.stderr.strip().splitlines()) == 1
+
+
+WAITING = """
+import pathlib, threading, pytest
+
+@pytest.mark.phase2
+def test_first(grpo_gate):
+    grpo_gate.check("adapter_cache_hits", 1)
+
+@pytest.mark.phase2
+def test_waits(grpo_gate):
+    pathlib.Path("begun").touch()
+    threading.Event().wait(60)
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupt_shows_the_verdicts_so_far(tmp_path: Path) -> None:
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "thresholds.toml").write_text("[cpu.phase2]\nadapter_cache_hits = { equals = 1 }\n")
+    (tmp_path / "bench" / "test_own.py").write_text(WAITING)
+    command = [sys.executable, "-m", "grpo_core.cli", "bench"]
+    started = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "begun").exists():
+        assert started.poll() is None
+        time.sleep(0.05)
+    os.killpg(started.pid, signal.SIGINT)
+    shown, _ = started.communicate()
+    assert started.returncode == pytest.ExitCode.INTERRUPTED
+    assert "1 pass, 0 fail" in shown
