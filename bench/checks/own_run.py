@@ -18,12 +18,13 @@ def check_run(config: GrpoConfig, system: str) -> None:
         pytest.UsageError: one of them is not there, cannot be used, or does not fit into the memory; in one line.
     """
     from grpo_core.errors import GrpoError
-    from grpo_core.rollout.engines import check_engine
 
     try:
-        check_environment(config)
+        check_environment(config)  # needs no torch, so it answers first
         check_model(config)
         if system == "grpo_core":
+            from grpo_core.rollout.engines import check_engine
+
             check_engine(config)
     except GrpoError as error:
         raise pytest.UsageError(f"grpo: {error}") from None
