@@ -120,7 +120,8 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
             _of("train", "run"),
             _of("train", "add_arguments"),
             "grpo train --environment arithmetic --steps 60 --set training.loss=gspo",
-            "--set reaches every setting, also those without a flag of their own.",
+            "--set reaches every setting, also those without a flag of their own. Without a model and an environment\n"
+            "it trains the preset adder on sums of two numbers up to 14, of which one in five is never asked.",
         ),
     ),
     "look": (

@@ -169,7 +169,8 @@ HOW: Mapping[str, How] = {
     ),
     "uv run python -m tests.modal_server": NotRun("goes on until Ctrl-C"),
     # Training.
-    "uv run grpo train --environment arithmetic --preset tiny --steps 60": Run(SHORT),
+    "uv run grpo train": Run(SHORT),
+    "uv run grpo train --seed 1": Run(SHORT),
     "uv run grpo train --environment diplomacy --compact-prompts --groups 1 --samples 4 --steps 3": Run(SHORT),
     "uv run grpo train --run NAME --resume --steps 200": _RESUMES,
     "uv run grpo train --run long --steps 200 --set schedule.checkpoint_every_steps=10": Run(SHORT),

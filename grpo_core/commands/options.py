@@ -35,7 +35,7 @@ def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, e.g. training.kl_coefficient=0"
     )
-    add("tiny, small, a model folder or hub id; --preset and --model are the same", "--preset", "--model")
+    add("tiny, small, adder, a model folder or hub id; --preset and --model are the same", "--preset", "--model")
     add("auto, cpu or cuda", "--device")
     add("arithmetic, diplomacy or package.module:factory", "--environment")
     add("what samples: torch, vllm or plain", "--engine")

@@ -38,6 +38,19 @@ MIN_CHART_STEPS = 10
 
 _DEFAULTS: Mapping[str, Any] = {"environment.name": "arithmetic", "schedule.num_steps": 60}
 
+_DEMO: Mapping[str, Any] = {
+    "model.name": "adder",
+    "environment.name": "arithmetic",
+    "environment.max_operand": 14,
+    "environment.questions": "training",
+    "rollout.max_completion_tokens": 8,
+    "training.learning_rate": 3e-3,
+    "training.learning_rate_schedule": "linear",
+    "training.kl_coefficient": 0.0,
+    "schedule.num_steps": 120,
+}
+"""Of a run for which neither a model nor an environment is given: one that learns in less than a minute."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser, _DEFAULTS)
@@ -142,7 +155,8 @@ def _train_on_modal(flags: argparse.Namespace, given: Given, name: Any) -> int:
 
 def _new_config(given: Given, name: Any) -> GrpoConfig:
     """The configuration of a run that starts, under a name of its own where ``name`` is None."""
-    config = full_config(given, _DEFAULTS, "run" if name is None else name)
+    has_subject = any("name" in given.values.get(section, {}) for section in ("model", "environment"))
+    config = full_config(given, _DEFAULTS if has_subject else _DEMO, "run" if name is None else name)
     return config if name is not None else config.model_copy(update={"run": _new_name(config.environment.name)})
 
 

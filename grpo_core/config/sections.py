@@ -14,7 +14,7 @@ class ModelConfig(Section):
     """Which weights, where, and which adapter on them."""
 
     name: str = "tiny"
-    """A preset (``tiny``, ``small``), a local folder, or a hub id."""
+    """A preset (``tiny``, ``small``, ``adder``), a local folder, or a hub id."""
     device: str = "auto"
     """``auto`` takes the GPU when there is one; else any torch device."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -1,7 +1,9 @@
 """The embedded models: built on this machine at first use, then read from the cache folder.
 
 No weights are shipped or fetched. A preset is a Qwen2 of the stated size with a byte-level BPE tokenizer, trained for
-some seconds on generated text of the environments: it knows the formats, and most of its answers are wrong.
+some seconds on generated text of the environments: it knows the formats, and most of its answers are wrong. ``tiny``
+and ``small`` know both environments and hardly any sum. ``adder`` can add, and does
+nothing else, but mostly just repeats the first number: this is what a run of ``grpo train`` mends.
 """
 
 from __future__ import annotations
@@ -10,20 +12,25 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from filelock import FileLock
-from torch import Tensor
-from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, TokenizersBackend
 
 from grpo_core.home import cache_folder, make_folder, write_folder
-from grpo_core.model.corpus import STOP_TEXT, arithmetic_document, diplomacy_document, sample_documents
+from grpo_core.model.corpus import (
+    STOP_TEXT,
+    Document,
+    arithmetic_document,
+    diplomacy_document,
+    sample_documents,
+    sample_sums,
+    sum_document,
+)
+from grpo_core.model.pretraining import Stage, ids_of, pretrain
 
-_NO_TARGET = -100
 _CLEAN_SHARE = 0.6  # of the steps have right answers only
 _CORRECT_RATE = 0.25  # of the answers after that
 
@@ -47,9 +54,23 @@ class Preset:
     recipe_version: int = 3
 
 
+@dataclass(frozen=True, slots=True)
+class SumsPreset(Preset):
+    """Pretrained on sums of two numbers up to ``max_operand``, with Muon: it needs half of AdamW's steps."""
+
+    max_operand: int = 14
+    batch_documents: int = 128
+    num_repeating_steps: int = 70  # after the others; the first number is repeated in most answers
+    repeating_rate: float = 1e-3
+    correct_rate: float = 0.2  # of these answers
+
+
 PRESETS = {
     "tiny": Preset(256, 4, 4, 2, 896, num_pretraining_steps=200, learning_rate=2e-3),
     "small": Preset(512, 8, 8, 2, 1664, num_pretraining_steps=50, learning_rate=1e-3),
+    "adder": SumsPreset(
+        64, 2, 4, 4, 256, num_pretraining_steps=210, learning_rate=1.5e-2, vocab_size=320, max_context_tokens=256
+    ),
 }
 
 
@@ -78,7 +99,11 @@ def _build(preset: Preset, folder: Path) -> None:
 
 def _train_tokenizer(preset: Preset) -> TokenizersBackend:
     """A byte-level BPE with Qwen2's own splitting rules, which is also what its loader puts around the vocabulary."""
-    documents = sample_documents(random.Random(0), num_documents=600)
+    rng = random.Random(0)
+    if isinstance(preset, SumsPreset):
+        documents = sample_sums(rng, 600, preset.max_operand)
+    else:
+        documents = sample_documents(rng, 600)
     empty = Qwen2Tokenizer(eos_token=STOP_TEXT, pad_token=STOP_TEXT, model_max_length=preset.max_context_tokens)
     trained = empty.train_new_from_iterator(documents, vocab_size=preset.vocab_size, show_progress=False)
     assert isinstance(trained, TokenizersBackend)
@@ -105,43 +130,52 @@ def _pretrain(preset: Preset, tokenizer: TokenizersBackend) -> Qwen2ForCausalLM:
                 pad_token_id=stop_id,
             )
         )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=preset.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    warmup = max(1, preset.num_pretraining_steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / warmup, 1.0) * (1.0 - 0.9 * step / preset.num_pretraining_steps),
-    )
-    model.train()
-    for input_ids, targets in _training_batches(preset, tokenizer):
-        logits = model(input_ids=input_ids).logits[:, :-1]
-        loss = F.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=_NO_TARGET)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-    model.eval()
+    stages = _sum_stages(preset) if isinstance(preset, SumsPreset) else [_stage(preset, tokenizer)]
+    pretrain(model, tokenizer, stages)
     return model
 
 
-def _training_batches(preset: Preset, tokenizer: TokenizersBackend) -> Iterator[tuple[Tensor, Tensor]]:
-    """Right-padded ids and targets of about ``batch_tokens`` tokens: seven of arithmetic, then one of Diplomacy.
+def _stage(preset: Preset, tokenizer: TokenizersBackend) -> Stage:
+    """Documents of about ``batch_tokens`` tokens a step: seven steps of arithmetic, then one of Diplomacy.
 
-    Only answers are targets. Those of arithmetic are right at first, so that the sum is learned, then mostly wrong, so
-    that the policy has something left to gain. Many small batches: at this size the number of updates counts.
+    Answers of arithmetic are right at first, then mostly wrong, so that the policy has something left to gain.
     """
-    rng = random.Random(1)
-    for step in range(preset.num_pretraining_steps):
-        correct_rate = 1.0 if step < _CLEAN_SHARE * preset.num_pretraining_steps else _CORRECT_RATE
-        rows: list[tuple[list[int], int]] = []
-        while sum(len(ids) for ids, _ in rows) < preset.batch_tokens:
-            document = diplomacy_document(rng) if step % 8 == 7 else arithmetic_document(rng, correct_rate)
-            prompt = tokenizer.encode(document.prompt, add_special_tokens=False)
-            rows.append((prompt + tokenizer.encode(document.completion, add_special_tokens=False), len(prompt)))
-        width = max(len(ids) for ids, _ in rows)
-        input_ids = torch.zeros((len(rows), width), dtype=torch.long)
-        targets = torch.full((len(rows), width), _NO_TARGET)
-        for index, (ids, num_prompt) in enumerate(rows):
-            input_ids[index, : len(ids)] = torch.tensor(ids)
-            targets[index, num_prompt : len(ids)] = torch.tensor(ids[num_prompt:])
-        yield input_ids, targets
+    rng, num_steps = random.Random(1), preset.num_pretraining_steps
+
+    def documents(step: int) -> list[Document]:
+        correct_rate = 1.0 if step < _CLEAN_SHARE * num_steps else _CORRECT_RATE
+        found, num_tokens = [], 0
+        while num_tokens < preset.batch_tokens:
+            found.append(diplomacy_document(rng) if step % 8 == 7 else arithmetic_document(rng, correct_rate))
+            num_tokens += sum(len(ids_of(tokenizer, text)) for text in (found[-1].prompt, found[-1].completion))
+        return found
+
+    return Stage(num_steps, lambda step: preset.learning_rate * _share(step, num_steps, last=0.1), documents)
+
+
+def _sum_stages(preset: SumsPreset) -> list[Stage]:
+    """First to add, with right answers only. Then, at a rate that leaves the sums as they are, to do so seldom."""
+    rng, num_steps = random.Random(1), preset.num_pretraining_steps
+
+    def documents(correct_rate: float) -> list[Document]:
+        return [sum_document(rng, preset.max_operand, correct_rate) for _ in range(preset.batch_documents)]
+
+    return [
+        Stage(
+            num_steps,
+            lambda step: preset.learning_rate * _share(step, num_steps, last=0.05),
+            lambda step: documents(1.0),
+            uses_muon=True,
+        ),
+        Stage(
+            preset.num_repeating_steps,
+            lambda step: preset.repeating_rate,
+            lambda step: documents(preset.correct_rate),
+            uses_muon=True,
+        ),
+    ]
+
+
+def _share(step: int, num_steps: int, *, last: float) -> float:
+    """Of the learning rate: up over a tenth of the steps, and down to ``last`` over all of them."""
+    return min((step + 1) / max(1, num_steps // 10), 1.0) * (1.0 - (1.0 - last) * step / num_steps)

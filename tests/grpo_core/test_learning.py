@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy.stats import beta, binom
 
+from grpo_core.cli import main
 from grpo_core.config import build_config
 from grpo_core.home import Home
 from grpo_core.schedule.loop import train
@@ -51,3 +54,23 @@ def test_training_reaches_its_reward_and_beats_the_base_policy_beyond_chance(met
     assert chance < 1e-6, f"{base} right before, {trained} after, of {num_answers}"
     assert trained > 1.2 * base
     assert trained / num_answers >= STATED_REWARD, f"{base} right before, {trained} after, of {num_answers}"
+
+
+@pytest.mark.slow
+def test_the_first_run_of_a_user_learns_also_what_it_is_never_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GRPO_HOME", str(tmp_path))
+    assert main(["train", "--run", "first", "--device", "cpu"]) == 0
+
+    printed = capsys.readouterr().out
+    rewards = [float(reward) for reward in re.findall(r"^step \d+: reward ([\d.]+)", printed, flags=re.MULTILINE)]
+    first, last = np.mean(rewards[:3]), np.mean(rewards[-10:])
+    assert first <= 0.35
+    assert last >= 0.93, "the docs say 0.95; this is about any processor"
+    held_out = re.search(r"greedy answers: (\d+) of 64 right; before training (\d+) of 64", printed)
+    assert held_out is not None
+    after, before = map(int, held_out.groups())
+    assert before <= 16
+    assert after >= 58
+    assert printed.count("|") >= 6, "the curve"

@@ -27,7 +27,7 @@ def no_modal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["train", "--environment", "chess"], "L4", "environment.name 'chess' is not known; allowed: arithmetic"),
         (["profile", "--environment", "chess"], "L4", "environment.name 'chess' is not known"),
         (["benchmark", "--environment", "chess"], "L4", "environment.name 'chess' is not known"),
-        (["train", "--model", "huge"], "L4", "model 'huge': no such preset; allowed: tiny, small"),
+        (["train", "--model", "huge"], "L4", "model 'huge': no such preset; allowed: tiny, small, adder"),
         (["train", "--set", "training.loss=ppo"], "L4", "training.loss: 'ppo' is not allowed"),
         (["train", "--run", "a/b"], "L4", "'a/b'"),
         (

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from grpo_core.cli import main
 from grpo_core.commands import train
+from grpo_core.commands.options import Given
 from grpo_core.config import GrpoConfig
 from grpo_core.schedule.loop import StepReport
 from grpo_core.training.checkpoint_state import newest_state
@@ -49,6 +50,16 @@ def test_the_line_is_there_when_the_step_is_done(monkeypatch: pytest.MonkeyPatch
     with train._progress(Console(file=pipe), GrpoConfig()) as show:
         show(report)
         assert pipe.arrived == "its line\n"
+
+
+def test_a_run_of_nothing_in_particular_is_the_one_that_learns_soon() -> None:
+    def subject(**given: Any) -> tuple[str, str, int]:
+        config = train._new_config(Given(given, {}), "run")
+        return config.model.name, config.environment.questions, config.schedule.num_steps
+
+    assert subject() == ("adder", "training", 120)
+    assert subject(schedule={"num_steps": 5}) == ("adder", "training", 5)
+    assert subject(environment={"name": "arithmetic"}) == subject(model={"name": "tiny"}) == ("tiny", "all", 60)
 
 
 def test_runs_that_start_in_one_second_have_names_of_their_own() -> None:

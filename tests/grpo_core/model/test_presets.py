@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from grpo_core.config import ModelConfig
-from grpo_core.environments.arithmetic import answer, question
+from grpo_core.environments.arithmetic import answer, is_held_out, question
 from grpo_core.environments.diplomacy.prompts import full_prompt
 from grpo_core.environments.diplomacy.synthetic import sample_position
 from grpo_core.model import presets
@@ -63,6 +63,22 @@ def test_tiny_knows_the_format_of_an_answer_but_mostly_not_the_answer(tiny_token
     assert 3e6 < sum(parameter.numel() for parameter in policy.model.parameters()) < 5e6
     assert np.mean([sum(row) for row in found]) > 0.5  # a number of the right size, and then the end
     assert 0.03 < np.mean(correct) < 0.6  # something to build on, and something left to learn
+
+
+def test_adder_can_add_and_mostly_repeats_the_first_number() -> None:
+    """Also where training never asks, so that held-out answers show what training brings out."""
+    policy, tokenizer = load_policy(ModelConfig(name="adder", device="cpu")), load_tokenizer("adder")
+    stop = np.array([tokenizer.stop_id], dtype=np.int32)
+    found: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    for a, b in [(a, b) for a in range(0, 15, 2) for b in range(1, 15, 3)]:
+        numbers = [np.concatenate([tokenizer.encode(answer(a, added)), stop]) for added in (b, 0)]
+        right, repeated = (probability(policy, tokenizer.encode(question(a, b)), number) for number in numbers)
+        found[is_held_out(a, b)].append((right, repeated))
+    for pairs in found.values():
+        right, repeated = np.array(pairs).mean(axis=0)
+        assert 0.1 < right < 0.35
+        assert repeated > 0.5
+        assert right + repeated > 0.7
 
 
 def test_token_counts_are_realistic(tiny_tokenizer: Tokenizer) -> None:

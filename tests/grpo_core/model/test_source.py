@@ -15,7 +15,7 @@ def test_names_that_are_no_model_are_refused_without_asking_the_network(tmp_path
     assert locate_model(str(model_folder)) == str(model_folder)
     assert locate_model("owner/name") == "owner/name"
     for name in ("huge", "./missing", "/missing/folder", "a/b/c"):
-        with pytest.raises(ModelError, match="allowed: tiny, small") as error:
+        with pytest.raises(ModelError, match="allowed: tiny, small, adder") as error:
             locate_model(name)
         assert name in one_line(error)
     with pytest.raises(ModelError, match=r"no config\.json"):
