@@ -49,7 +49,7 @@ _DEMO: Mapping[str, Any] = {
     "training.kl_coefficient": 0.0,
     "schedule.num_steps": 120,
 }
-"""Of a run for which neither a model nor an environment is given: one that learns in less than a minute."""
+"""Of a run for which neither a model nor an environment is given: one that learns soon."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
