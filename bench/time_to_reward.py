@@ -2,9 +2,11 @@
 
 ``python bench/time_to_reward.py --set training.updates_per_batch=2 --reward 0.8`` trains with and without the change,
 one pair per seed, in random order, until the mean reward over ``--window`` steps reaches ``--reward``. The ratio of the
-seconds decides, by the sequential sign test of the gates: after 8, 12, 18, 27 or 40 pairs. ``--base KEY=VALUE`` is for
-what both have. ``--simulate SPREAD`` trains nothing and prints how often the verdict is wrong, for pairs whose log
-ratios have that standard deviation.
+seconds decides, by the sequential sign test of the gates: after 8, 12, 18, 27 or 40 pairs. Both arms are what
+``grpo train`` does without arguments, with what ``--base KEY=VALUE`` changes in both.
+
+``--simulate SPREAD`` trains nothing and prints how often the verdict is wrong, for pairs whose log ratios have that
+standard deviation.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from bench.learning_arms.race_verdict import Pair, RaceVerdict, decide, rate_lin
 from bench.reporting import options as shared
 from bench.reporting.figures import row, table_head
 from bench.reporting.options import OneLineParser, natural, positive
+from grpo_core.commands.train import FIRST_RUN
 from grpo_core.config.flags import put
 from grpo_core.config.values import merged, parse_setting
 from grpo_core.errors import ConfigError
@@ -40,6 +43,8 @@ def settings_of(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, 
     if not options.set:
         raise ConfigError("--set: what is to be compared? give a setting, such as training.updates_per_batch=2")
     base: dict[str, Any] = {}
+    for key, value in FIRST_RUN.items():
+        put(base, key, value)
     for text in options.base:
         put(base, *parse_setting("--base", text))
     change: dict[str, Any] = {}

@@ -38,7 +38,7 @@ MIN_CHART_STEPS = 10
 
 _DEFAULTS: Mapping[str, Any] = {"environment.name": "arithmetic", "schedule.num_steps": 60}
 
-_DEMO: Mapping[str, Any] = {
+FIRST_RUN: Mapping[str, Any] = {
     "model.name": "adder",
     "environment.name": "arithmetic",
     "environment.max_operand": 14,
@@ -156,7 +156,7 @@ def _train_on_modal(flags: argparse.Namespace, given: Given, name: Any) -> int:
 def _new_config(given: Given, name: Any) -> GrpoConfig:
     """The configuration of a run that starts, under a name of its own where ``name`` is None."""
     has_subject = any("name" in given.values.get(section, {}) for section in ("model", "environment"))
-    config = full_config(given, _DEFAULTS if has_subject else _DEMO, "run" if name is None else name)
+    config = full_config(given, _DEFAULTS if has_subject else FIRST_RUN, "run" if name is None else name)
     return config if name is not None else config.model_copy(update={"run": _new_name(config.environment.name)})
 
 
