@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, get_args
 
+from grpo_core.cloud.shared_store import ReloadedAdapterStore
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError, GrpoError
 from grpo_core.home import Home
 from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
-from grpo_core.lora.store import AdapterStore
 from grpo_core.rollout.protocol import AdapterSwap, GenerationRequest, SamplingParams, completions_or_error
 from grpo_core.types import Completion, EngineName, PolicyVersion
 
@@ -39,8 +39,9 @@ class ReadyVersion:
 class EngineService:
     """Serves the policy versions of ``config.run`` from one copy of the model.
 
-    ``reload`` makes what other containers committed visible here. It is called only for a version that is neither in
-    memory nor on disk.
+    ``reload`` makes what other containers committed visible here: a run that starts again publishes its versions anew,
+    under the same numbers. It is called whenever a version is prepared, once for calls that overlap, and when a sample
+    is asked for of a version that is not here.
 
     Raises:
         ConfigError: ``kind`` is not one of ``ENGINES``.
@@ -55,13 +56,13 @@ class EngineService:
         check_engine(config)
         logger.info("engine: %s", config.rollout.engine)
         self._config = config
-        self._reload = reload
-        self._store = AdapterStore(home.adapters)
+        self._store = ReloadedAdapterStore(home.adapters, reload)
         self._adapters = LoRACache(self._store, DEFAULT_MAX_BYTES, MAX_CACHED_ADAPTERS)
         self.tokenizer: Tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
         self._engine = open_engine(config, self.tokenizer.stop_ids, self._adapters, self._store)
         self._streaming: StreamingEngine | None = None
-        self._finding = asyncio.Lock()
+        self._looking = asyncio.Lock()
+        self._num_looks = 0  # that began
 
     async def sample(self, requests: Sequence[GenerationRequest], version: int) -> list[Completion | GrpoError]:
         """A completion or an error for each of ``requests``, in order, all sampled from ``version``.
@@ -110,14 +111,15 @@ class EngineService:
         ]
 
     async def prepare(self, version: int) -> ReadyVersion:
-        """Load ``version`` into memory, so that requests for it start at once. Raises as ``sample``."""
-        await self._find(version)
+        """Load ``version``, as it is on the volume now, so that requests for it start at once. Raises as ``sample``."""
+        if version:
+            await self._look_again()
         swap = await self._swap(version)
         return ReadyVersion(swap, self._engine.model_fingerprint, self._engine.scores_in_one_pass)
 
     async def latest(self) -> int:
         """The newest committed version, 0 without one."""
-        await asyncio.to_thread(self._reload)
+        await self._look_again()
         newest = self._store.latest(self._config.run)
         return 0 if newest is None else newest.number
 
@@ -136,12 +138,18 @@ class EngineService:
         return AdapterSwap(version, cache_hit=loaded.hit, load_ms=loaded.load_ms, swap_ms=0.0)
 
     async def _find(self, version: int) -> None:
-        """Reload the volume, unless the version is here."""
+        """Look at the volume again, unless the version is here."""
         wanted = PolicyVersion(self._config.run, version)
-        async with self._finding:
-            if version == 0 or wanted in self._adapters or wanted in self._store.versions(self._config.run):
-                return
-            await asyncio.to_thread(self._reload)
+        if version and wanted not in self._adapters and wanted not in self._store.versions(self._config.run):
+            await self._look_again()
+
+    async def _look_again(self) -> None:
+        """Look at the volume, from now on: calls that wait for one look share the next one."""
+        wanted = self._num_looks + 1
+        async with self._looking:
+            if self._num_looks < wanted:
+                self._num_looks += 1
+                await asyncio.to_thread(self._store.look_again)
 
     def _stream(self) -> StreamingEngine:
         from grpo_core.rollout.streaming import StreamingEngine

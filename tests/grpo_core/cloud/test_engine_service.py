@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +82,9 @@ def test_calls_that_overlap_decode_as_one_batch(config: GrpoConfig, home: Home, 
     assert together[0][0].completion_ids.tolist() != together[1][0].completion_ids.tolist()
 
 
-def test_the_volume_is_looked_at_again_only_for_what_is_not_here(config: GrpoConfig, home: Home, adapter: Adapter):
+def test_the_volume_is_looked_at_when_a_version_is_prepared_and_not_for_each_sample(
+    config: GrpoConfig, home: Home, adapter: Adapter
+):
     store = AdapterStore(home.adapters)
     reloads: list[int] = []
 
@@ -98,14 +101,74 @@ def test_the_volume_is_looked_at_again_only_for_what_is_not_here(config: GrpoCon
         again = await service.prepare(4)
         assert (first.swap.cache_hit, again.swap.cache_hit) == (False, True)
         assert first.model_fingerprint
+        assert len(reloads) == 2
         store.discard_after("demo", -1)  # pruned meanwhile: it is in memory
         (completion,) = await service.sample([request(1)], 4)
         assert isinstance(completion, Completion)
-        assert len(reloads) == 1
-        assert await service.latest() == 4
         assert len(reloads) == 2
+        assert await service.latest() == 4
+        assert len(reloads) == 3
 
     run(service, ask)
+
+
+class Volume:
+    """What one machine commits is seen by another one when it reloads."""
+
+    def __init__(self, folder: Path, seen: Path) -> None:
+        self.store = AdapterStore(folder)
+        self.num_reloads = 0
+        self._folder = folder
+        self._seen = seen
+
+    def reload(self) -> None:
+        self.num_reloads += 1
+        shutil.rmtree(self._seen, ignore_errors=True)
+        shutil.copytree(self._folder, self._seen)
+
+
+def test_a_run_that_starts_again_elsewhere_is_served_anew(
+    config: GrpoConfig, home: Home, adapter: Adapter, tmp_path: Path
+):
+    """Its first version has the number of another one that this container has in memory and on its disk."""
+    volume = Volume(tmp_path / "volume", home.adapters)
+    first = replace(adapter, version=PolicyVersion("demo", 1))
+    second = replace(first, tensors={name: -3 * tensor for name, tensor in first.tensors.items()})
+    volume.store.publish(first)
+    service = EngineService(config, home, volume.reload, "torch")
+
+    async def answer() -> list[int]:
+        (told,) = await service.generate(["Q: 1 + 2 ="], 1, 12, 1.0, 1.0, 0)
+        return told["completion_ids"]
+
+    async def ask() -> tuple[list[int], list[int], list[int]]:
+        before = await answer()
+        volume.store.discard_after("demo", -1)
+        volume.store.publish(second)
+        after = await answer()
+        fresh = EngineService(config, home, volume.reload, "torch")
+        (told,) = await fresh.generate(["Q: 1 + 2 ="], 1, 12, 1.0, 1.0, 0)
+        await fresh.close()
+        return before, after, told["completion_ids"]
+
+    before, after, fresh = run(service, ask)
+
+    assert after == fresh != before
+
+
+def test_calls_that_overlap_share_their_looks_at_the_volume(
+    config: GrpoConfig, home: Home, adapter: Adapter, tmp_path: Path
+):
+    volume = Volume(tmp_path / "volume", home.adapters)
+    volume.store.publish(replace(adapter, version=PolicyVersion("demo", 1)))
+    service = EngineService(config, home, volume.reload, "torch")
+
+    async def ask() -> None:
+        await asyncio.gather(*(service.prepare(1) for _ in range(20)))
+
+    run(service, ask)
+
+    assert volume.num_reloads <= 2
 
 
 def test_a_request_s_own_error_is_its_own(config: GrpoConfig, home: Home):
