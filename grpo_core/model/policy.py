@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from grpo_core.config import ModelConfig
 from grpo_core.errors import ModelError
 from grpo_core.kernels.allocator import keep_freed_memory
+from grpo_core.kernels.forked import compute_alone_when_forked
 from grpo_core.kernels.linear import FrozenLinear
 from grpo_core.model.attention import ATTENTION_NAME, exact_packing
 from grpo_core.model.memory import check_memory
@@ -63,8 +64,9 @@ def resolve_device(device: str) -> torch.device:
 def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Policy:
     """The base model of ``config`` on its device, frozen and in evaluation mode.
 
-    On a CPU the process keeps some freed memory from then on (see ``kernels.allocator``). With ``any_architecture`` a
-    model of another architecture is loaded, too, and keeps transformers' own attention.
+    On a CPU the process keeps some freed memory from then on (see ``kernels.allocator``), and processes that are forked
+    from it compute in one thread (``kernels.forked``). With ``any_architecture`` a model of another architecture is
+    loaded, too, and keeps transformers' own attention.
 
     Raises:
         ModelError: it cannot be found or loaded, or has another architecture without ``any_architecture``.
@@ -88,6 +90,7 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
     nn.Module.to(model, device)
     if device.type == "cpu":
         keep_freed_memory()
+        compute_alone_when_forked()
     return Policy(
         name=config.name,
         architecture=model_config.model_type,
