@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,15 @@ class Size:
 
 LONG = Size(200, 10_000, 60, 10_000, 600.0, 20.0, 3600.0)
 SHORT = Size(12, 8, 2, 1_000, 24.0, 4.0, 20.0)
+SIZES = {
+    "num_kills": "how often runs are killed, in all cases together",
+    "num_prefixes": "from how many states of each case a run goes on",
+    "num_disk_faults": "how many writes fail, of each kind",
+    "num_inputs": "how many bad inputs all parsers get together",
+    "outage_s": "how long the service has faults, in seconds",
+    "soak_s": "how long the soak is, in seconds",
+}
+"""Options that change one field of a ``Size``, and what it is."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,10 +61,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="a few of each, in minutes")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="which parts (default: all)")
     parser.add_argument("--seed", type=natural, default=0, help="seed of all random draws (default 0)")
+    for name, meaning in SIZES.items():
+        option = f"--{name.removeprefix('num_').replace('_', '-')}"
+        sizes = f"(default {getattr(LONG, name):g}, {getattr(SHORT, name):g} with --short)"
+        parser.add_argument(option, dest=name, type=natural, help=f"{meaning} {sizes}")
     add_json(parser)
     add_markdown(parser)
     options = parser.parse_args(arguments)
-    size = SHORT if options.short else LONG
+    given = {name: value for name in SIZES if (value := vars(options)[name]) is not None}
+    size = replace(SHORT if options.short else LONG, **given)
     tables: list[str] = []
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="grpo-crash-") as scratch:

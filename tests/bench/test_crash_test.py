@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from bench.crash_study.mutations import as_json, damage, harm
 from bench.crash_study.outages import _fault_at, _ratio
 from bench.crash_study.parsers import PARSERS
 from bench.crash_study.runs import CASES, NUM_STEPS, RUN, Case, events, history, home_of
-from bench.crash_test import LONG, PARTS, SHORT, main
+from bench.crash_test import _STUDIES, LONG, PARTS, SHORT, Size, main
 
 LAGGING = next(case for case in CASES if case.lag)
 
@@ -107,6 +108,22 @@ def test_bad_inputs_are_studied_and_tables_written(tmp_path: Path, capsys: pytes
     assert [row["input"] for row in json.loads((tmp_path / "crash.json").read_text())["inputs"]] == [
         parser.name for parser in PARSERS
     ]
+
+
+def test_the_size_of_a_part_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Size] = []
+
+    def study(size: Size, *_: object) -> list[dict[str, Any]]:
+        asked.append(size)
+        return [{"soak": "none"}]
+
+    monkeypatch.setitem(_STUDIES, "soak", study)
+    monkeypatch.setattr("bench.crash_test.import_all", lambda: None)
+    monkeypatch.setattr("bench.crash_test.wait", lambda _: 0)
+    monkeypatch.setattr("bench.crash_test.start", lambda *_: 0)
+    assert main(["--short", "--parts", "soak", "--soak-s", "7", "--kills", "3"]) == 0
+
+    assert asked == [replace(SHORT, soak_s=7, num_kills=3)]
 
 
 def test_a_part_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
