@@ -25,7 +25,8 @@ torch.set_num_threads(2)
 policy = load_policy(ModelConfig(name=sys.argv[1], device="cpu"))
 store = AdapterStore(Path(sys.argv[1]) / "none")
 engine = TorchEngine(policy, (0,), LoRACache(store, 1, 1), "run", native=native)
-requests = [GenerationRequest(np.arange(1, 200, dtype=np.int32), SamplingParams(seed, max_tokens=6)) for seed in range(4)]
+prompt = np.arange(1, 200, dtype=np.int32)
+requests = [GenerationRequest(prompt, SamplingParams(seed, max_tokens=6)) for seed in range(4)]
 
 def answers():
     product = torch.ones(600, 600) @ torch.ones(600, 600) + torch.ones(600, 600).exp()
