@@ -201,14 +201,14 @@ def run_rollout(
     end_group = first_group + num_groups if num_groups else config.rollout.num_groups
     groups_here = range(first_group, end_group)
     try:
-        batch, swap = play_groups(config, Home.from_environment(), remote, version, index, groups_here)
+        batch, swap, accounts = play_groups(config, Home.from_environment(), remote, version, index, groups_here)
     finally:
         remote.close()
     if config.environment.use_state_cache:
         commit()
     summary = {"run": run, **summarize(batch, swap, remote.num_asked_again)}
     if with_batch:
-        return {**summary, "batch": batch}
+        return {**summary, "batch": batch, "accounts": accounts}
     print(json.dumps(summary))
     return summary
 

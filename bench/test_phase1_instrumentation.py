@@ -97,6 +97,17 @@ def test_device_statistics_flow(grpo_gate: Gate, bench_home: Home) -> None:
 
 
 @pytest.mark.phase1
+def test_the_ledger_says_where_the_time_goes(grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home) -> None:
+    """Of each thread's wall clock next to nothing is in no span, and the spans are no more than another clock says."""
+    from .checks.ledger import gap_share, other_share, record
+
+    stack = build_stack_for("ledger", embedded=TWO_GROUPS, schedule={"num_steps": NUM_STEPS})
+    recorded = record(stack, bench_home)
+    grpo_gate.check("ledger_other_share", other_share(recorded))
+    grpo_gate.check("ledger_gap_share", gap_share(recorded))
+
+
+@pytest.mark.phase1
 def test_telemetry_costs_next_to_nothing(
     grpo_arms: GrpoArms,
     grpo_threshold: GrpoThreshold,

@@ -126,6 +126,14 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
     ),
     "look": (
         Command(
+            "explain",
+            "say where a run's time goes, and which setting to try",
+            _of("explain", "run"),
+            _of("explain", "add_arguments"),
+            "grpo explain my-run",
+            "It reads the ledger in the run's events. Whether a change helped, a phase says: grpo bench.",
+        ),
+        Command(
             "runs",
             "list what runs take on disk, and remove old ones",
             _of("runs", "run"),

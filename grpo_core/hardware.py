@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -68,3 +68,21 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+class Energy:
+    """What the GPUs of this machine have used since their drivers were loaded."""
+
+    def __init__(self, handles: Mapping[int, Any]) -> None:
+        """``handles`` are those of ``open_gpus``, which must stay open."""
+        self._handles = tuple(handles.values())
+
+    def joules(self) -> float | None:
+        """All of them together. None without a GPU, or where one cannot say."""
+        import pynvml
+
+        readings_mj = [
+            read_gpu(partial(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle)) for handle in self._handles
+        ]
+        known_mj = [reading for reading in readings_mj if reading is not None]
+        return sum(known_mj) / 1000 if known_mj and len(known_mj) == len(readings_mj) else None

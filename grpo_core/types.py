@@ -102,6 +102,11 @@ class Group:
     trajectories: tuple[Trajectory, ...]
 
     @property
+    def num_completion_tokens(self) -> int:
+        """Of all turns of all siblings, forced ones included."""
+        return sum(len(turn.completion_ids) for trajectory in self.trajectories for turn in trajectory.turns)
+
+    @property
     def has_spread(self) -> bool:
         """Its rewards differ: there is a winner, and so a gradient. A NaN reward differs from every other."""
         return any(trajectory.reward != self.trajectories[0].reward for trajectory in self.trajectories)
@@ -123,6 +128,17 @@ class RolloutStats:
     num_zero_variance_groups: int = 0  # starting states of the batch that have none
     num_trajectories: int = 0
     sampled_reward_mean: float = 0.0  # over all sampled trajectories: the policy's reward, unbiased by the replacements
+    num_sampled_tokens: int = 0  # completion tokens that the engine drew or took as forced, whatever became of them
+    num_preempted_tokens: int = 0  # of these, the ones of requests that were ended before their completion
+    num_unused_tokens: int = 0  # of these, the ones of failed attempts and of openings
+    num_replaced_tokens: int = 0  # of these, the ones of replaced starting states
+    num_cached_tokens: int = 0  # prompt tokens that were read from the prefix cache
+    num_decode_steps: int = 0
+    num_decode_rows: int = 0  # requests that took part in a decode step, summed over the steps
+    num_preemptions: int = 0
+    kv_share_steps: float = 0.0  # share of the KV cache in use, summed over the steps; 0 where the engine cannot say
+    num_read_bytes: int = 0  # of weights, from disk, after the version was loaded
+    peak_memory_bytes: int = 0  # as that of StepMetrics, at the end of the collection
 
     @property
     def tokens_per_second(self) -> float:
@@ -167,6 +183,8 @@ class StepMetrics:
     num_loss_tokens: int  # tokens that the policy chose: those with a loss
     num_effective_tokens: int  # of these, the ones that no mask removed
     num_masked_tokens: int
+    num_forced_tokens: int  # of the same completions: a constraint left no choice, so they have no loss
+    num_dropped_tokens: int  # of the groups that were dropped
     packing: str  # the layout that ran: a ``Packing``
     num_model_tokens: int  # tokens that went through the model after packing
     num_padded_tokens: int  # tokens that would have gone through it unpacked: sum of P + R
@@ -184,6 +202,8 @@ class StepMetrics:
     backward_ms: float
     optimizer_ms: float
     peak_memory_bytes: int
+    flops: float  # that the update needed at least, forward and backward, in all processes together
+    conventional_flops: float  # 6 N T, as if nothing were shared, masked or frozen
 
 
 @dataclass(frozen=True, slots=True)

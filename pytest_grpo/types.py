@@ -84,6 +84,9 @@ class Sample:
     seconds: float | None = None
     quantities: Mapping[str, float] = field(default_factory=dict)
     output: object = None
+    spans: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of its parts, by name, which do not overlap: a red gate names the one that grew. Where the arm says none,
+    they are the spans of grpo_core's ledger."""
 
     def value(self, metric: str) -> float:
         """``seconds``, one of the quantities, or ``<quantity>_per_second``.

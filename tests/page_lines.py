@@ -218,6 +218,9 @@ HOW: Mapping[str, How] = {
     "uv run --extra vllm grpo doctor --engine vllm": _GPU,
     "uv run grpo benchmark --profile e2e --buffer-depth 3 --policy-lag 2": Run(SHORT),
     "uv run grpo profile --target trainer --compact-prompts": Run(SHORT),
+    "uv run grpo explain my-run": RunBy(
+        "tests/grpo_core/explain/test_explain.py::test_the_command_shows_share_bound_setting_and_phase"
+    ),
     "uv run grpo panels --watch": RunBy(
         "tests/grpo_core/telemetry/test_terminal.py::test_watch_refreshes_until_ctrl_c"
     ),

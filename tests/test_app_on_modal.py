@@ -17,6 +17,7 @@ import modal.exception
 import pytest
 
 from grpo_core.errors import ConfigError
+from tests.grpo_core.ledger.identity import check_identity
 from tests.modal_server import ModalServer
 from tests.modal_server.fixture import use
 
@@ -149,6 +150,12 @@ def test_a_failed_worker_costs_its_own_groups(server: ModalServer, model_folder:
     lines = [json.loads(line) for line in (data(server) / "events/fleet.jsonl").read_text().splitlines()]
     rollouts = [line["num_completions"] for line in lines if line["kind"] == "rollout"]
     assert sorted(rollouts) == [4, 8]  # one batch lost the groups of one worker, and no other did
+    threads = check_identity(lines)
+    assert {process for process, _ in threads} == {"trainer-0", "worker-0", "worker-1"}
+    played = [event for process in ("worker-0", "worker-1") for event in threads[process, "rollout"]]
+    assert len(played) == 3
+    assert all(event["wait_engine_s"] > 0 for event in played)
+    assert sum(event["wait_workers_s"] for event in threads["trainer-0", "rollout"]) > 0
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ def read_layers(page: str) -> dict[str, list[set[str]]]:
 
 
 LAYERS = read_layers((PROJECT_FOLDER / "docs/architecture.md").read_text(encoding="utf-8"))
-KNOW_TELEMETRY = {"telemetry", "schedule", "axiom", "cloud", "dashboard", "profiling", "commands", "cli"}
+KNOW_TELEMETRY = {"telemetry", "schedule", "explain", "axiom", "cloud", "dashboard", "profiling", "commands", "cli"}
 ONLY_IN_FUNCTIONS = {"grpo_core", "modal", "numpy", "pyarrow", "torch", "transformers", "wandb"}
 """What pytest_grpo may not import while it is loaded."""
 

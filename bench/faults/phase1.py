@@ -228,6 +228,33 @@ def snapshot_infinite_is_zero(patch: pytest.MonkeyPatch) -> None:
     _change_snapshot(patch, lambda content: {name: 0.0 if value is None else value for name, value in content.items()})
 
 
+def wait_without_a_span(patch: pytest.MonkeyPatch) -> None:
+    """The trainer waits 300 ms per step for something that no span names, as a lock or a service."""
+    from grpo_core.training.trainer import Trainer
+
+    original = Trainer._update
+
+    def update(self: Trainer, *arguments: Any) -> bool:
+        time.sleep(OUTSIDE_EMIT_S)
+        return original(self, *arguments)
+
+    patch.setattr(Trainer, "_update", update)
+
+
+def outer_span_runs_on(patch: pytest.MonkeyPatch) -> None:
+    """An outer span's clock goes on while an inner span has its own: their time is counted twice."""
+    from grpo_core.ledger.recorder import Recorder
+
+    original = Recorder._charge
+
+    def charge(self: Recorder, now: float) -> None:
+        for name in self._open[:-1]:
+            self._seconds[name] += now - self._since
+        original(self, now)
+
+    patch.setattr(Recorder, "_charge", charge)
+
+
 def _change_train_step(
     patch: pytest.MonkeyPatch,
     change: Callable[[dict[str, Value], dict[str, Value] | None], dict[str, Value]],
@@ -266,6 +293,8 @@ FAULTS = (
     Fault(1, ("telemetry_cost_ratio",), sink_blocks_every_second_step),
     Fault(1, ("telemetry_cost_ratio",), sampler_holds_the_interpreter),
     Fault(1, ("telemetry_cost_ratio",), sink_sends_when_it_closes),
+    Fault(1, ("ledger_other_share",), wait_without_a_span),
+    Fault(1, ("ledger_gap_share",), outer_span_runs_on),
     Fault(1, ("event_values_wrong",), event_of_the_step_before),
     Fault(1, ("event_values_wrong",), ratio_extremes_swapped),
     Fault(1, ("event_values_wrong",), zeros_left_out),

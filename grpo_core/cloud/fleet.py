@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from grpo_core.errors import EpisodeError
+from grpo_core.ledger import spans
 from grpo_core.rollout.play.episode import EpisodeFailure
 from grpo_core.rollout.protocol import AdapterSwap
 from grpo_core.types import Batch, RolloutStats
@@ -60,7 +61,8 @@ class RolloutFleet:
         """
         start = time.perf_counter()
         shards = list(self._shards(index))
-        results = list(self._play(shards))
+        with spans.WAIT_WORKERS:
+            results = list(self._play(shards))
         batches = [result for result in results if isinstance(result, Batch)]
         for shard, result in zip(shards, results, strict=True):
             if isinstance(result, Exception):
@@ -99,4 +101,13 @@ def _add_up(stats: Sequence[RolloutStats], duration_s: float) -> RolloutStats:
         num_zero_variance_groups=sum(one.num_zero_variance_groups for one in stats),
         num_trajectories=num_trajectories,
         sampled_reward_mean=reward_sum / max(num_trajectories, 1),
+        num_sampled_tokens=sum(one.num_sampled_tokens for one in stats),
+        num_preempted_tokens=sum(one.num_preempted_tokens for one in stats),
+        num_unused_tokens=sum(one.num_unused_tokens for one in stats),
+        num_replaced_tokens=sum(one.num_replaced_tokens for one in stats),
+        num_cached_tokens=sum(one.num_cached_tokens for one in stats),
+        num_decode_steps=sum(one.num_decode_steps for one in stats),
+        num_decode_rows=sum(one.num_decode_rows for one in stats),
+        num_preemptions=sum(one.num_preemptions for one in stats),
+        kv_share_steps=sum(one.kv_share_steps for one in stats),
     )

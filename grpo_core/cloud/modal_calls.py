@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from grpo_core.cloud.fleet import RolloutFleet, Shard
 from grpo_core.cloud.remote_engine import RemoteEngine
 from grpo_core.config import GrpoConfig
 from grpo_core.home import Home
+from grpo_core.ledger.recorder import adopt
 from grpo_core.types import Batch
 
 
@@ -60,10 +62,15 @@ def fleet_of(run_rollout: Any, config: GrpoConfig, num_workers: int, engine: str
         settings = config.model_dump_json()
         common = {"settings": settings, "engine": engine, "sources": sources, "with_batch": True}
         if modal.is_local():
-            yield from (run_rollout.local(*part, **common)["batch"] for part in parts)
-            return
-        for result in run_rollout.starmap(parts, kwargs=common, return_exceptions=True):
-            yield result if isinstance(result, Exception) else result["batch"]
+            results = (run_rollout.local(*part, **common) for part in parts)
+        else:
+            results = run_rollout.starmap(parts, kwargs=common, return_exceptions=True)
+        for place, result in enumerate(results):
+            if isinstance(result, Exception):
+                yield result
+                continue
+            adopt(replace(account, process=f"worker-{place}") for account in result["accounts"])
+            yield result["batch"]
 
     return RolloutFleet(config.rollout.num_groups, num_workers, play)
 

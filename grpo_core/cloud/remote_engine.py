@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from grpo_core.cloud.engine_service import ReadyVersion
 from grpo_core.errors import EngineError, GrpoError
+from grpo_core.ledger import spans
 from grpo_core.rollout.protocol import (
     AdapterSwap,
     EngineCounters,
@@ -52,7 +53,8 @@ class RemoteEngine:
         self._threads = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="remote-engine")
 
     def use_version(self, number: int) -> AdapterSwap:
-        ready = self._ask(self._prepare, number)
+        with spans.LOAD:
+            ready = self._ask(self._prepare, number)
         if number and ready.swap.cache_hit:
             logger.info("Adapter already cached locally: %s", PolicyVersion(self._run, number).name)
         self.counters += EngineCounters(num_adapter_swaps=int(number not in (0, self.policy_version)))
@@ -75,7 +77,8 @@ class RemoteEngine:
         """
         self._send()
         while self._under_way:
-            done, _ = wait(self._under_way, return_when=FIRST_COMPLETED)
+            with spans.WAIT_ENGINE:
+                done, _ = wait(self._under_way, return_when=FIRST_COMPLETED)
             outcomes = [outcome for call in done for outcome in self._outcomes(call)]
             if outcomes:
                 return outcomes
@@ -125,6 +128,8 @@ class RemoteEngine:
         for ticket, result in zip(tickets, call.result(), strict=True):
             if ticket in self._cancelled:
                 self._cancelled.discard(ticket)
+                if not isinstance(result, GrpoError):
+                    self.counters += EngineCounters(num_lost_tokens=len(result.completion_ids))
                 continue
             self._count(result)
             outcomes.append(Outcome(ticket, result))

@@ -9,6 +9,9 @@ from grpo_core.cloud.remote_engine import RemoteEngine
 from grpo_core.config import GrpoConfig
 from grpo_core.environments import make_environment_factory
 from grpo_core.home import Home
+from grpo_core.ledger import spans
+from grpo_core.ledger.account import Account
+from grpo_core.ledger.recorder import recording
 from grpo_core.model.tokenizer import load_tokenizer
 from grpo_core.rollout.play.build import build_collector
 from grpo_core.rollout.protocol import AdapterSwap
@@ -17,19 +20,22 @@ from grpo_core.types import Batch
 
 def play_groups(
     config: GrpoConfig, home: Home, engine: RemoteEngine, version: int, index: int, groups: range
-) -> tuple[Batch, AdapterSwap]:
-    """The ``groups`` of batch ``index``, sampled from ``version``, and the cost of the swap to it.
+) -> tuple[Batch, AdapterSwap, list[Account]]:
+    """The ``groups`` of batch ``index``, sampled from ``version``, the cost of the swap to it, and where the time went.
 
     The split among workers does not matter: together their groups are the batch of a single collector.
 
     Raises:
         GrpoError: as ``Collector.collect``, or the engine was lost twice.
     """
-    swap = engine.use_version(version)
-    tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
-    factory = make_environment_factory(config.environment)
-    collector = build_collector(config, home, engine, tokenizer, factory, groups)
-    return collector.collect(index), swap
+    with recording("worker", "rollout") as recorder:
+        swap = engine.use_version(version)
+        with spans.START:
+            tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
+            factory = make_environment_factory(config.environment)
+            collector = build_collector(config, home, engine, tokenizer, factory, groups)
+        batch = collector.collect(index)
+        return batch, swap, recorder.cut()
 
 
 def summarize(batch: Batch, swap: AdapterSwap, num_asked_again: int) -> dict[str, Any]:

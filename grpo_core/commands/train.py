@@ -24,7 +24,7 @@ from grpo_core.home import Home
 from grpo_core.schedule.orphans import stop_with_launcher
 from grpo_core.schedule.resumption import Change, find_resumption
 from grpo_core.schedule.run_lock import check_free
-from grpo_core.schedule.step_line import learning_rate_line, step_line
+from grpo_core.schedule.step_line import figures_line, learning_rate_line, step_line
 
 if TYPE_CHECKING:
     from grpo_core.schedule.loop import OnStep, StepReport, TrainResult
@@ -198,6 +198,8 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
 
             result = train(stack, telemetry, resume=resume, on_step=on_step, stop=stop)
     _print_result(console, rewards, result)
+    if line := figures_line(result.figures):
+        console.print(line, soft_wrap=True)
     console.print(f"checkpoint: {result.checkpoint}", soft_wrap=True)
     console.print(f"events: {stack.home.events / f'{config.run}.jsonl'}", soft_wrap=True)
     return result

@@ -151,6 +151,8 @@ class TelemetryConfig(Section):
     """``auto`` sends when ``AXIOM_TOKEN`` and ``AXIOM_DATASET`` are set."""
     gpu_stats_interval_s: float = Field(default=1.0, ge=0.01, le=1e6)
     """Seconds between two ``gpu_stats`` events."""
+    dollars_per_hour: float | None = Field(default=None, gt=0, le=1e6)
+    """Price of the run's machines together. With it, events say what a thousand trained tokens cost."""
     max_events_bytes: int = Field(default=1 << 30, ge=1 << 20, le=1 << 50)
     """Size of a run's events on disk. Beyond it the oldest half is dropped."""
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Lock
 
+from grpo_core.ledger import spans
 from grpo_core.lora.store import AdapterStore, Stamp
 from grpo_core.types import PolicyVersion, PolicyWeights
 
@@ -63,6 +64,7 @@ class LoRACache:
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._loading: dict[_Key, Future[PolicyWeights]] = {}
         self._counters = CacheCounters()
+        self.num_read_bytes = 0  # of weights, from the store, so far
         self._lock = Lock()
 
     def __contains__(self, version: PolicyVersion) -> bool:
@@ -120,6 +122,10 @@ class LoRACache:
         return next(kept, (version, None)) if stamp is None else (version, stamp)
 
     def _acquire(self, key: _Key, num_pins: int) -> CacheResult:
+        with spans.LOAD:
+            return self._found(key, num_pins)
+
+    def _found(self, key: _Key, num_pins: int) -> CacheResult:
         start, version = time.perf_counter(), key[0]
         with self._lock:
             entry = self._entries.get(key)
@@ -153,6 +159,7 @@ class LoRACache:
             pending.set_exception(error)
             raise
         with self._lock:
+            self.num_read_bytes += weights.num_bytes
             weights = self._keep(key, weights, num_pins)
             pending = self._loading.pop(key)
         pending.set_result(weights)

@@ -76,6 +76,15 @@ class EngineCounters:
     num_forced_tokens: int = 0  # completion tokens that were the only one a constraint allowed
     num_cancelled: int = 0
     num_failed: int = 0
+    num_lost_tokens: int = 0  # drawn for requests that failed or were cancelled, as far as the engine knows
+    num_decode_rows: int = 0  # requests that took part in a decode step, summed over the steps
+    num_preemptions: int = 0  # requests that lost their place in the KV cache and were computed again
+    kv_share_steps: float = 0.0  # share of the KV cache that was in use, summed over decode steps
+
+    @property
+    def num_sampled_tokens(self) -> int:
+        """All that was drawn or forced, whatever became of it."""
+        return self.num_completion_tokens + self.num_lost_tokens
 
     def __add__(self, other: EngineCounters) -> EngineCounters:
         return EngineCounters(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))

@@ -24,7 +24,7 @@ from grpo_core.types import Batch, Completion, Group, RaggedIds, RolloutStats, T
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 2
+FORMAT = 3
 
 _SEAL = re.compile(rb"grpo-batch-seal:[0-9a-f]{64}")
 _BLANK_SEAL = b"grpo-batch-seal:" + b"0" * 64

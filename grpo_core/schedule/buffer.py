@@ -21,6 +21,7 @@ from threading import Condition
 from typing import Self
 
 from grpo_core.home import make_folder
+from grpo_core.ledger import spans
 from grpo_core.schedule.batch_file import batch_file_name, read_batch, write_batch
 from grpo_core.schedule.recovery import find_usable
 from grpo_core.types import Batch
@@ -43,6 +44,7 @@ class Lease:
     batch: Batch
     depth_before: int  # finished batches that waited when this one was taken, itself included
     policy_lag_steps: int
+    num_stale_tokens: int = 0  # sampled tokens of batches that were dropped since the last lease: over the lag budget
 
 
 class RolloutBuffer:
@@ -82,6 +84,7 @@ class RolloutBuffer:
         self._is_closed = False
         self._error: BaseException | None = None
         self._num_stale_dropped = 0
+        self._num_stale_tokens = 0
         self._changed = Condition()
         self._trained: list[int] = []  # acknowledged, and still in the folder
         if folder is not None:
@@ -147,11 +150,13 @@ class RolloutBuffer:
         while (grant := self._wait_for_grant()) is not None and grant.index in self._recorded:
             assert self._folder is not None
             self._recorded.remove(grant.index)
-            self._hand_over(read_batch(self._folder / batch_file_name(grant.index)))
+            with spans.STORE:
+                batch = read_batch(self._folder / batch_file_name(grant.index))
+            self._hand_over(batch)
         return grant
 
     def _wait_for_grant(self) -> SlotGrant | None:
-        with self._changed:
+        with spans.WAIT_ROOM, self._changed:
             assert self._in_production is None, "put the granted batch first"
             while not self._is_over(self._next_step):
                 index = next(i for i in range(self._next_step, self._num_batches + 1) if i not in self._waiting)
@@ -169,7 +174,8 @@ class RolloutBuffer:
         """
         assert batch.index == self._in_production, f"batch {batch.index} was not granted"
         if self._folder is not None:
-            write_batch(self._folder / batch_file_name(batch.index), batch)
+            with spans.STORE:
+                write_batch(self._folder / batch_file_name(batch.index), batch)
         self._hand_over(batch)
 
     def _hand_over(self, batch: Batch) -> None:
@@ -186,14 +192,16 @@ class RolloutBuffer:
         Raises:
             The error that the buffer was closed with.
         """
-        with self._changed:
+        with spans.WAIT_BATCH, self._changed:
             assert self._lease is None, "acknowledge the last step first"
             while not self._is_over(self._trainer_version):
                 self._drop_stale()
                 if all(index in self._waiting for index in self._wanted):
                     depth_before = len(self._waiting)
                     batch = self._waiting.pop(self._trainer_version)
-                    self._lease = Lease(batch, depth_before, self._trainer_version - batch.policy_version)
+                    lag_steps = self._trainer_version - batch.policy_version
+                    self._lease = Lease(batch, depth_before, lag_steps, self._num_stale_tokens)
+                    self._num_stale_tokens = 0
                     self._changed.notify_all()
                     return self._lease
                 self._changed.wait()
@@ -211,8 +219,9 @@ class RolloutBuffer:
 
     def forget_trained(self) -> None:
         """Trainer: nobody will need the acknowledged batches again. Removes their files."""
-        while self._trained:
-            self._remove_file(self._trained.pop())
+        with spans.STORE:
+            while self._trained:
+                self._remove_file(self._trained.pop())
 
     def close(self, error: BaseException | None = None) -> None:
         """Either side: no more batches. Both sides' waits end: they raise ``error``, or return None without one.
@@ -254,6 +263,7 @@ class RolloutBuffer:
                 del self._waiting[index]
                 self._remove_file(index)
                 self._num_stale_dropped += 1
+                self._num_stale_tokens += batch.stats.num_sampled_tokens
                 self._changed.notify_all()
 
     def _remove_file(self, index: int) -> None:

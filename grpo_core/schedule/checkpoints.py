@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grpo_core.config import ScheduleConfig
+from grpo_core.ledger import spans
 from grpo_core.schedule.buffer import RolloutBuffer
 from grpo_core.schedule.stack import Stack
 from grpo_core.training.checkpoint import save_checkpoint
@@ -68,15 +69,16 @@ class Checkpoints:
             return
         began_s = time.monotonic()
         config = self._stack.config
-        self.newest = save_checkpoint(
-            self._stack.checkpoint_folder,
-            self._stack.trainer,
-            config.model_dump(mode="json"),
-            random_state=self._unsaved,
-            keep_last=config.schedule.keep_checkpoints,
-        )
-        self._unsaved = None
-        if self._on_saved is not None:
-            self._on_saved(self.newest)
+        with spans.CHECKPOINT:
+            self.newest = save_checkpoint(
+                self._stack.checkpoint_folder,
+                self._stack.trainer,
+                config.model_dump(mode="json"),
+                random_state=self._unsaved,
+                keep_last=config.schedule.keep_checkpoints,
+            )
+            self._unsaved = None
+            if self._on_saved is not None:
+                self._on_saved(self.newest)
         buffer.forget_trained()
         self._clock.saved(began_s, time.monotonic())

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import CheckpointError, ModelError
+from grpo_core.ledger import spans
+from grpo_core.ledger.recorder import Recorder, recording
+from grpo_core.schedule.accounting.events import process_name, tell_account
 from grpo_core.schedule.batch_file import decode_batch, encode_batch
 from grpo_core.schedule.cores import own_torch_threads
 from grpo_core.schedule.interrupt import stop_on_signals
@@ -52,7 +55,11 @@ def follow(trainer: Trainer, config: GrpoConfig) -> int:
     ranks = trainer.ranks
     assert ranks.rank > 0
     # A signal stops process 0, which makes a last step, saves it and lets the others return.
-    with own_torch_threads(config, ranks.size), stop_on_signals(config.schedule.stop_grace_s):
+    with (
+        own_torch_threads(config, ranks.size),
+        stop_on_signals(config.schedule.stop_grace_s),
+        recording(process_name(ranks.rank), "train") as recorder,
+    ):
         start = json.loads(ranks.broadcast(_OVER))
         own = trainer.base_fingerprint
         if start["base_fingerprint"] != own:
@@ -64,9 +71,17 @@ def follow(trainer: Trainer, config: GrpoConfig) -> int:
             restore_trainer(trainer, _read_shared(Path(start["checkpoint"]), ranks.rank))
         num_steps = 0
         while content := ranks.broadcast(_OVER):
-            trainer.step(decode_batch(content, "from process 0"))
+            _follow_step(trainer, content, recorder)
             num_steps += 1
     return num_steps
+
+
+def _follow_step(trainer: Trainer, content: bytes, recorder: Recorder) -> None:
+    with spans.STORE:
+        batch = decode_batch(content, "from process 0")
+    trainer.step(batch)
+    (account,) = recorder.cut()
+    tell_account(trainer.ranks, account)
 
 
 def _read_shared(path: Path, rank: int) -> Checkpoint:

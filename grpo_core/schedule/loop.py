@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError, GrpoError
+from grpo_core.hardware import Energy, open_gpus
+from grpo_core.ledger import spans
+from grpo_core.ledger.recorder import Recorder, recording
+from grpo_core.schedule.accounting.books import Books
+from grpo_core.schedule.accounting.events import hear_accounts, process_name
+from grpo_core.schedule.accounting.figures import Devices, Figures
 from grpo_core.schedule.buffer import Lease, RolloutBuffer
 from grpo_core.schedule.checkpoints import Checkpoints
 from grpo_core.schedule.cores import own_torch_threads
@@ -48,6 +55,7 @@ class TrainResult:
     interrupted: bool
     num_stale_dropped: int
     stop_signal: int | None = None
+    figures: Mapping[str, float | None] = field(default_factory=dict)  # of the last step; docs/metrics.md defines them
 
 
 OnStep = Callable[[StepReport], None]
@@ -75,22 +83,27 @@ def train(
         CheckpointError, AdapterError: there is nothing to resume, or it does not fit.
         GrpoError: as ``Collector.collect``, or the engine has died. The steps that were done are saved.
     """
-    with hold_run(stack.home, stack.config.run):
+    with (
+        hold_run(stack.home, stack.config.run),
+        recording(process_name(stack.trainer.ranks.rank), "train") as recorder,
+    ):
         checkpoints = Checkpoints(stack, enabled=save_checkpoints, resumed=resume, on_saved=on_checkpoint)
-        return _train(stack, telemetry, resume, checkpoints, on_step, stop)
+        return _train(stack, telemetry, recorder, resume, checkpoints, on_step, stop)
 
 
 def _train(
     stack: Stack,
     telemetry: Telemetry,
+    recorder: Recorder,
     resume: bool,
     checkpoints: Checkpoints,
     on_step: OnStep | None,
     stop: StopRequest | None,
 ) -> TrainResult:
     config = stack.config
-    resumed = _prepare(stack, resume)
-    send_start(stack.trainer.ranks, stack.trainer, resumed)
+    with spans.START:
+        resumed = _prepare(stack, resume)
+        send_start(stack.trainer.ranks, stack.trainer, resumed)
     first_step = stack.trainer.version
     start = time.perf_counter()
     _emit_start(config, telemetry)
@@ -98,9 +111,12 @@ def _train(
         nullcontext(stop) if stop is not None else stop_on_signals(config.schedule.stop_grace_s) as request,
         _open_buffer(stack, resumed) as buffer,
         own_torch_threads(config, stack.trainer.ranks.size),
+        open_gpus() as handles,
     ):
-        reports = _run_steps(stack, telemetry, buffer, checkpoints, request, on_step)
+        books = Books(telemetry, recorder, _open_figures(stack, handles))
+        reports = _run_steps(stack, telemetry, books, buffer, checkpoints, request, on_step)
     send_end(stack.trainer.ranks)
+    books.close(stack.trainer.version)
     duration_s = time.perf_counter() - start
     telemetry.emit("run_finished", num_steps=len(reports), duration_s=duration_s)
     return TrainResult(
@@ -110,12 +126,14 @@ def _train(
         interrupted=first_step + len(reports) < config.schedule.num_steps,
         num_stale_dropped=buffer.num_stale_dropped,
         stop_signal=request.signal,
+        figures=books.figures.last,
     )
 
 
 def _run_steps(
     stack: Stack,
     telemetry: Telemetry,
+    books: Books,
     buffer: RolloutBuffer,
     checkpoints: Checkpoints,
     request: StopRequest,
@@ -123,17 +141,30 @@ def _run_steps(
 ) -> list[StepReport]:
     """Train until all steps are done or ``request`` comes, and save the last one."""
     reports: list[StepReport] = []
-    with request.calling(buffer.close), rollout_thread(stack, buffer, telemetry):
+    with request.calling(buffer.close), rollout_thread(stack, buffer, telemetry, books.figures):
         while request.signal is None and (lease := _take(buffer, checkpoints)) is not None:
             report = _train_step(stack, lease, telemetry)
-            random_state = capture_random_state()  # first: without lag, no environment runs before the next line
+            books.figures.published(report.metrics.step)
+            followers = hear_accounts(stack.trainer.ranks)
+            with spans.CHECKPOINT:
+                random_state = capture_random_state()  # first: without lag, no environment runs before the next line
             buffer.acknowledge(lease)
             reports.append(report)
             if on_step is not None:
-                on_step(report)
+                with spans.TELEMETRY:
+                    on_step(report)
             checkpoints.step_done(buffer, random_state)
+            with spans.TELEMETRY:
+                books.close_step(lease.batch, report.metrics, lease.num_stale_tokens, followers)
         checkpoints.save_last(buffer)  # before the rollout thread's batch under way is waited for
     return reports
+
+
+def _open_figures(stack: Stack, handles: Mapping[int, Any]) -> Figures:
+    trainer = stack.trainer
+    with spans.START:
+        devices = Devices.measure(trainer.device, trainer.compute_dtype, trainer.ranks.size)
+        return Figures(stack.config, devices, Energy(handles))
 
 
 def _emit_start(config: GrpoConfig, telemetry: Telemetry) -> None:
@@ -190,7 +221,8 @@ def _take(buffer: RolloutBuffer, checkpoints: Checkpoints) -> Lease | None:
 
 def _train_step(stack: Stack, lease: Lease, telemetry: Telemetry) -> StepReport:
     start = time.perf_counter()
-    send_batch(stack.trainer.ranks, lease.batch)
+    with spans.STORE:
+        send_batch(stack.trainer.ranks, lease.batch)
     metrics = stack.trainer.step(lease.batch)
     if metrics.num_skipped_updates:
         telemetry.emit(
@@ -211,19 +243,24 @@ def _train_step(stack: Stack, lease: Lease, telemetry: Telemetry) -> StepReport:
         publish_ms=publish_ms,
         finished_at_s=end,
     )
+    with spans.TELEMETRY:
+        _emit_step(stack, telemetry, report, lease.batch.policy_version)
+    return report
+
+
+def _emit_step(stack: Stack, telemetry: Telemetry, report: StepReport, policy_version: int) -> None:
     telemetry.emit(
         "train_step",
-        policy_version=lease.batch.policy_version,
-        policy_lag_steps=lease.policy_lag_steps,
-        policy_lag_updates=(lease.policy_lag_steps + 1) * stack.config.training.updates_per_batch - 1,
+        policy_version=policy_version,
+        policy_lag_steps=report.policy_lag_steps,
+        policy_lag_updates=(report.policy_lag_steps + 1) * stack.config.training.updates_per_batch - 1,
         max_policy_lag_steps=stack.config.schedule.max_policy_lag_steps,
-        buffer_depth=lease.depth_before,
+        buffer_depth=report.buffer_depth,
         configured_buffer_depth=stack.config.schedule.buffer_depth,
         step_s=report.step_s,
-        publish_ms=publish_ms,
-        **asdict(metrics),
+        publish_ms=report.publish_ms,
+        **asdict(report.metrics),
     )
-    return report
 
 
 def publish(stack: Stack, telemetry: Telemetry) -> float:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch.autograd.profiler import record_function
 
+from grpo_core.ledger import spans
+from grpo_core.ledger.recorder import recording
 from grpo_core.rollout.play.episode import EpisodeFailure
+from grpo_core.schedule.accounting.events import emit_accounts, process_name
+from grpo_core.schedule.accounting.figures import Figures
 from grpo_core.schedule.buffer import RolloutBuffer
 from grpo_core.schedule.cores import num_torch_threads
-from grpo_core.schedule.stack import Stack
+from grpo_core.schedule.stack import LocalStack, Stack
 from grpo_core.telemetry.events import Telemetry
+from grpo_core.training.metrics import peak_memory_bytes
 from grpo_core.types import Batch
 
 
 @contextmanager
-def rollout_thread(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) -> Iterator[None]:
+def rollout_thread(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry, figures: Figures) -> Iterator[None]:
     """Run the rollout thread inside the block. It ends with the block, whatever ends that."""
-    producer = threading.Thread(target=_produce, args=(stack, buffer, telemetry), name="rollout", daemon=True)
+    producer = threading.Thread(target=_produce, args=(stack, buffer, telemetry, figures), name="rollout", daemon=True)
     producer.start()
     is_urgent = False
     try:
@@ -32,31 +37,60 @@ def rollout_thread(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) ->
     finally:
         buffer.close()
         if not is_urgent:
-            producer.join()
+            with spans.WAIT_END:
+                producer.join()
 
 
-def _produce(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry) -> None:
+def _produce(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry, figures: Figures) -> None:
     """Collect every batch that the buffer grants."""
+    step = buffer.trainer_version
+    with recording(process_name(stack.trainer.ranks.rank), "rollout") as recorder:
+        try:
+            torch.set_num_threads(num_torch_threads(stack.config, stack.trainer.ranks.size))
+            while (grant := buffer.wait_for_slot()) is not None:
+                _collect(stack, buffer, grant.index, telemetry, figures)
+                step = grant.index + 1
+                accounts = recorder.cut()
+                figures.played(accounts[0])
+                with spans.TELEMETRY:
+                    emit_accounts(accounts, step, telemetry)
+        except BaseException as error:  # whatever it is, the trainer waits for this thread and must get it
+            buffer.close(error)
+        emit_accounts(recorder.cut(), step, telemetry)
+
+
+def _collect(stack: Stack, buffer: RolloutBuffer, index: int, telemetry: Telemetry, figures: Figures) -> None:
+    """Collect batch ``index``, which was granted."""
+    swap = stack.collector.use_version(buffer.trainer_version)
+    figures.in_use(swap.policy_version)
+    num_read_bytes = _num_read_bytes(stack)
+    telemetry.emit(
+        "adapter_load",
+        version=swap.policy_version,
+        cache_hit=swap.cache_hit,
+        load_ms=swap.load_ms,
+        swap_ms=swap.swap_ms,
+    )
     try:
-        torch.set_num_threads(num_torch_threads(stack.config, stack.trainer.ranks.size))
-        while (grant := buffer.wait_for_slot()) is not None:
-            swap = stack.collector.use_version(buffer.trainer_version)
-            telemetry.emit(
-                "adapter_load",
-                version=swap.policy_version,
-                cache_hit=swap.cache_hit,
-                load_ms=swap.load_ms,
-                swap_ms=swap.swap_ms,
-            )
-            try:
-                with record_function("rollout"):
-                    batch = stack.collector.collect(grant.index)
-            finally:
-                emit_failures(stack.collector.failures, telemetry)
-            buffer.put(batch)
-            emit_rollout(batch, buffer.depth, telemetry)
-    except BaseException as error:  # whatever it is, the trainer waits for this thread and must get it
-        buffer.close(error)
+        with record_function("rollout"):
+            batch = stack.collector.collect(index)
+    finally:
+        with spans.TELEMETRY:
+            emit_failures(stack.collector.failures, telemetry)
+    stats = replace(
+        batch.stats,
+        num_read_bytes=_num_read_bytes(stack) - num_read_bytes,
+        peak_memory_bytes=peak_memory_bytes(stack.trainer.device),
+    )
+    batch = replace(batch, stats=stats)
+    buffer.put(batch)
+    with spans.TELEMETRY:
+        emit_rollout(batch, buffer.depth, telemetry)
+
+
+def _num_read_bytes(stack: Stack) -> int:
+    """Of weights, from disk, so far. 0 where other machines read them."""
+    return stack.adapters.num_read_bytes if isinstance(stack, LocalStack) else 0
 
 
 def emit_failures(failures: Sequence[EpisodeFailure], telemetry: Telemetry) -> None:

@@ -1,7 +1,8 @@
-"""A run's lines in a log: one at its start, one per finished step."""
+"""A run's lines in a log: one at its start, one per finished step, one at its end."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,16 @@ def learning_rate_line(stack: Stack) -> str | None:
     if training.learning_rate_schedule != "constant":
         notes.append(f"{training.learning_rate_schedule} to step {stack.config.schedule.num_steps}")
     return f"learning rate {trainer.learning_rate:.2g} ({'; '.join(notes)})" if notes else None
+
+
+def figures_line(figures: Mapping[str, float | None]) -> str | None:
+    """How fast the run was at its end, and how idle its two sides were; None before its second step."""
+    steps_per_hour, trainer, sampler = (
+        figures.get(name) for name in ("steps_per_hour", "trainer_idle_share", "sampler_idle_share")
+    )
+    if steps_per_hour is None or trainer is None or sampler is None:
+        return None
+    return f"{steps_per_hour:,.0f} steps per hour; idle in the last step: trainer {trainer:.0%}, rollouts {sampler:.0%}"
 
 
 def step_line(report: StepReport) -> str:

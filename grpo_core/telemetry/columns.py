@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import get_type_hints
 
+from grpo_core.ledger.spans import SPANS
 from grpo_core.types import StepMetrics
 
 _SCHEDULE: Mapping[str, type] = {
@@ -15,6 +16,30 @@ _SCHEDULE: Mapping[str, type] = {
     "buffer_depth": int,  # finished batches that wait
     "configured_buffer_depth": int,
 }
+
+FIGURES = (
+    "steps_per_hour",
+    "eta_s",
+    "sampled_tokens_per_second",
+    "trained_tokens_per_second",
+    "mfu",
+    "mfu_conventional",
+    "mfu_data_sheet",
+    "sampler_idle_share",
+    "trainer_idle_share",
+    "completion_tokens_p50",
+    "completion_tokens_p95",
+    "completion_tokens_max",
+    "truncated_share",
+    "tail_ratio",
+    "prefix_hit_share",
+    "kv_used_share",
+    "batch_occupancy",
+    "publish_to_use_s",
+    "joules_per_1k_tokens",
+    "dollars_per_1k_tokens",
+)
+"""Null where there is none yet, or the machine cannot say. docs/metrics.md defines each."""
 
 FIELDS: Mapping[str, Mapping[str, type]] = {
     "run_started": {
@@ -47,9 +72,46 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
         "num_refilled_groups": int,
         "num_zero_variance_groups": int,
         "num_trajectories": int,
+        "num_sampled_tokens": int,  # completion tokens, whatever became of them
+        "num_preempted_tokens": int,
+        "num_unused_tokens": int,  # of failed attempts and of openings
+        "num_replaced_tokens": int,
+        "num_cached_tokens": int,  # prompt tokens that were read from the prefix cache
+        "num_decode_steps": int,
+        "num_decode_rows": int,  # requests that took part in a decode step, summed over the steps
+        "num_preemptions": int,
+        "kv_share_steps": float,  # share of the KV cache in use, summed over the decode steps
+        "num_read_bytes": int,  # of weights, from disk, after the version was loaded
+        "peak_memory_bytes": int,
         "sampled_reward_mean": float,  # over all trajectories, including replaced ones
         "reward_mean": float,  # over the trajectories of the batch
         "buffer_depth": int,
+    },
+    "figures": {
+        "step": int,
+        "num_devices": int,
+        **dict.fromkeys(FIGURES, float),
+    },
+    "token_ledger": {
+        "step": int,
+        "num_sampled_tokens": int,  # all below together
+        "num_trained_tokens": int,
+        "num_forced_tokens": int,
+        "num_masked_tokens": int,
+        "num_dropped_tokens": int,
+        "num_stale_tokens": int,
+        "num_replaced_tokens": int,
+        "num_preempted_tokens": int,
+    },
+    "ledger": {
+        "step": int,
+        "process": str,  # trainer-0, its followers trainer-1 and on, worker-0 and on
+        "thread": str,  # train, rollout, environments
+        "started_s": float,  # since 1970, UTC
+        "wall_s": float,  # all columns below together
+        "lane": str,  # JSON: [name, start_s after started_s, seconds] of each interval
+        "other_s": float,
+        **{span.column: float for span in SPANS},
     },
     "episode_failed": {
         "batch_index": int,

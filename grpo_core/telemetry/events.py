@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from grpo_core.ledger import spans
+
 Value = str | int | float | bool | None
 
 Record = Mapping[str, Any]
@@ -76,7 +78,7 @@ class Telemetry:
     def emit(self, kind: str, /, **fields: Value) -> None:
         """Write one event, now, to every sink."""
         assert _RESERVED.isdisjoint(fields), f"{kind}: a field may not be called {sorted(_RESERVED & set(fields))}"
-        with self._lock:
+        with spans.TELEMETRY, self._lock:
             if self._closed:
                 return
             self._num_events += 1

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from grpo_core.training.flops import ModelCost
 from grpo_core.training.objective.objective import LossTerms
 from grpo_core.training.objective.trained_part import TrainedPart
 from grpo_core.training.ranks import Ranks
 from grpo_core.training.stopwatch import Stopwatch
-from grpo_core.types import Batch, Float64, Packing, StepMetrics
+from grpo_core.types import Batch, Float64, Group, Packing, StepMetrics
 
 
 @dataclass
@@ -46,6 +48,7 @@ class StepSums:
     num_updates: int = 0
     num_skipped_updates: int = 0
     nonfinite_trajectories: str = ""
+    flops: float = 0.0
 
     def add(self, terms: LossTerms, *, num_model_tokens: int) -> None:
         """Add a micro-batch, with a single transfer from the device."""
@@ -75,7 +78,7 @@ class StepSums:
         summed = (
             "loss", "kl", "entropy", "mismatch_kl", "num_clipped_low", "num_clipped_high", "num_effective",
             "num_tokens", "num_mismatch_tokens", "num_model_tokens", "num_micro_batches", "num_forward_passes",
-            "num_scoring_passes",
+            "num_scoring_passes", "flops",
         )  # fmt: skip
         values = vars(self)
         totals = ranks.total(np.array([float(values[name]) for name in summed]))
@@ -111,7 +114,13 @@ class StepFacts:
 
 
 def step_metrics(
-    facts: StepFacts, batch: Batch, part: TrainedPart, advantages: Float64, sums: StepSums, times: Stopwatch
+    facts: StepFacts,
+    batch: Batch,
+    part: TrainedPart,
+    advantages: Float64,
+    sums: StepSums,
+    times: Stopwatch,
+    cost: ModelCost,
 ) -> StepMetrics:
     """Of a step that trained on ``part`` of ``batch`` with ``advantages`` [B]. Without a token, ratios are 1, as on
     policy."""
@@ -121,6 +130,7 @@ def step_metrics(
     num, num_mismatch = max(sums.num_tokens, 1), max(sums.num_mismatch_tokens, 1)
     ratio_min, ratio_max = (sums.ratio_min, sums.ratio_max) if sums.num_tokens else (1.0, 1.0)
     mismatch_min, mismatch_max = (sums.mismatch_min, sums.mismatch_max) if sums.num_mismatch_tokens else (0.0, 0.0)
+    num_padded_tokens = facts.num_passes * sum(completion.num_tokens for completion in part.completions)
     return StepMetrics(
         step=facts.step,
         learning_rate=facts.learning_rate,
@@ -145,9 +155,11 @@ def step_metrics(
         num_loss_tokens=sums.num_tokens // facts.num_passes,
         num_effective_tokens=sums.num_effective // facts.num_passes,
         num_masked_tokens=(sums.num_tokens - sums.num_effective) // facts.num_passes,
+        num_forced_tokens=sum(int((~item.completion_mask).sum()) for item in part.completions),
+        num_dropped_tokens=_num_tokens(batch.groups) - _num_tokens(part.groups),
         packing=facts.packing,
         num_model_tokens=sums.num_model_tokens,
-        num_padded_tokens=facts.num_passes * sum(completion.num_tokens for completion in part.completions),
+        num_padded_tokens=num_padded_tokens,
         num_forward_passes=sums.num_forward_passes,
         num_scoring_passes=sums.num_scoring_passes,
         num_micro_batches=sums.num_micro_batches,
@@ -162,7 +174,13 @@ def step_metrics(
         backward_ms=times.total_ms("backward"),
         optimizer_ms=times.total_ms("optimizer"),
         peak_memory_bytes=facts.peak_memory_bytes,
+        flops=sums.flops,
+        conventional_flops=cost.conventional_flops(num_padded_tokens),
     )
+
+
+def _num_tokens(groups: Sequence[Group]) -> int:
+    return sum(group.num_completion_tokens for group in groups)
 
 
 def _exp(value: float) -> float:

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from grpo_core.errors import LostProcessError
+from grpo_core.ledger import spans
 from grpo_core.types import Float64
 
 COLLECTIVE_TIMEOUT = timedelta(hours=12)  # processes wait for the next batch, and for the slowest of them
@@ -118,7 +119,7 @@ class ProcessGroup:
 
     def broadcast(self, content: bytes) -> bytes:
         size = torch.tensor([len(content)], dtype=torch.int64)
-        with self._others():
+        with self._others(), spans.WAIT_PROCESSES:
             dist.broadcast(size, src=0)
             values = torch.empty(int(size), dtype=torch.uint8)
             if self.rank == 0:
@@ -128,7 +129,7 @@ class ProcessGroup:
 
     def _reduced(self, values: Float64, operation: dist.ReduceOp.RedOpType) -> Float64:
         reduced = torch.from_numpy(values.astype(np.float64))
-        with self._others():
+        with self._others(), spans.WAIT_PROCESSES:
             dist.all_reduce(reduced, operation)
         return reduced.numpy()
 

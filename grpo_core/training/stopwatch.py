@@ -11,12 +11,25 @@ from typing import TypeVar
 import torch
 from torch.autograd.profiler import record_function
 
+from grpo_core.ledger import spans
+
 Mark = float | torch.cuda.Event
 Item = TypeVar("Item")
 
+_LEDGER = {
+    "layout": spans.PACKING,
+    "scoring": spans.SCORING,
+    "loss_forward": spans.FORWARD,
+    "backward": spans.BACKWARD,
+    "gradient_sum": spans.GRADIENT_SUM,
+    "optimizer": spans.OPTIMIZER,
+    "publish": spans.PUBLISH,
+}
+"""The span of the ledger that has the host's time meanwhile."""
+
 
 class Stopwatch:
-    """Times spans by name and marks them in profiler traces.
+    """Times spans by name, marks them in profiler traces and enters them in the ledger.
 
     On a GPU by CUDA events: a span includes its kernels that are still queued when it ends, and nothing synchronizes
     until ``total_ms``. On a CPU by the wall clock.
@@ -28,7 +41,7 @@ class Stopwatch:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        with record_function(name):
+        with _LEDGER.get(name, spans.UNNAMED), record_function(name):
             start = self._mark()
             yield
             self._spans[name].append((start, self._mark()))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from grpo_core.config import ModelConfig, TrainingConfig
+from grpo_core.ledger import spans
 from grpo_core.model.policy import Policy
 from grpo_core.model.tokenizer import num_tokenizer_calls
 from grpo_core.training.batch_check import check_batch
+from grpo_core.training.flops import ModelCost
 from grpo_core.training.forward.packing import PackedBatch, score_chosen
 from grpo_core.training.forward.proof import prove_packing
 from grpo_core.training.learning_rate import LearningRateSchedule
@@ -65,8 +68,11 @@ class Trainer:
         self._run = run
         self._on_micro_batch = on_micro_batch
         self.ranks: Ranks = ranks if ranks is not None else SingleProcess()
+        bare = ModelCost.of(policy, num_adapter_weights=0, is_full=training.method == "full")
         self.trained = open_trained_weights(policy, model, training, seed)
         self._parameters = list(self.trained.parameters)
+        num_adapter_weights = 0 if bare.is_full else sum(parameter.numel() for parameter in self._parameters)
+        self._cost = replace(bare, num_adapter_weights=num_adapter_weights)
         self.packing: Packing = prove_packing(policy, training.packing)  # before the weights are sharded
         self._config = training.model_copy(update={"packing": self.packing})
         if training.shard_base_weights and self.ranks.size > 1:
@@ -84,6 +90,11 @@ class Trainer:
     @property
     def device(self) -> torch.device:
         return self._policy.device
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of the matrix products."""
+        return torch.bfloat16 if self._config.precision == "bfloat16" else torch.float32
 
     @property
     def hidden_size(self) -> int:
@@ -104,12 +115,13 @@ class Trainer:
         Raises:
             BatchError: the batch cannot be trained on. Nothing has changed then.
         """
-        check_batch(batch, self.version, self._config, self._policy.vocab_size)
-        times, tokenizer_calls = Stopwatch(self._policy.device), num_tokenizer_calls()
-        reset_peak_memory(self._policy.device)
-        config, num_tries = self._config, self._config.updates_per_batch
-        part = select_groups(batch.groups, drop_zero_variance=config.drop_zero_variance_groups)
-        sums = StepSums()
+        with spans.PACKING:
+            check_batch(batch, self.version, self._config, self._policy.vocab_size)
+            times, tokenizer_calls = Stopwatch(self._policy.device), num_tokenizer_calls()
+            reset_peak_memory(self._policy.device)
+            config, num_tries = self._config, self._config.updates_per_batch
+            part = select_groups(batch.groups, drop_zero_variance=config.drop_zero_variance_groups)
+            sums = StepSums()
         logprobs = self._find_logprobs(part, sums, times)
         with times.span("layout"):
             advantages = sequence_advantages(part, logprobs, config)
@@ -130,7 +142,8 @@ class Trainer:
             num_tokenizer_calls=num_tokenizer_calls() - tokenizer_calls,
             peak_memory_bytes=peak_memory_bytes(self._policy.device),
         )
-        metrics = step_metrics(facts, batch, part, advantages, sums, times)
+        with spans.SUMS:
+            metrics = step_metrics(facts, batch, part, advantages, sums, times, self._cost)
         self.num_skipped_steps += metrics.is_skipped
         return metrics
 
@@ -153,7 +166,8 @@ class Trainer:
             self._accumulate(packed, batch.objective, sums, times, watch)
         with times.span("gradient_sum"):
             self.ranks.add_up_gradients(self._parameters)
-        sums.add_up(self.ranks)
+        with spans.SUMS:
+            sums.add_up(self.ranks)
         if self._apply_gradients(sums, times):
             return
         sums.num_skipped_updates = 1
@@ -185,10 +199,12 @@ class Trainer:
         sums.num_forward_passes += self.num_forward_passes - passes
         with times.span("backward"):
             terms.loss.backward()
-        watch.add(batch, terms, self._parameters)
-        if self._on_micro_batch is not None:
-            self._on_micro_batch(batch, terms)
-        sums.add(terms, num_model_tokens=batch.input_ids.numel())
+        with spans.SUMS:
+            watch.add(batch, terms, self._parameters)
+            if self._on_micro_batch is not None:
+                self._on_micro_batch(batch, terms)
+            sums.add(terms, num_model_tokens=batch.input_ids.numel())
+            sums.flops += self._cost.step_flops(batch)
 
     def _forward(self, batch: PackedBatch, objective: Objective) -> LossTerms:
         """The one forward pass of a micro-batch."""

@@ -14,6 +14,7 @@ from pytest_grpo.against.protocol import NO_ANSWER
 from pytest_grpo.against.rows import RowWriter
 from pytest_grpo.against.side import Side, Stop
 from pytest_grpo.measuring.conditions import Watch
+from pytest_grpo.measuring.growth import describe_growth
 from pytest_grpo.types import PEAK_BYTES, REFERENCE_ARM, Conditions, Outcome, Row, Sample, Verdict
 
 _VERDICTS = {Outcome.SLOWER: Verdict.FAIL, Outcome.INCONCLUSIVE: Verdict.INCONCLUSIVE}
@@ -130,6 +131,8 @@ class Arms:
             return self.write.row(metric, Outcome.INCONCLUSIVE, Verdict.INCONCLUSIVE, reason=why)
         change = change if is_bytes(watched.quantity) and change.is_final else _checked(pairs, change, problem)
         verdict, reason = _VERDICTS.get(change.outcome, Verdict.PASS), change.reason
+        if change.outcome is Outcome.SLOWER:
+            reason = "; ".join(filter(None, [reason, describe_growth(rounds, pairs.names)]))
         if watched.expected is not None and not problem and watched.proof is not Verdict.PASS:
             verdict = Verdict.FAIL
             reason = f"expected {watched.expected.text}: not proven" + (f"; {reason}" if reason else "")

@@ -18,7 +18,7 @@ Messages of the worker:
 - ``arms``: the test waits with its ``arms``, by name. ``wanted`` are the quantities that its assertion compares;
   without any, only counts and answers matter. ``is_new``: they are met for the first time. ``max_cores_of_others`` is
   the test's own limit, if it has one
-- ``sample``: ``seconds`` and ``quantities``
+- ``sample``: ``seconds``, ``quantities`` and ``spans``
 - ``took``: ``seconds`` of one run
 - ``answer``: ``value``, as JSON; ``missing`` says why there is none
 - ``difference``: ``text``, empty when the answers agree; ``by`` says by which rule, ``missing`` why nothing was found

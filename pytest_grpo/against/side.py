@@ -143,7 +143,7 @@ class Side:
         """One sample, the mean of ``repeats`` runs."""
         self._send({"do": "measure", "arm": arm, "repeats": repeats})
         answer = self._receive("sample", "raised")
-        return Sample(answer["seconds"], answer["quantities"])
+        return Sample(answer["seconds"], answer["quantities"], spans=answer["spans"])
 
     def took_s(self, arm: str, repeats: int) -> float:
         """Seconds of one run, from ``repeats`` runs that do not count."""

@@ -19,6 +19,7 @@ from pytest_grpo.gate.explain import explain, inconclusive_reason
 from pytest_grpo.gate.gate_session import GateSession, ShowProgress
 from pytest_grpo.measuring.conditions import Watch
 from pytest_grpo.measuring.deciding import Decider, Decision
+from pytest_grpo.measuring.growth import describe_growth
 from pytest_grpo.measuring.question import Question
 from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
 from pytest_grpo.measuring.sampler import MeasurementError, Round, Sampler
@@ -48,6 +49,16 @@ class Recorder(Protocol):
     def record(self, row: Row) -> Row: ...
 
     def correct(self, row: Row, now: Row) -> None: ...
+
+
+LIKE = 1.5
+"""Arms do about the same, and so have spans to compare, where the threshold is nearer to 1 than this."""
+
+
+def compares_equals(threshold: Threshold) -> bool:
+    """Whether ``threshold`` is about two arms that should take about as long."""
+    bounds = [bound for bound in (threshold.low, threshold.high) if 0 < bound < math.inf]
+    return all(1 / LIKE < bound < LIKE for bound in bounds)
 
 
 @dataclass(slots=True)
@@ -195,7 +206,11 @@ class PairedComparison:
             reasons = [decision.stalls]
         elif decision.verdict is Verdict.FAIL:
             side = "below" if estimate.high < threshold.low else "above"
-            reasons = [f"its whole interval lies {side} the threshold"]
+            names = decider.question.names
+            reasons = [
+                f"its whole interval lies {side} the threshold",
+                describe_growth(self.sampler.rounds, names) if compares_equals(threshold) else "",
+            ]
         else:
             reasons = [
                 self._why_inconclusive(estimate, decider.plan, threshold, decision.is_complete),

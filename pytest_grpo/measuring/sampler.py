@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from pytest_grpo.measuring.clock import start_clock
+from pytest_grpo.measuring.spans import per_run, recorded_spans
 from pytest_grpo.types import Sample
 
 __tracebackhide__ = True
@@ -208,8 +209,9 @@ def measure(arm: Arm, name: str, repeats: int = 1) -> Sample:
 
 
 def _timed(arm: Arm, name: str, repeats: int = 1) -> tuple[list[Sample], float]:
-    """The samples of the runs of ``arm`` and their total seconds. Runs that return None give one empty sample."""
-    with _quiet():
+    """The samples of the runs of ``arm`` and their total seconds. Runs that return None give one empty sample. The last
+    one has the spans, a mean of all runs."""
+    with _quiet(), recorded_spans() as spans:
         try:
             stop = start_clock()
             outcomes = [outcome for _ in range(repeats) if (outcome := arm()) is not None]
@@ -221,7 +223,8 @@ def _timed(arm: Arm, name: str, repeats: int = 1) -> tuple[list[Sample], float]:
         raise MeasurementError(
             f"arm {name!r} measured in {len(outcomes)} of {repeats} runs; return a result in each run"
         )
-    return [_as_sample(outcome, name) for outcome in outcomes] or [Sample()], seconds
+    samples = [_as_sample(outcome, name) for outcome in outcomes] or [Sample()]
+    return [*samples[:-1], replace(samples[-1], spans=samples[-1].spans or per_run(spans, repeats))], seconds
 
 
 def _as_sample(outcome: Sample | Mapping[str, float], name: str) -> Sample:

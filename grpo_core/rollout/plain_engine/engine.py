@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from grpo_core.errors import CapacityError, GrpoError, SamplingError
+from grpo_core.ledger import spans
 from grpo_core.lora.cache import LoRACache
 from grpo_core.model.policy import Policy
 from grpo_core.rollout.plain_engine.merged_weights import MergedWeights
@@ -94,7 +95,8 @@ class PlainEngine:
         load_ms = _elapsed_ms(start)
         start = time.perf_counter()
         if weights is not self._active:
-            self._merge(weights)
+            with spans.SWAP:
+                self._merge(weights)
             self._active = weights
             self._count(num_adapter_swaps=int(number != 0))
         return AdapterSwap(number, cache_hit, load_ms, swap_ms=_elapsed_ms(start))
@@ -109,20 +111,22 @@ class PlainEngine:
         return self._last_ticket
 
     def cancel(self, ticket: int) -> None:
-        if self._waiting.pop(ticket, None) is not None:
-            self._count(num_cancelled=1)
+        work = self._waiting.pop(ticket, None)
+        if work is not None:
+            self._count(num_cancelled=1, num_lost_tokens=_num_drawn(work))
 
     @torch.inference_mode()
     def step(self) -> list[Outcome]:
         if not self._waiting:
             return []
         ticket, work = next(iter(self._waiting.items()))
-        result = work if isinstance(work, GrpoError) else self._advance(work)
+        with spans.DRAW:
+            result = work if isinstance(work, GrpoError) else self._advance(work)
         if result is None:
             return []
         del self._waiting[ticket]
         if isinstance(result, GrpoError):
-            self._count(num_failed=1)
+            self._count(num_failed=1, num_lost_tokens=_num_drawn(work))
         else:
             num_forced = int((~result.completion_mask).sum())
             self._count(num_completion_tokens=len(result.completion_ids), num_forced_tokens=num_forced)
@@ -182,10 +186,11 @@ class PlainEngine:
         if is_first:
             self._count(num_prefill_tokens=len(sequence.request.prompt_ids))
         else:
-            self._count(num_decode_steps=1)
+            self._count(num_decode_steps=1, num_decode_rows=1)
         unread = [*(sequence.request.prompt_ids.tolist() if is_first else ()), *sequence.pending]
         sequence.pending.clear()
-        return self._reader.read(work.history, unread)
+        with spans.PREFILL if is_first else spans.DECODE:
+            return self._reader.read(work.history, unread)
 
     def _finish(self, work: _Work) -> Completion:
         completion = work.sequence.completion()
@@ -193,7 +198,7 @@ class PlainEngine:
             return completion
         if work.weights is None:  # the policy is the base model
             return work.sequence.completion(completion.sampling_logprobs)
-        with self._weights.base_weights():
+        with self._weights.base_weights(), spans.REFERENCE:
             return work.sequence.completion(self._score(completion))
 
     def _score(self, completion: Completion) -> Float32:
@@ -233,6 +238,10 @@ def _chosen_logprobs(logits: Tensor, completion: Completion) -> Float32:
             row = torch.full_like(row, -torch.inf).index_copy(0, allowed, row[allowed])
         logprobs[index] = float(row.log_softmax(dim=0)[int(completion.completion_ids[index])])
     return logprobs
+
+
+def _num_drawn(work: _Work | GrpoError) -> int:
+    return len(work.sequence.tokens) if isinstance(work, _Work) else 0
 
 
 def _elapsed_ms(start: float) -> float:

@@ -13,6 +13,7 @@ from grpo_core.environments.protocol import Environment, EnvironmentFactory
 from grpo_core.environments.state_cache import StateCache
 from grpo_core.environments.user_code import users_code
 from grpo_core.errors import EpisodeError, GrpoError, InvalidActionError
+from grpo_core.ledger import spans
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.play.episode import MAX_ATTEMPTS, Episode, EpisodeFailure
 from grpo_core.rollout.play.overlong import overlong_penalty
@@ -60,6 +61,7 @@ class Collector:
         self._state_cache = state_cache
         self._want_ref_logprobs = want_ref_logprobs
         self._failures: list[EpisodeFailure] = []
+        self._num_unused_tokens = 0  # of failed attempts and of openings, since the last ``start`` or ``collect``
         self._requests = RequestBuilder(tokenizer, config)
 
     @property
@@ -85,23 +87,25 @@ class Collector:
         """
         start = time.perf_counter()
         before = self._engine.counters
-        self._failures.clear()
+        self._forget_attempts()
         sampled = SampledGroups(self._play(index, self._groups, refill=0))
         for refill in range(1, self._config.max_refill_rounds + 1):
             places = sampled.without_gradient
             if not places:
                 break
             sampled.replace(self._play(index, places, refill))
-        return Batch(
-            index=index,
-            policy_version=self._engine.policy_version,
-            groups=sampled.groups,
-            stats=sampled.stats(
-                duration_s=time.perf_counter() - start,
-                num_prefill_tokens=(self._engine.counters - before).num_prefill_tokens,
-                num_failed_episodes=len(self._failures),
-            ),
-        )
+        with spans.STORE:
+            return Batch(
+                index=index,
+                policy_version=self._engine.policy_version,
+                groups=sampled.groups,
+                stats=sampled.stats(
+                    duration_s=time.perf_counter() - start,
+                    used=self._engine.counters - before,
+                    num_failed_episodes=len(self._failures),
+                    num_unused_tokens=self._num_unused_tokens,
+                ),
+            )
 
     def _play(self, index: int, places: Sequence[int], refill: int) -> dict[int, tuple[Group, ...]]:
         """Play the starting states in ``places``, or their ``refill``-th replacements, to the end: their groups."""
@@ -109,20 +113,25 @@ class Collector:
         while self.play_round(episodes, index):
             pass
         found: dict[int, list[Group]] = {place: [] for place in places}
-        for (place, _), group in self._groups_of(episodes, index).items():
-            found[place].append(group)
+        with spans.STORE:
+            for (place, _), group in self._groups_of(episodes, index).items():
+                found[place].append(group)
         return {place: tuple(groups) for place, groups in found.items()}
 
     def start(self, index: int) -> list[Episode]:
         """The episodes of batch ``index``. Siblings share a starting state, after the opening if any."""
-        self._failures.clear()
+        self._forget_attempts()
         return self._begin(index, self._groups, refill=0)
+
+    def _forget_attempts(self) -> None:
+        self._failures.clear()
+        self._num_unused_tokens = 0
 
     def _begin(self, index: int, places: Sequence[int], refill: int) -> list[Episode]:
         firsts = self._starting_environments(index, places, refill)
         episodes: list[Episode] = []
         for group, first in zip(places, firsts, strict=True):
-            with self._starting("snapshot and restore"):
+            with self._starting("snapshot and restore"), spans.ENVIRONMENT:
                 state = first.snapshot()
                 episodes.append(Episode(first, group, 0, state, refill))
                 for sample in range(1, self._config.group_size):
@@ -140,9 +149,10 @@ class Collector:
         environments: list[Environment] = []
         openings: list[Episode] = []
         for group in places:
-            first = self._factory()
             seed = environment_seed(self._config.seed, index, group, refill)
-            with self._starting(f"reset({seed})"):
+            with spans.ENVIRONMENT:
+                first = self._factory()
+            with self._starting(f"reset({seed})"), spans.ENVIRONMENT:
                 first.reset(seed)
                 in_opening = first.in_opening
             if in_opening:
@@ -156,6 +166,7 @@ class Collector:
         while self.play_round(openings, index):
             pass
         for opening in openings:
+            self._num_unused_tokens += opening.num_answer_tokens
             environments[places.index(opening.group)] = opening.environment
             if self._state_cache is not None:
                 self._state_cache.put(self._opening_key(opening.group, refill), opening.environment.snapshot())
@@ -194,12 +205,14 @@ class Collector:
 
     def _advance(self, episode: Episode, index: int) -> None:
         """Step the environment with the answers of all agents, and prepare its next round."""
-        actions = {
-            observation.agent: self._tokenizer.decode(completion.completion_ids)
-            for observation, completion in episode.in_order()
-        }
+        with spans.PROMPT:
+            actions = {
+                observation.agent: self._tokenizer.decode(completion.completion_ids)
+                for observation, completion in episode.in_order()
+            }
         try:
-            episode.play(actions)
+            with spans.ENVIRONMENT:
+                episode.play(actions)
             self._prepare(episode, index)
         except Exception as error:  # environments are user code: an exception costs one attempt, not the run
             self._replace(episode, index, error)
@@ -212,12 +225,14 @@ class Collector:
         """
         failure = self._describe(episode, index, error)
         self._failures.append(failure)
+        self._num_unused_tokens += episode.num_answer_tokens
         episode.attempt += 1
         if episode.attempt == MAX_ATTEMPTS:
             raise EpisodeError(f"{failure}; fix the environment, or exclude the states it cannot play") from error
         logger.warning("%s; retrying", failure, exc_info=None if isinstance(error, GrpoError) else error)
         try:
-            episode.restart(self._factory())
+            with spans.ENVIRONMENT:
+                episode.restart(self._factory())
             self._prepare(episode, index)
         except Exception as again:  # as above
             self._replace(episode, index, again)
@@ -239,20 +254,26 @@ class Collector:
     def _prepare(self, episode: Episode, index: int) -> None:
         """Build the requests of the agents of ``episode`` that must act, or read the rewards if it is over."""
         observations: tuple[Observation, ...] = ()
-        if not episode.is_over:
-            observations = episode.environment.observe()
-            if not observations:
-                raise InvalidActionError("the environment observes no agent and is not done; make it done, or observe")
-        elif not episode.is_opening:
-            rewards = episode.environment.rewards()
-            episode.rewards = {agent: float(rewards[agent]) for agent in episode.turns}
+        with spans.ENVIRONMENT:
+            is_over = episode.is_over
+            if not is_over:
+                observations = episode.environment.observe()
+                if not observations:
+                    raise InvalidActionError(
+                        "the environment observes no agent and is not done; make it done, or observe"
+                    )
+        if is_over and not episode.is_opening:
+            with spans.REWARD:
+                rewards = episode.environment.rewards()
+                episode.rewards = {agent: float(rewards[agent]) for agent in episode.turns}
         wants_reference = self._want_ref_logprobs and not episode.is_opening
-        episode.requests = tuple(
-            self._requests.build(
-                observation, turn_seed(self._config.seed, index, episode, place), want_ref_logprobs=wants_reference
+        with spans.PROMPT:
+            episode.requests = tuple(
+                self._requests.build(
+                    observation, turn_seed(self._config.seed, index, episode, place), want_ref_logprobs=wants_reference
+                )
+                for place, observation in enumerate(observations)
             )
-            for place, observation in enumerate(observations)
-        )
         episode.observations = observations
         episode.answers.clear()
 

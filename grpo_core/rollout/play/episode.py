@@ -82,6 +82,12 @@ class Episode:
         self.num_rounds += 1
         self.environment.step(actions)
 
+    @property
+    def num_answer_tokens(self) -> int:
+        """Completion tokens of this attempt so far. A round that failed may have its answers in ``turns`` already."""
+        answers = [*(turn for turns in self.turns.values() for turn in turns), *self.answers.values()]
+        return sum(len(completion.completion_ids) for completion in {id(answer): answer for answer in answers}.values())
+
     def restart(self, environment: Environment) -> None:
         """Start the next attempt, in a new environment."""
         self.environment = environment

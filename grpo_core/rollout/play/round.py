@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from grpo_core.errors import AdapterError, GrpoError, PromptError
+from grpo_core.ledger import spans
+from grpo_core.ledger.recorder import recording_beside
 from grpo_core.rollout.play.episode import Episode
 from grpo_core.rollout.protocol import Outcome, RolloutEngine
 
@@ -38,7 +40,7 @@ class Round:
             GrpoError: of a request, when a retry would fail alike.
             Exception: the first that ``advance`` or ``replace`` raise, in the order in which episodes end.
         """
-        with _environment_thread() as thread:
+        with spans.PROMPT, _environment_thread() as thread:
             try:
                 for episode in episodes:
                     for place, request in enumerate(episode.requests):
@@ -47,8 +49,9 @@ class Round:
                 while self._tickets:
                     for outcome in self._engine.step():
                         work += self._take(outcome, thread)
-                for done in work:
-                    done.result()
+                with spans.WAIT_ENVIRONMENT:
+                    for done in work:
+                        done.result()
             finally:
                 for ticket in self._tickets:
                     self._engine.cancel(ticket)
@@ -62,9 +65,9 @@ class Round:
             if _would_recur(outcome.result, episode):
                 raise outcome.result
             self._cancel(episode)
-            return [thread.submit(self._replace, episode, outcome.result)]
+            return [thread.submit(_recorded(self._replace), episode, outcome.result)]
         episode.answers[place] = outcome.result
-        return [thread.submit(self._advance, episode)] if episode.is_answered else []
+        return [thread.submit(_recorded(self._advance), episode)] if episode.is_answered else []
 
     def _cancel(self, episode: Episode) -> None:
         for ticket in [ticket for ticket, (other, _) in self._tickets.items() if other is episode]:
@@ -75,15 +78,27 @@ class Round:
 @contextmanager
 def _environment_thread() -> Iterator[ThreadPoolExecutor]:
     """One thread for the length of the ``with`` block. A Ctrl-C does not wait for it."""
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="environments")
-    is_urgent = False
-    try:
-        yield thread
-    except KeyboardInterrupt:
-        is_urgent = True
-        raise
-    finally:
-        thread.shutdown(wait=not is_urgent, cancel_futures=True)
+    with recording_beside("environments", spans.WAIT_ANSWERS.name) as begin:
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="environments", initializer=begin)
+        is_urgent = False
+        try:
+            yield thread
+        except KeyboardInterrupt:
+            is_urgent = True
+            raise
+        finally:
+            with spans.WAIT_ENVIRONMENT:
+                thread.shutdown(wait=not is_urgent, cancel_futures=True)
+
+
+def _recorded(work: Callable[..., None]) -> Callable[..., None]:
+    """``work`` that counts as such in the ledger of its thread, which waits for answers else."""
+
+    def run(*arguments: object) -> None:
+        with spans.UNNAMED:
+            work(*arguments)
+
+    return run
 
 
 def _would_recur(error: GrpoError, episode: Episode) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from grpo_core.rollout.protocol import EngineCounters
 from grpo_core.types import Group, RolloutStats
 
 
@@ -35,8 +36,10 @@ class SampledGroups:
         self._starts.update(starts)
         self._refilled.update(starts)
 
-    def stats(self, *, duration_s: float, num_prefill_tokens: int, num_failed_episodes: int) -> RolloutStats:
-        """Over everything that was sampled, replaced groups included."""
+    def stats(
+        self, *, duration_s: float, used: EngineCounters, num_failed_episodes: int, num_unused_tokens: int
+    ) -> RolloutStats:
+        """Over everything that was sampled, replaced groups included. ``used`` is what the engine did for it."""
         played = [group for groups in (*self._starts.values(), *self._replaced) for group in groups]
         trajectories = [trajectory for group in played for trajectory in group.trajectories]
         turns = [turn for trajectory in trajectories for turn in trajectory.turns]
@@ -44,7 +47,7 @@ class SampledGroups:
         return RolloutStats(
             duration_s=duration_s,
             num_prompt_tokens=sum(len(turn.prompt_ids) for turn in turns),
-            num_prefill_tokens=num_prefill_tokens,
+            num_prefill_tokens=used.num_prefill_tokens,
             num_completion_tokens=sum(len(turn.completion_ids) for turn in turns),
             num_completions=len(turns),
             num_failed_episodes=num_failed_episodes,
@@ -54,4 +57,13 @@ class SampledGroups:
             num_zero_variance_groups=len(without_gradient),
             num_trajectories=len(trajectories),
             sampled_reward_mean=sum(trajectory.reward for trajectory in trajectories) / max(len(trajectories), 1),
+            num_sampled_tokens=used.num_sampled_tokens,
+            num_preempted_tokens=used.num_lost_tokens,
+            num_unused_tokens=num_unused_tokens,
+            num_cached_tokens=used.num_cached_tokens,
+            num_decode_steps=used.num_decode_steps,
+            num_decode_rows=used.num_decode_rows,
+            num_preemptions=used.num_preemptions,
+            kv_share_steps=used.kv_share_steps,
+            num_replaced_tokens=sum(group.num_completion_tokens for groups in self._replaced for group in groups),
         )

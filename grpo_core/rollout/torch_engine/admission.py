@@ -30,6 +30,11 @@ class Admission:
         """Keys and values held now, cached prompts included."""
         return self._prefixes.num_bytes + sum(batch.num_bytes for batch in self._batches)
 
+    @property
+    def used_share(self) -> float:
+        """Of the bytes that it may hold, those held now."""
+        return self.num_bytes / self._max_bytes
+
     def admit(self) -> tuple[list[Prefill], list[tuple[SequenceState, CapacityError]]]:
         """Move waiting sequences to ``prefilling``. Returns those, and the ones that can never fit."""
         begun: list[Prefill] = []

@@ -7,14 +7,16 @@ prompts, then decodes every running sequence: one drawn token, and the run of to
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.profiler import record_function
 
 from grpo_core.errors import CapacityError, GrpoError
+from grpo_core.ledger import spans
 from grpo_core.lora.cache import LoRACache
 from grpo_core.model.policy import Policy
 from grpo_core.rollout.protocol import (
@@ -36,7 +38,7 @@ from grpo_core.rollout.torch_engine.scoring import ReferenceScorer
 from grpo_core.rollout.torch_engine.weights.adapters import RowUpdates
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, fuse_weights
 from grpo_core.rollout.torch_engine.weights.versions import Versions
-from grpo_core.types import Completion
+from grpo_core.types import Completion, Float32
 
 DEFAULT_KV_BYTES = 2 << 30
 MAX_PREFILL_TOKENS = 2048
@@ -84,7 +86,7 @@ class TorchEngine:
         self._num_siblings: Counter[tuple[int, bytes]] = Counter()  # not finished, by version and prompt
         self._ended: list[Outcome] = []
         self._last_ticket = 0
-        self._totals: Counter[str] = Counter()
+        self._totals: defaultdict[str, Any] = defaultdict(int)
 
     @property
     def policy_version(self) -> int:
@@ -166,10 +168,10 @@ class TorchEngine:
         for batch in self._batches:
             for row in [row for row in batch.rows if row is not None and row.sequence.ticket == ticket]:
                 self._leave(batch, row)
-                self._count(num_cancelled=1)
+                self._count(num_cancelled=1, num_lost_tokens=len(row.sequence.tokens))
         for sequence in [sequence for sequence in self._unscored if sequence.ticket == ticket]:
             self._unscored.remove(sequence)
-            self._count(num_cancelled=1)
+            self._count(num_cancelled=1, num_lost_tokens=len(sequence.tokens))
         self._ended = [outcome for outcome in self._ended if outcome.ticket != ticket]
 
     def forget_prompts(self) -> None:
@@ -187,17 +189,19 @@ class TorchEngine:
 
     @torch.inference_mode()
     def step(self) -> list[Outcome]:
-        self._admit()
-        joined = self._read_prompts()
-        for batch in self._batches:
-            if batch.rows:
-                self._advance(batch)
-        if joined:
-            self._join(joined)
-        self._batches.tidy()
-        self._score()
-        ended, self._ended = self._ended, []
-        return ended
+        with spans.DECODE:
+            with spans.PREFILL:
+                self._admit()
+                joined = self._read_prompts()
+            for batch in self._batches:
+                if batch.rows:
+                    self._advance(batch)
+            if joined:
+                self._join(joined)
+            self._batches.tidy()
+            self._score()
+            ended, self._ended = self._ended, []
+            return ended
 
     def _admit(self) -> None:
         begun, refused = self._admission.admit()
@@ -278,7 +282,7 @@ class TorchEngine:
                 self._fail_row(row, _out_of_memory(row.sequence, "decoding", cause))
             batch.compact()
             return
-        self._count(num_decode_steps=1)
+        self._count(num_decode_steps=1, num_decode_rows=batch.num_rows, kv_share_steps=self._admission.used_share)
         used = [(slot, row) for slot, row in enumerate(batch.rows) if row is not None]
         for slot, row in used:
             row.num_own += counts[slot]
@@ -310,7 +314,7 @@ class TorchEngine:
     def _choose(self, weights: DecoderWeights, rows: Sequence[Row], hidden: Tensor) -> None:
         """Give every row its next tokens. A row without any ends with its error."""
         sequences = [row.sequence for row in rows]
-        with record_function("choose"):
+        with record_function("choose"), spans.DRAW:
             errors = sample_tokens(self._passes, weights, sequences, hidden, jump_forward=self._jump_forward)
         for row in rows:
             error = errors.get(row.sequence)
@@ -326,15 +330,17 @@ class TorchEngine:
         self._fail(row.sequence, row.leaf, error)
 
     def _finish(self, sequence: SequenceState, leaf: PrefixNode) -> None:
-        self._count(num_completion_tokens=len(sequence.tokens), num_forced_tokens=sum(sequence.forced))
         self._forget(sequence, leaf)
         if not sequence.request.want_ref_logprobs:
-            self._ended.append(Outcome(sequence.ticket, sequence.completion()))
+            self._deliver(sequence, None)
         elif sequence.policy_version == 0:  # the policy is the base model
-            completion = sequence.completion()
-            self._ended.append(Outcome(sequence.ticket, sequence.completion(completion.sampling_logprobs)))
+            self._deliver(sequence, sequence.completion().sampling_logprobs)
         else:
             self._unscored.append(sequence)
+
+    def _deliver(self, sequence: SequenceState, ref_logprobs: Float32 | None) -> None:
+        self._count(num_completion_tokens=len(sequence.tokens), num_forced_tokens=sum(sequence.forced))
+        self._ended.append(Outcome(sequence.ticket, sequence.completion(ref_logprobs)))
 
     def _score(self) -> None:
         """Score finished sequences under the base model, once no sibling that shares the prompt is still running."""
@@ -346,15 +352,15 @@ class TorchEngine:
         self._admission.make_bytes(sum(prompts.values()) * self._prefixes.bytes_per_token)
         self._unscored = [sequence for sequence in self._unscored if sequence not in ready]
         try:
-            scores = self._scorer.score(ready)
+            with spans.REFERENCE:
+                scores = self._scorer.score(ready)
         except torch.OutOfMemoryError as cause:
-            self._count(num_failed=len(ready))
+            self._count(num_failed=len(ready), num_lost_tokens=sum(len(sequence.tokens) for sequence in ready))
             errors = [_out_of_memory(sequence, "scoring", cause) for sequence in ready]
             self._ended.extend(Outcome(each.ticket, error) for each, error in zip(ready, errors, strict=True))
             return
-        self._ended.extend(
-            Outcome(sequence.ticket, sequence.completion(score)) for sequence, score in zip(ready, scores, strict=True)
-        )
+        for sequence, score in zip(ready, scores, strict=True):
+            self._deliver(sequence, score)
 
     def _leave(self, batch: RowBatch, row: Row) -> None:
         batch.remove(row)
@@ -362,7 +368,7 @@ class TorchEngine:
         self._forget(row.sequence, row.leaf)
 
     def _fail(self, sequence: SequenceState, leaf: PrefixNode | None, error: GrpoError) -> None:
-        self._count(num_failed=1)
+        self._count(num_failed=1, num_lost_tokens=len(sequence.tokens))
         self._forget(sequence, leaf)
         self._ended.append(Outcome(sequence.ticket, error))
 
@@ -378,8 +384,9 @@ class TorchEngine:
         if self._versions.release(version) and version not in (0, self._versions.active):
             self._prefixes.drop(version)
 
-    def _count(self, **added: int) -> None:
-        self._totals.update(added)
+    def _count(self, **added: float) -> None:
+        for name, number in added.items():
+            self._totals[name] += number
 
 
 def _out_of_memory(sequence: SequenceState, doing: str, cause: Exception) -> CapacityError:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from grpo_core.errors import GrpoError, MissingPackageError
+from grpo_core.ledger import spans
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.source import locate_model
@@ -127,7 +128,14 @@ class VllmEngine:
 
     @property
     def counters(self) -> EngineCounters:
-        return replace(self._counters, num_decode_steps=self._client.statistics.num_decode_steps)
+        statistics = self._client.statistics
+        return replace(
+            self._counters,
+            num_decode_steps=statistics.num_decode_steps,
+            num_decode_rows=statistics.num_decode_rows,
+            num_preemptions=statistics.num_preemptions,
+            kv_share_steps=statistics.kv_share_steps,
+        )
 
     @property
     def tokens_per_second(self) -> float:
@@ -136,7 +144,8 @@ class VllmEngine:
 
     def use_version(self, number: int) -> AdapterSwap:
         before = self.policy_version
-        swap = self._adapters.use(number)
+        with spans.SWAP:
+            swap = self._adapters.use(number)
         self._count(num_adapter_swaps=int(number not in (0, before)))
         return swap
 
@@ -168,7 +177,8 @@ class VllmEngine:
         refused = [Ended(ticket, why) for ticket, why in self._pending.items() if isinstance(why, GrpoError)]
         outcomes = [self._settle(ended) for ended in refused]
         while self._pending and (not outcomes or self._client.has_ended):
-            ended = self._client.take()
+            with spans.WAIT_ENGINE:
+                ended = self._client.take()
             if ended.ticket in self._pending:  # otherwise it was cancelled in the meantime
                 outcomes.append(self._settle(ended))
         return outcomes

@@ -133,7 +133,7 @@ class Server:
             with self._told():
                 sample = table.measure(arm, asked["repeats"])
             quantities = {name: float(value) for name, value in sample.quantities.items()}
-            return {"say": "sample", "seconds": sample.seconds, "quantities": quantities}
+            return {"say": "sample", "seconds": sample.seconds, "quantities": quantities, "spans": dict(sample.spans)}
         if what == "time":
             with self._told():
                 return {"say": "took", "seconds": table.took_s(arm, asked["repeats"])}

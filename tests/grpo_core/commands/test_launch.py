@@ -22,6 +22,7 @@ from grpo_core.home import Home
 from grpo_core.schedule.loop import train
 from grpo_core.schedule.stack import build_stack
 from grpo_core.telemetry.events import Telemetry
+from tests.grpo_core.ledger.identity import check_identity
 
 ENVIRONMENT = """
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
@@ -51,10 +52,13 @@ def make_config(model_folder: Path, num_steps: int) -> GrpoConfig:
     )
 
 
-def train_steps(home: Path) -> list[dict[str, Any]]:
+def events(home: Path) -> list[dict[str, Any]]:
     path = home / "data/events/run.jsonl"
-    records = [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
-    return [record for record in records if record["kind"] == "train_step"]
+    return [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
+
+
+def train_steps(home: Path) -> list[dict[str, Any]]:
+    return [record for record in events(home) if record["kind"] == "train_step"]
 
 
 @pytest.fixture
@@ -86,6 +90,9 @@ def test_two_processes_train_stop_and_resume_as_one_does(home: Path, model_folde
         assert step["num_loss_tokens"] == metrics.num_loss_tokens
         assert step["ratio_max"] == pytest.approx(1, abs=1e-4)  # both sampled and trained with what was published
     assert (home / "data/checkpoints/run/step-000004").is_dir()
+    follower = check_identity(events(home))["trainer-1", "train"]
+    assert [event["step"] for event in follower] == [1, 2, 3, 4]
+    assert all(event["wait_processes_s"] > 0 < event["train_backward_s"] for event in follower)
 
 
 @pytest.mark.slow

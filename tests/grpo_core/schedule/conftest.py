@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,7 @@ def make_stack(model_folder: Path, tmp_path: Path) -> MakeStack:
         learning_rate: float = 0.01,
         method: str = "lora",
         max_refill_rounds: int = 0,
+        training: Mapping[str, Any] | None = None,
     ) -> Stack:
         config = build_config(
             {
@@ -42,7 +44,12 @@ def make_stack(model_folder: Path, tmp_path: Path) -> MakeStack:
                     "max_completion_tokens": 8,
                     "max_refill_rounds": max_refill_rounds,
                 },
-                "training": {"method": method, "learning_rate": learning_rate, "kl_coefficient": 0.01},
+                "training": {
+                    "method": method,
+                    "learning_rate": learning_rate,
+                    "kl_coefficient": 0.01,
+                    **(training or {}),
+                },
                 "schedule": {
                     "num_steps": num_steps,
                     "max_policy_lag_steps": lag,

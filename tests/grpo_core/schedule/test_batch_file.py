@@ -116,7 +116,7 @@ def test_it_is_a_plain_arrow_file_with_a_row_per_turn(tmp_path: Path) -> None:
     assert table.num_rows == 2
     assert table["completion_ids"].to_pylist() == [[8, 9], [8, 9]]
     assert table["allowed_ids"].to_pylist() == [[8, 1, 9], None]
-    assert table.schema.metadata[b"format"] == b"2"
+    assert table.schema.metadata[b"format"] == b"3"
 
 
 def test_arrays_of_another_type_are_not_silently_converted(tmp_path: Path) -> None:
@@ -146,10 +146,10 @@ def test_any_damage_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: s
 
 def test_a_file_of_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(batch_file, "FORMAT", 3)
+        patch.setattr(batch_file, "FORMAT", 4)
         path = write_batch(tmp_path / "batch.arrow", make_batch())
         assert_same(read_batch(path), make_batch())
-    with pytest.raises(StoredBatchError, match="format '3', but this version reads format 2"):
+    with pytest.raises(StoredBatchError, match="format '4', but this version reads format 3"):
         read_batch(path)
 
 

@@ -119,7 +119,8 @@ def test_a_stale_batch_is_dropped_and_collected_again(tmp_path: Path, caplog: py
     buffer.put(make_batch(3, 3))
     await_end(trainer)
 
-    assert leases == [Lease(make_batch(3, 3), 1, 0)]
+    assert leases == [Lease(make_batch(3, 3), 1, 0, num_stale_tokens=make_batch(3, 1).stats.num_sampled_tokens)]
+    assert leases[0].num_stale_tokens > 0
     assert buffer.num_stale_dropped == 1
     assert "batch 3 is over the lag budget" in caplog.text
 

@@ -92,6 +92,9 @@ def test_events_tell_the_story_of_the_run(make_stack: MakeStack) -> None:
         "rollout": 3,
         "train_step": 3,
         "adapter_publish": 3,
+        "ledger": 3 * 3 + 2,  # three threads; what the two that outlive a step did after the last one
+        "token_ledger": 3,
+        "figures": 3,
         "run_finished": 1,
     }
     steps = [event.fields for event in memory.events if event.kind == "train_step"]

@@ -28,6 +28,8 @@ from grpo_core.home import Home
 from grpo_core.schedule.loop import StepReport, train
 from grpo_core.schedule.stack import LocalStack, build_stack
 from grpo_core.telemetry.events import Telemetry
+from grpo_core.telemetry.jsonl import JsonlSink
+from tests.grpo_core.ledger.identity import check_identity
 
 pytestmark = [
     pytest.mark.vllm,
@@ -94,7 +96,9 @@ def make_home(tmp_path: Path) -> Callable[[str], Home]:
     return lambda name: Home(tmp_path / name / "data", tmp_path / name / "traces")
 
 
-def test_on_policy_it_trains_as_with_the_torch_engine_and_resumes(make_home: Callable[[str], Home]) -> None:
+def test_on_policy_it_trains_as_with_the_torch_engine_and_resumes(
+    make_home: Callable[[str], Home], tmp_path: Path
+) -> None:
     """Strictly on policy, the ratio is 1 at every step: each version's adapter has reached vLLM."""
     held: list[list[str]] = []
     reports: list[StepReport] = []
@@ -104,7 +108,8 @@ def test_on_policy_it_trains_as_with_the_torch_engine_and_resumes(make_home: Cal
             def note(report: StepReport, stack: LocalStack = stack) -> None:
                 held.append(loaded_versions(stack))
 
-            reports += train(stack, Telemetry("run", []), resume=resume, on_step=note).reports
+            with Telemetry("run", [JsonlSink(tmp_path / f"{num_steps}.jsonl")]) as telemetry:
+                reports += train(stack, telemetry, resume=resume, on_step=note).reports
             assert len(vllm_processes()) > 0
             lora = stack.engine._client._llm.vllm_config.lora_config  # type: ignore[attr-defined]
             assert (lora.max_loras, lora.max_cpu_loras, lora.max_lora_rank) == (2, 2, 8)
@@ -112,6 +117,10 @@ def test_on_policy_it_trains_as_with_the_torch_engine_and_resumes(make_home: Cal
     with build_stack(make_config(0, 4, "torch"), make_home("torch")) as plain:
         expected = train(plain, Telemetry("run", [])).reports
 
+    for num_steps in (2, 4):
+        events = [json.loads(line) for line in (tmp_path / f"{num_steps}.jsonl").read_text().splitlines()]
+        plays = check_identity(events)["trainer-0", "rollout"]
+        assert all(event["wait_engine_s"] > 0 for event in plays[:-1])  # the last one is what was left to do
     assert [report.metrics.step for report in reports] == [1, 2, 3, 4]
     assert held == [[], ["run-v000001"], ["run-v000002"], ["run-v000003"]]
     for report, other in zip(reports, expected, strict=True):

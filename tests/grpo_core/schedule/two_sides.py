@@ -22,7 +22,7 @@ threaded = settings(deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.ge
 
 
 def make_batch(index: int, policy_version: int) -> Batch:
-    return Batch(index, policy_version, (), RolloutStats(1.0, 0, 0, 0, 0))
+    return Batch(index, policy_version, (), RolloutStats(1.0, 0, 0, 0, 0, num_sampled_tokens=9))
 
 
 def files(folder: Path) -> list[str]:

@@ -23,6 +23,37 @@ def work():
     assert a.tokens >= b.tokens""".strip()
 
 
+PARTS = (
+    "part = lambda backward: lambda: Sample(0.5 + backward, spans={'train.forward': 0.5, 'train.backward': backward}); "
+    "a, b = grpo_arms(agree=nothing_to_check, a=part(0.69), b=part(0.5)); assert a.seconds <= 1.02 * b.seconds"
+)
+
+
+def test_a_red_verdict_names_the_part_that_grew_everywhere(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the terminal, as an annotation, and in each report."""
+    why = "train.backward +38 % [38, 38], the rest unchanged"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / "summary.md"))
+    result = run_gate(project, PARTS, "--junitxml=junit.xml", "--grpo-html=page.html")
+    result.assert_outcomes(failed=1)
+    shown = why.replace("[", "[[]")
+    result.stdout.fnmatch_lines([f"fail: *: *{shown}"])
+    result.stdout.fnmatch_lines(["::error *train.backward*"])
+    for file in ("junit.xml", "page.html", "summary.md"):
+        content = (project.path / file).read_text(encoding="utf-8")
+        assert "train.backward +38 %" in content, file
+        assert "the rest unchanged" in content, file
+
+
+def test_arms_that_differ_by_design_have_no_part_that_grew(project: pytest.Pytester) -> None:
+    body = PARTS.replace("a.seconds <= 1.02 * b.seconds", "2 * a.seconds <= b.seconds")
+    result = run_gate(project, body)
+    result.assert_outcomes(failed=1)
+    result.stdout.no_fnmatch_line("*the rest unchanged*")
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from grpo_core.errors import AdapterError
+from grpo_core.ledger import spans
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import Stamp
 from grpo_core.rollout.protocol import AdapterSwap
@@ -60,6 +61,11 @@ class Versions:
         self._pins: dict[int, ExitStack] = {}
 
     def activate(self, number: int) -> AdapterSwap:
+        """As ``_activate``, in the ledger's span for a swap."""
+        with spans.SWAP:
+            return self._activate(number)
+
+    def _activate(self, number: int) -> AdapterSwap:
         """Make ``number`` the active version. Results of ``weights_of`` from before this call are invalid.
 
         Raises:

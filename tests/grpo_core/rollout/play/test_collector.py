@@ -85,6 +85,11 @@ def test_stats_count_shared_prompts_once(rooms: Rooms, arithmetic: EnvironmentFa
         num_sampled_groups=3,
         num_zero_variance_groups=3,  # nobody adds up
         num_trajectories=12,
+        num_sampled_tokens=batch.stats.num_completion_tokens,
+        num_cached_tokens=batch.stats.num_prompt_tokens - sum(different.values()),
+        num_decode_steps=batch.stats.num_decode_steps,
+        num_decode_rows=batch.stats.num_decode_rows,
+        kv_share_steps=batch.stats.kv_share_steps,
     )
     assert batch.stats.num_prompt_tokens >= 4 * batch.stats.num_prefill_tokens
     assert batch.stats.tokens_per_second == batch.stats.num_completion_tokens / batch.stats.duration_s

@@ -104,6 +104,9 @@ def test_counters_are_exact_and_a_shared_prompt_counts_once(make_bench: MakeBenc
     assert counters.num_prefill_tokens == 34
     assert counters.num_completion_tokens == 30
     assert counters.num_decode_steps == 4  # one cohort; the first token comes from the prompt
+    assert counters.num_decode_rows == 4 * 6
+    assert 0 < counters.kv_share_steps < 4
+    assert counters.num_sampled_tokens == 30
     assert counters.num_adapter_swaps == 0
     bench.engine.generate([request(short, constraint=forced)])
     assert bench.engine.counters - counters == EngineCounters(

@@ -1,0 +1,1 @@
+"""Advice for a run: where its time goes, what that would give back, and which setting to try."""

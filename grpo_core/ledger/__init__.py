@@ -1,0 +1,1 @@
+"""Where each thread's wall clock went, by named spans that cannot overlap."""
