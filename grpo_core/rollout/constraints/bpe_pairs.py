@@ -90,14 +90,17 @@ class Neighbours:
 
     def of(self, token: int) -> NDArray[np.bool_]:
         """[V]: whether each token is a neighbour of ``token`` in one piece."""
-        marks = np.zeros(len(self._place) + 1, dtype=np.int32)
+        starts, stops = [], []
         symbol, grown = token, NEVER
         while symbol >= 0:
             merges = self._by_own[self._first_of[symbol] : self._first_of[symbol + 1]]  # ascending
             merges = merges[: np.searchsorted(merges, grown, side="right" if self._includes_equal else "left")]
-            np.add.at(marks, self._starts[merges], 1)
-            np.add.at(marks, self._stops[merges], -1)
+            starts.append(self._starts[merges])
+            stops.append(self._stops[merges])
             symbol, grown = int(self._own_part[symbol]), int(self._rank[symbol])
+        num = len(self._place)
+        marks = np.bincount(np.concatenate(starts), minlength=num + 1)
+        marks -= np.bincount(np.concatenate(stops), minlength=num + 1)
         return (np.cumsum(marks[:-1]) == 0)[self._place]
 
 

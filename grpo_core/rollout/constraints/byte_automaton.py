@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import warnings
 from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import zip_longest
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from grpo_core.errors import ConstraintError
+from grpo_core.rollout.constraints import byte_index
+from grpo_core.rollout.constraints.byte_index import END
+from grpo_core.rollout.constraints.byte_text import unfinished
+from grpo_core.rollout.constraints.explosion import may_explode
 from grpo_core.types import Int32
-
-if TYPE_CHECKING:
-    from outlines_core import Index
 
 MAX_ENDINGS = 64  # texts to try after a token, to see whether the tokenizer produces it
 ENDING_BYTES = 16  # of each; later text does not move the end of the token
-_END = 0  # the byte that marks the end of a match; no completion contains it
+MAX_STATES = 50_000  # a kilobyte each
 _SYNTAX = (
     "allowed is the syntax of Rust's regex crate without look-around, back-references and anchors such as '^', '$' and "
     "'\\b' (all of a completion must match), in which every branch matches some text; rewrite it"
@@ -43,28 +45,30 @@ class ByteAutomaton:
         self.table[lost] = self.dead
         self.table[lost[self.table]] = self.dead
         self._endings: dict[tuple[int, int], tuple[bytes, ...]] = {}
+        self._heads: dict[tuple[int, int], tuple[bytes, ...]] = {}
 
     @classmethod
     def compile(cls, pattern: str) -> ByteAutomaton:
         """
         Raises:
-            ConstraintError: not a regular expression, or one that nothing matches.
+            ConstraintError: not a regular expression, or one that nothing matches, or one that explodes.
         """
-        index = _compile_index(pattern)
-        transitions = index.get_transitions()
-        first = index.get_initial_state()
-        numbers = {first: 0}
-        for state in transitions:
-            numbers.setdefault(state, len(numbers))
-        table = np.full((len(numbers) + 1, 256), len(numbers), dtype=np.int32)
-        for state, targets in transitions.items():
-            for byte, target in targets.items():
-                if byte < 256:
-                    table[numbers[state], byte] = numbers[target]
+        first, finals, flat = _edges(pattern)
+        sources, byte_values, targets = flat[:, 0], flat[:, 1], flat[:, 2]
+        states, numbers = np.unique(np.concatenate([[first], finals, sources, targets]), return_inverse=True)
+        if len(states) > MAX_STATES:
+            raise ConstraintError(_explosion(pattern))
+        numbers = numbers.reshape(-1)
+        number_of_first = int(numbers[0])
+        order = np.arange(len(states))  # the first state is state 0
+        order[[0, number_of_first]] = order[[number_of_first, 0]]
+        final_numbers, edge_numbers = np.split(order[numbers[1:]], [len(finals)])
+        table = np.full((len(states) + 1, 256), len(states), dtype=np.int32)
+        table[edge_numbers[: len(flat)], byte_values] = edge_numbers[len(flat) :]
         ends = np.zeros(len(table), dtype=np.bool_)
-        ends[[numbers[state] for state in index.get_final_states()]] = True
-        is_final = ends[table[:, _END]]
-        table[:, _END] = len(numbers)
+        ends[final_numbers] = True
+        is_final = ends[table[:, END]]
+        table[:, END] = len(states)
         automaton = cls(table, is_final)
         if not is_final[0] and (automaton.table[0] == automaton.dead).all():
             raise ConstraintError(f"constraint pattern {pattern!r}: no text matches it; {_SYNTAX}")
@@ -133,6 +137,12 @@ class ByteAutomaton:
             for byte in np.flatnonzero(self.table[state] != self.dead).tolist():
                 stack.append((int(self.table[state, byte]), text + bytes([byte])))
 
+    def follow(self, state: int, text: bytes) -> int:
+        """The state to which ``text`` leads from ``state``."""
+        for byte in text:
+            state = int(self.table[state, byte])
+        return state
+
     def shortest_ending(self, state: int) -> bytes:
         """The bytes from ``state`` to its nearest end."""
         text = bytearray()
@@ -154,6 +164,40 @@ class ByteAutomaton:
             self._endings[state, limit] = tuple(dict.fromkeys(texts))[:limit]
         return self._endings[state, limit]
 
+    def heads(self, state: int, limit: int = MAX_ENDINGS) -> tuple[bytes, ...]:
+        """The beginnings of such endings, of at most ``ENDING_BYTES``. States of one ``head_class`` share them."""
+        first = int(self._first_of_class[self.head_class[state]])
+        if (first, limit) not in self._heads:
+            texts = (text[:ENDING_BYTES] for text in self.endings(first, limit))
+            whole = (text[: len(text) - len(unfinished(text))] for text in texts)
+            self._heads[first, limit] = tuple(dict.fromkeys(whole))
+        return self._heads[first, limit]
+
+    @cached_property
+    def byte_kinds(self) -> tuple[NDArray[np.uint8], Int32]:
+        """The kind of each byte [256], of bytes that all states treat alike, and the table by kind [S + 1, kinds]."""
+        columns, kind_of = np.unique(self.table, axis=1, return_inverse=True)
+        return kind_of.reshape(-1).astype(np.uint8), columns
+
+    @cached_property
+    def head_class(self) -> Int32:
+        """[S + 1]: states of one class allow the same texts, as far as ``ENDING_BYTES`` ahead."""
+        _, table = self.byte_kinds
+        rng = np.random.default_rng(0)
+        factors = rng.integers(1 << 63, size=table.shape[1], dtype=np.uint64) | np.uint64(1)
+        own = np.where(self.is_final, *rng.integers(1 << 63, size=2, dtype=np.uint64))
+        own[self.dead] = 0
+        seen = own  # a hash of what each state allows so far ahead
+        for _ in range(ENDING_BYTES + 1):
+            mixed = (seen ^ (seen >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+            mixed ^= mixed >> np.uint64(32)
+            seen = own + (mixed[table] * factors).sum(axis=1, dtype=np.uint64)
+        return np.unique(seen, return_inverse=True)[1].reshape(-1).astype(np.int32)
+
+    @cached_property
+    def _first_of_class(self) -> NDArray[np.int64]:
+        return np.unique(self.head_class, return_index=True)[1]
+
     def _branches(self, state: int) -> list[tuple[bytes, int]]:
         """The bytes that may follow and their states, alternating between kinds of characters."""
         kinds: dict[str, list[int]] = {}
@@ -174,25 +218,37 @@ def _kind(byte: int) -> str:
     return next((kind for kind in ("isalpha", "isdigit", "isspace") if getattr(character, kind)()), "mark")
 
 
-def _compile_index(pattern: str) -> Index:
-    """The index of ``pattern`` and ``_END`` over a vocabulary of single bytes.
-
-    Without the end marker the library prefers the first alternative, as a search does: 'a|ab' would not match 'ab'.
+def _edges(pattern: str) -> tuple[int, NDArray[np.int64], NDArray[np.int64]]:
+    """The first state of ``pattern``, the final ones, and its transitions [E, 3]: state, byte, state.
 
     Raises:
-        ConstraintError: not a regular expression, or one of which a part matches nothing.
+        ConstraintError: not a regular expression, or one of which a part matches nothing, or one that explodes.
     """
-    from outlines_core import Index, Vocabulary
-
-    single_bytes = Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
     problem = _python_problem(pattern)
-    try:
-        if problem:  # or a syntax that Python does not know, such as \p{L}; without our bracket, which it might close
-            Index(pattern, single_bytes)
-        return Index(f"(?:{pattern})\\x{_END:02}", single_bytes)
-    except ValueError:
-        what = problem or "cannot be compiled"
-        raise ConstraintError(f"constraint pattern {pattern!r}: {what}; {_SYNTAX}") from None
+    refused = ConstraintError(f"constraint pattern {pattern!r}: {problem or 'cannot be compiled'}; {_SYNTAX}")
+    if not may_explode(pattern):
+        try:
+            first, finals, edges = byte_index.edges(byte_index.compile_index(pattern, is_python=not problem))
+        except ValueError:
+            raise refused from None
+        return first, np.array(finals, dtype=np.int64), np.frombuffer(edges, dtype=np.int64).reshape(-1, 3)
+    command = [sys.executable, byte_index.__file__, "other" if problem else "python"]
+    done = subprocess.run(command, input=pattern.encode(), capture_output=True, check=False)
+    if done.returncode == byte_index.NOT_AN_EXPRESSION:
+        raise refused
+    if done.returncode:
+        raise ConstraintError(_explosion(pattern))
+    flat = np.frombuffer(done.stdout, dtype=np.int64)
+    first, finals, flat = int(flat[0]), flat[2 : 2 + flat[1]], flat[2 + flat[1] :]
+    return first, finals, flat.reshape(-1, 3)
+
+
+def _explosion(pattern: str) -> str:
+    return (
+        f"constraint pattern {pattern!r}: explodes, its automaton needs more than {MAX_STATES} states, "
+        f"{byte_index.MAX_BYTES >> 20} MB or {byte_index.MAX_CPU_S:g} s; take smaller counts, '*' or '+' in their "
+        "place, or no counts within counted groups"
+    )
 
 
 def _python_problem(pattern: str) -> str | None:

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from grpo_core.errors import ConstraintError
 from grpo_core.model.tokenizer import Tokenizer
+from grpo_core.rollout.constraints.known_spelling import open_spelling
 from grpo_core.rollout.constraints.lines import Line
-from grpo_core.rollout.constraints.spelling import Spelling, open_spelling
+from grpo_core.rollout.constraints.spelling import Spelling
+from grpo_core.rollout.constraints.turns import Turns
 from grpo_core.types import Int32
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ class TokenBytes:
     def spelling(self) -> Spelling | None:
         """The tokenizer's rules by which tokens follow each other, where they are known."""
         return open_spelling(self.bytes_of, self._backend)
+
+    @cached_property
+    def turns(self) -> Turns | None:
+        return Turns(self.spelling) if self.spelling is not None else None
 
     def encode(self, text: bytes) -> Line | None:
         """The ids of ``text``; None when they decode to another text (normalised, or with special tokens)."""

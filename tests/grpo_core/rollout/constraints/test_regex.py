@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
 from grpo_core.errors import ConstraintError
 from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
-from grpo_core.rollout.constraints import regex
+from grpo_core.rollout.constraints import regex, token_automaton, writing
 from grpo_core.rollout.constraints.lines import Line
 from grpo_core.rollout.constraints.regex import RegexConstraint, compile_regex
 from grpo_core.rollout.constraints.token_bytes import MIN_BATCH, token_bytes_of
+from grpo_core.rollout.constraints.turns import NEVER
 
 LLAMA_3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -279,7 +280,7 @@ def test_patterns_are_compiled_once_and_compare_by_pattern_and_tokenizer(spelled
 def test_forgotten_nodes_are_made_again_alike(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     pattern, way_out = r"[a-z ]+[0-9]", "1"
     kept = [walk(compile_regex(pattern, tokenizer), tokenizer, random.Random(seed), way_out) for seed in range(5)]
-    monkeypatch.setattr(regex, "CACHED_IDS", 1)
+    monkeypatch.setattr(token_automaton, "CACHED_IDS", 1)
     constraint = compile_regex.__wrapped__(pattern, tokenizer)
     assert [walk(constraint, tokenizer, random.Random(seed), way_out) for seed in range(5)] == kept
     assert len(constraint.first._automaton._nodes) == 1  # pyright: ignore[reportAttributeAccessIssue]
@@ -289,7 +290,7 @@ def test_where_no_ending_shows_a_way_the_known_one_is_taken(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no text to try, only the tokenization of one whole match is known to lead to the end."""
-    monkeypatch.setattr(regex.TokenAutomaton, "_turns_that_hold", lambda self, context, tokens, states: _none(tokens))
+    monkeypatch.setattr(writing.Writing, "turns", lambda self, context, tokens, states: _none(tokens))
     constraint = compile_regex.__wrapped__(r"[a-z]{30}", tokenizer)
     ids = walk(constraint, tokenizer, random.Random(0), "")
     assert len(text_of(tokenizer, ids, r"[a-z]{30}")) == 30
@@ -298,7 +299,7 @@ def test_where_no_ending_shows_a_way_the_known_one_is_taken(
 def _none(tokens: list[int]):
     import numpy as np
 
-    return np.full(len(tokens), regex._NEVER, dtype=np.uint8)
+    return np.full(len(tokens), NEVER, dtype=np.uint8)
 
 
 def test_only_allowed_tokens_can_be_taken(tokenizer: Tokenizer) -> None:

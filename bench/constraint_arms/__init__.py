@@ -1,0 +1,1 @@
+"""What ``bench.constraint_speed`` compares: this project's patterns, and those of other libraries."""

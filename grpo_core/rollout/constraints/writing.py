@@ -1,0 +1,108 @@
+"""With which text after it the tokenizer writes a token, for all tokens that a state of a pattern can take.
+
+Texts to try are chosen by the state that the token leads to (``ByteAutomaton.heads``).
+
+Legend: N tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grpo_core.rollout.constraints.byte_automaton import MAX_ENDINGS, ByteAutomaton
+from grpo_core.rollout.constraints.lines import Line
+from grpo_core.rollout.constraints.spelling import NO, UNKNOWN, YES, Verdicts
+from grpo_core.rollout.constraints.token_bytes import TokenBytes
+from grpo_core.rollout.constraints.turns import NEVER, Numbers
+from grpo_core.rollout.constraints.turns import UNKNOWN as NOT_KNOWN
+from grpo_core.types import Int32
+
+ENCODED_ENDINGS = 12  # texts to try after a token where its spelling is found by encoding them
+
+
+class Writing:
+    """Of the tokens of ``token_bytes`` in texts of ``automaton``."""
+
+    def __init__(self, token_bytes: TokenBytes, automaton: ByteAutomaton) -> None:
+        self.token_bytes = token_bytes
+        self._bytes = automaton
+        self._max_endings = MAX_ENDINGS if token_bytes.spelling is not None else ENCODED_ENDINGS
+
+    def turns(self, context: Line, tokens: Int32, states: Int32) -> Numbers:
+        """For each token the first of ``heads`` of its state with which the tokenizer produces it after ``context``, or
+        ``NEARLY`` or ``NEVER``."""
+        by_kind = self.token_bytes.turns
+        if by_kind is None or not len(tokens):
+            return self._one_by_one(context, tokens, states)
+        turns = np.empty(len(tokens), dtype=np.uint8)
+        for places in self._by_head_class(states):
+            found = by_kind.of(context, tokens[places], self.heads(int(states[places][0])))
+            turns[places] = NOT_KNOWN if found is None else found
+        unknown = np.flatnonzero(turns == NOT_KNOWN)
+        turns[unknown] = self._one_by_one(context, tokens[unknown], states[unknown])
+        return turns
+
+    def _by_head_class(self, states: Int32) -> Iterator[NDArray[np.int64] | slice]:
+        """Places of ``states`` that share their heads."""
+        kinds = self._bytes.head_class[states]
+        present = np.flatnonzero(np.bincount(kinds))
+        if len(present) == 1:
+            yield slice(None)
+            return
+        order = np.argsort(kinds.astype(np.uint16) if present[-1] < 1 << 16 else kinds, kind="stable")
+        bounds = np.searchsorted(kinds[order], present)
+        yield from np.split(order, bounds[1:])
+
+    def _one_by_one(self, context: Line, tokens: Int32, states: Int32) -> Numbers:
+        """As ``turns``, for one text after the other; never ``NEARLY``."""
+        turns = np.full(len(tokens), NEVER, dtype=np.uint8)
+        different, group_of = np.unique(states, return_inverse=True)
+        heads = [self.heads(state) for state in different.tolist()]
+        left = np.arange(len(tokens))
+        for turn in range(MAX_ENDINGS):
+            texts = [each[turn] if len(each) > turn else None for each in heads]
+            numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+            chosen = np.array([numbers[text] for text in texts], dtype=np.int32)[group_of[left]]
+            tried = []
+            for text, number in numbers.items():
+                places = left[chosen == number]
+                if text is None or not len(places):
+                    continue
+                verdicts = self._verdicts(context, tokens[places], text)
+                turns[places[verdicts == YES]] = turn
+                tried.append(places[verdicts == NO])
+            if not tried:
+                break
+            left = np.sort(np.concatenate(tried))
+        return turns
+
+    def _verdicts(self, context: Line, tokens: Int32, ending: bytes) -> Verdicts:
+        """As ``Spelling.verdicts``, where that does not know by encoding the text."""
+        spelling = self.token_bytes.spelling
+        verdicts = np.full(len(tokens), UNKNOWN, dtype=np.uint8)
+        if spelling is not None:
+            verdicts = spelling.verdicts(context, tokens, ending)
+        unknown = np.flatnonzero(verdicts == UNKNOWN)
+        prefix, size = self.text(context), len(context)
+        texts = [prefix + self.token_bytes.bytes_of[token] + ending for token in tokens[unknown].tolist()]
+        for place, ids in zip(unknown.tolist(), self.token_bytes.encode_all(texts), strict=True):
+            verdicts[place] = YES if ids[: size + 1] == [*context, int(tokens[place])] else NO
+        return verdicts
+
+    def is_written(self, line: Line, ending: bytes) -> bool:
+        (ids,) = self.token_bytes.encode_all([self.text(line) + ending])
+        return tuple(ids[: len(line)]) == line
+
+    def heads(self, state: int) -> tuple[bytes, ...]:
+        """Beginnings of texts that lead from ``state`` to an end: fewer where each must be encoded."""
+        return self._bytes.heads(state, self._max_endings)
+
+    def endings(self, state: int) -> tuple[bytes, ...]:
+        """The whole of such texts."""
+        return self._bytes.endings(state, self._max_endings)
+
+    def text(self, line: Line) -> bytes:
+        return b"".join(self.token_bytes.bytes_of[token] for token in line)
