@@ -104,8 +104,9 @@ def _masked(logits: Tensor, wide: Sequence[tuple[int, NDArray[np.integer]]]) -> 
     hidden = np.ones((len(wide), logits.shape[-1]), dtype=np.bool_)
     for index, (_, ids) in enumerate(wide):
         hidden[index, ids] = False
-    rows = torch.tensor([row for row, _ in wide], device=logits.device)
-    return logits[rows].float().masked_fill_(torch.from_numpy(hidden).to(logits.device), float("-inf"))
+    if len(wide) < len(logits):
+        logits = logits[torch.tensor([row for row, _ in wide], device=logits.device)]
+    return logits.float().masked_fill(torch.from_numpy(hidden).to(logits.device), float("-inf"))
 
 
 def _candidate_logits(logits: Tensor, bound: Sequence[tuple[int, np.ndarray]]) -> Tensor:

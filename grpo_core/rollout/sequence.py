@@ -10,7 +10,7 @@ from grpo_core.errors import PromptError
 from grpo_core.rollout.constraints.guard import GuardedCursor
 from grpo_core.rollout.protocol import GenerationRequest
 from grpo_core.rollout.sampling import Draw, check_sampling
-from grpo_core.types import Completion, FinishReason, Float32, Int32, RaggedIds
+from grpo_core.types import Completion, FinishReason, Float32, Int32, PackedIds, RaggedIds, pack_ids
 
 
 def completion_budget(request: GenerationRequest) -> int:
@@ -68,7 +68,7 @@ class SequenceState:
     tokens: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    supports: list[Int32 | None] = field(default_factory=list)
+    supports: list[PackedIds | None] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
@@ -104,7 +104,7 @@ class SequenceState:
         self.tokens.append(token)
         self.pending.append(token)
         self.logprobs.append(logprob)
-        self.supports.append(support)
+        self.supports.append(None if support is None else pack_ids(support))
         self.forced.append(forced)
         if self.cursor is not None:
             self.cursor.advance(token)
@@ -130,11 +130,9 @@ class SequenceState:
         )
 
 
-def _ragged(supports: list[Int32 | None]) -> RaggedIds | None:
+def _ragged(supports: list[PackedIds | None]) -> RaggedIds | None:
     present = [support for support in supports if support is not None]
     if not present:
         return None
     assert len(present) == len(supports), "a completion is constrained throughout or not at all"
-    offsets = np.zeros(len(present) + 1, dtype=np.int32)
-    offsets[1:] = np.cumsum([len(support) for support in present])
-    return RaggedIds(ids=np.concatenate(present), offsets=offsets)
+    return RaggedIds.of(present)

@@ -73,9 +73,11 @@ def _check_values(turn: Completion, where: str, version: int, vocab_size: int) -
             position = int(np.argmin(np.isfinite(values)))
             raise BatchError(f"{where}: {name} at {position} is not finite; collect it again")
     if turn.allowed_ids is not None:
-        ids = turn.allowed_ids.ids
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
-            raise BatchError(f"{where}: allowed_ids outside of the model's 0..{vocab_size - 1}; use its own tokenizer")
-        for position in np.flatnonzero(turn.completion_mask):
-            if turn.completion_ids[position] not in turn.allowed_ids[int(position)]:
+        for position in range(len(turn.allowed_ids)):
+            ids = turn.allowed_ids[position]
+            if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
+                raise BatchError(
+                    f"{where}: allowed_ids outside of the model's 0..{vocab_size - 1}; use its own tokenizer"
+                )
+            if turn.completion_mask[position] and turn.completion_ids[position] not in ids:
                 raise BatchError(f"{where}: allowed_ids without the chosen token at {position}; collect it again")

@@ -16,7 +16,7 @@ from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import is_prefilled, next_chunks, read_chunks
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 from grpo_core.rollout.torch_engine.weights.versions import VersionWeights
-from grpo_core.types import Float32
+from grpo_core.types import Float32, PackedIds, unpack_ids
 
 HEAD_CHUNK_TOKENS = 1024
 
@@ -101,10 +101,10 @@ class ReferenceScorer:
         return result
 
 
-def _outside(supports: Sequence[np.ndarray | None], like: Tensor) -> Tensor:
+def _outside(supports: Sequence[PackedIds | None], like: Tensor) -> Tensor:
     """0 inside each token's support, -inf outside: [tokens, V]."""
     mask = torch.full(like.shape, float("-inf"))
     for row, support in enumerate(supports):
         assert support is not None
-        mask[row, torch.from_numpy(support.astype(np.int64))] = 0.0
+        mask[row, torch.from_numpy(unpack_ids(support).astype(np.int64))] = 0.0
     return mask.to(like.device)

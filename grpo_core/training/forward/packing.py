@@ -26,7 +26,7 @@ from grpo_core.training.forward.head.chosen import ChosenTokens, Support, TokenS
 from grpo_core.training.forward.head.scores import score_tokens
 from grpo_core.training.forward.prefix_tree import PrefixTree, build_rows, build_tree, related
 from grpo_core.training.forward.tree_attention import TreePlan
-from grpo_core.types import Bool, Completion, Int32, Packing
+from grpo_core.types import Bool, Completion, Int32, PackedIds, Packing, RaggedIds
 
 PACKINGS: tuple[Packing, ...] = ("shared_prefix", "packed", "padded")  # each falls back to the next
 _LOGIT_SETTINGS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
@@ -166,20 +166,17 @@ def chosen_values(arrays: Iterable[NDArray[Any]], masks: Iterable[Bool]) -> NDAr
 def _support(packed: Sequence[Completion], device: torch.device) -> Support | None:
     """The ids that each chosen token could be drawn from. None if none was constrained."""
     tokens: list[NDArray[np.int64]] = []
-    ids: list[Int32] = []
-    sizes: list[NDArray[np.int64]] = []
+    sets: list[PackedIds] = []
     first = 0
     for completion in packed:
         positions = np.flatnonzero(completion.completion_mask)
         if completion.allowed_ids is not None:
             tokens.append(np.arange(first, first + len(positions)))
-            ids.extend(completion.allowed_ids[int(position)] for position in positions)
-            sizes.append(np.diff(completion.allowed_ids.offsets)[positions].astype(np.int64))
+            sets.extend(completion.allowed_ids.packed(int(position)) for position in positions)
         first += len(positions)
     if not tokens:
         return None
-    parts = (np.concatenate(values).astype(np.int64) for values in (tokens, ids, sizes))
-    return Support(*(torch.from_numpy(part).to(device) for part in parts))
+    return Support(torch.from_numpy(np.concatenate(tokens).astype(np.int64)).to(device), RaggedIds.of(sets))
 
 
 def score_chosen(

@@ -26,6 +26,8 @@ def assert_same(left: Any, right: Any) -> None:
     if is_dataclass(left):
         for field in fields(left):
             assert_same(getattr(left, field.name), getattr(right, field.name))
+    elif isinstance(left, RaggedIds):
+        assert_same((left.ids, left.offsets), (right.ids, right.offsets))
     elif isinstance(left, tuple):
         assert len(left) == len(right)
         for ours, theirs in zip(left, right, strict=True):

@@ -1,13 +1,26 @@
 """Chosen tokens, the distributions that they were drawn from, and their scores.
 
-Legend: C chosen tokens, S of them with a support, A allowed ids in all.
+Legend: C chosen tokens, S of them with a support.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor
+
+from grpo_core.types import RaggedIds
+
+
+@dataclass(frozen=True, slots=True)
+class SupportPart:
+    """The allowed ids of some constrained tokens."""
+
+    tokens: Tensor  # [s] int64, ascending: indices of the tokens
+    ids: Tensor  # int64, end to end
+    sizes: Tensor  # [s] int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +28,15 @@ class Support:
     """The allowed ids of constrained tokens. All other tokens were drawn from the whole vocabulary."""
 
     tokens: Tensor  # [S] int64, ascending: indices of the constrained tokens
-    ids: Tensor  # [A] int64, end to end
-    sizes: Tensor  # [S] int64
+    sets: RaggedIds  # of S tokens; large ones are packed until a part needs them
 
-    def part(self, first: int, last: int) -> Support:
+    def part(self, first: int, last: int) -> SupportPart:
         """Of ``tokens[first:last]``."""
-        start, size = int(self.sizes[:first].sum()), int(self.sizes[first:last].sum())
-        return Support(self.tokens[first:last], self.ids[start : start + size], self.sizes[first:last])
+        last = min(last, len(self.sets))
+        ids = torch.from_numpy(self.sets.between(first, last).astype(np.int64))
+        sizes = torch.from_numpy(np.diff(self.sets.offsets[first : last + 1]).astype(np.int64))
+        device = self.tokens.device
+        return SupportPart(self.tokens[first:last], ids.to(device), sizes.to(device))
 
 
 @dataclass(frozen=True, slots=True)

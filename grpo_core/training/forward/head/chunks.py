@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from grpo_core.kernels.linear import linear
-from grpo_core.training.forward.head.chosen import ChosenTokens, Support
+from grpo_core.training.forward.head.chosen import ChosenTokens, SupportPart
 
 MAX_CHUNK_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 26}  # c * V
 MIN_CHUNK_TOKENS = 256  # smaller chunks would be bound by reading the head's weight
@@ -48,7 +48,7 @@ class Distributions:
 class Block:
     """A chunk whose tokens [c] share the rows [U] of the head that any of them needs."""
 
-    def __init__(self, rows: Tensor | slice, chosen: ChosenTokens, support: Support | None) -> None:
+    def __init__(self, rows: Tensor | slice, chosen: ChosenTokens, support: SupportPart | None) -> None:
         self.rows = rows
         self._temperatures = chosen.temperatures[rows]
         self._targets = chosen.targets[rows]
@@ -120,7 +120,7 @@ class Block:
 class Ragged:
     """A chunk whose tokens [c] use the rows of their own support only: A entries. The same methods as ``Block``."""
 
-    def __init__(self, rows: Tensor, chosen: ChosenTokens, support: Support) -> None:
+    def __init__(self, rows: Tensor, chosen: ChosenTokens, support: SupportPart) -> None:
         self.rows = rows
         self._num = len(rows)
         self._ids = support.ids

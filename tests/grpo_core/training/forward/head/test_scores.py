@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from grpo_core.training.forward.head import chunks
 from grpo_core.training.forward.head.chosen import ChosenTokens, Support, TokenScores
 from grpo_core.training.forward.head.scores import _Scores, score_tokens
+from grpo_core.types import RaggedIds
 
 HIDDEN, VOCAB, NUM = 5, 17, 9
 
@@ -27,9 +28,7 @@ def problem(seed: int, *, supports: bool, bias: bool = False) -> tuple[Tensor, n
         owners = np.array([1, 2, 4, 5, 8])
         rows = [np.union1d(rng.integers(0, VOCAB, size), targets[i]) for i, size in zip(owners, range(5), strict=True)]
         support = Support(
-            torch.from_numpy(owners),
-            torch.from_numpy(np.concatenate([rng.permutation(row) for row in rows])),
-            torch.tensor([len(row) for row in rows]),
+            torch.from_numpy(owners), RaggedIds.of([rng.permutation(row).astype(np.int32) for row in rows])
         )
     temperatures = torch.from_numpy(rng.uniform(0.5, 1.5, NUM).astype(np.float32))
     return states, head, ChosenTokens(torch.from_numpy(targets), temperatures, support)
@@ -39,8 +38,8 @@ def plain(states: Tensor, head: nn.Linear, chosen: ChosenTokens) -> TokenScores:
     """Token by token, by ``log_softmax`` over what it was drawn from."""
     supports: dict[int, Tensor] = {}
     if chosen.support is not None:
-        parts = chosen.support.ids.split(chosen.support.sizes.tolist())
-        supports = dict(zip(chosen.support.tokens.tolist(), parts, strict=True))
+        for place, token in enumerate(chosen.support.tokens.tolist()):
+            supports[token] = torch.from_numpy(chosen.support.sets[place].astype(np.int64))
     logprobs, entropies = [], []
     for index, target in enumerate(chosen.targets.tolist()):
         ids = supports.get(index, torch.arange(VOCAB))
