@@ -9,6 +9,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
+#include "checked.h"
 #include "vectors.h"
 
 #define MAX_ROWS 64 /* of a tile of queries */
@@ -286,8 +287,16 @@ static int open_packed(const Problem *p, Packed *packed) {
     return packed->keys != NULL;
 }
 
+static void check_problem(const Problem *p) {
+    CHECK(p->head_size % LANES == 0 && p->head_size <= MAX_HEAD_SIZE && p->num_heads % p->num_key_heads == 0);
+    for (int64_t q = 0; q < p->num_queries; q++)
+        CHECK(p->places[q] >= 0 && p->places[q] < p->num_tokens && (q == 0 || p->places[q - 1] < p->places[q]));
+    for (int64_t t = 0; t < p->num_tokens; t++) CHECK(p->visible_until[t] > t && p->visible_until[t] <= p->num_tokens);
+}
+
 /* Returns 0, or 1 when out of memory. */
 int grpo_tree_attention(const Problem *p, const Forward *f) {
+    check_problem(p);
     Packed packed;
     if (!open_packed(p, &packed)) return 1;
 #pragma omp parallel num_threads((int)p->num_threads)
@@ -308,6 +317,7 @@ int grpo_tree_attention(const Problem *p, const Forward *f) {
 
 /* Skips ``to_keys`` when its data is NULL. Each thread has sums of its own, which are added in the threads' order. */
 int grpo_tree_attention_backward(const Problem *p, const Backward *b) {
+    check_problem(p);
     const int64_t size = num_key_tiles(p) * BLOCK * p->head_size;
     Packed packed;
     if (!open_packed(p, &packed)) return 1;

@@ -43,8 +43,9 @@ class _Layer(ctypes.Structure):
 class _Model(ctypes.Structure):
     _fields_ = [
         *((name, _Int) for name in ("hidden", "intermediate", "num_layers", "num_heads", "num_key_heads", "head_size")),
-        ("is_packed", _Int),
+        *((name, _Int) for name in ("vocab_size", "is_packed")),
         *((name, _Pointer) for name in ("embedding", "final_norm", "cosines", "sines")),
+        ("num_positions", _Int),
         ("epsilon", ctypes.c_double),
     ]
 
@@ -62,7 +63,7 @@ class _Segment(ctypes.Structure):
 
 class _Pass(ctypes.Structure):
     _fields_ = [
-        *((name, _Int) for name in ("num_tokens", "num_segments", "num_threads")),
+        *((name, _Int) for name in ("num_tokens", "num_segments", "num_threads", "num_stores")),
         *(
             (name, _Pointer)
             for name in ("ids", "positions", "stores", "offsets", "places", "own", "segments", "states")
@@ -173,11 +174,13 @@ class NativeDecoder:
             num_heads=weights.num_heads,
             num_key_heads=weights.num_key_heads,
             head_size=weights.head_size,
+            vocab_size=len(weights.embedding),
             is_packed=weights.is_packed,
             embedding=_address(weights.embedding),
             final_norm=_address(weights.final_norm),
             cosines=_address(self._cosines),
             sines=_address(self._sines),
+            num_positions=len(self._cosines),
             epsilon=weights.epsilon,
         )
 
@@ -190,6 +193,7 @@ class NativeDecoder:
         self._cosines = angles.cos() * self._weights.rotary_scaling
         self._sines = angles.sin() * self._weights.rotary_scaling
         self._model.cosines, self._model.sines = _address(self._cosines), _address(self._sines)
+        self._model.num_positions = size
 
 
 class _Described:
@@ -206,6 +210,7 @@ class _Described:
             num_tokens=num_tokens,
             num_segments=len(asked.segments),
             num_threads=torch.get_num_threads(),
+            num_stores=len(asked.own),
             ids=address,
             positions=address + step,
             stores=address + 2 * step,

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #include "attention.h"
+#include "checked.h"
 
 #define STEP (2 * PANEL) /* columns per unit of work of a thread */
 #define MAX_INNER 256    /* rows of a packed weight's block, which stays in the L1 cache */
@@ -170,11 +171,28 @@ static void run_layer(const Model *model, const Pass *pass, const Pass *wanted, 
 #pragma omp barrier
 }
 
+static void check_pass(const Model *model, const Pass *pass) {
+    for (int64_t t = 0; t < pass->num_tokens; t++) {
+        CHECK(pass->ids[t] >= 0 && pass->ids[t] < model->vocab_size);
+        CHECK(pass->positions[t] >= 0 && pass->positions[t] < model->num_positions);
+        CHECK(pass->stores[t] >= 0 && pass->stores[t] < pass->num_stores);
+        CHECK(pass->offsets[t] >= 0 && pass->places[t] >= 0 && pass->places[t] <= pass->positions[t]);
+    }
+    for (int64_t s = 0; s < pass->num_segments; s++) {
+        const Segment *segment = pass->segments + s;
+        CHECK(segment->start >= 0 && segment->start < segment->stop && segment->stop <= pass->num_tokens);
+        CHECK(segment->num_keys > 0 && segment->first_position >= 0);
+    }
+}
+
 /* Writes the normalised states after the last layer to the wanted pass. Returns 0, or 1 when memory runs out. */
 int grpo_decode(const Model *model, const Layer *layers, const Passes *passes) {
     const Pass *pass = passes->all, *wanted = passes->wanted;
     const int64_t num = pass->num_tokens, hidden = model->hidden, width = model->num_heads * model->head_size;
     const int64_t all_heads = width + 2 * model->num_key_heads * model->head_size, units = model->intermediate;
+    check_pass(model, pass);
+    check_pass(model, wanted);
+    for (int64_t t = 0; t < wanted->num_tokens; t++) CHECK(passes->indices[t] >= 0 && passes->indices[t] < num);
     int64_t num_columns = 0; /* positions, padded to whole vectors */
     for (int64_t t = 0; t < num; t++)
         if (num_columns < pass->positions[t] + 1) num_columns = pass->positions[t] + 1;

@@ -16,10 +16,11 @@ typedef struct {
 } Weight;
 
 typedef struct {
-    int64_t hidden, intermediate, num_layers, num_heads, num_key_heads, head_size;
+    int64_t hidden, intermediate, num_layers, num_heads, num_key_heads, head_size, vocab_size;
     int64_t is_packed; /* the weights are [out / PANEL, in, PANEL], not [out, in] */
     const float *embedding, *final_norm;
-    const float *cosines, *sines; /* [positions, D / 2] */
+    const float *cosines, *sines; /* [num_positions, D / 2] */
+    int64_t num_positions;
     double epsilon;
 } Model;
 
@@ -36,7 +37,7 @@ typedef struct {
 } Segment;
 
 typedef struct {
-    int64_t num_tokens, num_segments, num_threads;
+    int64_t num_tokens, num_segments, num_threads, num_stores;
     /* [T]. A token's sequence begins at an offset in its store. Its keys are written to its place there, and it reads
        the sequence up to that place. */
     const int64_t *ids, *positions, *stores, *offsets, *places;

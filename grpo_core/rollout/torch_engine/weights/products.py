@@ -24,7 +24,7 @@ _Int = ctypes.c_int64
 class _Head(ctypes.Structure):
     _fields_ = [
         *((name, _Pointer) for name in ("hidden", "weight", "bias", "ids")),
-        *((name, _Int) for name in ("num_rows", "in_", "num_ids")),
+        *((name, _Int) for name in ("num_rows", "in_", "num_ids", "vocab_size")),
         ("logits", _Pointer),
     ]
 
@@ -49,6 +49,7 @@ class NativeProducts:
             num_rows=len(hidden),
             in_=hidden.shape[1],
             num_ids=logits.shape[1],
+            vocab_size=len(weight),
             logits=logits.data_ptr(),
         )
         self._logits(ctypes.byref(asked), torch.get_num_threads())
