@@ -120,5 +120,5 @@ def apply_linear(x: Tensor, linear: Linear, key: tuple[int, str], rows: Sequence
         part = slice(each.start, each.stop)
         for update in each.updates.get(key, ()):
             change = (x[part].float() @ update.down.T) @ update.up.T
-            y[part, update.place.start : update.place.stop] += change.to(y.dtype)
+            y[part, update.place.start : update.place.stop] += change  # in float32, rounded once
     return y

@@ -7,6 +7,8 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import torch
+
 from grpo_core.errors import AdapterError
 from grpo_core.ledger import spans
 from grpo_core.lora.cache import LoRACache
@@ -30,10 +32,11 @@ class VersionWeights:
 class Versions:
     """The active version, and the versions that requests still need beside it. 0 is the base model.
 
-    The active adapter is fused into a copy of its targets; other adapters run as low-rank updates of the base. With
-    ``products`` the copy has all linear maps, packed, and an active base model runs from it, too. Full weights have a
-    copy of their own. The next version overwrites it, unless a request still needs it: then the next version gets a new
-    copy, and the old one is freed with its last request.
+    The active adapter is fused into a copy of its targets; other adapters run as low-rank updates of the base, and so
+    do all in bfloat16, where the weights' 8 bits would swallow a small update. With ``products`` the copy has all
+    linear maps, packed, and an active base model runs from it, too. Full weights have a copy of their own. The next
+    version overwrites it, unless a request still needs it: then the next version gets a new copy, and the old one is
+    freed with its last request.
     """
 
     def __init__(
@@ -159,7 +162,8 @@ class Versions:
     def _merged(self, beside: VersionWeights) -> VersionWeights:
         """The weights of ``beside`` for the time that it is active."""
         is_plain_base = beside.weights is self.base and (beside.updates is not None or self._products is not None)
-        return VersionWeights(self._merger.merge(beside.updates or {}), None) if is_plain_base else beside
+        is_exact = self.base.embedding.dtype == torch.float32
+        return VersionWeights(self._merger.merge(beside.updates or {}), None) if is_plain_base and is_exact else beside
 
     def _open(self, found: PolicyWeights | None, instead_of: VersionWeights | None = None) -> VersionWeights:
         """The weights to run ``found`` beside other versions. They may overwrite the copy of ``instead_of``."""

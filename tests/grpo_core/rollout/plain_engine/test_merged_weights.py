@@ -2,12 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from grpo_core.config import ModelConfig
 from grpo_core.errors import AdapterError
-from grpo_core.model.policy import Policy
+from grpo_core.lora.store import AdapterStore
+from grpo_core.model.policy import Policy, load_policy
 from grpo_core.rollout.plain_engine.merged_weights import MergedWeights
 from grpo_core.types import Adapter
 
@@ -85,13 +89,31 @@ def test_a_refused_adapter_changes_nothing(policy: Policy, make_adapter: MakeAda
     assert changed(before, policy) == set()
 
 
-def test_bfloat16_weights_are_rounded_once(policy: Policy, make_adapter: MakeAdapter) -> None:
-    exact = weights_of(policy)
-    policy.model.to(torch.bfloat16)
-    adapter = make_adapter(policy)
-    rounded = policy.model.state_dict()[f"{NAME}.weight"].float()
-    MergedWeights(policy.model, policy.fingerprint).merge(adapter)
+def test_in_bfloat16_an_adapter_is_what_it_is_to_peft(
+    model_folder: Path, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    """Merged, most of an update of 3e-4 times the weight would be lost, and the sampler would not be the trainer."""
+    from peft import PeftModel
 
-    update = adapter.tensors[f"{NAME}.lora_B.weight"] @ adapter.tensors[f"{NAME}.lora_A.weight"] * 2.0
-    assert exact[f"{NAME}.weight"].dtype == torch.float32
-    assert torch.equal(policy.model.state_dict()[f"{NAME}.weight"], (rounded + update).to(torch.bfloat16))
+    policy, other = (load_policy(ModelConfig(name=str(model_folder), device="cpu", dtype="bfloat16")) for _ in range(2))
+    adapter = make_adapter(policy, targets=("q_proj", "v_proj", "down_proj"), std=0.02)
+    store = AdapterStore(tmp_path)
+    store.publish(adapter)
+    peft: Any = PeftModel.from_pretrained(policy.model, store.folder_of(adapter.version)).eval()
+    ids = torch.randint(3, policy.vocab_size, (2, 24), generator=torch.Generator().manual_seed(0))
+    before = weights_of(other)
+    weights = MergedWeights(other.model, other.fingerprint)
+    with torch.inference_mode():
+        expected = peft(input_ids=ids).logits
+        base = other.model(input_ids=ids).logits  # pyright: ignore[reportCallIssue]
+        weights.merge(adapter)
+        found = other.model(input_ids=ids).logits  # pyright: ignore[reportCallIssue]
+        with weights.base_weights():
+            assert torch.equal(other.model(input_ids=ids).logits, base)  # pyright: ignore[reportCallIssue]
+        assert torch.equal(other.model(input_ids=ids).logits, found)  # pyright: ignore[reportCallIssue]
+    assert changed(before, other) == set()
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, base)
+    weights.unmerge()
+    with torch.inference_mode():
+        assert torch.equal(other.model(input_ids=ids).logits, base)  # pyright: ignore[reportCallIssue]

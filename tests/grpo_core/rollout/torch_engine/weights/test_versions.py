@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from grpo_core.config import ModelConfig
 from grpo_core.errors import AdapterCorruptError, AdapterError, AdapterNotFoundError
+from grpo_core.lora.cache import LoRACache
+from grpo_core.lora.store import AdapterStore
+from grpo_core.model.policy import load_policy
 from grpo_core.rollout.torch_engine.engine import TorchEngine
+from grpo_core.rollout.torch_engine.weights.fused import fuse_weights
+from grpo_core.rollout.torch_engine.weights.versions import Versions
 from grpo_core.types import Adapter, Completion
 from tests.grpo_core.rollout.torch_engine.bench import Bench, peft_model
 from tests.grpo_core.rollout.torch_engine.completions import assert_same, completion_of, finish
@@ -188,3 +195,34 @@ def test_a_version_that_is_published_anew_is_served_anew(make_bench: MakeBench, 
 
     assert_same(new, fresh.engine.generate([asked])[0])
     assert old.sampling_logprobs.tobytes() != new.sampling_logprobs.tobytes()
+
+
+def test_in_bfloat16_an_active_adapter_stays_apart(
+    model_folder: Path, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    """Merged, most of a small update would be rounded away, and what is sampled would not be what is trained."""
+    policy = load_policy(ModelConfig(name=str(model_folder), device="cpu", dtype="bfloat16"))
+    adapter, store = make_adapter(policy), AdapterStore(tmp_path)
+    store.publish(adapter)
+    base = fuse_weights(policy)
+    versions = Versions(base, policy.fingerprint, LoRACache(store, 1 << 20, 1), adapter.version.run)
+    versions.activate(adapter.version.number)
+    running = versions.weights_of(adapter.version.number)
+    assert running.weights is base
+    assert running.updates
+
+
+def test_in_bfloat16_requests_run_the_active_version_as_they_run_it_beside_others(
+    model_folder: Path, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    policy = load_policy(ModelConfig(name=str(model_folder), device="cpu", dtype="bfloat16"))
+    store = AdapterStore(tmp_path)
+    adapter = make_adapter(policy, std=0.2)
+    store.publish(adapter)
+    engine = TorchEngine(policy, (NO_STOP,), LoRACache(store, 1 << 20, 1), adapter.version.run)
+    (base,) = engine.generate([request(prompt(0, 10))])
+    (beside,) = engine.generate([request(prompt(0, 10), version=adapter.version.number)])
+    engine.use_version(adapter.version.number)
+    (active,) = engine.generate([request(prompt(0, 10))])
+    assert_same(active, beside)
+    assert not np.array_equal(active.sampling_logprobs, base.sampling_logprobs)
