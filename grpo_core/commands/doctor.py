@@ -27,22 +27,24 @@ _MAX_CACHED_ADAPTERS = 4
 _VLLM_KV_BYTES = 64 << 20  # few: pages of it that fill later would look like a leak
 _NUM_SWAPS, _NUM_REQUESTS = 500, 2000
 _NUM_QUICK_SWAPS, _NUM_QUICK_REQUESTS = 40, 160
+_MAX_MEMORY_S, _MAX_QUICK_MEMORY_S = 240.0, 40.0  # of the memory canary: a large vocabulary takes seconds per swap
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", "--model", dest="model", default="tiny", metavar="NAME", help="as in grpo train")
     parser.add_argument("--engine", choices=get_args(EngineName), default="torch", help="what is examined")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the model's weights")
     parser.add_argument(
         "--quick",
         action="store_true",
-        help=f"shorter: the memory canary swaps adapters {_NUM_QUICK_SWAPS} times, not {_NUM_SWAPS}",
+        help=f"shorter: the memory canary swaps adapters at most {_NUM_QUICK_SWAPS} times, not {_NUM_SWAPS}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
 
 
 def run(flags: argparse.Namespace, console: Console) -> int:
-    """Run every canary in float32. 0 when all pass, 1 when one does not. GRPO_HOME stays as it is."""
+    """Run every canary. 0 when all pass, 1 when one does not. GRPO_HOME stays as it is."""
     if flags.json is not None and not flags.json.absolute().parent.is_dir():
         raise ConfigError(f"--json {flags.json}: no such folder; give a file in a folder that exists")
 
@@ -54,9 +56,10 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     from grpo_core.rollout.canaries.subject import Subject
     from grpo_core.rollout.engines import check_engine, open_engine
 
-    config = _config(flags.model, flags.device, flags.engine)
+    config = _config(flags, flags.engine)
     check_engine(config)
     num_swaps, num_requests = (_NUM_QUICK_SWAPS, _NUM_QUICK_REQUESTS) if flags.quick else (_NUM_SWAPS, _NUM_REQUESTS)
+    max_memory_s = _MAX_QUICK_MEMORY_S if flags.quick else _MAX_MEMORY_S
     results: list[CanaryResult] = []
     with tempfile.TemporaryDirectory(prefix="grpo-doctor-") as folder, console.status("loading") as status:
         store = AdapterStore(Path(folder))
@@ -64,14 +67,17 @@ def run(flags: argparse.Namespace, console: Console) -> int:
         tokenizer = load_tokenizer(config.model.name)
         policy = load_policy(config.model, any_architecture=True)
         if flags.engine == "torch" and not policy.takes_plan:  # the plain one serves what the torch engine cannot drive
-            config = _config(flags.model, flags.device, "plain")
+            config = _config(flags, "plain")
         opened = open_engine(config, tokenizer.stop_ids, adapters, store, fingerprint=policy.fingerprint)
         with closing(opened) as engine:
             subject = Subject(engine, store, _RUN, policy, tokenizer)
-            for canary in canaries_for(subject, num_swaps=num_swaps, num_requests=num_requests):
+            for canary in canaries_for(
+                subject, num_swaps=num_swaps, num_requests=num_requests, max_memory_s=max_memory_s
+            ):
                 status.update(canary.name)
                 results.append(canary.run(subject))
-        title = f"{type(engine).__name__} with {config.model.name} on {policy.device.type}"
+        dtype = "" if flags.dtype == "float32" else f" in {flags.dtype}"
+        title = f"{type(engine).__name__} with {config.model.name}{dtype} on {policy.device.type}"
     console.print(_table(title, results))
     num_red = sum(not result.passed for result in results)
     console.print(f"{num_red} of {len(results)} canaries are red" if num_red else f"all {len(results)} canaries pass")
@@ -80,12 +86,13 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     return RED_EXIT_CODE if num_red else 0
 
 
-def _config(model: str, device: str, engine: EngineName) -> GrpoConfig:
+def _config(flags: argparse.Namespace, engine: EngineName) -> GrpoConfig:
     """What the engine is opened with: its adapters are the reference's."""
     from grpo_core.rollout.canaries.reference import RANK
 
     rollout = RolloutConfig(engine=engine, **({"max_kv_bytes": _VLLM_KV_BYTES} if engine == "vllm" else {}))
-    return GrpoConfig(run=_RUN, model=ModelConfig(name=model, device=device, lora_rank=RANK), rollout=rollout)
+    model = ModelConfig(name=flags.model, device=flags.device, dtype=flags.dtype, lora_rank=RANK)
+    return GrpoConfig(run=_RUN, model=model, rollout=rollout)
 
 
 def _table(title: str, results: Sequence[CanaryResult]) -> Table:

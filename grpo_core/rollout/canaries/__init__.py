@@ -41,13 +41,16 @@ class Canary:
         return CanaryResult(self.name, finding.passed, finding.detail)
 
 
-def canaries_for(subject: Subject, *, num_swaps: int, num_requests: int) -> list[Canary]:
-    """All canaries. The last one, for memory, takes ``num_swaps`` swaps with ``num_requests`` requests in all."""
+def canaries_for(
+    subject: Subject, *, num_swaps: int, num_requests: int, max_memory_s: float = lifetime.MAX_MEMORY_S
+) -> list[Canary]:
+    """All canaries. The last one, for memory, takes ``num_swaps`` swaps with ``num_requests`` requests in all, or about
+    ``max_memory_s`` with fewer."""
     reaches = [
         Canary(f"adapter reaches {target}", partial(exactness.adapter_reaches, target=target))
         for target in subject.reference.targets
     ]
-    memory = partial(lifetime.memory_is_flat, num_swaps=num_swaps, num_requests=num_requests)
+    memory = partial(lifetime.memory_is_flat, num_swaps=num_swaps, num_requests=num_requests, max_s=max_memory_s)
     return [
         *reaches,
         Canary("nothing stale after a swap", exactness.nothing_is_stale),

@@ -9,7 +9,7 @@ import numpy as np
 
 from grpo_core.errors import ConstraintError
 from grpo_core.rollout.canaries.reference import support_problem
-from grpo_core.rollout.canaries.subject import TOLERANCE, Finding, Subject, difference, distance, shown
+from grpo_core.rollout.canaries.subject import Finding, Subject, distance, shown
 from grpo_core.types import Completion
 
 VISIBLE = 1e-2  # nats by which an adapter must change a log-probability, or this canary would see nothing
@@ -32,7 +32,7 @@ def adapter_reaches(subject: Subject, target: str) -> Finding:
     moved = [reference.logprobs(each, number) for each in completions]
     shift = max(distance(one, reference.logprobs(each, 0)) for one, each in zip(moved, completions, strict=True))
     return Finding(
-        gap <= TOLERANCE and shift >= VISIBLE,
+        gap <= subject.tolerance and shift >= max(VISIBLE, 2 * subject.tolerance),
         f"moved by up to {shift:.3f} nats, {gap:.1e} from PEFT",
     )
 
@@ -46,7 +46,7 @@ def nothing_is_stale(subject: Subject) -> Finding:
     for number in (first, first, second, 0, first):
         gaps.append((subject.gap(subject.at(number, requests), number), number))
     gap, number = max(gaps)
-    return Finding(gap <= TOLERANCE, f"3 swaps with warm caches: up to {gap:.1e} from PEFT (version {number})")
+    return Finding(gap <= subject.tolerance, f"3 swaps with warm caches: up to {gap:.1e} from PEFT (version {number})")
 
 
 def ratio_is_one(subject: Subject) -> Finding:
@@ -58,12 +58,14 @@ def ratio_is_one(subject: Subject) -> Finding:
     completions = subject.at(number, list(requests.values()))
     gaps: list[tuple[float, str]] = []
     for (name, request), completion in zip(requests.items(), completions, strict=True):
-        problem = support_problem(subject.reference.logits(completion, number), request, completion)
+        problem = support_problem(subject.reference.logits(completion, number), request, completion, subject.slack)
         if problem is not None:
             return Finding(False, f"{name}: {problem}")
         gaps.append((subject.gap([completion], number), name))
     gap, name = max(gaps)
-    return Finding(gap <= TOLERANCE, f"{len(gaps)} ways to sample: ratios within {np.expm1(gap):.1e} of 1 ({name})")
+    return Finding(
+        gap <= subject.tolerance, f"{len(gaps)} ways to sample: ratios within {np.expm1(gap):.1e} of 1 ({name})"
+    )
 
 
 def _name(options: dict[str, Any]) -> str:
@@ -79,7 +81,7 @@ def reference_is_the_base(subject: Subject) -> Finding:
     if not given:
         return Finding(True, "this engine gives none: the trainer computes them")
     gap = max(distance(reference, subject.reference.logprobs(each, 0)) for each, reference in given)
-    return Finding(gap <= TOLERANCE, f"{len(given)} completions: up to {gap:.1e} from transformers")
+    return Finding(gap <= subject.tolerance, f"{len(given)} completions: up to {gap:.1e} from transformers")
 
 
 def batch_mates_change_nothing(subject: Subject) -> Finding:
@@ -90,8 +92,8 @@ def batch_mates_change_nothing(subject: Subject) -> Finding:
     backwards = subject.engine.generate(requests[::-1])[::-1]
     alone = [subject.engine.generate([request])[0] for request in requests]
     is_exact = subject.engine.is_batch_invariant
-    tolerance = 0.0 if is_exact else TOLERANCE
-    problem = difference(together, backwards, tolerance) or difference(together, alone, tolerance)
+    tolerance = 0.0 if is_exact else None
+    problem = subject.difference(together, backwards, tolerance) or subject.difference(together, alone, tolerance)
     detail = f"{len(requests)} requests: the same whatever shares the batch{', bit for bit' if is_exact else ''}"
     return Finding(problem is None, problem or detail)
 
@@ -116,7 +118,7 @@ def _equal_but_for_ties(subject: Subject, completion: Completion, number: int, e
     for place, (mine, other) in enumerate(zip(ours, expected, strict=False)):
         if mine != other:
             row = subject.reference.logits(completion, number)[place]
-            return abs(float(row[mine] - row[other])) <= TOLERANCE
+            return abs(float(row[mine] - row[other])) <= subject.tolerance
     return len(ours) == len(expected)
 
 
@@ -135,9 +137,9 @@ def forced_runs_are_the_tokenizers(subject: Subject) -> Finding:
         expected = subject.tokenizer.encode(text)
         if completion.completion_ids.tolist() != expected.tolist():
             return Finding(False, f"{text!r}: {shown(completion.completion_ids)} is not {shown(expected)}")
-        problem = support_problem(subject.reference.logits(completion, number), request, completion)
+        problem = support_problem(subject.reference.logits(completion, number), request, completion, subject.slack)
         gap = subject.gap([completion], number)
-        if problem is not None or gap > TOLERANCE:
+        if problem is not None or gap > subject.tolerance:
             return Finding(False, f"{text!r}: {problem or f'after a forced run the engine is {gap:.1e} from PEFT'}")
         num_forced += int((~completion.completion_mask).sum())
     return Finding(True, f"{num_forced} forced tokens in {len(requests)} completions{note}")

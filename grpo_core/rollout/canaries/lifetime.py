@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from dataclasses import replace
 from statistics import median
 
@@ -10,12 +11,13 @@ import psutil
 import torch
 
 from grpo_core.errors import GrpoError
-from grpo_core.rollout.canaries.subject import Finding, Subject, difference
+from grpo_core.rollout.canaries.subject import Finding, Subject
 from grpo_core.rollout.protocol import completions_or_error
 from grpo_core.types import Completion
 
 ALLOWED_GROWTH_BYTES = 32 << 20
 NUM_READINGS = 20  # of the memory in use, while the swaps go on
+MAX_MEMORY_S = 240.0
 WARM_UP_SHARE = 0.5  # of the readings: pools fill first; after them memory is expected to be flat
 
 
@@ -36,7 +38,7 @@ def requests_keep_their_version(subject: Subject) -> Finding:
 
     late = [ticket for ticket, number in versions.items() if number == second]
     completions = completions_or_error([results[ticket] for ticket in (*late, *tickets)])
-    problem = difference(completions, expected) or _mislabelled(completions, [second] * 4 + [first] * 4)
+    problem = subject.difference(completions, expected) or _mislabelled(completions, [second] * 4 + [first] * 4)
     return Finding(problem is None, problem or f"{num_under_way} requests under way at the swap, {len(late)} after it")
 
 
@@ -47,7 +49,7 @@ def versions_share_a_batch(subject: Subject) -> Finding:
     subject.engine.use_version(numbers[1])
     completions = subject.engine.generate([replace(each, policy_version=number) for each, number in named])
     expected = [subject.at(number, [each])[0] for each, number in named]
-    problem = difference(completions, expected) or _mislabelled(completions, [number for _, number in named])
+    problem = subject.difference(completions, expected) or _mislabelled(completions, [number for _, number in named])
     return Finding(problem is None, problem or f"{len(named)} requests of {len(numbers)} versions")
 
 
@@ -66,30 +68,44 @@ def _mislabelled(completions: list[Completion], numbers: list[int]) -> str | Non
 
 
 def memory_is_flat(
-    subject: Subject, num_swaps: int, num_requests: int, allowed_bytes: int = ALLOWED_GROWTH_BYTES
+    subject: Subject,
+    num_swaps: int,
+    num_requests: int,
+    allowed_bytes: int = ALLOWED_GROWTH_BYTES,
+    max_s: float = MAX_MEMORY_S,
 ) -> Finding:
-    """``num_swaps`` new versions, each with its share of ``num_requests`` and a cancelled one, as in training."""
+    """``num_swaps`` new versions, each with its share of ``num_requests`` and a cancelled one, as in training.
+
+    Where the second swap says that this would take longer than ``max_s``, it is as many as fit, 20 at least.
+    """
     sizes: list[int] = []
+    share = num_requests / num_swaps
     every = max(1, num_swaps // NUM_READINGS)
-    done = 0
-    for swap in range(num_swaps):
+    done = swap = 0
+    while swap < num_swaps:
+        start = time.monotonic()
         number = subject.reference.publish(subject.reference.targets)
         subject.reference.forget_before(number - 1)
         subject.engine.use_version(number)
         left_over = subject.engine.submit(subject.request(swap, swap, max_tokens=64))
         subject.engine.step()
         subject.engine.cancel(left_over)
-        wanted = (swap + 1) * num_requests // num_swaps
+        swap += 1
+        wanted = int(swap * share)
         subject.engine.generate([subject.request(each, each, max_tokens=8) for each in range(done, wanted)])
         done = wanted
-        if swap % every == every - 1:
+        if swap == 2:  # the first one builds what all later ones use
+            fitting = int(max_s / (time.monotonic() - start))
+            num_swaps = min(num_swaps, max(fitting, NUM_READINGS))
+            every = max(1, num_swaps // NUM_READINGS)
+        if swap % every == 0:
             sizes.append(_memory_bytes())
     warm = sizes[int(len(sizes) * WARM_UP_SHARE) :]
     part = max(1, len(warm) // 3)
     growth = median(warm[-part:]) - median(warm[:part])
     return Finding(
         growth <= allowed_bytes,
-        f"{growth / 2**20:+.1f} MiB over {num_swaps} swaps and {num_requests} requests "
+        f"{growth / 2**20:+.1f} MiB over {num_swaps} swaps and {done} requests "
         f"({sizes[-1] / 2**20:.0f} MiB in use, {allowed_bytes / 2**20:.0f} allowed)",
     )
 

@@ -1,5 +1,7 @@
 """The oracle of the canaries: log-probabilities by ``transformers`` and PEFT alone, one sequence at a time.
 
+It computes in float32, also for a model in bfloat16: from the same weights, with what bfloat16 has left of them.
+
 Legend: R completion tokens, V vocabulary.
 """
 
@@ -15,18 +17,24 @@ from transformers import GenerationConfig
 
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy, linear_modules
+from grpo_core.model.proof import ordinary_ids, own_logits
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.types import Adapter, Completion, Float32, Int32, PolicyVersion
 
 RANK, ALPHA = 4, 8.0  # of its adapters; unequal, so that a forgotten alpha/rank shows
+NUM_ROUNDED_TEXTS, NUM_ROUNDED_TOKENS = 4, 64
 SLACK = 1e-3  # nats, or probability mass: tokens so close to a limit may fall on either side of it
 
 
 class Reference:
-    """Publishes random adapters of ``run``, and computes what each version samples from. Version 0 is the base."""
+    """Publishes random adapters of ``run``, and computes what each version samples from. Version 0 is the base.
+
+    ``rounding`` is what transformers itself is off by in the precision of ``policy``, in nats; 0 in float32.
+    """
 
     def __init__(self, policy: Policy, store: AdapterStore, run: str) -> None:
         self._policy = policy
+        self.rounding = _widen(policy)
         self._store = store
         self._run = run
         inside = {id(module) for module in policy.decoder.modules()}
@@ -114,6 +122,25 @@ class Reference:
         return self._model
 
 
+def _widen(policy: Policy) -> float:
+    """Let ``policy`` compute in float32 from now on. By how many nats it was off before on random ids, at most."""
+    if next(policy.model.parameters()).dtype == torch.float32:
+        return 0.0
+    rng = np.random.default_rng(0)
+    texts = [rng.choice(ordinary_ids(policy), size=NUM_ROUNDED_TOKENS) for _ in range(NUM_ROUNDED_TEXTS)]
+    with torch.inference_mode():
+        before = [_next_logprobs(policy, ids) for ids in texts]
+        policy.model.float()
+        after = [_next_logprobs(policy, ids) for ids in texts]
+    return max(float((one - other).abs().max()) for one, other in zip(before, after, strict=True))
+
+
+def _next_logprobs(policy: Policy, ids: Int32) -> Tensor:
+    """[T - 1]: of each of ``ids`` [T] but the first."""
+    targets = torch.from_numpy(ids[1:].astype(np.int64))[:, None]
+    return own_logits(policy, ids)[:-1].log_softmax(dim=-1).gather(-1, targets)[:, 0]
+
+
 def score(logits: Tensor, completion: Completion) -> Float32:
     """Log-probabilities [R] of ``completion`` from its ``logits`` [R, V]; 0 where the token was forced."""
     scaled = logits / completion.temperature
@@ -125,10 +152,12 @@ def score(logits: Tensor, completion: Completion) -> Float32:
     return scores
 
 
-def support_problem(logits: Tensor, request: GenerationRequest, completion: Completion) -> str | None:
+def support_problem(
+    logits: Tensor, request: GenerationRequest, completion: Completion, slack: float = SLACK
+) -> str | None:
     """What is wrong with the support and the forced tokens that ``completion`` records, if anything is.
 
-    ``logits`` [R, V] are those of the version that it was sampled from.
+    ``logits`` [R, V] are those of the version that it was sampled from, right to within ``slack``.
     """
     sampling = request.sampling
     if request.constraint is None and sampling.top_p == 1 and not sampling.top_k and not sampling.min_p:
@@ -148,7 +177,7 @@ def support_problem(logits: Tensor, request: GenerationRequest, completion: Comp
             row = torch.full_like(row, float("-inf")).index_copy_(0, torch.tensor(allowed), row[torch.tensor(allowed)])
             cursor.advance(token)
         recorded = set(completion.allowed_ids[index].tolist())
-        if not _kept(row, sampling, -SLACK) <= recorded <= _kept(row, sampling, SLACK):
+        if not _kept(row, sampling, -slack) <= recorded <= _kept(row, sampling, slack):
             return f"token {index}: its {len(recorded)} allowed_ids are not those that the sampling parameters leave"
     return None
 

@@ -7,18 +7,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from grpo_core.errors import ModelError
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.canaries.reference import Reference
+from grpo_core.rollout.canaries.reference import SLACK, Reference
 from grpo_core.rollout.constraints.line_tokens import LineTokens
 from grpo_core.rollout.constraints.regex import compile_regex
 from grpo_core.rollout.protocol import GenerationRequest, LocalEngine, SamplingParams
 from grpo_core.types import Completion, Float32
 
 TOLERANCE = 1e-4  # nats, between sampler and reference: the numerics contract
+ROUNDINGS = 4  # in bfloat16 the tolerance is so many times what transformers itself is off by
 TEXT = "In the spring the fleet left Brest; 1901 had been quiet, and 3 + 4 = 7 still held. Paris asked Burgundy twice. "
 ORDERS = (
     ("FLEET BREST HOLDS\n",),
@@ -52,6 +54,8 @@ class Subject:
         self.reference = Reference(policy, store, run)
         if not self.reference.targets:
             raise ModelError(f"model {policy.name!r}: no linear modules that an adapter could be for; use another one")
+        self.tolerance = max(TOLERANCE, ROUNDINGS * self.reference.rounding)
+        self.slack = max(SLACK, 2 * self.tolerance) if self.reference.rounding else SLACK
 
     def request(self, index: int, seed: int = 0, *, max_tokens: int = 12, **options: Any) -> GenerationRequest:
         """A request for prompt ``index``, 8 to 71 tokens of text. It goes on to ``max_tokens``."""
@@ -79,6 +83,32 @@ class Subject:
     def gap(self, completions: Sequence[Completion], number: int) -> float:
         """Nats between the engine's log-probabilities and the reference's for version ``number``, at most."""
         return max(distance(each.sampling_logprobs, self.reference.logprobs(each, number)) for each in completions)
+
+    def difference(
+        self, ones: Sequence[Completion], others: Sequence[Completion], tolerance: float | None = None
+    ) -> str | None:
+        """As the function, with the subject's tolerance; in bfloat16 tokens may part where rounding can part them."""
+        if not self.reference.rounding:
+            return difference(ones, others, self.tolerance if tolerance is None else tolerance)
+        for index, (one, other) in enumerate(zip(ones, others, strict=True)):
+            num = min(len(one.completion_ids), len(other.completion_ids))
+            parted = np.flatnonzero(one.completion_ids[:num] != other.completion_ids[:num])
+            num = int(parted[0]) if len(parted) else num
+            gap = distance(one.sampling_logprobs[:num], other.sampling_logprobs[:num]) if num else 0.0
+            if gap > 2 * self.tolerance:
+                return f"request {index}: the same tokens, log-probabilities {gap:.1e} apart"
+            if len(parted) and self._mass_between(one, other, num) > self.slack:
+                return f"request {index}: {shown(one.completion_ids)} is not {shown(other.completion_ids)}"
+        return None
+
+    def _mass_between(self, one: Completion, other: Completion, place: int) -> float:
+        """The probability between the two tokens at ``place``, to which one uniform number led."""
+        row = self.reference.logits(one, one.policy_version)[place] / one.temperature
+        if one.allowed_ids is not None:
+            ids = torch.from_numpy(one.allowed_ids[place].astype(np.int64))
+            row = torch.full_like(row, float("-inf")).index_copy_(0, ids, row[ids])
+        first, last = sorted((int(one.completion_ids[place]), int(other.completion_ids[place])))
+        return float(row.softmax(dim=0)[first + 1 : last].sum())
 
 
 def distance(one: Float32, other: Float32) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from grpo_core.commands import doctor
 from grpo_core.rollout.plain_engine.engine import PlainEngine
 from grpo_core.rollout.protocol import Outcome
 from grpo_core.rollout.torch_engine.engine import TorchEngine
+from grpo_core.types import Completion
 
 Doctor = Callable[..., int]
 
@@ -55,6 +57,33 @@ def test_a_sound_engine_exits_0_and_leaves_the_home_alone(
     assert "all 16 canaries pass" in output
     assert "memory is flat" in output
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "plain"])
+def test_in_bfloat16_the_engines_are_held_to_what_transformers_rounds(
+    engine: str, run_doctor: Doctor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_doctor("--dtype", "bfloat16", "--engine", engine) == 0, capsys.readouterr().out
+    assert "in bfloat16 on cpu" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.slow
+def test_in_bfloat16_a_lost_temperature_is_seen(
+    run_doctor: Doctor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tolerance is wider, not absent."""
+    step = PlainEngine.step
+
+    def forgetful(self: PlainEngine) -> list[Outcome]:
+        return [
+            replace(each, result=replace(each.result, temperature=1.0)) if isinstance(each.result, Completion) else each
+            for each in step(self)
+        ]
+
+    monkeypatch.setattr(PlainEngine, "step", forgetful)
+    assert run_doctor("--dtype", "bfloat16", "--engine", "plain") == doctor.RED_EXIT_CODE
+    assert "temperature 0.7" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("engine", "kind"), [("torch", TorchEngine), ("plain", PlainEngine)])

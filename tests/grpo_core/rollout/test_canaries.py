@@ -19,7 +19,7 @@ from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy
 from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
-from grpo_core.rollout.canaries import Canary, CanaryResult, canaries_for, exactness
+from grpo_core.rollout.canaries import Canary, CanaryResult, canaries_for, exactness, lifetime
 from grpo_core.rollout.canaries.reference import support_problem
 from grpo_core.rollout.canaries.subject import Subject, difference
 from grpo_core.rollout.constraints.lines import Line, LineConstraint
@@ -256,6 +256,12 @@ def test_batch_mates_may_round_otherwise_only_where_the_engine_says_so(
     (canary,) = [canary for canary in canaries_of(subject) if canary.name == "batch-mates change nothing"]
 
     assert canary.run(subject) == CanaryResult(canary.name, True, detail)
+
+
+def test_the_memory_canary_takes_no_longer_than_it_may(examine: Examine) -> None:
+    subject = examine(TorchEngine)
+    finding = lifetime.memory_is_flat(subject, 1000, 2000, max_s=0.0)
+    assert "over 20 swaps and 40 requests" in finding.detail
 
 
 def test_a_lost_module_spares_the_others(examine: Examine) -> None:
