@@ -108,10 +108,12 @@ def measure(arms: Sequence[Arm], pattern: str, seed: int) -> list[Figures]:
     for ids in texts:
         for arm in rng.sample(arms, len(arms)):
             pieces[arm.name] += follow(arm, [ids])
-    return [
-        Figures(name, firsts[name], *np.percentile(times[NUM_WARM_TOKENS:], (50, 95)).tolist(), len(times))
-        for name, times in pieces.items()
-    ]
+    return [_figures(name, firsts[name], times) for name, times in pieces.items()]
+
+
+def _figures(arm: str, first: float, times: Sequence[float]) -> Figures:
+    median, p95 = (float(np.percentile(times[NUM_WARM_TOKENS:], share)) for share in (50, 95))
+    return Figures(arm, first, median, p95, len(times))
 
 
 def _outlines(folder: str, pattern: str, results: Any) -> None:

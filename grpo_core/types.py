@@ -70,7 +70,9 @@ def pack_ids(ids: PackedIds) -> PackedIds:
 
 def unpack_ids(packed: PackedIds) -> Int32:
     """The set that ``pack_ids`` was given."""
-    return np.flatnonzero(np.unpackbits(packed)).astype(np.int32) if packed.dtype == np.uint8 else packed
+    if packed.dtype != np.uint8:
+        return packed.astype(np.int32, copy=False)
+    return np.flatnonzero(np.unpackbits(packed.astype(np.uint8, copy=False))).astype(np.int32)
 
 
 class RaggedIds:

@@ -68,8 +68,8 @@ class LlguidanceArm:
     name = "llguidance"
 
     def __init__(self, folder: Path) -> None:
-        import llguidance
-        import llguidance.numpy
+        import llguidance  # pyright: ignore[reportMissingImports]
+        import llguidance.numpy  # pyright: ignore[reportMissingImports]
 
         self._library, self._masks = llguidance, llguidance.numpy
         self._tokenizer = llguidance.LLTokenizer((folder / "tokenizer.json").read_text())
@@ -94,7 +94,7 @@ class XgrammarArm:
     name = "xgrammar"
 
     def __init__(self, tokenizer: Any, vocab_size: int) -> None:
-        import xgrammar
+        import xgrammar  # pyright: ignore[reportMissingImports]
 
         self._library = xgrammar
         self._info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocab_size)

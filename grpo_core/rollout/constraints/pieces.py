@@ -59,7 +59,7 @@ class Pieces:
         pairs = [pair for pair in product(letters, repeat=2) if self.ends(f"x'{pair[0]}{pair[1]}a") != plain]
         return frozenset(letter for pair in pairs for letter in pair if self._is_contracting(letter, pairs))
 
-    def _is_contracting(self, letter: str, pairs: list[tuple[str, str]]) -> bool:
+    def _is_contracting(self, letter: str, pairs: list[tuple[str, ...]]) -> bool:
         """Whether it matters in one of ``pairs`` that it is this letter."""
         return any(
             letter in pair and tuple("a" if each == letter else each for each in pair) not in pairs for pair in pairs
