@@ -71,7 +71,7 @@ def _texts(automaton: ByteAutomaton) -> set[bytes]:
     return {text + (b"!" if automaton.is_final[state] else b"") for text, state in found}
 
 
-@pytest.mark.parametrize("pattern", ["(a*){1,3}b*{2}", "[a-z]+(", r"\p{L}+{2}a(?=b)"])
+@pytest.mark.parametrize("pattern", ["[a-z]+(", r"\p{L}+{2}a(?=b)"])
 def test_what_is_no_expression_is_said_from_another_process_too(pattern: str) -> None:
     with pytest.raises(ConstraintError, match="allowed is the syntax"):
         ByteAutomaton.compile(pattern + "{1,9}{1,9999}")
