@@ -89,8 +89,12 @@ def simulate(true_ratio: float, spread: float, at_most: float, plan: Plan, num: 
         verdict, used = _simulated(draw.normal(math.log(true_ratio), spread, plan.looks[-1]), at_most, plan)
         counts[verdict] += 1
         num_pairs += used
-    shares = (counts[verdict] / num for verdict in (Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE))
-    return ErrorRates(*shares, num_pairs / num)
+    return ErrorRates(
+        passed=counts[Verdict.PASS] / num,
+        failed=counts[Verdict.FAIL] / num,
+        inconclusive=counts[Verdict.INCONCLUSIVE] / num,
+        mean_pairs=num_pairs / num,
+    )
 
 
 def _simulated(logs: np.ndarray, at_most: float, plan: Plan) -> tuple[Verdict, int]:

@@ -38,10 +38,6 @@ class LearningRateSchedule:
         if index < self._num_warmup:
             return (index + 1) / self._num_warmup
         done = min((index - self._num_warmup) / self._num_falling, 1.0) if self._num_falling > 0 else 1.0
-        match self._course:
-            case "constant":
-                return 1.0
-            case "linear":
-                return 1.0 - done
-            case "cosine":
-                return (1.0 + math.cos(math.pi * done)) / 2
+        if self._course == "constant":
+            return 1.0
+        return 1.0 - done if self._course == "linear" else (1.0 + math.cos(math.pi * done)) / 2
