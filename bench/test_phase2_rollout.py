@@ -332,10 +332,12 @@ def test_a_warm_start_skips_the_opening(
 
 def needs_an_opening(run: GrpoConfig) -> None:
     """Leave the test where the run's episodes start at once."""
-    from grpo_core.environments import make_environment_factory
+    from .checks.own_run import environment_factory
 
     years = {"opening_years": run.environment.effective_opening_years or 1, "use_state_cache": False}
-    environment = make_environment_factory(run.environment.model_copy(update=years))()
+    environment = environment_factory(
+        run.model_copy(update={"environment": run.environment.model_copy(update=years)})
+    )()
     environment.reset(0)
     if not environment.in_opening:
         not_applicable(f"environment {run.environment.name} has no opening that a state cache could skip")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from grpo_core.config import GrpoConfig
+    from grpo_core.types import Observation
     from pytest_grpo.settings.device import DeviceProfile
 
 MAX_SAMPLE_FLOP: dict[DeviceProfile, float] = {"cpu": 4e10, "gpu": 2e13}
@@ -45,15 +46,25 @@ def opening_prompts(config: GrpoConfig, num_starts: int) -> list[list[str]]:
     Raises:
         ConfigError: there is no such environment.
     """
-    from grpo_core.environments import make_environment_factory
+    from .checks.own_run import environment_factory
 
-    factory = make_environment_factory(config.environment)
+    factory = environment_factory(config)
     found = []
     for seed in range(num_starts):
         environment = factory()
         environment.reset(seed)
-        found.append([observation.prompt for observation in environment.observe()])
+        found.append([_prompt_text(observation, config) for observation in environment.observe()])
     return found
+
+
+def _prompt_text(observation: Observation, config: GrpoConfig) -> str:
+    """What the policy reads: a chat as the model's template writes it."""
+    from grpo_core.model.tokenizer import load_tokenizer
+
+    if observation.messages is None:
+        return observation.prompt
+    tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
+    return tokenizer.chat(config.rollout.chat_template_arguments).prompt(observation.messages)
 
 
 def scale_of(config: GrpoConfig, profile: DeviceProfile) -> Scale:

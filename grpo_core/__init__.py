@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from grpo_core.commands.launch import launch_training
     from grpo_core.config import (
         BenchConfig,
+        DataConfig,
         EnvironmentConfig,
+        EvaluationConfig,
         GrpoConfig,
         ModelConfig,
         RolloutConfig,
@@ -83,9 +85,11 @@ __all__ = [
     "Completion",
     "Constraint",
     "ConstraintCursor",
+    "DataConfig",
     "EngineCounters",
     "Environment",
     "EnvironmentConfig",
+    "EvaluationConfig",
     "FullWeights",
     "GenerationRequest",
     "Group",
@@ -135,8 +139,8 @@ __all__ = [
 
 _MODULES = {
     "grpo_core.commands.launch": "launch_training",
-    "grpo_core.config": "BenchConfig EnvironmentConfig GrpoConfig ModelConfig RolloutConfig ScheduleConfig "
-    "TelemetryConfig TrainingConfig build_config read_config",
+    "grpo_core.config": "BenchConfig DataConfig EnvironmentConfig EvaluationConfig GrpoConfig ModelConfig "
+    "RolloutConfig ScheduleConfig TelemetryConfig TrainingConfig build_config read_config",
     "grpo_core.environments.protocol": "Environment",
     "grpo_core.errors": "GrpoError",
     "grpo_core.home": "Home",

@@ -123,6 +123,29 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
             "--set reaches every setting, also those without a flag of their own. Without a model and an environment\n"
             "it trains the preset adder on sums of two numbers up to 14, of which one in five is never asked.",
         ),
+        Command(
+            "config",
+            "show the configuration in effect, and where each value came from",
+            _of("effective", "run"),
+            _of("effective", "add_arguments"),
+            "grpo config --config run.toml --set training.loss=gspo",
+            "With a RUN: what that is trained with. The output is TOML, for --config.",
+        ),
+        Command(
+            "evaluate",
+            "ask a checkpoint held-out questions",
+            _of("evaluate", "run"),
+            _of("evaluate", "add_arguments"),
+            "grpo evaluate watched --step 40",
+            "While a run trains: --set evaluation.every_steps=N of grpo train.",
+        ),
+        Command(
+            "export",
+            "write a checkpoint as a folder for PEFT, transformers and vLLM",
+            _of("export", "run"),
+            _of("export", "add_arguments"),
+            "grpo export first --step 200 --merge my-model",
+        ),
     ),
     "look": (
         Command(
@@ -140,6 +163,13 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
             _of("runs", "add_arguments"),
             "grpo runs --prune --days 30",
             "Without --prune it changes nothing.",
+        ),
+        Command(
+            "samples",
+            "print what was said in a step, and what it earned",
+            _of("samples", "run"),
+            _of("samples", "add_arguments"),
+            "grpo samples first --step 40 --worst 5",
         ),
         Command(
             "send",
@@ -187,6 +217,16 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
             _of("panels", "run"),
             _of("panels", "add_arguments"),
             "grpo panels --watch",
+        ),
+    ),
+    "set up": (
+        Command(
+            "completion",
+            "print a script that completes commands and options in the shell",
+            lambda flags, console: _print_completion(flags),
+            _of("completion", "add_arguments"),
+            "grpo completion bash",
+            'In ~/.bashrc: eval "$(grpo completion bash)". In ~/.zshrc: eval "$(grpo completion zsh)".',
         ),
     ),
 }
@@ -302,6 +342,24 @@ class _ShowVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         print(f"pytest-grpo {version('pytest-grpo')}")
         parser.exit()
+
+
+def _print_completion(flags: argparse.Namespace) -> int:
+    """The script for every command; one that needs packages that are not here completes files."""
+    from grpo_core.commands.completion import completion_script
+
+    parsers: dict[str, argparse.ArgumentParser | None] = {}
+    for command in (command for group in GROUPS.values() for command in group):
+        parsers[command.name] = None
+        if command.add_arguments is not None:
+            parser = CommandParser(prog=command.name)
+            try:
+                _add_all(command.add_arguments, parser)
+            except ModuleNotFoundError:
+                continue
+            parsers[command.name] = parser
+    print(completion_script(flags.shell, parsers), end="")
+    return 0
 
 
 def _listed() -> str:

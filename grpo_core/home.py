@@ -76,6 +76,11 @@ class Home:
         return self.data / "events"
 
     @property
+    def samples(self) -> Path:
+        """A folder per run: what was said in some of its batches, as Parquet."""
+        return self.data / "samples"
+
+    @property
     def deliveries(self) -> Path:
         """How far each service has the events of a run: ``<run>.<service>.json``."""
         return self.data / "deliveries"

@@ -6,8 +6,8 @@ Arrays are numpy and read-only by convention; no torch logic lives here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +27,9 @@ _MIN_PACKED = 1024  # ids
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-6, 1e6
 """What logits are divided by: beyond these, quotients of float32 numbers are no longer finite, or all alike."""
 
+Message = Mapping[str, Any]
+"""One message of a chat: ``{"role": "user", "content": "..."}``, and what else the model's chat template reads."""
+
 FinishReason = Literal["stop", "length"]
 EngineName = Literal["torch", "vllm", "plain"]
 Questions = Literal["all", "training", "held_out"]
@@ -37,7 +40,10 @@ Packing = Literal["shared_prefix", "packed", "padded"]
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one agent sees when it must act.
+    """What one agent sees when it must act: a ``prompt``, or the ``messages`` of a chat so far.
+
+    Messages go through the model's own chat template. Where they go on from the agent's last observation, with its
+    answer as the assistant's message, the tokens that were sampled stay as they are.
 
     ``choices`` is the legal vocabulary of the answer: one tuple of lines per segment, the answer being one line of
     each segment, in order. ``None`` leaves the answer free. With ``distinct_choices`` a line may be chosen once only
@@ -46,10 +52,11 @@ class Observation:
     """
 
     agent: str
-    prompt: str
+    prompt: str = ""
     choices: tuple[tuple[str, ...], ...] | None = None
     distinct_choices: bool = False
     pattern: str | None = None
+    messages: Sequence[Message] | None = None
 
 
 PackedIds = Int32 | NDArray[np.uint8]
@@ -163,6 +170,8 @@ class Trajectory:
     turns: tuple[Completion, ...]
     reward: float
     overlong_penalty: float = 0.0  # 0 to -1, a part of what is trained on, and not of ``reward``
+    scores: Mapping[str, float | None] = field(default_factory=dict)  # by reward function; None: it gave none
+    row: int | None = None  # of the data set, counted from 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +193,26 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardFunctionStats:
+    """What a reward function took for one batch."""
+
+    name: str
+    duration_s: float
+    num_failed: int  # answers for which it raised, hung, or gave no number
+
+
+def added_up(stats: Iterable[RewardFunctionStats]) -> tuple[RewardFunctionStats, ...]:
+    """One for each function, of several parts of a batch."""
+    sums: dict[str, RewardFunctionStats] = {}
+    for one in stats:
+        before = sums.get(one.name, RewardFunctionStats(one.name, 0.0, 0))
+        sums[one.name] = RewardFunctionStats(
+            one.name, before.duration_s + one.duration_s, before.num_failed + one.num_failed
+        )
+    return tuple(sums.values())
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutStats:
     """Statistics of collecting one batch. They include starting states that were replaced."""
 
@@ -199,6 +228,7 @@ class RolloutStats:
     num_zero_variance_groups: int = 0  # starting states of the batch that have none
     num_trajectories: int = 0
     sampled_reward_mean: float = 0.0  # over all sampled trajectories: the policy's reward, unbiased by the replacements
+    reward_functions: tuple[RewardFunctionStats, ...] = ()
     num_sampled_tokens: int = 0  # completion tokens that the engine drew or took as forced, whatever became of them
     num_preempted_tokens: int = 0  # of these, the ones of requests that were ended before their completion
     num_unused_tokens: int = 0  # of these, the ones of failed attempts and of openings

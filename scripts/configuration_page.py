@@ -7,6 +7,7 @@ import inspect
 import itertools
 import json
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Union, get_args, get_origin
 
@@ -49,6 +50,9 @@ A key is `section.key`. A later place wins over an earlier one:
 3. `--set section.key=value`, the value as TOML; what is no TOML is a string
 4. the key's own flag, where it has one
 
+`grpo config` takes the same flags and shows what they come to, with the place of each value;
+`grpo config RUN` shows what a run is trained with.
+
 In Python: `build_config({"training": {"loss": "gspo"}})`, or `build_config(read_config(Path("run.toml")))`. A key that
 does not exist and a value that is not allowed are errors that say what is allowed. So are two values that contradict
 each other, such as `group_size = 1` with advantages that compare siblings.
@@ -59,17 +63,22 @@ The run's name is the top-level key `run` of the file, or `--run`. This page is 
 
 
 def configuration_page() -> str:
-    sections = {
-        name: field.annotation
-        for name, field in GrpoConfig.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-    }
-    return "\n".join([HEAD, *(_section(name, section) for name, section in sections.items())])
+    return "\n".join([HEAD, *(_section(name, section) for name, section in sections(GrpoConfig))])
+
+
+def sections(section: type[Section], prefix: str = "") -> Iterator[tuple[str, type[Section]]]:
+    """The sections in ``section`` with those in them, by their dotted keys."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield prefix + name, field.annotation
+            yield from sections(field.annotation, f"{prefix}{name}.")
 
 
 def _section(name: str, section: type[Section]) -> str:
     texts = field_texts(section)
-    rows = [_row(name, key, field, texts.get(key, "")) for key, field in section.model_fields.items()]
+    inner = dict(sections(section))
+    fields = {key: field for key, field in section.model_fields.items() if key not in inner}
+    rows = [_row(name, key, field, texts.get(key, "")) for key, field in fields.items()]
     return f"## {name}\n\n{inspect.getdoc(section)}\n\n{table(COLUMNS, rows)}\n"
 
 

@@ -57,6 +57,8 @@ _MINUTES, _GPU, _EXTRA, _INSTALLS = (
     NotRun("installs"),
 )
 _ON_MODAL = "tests/test_app_on_modal.py"
+_QUESTIONS = "tests/examples/test_own_questions.py"
+_EXPORT = "tests/grpo_core/export/test_folder.py"
 _REMOTE = "tests/pytest_grpo/remote/modal/test_remote.py"
 _STORED = "tests/pytest_grpo/session/test_stored_results.py"
 _AGAINST = "tests/pytest_grpo/against/test_revisions.py"
@@ -68,6 +70,25 @@ _RESUMES = RunBy("tests/grpo_core/schedule/test_resume.py::test_a_process_that_i
 _TWO_PROCESSES = RunBy("tests/grpo_core/commands/test_launch.py::test_two_processes_train_stop_and_resume_as_one_does")
 
 HOW: Mapping[str, How] = {
+    # Questions and rewards of one's own.
+    "uv run grpo config --config run.toml --set training.loss=gspo": Run(),
+    "uv run grpo completion bash": Run(),
+    "uv run grpo samples first --step 40 --worst 5": RunBy(f"{_QUESTIONS}::test_it_trains_and_shows_what_was_said"),
+    "uv run grpo export first --step 200 --merge my-model": RunBy(
+        f"{_EXPORT}::test_a_merged_model_says_what_the_adapter_says"
+    ),
+    "uv run grpo train --dataset questions.jsonl --reward my_rewards:exact --reward my_rewards:short=0.1 --run mine "
+    "--steps 40": RunBy(f"{_QUESTIONS}::test_it_trains_and_shows_what_was_said"),
+    "uv run grpo samples mine --step 40 --worst 5": RunBy(f"{_QUESTIONS}::test_it_trains_and_shows_what_was_said"),
+    "uv run grpo train --dataset questions.jsonl --reward my_rewards:exact --run watched --steps 40 "
+    "--set evaluation.every_steps=10 --set evaluation.path=held_out.jsonl": RunBy(
+        f"{_QUESTIONS}::test_it_evaluates_while_it_trains_and_afterwards"
+    ),
+    "uv run grpo evaluate watched --step 40": RunBy(f"{_QUESTIONS}::test_it_evaluates_while_it_trains_and_afterwards"),
+    "uv run grpo export watched --best my-adapter": RunBy(f"{_EXPORT}::test_an_adapter_loads_with_peft"),
+    "uv run grpo export watched --step 40 --merge my-whole-model": RunBy(
+        f"{_EXPORT}::test_a_merged_model_says_what_the_adapter_says"
+    ),
     # The plugin and the suite.
     "pip install pytest-grpo": _INSTALLS,
     "pip install 'pytest-grpo[bench]'": _INSTALLS,

@@ -13,7 +13,7 @@ from pydantic import Field
 from grpo_core.cli import GROUPS as COMMAND_GROUPS
 from grpo_core.config import GrpoConfig, build_config
 from grpo_core.config.section import Section
-from scripts.configuration_page import allowed, configuration_page, field_texts
+from scripts.configuration_page import allowed, configuration_page, field_texts, sections
 from scripts.environment_variables import GROUPS
 from scripts.markdown_table import table
 from scripts.options_page import split_default
@@ -58,10 +58,10 @@ def test_the_pages_are_what_the_code_gives():
 
 def test_every_key_has_a_row_and_all_but_the_plainest_a_text():
     keys = {
-        (name, key): field_texts(field.annotation).get(key)
-        for name, field in GrpoConfig.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-        for key in field.annotation.model_fields
+        (name, key): field_texts(section).get(key)
+        for name, section in sections(GrpoConfig)
+        for key in section.model_fields
+        if f"{name}.{key}" not in dict(sections(GrpoConfig))
     }
 
     assert len(keys) > 50

@@ -25,7 +25,7 @@ PASSED_ALONG = {
     "grpo_core": {
         *("BatchCollector", "Collector", "Trainer", "Ranks"),
         *("LineCursor", "RegexCursor", "Node", "TrieNode"),
-        *("DecoderWeights", "Section", "Sink", "StopRequest"),
+        *("ChatTemplate", "DecoderWeights", "RewardFunctionStats", "Section", "Sink", "StopRequest"),
     },
     "pytest_grpo": {"Comparison", "GateSession", "NotApplicableError", "PairedComparison", "PluginConfig"},
 }

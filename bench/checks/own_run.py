@@ -8,6 +8,7 @@ import pytest
 
 if TYPE_CHECKING:
     from grpo_core.config import GrpoConfig
+    from grpo_core.environments import EnvironmentFactory
     from grpo_core.types import Observation
 
 
@@ -30,6 +31,16 @@ def check_run(config: GrpoConfig, system: str) -> None:
         raise pytest.UsageError(f"grpo: {error}") from None
 
 
+def environment_factory(config: GrpoConfig) -> EnvironmentFactory:
+    """As ``make_environment_factory``; one of the user's own gets the run's tokenizer."""
+    from grpo_core.environments import make_environment_factory
+    from grpo_core.model.tokenizer import load_tokenizer
+
+    is_own = ":" in config.environment.name
+    tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos) if is_own else None
+    return make_environment_factory(config.environment, tokenizer)
+
+
 def check_environment(config: GrpoConfig) -> None:
     """Play one turn of the run's environment, from its start and from a snapshot, before anything long begins.
 
@@ -37,12 +48,11 @@ def check_environment(config: GrpoConfig) -> None:
         GrpoError: there is no such environment, or its factory raises.
         pytest.UsageError: it raises, acts for nobody, or does not continue from its own snapshot; in one line.
     """
-    from grpo_core.environments import make_environment_factory
     from grpo_core.errors import GrpoError
     from grpo_core.model.source import first_line
 
     name, doing = config.environment.name, "the factory"
-    factory = make_environment_factory(config.environment)
+    factory = environment_factory(config)
     try:
         environment, copy = factory(), factory()
         doing = "reset()"

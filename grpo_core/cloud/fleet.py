@@ -12,7 +12,7 @@ from grpo_core.errors import EpisodeError
 from grpo_core.ledger import spans
 from grpo_core.rollout.play.episode import EpisodeFailure
 from grpo_core.rollout.protocol import AdapterSwap
-from grpo_core.types import Batch, RolloutStats
+from grpo_core.types import Batch, RolloutStats, added_up
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,7 @@ def _add_up(stats: Sequence[RolloutStats], duration_s: float) -> RolloutStats:
         num_zero_variance_groups=sum(one.num_zero_variance_groups for one in stats),
         num_trajectories=num_trajectories,
         sampled_reward_mean=reward_sum / max(num_trajectories, 1),
+        reward_functions=added_up(function for one in stats for function in one.reward_functions),
         num_sampled_tokens=sum(one.num_sampled_tokens for one in stats),
         num_preempted_tokens=sum(one.num_preempted_tokens for one in stats),
         num_unused_tokens=sum(one.num_unused_tokens for one in stats),

@@ -21,6 +21,10 @@ def check_settings(config: GrpoConfig, gpu: str | None) -> None:
         ConfigError, ModelError: as the container would say it.
     """
     check_environment(config.environment)
+    if config.environment.name == "dataset":
+        raise ConfigError(
+            "environment.name 'dataset' does not run on Modal: its questions and rewards are not sent; train it here"
+        )
     _check_model(config.model.name)
     device = _check_device(config.model, gpu)
     if config.rollout.engine == "vllm" and gpu is None:

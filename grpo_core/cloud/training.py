@@ -47,12 +47,19 @@ def train_run(
     try:
         with (
             _open_stack(config, home, SharedAdapterStore(home.adapters, commit), fleet) as stack,
-            open_telemetry(config, home) as telemetry,
+            open_telemetry(stack.config_in_use, home) as telemetry,
             GpuSampler(telemetry, config.telemetry.gpu_stats_interval_s),
         ):
             if line := learning_rate_line(stack):
                 print(line, flush=True)
-            result = train(stack, telemetry, resume=resume, on_step=_print_step, on_checkpoint=lambda _: commit())
+            result = train(
+                stack,
+                telemetry,
+                resume=resume,
+                on_step=_print_step,
+                on_checkpoint=lambda _: commit(),
+                on_evaluation=lambda found: print(found, flush=True),
+            )
     finally:
         commit()
     if result.interrupted:
@@ -72,11 +79,13 @@ def train_run(
 @contextmanager
 def _open_stack(config: GrpoConfig, home: Home, store: AdapterStore, fleet: RolloutFleet | None) -> Iterator[Stack]:
     """A run's stack that publishes to ``store``. With a ``fleet`` it has no engine of its own."""
+    from grpo_core.model.tokenizer import load_tokenizer
     from grpo_core.schedule.stack import Stack, build_stack, build_trainer
     from grpo_core.training.ranks import SingleProcess
 
     if fleet is not None:
-        yield Stack(config, home, store, fleet, build_trainer(config, SingleProcess()))
+        tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
+        yield Stack(config, home, store, fleet, build_trainer(config, SingleProcess()), tokenizer)
         return
     with build_stack(config, home) as stack:
         yield replace(stack, store=store)

@@ -32,7 +32,7 @@ def play_groups(
         swap = engine.use_version(version)
         with spans.START:
             tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
-            factory = make_environment_factory(config.environment)
+            factory = make_environment_factory(config.environment, tokenizer)
             collector = build_collector(config, home, engine, tokenizer, factory, groups)
         batch = collector.collect(index)
         return batch, swap, recorder.cut()
@@ -49,4 +49,5 @@ def summarize(batch: Batch, swap: AdapterSwap, num_asked_again: int) -> dict[str
         "reward_mean": sum(rewards) / max(len(rewards), 1),
         "tokens_per_second": batch.stats.tokens_per_second,
         **asdict(batch.stats),
+        "reward_functions": [asdict(function) for function in batch.stats.reward_functions],
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 from grpo_core.config import GrpoConfig, build_config, read_config
 from grpo_core.config.flags import FLAG_KEYS, put, put_flags
-from grpo_core.config.values import merged, parse_setting
+from grpo_core.config.values import flattened, merged, parse_setting
 
 
 def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> None:
@@ -38,6 +38,17 @@ def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any
     add("tiny, small, adder, a model folder or hub id; --preset and --model are the same", "--preset", "--model")
     add("auto, cpu or cuda", "--device")
     add("arithmetic, diplomacy or package.module:factory", "--environment")
+    add(
+        "questions: a .jsonl or .parquet file, a folder or hub id of datasets (default: none)",
+        "--dataset",
+        metavar="PATH",
+    )
+    group.add_argument(
+        "--reward",
+        action="append",
+        metavar="MODULE:FUNCTION",
+        help="rewards the answers to --dataset, in TRL's signature; again for several, with =WEIGHT behind it",
+    )
     add("what samples: torch, vllm or plain", "--engine")
     add_number("--steps", "training steps, or batches to collect")
     add_number("--groups", "starting states per batch")
@@ -106,4 +117,6 @@ def full_config(given: Given, defaults: Mapping[str, Any], run: str) -> GrpoConf
     values: dict[str, Any] = {}
     for key, value in defaults.items():
         put(values, key, value)
+    if flattened(given.values).get("environment.data.path") is not None:  # it names its environment itself
+        values.get("environment", {}).pop("name", None)
     return build_config({**merged(values, given.values), "run": run}, given.typed)

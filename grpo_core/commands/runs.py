@@ -53,11 +53,11 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 
 
 def _table(home: Home, runs: list[StoredRun]) -> Table:
-    table = Table("run", "step", "on disk", "last change", "", title=f"runs in {home.data}")
+    table = Table("run", "step", "state", "on disk", "last change", title=f"runs in {home.data}")
     for one in runs:
         changed = f"{datetime.fromtimestamp(one.changed_at_s):%Y-%m-%d %H:%M}"
-        step = "-" if one.step is None else str(one.step)
-        table.add_row(one.name, step, _size(one.num_bytes), changed, "being trained" if one.is_training else "")
+        step = "-" if one.step is None else f"{one.step} of {one.num_steps}"
+        table.add_row(one.name, step, one.state, _size(one.num_bytes), changed)
     return table
 
 

@@ -36,7 +36,7 @@ MAX_PROCESSES = 256
 MIN_CHART_STEPS = 10
 """A shorter run has no curve."""
 
-_DEFAULTS: Mapping[str, Any] = {"environment.name": "arithmetic", "schedule.num_steps": 60}
+TRAIN_DEFAULTS: Mapping[str, Any] = {"environment.name": "arithmetic", "schedule.num_steps": 60}
 
 FIRST_RUN: Mapping[str, Any] = {
     "model.name": "adder",
@@ -53,7 +53,7 @@ FIRST_RUN: Mapping[str, Any] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_flags(parser, _DEFAULTS)
+    add_config_flags(parser, TRAIN_DEFAULTS)
     parser.add_argument(
         "--run", metavar="NAME", help="names the run's files (default: environment, time and six digits of its own)"
     )
@@ -155,8 +155,9 @@ def _train_on_modal(flags: argparse.Namespace, given: Given, name: Any) -> int:
 
 def _new_config(given: Given, name: Any) -> GrpoConfig:
     """The configuration of a run that starts, under a name of its own where ``name`` is None."""
-    has_subject = any("name" in given.values.get(section, {}) for section in ("model", "environment"))
-    config = full_config(given, _DEFAULTS if has_subject else FIRST_RUN, "run" if name is None else name)
+    sections = (given.values.get(section, {}) for section in ("model", "environment"))
+    has_subject = any("name" in section or "data" in section for section in sections)
+    config = full_config(given, TRAIN_DEFAULTS if has_subject else FIRST_RUN, "run" if name is None else name)
     return config if name is not None else config.model_copy(update={"run": _new_name(config.environment.name)})
 
 
@@ -185,7 +186,7 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
     rewards: list[float] = []
     with (
         stop_on_signals(config.schedule.stop_grace_s) as stop,  # outermost: telemetry ends within the grace time, too
-        open_telemetry(config, stack.home) as telemetry,
+        open_telemetry(stack.config_in_use, stack.home) as telemetry,
         GpuSampler(telemetry, config.telemetry.gpu_stats_interval_s) as sampler,
     ):
         if sampler.note:
@@ -196,7 +197,14 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
                 rewards.append(report.rollout.sampled_reward_mean)
                 show(report)
 
-            result = train(stack, telemetry, resume=resume, on_step=on_step, stop=stop)
+            result = train(
+                stack,
+                telemetry,
+                resume=resume,
+                on_step=on_step,
+                on_evaluation=lambda found: console.print(str(found), markup=False, soft_wrap=True),
+                stop=stop,
+            )
     _print_result(console, rewards, result)
     if line := figures_line(result.figures):
         console.print(line, soft_wrap=True)

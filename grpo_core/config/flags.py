@@ -11,6 +11,8 @@ FLAG_KEYS: Mapping[str, str] = {
     "model": "model.name",
     "device": "model.device",
     "environment": "environment.name",
+    "dataset": "environment.data.path",
+    "reward": "environment.data.rewards",
     "horizon": "environment.horizon",
     "compact_prompts": "environment.compact_prompts",
     "use_state_cache": "environment.use_state_cache",

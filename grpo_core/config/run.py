@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
+from grpo_core.config.evaluation import EvaluationConfig
 from grpo_core.config.section import Section
 from grpo_core.config.sections import (
     BenchConfig,
@@ -41,6 +42,7 @@ class GrpoConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     training: TrainingConfig = TrainingConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     bench: BenchConfig = BenchConfig()
 
@@ -172,7 +174,10 @@ def _explain(detail: Any, typed: Mapping[str, str]) -> str:
         meant = f"did you mean {nearest[0]}? " if nearest else ""
         return f"{where}: unknown key; {meant}allowed here: {', '.join(allowed)}"
     if detail["type"] == "model_type":
-        names = ", ".join(GrpoConfig.model_fields[key].annotation.model_fields)  # type: ignore[union-attr]
+        section: Any = GrpoConfig
+        for part in detail["loc"]:
+            section = section.model_fields[part].annotation
+        names = ", ".join(section.model_fields)
         return f"{where}: {shown(detail['input'])} is not allowed: it is a section; set one of its keys: {names}"
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from grpo_core.config.data import DataConfig
 from grpo_core.config.section import Section
+from grpo_core.config.tables import SettingsTable
 from grpo_core.types import MAX_TEMPERATURE, MIN_TEMPERATURE, EngineName, Questions
 
 
@@ -33,7 +35,8 @@ class EnvironmentConfig(Section):
     """What the policy plays."""
 
     name: str = "arithmetic"
-    """``arithmetic``, ``diplomacy``, or ``package.module:factory`` for one of your own."""
+    """``arithmetic``, ``diplomacy``, ``dataset`` for questions of your own (``environment.data``), or
+    ``package.module:factory`` for an environment of your own."""
     horizon: int = Field(default=1, ge=1, le=10_000)
     """Length of an episode: years in Diplomacy, turns elsewhere."""
     compact_prompts: bool = False
@@ -46,6 +49,28 @@ class EnvironmentConfig(Section):
     """Largest number in an ``arithmetic`` question."""
     questions: Questions = "all"
     """Which ``arithmetic`` questions are asked: ``training`` leaves one in five out, and ``held_out`` asks those."""
+    settings: SettingsTable = Field(default_factory=dict)
+    """Settings of an environment of your own, by name: it gets each as an argument. ``[environment.settings]`` with
+    ``words = "animals"``, or ``--set environment.settings.words=animals``."""
+
+    data: DataConfig = DataConfig()
+    """Questions and reward functions of your own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _data_has_its_environment(cls, values: Any) -> Any:
+        data = values.get("data") if isinstance(values, dict) else None
+        path = data.path if isinstance(data, DataConfig) else data.get("path") if isinstance(data, dict) else None
+        return values if path is None or "name" in values else values | {"name": "dataset"}
+
+    @model_validator(mode="after")
+    def _data_is_played(self) -> EnvironmentConfig:
+        if (self.data.path is not None) != (self.name == "dataset"):
+            raise ValueError(
+                f"name {self.name!r} does not go with data.path {self.data.path!r}: 'dataset' plays the questions "
+                "there, and nothing else does; set both or neither"
+            )
+        return self
 
     @property
     def effective_opening_years(self) -> int:
@@ -82,6 +107,8 @@ class RolloutConfig(Section):
     overlong_buffer_tokens: int = Field(default=0, ge=0, le=2**20)
     """Soft overlong penalty (DAPO): over the last so many of ``max_completion_tokens``, what an answer earns falls by
     up to 1. 0 is none."""
+    chat_template_arguments: SettingsTable = Field(default_factory=dict)
+    """What the model's chat template takes besides the messages, such as ``enable_thinking = false``."""
     max_batch_sequences: int = Field(default=256, ge=1, le=65_536)
     """Maximum number of sequences that decode together."""
     max_kv_bytes: int = Field(default=2 << 30, ge=1 << 20, le=1 << 50)
@@ -155,6 +182,10 @@ class TelemetryConfig(Section):
     """Price of the run's machines together. With it, events say what a thousand trained tokens cost."""
     max_events_bytes: int = Field(default=1 << 30, ge=1 << 20, le=1 << 50)
     """Size of a run's events on disk. Beyond it the oldest half is dropped."""
+    samples_every_steps: int = Field(default=10, ge=0, le=10**9)
+    """Keep what was said in the first step and in every step of so many: ``grpo samples``. 0 is never."""
+    max_samples_bytes: int = Field(default=64 << 20, ge=0, le=1 << 50)
+    """Size of a run's samples on disk. Beyond it the oldest ones are dropped."""
 
 
 VariantName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -167,6 +198,3 @@ class BenchConfig(Section):
     variants: dict[VariantName, dict[str, dict[str, Any]]] = Field(default_factory=dict)
     """Settings that phase 5 compares with the run's own, by name: ``[bench.variants.compact.environment]`` with
     ``compact_prompts = true``."""
-
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())  # a dict has none, and configurations are keys of caches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -58,3 +59,13 @@ def parse_setting(option: str, text: str) -> tuple[str, Any]:
         return key, parse_toml(f"value = {value}")["value"] if value else None
     except ValueError:
         return key, value
+
+
+def toml_text(value: Any) -> str:
+    """``value`` in TOML, where scalars have JSON's syntax. What is not set is no text."""
+    if isinstance(value, dict):
+        given = {key: inner for key, inner in value.items() if inner is not None}
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml_text(inner)}" for key, inner in given.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml_text, value)) + "]"
+    return "" if value is None else json.dumps(value, ensure_ascii=False)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
+from typing import Any
 
 from grpo_core.config import EnvironmentConfig
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
+from grpo_core.environments.dataset.source import open_dataset
 from grpo_core.environments.diplomacy.game import DiplomacyEnvironment, missing_engine
 from grpo_core.environments.diplomacy.phase import PhaseCache
 from grpo_core.environments.protocol import Environment, EnvironmentFactory
-from grpo_core.environments.user_code import users_code
+from grpo_core.environments.user_code import import_own, users_code
 from grpo_core.errors import ConfigError
 
 __all__ = ["ConfiguredFactory", "Environment", "EnvironmentFactory", "check_environment", "make_environment_factory"]
@@ -23,11 +24,12 @@ __all__ = ["ConfiguredFactory", "Environment", "EnvironmentFactory", "check_envi
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredFactory:
-    """Calls ``make`` with ``config``."""
+    """Calls ``make`` with ``config`` and ``arguments``."""
 
     config: EnvironmentConfig
     key: str
-    make: Callable[[EnvironmentConfig], Environment]
+    make: Callable[..., Environment]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self) -> Environment:
         """
@@ -35,7 +37,7 @@ class ConfiguredFactory:
             EnvironmentCodeError: ``make`` failed.
         """
         with users_code(f"environment.name {self.config.name!r}: making one", "mend it"):
-            return self.make(self.config)
+            return self.make(self.config, **self.arguments)
 
 
 def check_environment(config: EnvironmentConfig) -> None:
@@ -44,14 +46,18 @@ def check_environment(config: EnvironmentConfig) -> None:
     Raises:
         ConfigError: it is neither of them.
     """
-    if config.name not in ("arithmetic", "diplomacy") and ":" not in config.name:
+    if config.name not in ("arithmetic", "dataset", "diplomacy") and ":" not in config.name:
         raise ConfigError(
-            f"environment.name {config.name!r} is not known; allowed: arithmetic, diplomacy, or package.module:factory"
+            f"environment.name {config.name!r} is not known; allowed: arithmetic, dataset, diplomacy, or "
+            "package.module:factory"
         )
 
 
-def make_environment_factory(config: EnvironmentConfig) -> EnvironmentFactory:
+def make_environment_factory(config: EnvironmentConfig, tokenizer: object = None) -> EnvironmentFactory:
     """The factory of the environment that ``config.name`` names.
+
+    One of your own is called with the configuration, with each of ``config.settings`` as an argument of its name, and
+    with ``tokenizer``, the run's, if it has an argument of that name.
 
     Raises:
         ConfigError: no such environment, or a factory that cannot be imported, or does not take the configuration.
@@ -59,13 +65,22 @@ def make_environment_factory(config: EnvironmentConfig) -> EnvironmentFactory:
         MissingPackageError: the environment needs a package that is not installed.
     """
     check_environment(config)
+    if config.settings and ":" not in config.name:
+        raise ConfigError(
+            f"environment.settings.{next(iter(config.settings))}: environment.name {config.name!r} has no settings of "
+            "its own; leave it out"
+        )
     if config.name == "arithmetic":
         key = f"arithmetic max_operand={config.max_operand} questions={config.questions}"
         return ConfiguredFactory(config, key, _make_arithmetic)
+    if config.name == "dataset":
+        return open_dataset(config.data)
     if config.name == "diplomacy":
         return ConfiguredFactory(config, _diplomacy_key(config), partial(_make_diplomacy, PhaseCache()))
     make = _import_factory(config)
-    return ConfiguredFactory(config, f"custom {config.model_dump_json()}", make)
+    arguments = config.settings | ({"tokenizer": tokenizer} if _takes_tokenizer(make, config) else {})
+    _check_takes(make, config, arguments)
+    return ConfiguredFactory(config, f"custom {config.model_dump_json()}", make, arguments)
 
 
 def _make_arithmetic(config: EnvironmentConfig) -> Environment:
@@ -88,38 +103,38 @@ def _diplomacy_key(config: EnvironmentConfig) -> str:
     return f"diplomacy engine={version('diplomacy')} opening_years={config.effective_opening_years} prompts={prompts}"
 
 
-def _import_factory(config: EnvironmentConfig) -> Callable[[EnvironmentConfig], Environment]:
-    name = config.name
-    module_name, _, attribute = name.partition(":")
-    form = "give package.module:factory, of a module on the Python path"
-    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
-        raise ConfigError(f"environment.name {name!r}: {form}")
-    with users_code(f"environment.name {name!r}: importing {module_name!r}", "mend that module"):
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise ConfigError(f"environment.name {name!r}: cannot import {module_name!r} ({error}); {form}") from error
-    if attribute not in module.__dict__:
-        raise ConfigError(f"environment.name {name!r}: {module_name!r} has no {attribute!r}; {form}")
-    found = module.__dict__[attribute]
+def _import_factory(config: EnvironmentConfig) -> Callable[..., Environment]:
+    found: Any = import_own(
+        "environment.name", config.name, "give package.module:factory, of a module on the Python path"
+    )
     if not callable(found):
         raise ConfigError(
-            f"environment.name {name!r} is a {type(found).__name__}, which cannot be called; "
+            f"environment.name {config.name!r} is a {type(found).__name__}, which cannot be called; "
             "name a function that takes the EnvironmentConfig and returns an Environment"
         )
-    make: Callable[[EnvironmentConfig], Environment] = module.__dict__[attribute]
-    _check_takes_config(make, config)
+    make: Callable[..., Environment] = found
     return make
 
 
-def _check_takes_config(make: Callable[..., Environment], config: EnvironmentConfig) -> None:
-    """Raises ConfigError when ``make`` cannot be called with ``config``, before any model is loaded."""
+def _takes_tokenizer(make: Callable[..., Environment], config: EnvironmentConfig) -> bool:
+    if "tokenizer" in config.settings:
+        raise ConfigError("environment.settings.tokenizer: the run's tokenizer has that name; choose another one")
     try:
-        inspect.signature(make).bind(config)
-    except TypeError as error:
-        raise ConfigError(
-            f"environment.name {config.name!r}: it must take the EnvironmentConfig and nothing else ({error}); write "
-            f"def {'__init__(self, config)' if isinstance(make, type) else f'{make.__name__}(config)'}"
-        ) from error
+        return "tokenizer" in inspect.signature(make).parameters
     except ValueError:  # a builtin has no signature to look at
+        return False
+
+
+def _check_takes(make: Callable[..., Environment], config: EnvironmentConfig, arguments: Mapping[str, Any]) -> None:
+    """Raises ConfigError when ``make`` cannot be called as the factory does, before any model is loaded."""
+    try:
+        inspect.signature(make).bind(config, **arguments)
+    except TypeError as error:
+        names = ", ".join(["config", *arguments])
+        own = "and its environment.settings" if config.settings else "and nothing else"
+        raise ConfigError(
+            f"environment.name {config.name!r}: it must take the EnvironmentConfig {own} ({error}); write "
+            f"def {f'__init__(self, {names})' if isinstance(make, type) else f'{make.__name__}({names})'}"
+        ) from error
+    except ValueError:
         return

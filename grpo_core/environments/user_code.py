@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import os
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from grpo_core.errors import EnvironmentCodeError, GrpoError
+from grpo_core.errors import ConfigError, EnvironmentCodeError, GrpoError
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +30,34 @@ def users_code(what: str, advice: str) -> Iterator[None]:
         raise
     except Exception as error:  # it may be anything
         logger.info("%s failed", what, exc_info=error)
-        raise EnvironmentCodeError(f"{what} failed with {_described(error)}; {advice}") from error
+        raise EnvironmentCodeError(f"{what} failed with {described(error)}; {advice}") from error
 
 
-def _described(error: Exception) -> str:
+def import_own(what: str, name: str, form: str) -> Any:
+    """What ``name``, as ``package.module:attribute``, means. ``what`` names the setting, ``form`` what to give.
+
+    The working folder is searched last, so that a file there needs no PYTHONPATH and hides no package.
+
+    Raises:
+        ConfigError: it cannot be imported, or has no such attribute.
+        EnvironmentCodeError: the module fails when it is imported.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise ConfigError(f"{what} {name!r}: {form}")
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+    with users_code(f"{what} {name!r}: importing {module_name!r}", "mend that module"):
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise ConfigError(f"{what} {name!r}: cannot import {module_name!r} ({error}); {form}") from error
+    if attribute not in module.__dict__:
+        raise ConfigError(f"{what} {name!r}: {module_name!r} has no {attribute!r}; {form}")
+    return module.__dict__[attribute]
+
+
+def described(error: BaseException) -> str:
     """Its type, its text on one line, and the file and line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from grpo_core.errors import ModelError
+from grpo_core.model.chat import ChatTemplate
 from grpo_core.model.source import locate_model, read_model_config, reading
 from grpo_core.types import Int32
 
@@ -53,10 +54,14 @@ class Tokenizer:
         prefix = np.array(self._prefix, dtype=np.int32)
         return ids if np.array_equal(ids[: len(prefix)], prefix) else np.concatenate([prefix, ids])
 
-    def decode(self, ids: Sequence[int] | Int32) -> str:
-        """Text of ``ids`` without special tokens."""
+    def chat(self, arguments: Mapping[str, Any]) -> ChatTemplate:
+        """The model's chat template, with what it takes besides the messages."""
+        return ChatTemplate(self._tokenizer, arguments)
+
+    def decode(self, ids: Sequence[int] | Int32, *, keep_special: bool = False) -> str:
+        """Text of ``ids``, without special tokens unless ``keep_special``."""
         _calls.count += 1
-        text = self._tokenizer.decode([int(token) for token in ids], skip_special_tokens=True)
+        text = self._tokenizer.decode([int(token) for token in ids], skip_special_tokens=not keep_special)
         assert isinstance(text, str)
         return text
 

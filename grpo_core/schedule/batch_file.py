@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from grpo_core.errors import StoredBatchError, shown
 from grpo_core.home import parse_json, write_atomic
-from grpo_core.types import Batch, Completion, Group, RaggedIds, RolloutStats, Trajectory
+from grpo_core.types import Batch, Completion, Group, RaggedIds, RewardFunctionStats, RolloutStats, Trajectory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -123,6 +123,8 @@ def _describe(batch: Batch) -> dict[str, Any]:
                         "agent": trajectory.agent,
                         "reward": float(trajectory.reward),
                         "overlong_penalty": float(trajectory.overlong_penalty),
+                        "scores": dict(trajectory.scores),
+                        "row": trajectory.row,
                         "num_turns": len(trajectory.turns),
                     }
                     for trajectory in group.trajectories
@@ -137,13 +139,15 @@ def _assemble(described: dict[str, Any], turns: Iterator[Completion]) -> Batch:
     def trajectory(fields: dict[str, Any]) -> Trajectory:
         own_turns = tuple(next(turns) for _ in range(fields["num_turns"]))
         earned = (fields["reward"], fields["overlong_penalty"])
-        return Trajectory(fields["group_id"], fields["agent"], own_turns, *earned)
+        found = (fields.get("scores", {}), fields.get("row"))  # a file of an earlier version has none
+        return Trajectory(fields["group_id"], fields["agent"], own_turns, *earned, *found)
 
     groups = tuple(
         Group(group["group_id"], tuple(trajectory(fields) for fields in group["trajectories"]))
         for group in described["groups"]
     )
-    stats = RolloutStats(**described["stats"])
+    functions = tuple(RewardFunctionStats(**one) for one in described["stats"].pop("reward_functions", ()))
+    stats = RolloutStats(**described["stats"], reward_functions=functions)
     return Batch(described["index"], described["policy_version"], groups, stats)
 
 

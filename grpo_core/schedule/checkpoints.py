@@ -20,8 +20,10 @@ MAX_COST = 0.02
 class CheckpointClock:
     """Says after which steps a checkpoint is due. Times are seconds on any one clock."""
 
-    def __init__(self, schedule: ScheduleConfig, saved_at_s: float | None) -> None:
-        """``saved_at_s``: since when there is a checkpoint, None where there is none."""
+    def __init__(self, schedule: ScheduleConfig, saved_at_s: float | None, evaluated_every_steps: int = 0) -> None:
+        """``saved_at_s``: since when there is a checkpoint, None where there is none. What is evaluated is saved, for
+        it may be the best one."""
+        self._evaluated_every_steps = evaluated_every_steps
         self._every_steps = schedule.checkpoint_every_steps
         self._every_s = schedule.checkpoint_every_s
         self._saved_at_s = saved_at_s
@@ -30,6 +32,8 @@ class CheckpointClock:
     def is_due(self, step: int, now_s: float) -> bool:
         """Whether a checkpoint is due after ``step``: the first one, one by count, or one by time."""
         if self._saved_at_s is None or step % self._every_steps == 0:
+            return True
+        if self._evaluated_every_steps and step % self._evaluated_every_steps == 0:
             return True
         return now_s - self._saved_at_s >= max(self._every_s, self._cost_s / MAX_COST)
 
@@ -47,14 +51,16 @@ class Checkpoints:
         self.newest: Path | None = None
         self._on_saved = on_saved
         self._stack = stack
-        self._enabled = enabled
-        self._clock = CheckpointClock(stack.config.schedule, time.monotonic() if resumed else None)
+        self.enabled = enabled
+        self._clock = CheckpointClock(
+            stack.config.schedule, time.monotonic() if resumed else None, stack.config.evaluation.every_steps
+        )
         self._unsaved: RandomState | None = None  # of the last step, while no checkpoint holds it
 
     def step_done(self, buffer: RolloutBuffer, random_state: RandomState) -> None:
         """Save a checkpoint if one is due; ``random_state`` is from the end of the step."""
         self._unsaved = random_state
-        if not self._enabled:
+        if not self.enabled:
             buffer.forget_trained()
         elif self._clock.is_due(self._stack.trainer.version, time.monotonic()):
             self.save_last(buffer)
@@ -65,7 +71,7 @@ class Checkpoints:
         Raises:
             HomeError: the checkpoint cannot be written.
         """
-        if not self._enabled or self._unsaved is None:
+        if not self.enabled or self._unsaved is None:
             return
         began_s = time.monotonic()
         config = self._stack.config

@@ -20,10 +20,12 @@ from grpo_core.schedule.accounting.figures import Devices, Figures
 from grpo_core.schedule.buffer import Lease, RolloutBuffer
 from grpo_core.schedule.checkpoints import Checkpoints
 from grpo_core.schedule.cores import own_torch_threads
+from grpo_core.schedule.evaluations import Evaluations, OnEvaluation
 from grpo_core.schedule.followers import send_batch, send_end, send_start
 from grpo_core.schedule.interrupt import StopRequest, stop_on_signals
 from grpo_core.schedule.rollout_thread import rollout_thread
 from grpo_core.schedule.run_lock import hold_run
+from grpo_core.schedule.samples import SampleFiles
 from grpo_core.schedule.stack import Stack
 from grpo_core.telemetry.events import Telemetry
 from grpo_core.training.checkpoint import Checkpoint, load_checkpoint, restore_trainer
@@ -70,13 +72,14 @@ def train(
     save_checkpoints: bool = True,
     on_step: OnStep | None = None,
     on_checkpoint: OnCheckpoint | None = None,
+    on_evaluation: OnEvaluation | None = None,
     stop: StopRequest | None = None,
 ) -> TrainResult:
     """Run ``schedule.num_steps`` steps in all; with ``resume``, those that are left.
 
     Ctrl-C ends the run after the step under way, with a checkpoint. A second one ends it at once. SIGTERM does the same
     within ``schedule.stop_grace_s``. ``stop`` is for a caller that handles the signals itself.
-    ``on_checkpoint`` gets the folder of each checkpoint when it is on disk.
+    ``on_checkpoint`` gets the folder of each checkpoint when it is on disk, ``on_evaluation`` each evaluation.
 
     Raises:
         ConfigError: the run has a checkpoint already and ``resume`` is off, or another process trains it now.
@@ -88,7 +91,10 @@ def train(
         recording(process_name(stack.trainer.ranks.rank), "train") as recorder,
     ):
         checkpoints = Checkpoints(stack, enabled=save_checkpoints, resumed=resume, on_saved=on_checkpoint)
-        return _train(stack, telemetry, recorder, resume, checkpoints, on_step, stop)
+        evaluations = None
+        if save_checkpoints and stack.config.evaluation.every_steps:
+            evaluations = Evaluations(stack, telemetry, on_evaluation)
+        return _train(stack, telemetry, recorder, resume, checkpoints, evaluations, on_step, stop)
 
 
 def _train(
@@ -97,6 +103,7 @@ def _train(
     recorder: Recorder,
     resume: bool,
     checkpoints: Checkpoints,
+    evaluations: Evaluations | None,
     on_step: OnStep | None,
     stop: StopRequest | None,
 ) -> TrainResult:
@@ -113,8 +120,9 @@ def _train(
         own_torch_threads(config, stack.trainer.ranks.size),
         open_gpus() as handles,
     ):
+        samples = SampleFiles(config, stack.home, stack.tokenizer) if checkpoints.enabled else None
         books = Books(telemetry, recorder, _open_figures(stack, handles))
-        reports = _run_steps(stack, telemetry, books, buffer, checkpoints, request, on_step)
+        reports = _run_steps(stack, telemetry, books, buffer, checkpoints, evaluations, samples, request, on_step)
     send_end(stack.trainer.ranks)
     books.close(stack.trainer.version)
     duration_s = time.perf_counter() - start
@@ -136,12 +144,14 @@ def _run_steps(
     books: Books,
     buffer: RolloutBuffer,
     checkpoints: Checkpoints,
+    evaluations: Evaluations | None,
+    samples: SampleFiles | None,
     request: StopRequest,
     on_step: OnStep | None,
 ) -> list[StepReport]:
     """Train until all steps are done or ``request`` comes, and save the last one."""
     reports: list[StepReport] = []
-    with request.calling(buffer.close), rollout_thread(stack, buffer, telemetry, books.figures):
+    with request.calling(buffer.close), rollout_thread(stack, buffer, telemetry, books.figures, evaluations):
         while request.signal is None and (lease := _take(buffer, checkpoints)) is not None:
             report = _train_step(stack, lease, telemetry)
             books.figures.published(report.metrics.step)
@@ -153,11 +163,27 @@ def _run_steps(
             if on_step is not None:
                 with spans.TELEMETRY:
                     on_step(report)
+            if samples is not None:
+                with spans.TELEMETRY:
+                    _write_samples(samples, report.metrics.step, lease, telemetry)
             checkpoints.step_done(buffer, random_state)
+            if evaluations is not None:
+                with spans.EVALUATE:
+                    evaluations.keep_best()
             with spans.TELEMETRY:
                 books.close_step(lease.batch, report.metrics, lease.num_stale_tokens, followers)
         checkpoints.save_last(buffer)  # before the rollout thread's batch under way is waited for
+    if evaluations is not None:
+        with spans.EVALUATE:
+            if request.signal is None:
+                evaluations.run_last(stack.trainer.version)
+            evaluations.keep_best()
     return reports
+
+
+def _write_samples(samples: SampleFiles, step: int, lease: Lease, telemetry: Telemetry) -> None:
+    if samples.is_due(step) and (path := samples.write(step, lease.batch)) is not None:
+        telemetry.emit("samples", step=step, batch_index=lease.batch.index, file=path.name)
 
 
 def _open_figures(stack: Stack, handles: Mapping[int, Any]) -> Figures:

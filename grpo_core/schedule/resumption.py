@@ -25,6 +25,9 @@ FIXED = frozenset(
 )
 """What a run keeps. ``model.name`` may be another path to the same weights: the checkpoint knows them."""
 
+_TABLES = ("environment.settings.",)
+"""What begins like this is in no checkpoint until it is set."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -101,9 +104,10 @@ def _changes(stored: Mapping[str, Any], config: GrpoConfig) -> tuple[Change, ...
     before = flattened(stored)
     now = flattened(config.model_dump(mode="json", exclude={"run"}))
     return tuple(
-        Change(key, before[key], value)
+        Change(key, before.get(key), value)
         for key, value in now.items()
-        if key in before and _comparable(before[key]) != _comparable(value)  # a setting that is new has its default
+        if (key in before or key.startswith(_TABLES))  # another setting that is new has its default
+        and _comparable(before.get(key)) != _comparable(value)
     )
 
 

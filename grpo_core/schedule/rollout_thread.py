@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from statistics import fmean, pstdev
 
 import torch
 from torch.autograd.profiler import record_function
@@ -17,6 +18,7 @@ from grpo_core.schedule.accounting.events import emit_accounts, process_name
 from grpo_core.schedule.accounting.figures import Figures
 from grpo_core.schedule.buffer import RolloutBuffer
 from grpo_core.schedule.cores import num_torch_threads
+from grpo_core.schedule.evaluations import Evaluations
 from grpo_core.schedule.stack import LocalStack, Stack
 from grpo_core.telemetry.events import Telemetry
 from grpo_core.training.metrics import peak_memory_bytes
@@ -24,9 +26,16 @@ from grpo_core.types import Batch
 
 
 @contextmanager
-def rollout_thread(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry, figures: Figures) -> Iterator[None]:
+def rollout_thread(
+    stack: Stack,
+    buffer: RolloutBuffer,
+    telemetry: Telemetry,
+    figures: Figures,
+    evaluations: Evaluations | None = None,
+) -> Iterator[None]:
     """Run the rollout thread inside the block. It ends with the block, whatever ends that."""
-    producer = threading.Thread(target=_produce, args=(stack, buffer, telemetry, figures), name="rollout", daemon=True)
+    arguments = (stack, buffer, telemetry, figures, evaluations)
+    producer = threading.Thread(target=_produce, args=arguments, name="rollout", daemon=True)
     producer.start()
     is_urgent = False
     try:
@@ -41,13 +50,18 @@ def rollout_thread(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry, fi
                 producer.join()
 
 
-def _produce(stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry, figures: Figures) -> None:
+def _produce(
+    stack: Stack, buffer: RolloutBuffer, telemetry: Telemetry, figures: Figures, evaluations: Evaluations | None
+) -> None:
     """Collect every batch that the buffer grants."""
     step = buffer.trainer_version
     with recording(process_name(stack.trainer.ranks.rank), "rollout") as recorder:
         try:
             torch.set_num_threads(num_torch_threads(stack.config, stack.trainer.ranks.size))
             while (grant := buffer.wait_for_slot()) is not None:
+                if evaluations is not None:
+                    with spans.EVALUATE:
+                        evaluations.run_due(buffer.trainer_version)
                 _collect(stack, buffer, grant.index, telemetry, figures)
                 step = grant.index + 1
                 accounts = recorder.cut()
@@ -119,5 +133,23 @@ def emit_rollout(batch: Batch, depth: int, telemetry: Telemetry) -> None:
         tokens_per_second=batch.stats.tokens_per_second,
         reward_mean=sum(rewards) / max(len(rewards), 1),
         buffer_depth=depth,
-        **asdict(batch.stats),
+        **{name: value for name, value in asdict(batch.stats).items() if name != "reward_functions"},
     )
+    emit_rewards(batch, telemetry)
+
+
+def emit_rewards(batch: Batch, telemetry: Telemetry) -> None:
+    """A ``reward`` event for each reward function of ``batch``."""
+    trajectories = [trajectory for group in batch.groups for trajectory in group.trajectories]
+    for function in batch.stats.reward_functions:
+        scores = [score for each in trajectories if (score := each.scores.get(function.name)) is not None]
+        telemetry.emit(
+            "reward",
+            batch_index=batch.index,
+            function=function.name,
+            score_mean=fmean(scores) if scores else None,
+            score_std=pstdev(scores) if scores else None,
+            num_scored=len(scores),
+            num_failed=function.num_failed,
+            reward_s=function.duration_s,
+        )

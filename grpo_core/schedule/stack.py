@@ -51,6 +51,13 @@ class Stack:
     store: AdapterStore
     collector: BatchCollector
     trainer: Trainer
+    tokenizer: Tokenizer
+
+    @property
+    def config_in_use(self) -> GrpoConfig:
+        """``config`` with what was left to a default of the model's: the learning rate."""
+        training = self.config.training.model_copy(update={"learning_rate": self.trainer.learning_rate})
+        return self.config.model_copy(update={"training": training})
 
     @property
     def buffer_folder(self) -> Path:
@@ -71,7 +78,6 @@ class LocalStack(Stack):
     """
 
     collector: Collector
-    tokenizer: Tokenizer
     adapters: LoRACache
     engine: LocalEngine
 
@@ -114,8 +120,10 @@ def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> L
         GrpoError: a model, environment or package that is not there, or an engine that does not start.
     """
     check_engine(config)
-    factory = make_environment_factory(config.environment)
+    factory = make_environment_factory(config.environment)  # what is wrong with it is said before a model is loaded
     tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
+    if ":" in config.environment.name:  # one of the user's own may ask for it
+        factory = make_environment_factory(config.environment, tokenizer)
     trainer = build_trainer(config, ranks if ranks is not None else SingleProcess())
     store = AdapterStore(home.adapters)
     adapters = LoRACache(store, max_bytes=DEFAULT_MAX_BYTES, max_adapters=config.schedule.max_policy_lag_steps + 2)

@@ -22,13 +22,22 @@ _REMAINS_AGE_S = DAY_S
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run's state on disk. ``step`` is None without a checkpoint; times are seconds since 1970."""
+    """A run's state on disk. Without a checkpoint ``step`` and ``num_steps`` are None; times are seconds since 1970."""
 
     name: str
     step: int | None
+    num_steps: int | None  # of the whole run
     num_bytes: int  # without published weights, which runs may share
     changed_at_s: float
     is_training: bool
+
+    @property
+    def state(self) -> str:
+        if self.is_training:
+            return "training"
+        if self.step is None or self.num_steps is None:
+            return "-"
+        return "finished" if self.step >= self.num_steps else "stopped"
 
 
 def stored_runs(home: Home) -> list[StoredRun]:
@@ -83,6 +92,7 @@ def _read(home: Home, run: str) -> StoredRun:
     return StoredRun(
         name=run,
         step=None if state is None else state["step"],
+        num_steps=None if state is None else state["config"].get("schedule", {}).get("num_steps"),
         num_bytes=sum(status.st_size for status in found if stat.S_ISREG(status.st_mode)),
         changed_at_s=max(changed, default=0.0),
         is_training=_is_training(home, run),
@@ -112,6 +122,7 @@ def _paths(home: Home, run: str) -> list[Path]:
     return [
         home.checkpoints / name,
         home.buffer / name,
+        home.samples / name,
         events,
         events.with_name(f"{events.name}.1"),
         *(home.deliveries / f"{name}.{service}.json" for service in ("axiom", "wandb", "wandb-id")),

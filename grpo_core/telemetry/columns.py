@@ -87,6 +87,29 @@ FIELDS: Mapping[str, Mapping[str, type]] = {
         "reward_mean": float,  # over the trajectories of the batch
         "buffer_depth": int,
     },
+    "reward": {  # one event for each reward function of a batch
+        "batch_index": int,
+        "function": str,
+        "score_mean": float,  # over the answers of the batch that it gave a score, before its weight
+        "score_std": float,
+        "num_scored": int,
+        "num_failed": int,  # answers for which it raised, hung, or gave no number; replaced ones count
+        "reward_s": float,  # wall time of its calls
+    },
+    "samples": {"step": int, "batch_index": int, "file": str},  # what was said is in this file of the run's samples
+    "evaluation": {
+        "step": int,
+        "num_questions": int,
+        "num_samples": int,  # the k of pass@k
+        "greedy_reward_mean": float,
+        "greedy_passed": float,  # share of the questions, with its 95 % interval
+        "greedy_passed_low": float,
+        "greedy_passed_high": float,
+        "pass_at_k": float,
+        "pass_at_k_low": float,
+        "pass_at_k_high": float,
+        "evaluation_s": float,
+    },
     "figures": {
         "step": int,
         "num_devices": int,

@@ -202,4 +202,35 @@ PANELS: tuple[Panel, ...] = (
             "configured_buffer_depth": "max",
         },
     ),
+    _panel(
+        12,
+        "Reward functions",
+        "Of each function of a data set's rewards: mean and spread of its scores, before its weight, the answers that "
+        "it failed on, and what it took for a batch.",
+        "score, answers, s",
+        kind="reward",
+        columns={
+            "batch_index": "max",
+            "score_mean": "avg",
+            "score_std": "avg",
+            "num_failed": "sum",
+            "reward_s": "avg",
+        },
+        per="function",
+    ),
+    _panel(
+        13,
+        "Evaluation",
+        "Held-out questions: mean reward of the greedy answers, the share of questions that they pass, and the share "
+        "that one of k drawn answers passes. They rise with the reward, unless the policy only learns by heart.",
+        "reward, share, s",
+        kind="evaluation",
+        columns={
+            "step": "max",
+            "greedy_reward_mean": "avg",
+            "greedy_passed": "avg",
+            "pass_at_k": "avg",
+            "evaluation_s": "avg",
+        },
+    ),
 )

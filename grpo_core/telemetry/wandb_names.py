@@ -79,6 +79,18 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "num_trajectories": "rollout/num_trajectories",
         "sampled_reward_mean": "rollout/sampled_reward_mean",
     },
+    "reward": {
+        "score_mean": "rollout/reward/{function}/mean",
+        "score_std": "rollout/reward/{function}/std",
+        "num_failed": "rollout/reward/{function}/num_failed",
+        "reward_s": "rollout/reward/{function}/seconds",
+    },
+    "evaluation": {
+        "greedy_reward_mean": "evaluation/greedy_reward_mean",
+        "greedy_passed": "evaluation/greedy_passed",
+        "pass_at_k": "evaluation/pass_at_k",
+        "evaluation_s": "evaluation/seconds",
+    },
     "gpu_stats": {
         "utilization_percent": "{device}/utilization_percent",
         "memory_used_bytes": "{device}/memory_used_bytes",
@@ -87,10 +99,14 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "sm_clock_mhz": "{device}/sm_clock_mhz",
     },
 }
-"""Field -> name, for each kind of event. ``{device}`` is ``gpu/<index>``, or ``host`` where there is no GPU."""
+"""Field -> name, for each kind of event. ``{device}`` is ``gpu/<index>``, or ``host`` where there is no GPU;
+``{function}`` is a reward function."""
 
 AXES: Mapping[str, str] = {"*": STEP, "rollout/*": BATCH, "gpu/*": SECONDS, "host/*": SECONDS}
 """The horizontal axis of the metrics of each pattern."""
+
+_OWN_AXIS: Mapping[str, Mapping[str, str]] = {"reward": {"batch_index": BATCH}, "evaluation": {"step": STEP}}
+"""The value on the axis of events that come beside those with most of it."""
 
 SUMMARIES: Mapping[str, str] = {
     "reward/mean": "max,last",
@@ -112,4 +128,6 @@ def named_metrics(record: Record) -> dict[str, Any]:
     kind = record["kind"]
     device = "host" if record.get("source") == "host" else f"gpu/{record.get('device_index')}"
     names = NAMES.get(kind, {}) if isinstance(kind, str) else {}
-    return {name.format(device=device): record[field] for field, name in names.items() if record.get(field) is not None}
+    places = {"device": device, "function": record.get("function")}
+    found = {name.format(**places): record[field] for field, name in names.items() if record.get(field) is not None}
+    return found and {axis: record[field] for field, axis in _OWN_AXIS.get(kind, {}).items()} | found

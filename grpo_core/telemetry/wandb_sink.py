@@ -17,6 +17,7 @@ from grpo_core.telemetry.wandb_names import AXES, BATCH, SECONDS, STEP, SUMMARIE
 
 Mode = Literal["online", "offline"]
 
+_MAX_TABLE_ROWS = 200
 _MAX_TAG = 64  # of W&B
 _TIMEOUT_S = 15.0  # less than a sink waits in close; by itself W&B waits for minutes
 
@@ -160,8 +161,20 @@ class WandbConnection:
             return
         if self._started_s is None:
             self._started_s = time_s
-        if metrics := named_metrics(record):
+        if metrics := self._samples(record) if record["kind"] == "samples" else named_metrics(record):
             self._run.log({**metrics, SECONDS: time_s - self._started_s, "_timestamp": time_s})
+
+    def _samples(self, record: Record) -> dict[str, Any]:
+        """What was said as a table, if the file is still there."""
+        import pyarrow.parquet as pq
+        import wandb
+
+        path = Path(self._folder) / "samples" / self._config.run / str(record["file"])
+        if not path.is_file():
+            return {}
+        rows = pq.read_table(path).slice(0, _MAX_TABLE_ROWS)
+        table = wandb.Table(columns=rows.column_names, data=[list(row.values()) for row in rows.to_pylist()])
+        return {STEP: record["step"], "samples": table}
 
     def _tags(self) -> list[str]:
         config = self._config

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from grpo_core.config import RolloutConfig
+from grpo_core.environments.dataset.source import DatasetFactory
 from grpo_core.environments.protocol import Environment, EnvironmentFactory
 from grpo_core.environments.state_cache import StateCache
 from grpo_core.environments.user_code import users_code
@@ -19,10 +20,11 @@ from grpo_core.rollout.play.episode import MAX_ATTEMPTS, Episode, EpisodeFailure
 from grpo_core.rollout.play.overlong import overlong_penalty
 from grpo_core.rollout.play.requests import RequestBuilder
 from grpo_core.rollout.play.round import Round
+from grpo_core.rollout.play.scoring import score_episodes
 from grpo_core.rollout.play.seeds import environment_seed, turn_seed
 from grpo_core.rollout.play.starting_states import SampledGroups
 from grpo_core.rollout.protocol import AdapterSwap, RolloutEngine
-from grpo_core.types import Batch, Group, Observation, Trajectory
+from grpo_core.types import Batch, Group, Observation, RewardFunctionStats, Trajectory, added_up
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,9 @@ class Collector:
         self._failures: list[EpisodeFailure] = []
         self._num_unused_tokens = 0  # of failed attempts and of openings, since the last ``start`` or ``collect``
         self._requests = RequestBuilder(tokenizer, config)
+        self._dataset = factory if isinstance(factory, DatasetFactory) else None
+        self._order = None if self._dataset is None else self._dataset.order(config.num_groups)
+        self._reward_stats: list[RewardFunctionStats] = []
 
     @property
     def failures(self) -> tuple[EpisodeFailure, ...]:
@@ -88,6 +93,7 @@ class Collector:
         start = time.perf_counter()
         before = self._engine.counters
         self._forget_attempts()
+        self._reward_stats.clear()
         sampled = SampledGroups(self._play(index, self._groups, refill=0))
         for refill in range(1, self._config.max_refill_rounds + 1):
             places = sampled.without_gradient
@@ -104,6 +110,7 @@ class Collector:
                     used=self._engine.counters - before,
                     num_failed_episodes=len(self._failures),
                     num_unused_tokens=self._num_unused_tokens,
+                    reward_functions=added_up(self._reward_stats),
                 ),
             )
 
@@ -149,7 +156,7 @@ class Collector:
         environments: list[Environment] = []
         openings: list[Episode] = []
         for group in places:
-            seed = environment_seed(self._config.seed, index, group, refill)
+            seed = self._seed(index, group, refill)
             with spans.ENVIRONMENT:
                 first = self._factory()
             with self._starting(f"reset({seed})"), spans.ENVIRONMENT:
@@ -171,6 +178,12 @@ class Collector:
             if self._state_cache is not None:
                 self._state_cache.put(self._opening_key(opening.group, refill), opening.environment.snapshot())
         return environments
+
+    def _seed(self, index: int, group: int, refill: int) -> int:
+        """What the environment of a starting state is reset with: of a data set, the row."""
+        if self._order is not None:
+            return self._order.row(self._config.seed, index, group, refill)
+        return environment_seed(self._config.seed, index, group, refill)
 
     def _opening_key(self, group: int, refill: int) -> dict[str, str | int]:
         key: dict[str, str | int] = {
@@ -201,6 +214,8 @@ class Collector:
             advance=lambda episode: self._advance(episode, index),
             replace=lambda episode, error: self._replace(episode, index, error),
         ).play(playing)
+        if self._dataset is not None and playing and all(episode.rewards is not None for episode in episodes):
+            self._reward_stats += score_episodes(self._dataset.rewards, episodes)
         return bool(playing)
 
     def _advance(self, episode: Episode, index: int) -> None:
@@ -240,7 +255,7 @@ class Collector:
     def _describe(self, episode: Episode, index: int, error: Exception) -> EpisodeFailure:
         return EpisodeFailure(
             environment=self._factory.key,
-            environment_seed=environment_seed(self._config.seed, index, episode.group, episode.refill),
+            environment_seed=self._seed(index, episode.group, episode.refill),
             batch_index=index,
             group=episode.group,
             refill=episode.refill,
@@ -270,7 +285,10 @@ class Collector:
         with spans.PROMPT:
             episode.requests = tuple(
                 self._requests.build(
-                    observation, turn_seed(self._config.seed, index, episode, place), want_ref_logprobs=wants_reference
+                    observation,
+                    turn_seed(self._config.seed, index, episode, place),
+                    want_ref_logprobs=wants_reference,
+                    last=episode.chats.get(observation.agent),
                 )
                 for place, observation in enumerate(observations)
             )
@@ -294,6 +312,8 @@ class Collector:
                     buffer_tokens=self._config.overlong_buffer_tokens,
                 )
                 group_id = f"{index}-{place}-{agent}"
-                trajectory = Trajectory(group_id, agent, tuple(turns), float(rewards[agent]), penalty)
+                trajectory = Trajectory(
+                    group_id, agent, tuple(turns), float(rewards[agent]), penalty, episode.scores, episode.row
+                )
                 members[episode.group, agent].append(trajectory)
         return {key: Group(siblings[0].group_id, tuple(siblings)) for key, siblings in sorted(members.items())}

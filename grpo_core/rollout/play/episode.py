@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from grpo_core.environments.protocol import Environment
 from grpo_core.rollout.protocol import GenerationRequest
-from grpo_core.types import Completion, Observation
+from grpo_core.types import Completion, Message, Observation
 
 MAX_ATTEMPTS = 3
 
@@ -39,6 +39,15 @@ class EpisodeFailure:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ChatTurn:
+    """A turn of a chat: what an agent read, and what it said."""
+
+    messages: Sequence[Message]
+    answer: str
+    completion: Completion
+
+
 @dataclass
 class Episode:
     """One environment and the turns of its agents."""
@@ -52,8 +61,11 @@ class Episode:
     attempt: int = 0
     num_rounds: int = 0
     turns: dict[str, list[Completion]] = field(default_factory=lambda: defaultdict(list))
+    chats: dict[str, ChatTurn] = field(default_factory=dict)  # by agent: its last turn, if that was of a chat
     max_answer_tokens: Counter[str] = field(default_factory=Counter)  # by agent: of its longest open-ended answer
     rewards: Mapping[str, float] | None = None  # by agent, once it is over
+    scores: Mapping[str, float | None] = field(default_factory=dict)  # by reward function
+    row: int | None = None  # of the data set, counted from 1
     observations: tuple[Observation, ...] | None = None  # of the next round; None before the first
     requests: tuple[GenerationRequest, ...] = ()  # one per observation
     answers: dict[int, Completion] = field(default_factory=dict)  # to the requests, by index
@@ -77,6 +89,8 @@ class Episode:
         for request, (observation, completion) in zip(self.requests, self.in_order(), strict=True):
             agent, num_tokens = observation.agent, len(completion.completion_ids)
             self.turns[agent].append(completion)
+            if observation.messages is not None:
+                self.chats[agent] = ChatTurn(observation.messages, actions[agent], completion)
             if request.is_open_ended:
                 self.max_answer_tokens[agent] = max(self.max_answer_tokens[agent], num_tokens)
         self.num_rounds += 1
@@ -92,6 +106,7 @@ class Episode:
         """Start the next attempt, in a new environment."""
         self.environment = environment
         self.turns.clear()
+        self.chats.clear()
         self.max_answer_tokens.clear()
         self.answers.clear()
         self.num_rounds = 0

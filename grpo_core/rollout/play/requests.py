@@ -9,6 +9,8 @@ from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.constraints.line_tokens import LineTokens
 from grpo_core.rollout.constraints.lines import Constraint
 from grpo_core.rollout.constraints.regex import compile_regex
+from grpo_core.rollout.play.chat_prompts import ChatPrompts
+from grpo_core.rollout.play.episode import ChatTurn
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.types import Observation
 
@@ -20,12 +22,20 @@ class RequestBuilder:
         self._tokenizer = tokenizer
         self._config = config
         self._prompt_ids = lru_cache(maxsize=1024)(tokenizer.encode_prompt)
+        self._chats = ChatPrompts(tokenizer, config)
         self._lines = LineTokens(tokenizer)
 
-    def build(self, observation: Observation, seed: int, *, want_ref_logprobs: bool) -> GenerationRequest:
-        """The request for an answer to ``observation``, drawn with ``seed``."""
+    def build(
+        self, observation: Observation, seed: int, *, want_ref_logprobs: bool, last: ChatTurn | None = None
+    ) -> GenerationRequest:
+        """The request for an answer to ``observation``, drawn with ``seed``. ``last`` is the agent's turn before.
+
+        Raises:
+            PromptError: the model's chat template does not take the messages.
+        """
+        messages = observation.messages
         return GenerationRequest(
-            prompt_ids=self._prompt_ids(observation.prompt),
+            prompt_ids=self._prompt_ids(observation.prompt) if messages is None else self._chats.ids(messages, last),
             sampling=SamplingParams(
                 seed=seed,
                 temperature=self._config.temperature,
@@ -33,6 +43,7 @@ class RequestBuilder:
                 top_k=self._config.top_k,
                 min_p=self._config.min_p,
                 max_tokens=self._config.max_completion_tokens,
+                stop_ids=() if messages is None else self._chats.stop_ids,
             ),
             constraint=self._constraint_of(observation),
             want_ref_logprobs=want_ref_logprobs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from grpo_core.rollout.protocol import EngineCounters
-from grpo_core.types import Group, RolloutStats
+from grpo_core.types import Group, RewardFunctionStats, RolloutStats
 
 
 class SampledGroups:
@@ -37,7 +37,13 @@ class SampledGroups:
         self._refilled.update(starts)
 
     def stats(
-        self, *, duration_s: float, used: EngineCounters, num_failed_episodes: int, num_unused_tokens: int
+        self,
+        *,
+        duration_s: float,
+        used: EngineCounters,
+        num_failed_episodes: int,
+        num_unused_tokens: int,
+        reward_functions: tuple[RewardFunctionStats, ...],
     ) -> RolloutStats:
         """Over everything that was sampled, replaced groups included. ``used`` is what the engine did for it."""
         played = [group for groups in (*self._starts.values(), *self._replaced) for group in groups]
@@ -57,6 +63,7 @@ class SampledGroups:
             num_zero_variance_groups=len(without_gradient),
             num_trajectories=len(trajectories),
             sampled_reward_mean=sum(trajectory.reward for trajectory in trajectories) / max(len(trajectories), 1),
+            reward_functions=reward_functions,
             num_sampled_tokens=used.num_sampled_tokens,
             num_preempted_tokens=used.num_lost_tokens,
             num_unused_tokens=num_unused_tokens,

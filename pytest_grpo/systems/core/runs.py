@@ -88,7 +88,7 @@ class CoreRuns:
         home = Home(data=folder / "data", traces=folder / "traces")
         config = build_config(_with_plan(self.config.model_dump(), last_step, plan))
         collector = build_collector(config, home, self.engine, self.tokenizer, PlanFactory(plan))
-        return Stack(config, home, self.store, collector, self.trainer)
+        return Stack(config, home, self.store, collector, self.trainer, self.tokenizer)
 
     @contextmanager
     def events(self, file: Path) -> Iterator[None]:

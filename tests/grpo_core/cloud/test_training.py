@@ -19,12 +19,21 @@ from grpo_core.home import Home
 from grpo_core.types import Adapter, PolicyVersion
 
 
-def test_torchrun_gets_the_whole_configuration():
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"name": "diplomacy", "compact_prompts": True},
+        {"name": "my_game:Game", "settings": {"words": ["a b", "c"], "depth": 2, "rules": {"is hard": True, "x": "="}}},
+        {"data": {"path": "q.jsonl", "rewards": ["a:b", "a:c=0.5"], "system_prompt": 'Say "yes"\nor no.'}},
+    ],
+)
+def test_torchrun_gets_the_whole_configuration(environment: dict[str, object]):
     config = build_config(
         {
+            "bench": {"variants": {"slow": {"rollout": {"num_groups": 2}}}},
             "run": "wide",
             "model": {"name": "models/\N{SMILING FACE WITH OPEN MOUTH}", "lora_targets": ["q_proj"]},
-            "environment": {"name": "diplomacy", "compact_prompts": True},
+            "environment": environment,
             "training": {"learning_rate": 1e-3, "clip_dual": None},
             "schedule": {"torch_threads": 3},
         }

@@ -60,6 +60,35 @@ def test_an_environment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         make_environment_factory(EnvironmentConfig(name="my_environments:easy"))
 
 
+def test_settings_of_its_own_and_the_tokenizer_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.joinpath("own_settings_of_test.py").write_text(
+        dedent("""
+            from grpo_core.environments.arithmetic import ArithmeticEnvironment
+
+            class Game(ArithmeticEnvironment):
+                def __init__(self, config, words, limit=3, *, tokenizer):
+                    super().__init__()
+                    self.given = (words, limit, tokenizer)
+        """)
+    )
+    monkeypatch.chdir(tmp_path)  # the working folder is on the import path
+
+    def given(**settings: object) -> object:
+        config = EnvironmentConfig.model_validate({"name": "own_settings_of_test:Game", "settings": settings})
+        return make_environment_factory(config, "the tokenizer")().given  # type: ignore[attr-defined]
+
+    assert given(words=["a", "b"]) == (["a", "b"], 3, "the tokenizer")
+    assert given(words="a", limit=4) == ("a", 4, "the tokenizer")
+    with pytest.raises(ConfigError, match=r"its environment\.settings \(got an unexpected keyword argument 'wrds'\)"):
+        given(words="a", wrds="b")
+    with pytest.raises(ConfigError, match="missing a required argument: 'words'"):
+        given()
+    with pytest.raises(ConfigError, match=r"environment\.settings\.tokenizer: the run's tokenizer has that name"):
+        given(words="a", tokenizer="b")
+    with pytest.raises(ConfigError, match=r"environment\.settings\.words: environment\.name 'arithmetic' has no sett"):
+        make_environment_factory(EnvironmentConfig(settings={"words": 1}))
+
+
 BROKEN = {
     "takes_nothing": """
         class Echo:
@@ -124,7 +153,9 @@ def test_a_factory_that_cannot_be_imported(name: str) -> None:
 
 
 def test_an_unknown_name_names_the_allowed_ones() -> None:
-    with pytest.raises(ConfigError, match="'chess' is not known; allowed: arithmetic, diplomacy, or package") as caught:
+    with pytest.raises(
+        ConfigError, match="'chess' is not known; allowed: arithmetic, dataset, diplomacy, or package"
+    ) as caught:
         make_environment_factory(EnvironmentConfig(name="chess"))
     assert "\n" not in str(caught.value)
 

@@ -91,6 +91,7 @@ def test_events_tell_the_story_of_the_run(make_stack: MakeStack) -> None:
         "adapter_load": 3,
         "rollout": 3,
         "train_step": 3,
+        "samples": 1,
         "adapter_publish": 3,
         "ledger": 3 * 3 + 2,  # three threads; what the two that outlive a step did after the last one
         "token_ledger": 3,

@@ -134,3 +134,12 @@ def test_there_must_be_something_to_go_on_from(home: Home) -> None:
         find_resumption(home, "torn", {})
     with pytest.raises(InvalidNameError, match=r"run '\.\./hint'"):
         find_resumption(home, "../hint", {})
+
+
+def test_settings_of_ones_own_environment_are_kept_and_a_change_is_said(home: Home) -> None:
+    own = {"name": "my_env:Echo", "settings": {"words": "animals"}}
+    keep(home, 5, values=OWN | {"environment": own})
+    assert find_resumption(home, "hint", {}).config.environment.settings == {"words": "animals"}
+    found = find_resumption(home, "hint", {"environment": {"settings": {"limit": 3}}})
+    assert found.config.environment.settings == {"words": "animals", "limit": 3}
+    assert [str(change) for change in found.changes] == ["environment.settings.limit not set -> 3"]

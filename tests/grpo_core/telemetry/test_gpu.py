@@ -73,7 +73,7 @@ def test_it_samples_between_start_and_end() -> None:
 def test_without_a_gpu_the_samples_are_of_the_host_and_one_line_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="grpo_core")
     sampler, events = sample(tmp_path)
 
     host = events[-1]

@@ -34,7 +34,7 @@ def printed(home: Home) -> str:
 
 
 def test_an_empty_home_shows_eleven_empty_panels(home: Home) -> None:
-    assert printed(home).count("no events yet") == 11
+    assert printed(home).count("no events yet") == 13
 
 
 def test_the_newest_values_of_the_newest_run_are_shown_per_device(home: Home) -> None:

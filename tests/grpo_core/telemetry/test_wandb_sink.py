@@ -157,7 +157,7 @@ def test_a_run_that_goes_on_has_the_same_id_and_a_new_one_another(tmp_path: Path
 
 
 def test_the_axes_and_summaries_are_of_names_that_are_logged() -> None:
-    every = {name.format(device="gpu/0") for names in NAMES.values() for name in names.values()}
+    every = {name.format(device="gpu/0", function="exact") for names in NAMES.values() for name in names.values()}
     assert set(SUMMARIES) <= every
     assert set(AXES.values()) <= every | {SECONDS}
 
@@ -203,3 +203,27 @@ def test_online_without_a_key_is_one_clear_line() -> None:
 def test_an_unknown_mode_names_the_allowed_ones() -> None:
     with pytest.raises(ConfigError, match="WANDB_MODE 'sideways': only 'online', 'offline' and 'disabled'"):
         choose_mode(TelemetryConfig(), {"WANDB_MODE": "sideways"})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("wandb_service")
+def test_what_was_said_is_a_table(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    home = Home(data=tmp_path / "data", traces=tmp_path / "traces")
+    config = build_config({"run": "my-run", "telemetry": {"wandb": "offline", "axiom": "off"}})
+    (home.samples / "my-run").mkdir(parents=True)
+    table = pa.table({"prompt": ["what was asked"], "completion": ["what was said"], "reward": [0.5]})
+    pq.write_table(table, home.samples / "my-run" / "step-000001.parquet")
+    with open_telemetry(config, home) as telemetry:
+        for step in (1, 2):  # the file of the second one was dropped
+            telemetry.emit("samples", step=step, batch_index=step - 1, file=f"step-{step:06d}.parquet")
+        telemetry.emit("evaluation", step=2, greedy_passed=0.75)
+
+    import wandb
+
+    wandb.teardown()
+    tables = [path.read_text() for path in home.data.rglob("samples*.table.json")]
+    assert len(tables) == 1
+    assert "what was said" in tables[0]

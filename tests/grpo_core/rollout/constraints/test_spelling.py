@@ -14,7 +14,7 @@ from grpo_core.rollout.constraints.line_tokens import LineTokens
 from grpo_core.rollout.constraints.regex import compile_regex
 from grpo_core.rollout.constraints.spelling import UNKNOWN, YES
 from grpo_core.rollout.constraints.token_bytes import TokenBytes, token_bytes_of
-from tests.grpo_core.rollout.constraints.real_tokenizers import real_tokenizer
+from tests.grpo_core.rollout.constraints.real_tokenizers import real_tokenizer, tokenizers_folder
 
 REAL = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "llama3_1", "gptoss")]
 SENTENCE_PIECE = ("llama2", "gemma3")
@@ -23,7 +23,7 @@ CHARACTERS = "aé中🎉한Я1' \n.xS!/"
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tokenizers")
+    return tokenizers_folder(tmp_path_factory)
 
 
 @pytest.fixture(params=["tiny", *REAL])

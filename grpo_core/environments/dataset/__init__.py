@@ -1,0 +1,1 @@
+"""Questions of one's own, and functions that reward the answers."""

@@ -1,0 +1,59 @@
+"""The rewards of a batch: every function is called once for all of its answers, and their weighted sum counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from grpo_core.environments.dataset.calls import Scores, score
+from grpo_core.environments.dataset.reward_function import Answer, RewardFunction
+from grpo_core.types import RewardFunctionStats
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """``reward`` is the weighted sum of the ``scores`` that are not None, as in TRL; None where all are."""
+
+    reward: float | None
+    scores: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRewards:
+    """Scores of the answers, in their order, and what each function took."""
+
+    answers: tuple[Scored, ...]
+    functions: tuple[RewardFunctionStats, ...]
+
+
+class Rewards:
+    """Several reward functions. Those that wait (async) run beside the others, which follow one another."""
+
+    def __init__(self, functions: Sequence[RewardFunction], timeout_s: float) -> None:
+        self._functions = functions
+        self._timeout_s = timeout_s
+
+    def score(self, answers: Sequence[Answer]) -> BatchRewards:
+        """Call every function for all of ``answers``.
+
+        Raises:
+            EnvironmentCodeError: as ``calls.score``.
+        """
+        waiting = [function for function in self._functions if function.is_async]
+        with ThreadPoolExecutor(max_workers=max(len(waiting), 1), thread_name_prefix="rewards") as threads:
+            begun = {one.name: threads.submit(score, one, answers, self._timeout_s) for one in waiting}
+            found = {one.name: score(one, answers, self._timeout_s) for one in self._functions if not one.is_async}
+            found |= {name: future.result() for name, future in begun.items()}
+        return BatchRewards(
+            tuple(self._scored(found, place) for place in range(len(answers))),
+            tuple(
+                RewardFunctionStats(one.name, found[one.name].duration_s, len(found[one.name].failures))
+                for one in self._functions
+            ),
+        )
+
+    def _scored(self, found: Mapping[str, Scores], place: int) -> Scored:
+        scores = {function.name: found[function.name].values[place] for function in self._functions}
+        given = [one.weight * value for one in self._functions if (value := scores[one.name]) is not None]
+        return Scored(sum(given) if given else None, scores)

@@ -1,0 +1,136 @@
+"""The rows of a data set: a JSONL or Parquet file, or what the package ``datasets`` loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from grpo_core.config import DataConfig
+from grpo_core.environments.user_code import users_code
+from grpo_core.errors import ConfigError, MissingPackageError, shown
+from grpo_core.home import parse_json
+
+_KEY = "environment.data.path"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """``source`` names it in messages, where rows are counted from 1, as the lines of a file are."""
+
+    source: str
+    columns: tuple[str, ...]
+    values: Sequence[Mapping[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self.values[index]
+
+
+def read_rows(config: DataConfig) -> Rows:
+    """The rows of ``config.path``, each with a prompt that can be played.
+
+    Raises:
+        ConfigError: there is no such file, it cannot be read, it is empty, or a row has no prompt; names the row.
+        MissingPackageError: only the package ``datasets`` can load it, and it is not installed.
+    """
+    assert config.path is not None
+    path = Path(config.path)
+    if path.suffix in (".jsonl", ".json", ".ndjson"):
+        values = _read_jsonl(path)
+    elif path.suffix == ".parquet":
+        values = _read_parquet(path)
+    else:
+        values = _load_with_datasets(config.path, config.split)
+    if not values:
+        raise ConfigError(f"{_KEY} {config.path}: no rows; give a file with at least one")
+    rows = Rows(config.path, tuple(dict.fromkeys(key for row in values for key in row)), values)
+    _check_prompts(rows, config)
+    return rows
+
+
+def _read_jsonl(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+    values = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            raise ConfigError(f"{_KEY} {path}, line {number}: not JSON ({error}); mend that line") from error
+        if not isinstance(row, dict):
+            raise ConfigError(f"{_KEY} {path}, line {number}: {shown(row)} is no object; give one object a line")
+        values.append(row)
+    return values
+
+
+def _read_parquet(path: Path) -> list[Mapping[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def _load_with_datasets(name: str, split: str) -> list[Mapping[str, Any]]:
+    folder = Path(name)
+    if not folder.is_dir() and (name.count("/") > 1 or name.startswith((".", "/")) or folder.suffix):
+        raise ConfigError(
+            f"{_KEY} {name}: no such file or folder; give a .jsonl or .parquet file, a folder or a hub id"
+        )
+    if find_spec("datasets") is None:
+        raise MissingPackageError(
+            f"{_KEY} {name}: a folder or hub id needs the package datasets; run: pip install datasets, or give a "
+            ".jsonl or .parquet file"
+        )
+    with users_code(f"{_KEY} {name!r}, split {split!r}: loading it", "check the name and the split"):
+        datasets: Any = import_module("datasets")
+        is_saved = (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+        found = datasets.load_from_disk(name) if is_saved else datasets.load_dataset(name, split=split)
+        if isinstance(found, datasets.DatasetDict):
+            found = found[split]
+        return list(found)
+
+
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
+    return ConfigError(f"{_KEY} {path}: {reason}; give a .jsonl or .parquet file that can be read")
+
+
+def _check_prompts(rows: Rows, config: DataConfig) -> None:
+    column = config.prompt_column
+    if column not in rows.columns:
+        raise ConfigError(
+            f"{_KEY} {rows.source}: no column {column!r}; it has {', '.join(rows.columns)}; name the one with the "
+            "prompts in environment.data.prompt_column"
+        )
+    for number, row in enumerate(rows.values, 1):
+        prompt = row.get(column)
+        if isinstance(prompt, str) and prompt:
+            if config.system_prompt is not None and not config.as_chat:
+                raise ConfigError(
+                    f"environment.data.system_prompt: the prompt of row {number} is a text; set "
+                    "environment.data.as_chat to make messages of texts, or leave the system prompt out"
+                )
+        elif not _is_chat(prompt):
+            raise ConfigError(
+                f"{_KEY} {rows.source}, row {number}: {column} {shown(prompt)} is no prompt; give a text, or messages "
+                'such as [{"role": "user", "content": "..."}]'
+            )
+
+
+def _is_chat(prompt: Any) -> bool:
+    return (
+        isinstance(prompt, list) and bool(prompt) and all(isinstance(part, dict) and "role" in part for part in prompt)
+    )

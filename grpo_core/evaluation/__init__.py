@@ -1,0 +1,1 @@
+"""How good a policy is on questions that it does not train on: greedy answers, and pass@k."""

@@ -1,0 +1,131 @@
+"""Asks held-out questions: once greedily, and k times as in training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from grpo_core.config import EnvironmentConfig, GrpoConfig
+from grpo_core.environments import make_environment_factory
+from grpo_core.environments.dataset.source import DatasetFactory
+from grpo_core.errors import ConfigError
+from grpo_core.evaluation.rates import Rate, rate_of
+from grpo_core.model.tokenizer import Tokenizer
+from grpo_core.rollout.play.build import DescribedEngine
+from grpo_core.rollout.play.collector import Collector
+from grpo_core.types import Group
+
+_STREAM = 20
+"""Its random numbers are of a stream that training never draws from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How the policy after ``step`` steps did. ``pass_at_k`` is None where nothing was drawn."""
+
+    step: int
+    num_questions: int
+    num_samples: int
+    greedy_reward_mean: float
+    greedy_passed: Rate
+    pass_at_k: Rate | None
+    duration_s: float
+
+    def __str__(self) -> str:
+        drawn = "" if self.pass_at_k is None else f", pass@{self.num_samples} {self.pass_at_k}"
+        return (
+            f"evaluation after step {self.step}: greedy reward {self.greedy_reward_mean:.3f}, passed "
+            f"{self.greedy_passed}{drawn}, {self.num_questions} questions in {self.duration_s:.1f} s"
+        )
+
+
+class Evaluator:
+    """Evaluates versions of the policy on ``engine``, always on the same questions with the same random numbers."""
+
+    def __init__(self, config: GrpoConfig, engine: DescribedEngine, tokenizer: Tokenizer) -> None:
+        """
+        Raises:
+            ConfigError: the held-out questions or the environment cannot be used.
+        """
+        settings = config.evaluation
+        factory = make_environment_factory(held_out_environment(config), tokenizer)
+        num_questions = settings.num_questions
+        if isinstance(factory, DatasetFactory):
+            num_questions = min(num_questions, len(factory.rows))
+        self._engine = engine
+        self._settings = settings
+        seed = int(np.random.SeedSequence((config.rollout.seed, _STREAM)).generate_state(1, np.uint64)[0])
+        common = {"num_groups": num_questions, "max_refill_rounds": 0, "overlong_buffer_tokens": 0, "seed": seed}
+
+        def collector(**changes: int) -> Collector:
+            rollout = config.rollout.model_copy(update={**common, **changes})
+            fingerprint = engine.model_fingerprint
+            return Collector(
+                engine, tokenizer, factory, rollout, model_fingerprint=fingerprint, want_ref_logprobs=False
+            )
+
+        self._greedy = collector(group_size=1, top_k=1)
+        self._drawn = collector(group_size=settings.num_samples) if settings.num_samples > 1 else None
+
+    def evaluate(self, version: int) -> Evaluation:
+        """Ask policy ``version``. The engine goes back to the version that it had.
+
+        Raises:
+            GrpoError: as ``Collector.collect``.
+        """
+        before = self._engine.policy_version
+        began_s = time.perf_counter()
+        try:
+            self._engine.use_version(version)
+            greedy = self._greedy.collect(0).groups
+            drawn = None if self._drawn is None else self._drawn.collect(0).groups
+        finally:
+            self._engine.use_version(before)
+        rewards = [trajectory.reward for group in greedy for trajectory in group.trajectories]
+        return Evaluation(
+            step=version,
+            num_questions=len(greedy),
+            num_samples=self._settings.num_samples,
+            greedy_reward_mean=float(np.mean(rewards)),
+            greedy_passed=self._passed(greedy),
+            pass_at_k=None if drawn is None else self._passed(drawn),
+            duration_s=time.perf_counter() - began_s,
+        )
+
+    def _passed(self, groups: Iterable[Group]) -> Rate:
+        """The share of questions to which one answer at least passes. With k answers drawn that is pass@k."""
+        passed = [
+            any(trajectory.reward >= self._settings.passed_at for trajectory in group.trajectories) for group in groups
+        ]
+        return rate_of(sum(passed), len(passed))
+
+
+def held_out_environment(config: GrpoConfig) -> EnvironmentConfig:
+    """What the evaluation of ``config`` plays.
+
+    Raises:
+        ConfigError: there are no held-out questions, or they do not go with the environment.
+    """
+    own, settings = config.environment, config.evaluation
+    if settings.environment is not None:
+        if settings.path is not None:
+            raise ConfigError("evaluation.environment does not go with evaluation.path; set one of them")
+        if settings.environment == "dataset":
+            raise ConfigError("evaluation.environment 'dataset': name the held-out questions in evaluation.path")
+        left_out = {"data"} if ":" in settings.environment else {"data", "settings"}
+        return EnvironmentConfig.model_validate(own.model_dump(exclude=left_out) | {"name": settings.environment})
+    if own.name != "dataset":
+        if settings.path is not None:
+            raise ConfigError(
+                f"evaluation.path does not go with environment.name {own.name!r}: only questions of a data set have a "
+                "path; leave it out"
+            )
+        asked = "held_out" if own.questions == "training" else own.questions  # of arithmetic
+        return own.model_copy(update={"use_state_cache": False, "questions": asked})
+    if settings.path is None:
+        raise ConfigError("evaluation needs held-out questions: set evaluation.path to a file of them")
+    data = own.data.model_copy(update={"path": settings.path, "shuffle": False})
+    return own.model_copy(update={"data": data})

@@ -1,0 +1,86 @@
+"""Chats through a model's own template: the ids of a prompt, and those between a sampled answer and the next one.
+
+What was sampled is never written as text and tokenized again: a template may leave its thinking out, and text has other
+tokens than those that were drawn. Of a chat that goes on, the earlier ids stay, and what the template writes behind an
+answer is appended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from grpo_core.errors import PromptError
+from grpo_core.types import Message
+
+_MARKER = "GRPO0ANSWER0MARKER"
+"""Stands for an answer, so that what the template writes behind it can be found."""
+
+
+class ChatTemplate:
+    """The chat template of ``tokenizer``, with ``arguments`` such as ``enable_thinking``."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]) -> None:
+        self._tokenizer = tokenizer
+        self._arguments = dict(arguments)
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The text that the policy continues. A last message of the assistant is the beginning of its answer.
+
+        Raises:
+            PromptError: there is no template, or it does not take these messages or arguments.
+        """
+        begins_answer = messages[-1]["role"] == "assistant"
+        return self._render(messages, add_generation_prompt=not begins_answer, continue_final_message=begins_answer)
+
+    def between(self, messages: Sequence[Message], answer_index: int) -> str:
+        """What stands between the answer ``messages[answer_index]`` and the next one, its end of turn included.
+
+        Raises:
+            PromptError: as ``prompt``.
+        """
+        marked = [dict(message) for message in messages]
+        marked[answer_index] = {"role": "assistant", "content": _MARKER}
+        return self._behind_marker(self._render(marked, add_generation_prompt=True))
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """The tokens that stand for no text, such as the ends of turns."""
+        return frozenset(self._tokenizer.added_tokens_decoder)
+
+    def end_of_turn(self) -> int | None:
+        """The special token that the template ends an answer with; None where it ends none."""
+        if self._tokenizer.chat_template is None:
+            return None
+        asked = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARKER}]
+        text = self._behind_marker(self._render(asked, add_generation_prompt=False))
+        special = self.special_ids
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        return next((token for token in ids if token in special), None)
+
+    def _behind_marker(self, text: str) -> str:
+        _, found, behind = text.rpartition(_MARKER)
+        if not found:
+            raise PromptError("the model's chat template leaves the assistant's answer out; use prompts that are texts")
+        return behind
+
+    def _render(self, messages: Sequence[Message], **how: bool) -> str:
+        if self._tokenizer.chat_template is None:
+            raise PromptError(
+                "messages need a chat template, and the model's tokenizer has none; use one for chats, or prompts that "
+                "are texts"
+            )
+        try:
+            text = self._tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, **how, **self._arguments
+            )
+        except Exception as error:  # templates raise whatever they like
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            raise PromptError(
+                f"the model's chat template does not take these messages (roles {roles}): "
+                f"{' '.join(str(error).split())[:200]}; change them, or rollout.chat_template_arguments"
+            ) from error
+        assert isinstance(text, str)
+        return text

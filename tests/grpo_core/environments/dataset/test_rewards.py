@@ -1,0 +1,180 @@
+"""Reward functions of every kind, and those that raise, hang or return something else."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from grpo_core.config import DataConfig
+from grpo_core.environments.dataset.reward_function import Answer, load_rewards
+from grpo_core.environments.dataset.rewards import BatchRewards, Rewards
+from grpo_core.errors import ConfigError, EnvironmentCodeError
+
+SOURCE = """
+import asyncio, threading
+
+def exact(completions, answer, **kwargs):
+    return [1.0 if text == right else 0.0 for text, right in zip(completions, answer)]
+
+def named_only(completions, answer):
+    return [text == right for text, right in zip(completions, answer)]
+
+def single(completion, answer):
+    return len(completion)
+
+async def awaited(completions, **kwargs):
+    await asyncio.sleep(0)
+    return [2.0 for _ in completions]
+
+async def awaited_single(completion, **kwargs):
+    if completion == "raise":
+        raise KeyError("no such word")
+    return float(len(completion))
+
+def everything(prompts, completions, completion_ids, **kwargs):
+    seen.append((prompts, completions, completion_ids, kwargs))
+    return [None for _ in prompts]
+
+def sometimes(completions, **kwargs):
+    return [None if text == "none" else 1.0 for text in completions]
+
+def breaks(completions, **kwargs):
+    return [1 / (text != "raise") for text in completions]
+
+def always_breaks(completions, **kwargs):
+    raise RuntimeError("judge is away")
+
+def hangs(completions, **kwargs):
+    if "hang" in completions:
+        threading.Event().wait()
+    return [1.0 for _ in completions]
+
+async def hangs_async(completions, **kwargs):
+    if "hang" in completions:
+        await asyncio.Event().wait()
+    return [1.0 for _ in completions]
+
+def one_short(completions, **kwargs):
+    return [1.0 for text in completions if text != "raise"]
+
+def infinite(completions, **kwargs):
+    return [float("inf") if text == "raise" else 1 for text in completions]
+
+def wants(completions, solution):
+    return []
+
+class Judge:
+    def __call__(self, completions, **kwargs):
+        return [0.5] * len(completions)
+
+judge = Judge()
+LIMIT = 3
+seen = []
+"""
+
+
+@pytest.fixture(autouse=True)
+def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.joinpath("my_rewards_of_test.py").write_text(dedent(SOURCE))
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def answers(*texts: str) -> list[Answer]:
+    return [Answer(row, f"{row}?", text, [row], {"answer": "right"}) for row, text in enumerate(texts, 1)]
+
+
+def score(*specs: str, texts: tuple[str, ...], timeout_s: float = 30.0) -> BatchRewards:
+    config = DataConfig(path="q.jsonl", rewards=tuple(f"my_rewards_of_test:{spec}" for spec in specs))
+    return Rewards(load_rewards(config, ["prompt", "answer"]), timeout_s).score(answers(*texts))
+
+
+@pytest.mark.parametrize(
+    ("function", "rewards"),
+    [
+        ("exact", [1.0, 0.0]),
+        ("named_only", [1.0, 0.0]),
+        ("single", [5.0, 5.0]),
+        ("awaited", [2.0, 2.0]),
+        ("awaited_single", [5.0, 5.0]),
+        ("judge", [0.5, 0.5]),
+        ("exact=-2", [-2.0, 0.0]),
+    ],
+)
+def test_every_kind_of_function(function: str, rewards: list[float]) -> None:
+    assert [scored.reward for scored in score(function, texts=("right", "wrong")).answers] == rewards
+
+
+def test_several_are_added_up_by_weight_and_none_does_not_count() -> None:
+    found = score("exact", "awaited=0.25", "sometimes", texts=("right", "none"))
+    assert [scored.reward for scored in found.answers] == [1 + 0.5 + 1, 0 + 0.5]
+    assert found.answers[1].scores == {"exact": 0.0, "awaited": 2.0, "sometimes": None}
+    assert [function.name for function in found.functions] == ["exact", "awaited", "sometimes"]
+    assert all(function.duration_s >= 0 and function.num_failed == 0 for function in found.functions)
+
+
+def test_the_signature_is_that_of_trl() -> None:
+    found = score("everything", texts=("a", "b"))
+    import my_rewards_of_test  # type: ignore[import-not-found]
+
+    assert my_rewards_of_test.seen.pop() == (["1?", "2?"], ["a", "b"], [[1], [2]], {"answer": ["right", "right"]})
+    assert [scored.reward for scored in found.answers] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("breaks", "ZeroDivisionError: division by zero"),
+        ("one_short", "it returned 0 values for 1 completions"),
+        ("infinite", "it returned inf; give a finite number"),
+        ("awaited_single", "KeyError: 'no such word'"),
+    ],
+)
+def test_a_function_that_fails_is_named_with_the_row_and_the_rest_is_kept(
+    function: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = score(function, "exact", texts=("right", "raise", "right"))
+    assert f"reward '{function}' failed on row 2: {reason}" in caplog.text
+    assert [scored.scores["exact"] for scored in found.answers] == [1.0, 0.0, 1.0]
+    assert [scored.scores[function] is None for scored in found.answers] == [False, True, False]
+    assert found.functions[0].num_failed == 1
+
+
+@pytest.mark.parametrize("function", ["hangs", "hangs_async"])
+def test_a_function_that_hangs_is_named_with_the_row(function: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = score(function, texts=("right", "hang"), timeout_s=0.5)
+    assert f"reward '{function}' failed on row 2: no answer within 0.5 s" in caplog.text
+    assert [scored.reward for scored in found.answers] == [1.0, None]
+
+
+def test_a_function_that_always_fails_ends_the_run_in_one_line() -> None:
+    with pytest.raises(EnvironmentCodeError, match="'always_breaks' failed on row 1: RuntimeError: judge is away") as e:
+        score("exact", "always_breaks", texts=("a", "b"))
+    assert "\n" not in str(e.value)
+    with pytest.raises(EnvironmentCodeError, match="3 calls of it hang"):
+        score("hangs", texts=("hang",) * 3 + ("a",), timeout_s=0.2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "line"),
+    [
+        ("my_rewards_of_test:wants", "takes 'solution', which is no column: answer; rename"),
+        ("my_rewards_of_test:LIMIT", "is a int, which cannot be called"),
+        ("my_rewards_of_test:nothing", "has no 'nothing'; give module:function"),
+        ("my_rewards_of_test:exact=heavy", "the weight 'heavy' is no number"),
+        ("no_such_module_of_test:exact", "cannot import"),
+        ("exact", "give module:function"),
+    ],
+)
+def test_a_function_that_cannot_be_used_is_one_line_before_anything_is_loaded(spec: str, line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        load_rewards(DataConfig(path="q.jsonl", rewards=(spec,)), ["prompt", "answer"])
+
+
+def test_two_functions_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match="two functions are called 'exact'"):
+        score("exact", "exact=0.5", texts=("a",))

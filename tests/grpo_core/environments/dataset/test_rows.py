@@ -1,0 +1,99 @@
+"""Reading the questions, and what a file with a fault is told."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from grpo_core.config import DataConfig
+from grpo_core.environments.dataset.rows import read_rows
+from grpo_core.errors import ConfigError, GrpoError, MissingPackageError
+
+ROWS = [{"prompt": "1 + 1 =", "answer": 2}, {"prompt": [{"role": "user", "content": "2 + 2?"}], "answer": 4}]
+
+
+def config(path: Path | str, **values: object) -> DataConfig:
+    return DataConfig.model_validate({"path": str(path), "rewards": ["a:b"], **values})
+
+
+def test_jsonl_keeps_its_rows_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n\n".join(map(json.dumps, ROWS)) + "\n")
+    rows = read_rows(config(path))
+    assert rows.columns == ("prompt", "answer")
+    assert [dict(row) for row in rows.values] == ROWS
+
+
+def test_parquet_is_read_alike(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = [{"prompt": "1 + 1 =", "answer": 2}, {"prompt": "2 + 2 =", "answer": 4}]
+    pq.write_table(pa.Table.from_pylist(texts), tmp_path / "questions.parquet")
+    assert [dict(row) for row in read_rows(config(tmp_path / "questions.parquet")).values] == texts
+
+
+FAULTS = {
+    "": "no rows; give a file with at least one",
+    "{": "line 1: not JSON",
+    '{"prompt": "a"}\n[1]': r"line 2: \[1\] is no object",
+    '{"question": "a", "answer": 1}': "no column 'prompt'; it has question, answer; name the one",
+    '{"prompt": "a"}\n{"prompt": 3}': "row 2: prompt 3 is no prompt; give a text, or messages",
+    '{"prompt": "a"}\n{"answer": 3}': "row 2: prompt None is no prompt",
+    '{"prompt": [{"content": "a"}]}': "row 1: prompt .* is no prompt",
+}
+
+
+@pytest.mark.parametrize("content", FAULTS)
+def test_a_file_with_a_fault_is_one_line_that_names_it(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=FAULTS[content]) as caught:
+        read_rows(config(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"missing\.jsonl: No such file or directory; give"):
+        read_rows(config(tmp_path / "missing.jsonl"))
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        read_rows(config("./questions.csv"))
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ConfigError, match=r"broken\.parquet: .*; give"):
+        read_rows(config(tmp_path / "broken.parquet"))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(GrpoError):
+        read_rows(config("someone/questions"))
+
+
+def test_without_the_package_a_hub_id_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grpo_core.environments.dataset.rows.find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match="pip install datasets"):
+        read_rows(config("someone/questions"))
+
+
+def test_a_system_prompt_needs_messages(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"prompt": "a"}')
+    with pytest.raises(ConfigError, match=r"row 1 is a text; set environment\.data\.as_chat"):
+        read_rows(config(path, system_prompt="Be brief."))
+    read_rows(config(path, system_prompt="Be brief.", as_chat=True))
+
+
+@pytest.mark.filterwarnings("ignore")  # of the package's own
+def test_a_folder_of_the_package_datasets(tmp_path: Path) -> None:
+    """It comes with the extra trl."""
+    datasets = pytest.importorskip("datasets")
+    texts = [{"prompt": "1 + 1 =", "answer": 2}, {"prompt": "2 + 2 =", "answer": 4}]
+    datasets.Dataset.from_list(texts).save_to_disk(tmp_path / "one")
+    parts = {"train": datasets.Dataset.from_list(texts[:1]), "test": datasets.Dataset.from_list(texts[1:])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "two")
+    assert [dict(row) for row in read_rows(config(tmp_path / "one")).values] == texts
+    assert [dict(row) for row in read_rows(config(tmp_path / "two", split="test")).values] == texts[1:]
+    with pytest.raises(
+        GrpoError, match=r"split 'dev': loading it failed with KeyError: .*; check the name and the split"
+    ):
+        read_rows(config(tmp_path / "two", split="dev"))

@@ -1,0 +1,171 @@
+"""Training on questions of one's own: what is trained on, what is told, and a run that goes on."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+import torch
+
+from grpo_core.config import build_config
+from grpo_core.evaluation.evaluator import Evaluation
+from grpo_core.home import Home
+from grpo_core.schedule.loop import StepReport, train
+from grpo_core.schedule.stack import Stack, build_stack
+from grpo_core.telemetry.sinks import open_telemetry
+from grpo_core.training.checkpoint import read_checkpoint
+from tests.grpo_core.schedule.run import quiet
+
+NUM_ROWS = 7
+MakeStack = Callable[..., Stack]
+SOURCE = """
+def length(completions, **kwargs):
+    return [float(len(text)) for text in completions]
+
+def vowels(completion):
+    return sum(letter in "aeiou" for letter in completion)
+"""
+
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
+
+
+@pytest.fixture
+def make_dataset_stack(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeStack:
+    tmp_path.joinpath("rewards_of_dataset_runs.py").write_text(dedent(SOURCE))
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = [{"prompt": f"Q: {number} + 1 =\nA:", "answer": str(number + 1)} for number in range(NUM_ROWS)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def make(home: str = "home", num_steps: int = 6, **sections: Any) -> Stack:
+        functions = ("rewards_of_dataset_runs:length", "rewards_of_dataset_runs:vowels=0.5")
+        config = build_config(
+            {
+                "run": "run",
+                "model": {"name": str(model_folder), "device": "cpu", "lora_rank": 4},
+                "environment": {"data": {"path": str(tmp_path / "questions.jsonl"), "rewards": functions}},
+                "rollout": {"num_groups": 3, "group_size": 2, "max_completion_tokens": 8},
+                "training": {"learning_rate": 0.01},
+                "schedule": {
+                    "num_steps": num_steps,
+                    "max_policy_lag_steps": 0,
+                    "checkpoint_every_steps": 2,
+                    "torch_threads": 1,
+                },
+                **sections,
+            }
+        )
+        return build_stack(config, Home(tmp_path / home / "data", tmp_path / home / "traces"))
+
+    return make
+
+
+def tensors(stack: Stack) -> dict[str, torch.Tensor]:
+    return dict(stack.trainer.weights().tensors)
+
+
+def test_a_run_killed_within_an_epoch_goes_on_bit_for_bit(make_dataset_stack: MakeStack, tmp_path: Path) -> None:
+    """Three rows a step of seven: the kill, in step 4, falls into the second epoch."""
+
+    def kill_in_step_4(report: StepReport) -> None:
+        if report.metrics.step == 4:  # its checkpoint is not there yet: the newest one is that of step 2
+            shutil.copytree(tmp_path / "whole", tmp_path / "killed", ignore=shutil.ignore_patterns(".*"))
+
+    whole = make_dataset_stack("whole")
+    uninterrupted = train(whole, quiet(), on_step=kill_in_step_4)
+    again = make_dataset_stack("killed")
+    resumed = train(again, quiet(), resume=True)
+
+    assert [report.metrics.step for report in resumed.reports] == [3, 4, 5, 6]
+    assert [report.metrics.reward_mean for report in resumed.reports] == [
+        report.metrics.reward_mean for report in uninterrupted.reports[2:]
+    ]
+    mine, its = tensors(whole), tensors(again)
+    assert all(torch.equal(mine[name], its[name]) for name in mine)
+
+
+def test_each_function_has_events_of_its_own(make_dataset_stack: MakeStack) -> None:
+    stack = make_dataset_stack(num_steps=2)
+    with open_telemetry(stack.config, stack.home) as telemetry:
+        result = train(stack, telemetry)
+    lines = (stack.home.events / "run.jsonl").read_text().splitlines()
+    events = [event for event in map(json.loads, lines) if event["kind"] == "reward"]
+    assert [event["function"] for event in events] == ["length", "vowels"] * 2
+    first = {event["function"]: event for event in events[:2]}
+    means = first["length"]["score_mean"] + 0.5 * first["vowels"]["score_mean"]
+    assert means == pytest.approx(result.reports[0].metrics.reward_mean)
+    assert all(event["num_scored"] == 6 and event["num_failed"] == 0 and event["reward_s"] >= 0 for event in events)
+    assert first["length"]["score_std"] > 0
+
+
+HELD_OUT = {"evaluation": {"every_steps": 2, "num_questions": 5, "num_samples": 3, "passed_at": 4.0}}
+
+
+@pytest.fixture
+def held_out(tmp_path: Path) -> dict[str, Any]:
+    rows = [{"prompt": f"Q: {number} + 9 =\nA:", "answer": str(number + 9)} for number in range(5)]
+    (tmp_path / "held_out.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return {"evaluation": HELD_OUT["evaluation"] | {"path": str(tmp_path / "held_out.jsonl")}}
+
+
+def test_an_evaluation_changes_no_bit_of_the_training(make_dataset_stack: MakeStack, held_out: dict[str, Any]) -> None:
+    without, watched = make_dataset_stack("without", 5), make_dataset_stack("watched", 5, **held_out)
+    train(without, quiet())
+    found: list[Evaluation] = []
+    random.seed(3)
+    before = random.getstate()
+    train(watched, quiet(), on_evaluation=found.append)
+
+    assert [one.step for one in found] == [0, 2, 4, 5]
+    assert random.getstate() == before
+    mine, its = tensors(without), tensors(watched)
+    assert all(torch.equal(mine[name], its[name]) for name in mine)
+    assert all(one.num_questions == 5 and one.num_samples == 3 for one in found)
+    assert all(one.pass_at_k is not None and one.greedy_passed.low <= one.greedy_passed.value for one in found)
+    assert len({one.greedy_reward_mean for one in found}) > 1
+
+
+def test_the_best_checkpoint_is_kept(make_dataset_stack: MakeStack, held_out: dict[str, Any]) -> None:
+    stack = make_dataset_stack("home", 8, **held_out)
+    found: list[Evaluation] = []
+    train(stack, quiet(), on_evaluation=found.append)
+    best = max(found[1:], key=lambda one: (one.greedy_reward_mean, -one.step))
+    kept = read_checkpoint(stack.checkpoint_folder / "best" / f"step-{best.step:06d}")
+    assert kept.weights.version.number == best.step
+    assert len(list(stack.checkpoint_folder.glob("step-*"))) == 2
+
+
+def test_what_was_said_is_kept_with_what_it_earned(make_dataset_stack: MakeStack) -> None:
+    import pyarrow.parquet as pq
+
+    stack = make_dataset_stack("home", 4, telemetry={"samples_every_steps": 2})
+    result = train(stack, quiet())
+    folder = stack.home.samples / "run"
+    assert sorted(path.name for path in folder.iterdir()) == [f"step-{step:06d}.parquet" for step in (1, 2, 4)]
+    rows = pq.read_table(folder / "step-000004.parquet").to_pylist()
+    assert len(rows) == 6
+    for row in rows:
+        assert row["prompt"] == f"Q: {row['row'] - 1} + 1 =\nA:"
+        assert row["score_length"] == len(row["completion"])
+        assert row["reward"] == row["score_length"] + 0.5 * row["score_vowels"]
+    mean = sum(row["reward"] for row in rows) / 6
+    assert mean == pytest.approx(result.reports[3].metrics.reward_mean)
+    size = sum(abs(row["advantage"]) for row in rows) / 6
+    assert size == pytest.approx(result.reports[3].metrics.advantage_abs_mean, rel=1e-4)
+
+
+def test_samples_are_bounded(make_dataset_stack: MakeStack) -> None:
+    stack = make_dataset_stack("home", 3, telemetry={"samples_every_steps": 1, "max_samples_bytes": 1})
+    train(stack, quiet())
+    assert [path.name for path in (stack.home.samples / "run").iterdir()] == ["step-000003.parquet"]
+
+
+def test_the_configuration_in_use_has_the_learning_rate(make_dataset_stack: MakeStack) -> None:
+    stack = make_dataset_stack("home", 1, training={})
+    assert stack.config.training.learning_rate is None
+    assert stack.config_in_use.training.learning_rate == stack.trainer.learning_rate > 0
