@@ -107,7 +107,7 @@ def _size_of(batch: PackedBatch) -> _Size:
         num_needed=len(needed),
         num_needed_pairs=int(needed_attended.sum()),
         num_free=len(batch.targets) - (len(support.tokens) if support is not None else 0),
-        num_allowed=len(support.ids) if support is not None else 0,
+        num_allowed=int(support.sets.offsets[-1]) if support is not None else 0,
     )
 
 

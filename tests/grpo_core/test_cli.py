@@ -152,7 +152,7 @@ def test_help_shows_defaults_and_an_example_that_parses(command: Command, capsys
         main([command.name, "--help"])
     shown = capsys.readouterr().out
     assert f"usage: grpo {command.name} " in shown
-    assert "(default" in shown
+    assert "(default" in shown or command.name == "trace"  # it has no option with a value
     assert command.example is not None
     assert shown.endswith(f"example:\n  {command.example}\n")
     program, *arguments = command.example.split()

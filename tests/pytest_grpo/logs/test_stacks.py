@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from grpo_core.telemetry.columns import FIELDS
-from grpo_core.telemetry.wandb_sink import _NAMES
+from grpo_core.telemetry.wandb_names import NAMES
 from pytest_grpo.logs.quantities import CYCLE, MEMORY
 from pytest_grpo.logs.stacks import OWN_STACK, STACKS
 
@@ -10,7 +10,7 @@ MADE_BY_THE_READER = {"cycle_s", "rollout_s", "memory_used_bytes"}
 
 def test_the_names_of_grpo_core_are_those_of_its_events_and_of_wandb() -> None:
     fields = {*FIELDS["train_step"], *FIELDS["rollout"]}
-    logged = {name for names in _NAMES.values() for name in names.values()}
+    logged = {name for names in NAMES.values() for name in names.values()}
     for entry in OWN_STACK.entries:
         of_events, *of_wandb = entry.names
         assert of_events in fields | MADE_BY_THE_READER
