@@ -260,7 +260,7 @@ def _batch_bytes() -> bytes:
         allowed_ids=RaggedIds(ids, np.array([0, 1, 2, 3], dtype=np.int32)),
     )
     groups = (Group("0-0-a", tuple(Trajectory("0-0-a", "a", (turn,), 1.0) for _ in range(2))),)
-    counts = {name: 1 for name in RolloutStats.__dataclass_fields__ if name.startswith("num_")}
+    counts: dict[str, Any] = {name: 1 for name in RolloutStats.__dataclass_fields__ if name.startswith("num_")}
     stats = RolloutStats(duration_s=1.0, sampled_reward_mean=1.0, **counts)
     return encode_batch(Batch(0, 0, groups, stats))
 

@@ -234,9 +234,9 @@ def wait_without_a_span(patch: pytest.MonkeyPatch) -> None:
 
     original = Trainer._update
 
-    def update(self: Trainer, *arguments: Any) -> bool:
+    def update(self: Trainer, *arguments: Any) -> None:
         time.sleep(OUTSIDE_EMIT_S)
-        return original(self, *arguments)
+        original(self, *arguments)
 
     patch.setattr(Trainer, "_update", update)
 

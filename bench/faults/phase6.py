@@ -42,8 +42,8 @@ def dashboard_reads_another_folder(patch: pytest.MonkeyPatch) -> None:
 
     original = panel_query._load_events
 
-    def load_events(connection: duckdb.DuckDBPyConnection, events_folder: Path) -> None:
-        original(connection, events_folder / "latest")
+    def load_events(connection: duckdb.DuckDBPyConnection, events_folder: Path, runs: str) -> None:
+        original(connection, events_folder / "latest", runs)
 
     patch.setattr(panel_query, "_load_events", load_events)
 
@@ -88,8 +88,8 @@ def newest_events_hidden(patch: pytest.MonkeyPatch) -> None:
 
     original = panel_query._load_events
 
-    def load_events(connection: duckdb.DuckDBPyConnection, events_folder: Path) -> None:
-        original(connection, events_folder)
+    def load_events(connection: duckdb.DuckDBPyConnection, events_folder: Path, runs: str) -> None:
+        original(connection, events_folder, runs)
         connection.execute("DELETE FROM events WHERE time > ?", [time.time() - INGESTED_AFTER_S])
 
     patch.setattr(panel_query, "_load_events", load_events)

@@ -90,7 +90,9 @@ def _config(flags: argparse.Namespace, engine: EngineName) -> GrpoConfig:
     """What the engine is opened with: its adapters are the reference's."""
     from grpo_core.rollout.canaries.reference import RANK
 
-    rollout = RolloutConfig(engine=engine, **({"max_kv_bytes": _VLLM_KV_BYTES} if engine == "vllm" else {}))
+    rollout = RolloutConfig(engine=engine)
+    if engine == "vllm":
+        rollout = rollout.model_copy(update={"max_kv_bytes": _VLLM_KV_BYTES})
     model = ModelConfig(name=flags.model, device=flags.device, dtype=flags.dtype, lora_rank=RANK)
     return GrpoConfig(run=_RUN, model=model, rollout=rollout)
 

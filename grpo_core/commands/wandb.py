@@ -15,9 +15,7 @@ from grpo_core.home import Home
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["push"], help="write the run of the baseline, or bring it up to date")
     parser.add_argument("name", metavar="NAME", help="of the baseline: what --grpo-save said")
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="the page of --grpo-html to go with it (default: none)"
-    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="a page of --grpo-html to go with it (default: none)")
 
 
 def run(flags: argparse.Namespace, console: Console) -> int:

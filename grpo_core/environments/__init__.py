@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 from grpo_core.config import EnvironmentConfig
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
@@ -112,8 +112,7 @@ def _import_factory(config: EnvironmentConfig) -> Callable[..., Environment]:
             f"environment.name {config.name!r} is a {type(found).__name__}, which cannot be called; "
             "name a function that takes the EnvironmentConfig and returns an Environment"
         )
-    make: Callable[..., Environment] = found
-    return make
+    return cast("Callable[..., Environment]", found)
 
 
 def _takes_tokenizer(make: Callable[..., Environment], config: EnvironmentConfig) -> bool:

@@ -57,6 +57,7 @@ OPTIMIZER = Span("train.optimizer")
 SUMS = Span("train.sums")
 PUBLISH = Span("publish")
 CHECKPOINT = Span("checkpoint")
+EVALUATE = Span("evaluate")
 TELEMETRY = Span("telemetry")
 START = Span("start")
 WAIT_ENGINE = Span("wait.engine")
@@ -74,7 +75,7 @@ UNNAMED = Span(OTHER)
 SPANS = (
     PREFILL, DECODE, DRAW, REFERENCE, PROMPT, ENVIRONMENT, REWARD, LOAD, SWAP, STORE,
     PACKING, SCORING, FORWARD, BACKWARD, GRADIENT_SUM, OPTIMIZER, SUMS,
-    PUBLISH, CHECKPOINT, TELEMETRY, START,
+    PUBLISH, CHECKPOINT, EVALUATE, TELEMETRY, START,
     WAIT_ENGINE, WAIT_ENVIRONMENT, WAIT_ANSWERS, WAIT_WORKERS, WAIT_BATCH, WAIT_ROOM, WAIT_PROCESSES, WAIT_END,
 )  # fmt: skip
 """All of them, in the order of their columns."""
