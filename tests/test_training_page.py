@@ -9,7 +9,9 @@ from typing import get_args
 
 import pytest
 
-from grpo_core.config import TrainingConfig, build_config
+from grpo_core.cli import _parser
+from grpo_core.commands.options import config_from_flags
+from grpo_core.config import TrainingConfig
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
 CHOICES = ("method", "loss", "advantages", "kl_estimator", "kl_in", "old_logprobs", "mismatch_correction")
@@ -29,13 +31,12 @@ def test_its_settings_are_allowed() -> None:
     configs = []
     for command in re.findall(r"\$ (uv run grpo train (?:.*\\\n)*.*)", PAGE):
         words = shlex.split(command.replace("\\\n", " "))
-        settings: dict[str, dict[str, str]] = {}
-        for found in filter(None, (re.fullmatch(r"(\w+)\.(\w+)=(.*)", word) for word in words)):
-            settings.setdefault(found[1], {})[found[2]] = found[3]
-        if settings:
-            configs.append(build_config(settings))
+        if any("--set" in word for word in words):
+            configs.append(config_from_flags(_parser().parse_args(words[3:]), {}, "run"))
 
-    assert [config.training.loss for config in configs] == ["gspo", "dapo", "dapo"]
-    assert [config.rollout.max_refill_rounds for config in configs] == [0, 4, 0]
-    assert [config.training.method for config in configs] == ["lora", "lora", "full"]
+    assert [config.training.loss for config in configs] == ["gspo", *["dapo"] * 4]
+    assert [config.rollout.max_refill_rounds for config in configs] == [0, 4, 0, 0, 0]
+    assert [config.training.method for config in configs] == ["lora", "lora", "full", "lora", "lora"]
+    assert configs[3].training.betas == (0.9, 0.95)
+    assert (configs[4].training.updates_per_batch, configs[4].training.mini_batches) == (4, 2)
     assert configs[0].training.clip_high == 4e-4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
@@ -16,6 +17,7 @@ from grpo_core.telemetry.events import Record
 
 logger = logging.getLogger(__name__)
 
+_USER = re.compile(r"[^/]*@")  # name and password before a host
 _CONNECT_TIMEOUT_S = 3.0
 _READ_TIMEOUT_S = 5.0
 _LONGEST_RETRY_AFTER_S = 3600.0
@@ -38,8 +40,9 @@ def open_axiom(config: TelemetryConfig, environment: Mapping[str, str] = os.envi
         )
     url = environment.get("AXIOM_URL") or None
     if url is not None and not url.startswith(("https://", "http://")):
+        shown = _USER.sub("...@", url)
         raise CredentialsError(
-            f"AXIOM_URL {url!r} is not a URL: it must start with https:// or http://; correct or unset it"
+            f"AXIOM_URL {shown!r} is not a URL: it must start with https:// or http://; correct or unset it"
         )
     return AxiomConnection(token, dataset, url, environment.get("AXIOM_ORG_ID") or None)
 

@@ -10,9 +10,10 @@ import pytest
 from pytest_grpo.gate import setup_limit
 from pytest_grpo.gate.setup_limit import SetupClock, setup_limit_s
 
-ENDLESS = "threading.Event().wait(60)"
+ENDLESS = "signal.raise_signal(signal.SIGALRM); threading.Event().wait(60)"
+"""The clock rings at once: what the machine takes for the rest of a test decides nothing."""
 SUITE = """
-import threading
+import signal, threading
 import pytest
 from pytest_grpo import nothing_to_check
 
@@ -32,14 +33,7 @@ def test_next(grpo_arms):
     fast, slow = grpo_arms(agree=nothing_to_check, fast=lambda: {{"seconds": 1}}, slow=lambda: {{"seconds": 3}})
     assert slow.seconds >= 2 * fast.seconds
 """
-ENDED = "setup_s: inconclusive: its set-up was ended after 0.5 s; give --grpo-budget 1, or a smaller run"
-
-
-@pytest.fixture
-def short_limit(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    monkeypatch.setattr(setup_limit, "MIN_SETUP_S", 0.5)
-    monkeypatch.setattr(setup_limit, "AGAIN_S", 0.2)
-    return project
+ENDED = "setup_s: inconclusive: its set-up was ended after 120 s; give --grpo-budget 48, or a smaller run"
 
 
 def run(project: pytest.Pytester, *arguments: str, **places: str) -> pytest.RunResult:
@@ -49,41 +43,56 @@ def run(project: pytest.Pytester, *arguments: str, **places: str) -> pytest.RunR
 
 
 @pytest.mark.parametrize("place", ["in_fixture", "in_test", "after"])
-def test_a_set_up_without_end_is_inconclusive_and_the_next_test_runs(short_limit: pytest.Pytester, place: str) -> None:
-    result = run(short_limit, **{place: ENDLESS})
+def test_a_set_up_without_end_is_inconclusive_and_the_next_test_runs(project: pytest.Pytester, place: str) -> None:
+    result = run(project, **{place: ENDLESS})
     result.assert_outcomes(passed=1, xfailed=1)
-    result.stdout.fnmatch_lines(["2 *setup_s*0.5 s*<= 0.5 s*inconclusive", f"*{ENDED}*"])
+    result.stdout.fnmatch_lines(["2 *setup_s*120 s*<= 120 s*inconclusive", f"*{ENDED}*"])
 
 
-def test_code_that_catches_everything_is_asked_again(short_limit: pytest.Pytester) -> None:
+def test_code_that_catches_everything_is_asked_again(project: pytest.Pytester) -> None:
     stubborn = f"try: {ENDLESS}\n    except BaseException: {ENDLESS}"
-    result = run(short_limit, in_test=stubborn)
+    result = run(project, in_test=stubborn)
     result.assert_outcomes(passed=1, xfailed=1)
     assert result.stdout.str().count("inconclusive: setup_s") == 1
 
 
-def test_what_was_red_before_stays_red(short_limit: pytest.Pytester) -> None:
+def test_what_was_red_before_stays_red(project: pytest.Pytester) -> None:
     red = "grpo_arms(agree=nothing_to_check, a=lambda: {'seconds': 1}, b=lambda: {'seconds': 3})"
-    result = run(short_limit, in_test=f"a, b = {red}\n    a.seconds >= 2 * b.seconds\n    {ENDLESS}")
+    result = run(project, in_test=f"a, b = {red}\n    a.seconds >= 2 * b.seconds\n    {ENDLESS}")
     result.assert_outcomes(passed=1, failed=1)
 
 
-def test_it_fails_where_inconclusive_is_a_failure(short_limit: pytest.Pytester) -> None:
-    result = run(short_limit, "--grpo-inconclusive=fail", in_test=ENDLESS)
+def test_it_fails_where_inconclusive_is_a_failure(project: pytest.Pytester) -> None:
+    result = run(project, "--grpo-inconclusive=fail", in_test=ENDLESS)
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines([f"*{ENDED}*"])
 
 
-def test_it_counts_among_the_gates_that_decided_nothing(short_limit: pytest.Pytester) -> None:
-    result = run(short_limit, "--deselect=test_suite.py::test_next", in_test=ENDLESS)
+def test_it_counts_among_the_gates_that_decided_nothing(project: pytest.Pytester) -> None:
+    result = run(project, "--deselect=test_suite.py::test_next", in_test=ENDLESS)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["grpo: 1 of 1 timing gate is inconclusive: setup_s; *"])
 
 
-def test_pairs_have_a_limit_of_their_own(short_limit: pytest.Pytester) -> None:
-    slow = "grpo_arms(agree=nothing_to_check, a=lambda: threading.Event().wait(1) and None, b=lambda: None)"
-    result = run(short_limit, "--grpo-pairs=1", in_test=f"a, b = {slow}\n    a.seconds >= 2 * b.seconds")
-    assert "setup_s" not in result.stdout.str()
+def test_the_clock_stands_still_in_pairs(project: pytest.Pytester) -> None:
+    left = "signal.getitimer(signal.ITIMER_REAL)[0]"
+    arms = [f"{name}=lambda: seen.append({left}) or {{'seconds': {s}}}" for name, s in (("a", 1), ("b", 3))]
+    code = [
+        "seen = []",
+        f"a, b = grpo_arms(agree=nothing_to_check, {', '.join(arms)})",
+        "assert b.seconds >= 2 * a.seconds",
+    ]
+    result = run(project, in_test="\n    ".join([*code, "assert set(seen) == {0.0}", f"assert {left} > 0"]))
+    result.assert_outcomes(passed=2)
+
+
+def test_the_clock_rings_again() -> None:
+    clock = SetupClock()
+    clock.start(60, pytest.fail)
+    try:
+        assert signal.getitimer(signal.ITIMER_REAL)[1] == setup_limit.AGAIN_S
+    finally:
+        clock.stop()
 
 
 def test_an_alarm_of_another_plugin_is_left_alone() -> None:
