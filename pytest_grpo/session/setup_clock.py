@@ -8,7 +8,6 @@ import pytest
 
 from pytest_grpo.gate.setup_limit import end_setup, setup_limit_s
 from pytest_grpo.gate.stash import GATE_SESSION
-from pytest_grpo.session.fixtures import gate_session
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.settings.phases import without_fixture
 from pytest_grpo.types import SIDE_PLUGIN
@@ -16,6 +15,8 @@ from pytest_grpo.types import SIDE_PLUGIN
 
 def start_setup_clock(item: pytest.Item) -> None:
     """Bound the set-up of ``item``. A worker of a comparison has the limits of the session that waits for it."""
+    from pytest_grpo.session.fixtures import gate_session  # here: pytest rewrites its assertions when it is first read
+
     config = item.config
     _, with_gate = without_fixture([item], "grpo_gate")
     if with_gate and not config.pluginmanager.has_plugin(SIDE_PLUGIN):
