@@ -117,6 +117,16 @@ def num_wrong_values(told: Told, stack: LocalStack) -> int:
     expected = {
         "train_step": [_train_step(told, stack, place) for place in range(len(told.metrics))],
         "rollout": [_rollout(batch) for batch in told.batches],
+        "reward": [
+            {
+                "batch_index": batch.index,
+                "function": each.name,
+                "num_failed": each.num_failed,
+                "reward_s": each.duration_s,
+            }
+            for batch in told.batches
+            for each in batch.stats.reward_functions
+        ],
         "adapter_publish": [
             {"version": metrics.step, "publish_ms": report.publish_ms, "num_bytes": num_bytes}
             for metrics, report, num_bytes in zip(told.metrics, told.reports, told.num_bytes, strict=True)
@@ -161,8 +171,10 @@ def _rollout(batch: Batch) -> Fields:
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     rewards = [trajectory.reward for trajectory in trajectories]
     num_tokens = sum(len(turn.completion_ids) for turn in turns)
+    stats = asdict(batch.stats)
+    del stats["reward_functions"]  # each has an event of its own
     return {
-        **asdict(batch.stats),
+        **stats,
         "batch_index": batch.index,
         "policy_version": batch.policy_version,
         "num_completions": len(turns),

@@ -15,6 +15,8 @@ import psutil
 from bench.crash_study.runs import Case, events
 
 SAMPLE_S = 1.0
+NUM_FIRST_STEPS = 30
+"""Until then caches fill: the engine's, the adapters', the allocator's."""
 MAX_GROWTH = 0.02
 MAX_GROWTH_BYTES = 16 << 20
 """What the allocator may take more between the second and the last quarter of a soak, beside its share."""
@@ -32,7 +34,7 @@ class Soak:
 
 
 def study_soak(case: Case, duration_s: float, model: Path, folder: Path) -> Soak:
-    """Train for ``duration_s``.
+    """Train for ``duration_s`` after the first steps, however long a busy machine takes for them.
 
     Raises:
         AssertionError: something grows.
@@ -46,8 +48,11 @@ def study_soak(case: Case, duration_s: float, model: Path, folder: Path) -> Soak
         text=True,
     )
     samples: list[tuple[float, float, float, float]] = []
-    ends = time.monotonic() + duration_s
     try:
+        while _num_steps(folder) < NUM_FIRST_STEPS:
+            assert process.poll() is None, process.stderr.read()[-2000:]
+            time.sleep(SAMPLE_S)
+        ends = time.monotonic() + duration_s
         while time.monotonic() < ends:
             assert process.poll() is None, process.stderr.read()[-2000:]
             memory, files, threads = process.memory_info().rss, len(process.open_files()), process.num_threads()
@@ -59,11 +64,15 @@ def study_soak(case: Case, duration_s: float, model: Path, folder: Path) -> Soak
     quarter = len(samples) // 4
     second, last = zip(*samples[quarter : 2 * quarter], strict=True), zip(*samples[-quarter:], strict=True)
     memory, files, threads, disk = ((median(before), median(after)) for before, after in zip(second, last, strict=True))
-    num_steps = sum(event["kind"] == "train_step" for event in events(folder))
+    num_steps = _num_steps(folder)
     assert memory[1] - memory[0] < max(MAX_GROWTH * memory[0], MAX_GROWTH_BYTES / 2**20), f"memory grows: {memory} MiB"
     assert files[1] <= files[0] + 1, f"open files grow: {files}"
     assert threads[1] <= threads[0], f"threads grow: {threads}"
     return Soak(num_steps, memory, files, threads, disk)
+
+
+def _num_steps(folder: Path) -> int:
+    return sum(event["kind"] == "train_step" for event in events(folder))
 
 
 def _disk_mib(folder: Path) -> float:
