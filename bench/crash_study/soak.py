@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -76,10 +77,10 @@ def _num_steps(folder: Path) -> int:
 
 
 def _disk_mib(folder: Path) -> float:
+    """Without events. The run removes files and folders meanwhile."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.suffix != ".jsonl" and path.is_file() else 0
-        except FileNotFoundError:  # the run removes what it needs no more
-            continue
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += 0 if name.endswith(".jsonl") else os.path.getsize(os.path.join(root, name))
     return total / 2**20
