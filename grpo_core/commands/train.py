@@ -49,7 +49,7 @@ FIRST_RUN: Mapping[str, Any] = {
     "training.kl_coefficient": 0.0,
     "schedule.num_steps": 120,
 }
-"""Of a run for which neither a model nor an environment is given: one that learns soon."""
+"""Of a run for which neither a model nor an environment nor vLLM is given: one that learns soon."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,6 +157,7 @@ def _new_config(given: Given, name: Any) -> GrpoConfig:
     """The configuration of a run that starts, under a name of its own where ``name`` is None."""
     sections = (given.values.get(section, {}) for section in ("model", "environment"))
     has_subject = any("name" in section or "data" in section for section in sections)
+    has_subject |= given.values.get("rollout", {}).get("engine") == "vllm"  # adder's heads are too small for it
     config = full_config(given, TRAIN_DEFAULTS if has_subject else FIRST_RUN, "run" if name is None else name)
     return config if name is not None else config.model_copy(update={"run": _new_name(config.environment.name)})
 
