@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
 from grpo_core.commands.options import Given, add_config_flags, full_config, given_settings
 from grpo_core.commands.reward_chart import reward_chart
-from grpo_core.config import GrpoConfig
+from grpo_core.config import EvaluationConfig, GrpoConfig
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
 from grpo_core.schedule.orphans import stop_with_launcher
@@ -43,13 +43,14 @@ FIRST_RUN: Mapping[str, Any] = {
     "environment.name": "arithmetic",
     "environment.max_operand": 14,
     "environment.questions": "training",
+    "rollout.engine": "torch",
     "rollout.max_completion_tokens": 8,
     "training.learning_rate": 3e-3,
     "training.learning_rate_schedule": "linear",
     "training.kl_coefficient": 0.0,
     "schedule.num_steps": 120,
 }
-"""Of a run for which neither a model nor an environment nor vLLM is given: one that learns soon."""
+"""Of a run for which neither a model nor an environment nor an engine is given: one that learns soon."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -155,10 +156,9 @@ def _train_on_modal(flags: argparse.Namespace, given: Given, name: Any) -> int:
 
 def _new_config(given: Given, name: Any) -> GrpoConfig:
     """The configuration of a run that starts, under a name of its own where ``name`` is None."""
-    sections = (given.values.get(section, {}) for section in ("model", "environment"))
-    has_subject = any("name" in section or "data" in section for section in sections)
-    has_subject |= given.values.get("rollout", {}).get("engine") == "vllm"  # adder's heads are too small for it
-    config = full_config(given, TRAIN_DEFAULTS if has_subject else FIRST_RUN, "run" if name is None else name)
+    chosen = (("model", "name"), ("environment", "name"), ("environment", "data"), ("rollout", "engine"))
+    is_first = not any(key in given.values.get(section, {}) for section, key in chosen)
+    config = full_config(given, FIRST_RUN if is_first else TRAIN_DEFAULTS, "run" if name is None else name)
     return config if name is not None else config.model_copy(update={"run": _new_name(config.environment.name)})
 
 
@@ -244,14 +244,16 @@ def _progress(console: Console, config: GrpoConfig) -> Iterator[OnStep]:
 
 def _held_out_answers(stack: LocalStack) -> str | None:
     """How many of how many are right. None where no questions are held out, or the run is too short."""
-    from grpo_core.schedule.held_out import NUM_QUESTIONS, num_right_held_out
+    from grpo_core.evaluation.evaluator import Evaluator
 
     config = stack.config
     is_quick = config.rollout.engine == "torch"  # the plain one takes questions one at a time, vLLM starts slowly
     holds_out = (config.environment.name, config.environment.questions) == ("arithmetic", "training")
     if not holds_out or config.schedule.num_steps < MIN_CHART_STEPS or not is_quick:
         return None
-    return f"{num_right_held_out(stack)} of {NUM_QUESTIONS}"
+    greedy_only = config.model_copy(update={"evaluation": EvaluationConfig(num_samples=1)})
+    found = Evaluator(greedy_only, stack.engine, stack.tokenizer).evaluate(stack.trainer.version)
+    return f"{round(found.greedy_passed.value * found.num_questions)} of {found.num_questions}"
 
 
 def _print_result(console: Console, rewards: list[float], result: TrainResult) -> None:
