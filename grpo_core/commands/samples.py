@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from grpo_core.errors import ConfigError
-from grpo_core.home import Home, check_name
+from grpo_core.home import Home
 
 _DEFAULT_COUNT = 5
 
@@ -25,22 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace, console: Console) -> int:
     """Print them. Nothing changes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from grpo_core.schedule.samples import read_samples
 
-    path = _find(Home.from_environment(), flags.run_name, flags.step)
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"samples {path}: cannot be read ({error}); delete it, or name another --step") from error
-    for row in _chosen(rows, flags):
+    for row in _chosen(read_samples(_find(Home.from_environment(), flags.run_name, flags.step)), flags):
         console.print(_text(row), markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
 def _find(home: Home, run: str, step: int | None) -> Path:
-    folder = home.samples / check_name(run, "run")
-    files = {int(path.stem.partition("-")[2]): path for path in sorted(folder.glob("step-*.parquet"))}
+    from grpo_core.schedule.samples import sample_files
+
+    files = sample_files(home, run)
     if not files:
         runs = sorted(path.parent.name for path in home.samples.glob("*/step-*.parquet"))
         raise ConfigError(

@@ -70,8 +70,7 @@ class Views:
 
     def samples(self, name: str) -> dict[str, Any] | None:
         """The newest samples of a run; None when it has no events."""
-        line = self._line(name)
-        return None if line is None else samples_json(self._home, name, line.model)
+        return None if self._line(name) is None else samples_json(self._home, name)
 
     def verdicts(self, seen: Version = None) -> tuple[Version, dict[str, Any] | None]:
         """The stored verdicts; nothing when their version was ``seen``."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.config import GrpoConfig
-from grpo_core.errors import HomeError
+from grpo_core.errors import ConfigError, HomeError
 from grpo_core.home import Home, check_name, write_atomic
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.training.advantages import group_advantages
@@ -20,6 +20,8 @@ from grpo_core.types import Batch, Group
 logger = logging.getLogger(__name__)
 
 _SCORE = "score_"
+_NUMBERS = frozenset({"sample", "turn", "num_tokens", "reward"})
+_TEXTS = frozenset({"group", "agent", "prompt", "completion", "finish_reason"})
 
 
 def samples_folder(home: Home, run: str) -> Path:
@@ -69,6 +71,31 @@ class SampleFiles:
             left -= path.stat().st_size
             if left < 0 and path != newest:
                 path.unlink()
+
+
+def sample_files(home: Home, run: str) -> dict[int, Path]:
+    """The files of ``run`` that are kept, by step."""
+    paths = samples_folder(home, run).glob("step-*.parquet")
+    return {int(number): path for path in sorted(paths) if (number := path.stem.partition("-")[2]).isdecimal()}
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file, as ``sample_rows`` made them.
+
+    Raises:
+        ConfigError: it is damaged, or another program's.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        for names, kind in ((_NUMBERS, pa.float64()), (_TEXTS, pa.string())):
+            for name in names:
+                table[name].cast(kind)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise ConfigError(f"samples {path}: cannot be read ({error}); delete it, or name another --step") from error
+    return table.to_pylist()
 
 
 def sample_rows(step: int, batch: Batch, config: GrpoConfig, tokenizer: Tokenizer) -> Iterator[dict[str, Any]]:

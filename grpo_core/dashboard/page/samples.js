@@ -1,4 +1,4 @@
-// Samples of the newest stored batch, with their rewards. Read when they are asked for: it takes the tokenizer.
+// Samples of the newest step that was kept, with their rewards. Read when they are asked for.
 
 import { h } from "./dom.js";
 import { number } from "./format.js";
@@ -8,16 +8,16 @@ export class Samples {
     this.name = name;
     this.list = h("div", { class: "samples", "aria-live": "polite" });
     this.button = h("button", { type: "button", class: "button", on: { click: () => this.load() } }, "Show samples");
-    this.element = h("section", {}, h("h2", {}, "Samples"), h("p", { class: "quiet" }, "Answers of the newest batch on the disk, with their rewards."), this.button, this.list);
+    this.element = h("section", {}, h("h2", {}, "Samples"), h("p", { class: "quiet" }, "Answers of the newest step that was kept, with their rewards."), this.button, this.list);
   }
 
   async load() {
     this.button.disabled = true;
-    this.list.replaceChildren(h("p", { class: "quiet" }, "Reading the batch and the tokenizer…"));
+    this.list.replaceChildren(h("p", { class: "quiet" }, "Reading…"));
     try {
       const answer = await fetch(`/api/runs/${encodeURIComponent(this.name)}/samples`);
-      const { groups, note, batch } = await answer.json();
-      this.list.replaceChildren(...[note ? h("p", { class: "quiet" }, note) : null, ...groups.map((group) => groupCard(group, batch))].filter(Boolean));
+      const { groups, note, step } = await answer.json();
+      this.list.replaceChildren(...[note ? h("p", { class: "quiet" }, note) : null, ...groups.map((group) => groupCard(group, step))].filter(Boolean));
       this.button.textContent = "Show the newest samples";
     } catch {
       this.list.replaceChildren(h("p", { class: "quiet" }, "No answer: is grpo dashboard still running?"));
@@ -26,13 +26,13 @@ export class Samples {
   }
 }
 
-function groupCard(group, batch) {
+function groupCard(group, step) {
   const rewards = group.siblings.map((sibling) => sibling.reward);
   const [worst, best] = [Math.min(...rewards), Math.max(...rewards)];
   const more = group.num_siblings > group.siblings.length ? ` of ${group.num_siblings}` : "";
   return h(
     "article", { class: "card" },
-    h("h3", {}, `Batch ${number(batch)}, group ${group.id}`, h("span", { class: "unit" }, `${group.siblings.length}${more} siblings`)),
+    h("h3", {}, `Step ${number(step)}, group ${group.id}`, h("span", { class: "unit" }, `${group.siblings.length}${more} siblings`)),
     h("details", {}, h("summary", {}, "Prompt"), h("pre", {}, group.siblings[0]?.turns[0]?.prompt ?? "")),
     h("ul", { class: "siblings" }, group.siblings.map((sibling) => siblingItem(sibling, worst, best))),
   );

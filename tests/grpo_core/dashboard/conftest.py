@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from grpo_core.config import build_config
 from grpo_core.home import Home
-from grpo_core.schedule.batch_file import batch_file_name, write_batch
+from grpo_core.model.tokenizer import Tokenizer
+from grpo_core.schedule.samples import SampleFiles
 from grpo_core.types import Batch, Completion, Group, RolloutStats, Trajectory
 
 START_S = 1_795_980_000.0
@@ -64,26 +66,30 @@ def step_events(step: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def store_batch(
+def store_samples(
     home: Home,
-    index: int,
+    tokenizer: Tokenizer,
+    step: int,
     rewards: list[float],
-    prompt: list[int],
-    answer: list[int],
+    prompt: str,
+    answer: str,
     *,
     run: str = "r",
     group: str = "g0",
 ) -> Path:
-    """A batch of one group, as a run leaves it for its trainer."""
+    """The file that a run keeps of ``step``, which trained on one group."""
+    ids = tokenizer.encode(answer)
     turn = Completion(
-        prompt_ids=np.array(prompt, dtype=np.int32),
-        completion_ids=np.array(answer, dtype=np.int32),
-        completion_mask=np.ones(len(answer), dtype=np.bool_),
-        sampling_logprobs=np.zeros(len(answer), dtype=np.float32),
+        prompt_ids=tokenizer.encode(prompt),
+        completion_ids=ids,
+        completion_mask=np.ones(len(ids), dtype=np.bool_),
+        sampling_logprobs=np.zeros(len(ids), dtype=np.float32),
         policy_version=0,
         temperature=1.0,
         finish_reason="stop",
     )
     siblings = Group(group, tuple(Trajectory(group, "solver", (turn,), reward) for reward in rewards))
-    stats = RolloutStats(1.0, 1, 1, 1, 1, 0)
-    return write_batch(home.buffer / run / batch_file_name(index), Batch(index, 0, (siblings,), stats))
+    files = SampleFiles(build_config({"run": run}), home, tokenizer)
+    path = files.write(step, Batch(step - 1, 0, (siblings,), RolloutStats(1.0, 1, 1, 1, 1, 0)))
+    assert path is not None
+    return path

@@ -17,7 +17,8 @@ import pytest
 
 from grpo_core.dashboard.server import Server
 from grpo_core.home import Home
-from tests.grpo_core.dashboard.conftest import WriteRun, event, store_batch
+from grpo_core.model.tokenizer import Tokenizer
+from tests.grpo_core.dashboard.conftest import WriteRun, event, store_samples
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -118,20 +119,20 @@ def test_a_run_is_watched_from_its_first_step_to_its_last(browser: Browser, home
             assert page.get_by_role("group", name=title, exact=True).locator("svg").last.is_visible()
         assert not is_too_wide(page)
     pages[0].get_by_role("button", name="Show samples").click()
-    pages[0].get_by_text("No batch of this run").wait_for()  # its last checkpoint covers all
+    pages[0].locator(".siblings pre").first.wait_for()
     assert complaints == []
 
 
 @pytest.mark.slow
 def test_what_events_and_environments_say_is_shown_as_text(
-    browser: Browser, home: Home, url: str, write_run: WriteRun
+    browser: Browser, home: Home, url: str, write_run: WriteRun, tokenizer: Tokenizer
 ) -> None:
     path = write_run("first")
     with path.open("a") as file:
         start = event("run_started", 9.0, preset=HOSTILE, environment=HOSTILE, num_steps=4)
         use = event("gpu_stats", 9.0, source="nvml", device_index=HOSTILE, device_name=HOSTILE, utilization_percent=5.0)
         file.write(f"{json.dumps(start)}\n{json.dumps(use)}\n" + '{"kind": "train_step", "step": 5, "rew')
-    store_batch(home, 0, [0.0, 1.0], [5, 6], [7, 8, 9], run="first", group=HOSTILE)
+    store_samples(home, tokenizer, 1, [0.0, 1.0], HOSTILE, HOSTILE, run="first", group=HOSTILE)
     verdicts = home.data / "baselines"
     verdicts.mkdir(parents=True)
     row = {
@@ -148,7 +149,7 @@ def test_what_events_and_environments_say_is_shown_as_text(
     page.get_by_role("link", name="first").click()
     page.get_by_text(HOSTILE).first.wait_for()
     page.get_by_role("button", name="Show samples").click()
-    page.locator(".siblings pre").filter(has_text="7 8 9").first.wait_for()
+    page.locator(".siblings pre").filter(has_text=HOSTILE).first.wait_for()
     assert page.locator(".siblings .reward b").all_inner_texts() == ["0", "1"]
     page.get_by_role("link", name="Verdicts").click()
     page.get_by_text(HOSTILE).first.wait_for()

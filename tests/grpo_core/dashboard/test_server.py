@@ -126,9 +126,9 @@ def test_a_run_that_does_not_exist_is_none(client: TestClient, name: str) -> Non
     assert "root:" not in client.get(f"/api/runs/{name}/samples").text
 
 
-def test_a_run_without_batches_has_no_samples_and_says_why(client: TestClient, write_run: WriteRun) -> None:
+def test_a_run_that_kept_no_samples_has_none_and_says_why(client: TestClient, write_run: WriteRun) -> None:
     write_run("first")
-    assert "No batch" in client.get("/api/runs/first/samples").json()["note"]
+    assert "No samples" in client.get("/api/runs/first/samples").json()["note"]
 
 
 def messages(server: Server, query: str) -> Generator[dict[str, object], None, None]:
