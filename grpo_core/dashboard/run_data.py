@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from grpo_core.dashboard.columns import Table
-from grpo_core.dashboard.event_file import EventFile
 from grpo_core.dashboard.values import number
 from grpo_core.telemetry.columns import FIELDS
+from grpo_core.telemetry.event_file import EventFile
 from grpo_core.telemetry.events import Record
 
 _MAX_TABLES = 64

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 from grpo_core.errors import ConfigError
-from grpo_core.home import Home, check_name, parse_json
+from grpo_core.home import Home, check_name
 from grpo_core.ledger.account import OTHER
 from grpo_core.ledger.spans import SPANS
-from grpo_core.telemetry.jsonl import older_file
+from grpo_core.telemetry.event_file import EventFile
 
 TRAIN, ROLLOUT = "train", "rollout"
 FIRST_PROCESS = "trainer-0"
@@ -71,11 +71,11 @@ def read_run(home: Home, run: str) -> RunRecord:
     """
     path = home.events / f"{check_name(run, 'RUN')}.jsonl"
     events: dict[str, list[Mapping[str, Any]]] = {kind: [] for kind in _KINDS}
-    for event in _events(path):
-        if event.get("kind") == "run_started":
+    for event in chain.from_iterable(EventFile(path).new_pages()):
+        if event["kind"] == "run_started":
             for found in events.values():
                 found.clear()
-        if event.get("kind") in events:
+        if event["kind"] in events:
             events[event["kind"]].append(event)
     if not events["run_started"]:
         raise ConfigError(f"run {run!r}: no events in {home.events}; {_others(home)}")
@@ -84,21 +84,6 @@ def read_run(home: Home, run: str) -> RunRecord:
     if not events["ledger"]:
         raise ConfigError(f"run {run!r}: its events have no ledger, as those of older versions; train it again")
     return RunRecord(run, events)
-
-
-def _events(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Of both files, the older one first. What is no event is left out."""
-    for part in (older_file(path), path):
-        if not part.exists():
-            continue
-        with part.open("rb") as file:
-            for line in file:
-                try:
-                    event = parse_json(line)
-                except ValueError:
-                    continue  # torn: the run was killed while it wrote, or writes it now
-                if isinstance(event, dict):
-                    yield event
 
 
 def _others(home: Home) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from grpo_core.dashboard.event_file import EventFile
 from grpo_core.telemetry import Event
+from grpo_core.telemetry.event_file import EventFile
 from grpo_core.telemetry.jsonl import JsonlSink, older_file
 
 
