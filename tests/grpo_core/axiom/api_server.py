@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.loopback import serving
 
 Fields = Mapping[str, tuple[type | tuple[type, ...], bool]]
 """Name -> type, and whether it must be there. Nothing else may be."""
@@ -176,13 +177,5 @@ def demand(holds: bool, otherwise: str) -> None:
         raise RefusedError(otherwise)
 
 
-@contextmanager
-def running_api() -> Iterator[ApiServer]:
-    with ApiServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+def running_api() -> AbstractContextManager[ApiServer]:
+    return serving(ApiServer())

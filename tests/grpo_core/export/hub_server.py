@@ -4,69 +4,27 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.loopback import serving
 
-class HubServer:
-    """``created`` and ``files`` are what it was asked to create and what it was sent. Use as a context manager."""
+
+class HubServer(ThreadingHTTPServer):
+    """``created`` and ``files`` are what it was asked to create and what it was sent."""
 
     def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
         self.created: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.is_refusing = False
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                length = self.headers.get("Content-Length")
-                body = self.rfile.read(int(length)) if length else self._chunks()
-                if hub.is_refusing:
-                    self._answer(403, {"error": "no"})
-                else:
-                    self._answer(200, hub._take(self.path, body))
-
-            def do_GET(self) -> None:
-                found = {"name": "me", "id": "me/mine", "sha": "0" * 40}
-                self._answer(403 if hub.is_refusing else 200, {"error": "no"} if hub.is_refusing else found)
-
-            def _chunks(self) -> bytes:
-                content = b""
-                while size := int(self.rfile.readline(), 16):
-                    content += self.rfile.read(size)
-                    self.rfile.readline()
-                self.rfile.readline()
-                return content
-
-            def _answer(self, status: int, content: dict[str, Any]) -> None:
-                encoded = json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(encoded)))
-                self.end_headers()
-                self.wfile.write(encoded)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"http://127.0.0.1:{self.server_port}"
 
-    def __enter__(self) -> HubServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def _take(self, path: str, body: bytes) -> dict[str, Any]:
+    def take(self, path: str, body: bytes) -> dict[str, Any]:
         if path == "/api/repos/create":
             self.created.append(json.loads(body))
             return {"url": f"{self.address}/me/mine", "name": "me/mine"}
@@ -79,3 +37,40 @@ class HubServer:
                     self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             return {"commitUrl": f"{self.address}/me/mine/commit/0", "commitOid": "0" * 40, "success": True}
         return {}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: HubServer  # type: ignore[assignment]
+
+    def do_POST(self) -> None:
+        length = self.headers.get("Content-Length")
+        body = self.rfile.read(int(length)) if length else self._chunks()
+        self._answer(self.server.take(self.path, body) if not self.server.is_refusing else None)
+
+    def do_GET(self) -> None:
+        found = {"name": "me", "id": "me/mine", "sha": "0" * 40}
+        self._answer(found if not self.server.is_refusing else None)
+
+    def _chunks(self) -> bytes:
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
+    def _answer(self, content: dict[str, Any] | None) -> None:
+        """None refuses."""
+        encoded = json.dumps({"error": "no"} if content is None else content).encode()
+        self.send_response(403 if content is None else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(encoded)))
+        self.end_headers()
+        self.wfile.write(encoded)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def running_hub() -> AbstractContextManager[HubServer]:
+    return serving(HubServer())

@@ -13,7 +13,7 @@ import torch
 from grpo_core.cli import main
 from grpo_core.training.checkpoint import read_checkpoint
 from grpo_core.types import Adapter
-from tests.grpo_core.export.hub_server import HubServer
+from tests.grpo_core.export.hub_server import running_hub
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
 def test_it_is_pushed_to_a_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with HubServer() as hub:
+    with running_hub() as hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
         monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.address)
         monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.loopback import serving
 
 
 class IngestServer(ThreadingHTTPServer):
@@ -84,13 +85,5 @@ class _IngestHandler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def running_server() -> Iterator[IngestServer]:
-    with IngestServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+def running_server() -> AbstractContextManager[IngestServer]:
+    return serving(IngestServer())

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,6 +18,7 @@ from grpo_core.telemetry.columns import FIELDS
 from grpo_core.telemetry.wandb_names import AXES, NAMES, SECONDS, STEP, SUMMARIES, named_metrics
 from grpo_core.telemetry.wandb_sink import choose_mode, run_id_of
 from pytest_grpo.logs.readers.wandb_frames import messages
+from tests.loopback import serving
 
 
 @pytest.fixture
@@ -36,14 +36,10 @@ def wandb_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+    with serving(HTTPServer(("127.0.0.1", 0), Handler)) as server:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
         yield paths
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
