@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from grpo_core.errors import ConstraintError
 from grpo_core.rollout.constraints import byte_index
 from grpo_core.rollout.constraints.byte_index import END
-from grpo_core.rollout.constraints.byte_text import unfinished
 from grpo_core.rollout.constraints.explosion import may_explode
+from grpo_core.rollout.spelling.byte_text import unfinished
 from grpo_core.types import Int32
 
 MAX_ENDINGS = 64  # texts to try after a token, to see whether the tokenizer produces it

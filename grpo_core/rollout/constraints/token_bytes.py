@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from grpo_core.errors import ConstraintError
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.constraints.known_spelling import open_spelling
 from grpo_core.rollout.constraints.lines import Line
-from grpo_core.rollout.constraints.spelling import Spelling
 from grpo_core.rollout.constraints.turns import Turns
+from grpo_core.rollout.spelling.known_spelling import open_spelling
+from grpo_core.rollout.spelling.spelling import Spelling
 from grpo_core.types import Int32
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from grpo_core.rollout.constraints.contexts import Context, ContextKind
 from grpo_core.rollout.constraints.lines import Line
-from grpo_core.rollout.constraints.spelling import Following, Spelling
-from grpo_core.rollout.constraints.token_texts import NEVER_WRITTEN, PARTIAL, UNKNOWN_KIND
+from grpo_core.rollout.spelling.contexts import Context, ContextKind
+from grpo_core.rollout.spelling.spelling import Following, Spelling
+from grpo_core.rollout.spelling.token_texts import NEVER_WRITTEN, PARTIAL, UNKNOWN_KIND
 from grpo_core.types import Bool, Int32
 
 NEARLY, UNKNOWN, NEVER = 253, 254, 255

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from grpo_core.rollout.constraints.byte_automaton import ByteAutomaton
-from grpo_core.rollout.constraints.contexts import ContextKind
 from grpo_core.rollout.constraints.lines import Line
 from grpo_core.rollout.constraints.moves import Moves
 from grpo_core.rollout.constraints.turns import NEARLY, NEVER, Numbers
 from grpo_core.rollout.constraints.writing import Writing
+from grpo_core.rollout.spelling.contexts import ContextKind
 from grpo_core.types import Int32
 
 _MAX_WAYS, _WAYS_AT_ONCE = 512, 64  # tokens to try after one, and how many of them together

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from grpo_core.rollout.constraints.byte_automaton import MAX_ENDINGS, ByteAutomaton
 from grpo_core.rollout.constraints.lines import Line
-from grpo_core.rollout.constraints.spelling import NO, UNKNOWN, YES, Verdicts
 from grpo_core.rollout.constraints.token_bytes import TokenBytes
 from grpo_core.rollout.constraints.turns import NEVER, Numbers
 from grpo_core.rollout.constraints.turns import UNKNOWN as NOT_KNOWN
+from grpo_core.rollout.spelling.spelling import NO, UNKNOWN, YES, Verdicts
 from grpo_core.types import Int32
 
 ENCODED_ENDINGS = 12  # texts to try after a token where its spelling is found by encoding them

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from grpo_core.rollout.constraints.bpe_pairs import NEVER, Merges, Neighbours
+from grpo_core.rollout.spelling.bpe_pairs import NEVER, Merges, Neighbours
 from grpo_core.types import Bool
 
 _MAX_PACKED, _MAX_UNPACKED = 2048, 32  # of V bits each, and of V bytes

@@ -22,15 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 
-from grpo_core.rollout.constraints.added_tokens import AddedTokens
-from grpo_core.rollout.constraints.bpe_pairs import Merges
-from grpo_core.rollout.constraints.byte_text import is_stable, num_continuing, whole
-from grpo_core.rollout.constraints.contexts import Context, ContextKind, Contexts
-from grpo_core.rollout.constraints.lines import Line
-from grpo_core.rollout.constraints.pairs import Pairs
-from grpo_core.rollout.constraints.pieces import Pieces
-from grpo_core.rollout.constraints.shapes import Shapes
-from grpo_core.rollout.constraints.token_texts import COMPOSING, NEVER_WRITTEN, PARTIAL, WHOLE, TokenTexts
+from grpo_core.rollout.spelling.added_tokens import AddedTokens
+from grpo_core.rollout.spelling.bpe_pairs import Merges
+from grpo_core.rollout.spelling.byte_text import is_stable, num_continuing, whole
+from grpo_core.rollout.spelling.contexts import Context, ContextKind, Contexts
+from grpo_core.rollout.spelling.pairs import Pairs
+from grpo_core.rollout.spelling.pieces import Pieces
+from grpo_core.rollout.spelling.shapes import Shapes
+from grpo_core.rollout.spelling.token_texts import COMPOSING, NEVER_WRITTEN, PARTIAL, WHOLE, TokenTexts
 from grpo_core.types import Bool, Int32
 
 NO, YES, UNKNOWN = range(3)
@@ -94,11 +93,11 @@ class Spelling:
         self._none = np.zeros(self.texts.num, dtype=np.bool_)
         self.lock = threading.RLock()
 
-    def context(self, tokens: Line) -> Context | None:
+    def context(self, tokens: tuple[int, ...]) -> Context | None:
         """None where it is not known: the tokenizer would change it."""
         return self._contexts.of(tokens)
 
-    def verdicts(self, context: Line, tokens: Int32, ending: bytes) -> Verdicts:
+    def verdicts(self, context: tuple[int, ...], tokens: Int32, ending: bytes) -> Verdicts:
         """[N]: ``YES`` where the tokenizer writes each of ``tokens`` after ``context`` and before ``ending``, ``NO``
         where it writes others, ``UNKNOWN`` where that is not known.
 

@@ -12,8 +12,8 @@ import pytest
 from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 from grpo_core.rollout.constraints.line_tokens import LineTokens
 from grpo_core.rollout.constraints.regex import compile_regex
-from grpo_core.rollout.constraints.spelling import UNKNOWN, YES
 from grpo_core.rollout.constraints.token_bytes import TokenBytes, token_bytes_of
+from grpo_core.rollout.spelling.spelling import UNKNOWN, YES
 from tests.grpo_core.rollout.constraints.real_tokenizers import real_tokenizer, tokenizers_folder
 
 REAL = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "llama3_1", "gptoss")]

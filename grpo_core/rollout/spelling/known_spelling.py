@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 from tokenizers import Tokenizer as Backend
 
-from grpo_core.rollout.constraints.byte_text import whole
-from grpo_core.rollout.constraints.spelling import UNKNOWN, YES, Spelling
+from grpo_core.rollout.spelling.byte_text import whole
+from grpo_core.rollout.spelling.spelling import UNKNOWN, YES, Spelling
 
 _NUM_TRIALS, _TRIED_TOKENS = 200, 4
 _OTHER_MODELS = ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "dropout", "unk_token")

@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from grpo_core.rollout.constraints.byte_text import is_stable, unfinished, whole
-from grpo_core.rollout.constraints.pieces import CONTRACTED, Pieces
-from grpo_core.rollout.constraints.token_texts import TokenTexts
+from grpo_core.rollout.spelling.byte_text import is_stable, unfinished, whole
+from grpo_core.rollout.spelling.pieces import CONTRACTED, Pieces
+from grpo_core.rollout.spelling.token_texts import TokenTexts
 from grpo_core.types import Int32
 
 

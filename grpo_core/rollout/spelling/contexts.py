@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from grpo_core.rollout.constraints.added_tokens import AddedTokens
-from grpo_core.rollout.constraints.byte_text import unfinished, whole
-from grpo_core.rollout.constraints.lines import Line
-from grpo_core.rollout.constraints.pieces import CONTRACTED, Pieces
+from grpo_core.rollout.spelling.added_tokens import AddedTokens
+from grpo_core.rollout.spelling.byte_text import unfinished, whole
+from grpo_core.rollout.spelling.pieces import CONTRACTED, Pieces
 
 _MAX_CONTEXTS = 1 << 16
 
@@ -57,7 +56,7 @@ class Contexts:
         self._added, self._normalises = added, normalises
         self.of = lru_cache(maxsize=_MAX_CONTEXTS)(self._find)
 
-    def _find(self, tokens: Line) -> Context | None:
+    def _find(self, tokens: tuple[int, ...]) -> Context | None:
         """None where it is not known: the tokenizer would change it."""
         last = max((place for place, token in enumerate(tokens) if token in self._added.ids), default=-1)
         tokens = tokens[last + 1 :]
@@ -87,7 +86,7 @@ class Contexts:
         shape = self._pieces.exact(tail) if mark < 0 else tail
         return Context(ContextKind(shape, edges, joined, bool(partial)), tokens[-1], tail.encode(), content, partial)
 
-    def _edges(self, tokens: Line, start: int) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    def _edges(self, tokens: tuple[int, ...], start: int) -> tuple[tuple[int, ...], tuple[bool, ...]]:
         """Where tokens end after the character ``start``, and whether those tokens are neighbours."""
         edges: list[int] = []
         joined: list[bool] = []

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from grpo_core.rollout.constraints.byte_text import is_stable, whole
+from grpo_core.rollout.spelling.byte_text import is_stable, whole
 from grpo_core.types import Bool
 
 NEVER_WRITTEN, WHOLE, PARTIAL, COMPOSING, UNKNOWN_KIND = range(5)
