@@ -23,8 +23,8 @@ def test_events_reach_the_live_panels(grpo_gate: Gate, build_stack_for: BuildSta
     from grpo_core.schedule.loop import train
     from grpo_core.telemetry import open_telemetry
     from grpo_core.telemetry.gpu import GpuSampler
-    from grpo_core.telemetry.panel_query import query_panels
-    from grpo_core.telemetry.panels import PANELS
+    from grpo_core.telemetry.panels.panels import PANELS
+    from grpo_core.telemetry.panels.query import query_panels
 
     live = [panel for panel in PANELS if panel.number in LIVE_PANELS]
     stack = build_stack_for(

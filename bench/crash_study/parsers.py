@@ -319,8 +319,8 @@ def _events(folder: Path) -> Parse:
 
 
 def _panels(folder: Path) -> Parse:
-    from grpo_core.telemetry.panel_query import query_panels
-    from grpo_core.telemetry.panels import PANELS
+    from grpo_core.telemetry.panels.panels import PANELS
+    from grpo_core.telemetry.panels.query import query_panels
 
     def parse(content: bytes) -> object:
         (folder / "x.jsonl").write_bytes(_event_line() + content + b"\n" + _event_line())

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from grpo_core.telemetry.events import Event
     from grpo_core.telemetry.jsonl import JsonlSink
-    from grpo_core.telemetry.panel_query import PanelResult
-    from grpo_core.telemetry.panels import Panel
+    from grpo_core.telemetry.panels.panels import Panel
+    from grpo_core.telemetry.panels.query import PanelResult
 
 FLUSH_EVERY_S = 6.0
 INGESTED_AFTER_S = 3.0
@@ -26,26 +26,26 @@ INGESTED_AFTER_S = 3.0
 
 def dashboard_query_broken(patch: pytest.MonkeyPatch) -> None:
     """The panels query event kinds that are never emitted."""
-    from grpo_core.telemetry import panel_query
+    from grpo_core.telemetry.panels import query
 
-    original = panel_query._answer
+    original = query._answer
 
     def answer(connection: duckdb.DuckDBPyConnection, panel: Panel, max_rows: int) -> PanelResult:
         return original(connection, replace(panel, sql=panel.sql.replace("kind = '", "kind = 'grpo.")), max_rows)
 
-    patch.setattr(panel_query, "_answer", answer)
+    patch.setattr(query, "_answer", answer)
 
 
 def dashboard_reads_another_folder(patch: pytest.MonkeyPatch) -> None:
     """The panels read a folder that the sink does not write to."""
-    from grpo_core.telemetry import panel_query
+    from grpo_core.telemetry.panels import query
 
-    original = panel_query._load_events
+    original = query._load_events
 
     def load_events(connection: duckdb.DuckDBPyConnection, events_folder: Path, runs: str) -> None:
         original(connection, events_folder / "latest", runs)
 
-    patch.setattr(panel_query, "_load_events", load_events)
+    patch.setattr(query, "_load_events", load_events)
 
 
 def gpu_sampler_silent(patch: pytest.MonkeyPatch) -> None:
@@ -84,15 +84,15 @@ def sink_flushes_late(patch: pytest.MonkeyPatch) -> None:
 
 def newest_events_hidden(patch: pytest.MonkeyPatch) -> None:
     """The panels leave out the last 3 s, as if events had to be ingested first."""
-    from grpo_core.telemetry import panel_query
+    from grpo_core.telemetry.panels import query
 
-    original = panel_query._load_events
+    original = query._load_events
 
     def load_events(connection: duckdb.DuckDBPyConnection, events_folder: Path, runs: str) -> None:
         original(connection, events_folder, runs)
         connection.execute("DELETE FROM events WHERE time > ?", [time.time() - INGESTED_AFTER_S])
 
-    patch.setattr(panel_query, "_load_events", load_events)
+    patch.setattr(query, "_load_events", load_events)
 
 
 FAULTS = (

@@ -28,8 +28,8 @@ def test_events_of_the_system_reach_the_live_panels(
     from grpo_core.telemetry.events import Telemetry
     from grpo_core.telemetry.gpu import GpuSampler
     from grpo_core.telemetry.jsonl import JsonlSink
-    from grpo_core.telemetry.panel_query import query_panels
-    from grpo_core.telemetry.panels import PANELS
+    from grpo_core.telemetry.panels.panels import PANELS
+    from grpo_core.telemetry.panels.query import query_panels
 
     live = [panel for panel in PANELS if panel.number in LIVE_PANELS]
     machine = Telemetry("machine", [JsonlSink(bench_home.events / "machine.jsonl")])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_core.errors import ConfigError
-from grpo_core.telemetry.panels import PANELS, Panel
+from grpo_core.telemetry.panels.panels import PANELS, Panel
 
 DASHBOARD_UID = "pytest-grpo"
 NAME_PREFIX = "grpo: "

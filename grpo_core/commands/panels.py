@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(flags: argparse.Namespace, console: Console) -> int:
-    from grpo_core.telemetry.terminal import render
-    from grpo_core.telemetry.watch import watch
+    from grpo_core.telemetry.panels.terminal import render
+    from grpo_core.telemetry.panels.watch import watch
 
     if not _MIN_INTERVAL_S <= flags.interval_s <= _MAX_INTERVAL_S:
         raise ConfigError(f"--interval-s {flags.interval_s:g}: give {_MIN_INTERVAL_S:g} to {_MAX_INTERVAL_S:g}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from grpo_core.dashboard.columns import Float64, Table, binned, newest_of_each, rounded
 from grpo_core.dashboard.run_data import RunData
-from grpo_core.telemetry.panels import PANELS
+from grpo_core.telemetry.panels.panels import PANELS
 
 Axis = Literal["step", "time"]
 

@@ -107,8 +107,8 @@ def test_a_package_that_a_test_finds_missing_is_one_line(pytester: pytest.Pytest
         sys.modules["duckdb"] = None
 
         def test_panels(tmp_path):
-            from grpo_core.telemetry.panel_query import query_panels
-            from grpo_core.telemetry.panels import PANELS
+            from grpo_core.telemetry.panels.query import query_panels
+            from grpo_core.telemetry.panels.panels import PANELS
             query_panels(PANELS, tmp_path)
 
         def test_own_import():

@@ -11,7 +11,7 @@ import pytest
 
 from grpo_core.cli import main
 from grpo_core.telemetry.columns import COLUMNS, FIELDS
-from grpo_core.telemetry.panels import PANELS
+from grpo_core.telemetry.panels.panels import PANELS
 from tests.grpo_core.axiom.api_server import ApiServer, running_api
 
 

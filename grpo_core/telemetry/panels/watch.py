@@ -18,7 +18,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from grpo_core.home import Home
-from grpo_core.telemetry.terminal import render
+from grpo_core.telemetry.panels.terminal import render
 
 _DOWN, _UP = (b"\x1b[B", b"\x1bOB", b"j"), (b"\x1b[A", b"\x1bOA", b"k")
 _PAGE_DOWN, _PAGE_UP = (b"\x1b[6~", b" "), (b"\x1b[5~", b"b")

@@ -17,8 +17,8 @@ from grpo_core.errors import ConfigError, MissingPackageError
 from grpo_core.home import Home
 from grpo_core.telemetry import Telemetry
 from grpo_core.telemetry.jsonl import JsonlSink
-from grpo_core.telemetry.terminal import format_value, render, sparkline
-from grpo_core.telemetry.watch import Window, watch
+from grpo_core.telemetry.panels.terminal import format_value, render, sparkline
+from grpo_core.telemetry.panels.watch import Window, watch
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home, check_name, is_name
-from grpo_core.telemetry.panel_query import PanelResult, query_panels
-from grpo_core.telemetry.panels import PANELS, Panel
+from grpo_core.telemetry.panels.panels import PANELS, Panel
+from grpo_core.telemetry.panels.query import PanelResult, query_panels
 
 _PROMINENT = (9, 10, 11)
 _BARS = "▁▂▃▄▅▆▇█"

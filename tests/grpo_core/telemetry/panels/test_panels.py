@@ -16,15 +16,16 @@ import duckdb
 import pytest
 
 from grpo_core.errors import MissingPackageError
-from grpo_core.telemetry import Telemetry, panel_query
+from grpo_core.telemetry import Telemetry
 from grpo_core.telemetry.columns import COLUMNS, FIELDS
 from grpo_core.telemetry.events import Value
 from grpo_core.telemetry.jsonl import JsonlSink
-from grpo_core.telemetry.panel_page import panels_markdown
-from grpo_core.telemetry.panel_query import query_panel, query_panels
-from grpo_core.telemetry.panels import PANELS, Panel
+from grpo_core.telemetry.panels import query as panel_query
+from grpo_core.telemetry.panels.page import panels_markdown
+from grpo_core.telemetry.panels.panels import PANELS, Panel
+from grpo_core.telemetry.panels.query import query_panel, query_panels
 
-PAGE = Path(__file__).parents[3] / "docs/axiom_dashboard_queries.md"
+PAGE = Path(__file__).parents[4] / "docs/axiom_dashboard_queries.md"
 _EXAMPLES: Mapping[type, Value] = {str: "text", int: 3, float: 1.5, bool: True}
 
 
@@ -176,7 +177,7 @@ def test_both_queries_of_a_panel_read_the_same_kinds_and_known_fields(panel: Pan
 
 def test_the_page_is_the_one_that_the_panels_give() -> None:
     printed = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "grpo_core.telemetry.panel_page"],
+        [sys.executable, "-W", "error", "-m", "grpo_core.telemetry.panels.page"],
         capture_output=True,
         check=True,
         env={"PYTHONPATH": str(PAGE.parents[1]), "PYTHONIOENCODING": "utf-8"},
@@ -184,7 +185,7 @@ def test_the_page_is_the_one_that_the_panels_give() -> None:
 
     assert printed.stdout.decode() == panels_markdown()
     assert PAGE.read_text(encoding="utf-8") == panels_markdown(), (
-        "run `python -m grpo_core.telemetry.panel_page > docs/axiom_dashboard_queries.md`"
+        "run `python -m grpo_core.telemetry.panels.page > docs/axiom_dashboard_queries.md`"
     )
 
 

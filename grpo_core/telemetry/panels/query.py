@@ -13,7 +13,7 @@ from grpo_core.telemetry.columns import COLUMNS
 if TYPE_CHECKING:
     import duckdb
 
-    from grpo_core.telemetry.panels import Panel
+    from grpo_core.telemetry.panels.panels import Panel
 
 _SQL_TYPES: Mapping[type, str] = {str: "VARCHAR", int: "BIGINT", float: "DOUBLE", bool: "BOOLEAN"}
 _TABLE = ", ".join(f"{name} {_SQL_TYPES[type_]}" for name, type_ in COLUMNS.items())

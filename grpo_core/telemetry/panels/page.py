@@ -1,14 +1,14 @@
-"""The page of all panels: ``python -m grpo_core.telemetry.panel_page > docs/axiom_dashboard_queries.md`` writes it."""
+"""The page of all panels: ``python -m grpo_core.telemetry.panels.page > docs/axiom_dashboard_queries.md`` writes it."""
 
 from __future__ import annotations
 
-from grpo_core.telemetry.panel_query import view_sql
-from grpo_core.telemetry.panels import PANELS, Panel
+from grpo_core.telemetry.panels.panels import PANELS, Panel
+from grpo_core.telemetry.panels.query import view_sql
 
 _HEAD = """# Dashboard queries
 
 The panels of a run, 9 to 11 first when something feels slow. This page is generated from
-`grpo_core/telemetry/panels.py`; a test compares the two.
+`grpo_core/telemetry/panels/panels.py`; a test compares the two.
 
 - **Axiom**: `grpo axiom push` makes a dashboard of them, with monitors ([dashboard.md](dashboard.md#in-axiom)). By
   hand: `['grpo']` is the dataset, put your `AXIOM_DATASET` there. Events arrive within a second or two.

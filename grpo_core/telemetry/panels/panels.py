@@ -1,6 +1,6 @@
 """The panels, each defined once: APL for Axiom, SQL for DuckDB over the JSONL files.
 
-``python -m grpo_core.telemetry.panel_page > docs/axiom_dashboard_queries.md`` writes the page.
+``python -m grpo_core.telemetry.panels.page > docs/axiom_dashboard_queries.md`` writes the page.
 """
 
 from __future__ import annotations
