@@ -1,7 +1,7 @@
 """A byte automaton lifted to tokens, each allowed where the tokenizer would write it.
 
 A token is allowed when the tokenizer produces it, given the text before it and some text that the expression allows
-after it: ``writing`` tries a few, and ``ways`` looks on where these do not decide.
+after it: ``writing`` tries a few, and ``continuations`` looks on where these do not decide.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 
 from grpo_core.errors import ConstraintError
 from grpo_core.rollout.constraints.byte_automaton import ByteAutomaton
+from grpo_core.rollout.constraints.continuations import Continuations
+from grpo_core.rollout.constraints.ending_choices import NEVER, Numbers
 from grpo_core.rollout.constraints.lines import Line, TrieNode
 from grpo_core.rollout.constraints.moves import Moves
 from grpo_core.rollout.constraints.token_bytes import TokenBytes
-from grpo_core.rollout.constraints.turns import NEVER, Numbers
-from grpo_core.rollout.constraints.ways import Ways
 from grpo_core.rollout.constraints.writing import Writing
 from grpo_core.types import Int32
 
@@ -49,7 +49,7 @@ class TokenAutomaton:
         self._lock = threading.Lock()
         self._moves = Moves(automaton, *token_bytes.matrix)
         self.writing = Writing(token_bytes, automaton)
-        self._ways = Ways(automaton, self._moves, self.writing)
+        self._continuations = Continuations(automaton, self._moves, self.writing)
         self.context = lru_cache(maxsize=65536)(token_bytes.context)
 
     def first(self) -> TokenNode | None:
@@ -76,14 +76,14 @@ class TokenAutomaton:
             self._nodes.move_to_end(key)
             return self._nodes[key]
 
-    def rest(self, line: Line, state: int, turn: int) -> Line:
+    def rest(self, line: Line, state: int, choice: int) -> Line:
         """The tokens from ``line``, which has led to ``state``, to the end with which its last token was tried.
 
         Raises:
             ConstraintError: no ending has a tokenization that begins with ``line``.
         """
         endings = self.writing.endings(state)
-        for ending in (*endings[turn:], *endings[:turn]):
+        for ending in (*endings[choice:], *endings[:choice]):
             ids = self.token_bytes.encode(self.writing.text(line) + ending)
             if ids is not None and ids[: len(line)] == line:
                 return ids[len(line) :]
@@ -94,21 +94,21 @@ class TokenAutomaton:
 
     def _build(self, state: int, context: Line, rest: Line | None) -> TokenNode | None:
         tokens, states = self._moves.of(state)
-        turns = self.writing.turns(context, tokens, states)
-        ways = dict(self._ways.of(context, tokens, states, turns))
+        choices = self.writing.choices(context, tokens, states)
+        continuations = dict(self._continuations.of(context, tokens, states, choices))
         prefix = self.writing.text(context)
         can_end = rest == () or (bool(self.bytes.is_final[state]) and self.token_bytes.encode(prefix) == context)
-        held = np.flatnonzero(turns != NEVER)
+        held = np.flatnonzero(choices != NEVER)
         if not len(held) and not can_end:
             if not rest:
                 return None
             held = np.flatnonzero(tokens == rest[0])
-        ids, states, turns = tokens[held], states[held], turns[held]
+        ids, states, choices = tokens[held], states[held], choices[held]
         if can_end and len(ids):
             place = int(np.searchsorted(ids, self.token_bytes.stop_id))
             ids = np.insert(ids, place, self.token_bytes.stop_id)
-            states, turns = np.insert(states, place, self.bytes.dead), np.insert(turns, place, 0)
-        return TokenNode(self, context, rest, ids, states, turns, ways)
+            states, choices = np.insert(states, place, self.bytes.dead), np.insert(choices, place, 0)
+        return TokenNode(self, context, rest, ids, states, choices, continuations)
 
 
 def _size(node: TokenNode | None) -> int:
@@ -116,11 +116,11 @@ def _size(node: TokenNode | None) -> int:
 
 
 class TokenNode:
-    """A node of a ``TokenAutomaton``. ``states`` and ``turns`` go with ``ids``: the state that each leads to, and the
-    index of the text there with which the tokenizer produces it; ``ways`` has other such texts.
+    """A node of a ``TokenAutomaton``. ``states`` and ``choices`` go with ``ids``: the state that each leads to, and the
+    index of the text there with which the tokenizer produces it; ``continuations`` has other such texts.
     """
 
-    __slots__ = ("_automaton", "_context", "_rest", "_states", "_turns", "_ways", "ids")
+    __slots__ = ("_automaton", "_choices", "_context", "_continuations", "_rest", "_states", "ids")
 
     def __init__(
         self,
@@ -129,11 +129,11 @@ class TokenNode:
         rest: Line | None,
         ids: Int32,
         states: Int32,
-        turns: Numbers,
-        ways: dict[int, bytes],
+        choices: Numbers,
+        continuations: dict[int, bytes],
     ) -> None:
         self._automaton, self._context, self._rest = automaton, context, rest
-        self.ids, self._states, self._turns, self._ways = ids, states, turns, ways
+        self.ids, self._states, self._choices, self._continuations = ids, states, choices, continuations
 
     def follow(self, token: int) -> Node:
         """The node after ``token``. Raises KeyError when it is none of ``ids``."""
@@ -144,17 +144,19 @@ class TokenNode:
         if state == automaton.bytes.dead:  # it is the stop id
             return TrieNode()
         line = (*self._context, token)
-        turn = int(self._turns[place])
-        context = automaton.context(line, self._text_after(token, state, turn))
+        choice = int(self._choices[place])
+        context = automaton.context(line, self._text_after(token, state, choice))
         if (node := automaton.node(state, context, None)) is not None:
             return node
-        rest = self._rest[1:] if self._rest else automaton.rest(line, state, turn)
+        rest = self._rest[1:] if self._rest else automaton.rest(line, state, choice)
         node = automaton.node(state, context, rest)
         assert node is not None
         return node
 
-    def _text_after(self, token: int, state: int, turn: int) -> bytes:
+    def _text_after(self, token: int, state: int, choice: int) -> bytes:
         """A text before which the tokenizer writes ``token``."""
         if self._rest:
             return self._automaton.writing.text(self._rest[1:])
-        return self._ways[token] if token in self._ways else self._automaton.writing.heads(state)[turn]
+        return (
+            self._continuations[token] if token in self._continuations else self._automaton.writing.heads(state)[choice]
+        )

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from grpo_core.errors import ConstraintError
 from grpo_core.model.tokenizer import Tokenizer
+from grpo_core.rollout.constraints.ending_choices import EndingChoices
 from grpo_core.rollout.constraints.lines import Line
-from grpo_core.rollout.constraints.turns import Turns
 from grpo_core.rollout.spelling.known_spelling import open_spelling
 from grpo_core.rollout.spelling.spelling import Spelling
 from grpo_core.types import Int32
@@ -41,8 +41,8 @@ class TokenBytes:
         return open_spelling(self.bytes_of, self._backend)
 
     @cached_property
-    def turns(self) -> Turns | None:
-        return Turns(self.spelling) if self.spelling is not None else None
+    def choices(self) -> EndingChoices | None:
+        return EndingChoices(self.spelling) if self.spelling is not None else None
 
     def encode(self, text: bytes) -> Line | None:
         """The ids of ``text``; None when they decode to another text (normalised, or with special tokens)."""

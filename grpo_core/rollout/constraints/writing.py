@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grpo_core.rollout.constraints.byte_automaton import MAX_ENDINGS, ByteAutomaton
+from grpo_core.rollout.constraints.ending_choices import NEVER, Numbers
+from grpo_core.rollout.constraints.ending_choices import UNKNOWN as NOT_KNOWN
 from grpo_core.rollout.constraints.lines import Line
 from grpo_core.rollout.constraints.token_bytes import TokenBytes
-from grpo_core.rollout.constraints.turns import NEVER, Numbers
-from grpo_core.rollout.constraints.turns import UNKNOWN as NOT_KNOWN
 from grpo_core.rollout.spelling.spelling import NO, UNKNOWN, YES, Verdicts
 from grpo_core.types import Int32
 
@@ -31,19 +31,19 @@ class Writing:
         self._bytes = automaton
         self._max_endings = MAX_ENDINGS if token_bytes.spelling is not None else ENCODED_ENDINGS
 
-    def turns(self, context: Line, tokens: Int32, states: Int32) -> Numbers:
+    def choices(self, context: Line, tokens: Int32, states: Int32) -> Numbers:
         """For each token the first of ``heads`` of its state with which the tokenizer produces it after ``context``, or
         ``NEARLY`` or ``NEVER``."""
-        by_kind = self.token_bytes.turns
+        by_kind = self.token_bytes.choices
         if by_kind is None or not len(tokens):
             return self._one_by_one(context, tokens, states)
-        turns = np.empty(len(tokens), dtype=np.uint8)
+        choices = np.empty(len(tokens), dtype=np.uint8)
         for places in self._by_head_class(states):
             found = by_kind.of(context, tokens[places], self.heads(int(states[places][0])))
-            turns[places] = NOT_KNOWN if found is None else found
-        unknown = np.flatnonzero(turns == NOT_KNOWN)
-        turns[unknown] = self._one_by_one(context, tokens[unknown], states[unknown])
-        return turns
+            choices[places] = NOT_KNOWN if found is None else found
+        unknown = np.flatnonzero(choices == NOT_KNOWN)
+        choices[unknown] = self._one_by_one(context, tokens[unknown], states[unknown])
+        return choices
 
     def _by_head_class(self, states: Int32) -> Iterator[NDArray[np.int64] | slice]:
         """Places of ``states`` that share their heads."""
@@ -57,13 +57,13 @@ class Writing:
         yield from np.split(order, bounds[1:])
 
     def _one_by_one(self, context: Line, tokens: Int32, states: Int32) -> Numbers:
-        """As ``turns``, for one text after the other; never ``NEARLY``."""
-        turns = np.full(len(tokens), NEVER, dtype=np.uint8)
+        """As ``choices``, for one text after the other; never ``NEARLY``."""
+        choices = np.full(len(tokens), NEVER, dtype=np.uint8)
         different, group_of = np.unique(states, return_inverse=True)
         heads = [self.heads(state) for state in different.tolist()]
         left = np.arange(len(tokens))
-        for turn in range(MAX_ENDINGS):
-            texts = [each[turn] if len(each) > turn else None for each in heads]
+        for choice in range(MAX_ENDINGS):
+            texts = [each[choice] if len(each) > choice else None for each in heads]
             numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
             chosen = np.array([numbers[text] for text in texts], dtype=np.int32)[group_of[left]]
             tried = []
@@ -72,12 +72,12 @@ class Writing:
                 if text is None or not len(places):
                     continue
                 verdicts = self._verdicts(context, tokens[places], text)
-                turns[places[verdicts == YES]] = turn
+                choices[places[verdicts == YES]] = choice
                 tried.append(places[verdicts == NO])
             if not tried:
                 break
             left = np.sort(np.concatenate(tried))
-        return turns
+        return choices
 
     def _verdicts(self, context: Line, tokens: Int32, ending: bytes) -> Verdicts:
         """As ``Spelling.verdicts``, where that does not know by encoding the text."""

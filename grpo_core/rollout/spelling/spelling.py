@@ -4,7 +4,7 @@ It depends on three things. The splitting rules must not split the token, nor wh
 that is the same for all contexts, tokens and texts of one shape (``pieces``). Within a piece the token must be a
 neighbour of the one before it, and of the one after it: that depends on two tokens alone (``bpe_pairs``). So only the
 last of the three, the neighbours of the last token, is asked anew for each context: the rest is kept for the context's
-kind (``turns``).
+kind (``ending_choices``).
 
 Legend: V ids, N tokens that are asked for, K shapes of tokens.
 """

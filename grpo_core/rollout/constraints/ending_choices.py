@@ -20,7 +20,7 @@ from grpo_core.rollout.spelling.token_texts import NEVER_WRITTEN, PARTIAL, UNKNO
 from grpo_core.types import Bool, Int32
 
 NEARLY, UNKNOWN, NEVER = 253, 254, 255
-"""Instead of the index of an ending: the token holds but for the one that would follow it; ask the tokenizer; none."""
+"""In place of an ending's index: none of the endings, but perhaps another text; the tokenizer must be asked; no text."""
 _MISSING = 252
 _WIDE = 2048  # fewer tokens are kept as they were asked for
 _MAX_FEW = 2048
@@ -44,12 +44,12 @@ class _Ledger:
 class _Text:
     """One of the endings."""
 
-    turn: int
+    choice: int
     following: Following
     head: tuple[bytes, str]  # see ``_HEAD``
 
 
-class Turns:
+class EndingChoices:
     """Asks ``spelling`` for one ending after the other, until each token has one."""
 
     def __init__(self, spelling: Spelling) -> None:
@@ -76,7 +76,7 @@ class Turns:
             self._ask_composing(found, tokens, endings, result)
             if spelling.added.is_begun_by(found.text):
                 for text in self._texts(endings):
-                    for place in np.flatnonzero(result == text.turn).tolist() if text.following.crossing else []:
+                    for place in np.flatnonzero(result == text.choice).tolist() if text.following.crossing else []:
                         if spelling.crosses(found, int(tokens[place]), text.following):
                             result[place] = UNKNOWN
             if found.piece in spelling.texts.beginnings:
@@ -87,7 +87,7 @@ class Turns:
         """Where a character that begins with a token joins what is before it, another ending may do: not known."""
         may_compose = self._spelling.shapes_of.may_compose[tokens]
         for text in self._texts(endings) if may_compose.any() else []:
-            held = np.flatnonzero(may_compose & (result == text.turn))
+            held = np.flatnonzero(may_compose & (result == text.choice))
             if text.following.tail and len(held):
                 result[held[self._spelling.changed_by(found, tokens[held], text.following.tail)]] = UNKNOWN
 
@@ -109,11 +109,11 @@ class Turns:
         """Of ``endings`` those whose effect is known."""
         spelling = self._spelling
         found: list[_Text] = []
-        for turn, ending in enumerate(endings):
+        for choice, ending in enumerate(endings):
             if (following := spelling.following(ending)) is not None:
                 head = _HEAD.match(spelling.pieces.exact(following.text))
                 assert head is not None
-                found.append(_Text(turn, following, (following.tail, _RUN.sub(r"\1\1", head[0]))))
+                found.append(_Text(choice, following, (following.tail, _RUN.sub(r"\1\1", head[0]))))
         return found
 
     def _ledger(self, kind: ContextKind, endings: tuple[bytes, ...]) -> _Ledger:
@@ -151,7 +151,7 @@ class Turns:
                 continue
             rule = spelling.rule(found, tokens[asked], shapes[asked], text.following)
             for numbers, chosen in ((starting, rule.starts), (joining, ~rule.starts)):
-                _lower(numbers, asked[chosen & rule.holds], text.turn)
+                _lower(numbers, asked[chosen & rule.holds], text.choice)
                 _lower(numbers, asked[chosen & rule.nearly], NEARLY)
             best = np.minimum(starting[left], joining[left])
             again = left[best == NEARLY]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
-from grpo_core.rollout.constraints import turns
+from grpo_core.rollout.constraints import ending_choices
 from grpo_core.rollout.constraints.byte_automaton import ByteAutomaton
+from grpo_core.rollout.constraints.ending_choices import NEARLY, NEVER
 from grpo_core.rollout.constraints.token_automaton import TokenAutomaton
 from grpo_core.rollout.constraints.token_bytes import token_bytes_of
-from grpo_core.rollout.constraints.turns import NEARLY, NEVER
 from tests.grpo_core.rollout.constraints.real_tokenizers import real_tokenizer
 
 REAL = [pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "llama3_1", "gptoss")]
@@ -46,7 +46,7 @@ def spelled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_turns_by_kind_are_those_of_encoding_text_after_text(
     spelled: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "_WIDE", 0)
+    monkeypatch.setattr(ending_choices, "_WIDE", 0)
     token_bytes = token_bytes_of(spelled)
     automaton = TokenAutomaton(token_bytes, ByteAutomaton.compile(PATTERN))
     rng = np.random.default_rng(0)
@@ -60,11 +60,11 @@ def test_turns_by_kind_are_those_of_encoding_text_after_text(
         tokens, states = automaton._moves.of(state)
         chosen = np.sort(rng.choice(len(tokens), size=min(len(tokens), 150), replace=False))
         tokens, states = tokens[chosen], states[chosen]
-        found = automaton.writing.turns(context, tokens, states)
+        found = automaton.writing.choices(context, tokens, states)
         monkeypatch.setattr(type(token_bytes), "spelling", None)  # each text is encoded then
         plain = automaton.writing._one_by_one(context, tokens, states)
         monkeypatch.undo()
-        monkeypatch.setattr(turns, "_WIDE", 0)
+        monkeypatch.setattr(ending_choices, "_WIDE", 0)
         different = np.flatnonzero((found < NEARLY) != (plain != NEVER))
         assert not len(different), (text, [token_bytes.bytes_of[int(token)] for token in tokens[different]])
         num_held += int((found < NEARLY).sum())

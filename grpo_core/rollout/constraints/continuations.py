@@ -1,7 +1,6 @@
-"""Tokens that the tokenizer writes before none of the texts that were tried, though it may before another one.
+"""Text after tokens that the tokenizer writes before none of the endings that were tried, though it may before another.
 
-It would write such a token but for the one that follows it. So the tokens that may follow are tried one after the
-other, and those after them.
+The tokens that may follow such a token are tried one after the other, and those after them, up to three.
 """
 
 from __future__ import annotations
@@ -12,19 +11,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from grpo_core.rollout.constraints.byte_automaton import ByteAutomaton
+from grpo_core.rollout.constraints.ending_choices import NEARLY, NEVER, Numbers
 from grpo_core.rollout.constraints.lines import Line
 from grpo_core.rollout.constraints.moves import Moves
-from grpo_core.rollout.constraints.turns import NEARLY, NEVER, Numbers
 from grpo_core.rollout.constraints.writing import Writing
 from grpo_core.rollout.spelling.contexts import ContextKind
 from grpo_core.types import Int32
 
-_MAX_WAYS, _WAYS_AT_ONCE = 512, 64  # tokens to try after one, and how many of them together
-_MAX_WAY_TOKENS, _WAYS_ON = 3, 2  # tokens on one way, and of how many that nearly hold it goes on
-_MAX_KEPT_WAYS = 1 << 14
+_MAX_CONTINUATIONS, _TRIED_AT_ONCE = 512, 64  # tokens to try after one, and how many of them together
+_MAX_TOKENS, _CONTINUED = 3, 2  # tokens of one continuation; how many that nearly hold are continued
+_MAX_KEPT = 1 << 14
 
 
-class Ways:
+class Continuations:
     """Finds texts after tokens of a pattern."""
 
     def __init__(self, automaton: ByteAutomaton, moves: Moves, writing: Writing) -> None:
@@ -32,16 +31,16 @@ class Ways:
         self._bytes_of = writing.token_bytes.bytes_of
         self._kept: OrderedDict[tuple[ContextKind, int, int], bytes | None] = OrderedDict()
 
-    def of(self, context: Line, tokens: Int32, states: Int32, turns: Numbers) -> Iterator[tuple[int, bytes]]:
+    def of(self, context: Line, tokens: Int32, states: Int32, choices: Numbers) -> Iterator[tuple[int, bytes]]:
         """Of tokens that nearly hold, those after which other tokens were found, with the text of these. The others
         never hold."""
-        nearly = np.flatnonzero(turns == NEARLY)
-        turns[nearly] = NEVER
+        nearly = np.flatnonzero(choices == NEARLY)
+        choices[nearly] = NEVER
         for place in nearly.tolist():
             token, state = int(tokens[place]), int(states[place])
-            if (way := self._known(context, token, state)) is not None:
-                turns[place] = NEARLY
-                yield token, way
+            if (continuation := self._known(context, token, state)) is not None:
+                choices[place] = NEARLY
+                yield token, continuation
 
     def _known(self, context: Line, token: int, state: int) -> bytes | None:
         """As ``_find`` of ``context`` and ``token``: what was found after another context of the kind, if it does."""
@@ -51,15 +50,16 @@ class Ways:
         key = (found.kind, token, int(self._bytes.head_class[state]))
         line = (*context, token)
         if key in self._kept:
-            way = self._kept[key]
-            if way is None or (
-                self._bytes.follow(state, way) != self._bytes.dead and self._writing.is_written(line, way)
+            continuation = self._kept[key]
+            if continuation is None or (
+                self._bytes.follow(state, continuation) != self._bytes.dead
+                and self._writing.is_written(line, continuation)
             ):
-                return way
-        way = self._kept[key] = self._find(line, state, _MAX_WAY_TOKENS)
-        if len(self._kept) > _MAX_KEPT_WAYS:
+                return continuation
+        continuation = self._kept[key] = self._find(line, state, _MAX_TOKENS)
+        if len(self._kept) > _MAX_KEPT:
             self._kept.popitem(last=False)
-        return way
+        return continuation
 
     def _find(self, line: Line, state: int, num_left: int) -> bytes | None:
         """Text after ``line``, which has led to ``state``, before which the tokenizer writes it; None if none is found.
@@ -71,15 +71,15 @@ class Ways:
         chosen = self._writing.token_bytes.spelling.neighbours_of(line[-1])[tokens]
         tokens, states = tokens[chosen], states[chosen]
         nearly: list[tuple[int, int]] = []
-        for first in range(0, min(len(tokens), _MAX_WAYS), _WAYS_AT_ONCE):
-            few, at = tokens[first : first + _WAYS_AT_ONCE], states[first : first + _WAYS_AT_ONCE]
-            turns = self._writing.turns(line, few, at)
-            for place in np.flatnonzero(turns < NEARLY).tolist():
-                text = self._bytes_of[int(few[place])] + self._writing.heads(int(at[place]))[turns[place]]
+        for first in range(0, min(len(tokens), _MAX_CONTINUATIONS), _TRIED_AT_ONCE):
+            few, at = tokens[first : first + _TRIED_AT_ONCE], states[first : first + _TRIED_AT_ONCE]
+            choices = self._writing.choices(line, few, at)
+            for place in np.flatnonzero(choices < NEARLY).tolist():
+                text = self._bytes_of[int(few[place])] + self._writing.heads(int(at[place]))[choices[place]]
                 if self._writing.is_written(line, text):
                     return text
-            nearly += [(int(few[place]), int(at[place])) for place in np.flatnonzero(turns == NEARLY)]
-        for token, target in nearly[:_WAYS_ON] if num_left > 1 else []:
+            nearly += [(int(few[place]), int(at[place])) for place in np.flatnonzero(choices == NEARLY)]
+        for token, target in nearly[:_CONTINUED] if num_left > 1 else []:
             if (text := self._find((*line, token), target, num_left - 1)) is not None:
                 return self._bytes_of[token] + text
         return None
