@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.crash_study.mutations import as_json, damage, harm
-from bench.crash_study.parsers import PARSERS, Parser
+from bench.crash_study.parser import Parser
+from bench.crash_study.parsers import PARSERS
 
 MAX_INPUT_S = 5
 MAX_MEMORY_BYTES = 1 << 30

@@ -51,15 +51,15 @@ class Continuations:
         line = (*context, token)
         if key in self._kept:
             continuation = self._kept[key]
-            if continuation is None or (
-                self._bytes.follow(state, continuation) != self._bytes.dead
-                and self._writing.is_written(line, continuation)
-            ):
+            if continuation is None or self._goes_on(line, state, continuation):
                 return continuation
         continuation = self._kept[key] = self._find(line, state, _MAX_TOKENS)
         if len(self._kept) > _MAX_KEPT:
             self._kept.popitem(last=False)
         return continuation
+
+    def _goes_on(self, line: Line, state: int, text: bytes) -> bool:
+        return self._bytes.follow(state, text) != self._bytes.dead and self._writing.is_written(line, text)
 
     def _find(self, line: Line, state: int, num_left: int) -> bytes | None:
         """Text after ``line``, which has led to ``state``, before which the tokenizer writes it; None if none is found.

@@ -20,7 +20,7 @@ from grpo_core.rollout.spelling.token_texts import NEVER_WRITTEN, PARTIAL, UNKNO
 from grpo_core.types import Bool, Int32
 
 NEARLY, UNKNOWN, NEVER = 253, 254, 255
-"""In place of an ending's index: none of the endings, but perhaps another text; the tokenizer must be asked; no text."""
+"""In place of an ending's index: none, but perhaps another text; the tokenizer must be asked; no text at all."""
 _MISSING = 252
 _WIDE = 2048  # fewer tokens are kept as they were asked for
 _MAX_FEW = 2048
