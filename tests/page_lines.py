@@ -243,10 +243,10 @@ HOW: Mapping[str, How] = {
         "tests/grpo_core/explain/test_explain.py::test_the_command_shows_share_bound_setting_and_phase"
     ),
     "uv run grpo panels --watch": RunBy(
-        "tests/grpo_core/telemetry/test_terminal.py::test_watch_refreshes_until_ctrl_c"
+        "tests/grpo_core/telemetry/panels/test_terminal.py::test_watch_refreshes_until_ctrl_c"
     ),
     "uv run grpo panels --watch --run first": RunBy(
-        "tests/grpo_core/telemetry/test_terminal.py::test_q_ends_watching_and_gives_the_terminal_back"
+        "tests/grpo_core/telemetry/panels/test_terminal.py::test_q_ends_watching_and_gives_the_terminal_back"
     ),
     "uv run grpo dashboard --open": RunBy(
         "tests/grpo_core/commands/test_dashboard.py::test_it_serves_at_the_printed_address_until_ctrl_c"
