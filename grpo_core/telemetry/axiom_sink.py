@@ -38,13 +38,22 @@ def open_axiom(config: TelemetryConfig, environment: Mapping[str, str] = os.envi
         raise CredentialsError(
             f"{present} is set without {absent}: set both to send events to Axiom, or telemetry.axiom to 'off'"
         )
+    return AxiomConnection(token, dataset, axiom_url(environment), environment.get("AXIOM_ORG_ID") or None)
+
+
+def axiom_url(environment: Mapping[str, str]) -> str | None:
+    """``AXIOM_URL``; None where it is not set.
+
+    Raises:
+        CredentialsError: it is no URL. The message leaves out its name and password.
+    """
     url = environment.get("AXIOM_URL") or None
     if url is not None and not url.startswith(("https://", "http://")):
         shown = _USER.sub("...@", url)
         raise CredentialsError(
             f"AXIOM_URL {shown!r} is not a URL: it must start with https:// or http://; correct or unset it"
         )
-    return AxiomConnection(token, dataset, url, environment.get("AXIOM_ORG_ID") or None)
+    return url
 
 
 class AxiomConnection:
