@@ -6,6 +6,7 @@ The models have few parameters but spread-out weights, so that their distributio
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -70,6 +71,26 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory, one_thread: None) ->
 @pytest.fixture(scope="session")
 def model_folder(model_folders: dict[str, Path]) -> Path:
     return model_folders["qwen2"]
+
+
+@pytest.fixture(scope="session")
+def vllm_model_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``model_folder`` with heads of 32: vLLM's attention on a CPU has no kernel for smaller ones."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("vllm") / "model"
+    shutil.copytree(model_folder, folder)
+    config = AutoConfig.from_pretrained(folder)
+    config.update({"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
+    model.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # py
 from grpo_core.errors import EngineError, GrpoError, SamplingError
 from grpo_core.rollout.protocol import GenerationRequest
 from grpo_core.rollout.vllm_engine.adapters import LoadedAdapter
+from grpo_core.rollout.vllm_engine.head_size import check_head_size
 from grpo_core.rollout.vllm_engine.job import Ended, Job
 from grpo_core.rollout.vllm_engine.processes import bind_processes
 from grpo_core.rollout.vllm_engine.records import RecordFetcher
@@ -63,6 +64,9 @@ class VllmClient:
         self._thread.start()
         try:
             self._llm = self._wait(self._start_vllm(options))
+        except GrpoError:
+            self._stop_loop()
+            raise
         except (RuntimeError, ValueError, OSError, VLLMError) as error:
             self._stop_loop()
             reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -87,6 +91,7 @@ class VllmClient:
         )
         bind_processes()
         config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
+        check_head_size(config.model_config)
         self.model_context_tokens = config.model_config.max_model_len  # before vLLM cuts it to what its cache holds
         return AsyncLLM.from_vllm_config(
             config, stat_loggers=[lambda config, index=0: self.statistics], disable_log_stats=True

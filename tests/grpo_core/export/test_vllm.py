@@ -21,7 +21,7 @@ pytestmark = [
 
 
 def test_vllm_says_what_transformers_says(
-    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch, load_plain: Any, plain_logprobs: Any
+    tmp_path: Path, vllm_model_folder: Path, monkeypatch: pytest.MonkeyPatch, load_plain: Any, plain_logprobs: Any
 ) -> None:
     from grpo_core.lora.cache import LoRACache
     from grpo_core.lora.store import AdapterStore
@@ -30,7 +30,7 @@ def test_vllm_says_what_transformers_says(
     monkeypatch.setenv("GRPO_HOME", str(tmp_path / "home"))
     sizes = ["--steps", "2", "--groups", "2", "--samples", "2", "--device", "cpu", "--learning-rate", "0.05"]
     words = ["--environment", "tests.grpo_core.schedule.environments:chatty"]
-    assert main(["train", "--run", "first", "--model", str(model_folder), *words, *sizes]) == 0
+    assert main(["train", "--run", "first", "--model", str(vllm_model_folder), *words, *sizes]) == 0
     assert main(["export", "first", "--merge", str(tmp_path / "out")]) == 0
 
     store = AdapterStore(tmp_path / "adapters")
@@ -42,6 +42,6 @@ def test_vllm_says_what_transformers_says(
     with closing(engine):
         (completion,) = engine.generate([request])
     expected = plain_logprobs(load_plain(tmp_path / "out"), completion)
-    before = plain_logprobs(load_plain(model_folder), completion)
+    before = plain_logprobs(load_plain(vllm_model_folder), completion)
     assert float(abs(expected - completion.sampling_logprobs).max()) < 1e-3
     assert float(abs(before - completion.sampling_logprobs).max()) > 1e-2

