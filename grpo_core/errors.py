@@ -39,6 +39,12 @@ def shown(value: object) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
+def reason(error: Exception) -> str:
+    """What ``error``, raised by other code, says, in a message: its first line, cut where it is long."""
+    lines = str(error).splitlines()
+    return lines[0][: 2 * _MAX_SHOWN] if lines else type(error).__name__
+
+
 class GrpoError(ValueError):
     """Base of every error that a user can cause and fix."""
 

@@ -102,7 +102,8 @@ def build_config(values: Mapping[str, Any], typed: Mapping[str, str] | None = No
     try:
         config = GrpoConfig.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(detail, typed or {}) for detail in error.errors()[:_MAX_ERRORS]]
+        listed: set[tuple[str, ...]] = set()
+        lines = [_explain(detail, typed or {}, listed) for detail in error.errors()[:_MAX_ERRORS]]
         more = [f"and {error.error_count() - _MAX_ERRORS} more"] if error.error_count() > _MAX_ERRORS else []
         raise ConfigError("; ".join(lines + more)) from None
     check_name(config.run, "run")
@@ -162,7 +163,8 @@ def settings_from_json(text: str) -> dict[str, Any]:
     return values
 
 
-def _explain(detail: Any, typed: Mapping[str, str]) -> str:
+def _explain(detail: Any, typed: Mapping[str, str], listed: set[tuple[str, ...]]) -> str:
+    """``listed``: the sections whose keys the message has already."""
     key = ".".join(str(part) for part in detail["loc"])
     where = typed.get(key, key[:_MAX_KEY_LENGTH].replace("\n", " "))
     if detail["type"] == "extra_forbidden":
@@ -171,8 +173,11 @@ def _explain(detail: Any, typed: Mapping[str, str]) -> str:
             section = section.model_fields[part].annotation
         allowed = list(section.model_fields)
         nearest = difflib.get_close_matches(str(detail["loc"][-1]), allowed, n=1)
-        meant = f"did you mean {nearest[0]}? " if nearest else ""
-        return f"{where}: unknown key; {meant}allowed here: {', '.join(allowed)}"
+        meant = f"; did you mean {nearest[0]}?" if nearest else ""
+        if detail["loc"][:-1] in listed:
+            return f"{where}: unknown key{meant}"
+        listed.add(detail["loc"][:-1])
+        return f"{where}: unknown key{meant or ';'} allowed here: {', '.join(allowed)}"
     if detail["type"] == "model_type":
         section: Any = GrpoConfig
         for part in detail["loc"]:

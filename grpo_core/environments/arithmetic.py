@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from grpo_core.errors import InvalidActionError
+from grpo_core.errors import InvalidActionError, shown
 from grpo_core.types import Observation, Questions
 
 AGENT = "solver"
@@ -82,7 +82,7 @@ class ArithmeticEnvironment:
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         if snapshot.get("environment") != "arithmetic" or set(snapshot) != set(self.snapshot()):
             raise InvalidActionError(
-                f"snapshot of {snapshot.get('environment')!r} with keys {sorted(snapshot)}: only one that "
+                f"snapshot of {shown(snapshot.get('environment'))} with keys {shown(list(snapshot))}: only one that "
                 "ArithmeticEnvironment.snapshot made can be restored; make a new one"
             )
         self._a, self._b = snapshot["a"], snapshot["b"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.config import GrpoConfig
-from grpo_core.errors import ConfigError, HomeError
+from grpo_core.errors import ConfigError, HomeError, reason
 from grpo_core.home import Home, check_name, write_atomic
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.training.advantages import group_advantages
@@ -94,7 +94,9 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
             for name in names:
                 table[name].cast(kind)
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise ConfigError(f"samples {path}: cannot be read ({error}); delete it, or name another --step") from error
+        raise ConfigError(
+            f"samples {path}: cannot be read ({reason(error)}); delete it, or name another --step"
+        ) from error
     return table.to_pylist()
 
 

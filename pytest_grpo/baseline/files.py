@@ -166,7 +166,7 @@ def _read(path: Path) -> Baseline:
         raise _damaged(path, "it has no format_version")
     if content["format_version"] != FORMAT_VERSION:
         raise pytest.UsageError(
-            f"baseline {path}: format version {content['format_version']!r} is unknown, this is {FORMAT_VERSION}; "
+            f"baseline {path}: format version {content['format_version']!r:.100} is unknown, this is {FORMAT_VERSION}; "
             "read it with the pytest-grpo that stored it"
         )
     if content.pop("sha256", None) != _checksum(content):

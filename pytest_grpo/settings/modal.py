@@ -98,12 +98,12 @@ def read_gpus(path: Path) -> dict[int, str]:
         return {}
     gpus = {}
     for marker, table in tables.items() if isinstance(tables, dict) else [("", None)]:
-        where = f"thresholds {path}: [modal.{marker}]"
+        where = f"thresholds {path}: [modal.{marker:.100}]"
         if marker not in PHASE_NUMBERS or not isinstance(table, dict) or set(table) != {"gpu"}:
             raise pytest.UsageError(
                 f'{where}: allowed are tables {PHASE_TABLES}, each with a gpu; write e.g. gpu = "H100:2"'
             )
-        gpus[PHASE_NUMBERS[marker]] = check_gpu(str(table["gpu"]), f"{where} gpu = {table['gpu']!r}")
+        gpus[PHASE_NUMBERS[marker]] = check_gpu(str(table["gpu"]), f"{where} gpu = {table['gpu']!r:.100}")
     return gpus
 
 

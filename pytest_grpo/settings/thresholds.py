@@ -85,12 +85,15 @@ def load_thresholds(path: Path, device_profile: str, shown: str = "") -> dict[st
         )
     thresholds: dict[str, Threshold] = {}
     for marker, table in tables.items():
-        where = f"thresholds {path}: [{device_profile}.{marker}]"
         if marker not in PHASE_NUMBERS or not isinstance(table, dict):
+            where = f"thresholds {path}: [{device_profile}.{marker:.100}]"
             raise pytest.UsageError(f"{where}: allowed are tables {PHASE_TABLES}; rename it")
+        where = f"thresholds {path}: [{device_profile}.{marker}]"
         for name, entry in table.items():
             if name in thresholds or not _NAME.fullmatch(name):
-                raise pytest.UsageError(f"{where} {name!r}: names are unique, of letters, digits and '_'; rename it")
+                raise pytest.UsageError(
+                    f"{where} {name!r:.100}: names are unique, of letters, digits and '_'; rename it"
+                )
             source = f"{shown or path.name} [{device_profile}.{marker}]"
             thresholds[name] = read_threshold(name, PHASE_NUMBERS[marker], entry, f"{where} {name}", source)
     return thresholds
@@ -104,15 +107,17 @@ def read_threshold(name: str, phase: int | None, entry: Any, where: str, source:
     """
     allowed = f"write one of {', '.join(KINDS)}, and a unit if it has one"
     if not isinstance(entry, dict):
-        raise pytest.UsageError(f"{where}: {entry!r} is not a table; {allowed}")
+        raise pytest.UsageError(f"{where}: {entry!r:.100} is not a table; {allowed}")
     kinds: list[Kind] = [kind for kind in KINDS if kind in entry]
     unit = entry.get("unit", "")
     if len(kinds) != 1 or set(entry) - {*kinds, "unit"} or not isinstance(unit, str) or not unit.isascii():
-        raise pytest.UsageError(f"{where}: {entry!r} is not a threshold; {allowed}")
+        raise pytest.UsageError(f"{where}: {entry!r:.100} is not a threshold; {allowed}")
     kind = kinds[0]
     bounds = entry[kind] if kind == "within" else [entry[kind]]
     if not isinstance(bounds, (list, tuple)) or not all(_is_number(bound) for bound in bounds):
-        raise pytest.UsageError(f"{where}: {kind} = {entry[kind]!r} is not numeric; write a number, or [low, high]")
+        raise pytest.UsageError(
+            f"{where}: {kind} = {entry[kind]!r:.100} is not numeric; write a number, or [low, high]"
+        )
     low, high = _bounds(kind, [float(bound) for bound in bounds], where)
     return Threshold(name, phase, kind, low, high, unit, source)
 

@@ -15,7 +15,7 @@ from grpo_core.environments.diplomacy.phase import Phase, PhaseCache
 from grpo_core.environments.diplomacy.position import Position
 from grpo_core.environments.diplomacy.prompts import compact_prompt, full_prompt
 from grpo_core.environments.diplomacy.rewards import power_reward
-from grpo_core.errors import InvalidActionError, MissingPackageError
+from grpo_core.errors import InvalidActionError, MissingPackageError, shown
 from grpo_core.types import Observation
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def _check_snapshot(snapshot: Mapping[str, Any]) -> None:
     ):
         return
     raise InvalidActionError(
-        f"snapshot of {snapshot.get('environment')!r} with keys {sorted(snapshot)}: only one that "
+        f"snapshot of {shown(snapshot.get('environment'))} with keys {shown(list(snapshot))}: only one that "
         "DiplomacyEnvironment.snapshot made can be restored; make a new one"
     )
 

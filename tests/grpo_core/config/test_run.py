@@ -43,6 +43,13 @@ def test_an_unknown_key_is_named_with_the_allowed_ones(prefix: str, section: typ
     assert message.partition("here: ")[2].split(", ") == list(section.model_fields)
 
 
+def test_the_allowed_keys_of_a_section_are_said_once() -> None:
+    message = message_of({"training": {"lossy": 1, "stepz": 2}, "rollout": {"lossy": 1}})
+    assert message.count("allowed here: method, ") == 1
+    assert message.count("allowed here: ") == 2
+    assert "training.stepz: unknown key" in message
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
