@@ -10,6 +10,7 @@ from grpo_core.errors import reason, shown
 @pytest.mark.parametrize(
     ("value", "text"),
     [("a\nb", "'a\\nb'"), ("x" * 10_000, "'" + "x" * 99 + "..."), (10**5000, "a number as long as this")],
+    ids=["short", "long text", "long number"],
 )
 def test_a_value_is_cut(value: object, text: str) -> None:
     assert shown(value) == text
