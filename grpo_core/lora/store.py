@@ -90,6 +90,19 @@ class AdapterStore:
                 sync(path.parent)
         return folder
 
+    @contextmanager
+    def publishing(self) -> Iterator[None]:
+        """A run publishes inside this block. All is on disk when it ends, whatever ends it."""
+        yield
+
+    def publish_soon(self, weights: PolicyWeights, keep_last: int) -> None:
+        """``publish`` and then ``prune``. The version can be loaded from now on. Raises as ``publish``."""
+        self.publish(weights)
+        self.prune(weights.version.run, keep_last)
+
+    def wait(self) -> None:
+        """Until all that ``publish_soon`` got is on disk. Raises as ``publish``."""
+
     def load(self, version: PolicyVersion) -> PolicyWeights:
         """The weights of ``version``, on the CPU, checked against their checksums.
 

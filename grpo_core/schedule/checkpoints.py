@@ -76,6 +76,7 @@ class Checkpoints:
         began_s = time.monotonic()
         config = self._stack.config
         with spans.CHECKPOINT:
+            self._stack.store.wait()  # a checkpoint's version is on disk before it
             self.newest = save_checkpoint(
                 self._stack.checkpoint_folder,
                 self._stack.trainer,

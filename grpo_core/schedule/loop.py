@@ -89,6 +89,7 @@ def train(
     with (
         hold_run(stack.home, stack.config.run),
         recording(process_name(stack.trainer.ranks.rank), "train") as recorder,
+        stack.store.publishing(),
     ):
         checkpoints = Checkpoints(stack, enabled=save_checkpoints, resumed=resume, on_saved=on_checkpoint)
         evaluations = None
@@ -173,6 +174,8 @@ def _run_steps(
             with spans.TELEMETRY:
                 books.close_step(lease.batch, report.metrics, lease.num_stale_tokens, followers)
         checkpoints.save_last(buffer)  # before the rollout thread's batch under way is waited for
+        with spans.PUBLISH:
+            stack.store.wait()
     if evaluations is not None:
         with spans.EVALUATE:
             if request.signal is None:
@@ -290,12 +293,14 @@ def _emit_step(stack: Stack, telemetry: Telemetry, report: StepReport, policy_ve
 
 
 def publish(stack: Stack, telemetry: Telemetry) -> float:
-    """Publish the trainer's weights as its version, and prune versions over the lag budget. Returns milliseconds."""
+    """Publish the trainer's weights as its version, and prune versions over the lag budget.
+
+    Returns milliseconds of the step: what the disk takes comes while the run goes on (``BackgroundStore``).
+    """
     times = Stopwatch(stack.trainer.device)
     with times.span("publish"):
         weights = stack.trainer.weights()
-        stack.store.publish(weights)
-        stack.store.prune(stack.config.run, keep_last=stack.config.schedule.max_policy_lag_steps + 2)
+        stack.store.publish_soon(weights, keep_last=stack.config.schedule.max_policy_lag_steps + 2)
     publish_ms = times.total_ms("publish")
     telemetry.emit(
         "adapter_publish", version=weights.version.number, publish_ms=publish_ms, num_bytes=weights.num_bytes

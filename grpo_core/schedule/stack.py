@@ -11,6 +11,7 @@ from typing import Protocol
 from grpo_core.config import GrpoConfig
 from grpo_core.environments import make_environment_factory
 from grpo_core.home import Home
+from grpo_core.lora.background_store import BackgroundStore
 from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy
@@ -125,7 +126,7 @@ def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> L
     if ":" in config.environment.name:  # one of the user's own may ask for it
         factory = make_environment_factory(config.environment, tokenizer)
     trainer = build_trainer(config, ranks if ranks is not None else SingleProcess())
-    store = AdapterStore(home.adapters)
+    store = BackgroundStore(home.adapters)
     adapters = LoRACache(store, max_bytes=DEFAULT_MAX_BYTES, max_adapters=config.schedule.max_policy_lag_steps + 2)
     engine = open_engine(config, tokenizer.stop_ids, adapters, store, fingerprint=trainer.base_fingerprint)
     return LocalStack(

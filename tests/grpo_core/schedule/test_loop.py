@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
-from grpo_core.errors import BatchError, EpisodeError
+from grpo_core.errors import BatchError, EpisodeError, HomeError
+from grpo_core.lora.store import AdapterStore
+from grpo_core.rollout.protocol import AdapterSwap
 from grpo_core.schedule.loop import StepReport, TrainResult, train
 from grpo_core.schedule.stack import Stack
 from grpo_core.telemetry.events import Event, Telemetry
 from grpo_core.training.checkpoint import load_checkpoint
-from grpo_core.types import Batch, PolicyVersion, StepMetrics
+from grpo_core.types import Batch, PolicyVersion, PolicyWeights, StepMetrics
 from tests.grpo_core.schedule import environments
 from tests.grpo_core.schedule.run import losses, quiet, rollout_threads
 
@@ -78,6 +81,51 @@ def test_published_versions_are_the_trainers(make_stack: MakeStack) -> None:
     stored, own = stack.store.load(latest).tensors, stack.trainer.weights().tensors
     assert latest.number == stack.trainer.version == 4
     assert all(torch.equal(stored[name], own[name]) for name in own)
+
+
+def test_no_step_waits_for_the_disk(make_stack: MakeStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each version is sampled from before it is on disk, and all are on disk in the end."""
+    stack = make_stack()
+    used = [threading.Event() for _ in range(5)]
+    late: list[int] = []
+    write, use = AdapterStore.publish, stack.collector.use_version
+
+    def publish(store: AdapterStore, weights: PolicyWeights) -> Path:
+        number = weights.version.number
+        if number < 4 and not used[number].wait(timeout=20):  # nothing samples from the last one
+            late.append(number)
+        return write(store, weights)
+
+    def use_version(number: int) -> AdapterSwap:
+        swap = use(number)
+        used[number].set()
+        return swap
+
+    monkeypatch.setattr(AdapterStore, "publish", publish)
+    monkeypatch.setattr(stack.collector, "use_version", use_version)
+    train(stack, quiet())
+
+    assert late == []
+    assert [version.number for version in stack.store.versions("run")] == [3, 4]
+
+
+def test_a_version_that_cannot_be_written_ends_the_run(make_stack: MakeStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = AdapterStore.publish
+
+    def publish(store: AdapterStore, weights: PolicyWeights) -> Path:
+        if weights.version.number == 2:
+            raise HomeError("cannot write: no space left")
+        return write(store, weights)
+
+    whole = train(make_stack(home="whole"), quiet())
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterStore, "publish", publish)
+        with pytest.raises(HomeError, match="no space left"):
+            train(make_stack(), quiet())
+    resumed = train(make_stack(), quiet(), resume=True)
+
+    assert losses(resumed) == losses(whole)[-len(resumed.reports) :]
+    assert len(resumed.reports) < 4
 
 
 def test_events_tell_the_story_of_the_run(make_stack: MakeStack) -> None:
