@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from grpo_core.errors import PromptError
+from grpo_core.errors import EngineError, GrpoError, PromptError
 from grpo_core.rollout.constraints.guard import GuardedCursor
 from grpo_core.rollout.protocol import GenerationRequest
 from grpo_core.rollout.sampling import Draw, check_sampling
@@ -31,6 +31,11 @@ def check_request(
         SamplingError: a sampling parameter is out of its range.
     """
     check_sampling(request.sampling)
+    ids = request.prompt_ids
+    if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise PromptError(
+            "prompt_ids are no one-dimensional array of whole numbers; give np.array(ids, dtype=np.int32)"
+        )
     num_prompt, num_completion = len(request.prompt_ids), completion_budget(request)
     if num_completion < 1:
         raise PromptError(f"max_tokens {num_completion}: nothing could be generated; allow at least 1")
@@ -51,6 +56,17 @@ def check_request(
             f"{max_context_tokens} tokens; shorten the prompt (compact prompts), lower "
             f"rollout.max_completion_tokens, or {way_out}"
         )
+
+
+def own_error(error: Exception, doing: str) -> GrpoError:
+    """How a request ends in which ``error`` came up while the engine worked for it alone, so that others go on."""
+    if isinstance(error, GrpoError):
+        return error
+    own = EngineError(
+        f"request: {doing} failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}; check what it asks for"
+    )
+    own.__cause__ = error
+    return own
 
 
 @dataclass(eq=False)
@@ -82,6 +98,11 @@ class SequenceState:
     def uniform(self) -> float:
         """The uniform random number that the next token is drawn with."""
         return float(self.uniforms[len(self.tokens)])
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that its completion has in the end."""
+        return self.budget if self.finish_reason is None else len(self.tokens)
 
     def take(self, draw: Draw) -> None:
         """Append the token that the policy chose. Raises ConstraintError as ``GuardedCursor``."""

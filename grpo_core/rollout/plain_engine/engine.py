@@ -32,7 +32,7 @@ from grpo_core.rollout.protocol import (
     run_requests,
 )
 from grpo_core.rollout.sampling import draw_tokens
-from grpo_core.rollout.sequence import SequenceState, check_request
+from grpo_core.rollout.sequence import SequenceState, check_request, own_error
 from grpo_core.types import Completion, Float32, PolicyVersion, PolicyWeights
 
 logger = logging.getLogger(__name__)
@@ -106,8 +106,8 @@ class PlainEngine:
         self._count(num_requests=1)
         try:
             self._waiting[self._last_ticket] = self._start(request)
-        except GrpoError as error:
-            self._waiting[self._last_ticket] = error
+        except Exception as error:  # a user's request may hold anything
+            self._waiting[self._last_ticket] = own_error(error, "submitting it")
         return self._last_ticket
 
     def cancel(self, ticket: int) -> None:
@@ -171,13 +171,13 @@ class PlainEngine:
                 sequence.take(draw)
                 sequence.take_forced(whole_run=True)
             return self._finish(work) if sequence.finish_reason is not None else None
-        except GrpoError as error:
-            return error
         except torch.OutOfMemoryError as cause:
             num_tokens = len(sequence.request.prompt_ids) + len(sequence.tokens)
             error = CapacityError(f"request of {num_tokens} tokens so far: out of memory; shorten it")
             error.__cause__ = cause
             return error
+        except Exception as error:  # one request runs at a time, so it is this one's
+            return own_error(error, "sampling it")
 
     def _read(self, work: _Work) -> Tensor:
         """Logits [1, V] after all tokens of ``work``. Reads the tokens that it has not read."""

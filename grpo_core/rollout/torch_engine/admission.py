@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 
-from grpo_core.errors import CapacityError
-from grpo_core.rollout.sequence import SequenceState
+from grpo_core.errors import CapacityError, GrpoError
+from grpo_core.rollout.sequence import SequenceState, own_error
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
-from grpo_core.rollout.torch_engine.cache.rows import MAX_COPIED_TOKENS, MIN_SHARED_TOKENS, RowBatch, rounded_tokens
+from grpo_core.rollout.torch_engine.cache.rows import RowBatch, most_own_of, rounded_tokens
 from grpo_core.rollout.torch_engine.prefill import is_prefilled
+from grpo_core.types import Int32
 
 Prefill = tuple[SequenceState, PrefixNode]
 
 
 class Admission:
-    """The scheduler's queues: ``waiting`` sequences have no cache memory yet, ``prefilling`` ones do."""
+    """The scheduler's queues, ``waiting`` and ``prefilling``, and what is left of the KV cache's bytes.
+
+    What a sequence will take is reserved from ``admit`` on: the part of its prompt that is not allocated, and its slot.
+    """
 
     def __init__(self, prefixes: PrefixCache, batches: Iterable[RowBatch], max_sequences: int, max_bytes: int) -> None:
         self._prefixes = prefixes
@@ -35,16 +39,26 @@ class Admission:
         """Of the bytes that it may hold, those held now."""
         return self.num_bytes / self._max_bytes
 
-    def admit(self) -> tuple[list[Prefill], list[tuple[SequenceState, CapacityError]]]:
-        """Move waiting sequences to ``prefilling``. Returns those, and the ones that can never fit."""
+    @property
+    def free_bytes(self) -> int:
+        """Bytes that nobody holds, and that are not reserved."""
+        return self._max_bytes - self.num_bytes - self._reserved_bytes(self.prefilling)
+
+    def admit(self) -> tuple[list[Prefill], list[tuple[SequenceState, GrpoError]]]:
+        """Move waiting sequences to ``prefilling``. Returns those, and the ones that can never begin."""
         begun: list[Prefill] = []
-        refused: list[tuple[SequenceState, CapacityError]] = []
+        refused: list[tuple[SequenceState, GrpoError]] = []
         while self.waiting and self._num_under_way() < self._max_sequences:
             sequence = self.waiting[0]
-            leaf = self._prefixes.acquire(sequence.policy_version, sequence.request.prompt_ids)
-            needed = self._make_room((sequence, leaf))
-            if needed > self._max_bytes:
-                self._prefixes.release(leaf)
+            try:
+                leaf = self.acquire(sequence.policy_version, sequence.request.prompt_ids)
+            except Exception as error:  # whatever it is: the other sequences go on
+                refused.append((self.waiting.popleft(), own_error(error, "finding its prompt")))
+                continue
+            needed = self._make_room((sequence, leaf)) if leaf is not None else 0
+            if leaf is None or needed > self._max_bytes:
+                if leaf is not None:
+                    self._prefixes.release(leaf)
                 if self._num_under_way():
                     break  # it fits once others have ended
                 self.waiting.popleft()
@@ -61,33 +75,41 @@ class Admission:
         self.prefilling = [pair for pair in self.prefilling if not is_prefilled(pair[1])]
         return ready
 
-    def make_bytes(self, num_bytes: int) -> None:
-        """Evict unused prompts until ``num_bytes`` are free, or none is left."""
-        excess = self.num_bytes + num_bytes - self._max_bytes
-        if excess > 0:
-            self._prefixes.evict(excess)
+    def acquire(self, version: int, prompt_ids: Int32) -> PrefixNode | None:
+        """As ``PrefixCache.acquire``; None where there is no room to split a prompt that begins alike."""
+        splitting = self._prefixes.split_bytes(version, prompt_ids)
+        if splitting and splitting > self.make_bytes(splitting):
+            splitting = self._prefixes.split_bytes(version, prompt_ids)  # perhaps that prompt was evicted
+            if splitting and splitting > self.free_bytes:
+                return None
+        return self._prefixes.acquire(version, prompt_ids)
+
+    def make_bytes(self, num_bytes: int) -> int:
+        """Evict unused prompts until ``num_bytes`` are free, or none is left. Returns the free bytes."""
+        missing = num_bytes - self.free_bytes
+        if missing > 0:
+            self._prefixes.evict(missing)
+        return self.free_bytes
 
     def _num_under_way(self) -> int:
         return len(self.prefilling) + sum(batch.num_rows for batch in self._batches)
 
     def _make_room(self, candidate: Prefill) -> int:
         """Bytes in use once ``candidate`` and all before it decode. Evicts unused prompts to make room."""
-        joining = [*self.prefilling, candidate]
-        nodes = {node for _, leaf in joining for node in leaf.path() if node.keys is None}
-        prompts = sum(node.num_tokens for node in nodes) * self._prefixes.bytes_per_token
-        slots = self._slot_bytes(joining)
-        excess = self._prefixes.num_bytes + prompts + slots - self._max_bytes
+        reserved = self._reserved_bytes([*self.prefilling, candidate])
+        excess = self.num_bytes + reserved - self._max_bytes
         if excess > 0:
             self._prefixes.evict(excess)
-        return self._prefixes.num_bytes + prompts + slots
+        return self.num_bytes + reserved
 
-    def _slot_bytes(self, joining: Sequence[Prefill]) -> int:
-        """An upper bound on the slots' bytes once ``joining`` decode: every slot is as long as the longest."""
-        num_readers = Counter(leaf for _, leaf in joining)
-        owns = [_max_own(sequence, num_readers[leaf]) for sequence, leaf in joining]
-        owns.extend(batch.max_own for batch in self._batches)
-        num_slots = len(joining) + sum(len(batch.rows) for batch in self._batches)
-        return num_slots * rounded_tokens(max(owns)) * self._prefixes.bytes_per_token
+    def _reserved_bytes(self, joining: Sequence[Prefill]) -> int:
+        """Bytes that ``joining`` take beside those held now."""
+        if not joining:
+            return 0
+        prompts = self._prefixes.missing_bytes({node for _, leaf in joining for node in leaf.path()})
+        size = rounded_tokens(most_own_of(joining))
+        num_free = sum(batch.capacity - batch.num_rows for batch in self._batches if batch.slot_tokens >= size)
+        return prompts + max(0, len(joining) - num_free) * size * self._prefixes.bytes_per_token
 
     def _too_large(self, sequence: SequenceState, needed: int) -> CapacityError:
         return CapacityError(
@@ -95,10 +117,3 @@ class Admission:
             f"{needed} bytes of keys and values, the engine has {self._max_bytes}; shorten the request or raise "
             "rollout.max_kv_bytes"
         )
-
-
-def _max_own(sequence: SequenceState, num_readers: int) -> int:
-    """Most tokens that ``sequence`` has in its slot (see ``rows.plan_rows``)."""
-    num_prompt = len(sequence.request.prompt_ids)
-    num_copied = min(num_prompt, MAX_COPIED_TOKENS if num_readers == 1 else MIN_SHARED_TOKENS)
-    return num_copied + sequence.budget

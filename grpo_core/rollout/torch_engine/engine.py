@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.profiler import record_function
@@ -27,10 +28,11 @@ from grpo_core.rollout.protocol import (
     completions_or_error,
     run_requests,
 )
-from grpo_core.rollout.sequence import SequenceState, check_request
+from grpo_core.rollout.sequence import SequenceState, check_request, own_error
 from grpo_core.rollout.torch_engine.admission import Admission, Prefill
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
-from grpo_core.rollout.torch_engine.cache.rows import Row, RowBatch, RowBatches, plan_rows
+from grpo_core.rollout.torch_engine.cache.row_batches import RowBatches
+from grpo_core.rollout.torch_engine.cache.rows import Row, RowBatch, plan_rows
 from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import next_chunks, read_chunks
 from grpo_core.rollout.torch_engine.sampler import sample_tokens
@@ -84,6 +86,7 @@ class TorchEngine:
         self._admission = Admission(self._prefixes, self._batches, max_batch_sequences, max_kv_bytes)
         self._unscored: list[SequenceState] = []
         self._num_siblings: Counter[tuple[int, bytes]] = Counter()  # not finished, by version and prompt
+        self._is_short = False  # of memory to score what has ended
         self._ended: list[Outcome] = []
         self._last_ticket = 0
         self._totals: defaultdict[str, Any] = defaultdict(int)
@@ -147,9 +150,9 @@ class TorchEngine:
             stop_ids = frozenset() if request.sampling.ignore_stop else {*self._stop_ids, *request.sampling.stop_ids}
             sequence = SequenceState(self._last_ticket, request, version, frozenset(stop_ids), vocab_size)
             self._versions.hold(version)
-        except GrpoError as error:
+        except Exception as error:  # a user's request may hold anything
             self._count(num_failed=1)
-            self._ended.append(Outcome(self._last_ticket, error))
+            self._ended.append(Outcome(self._last_ticket, own_error(error, "submitting it")))
             return self._last_ticket
         self._num_siblings[_prompt_key(sequence)] += 1
         self._admission.waiting.append(sequence)
@@ -191,15 +194,18 @@ class TorchEngine:
     def step(self) -> list[Outcome]:
         with spans.DECODE:
             with spans.PREFILL:
-                self._admit()
+                if not self._is_short:
+                    self._admit()
                 joined = self._read_prompts()
             for batch in self._batches:
                 if batch.rows:
                     self._advance(batch)
             if joined:
                 self._join(joined)
-            self._batches.tidy()
             self._score()
+            for batch in self._batches:
+                batch.shrink(self._admission.free_bytes)
+            self._batches.tidy(self._admission.free_bytes)
             ended, self._ended = self._ended, []
             return ended
 
@@ -251,6 +257,14 @@ class TorchEngine:
             self._begin(list(group), self._versions.weights_of(version).weights)
 
     def _begin(self, rows: Sequence[Row], weights: DecoderWeights) -> None:
+        num_placed, batch = self._place(rows, weights)
+        if batch is None and not self._batches.num_rows and not self._admission.prefilling:
+            self._fail(rows[0].sequence, rows[0].leaf, _no_room(rows[0].sequence, "decoding"))  # nobody's end helps
+            rows = rows[1:]
+        self._admission.prefilling[:0] = [(row.sequence, row.leaf) for row in rows[num_placed:]]  # until others end
+        if batch is None:
+            return
+        rows = rows[:num_placed]
         ends = [row.leaf.end_hidden for row in rows]
         self._choose(weights, rows, torch.stack([end for end in ends if end is not None]))
         going_on = [row for row in rows if row.sequence.finish_reason is None and row.sequence.pending]
@@ -260,10 +274,22 @@ class TorchEngine:
         if not going_on:
             return
         try:
-            self._batches.of(weights).add(going_on)
+            batch.add(going_on)
         except torch.OutOfMemoryError as cause:
             for row in going_on:
                 self._fail(row.sequence, row.leaf, _out_of_memory(row.sequence, "joining the batch", cause))
+
+    def _place(self, rows: Sequence[Row], weights: DecoderWeights) -> tuple[int, RowBatch | None]:
+        """How many of ``rows`` have room now, and in which batch."""
+        for num_placed in range(len(rows), 0, -1):
+            first, free_bytes = rows[:num_placed], self._admission.free_bytes
+            batch = self._batches.place_for(first, weights, free_bytes)
+            if batch is None:
+                needed = RowBatch(weights).added_bytes(first)
+                batch = self._batches.place_for(first, weights, self._admission.make_bytes(needed))
+            if batch is not None:
+                return num_placed, batch
+        return 0, None
 
     def _advance(self, batch: RowBatch) -> None:
         """One forward pass: every row's pending tokens, then its next ones."""
@@ -332,35 +358,47 @@ class TorchEngine:
     def _finish(self, sequence: SequenceState, leaf: PrefixNode) -> None:
         self._forget(sequence, leaf)
         if not sequence.request.want_ref_logprobs:
-            self._deliver(sequence, None)
+            self._end(sequence, None)
         elif sequence.policy_version == 0:  # the policy is the base model
-            self._deliver(sequence, sequence.completion().sampling_logprobs)
+            self._end(sequence, np.array(sequence.logprobs, dtype=np.float32))
         else:
             self._unscored.append(sequence)
 
-    def _deliver(self, sequence: SequenceState, ref_logprobs: Float32 | None) -> None:
-        self._count(num_completion_tokens=len(sequence.tokens), num_forced_tokens=sum(sequence.forced))
-        self._ended.append(Outcome(sequence.ticket, sequence.completion(ref_logprobs)))
+    def _end(self, sequence: SequenceState, scores: Float32 | GrpoError | None) -> None:
+        """Give ``sequence`` its outcome: with ``scores`` under the base model, or the error that was met there."""
+        try:
+            result = scores if isinstance(scores, GrpoError) else sequence.completion(scores)
+        except Exception as error:  # whatever it is, it is this request's
+            result = own_error(error, "ending it")
+        if isinstance(result, GrpoError):
+            self._count(num_failed=1, num_lost_tokens=len(sequence.tokens))
+        else:
+            self._count(num_completion_tokens=len(sequence.tokens), num_forced_tokens=sum(sequence.forced))
+        self._ended.append(Outcome(sequence.ticket, result))
 
     def _score(self) -> None:
         """Score finished sequences under the base model, once no sibling that shares the prompt is still running."""
         ready = [sequence for sequence in self._unscored if not self._num_siblings[_prompt_key(sequence)]]
         if not ready:
+            self._is_short = False
             return
         ready.sort(key=_prompt_key)
-        prompts = {_prompt_key(sequence): len(sequence.request.prompt_ids) for sequence in ready}
-        self._admission.make_bytes(sum(prompts.values()) * self._prefixes.bytes_per_token)
         self._unscored = [sequence for sequence in self._unscored if sequence not in ready]
         try:
             with spans.REFERENCE:
-                scores = self._scorer.score(ready)
+                while ready and (scores := self._scorer.score(ready, self._admission)):
+                    for sequence, score in zip(ready, scores, strict=False):
+                        self._end(sequence, score)
+                    del ready[: len(scores)]
         except torch.OutOfMemoryError as cause:
-            self._count(num_failed=len(ready), num_lost_tokens=sum(len(sequence.tokens) for sequence in ready))
-            errors = [_out_of_memory(sequence, "scoring", cause) for sequence in ready]
-            self._ended.extend(Outcome(each.ticket, error) for each, error in zip(ready, errors, strict=True))
-            return
-        for sequence, score in zip(ready, scores, strict=True):
-            self._deliver(sequence, score)
+            for sequence in ready:
+                self._end(sequence, _out_of_memory(sequence, "scoring", cause))
+            ready = []
+        if ready and not self._batches.num_rows and not self._admission.prefilling:
+            self._end(ready[0], _no_room(ready[0], "scoring"))
+            del ready[0]
+        self._is_short = bool(ready)  # then no request begins until these have had their turn
+        self._unscored.extend(ready)
 
     def _leave(self, batch: RowBatch, row: Row) -> None:
         batch.remove(row)
@@ -387,6 +425,13 @@ class TorchEngine:
     def _count(self, **added: float) -> None:
         for name, number in added.items():
             self._totals[name] += number
+
+
+def _no_room(sequence: SequenceState, doing: str) -> CapacityError:
+    return CapacityError(
+        f"prompt of {len(sequence.request.prompt_ids)} tokens and {len(sequence.tokens)} generated: {doing} takes more "
+        "keys and values than the engine has; raise rollout.max_kv_bytes, or shorten the request"
+    )
 
 
 def _out_of_memory(sequence: SequenceState, doing: str, cause: Exception) -> CapacityError:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from grpo_core.errors import GrpoError, SamplingError
 from grpo_core.rollout.sampling import Draw, draw_tokens
-from grpo_core.rollout.sequence import SequenceState
+from grpo_core.rollout.sequence import SequenceState, own_error
 from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 from grpo_core.types import Int32
@@ -38,8 +38,8 @@ def sample_tokens(
             if sequence.pending:
                 continue
             ids = sequence.cursor.allowed() if sequence.cursor is not None else None
-        except GrpoError as error:
-            errors[sequence] = error
+        except Exception as error:  # whatever it is: the other sequences go on
+            errors[sequence] = own_error(error, "its constraint")
             continue
         choosing.append(index)
         allowed.append(ids)
@@ -55,8 +55,8 @@ def sample_tokens(
             sequence.take(draw)
             if jump_forward:
                 sequence.take_forced(whole_run=True)
-        except GrpoError as error:
-            errors[sequence] = error
+        except Exception as error:  # as above
+            errors[sequence] = own_error(error, "taking a token")
     return errors
 
 

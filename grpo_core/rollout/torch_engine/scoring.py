@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd.profiler import record_function
 
-from grpo_core.rollout.sequence import SequenceState
+from grpo_core.errors import GrpoError
+from grpo_core.rollout.sequence import SequenceState, own_error
+from grpo_core.rollout.torch_engine.admission import Admission, Prefill
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
-from grpo_core.rollout.torch_engine.cache.rows import Row, RowBatch, plan_rows
+from grpo_core.rollout.torch_engine.cache.rows import Row, RowBatch, most_own_of, plan_rows, rounded_tokens
 from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import is_prefilled, next_chunks, read_chunks
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
@@ -32,21 +34,55 @@ class ReferenceScorer:
         self._max_tokens = max_tokens
         self.num_tokens = 0  # that this object has sent through the model
 
-    def score(self, sequences: Sequence[SequenceState]) -> list[Float32]:
-        """Log-probabilities [R] of each finished sequence's tokens, same temperature and support; 0 where forced."""
-        leaves = [self._cache.acquire(0, sequence.request.prompt_ids) for sequence in sequences]
+    def score(self, sequences: Sequence[SequenceState], admission: Admission) -> list[Float32 | GrpoError]:
+        """Log-probabilities [R] of the tokens of finished ``sequences``, same temperature and support; 0 where forced.
+
+        Only of the first ones, as many as ``admission`` has room for now. In the place of one that cannot be scored is
+        its error.
+        """
+        leaves: list[PrefixNode] = []
+        for sequence in sequences:
+            leaf = admission.acquire(0, sequence.request.prompt_ids)
+            if leaf is None:
+                break
+            leaves.append(leaf)
         try:
+            parts = self._fitting(list(zip(sequences, leaves, strict=False)), admission)
+            num_fitting = parts[-1].stop if parts else 0
+            for leaf in leaves[num_fitting:]:
+                self._cache.release(leaf)
+            del leaves[num_fitting:]
             while not all(map(is_prefilled, leaves)):
                 chunks = next_chunks(leaves, self._max_tokens)
                 read_chunks(chunks, VersionWeights(self._base, None), self._cache, self._passes)
                 self.num_tokens += sum(chunk.num_tokens for chunk in chunks)
-            results: list[Float32] = []
-            for part in self._parts(sequences):
-                results.extend(self._score_part(sequences[part], leaves[part]))
-            return results
+            return [score for part in parts for score in self._score_part(sequences[part], leaves[part])]
         finally:
             for leaf in leaves:
                 self._cache.release(leaf)
+
+    def _fitting(self, pairs: Sequence[Prefill], admission: Admission) -> list[slice]:
+        """The first parts of ``pairs`` of which all prompts, and the slots of the largest part, fit together."""
+        fitting: list[slice] = []
+        seen: set[PrefixNode] = set()
+        slots = 0
+        for whole in self._parts([sequence for sequence, _ in pairs]):
+            part = whole
+            while part.stop > part.start:
+                nodes = seen.union(*(leaf.path() for _, leaf in pairs[part]))
+                most = max(slots, self._slot_bytes(pairs[part]))
+                needed = self._cache.missing_bytes(nodes) + most
+                if needed <= admission.make_bytes(needed):
+                    fitting.append(part)
+                    seen, slots = nodes, most
+                    break
+                part = slice(part.start, part.start + (part.stop - part.start) // 2)
+            if part.stop < whole.stop:
+                break
+        return fitting
+
+    def _slot_bytes(self, pairs: Sequence[Prefill]) -> int:
+        return len(pairs) * rounded_tokens(most_own_of(pairs)) * self._cache.bytes_per_token
 
     def _parts(self, sequences: Sequence[SequenceState]) -> list[slice]:
         """Slices of at most ``max_tokens`` tokens together, with at least one sequence each."""
@@ -57,9 +93,11 @@ class ReferenceScorer:
                 parts.append(slice(start, index))
                 start, num_tokens = index, 0
             num_tokens += len(sequence.tokens)
-        return [*parts, slice(start, len(sequences))]
+        return [*parts, slice(start, len(sequences))] if sequences else []
 
-    def _score_part(self, sequences: Sequence[SequenceState], leaves: Sequence[PrefixNode]) -> list[Float32]:
+    def _score_part(
+        self, sequences: Sequence[SequenceState], leaves: Sequence[PrefixNode]
+    ) -> list[Float32 | GrpoError]:
         rows = plan_rows(list(zip(sequences, leaves, strict=True)))
         batch = RowBatch(self._base)
         batch.add(rows)
@@ -67,8 +105,16 @@ class ReferenceScorer:
         assert len(slots) == len(batch.rows), "a new batch has no free slots"
         with record_function("score"):
             states = self._read(batch, slots)
-        scores = {row.sequence: self._logprobs(row.sequence, states[row]) for row in rows}
+        scores = {row.sequence: self._own_logprobs(row.sequence, states[row]) for row in rows}
         return [scores[sequence] for sequence in sequences]
+
+    def _own_logprobs(self, sequence: SequenceState, states: Tensor) -> Float32 | GrpoError:
+        try:
+            return self._logprobs(sequence, states)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever it is: the other sequences have their scores
+            return own_error(error, "scoring it")
 
     def _read(self, batch: RowBatch, rows: Sequence[Row]) -> dict[Row, Tensor]:
         """The hidden states [R, hidden] that predict each row's tokens."""

@@ -22,7 +22,7 @@ from grpo_core.rollout.protocol import (
     completions_or_error,
     run_requests,
 )
-from grpo_core.rollout.sequence import check_request, completion_budget
+from grpo_core.rollout.sequence import check_request, completion_budget, own_error
 from grpo_core.rollout.vllm_engine.adapters import BaseModel, ResidentAdapters, linear_shapes
 from grpo_core.rollout.vllm_engine.job import Ended, Job
 from grpo_core.types import Completion
@@ -161,8 +161,8 @@ class VllmEngine:
                 kv_cache_bytes=self._bounding_kv_bytes,
             )
             adapter = self._adapters.acquire(number)
-        except GrpoError as error:
-            self._pending[self._ticket] = error
+        except Exception as error:  # a user's request may hold anything
+            self._pending[self._ticket] = own_error(error, "submitting it")
             return self._ticket
         self._pending[self._ticket] = number
         self._client.start(Job(self._ticket, request, number, adapter, completion_budget(request)))

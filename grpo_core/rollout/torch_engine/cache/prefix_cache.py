@@ -9,7 +9,7 @@ Legend: L layers, K key heads, D head size, n tokens of a node.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -89,6 +89,22 @@ class PrefixCache:
         self._touch(node)
         return node
 
+    def split_bytes(self, version: int, prompt_ids: Int32) -> int:
+        """Bytes that ``acquire`` takes for a moment, where it splits a node: half the node's, keys or values."""
+        node = self._roots.get(version)
+        tail = len(prompt_ids) - len(prompt_ids) % PAGE_TOKENS
+        place = 0
+        while node is not None and place < tail:
+            node = node.children.get(_key(prompt_ids[place:tail]))
+            if node is not None and _num_shared(node.tokens, prompt_ids[place:tail]) < node.num_tokens:
+                return self._bytes_of(node) // 2 if node.keys is not None else 0
+            place = node.end if node is not None else tail
+        return 0
+
+    def missing_bytes(self, nodes: Iterable[PrefixNode]) -> int:
+        """Bytes that ``allocate`` takes for ``nodes``."""
+        return sum(self._bytes_of(node) for node in nodes if node.keys is None)
+
     def release(self, node: PrefixNode) -> None:
         """One user less. The node stays cached, unless its version was dropped or it is not computed."""
         node.num_users -= 1
@@ -126,9 +142,9 @@ class PrefixCache:
         upper.last_used = node.last_used
         node.parent.children[_key(node.tokens)] = upper
         if node.keys is not None and node.values is not None:
-            # Copies, not views: a view of one half would keep the memory of both.
-            upper.keys, upper.values = node.keys[:, :, :num_tokens].clone(), node.values[:, :, :num_tokens].clone()
-            node.keys, node.values = node.keys[:, :, num_tokens:].clone(), node.values[:, :, num_tokens:].clone()
+            # Copies, not views: a view of one half would keep the memory of both. The old keys go before the values.
+            upper.keys, node.keys = _parted(node.keys, num_tokens)
+            upper.values, node.values = _parted(node.values, num_tokens)
         upper.num_ready, node.num_ready = min(node.num_ready, num_tokens), max(0, node.num_ready - num_tokens)
         node.tokens, node.start, node.parent = node.tokens[num_tokens:], node.start + num_tokens, upper
         upper.children[_key(node.tokens)] = node
@@ -167,6 +183,10 @@ class PrefixCache:
 
     def _bytes_of(self, node: PrefixNode) -> int:
         return node.num_tokens * self.bytes_per_token
+
+
+def _parted(tensor: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+    return tensor[:, :, :num_tokens].clone(), tensor[:, :, num_tokens:].clone()
 
 
 def _key(tokens: Int32) -> bytes:

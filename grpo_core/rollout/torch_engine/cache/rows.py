@@ -9,7 +9,8 @@ Legend: L layers, B slots, K key heads, S own tokens, D head size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,8 +55,18 @@ def plan_rows(sequences: Sequence[tuple[SequenceState, PrefixNode]]) -> list[Row
             nodes.pop()
         num_shared = nodes[-1].end if nodes else 0
         num_copied = len(sequence.request.prompt_ids) - num_shared
-        rows.append(Row(sequence, leaf, num_shared, num_copied, num_copied + sequence.budget))
+        rows.append(Row(sequence, leaf, num_shared, num_copied, num_copied + sequence.longest))
     return rows
+
+
+def most_own_of(sequences: Sequence[tuple[SequenceState, PrefixNode]]) -> int:
+    """Most tokens that ``plan_rows`` gives any of ``sequences`` in its slot, however the prompts are shared."""
+    num_readers = Counter(leaf for _, leaf in sequences)
+    return max(
+        min(len(sequence.request.prompt_ids), MAX_COPIED_TOKENS if num_readers[leaf] == 1 else MIN_SHARED_TOKENS)
+        + sequence.longest
+        for sequence, leaf in sequences
+    )
 
 
 def _is_copied(node: PrefixNode, num_prompt: int, num_readers: int) -> bool:
@@ -65,11 +76,14 @@ def _is_copied(node: PrefixNode, num_prompt: int, num_readers: int) -> bool:
 
 
 class RowBatch:
-    """Slots for rows. ``keys`` and ``values`` are [L, B, K, S, D]; ``rows[slot]`` is None where free."""
+    """Slots for rows. ``keys`` and ``values`` are [L, capacity, K, S, D]; ``rows[slot]`` is None where free.
+
+    Slots after the last of ``rows`` are free, too. Nothing here takes more memory than it was asked for by
+    ``added_bytes`` and ``shrink``.
+    """
 
     def __init__(self, weights: DecoderWeights) -> None:
         self.weights = weights  # of all its rows
-        self.max_own = 0  # tokens of the longest slot so far
         self.rows: list[Row | None] = []
         self.keys = self.values = self._slots(0, 0)
 
@@ -81,14 +95,29 @@ class RowBatch:
     def num_bytes(self) -> int:
         return 2 * self.keys.numel() * self.keys.element_size()
 
+    @property
+    def capacity(self) -> int:
+        """Slots, free ones included."""
+        return self.keys.shape[1]
+
+    @property
+    def slot_tokens(self) -> int:
+        return self.keys.shape[3]
+
+    def added_bytes(self, rows: Sequence[Row]) -> int:
+        """Most bytes that ``add`` takes beside those held now: the old slots go one tensor after the other."""
+        if self._has_room(rows):
+            return 0
+        old = self.num_bytes
+        new = (self.num_rows + len(rows)) * self._grown_tokens(rows) * self.weights.kv_bytes_per_token
+        return max(new // 2, new - old // 2)
+
     def add(self, rows: Sequence[Row]) -> None:
         """Give every row a slot, siblings next to each other, and copy the ends of the prompts that are not shared."""
-        self._reserve(len(rows), max(row.max_own for row in rows))
-        slots = self._free_run(len(rows))
-        for slot, row in zip(slots, rows, strict=True):
-            self.rows[slot] = row
+        slots = self._reserve(rows)
         copied: dict[tuple[PrefixNode, int], list[int]] = {}
         for slot, row in zip(slots, rows, strict=True):
+            self.rows[slot] = row
             if row.num_own:
                 copied.setdefault((row.leaf, row.num_shared), []).append(slot)
         for (leaf, num_shared), targets in copied.items():
@@ -104,47 +133,70 @@ class RowBatch:
         self.values[:, slot] = 0
 
     def take_from(self, other: RowBatch) -> None:
-        """Move all rows of ``other`` here, with their keys and values."""
+        """Move all rows of ``other`` here, with their keys and values. ``added_bytes`` says what it takes."""
         moved = [(slot, row) for slot, row in enumerate(other.rows) if row is not None]
-        if moved:
-            self._reserve(len(moved), max(row.max_own for _, row in moved))
-            slots = self._free_run(len(moved))
-            for slot, (source, row) in zip(slots, moved, strict=True):
-                self.rows[slot] = row
-                self.keys[:, slot, :, : row.num_own] = other.keys[:, source, :, : row.num_own]
-                self.values[:, slot, :, : row.num_own] = other.values[:, source, :, : row.num_own]
+        slots = self._reserve([row for _, row in moved])
+        for slot, (source, row) in zip(slots, moved, strict=True):
+            self.rows[slot] = row
+            self.keys[:, slot, :, : row.num_own] = other.keys[:, source, :, : row.num_own]
+            self.values[:, slot, :, : row.num_own] = other.values[:, source, :, : row.num_own]
         other.clear()
 
     def clear(self) -> None:
-        self.rows, self.max_own = [], 0
+        self.rows = []
         self.keys = self.values = self._slots(0, 0)
 
     def compact(self) -> None:
-        """Remove free slots once they are many; free the memory when no row is left."""
+        """Move rows together in place once free slots are many, so that a pass runs over few of them; this takes no
+        memory. Free it when no row is left."""
         num_rows = self.num_rows
         if num_rows == 0:
             self.clear()
         elif num_rows < COMPACT_BELOW * len(self.rows):
-            kept = [slot for slot, row in enumerate(self.rows) if row is not None]
-            index = torch.tensor(kept, device=self.keys.device)
-            self.rows = [self.rows[slot] for slot in kept]
-            self.keys = self.keys[:, index]
-            self.values = self.values[:, index]
+            self._pack()
 
-    def _reserve(self, num_rows: int, max_own: int) -> None:
-        """Room for ``num_rows`` more, of up to ``max_own`` own tokens."""
-        self.max_own = max(self.max_own, max_own)
-        size = rounded_tokens(self.max_own)
-        if self.keys.shape[3] >= size and self._has_free_run(num_rows):
-            return
-        kept = [slot for slot, row in enumerate(self.rows) if row is not None]
-        self.keys, self.values = (self._grown(tensor, kept, num_rows, size) for tensor in (self.keys, self.values))
-        self.rows = [self.rows[slot] for slot in kept] + [None] * num_rows
+    def shrink(self, free_bytes: int) -> None:
+        """Free slots after the last row once they are many, if the copies of the others fit into ``free_bytes``."""
+        num_slots = len(self.rows)
+        if num_slots < COMPACT_BELOW * self.capacity and self.num_bytes * num_slots // self.capacity // 2 <= free_bytes:
+            self.keys = self.keys[:, :num_slots].clone()
+            self.values = self.values[:, :num_slots].clone()
+
+    def _has_room(self, rows: Sequence[Row]) -> bool:
+        longest = rounded_tokens(max(row.max_own for row in rows))
+        return longest <= self.slot_tokens and self.num_rows + len(rows) <= self.capacity
+
+    def _pack(self) -> None:
+        kept = [(slot, row) for slot, row in enumerate(self.rows) if row is not None]
+        for place, (slot, row) in enumerate(kept):
+            if place != slot:
+                self.keys[:, place, :, : row.num_own] = self.keys[:, slot, :, : row.num_own]
+                self.values[:, place, :, : row.num_own] = self.values[:, slot, :, : row.num_own]
+        self.rows = [row for _, row in kept]
+
+    def _grown_tokens(self, rows: Sequence[Row]) -> int:
+        return max(self.slot_tokens, rounded_tokens(max(row.max_own for row in rows)))
+
+    def _reserve(self, rows: Sequence[Row]) -> range:
+        """Adjacent free slots for ``rows``; new ones where there are not enough."""
+        if self._has_room(rows):
+            if _find_run(self.rows, self.capacity, len(rows)) is None:
+                self._pack()
+        else:
+            kept = [slot for slot, row in enumerate(self.rows) if row is not None]
+            size = self._grown_tokens(rows)
+            self.keys = self._grown(self.keys, kept, len(rows), size)
+            self.values = self._grown(self.values, kept, len(rows), size)  # after the old keys are gone
+            self.rows = [self.rows[slot] for slot in kept]
+        start = _find_run(self.rows, self.capacity, len(rows))
+        assert start is not None
+        self.rows += [None] * (start + len(rows) - len(self.rows))
+        return range(start, start + len(rows))
 
     def _grown(self, old: Tensor, kept: list[int], num_more: int, size: int) -> Tensor:
         grown = self._slots(len(kept) + num_more, size)
-        if kept:
-            grown[:, : len(kept), :, : old.shape[3]] = old[:, torch.tensor(kept, device=old.device)]
+        for place, slot in enumerate(kept):
+            grown[:, place, :, : old.shape[3]] = old[:, slot]
         return grown
 
     def _slots(self, num_slots: int, size: int) -> Tensor:
@@ -152,14 +204,6 @@ class RowBatch:
         weights = self.weights
         shape = (len(weights.layers), num_slots, weights.num_key_heads, size, weights.head_size)
         return weights.embedding.new_zeros(shape)
-
-    def _has_free_run(self, size: int) -> bool:
-        return _find_run(self.rows, size) is not None
-
-    def _free_run(self, size: int) -> list[int]:
-        start = _find_run(self.rows, size)
-        assert start is not None
-        return list(range(start, start + size))
 
     def _copy_prompt(self, nodes: list[PrefixNode], slots: list[int]) -> None:
         for layer in range(len(self.keys)):
@@ -174,46 +218,12 @@ def rounded_tokens(num_tokens: int) -> int:
     return -(-num_tokens // OWN_STEP_TOKENS) * OWN_STEP_TOKENS
 
 
-def _find_run(rows: Sequence[Row | None], size: int) -> int | None:
-    """The first of ``size`` adjacent free slots; None without."""
+def _find_run(rows: Sequence[Row | None], capacity: int, size: int) -> int | None:
+    """The first of ``size`` adjacent free slots of ``capacity``; None without."""
     length = 0
     for slot, row in enumerate(rows):
         length = length + 1 if row is None else 0
         if length == size:
             return slot - size + 1
-    return None
-
-
-class RowBatches:
-    """All running rows. Those with the same weights are one batch, and decode in one pass."""
-
-    def __init__(self) -> None:
-        self._batches: list[RowBatch] = []
-
-    def __iter__(self) -> Iterator[RowBatch]:
-        return iter(tuple(self._batches))
-
-    def of(self, weights: DecoderWeights) -> RowBatch:
-        """The batch that runs with ``weights``."""
-        for batch in self._batches:
-            if batch.weights is weights:
-                return batch
-        self._batches.append(RowBatch(weights))
-        return self._batches[-1]
-
-    def move(self, before: DecoderWeights, after: DecoderWeights) -> None:
-        """Continue the rows of ``before`` with the weights ``after``."""
-        if after is not before:
-            self.of(after).take_from(self.of(before))
-
-    def tidy(self) -> None:
-        """Drop empty batches, and so the references to their weights."""
-        self._batches = [batch for batch in self._batches if batch.rows]
-
-    @property
-    def num_rows(self) -> int:
-        return sum(batch.num_rows for batch in self._batches)
-
-    @property
-    def rows(self) -> list[Row]:
-        return [row for batch in self._batches for row in batch.rows if row is not None]
+    start = len(rows) - length
+    return start if start + size <= capacity else None
