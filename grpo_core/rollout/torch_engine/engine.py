@@ -158,6 +158,7 @@ class TorchEngine:
         self._admission.waiting.append(sequence)
         return self._last_ticket
 
+    @torch.inference_mode()  # slots are closed up in place
     def cancel(self, ticket: int) -> None:
         admission = self._admission
         for sequence in [sequence for sequence in admission.waiting if sequence.ticket == ticket]:

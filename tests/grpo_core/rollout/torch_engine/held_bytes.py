@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,7 @@ class HeldBytes(TorchDispatchMode):
         self.now = self.most = 0
         self._layers, self._key_heads, self._size = len(weights.layers), weights.num_key_heads, weights.head_size
 
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func.overloadpacket in MAKING and isinstance(out, Tensor) and self._is_kv(out):
             self.now += out.nbytes
