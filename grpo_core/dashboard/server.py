@@ -53,6 +53,10 @@ def make_app(home: Home, token: str | None = None, is_closing: Callable[[], bool
         found = await run_in_threadpool(views.samples, request.path_params["name"])
         return _json(found if found is not None else {"groups": [], "note": "There is no such run."})
 
+    async def advice(request: Request) -> Response:
+        found = await run_in_threadpool(views.advice, request.path_params["name"])
+        return _json(found if found is not None else {"complaints": [], "shares": [], "note": "There is no such run."})
+
     async def verdicts(_: Request) -> Response:
         return _json((await run_in_threadpool(views.verdicts))[1])
 
@@ -69,6 +73,7 @@ def make_app(home: Home, token: str | None = None, is_closing: Callable[[], bool
         Route("/api/runs", runs),
         Route("/api/runs/{name}", run),
         Route("/api/runs/{name}/samples", samples),
+        Route("/api/runs/{name}/advice", advice),
         Route("/api/verdicts", verdicts),
         Route("/api/stream", stream),
         Mount("/page", StaticFiles(directory=_PAGE)),

@@ -9,6 +9,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from grpo_core.dashboard import account, charts
+from grpo_core.dashboard.advice import advice_json
 from grpo_core.dashboard.run_data import RunData
 from grpo_core.dashboard.run_list import RunLine, RunList
 from grpo_core.dashboard.samples import samples_json
@@ -71,6 +72,10 @@ class Views:
     def samples(self, name: str) -> dict[str, Any] | None:
         """The newest samples of a run; None when it has no events."""
         return None if self._line(name) is None else samples_json(self._home, name)
+
+    def advice(self, name: str) -> dict[str, Any] | None:
+        """What would give time back; None when it has no events."""
+        return None if self._line(name) is None else advice_json(self._home, name)
 
     def verdicts(self, seen: Version = None) -> tuple[Version, dict[str, Any] | None]:
         """The stored verdicts; nothing when their version was ``seen``."""

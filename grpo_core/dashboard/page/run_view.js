@@ -1,6 +1,7 @@
 // One run: where it stands, what it learns, where its time goes, what the machine does, what it writes.
 
 import { AccountChart } from "./account_chart.js";
+import { Explanation } from "./advice.js";
 import * as colours from "./colours.js";
 import { h, keyed, setText } from "./dom.js";
 import { ago, duration, moment, number } from "./format.js";
@@ -16,7 +17,7 @@ export class RunView {
     this.tiles = h("dl", { class: "tiles" });
     this.timeline = new Timeline();
     this.accounts = h("div", { class: "stack" });
-    this.time = h("section", { hidden: true }, h("h2", {}, "Where the time goes"), this.timeline.element, this.accounts);
+    this.time = h("section", { hidden: true }, h("h2", {}, "Where the time goes"), this.timeline.element, this.accounts, new Explanation(name).element);
     this.sections = new Map(["Learning", "Speed", "Schedule", "Machine"].map((title) => [title, new ChartSection(title)]));
     this.samples = new Samples(name);
     this.waiting = h("p", { class: "empty", hidden: true }, "The run has begun. Its charts appear with the first step.");
