@@ -14,7 +14,7 @@ from grpo_core.training.checkpoint_state import newest_state
 
 
 def advice_json(home: Home, run: str) -> dict[str, Any]:
-    """What is wrong with the run; where nothing is, its largest shares and what to try. ``note``: why there is neither."""
+    """What is wrong with the run, else its largest shares and what to try. ``note``: why there is neither."""
     try:
         record = read_run(home, run)
         wrong = [f"{complaint.what}; {complaint.remedy}" for complaint in complaints(record)]
