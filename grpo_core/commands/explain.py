@@ -8,11 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grpo_core.config.values import flattened
 from grpo_core.explain.advice import NUM_SHARES, Advice, advise
 from grpo_core.explain.health import complaints
-from grpo_core.explain.rules import Settings
 from grpo_core.explain.run_record import RunRecord, read_run
+from grpo_core.explain.settings import settings_of
 from grpo_core.home import Home
 from grpo_core.ledger.account import OTHER
 
@@ -49,14 +48,6 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number}: give 1 or more")
     return number
-
-
-def settings_of(home: Home, run: str) -> Settings:
-    """The run's configuration by dotted key, from its newest checkpoint; empty without one."""
-    from grpo_core.training.checkpoint_state import newest_state
-
-    state = newest_state(home.checkpoints / run)
-    return {} if state is None else flattened(state["config"])
 
 
 def _headline(record: RunRecord) -> str:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from grpo_core.config.values import flattened
+from grpo_core.dashboard.values import number
 from grpo_core.errors import GrpoError
 from grpo_core.explain.advice import Advice, advise
 from grpo_core.explain.health import complaints
 from grpo_core.explain.run_record import read_run
+from grpo_core.explain.settings import settings_of
 from grpo_core.home import Home
-from grpo_core.training.checkpoint_state import newest_state
 
 
 def advice_json(home: Home, run: str) -> dict[str, Any]:
     """What is wrong with the run, else its largest shares and what to try. ``note``: why there is neither."""
     try:
         record = read_run(home, run)
-        wrong = [f"{complaint.what}; {complaint.remedy}" for complaint in complaints(record)]
-        state = newest_state(home.checkpoints / run)
-        settings = {} if state is None else flattened(state["config"])
-        shares = [] if wrong else [_share(advice) for advice in advise(record, settings)]
+        wrong = [asdict(complaint) for complaint in complaints(record)]
+        shares = [] if wrong else [_share(advice) for advice in advise(record, settings_of(home, run))]
     except GrpoError as error:
         return {"complaints": [], "shares": [], "note": str(error)}
     except (ValueError, KeyError, TypeError, OverflowError, ZeroDivisionError):
@@ -33,8 +32,8 @@ def _share(advice: Advice) -> dict[str, Any]:
     return {
         "span": advice.span,
         "thread": advice.thread,
-        "share": round(advice.share, 4),
-        "bound": round(advice.bound, 3),
+        "share": number(advice.share),
+        "bound": number(advice.bound),
         "what": "" if rule is None else rule.what,
         "try": "" if rule is None else rule.setting,
         "source": "" if rule is None else rule.source,

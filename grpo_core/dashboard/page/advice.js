@@ -1,8 +1,12 @@
 // What grpo explain says of the run: what is wrong with it, or its largest shares and what to try.
 
-import { isWait, spanWords } from "./colours.js";
-import { h } from "./dom.js";
+import * as colours from "./colours.js";
+import { h, s } from "./dom.js";
 import { number } from "./format.js";
+import { hatching } from "./plot.js";
+
+const HARDLY = 1.1;
+let numBars = 0;
 
 export class Explanation {
   constructor(name) {
@@ -16,24 +20,42 @@ export class Explanation {
     this.button.disabled = true;
     try {
       const answer = await fetch(`/api/runs/${encodeURIComponent(this.name)}/advice`);
-      const { complaints, shares, note } = await answer.json();
-      const first = complaints.length ? h("p", {}, "Not healthy, so no advice on speed before this is mended:") : null;
-      const wrong = complaints.map((complaint) => h("p", { class: "wrong" }, complaint));
-      const last = shares.length ? h("p", { class: "quiet" }, "At best: if that took no time, and all else as long as now. Measure it with the phase.") : null;
-      this.list.replaceChildren(...[note ? h("p", { class: "quiet" }, note) : null, first, ...wrong, ...shares.map(card), last].filter(Boolean));
+      this.list.replaceChildren(...parts(await answer.json()));
     } catch {
-      this.list.replaceChildren(h("p", { class: "quiet" }, "No answer: is grpo dashboard still running?"));
+      this.list.replaceChildren(quiet("No answer: is grpo dashboard still running?"));
     }
     this.button.disabled = false;
   }
 }
 
+const quiet = (text) => h("p", { class: "quiet" }, text);
+
+function parts({ complaints, shares, note }) {
+  if (note) return [quiet(note)];
+  if (complaints.length) {
+    const wrong = complaints.map(({ what, remedy }) => h("article", { class: "wrong" }, h("b", {}, what), h("p", {}, remedy)));
+    return [quiet("The run is not healthy, so there is no advice on speed before this is mended:"), ...wrong];
+  }
+  const hardly = shares.some(({ bound }) => bound < HARDLY) ? " Where it is close to 1 ×, the other thread takes as long: this one alone gives hardly anything back." : "";
+  return [...shares.map(card), quiet(`At best: if that took no time, and all else as long as now.${hardly}`)];
+}
+
 function card(share) {
-  const what = share.what || `${share.thread}: ${spanWords(share.span)}`;
+  const rows = share.try ? [["Try", h("code", {}, share.try)], ["Because", share.source], ["Judged by", h("code", {}, share.judge)]] : [["Try", "nothing that this version knows"], ["Look closer", h("code", {}, "grpo profile")]];
+  const percent = `${Math.round(100 * share.share)} %`;
   return h(
     "article", { class: "card" },
-    h("p", { class: "share" }, h("b", {}, `${Math.round(100 * share.share)} %`), ` of a step, ${isWait(share.span) ? "waiting" : spanWords(share.span)}`),
-    h("p", {}, what), h("p", {}, "At best ", h("b", {}, `${number(share.bound)} ×`), " as fast."),
-    share.try ? h("p", {}, "Try ", h("code", {}, share.try), h("span", { class: "quiet" }, ` (${share.source}). Judge it: ${share.judge}`)) : null,
+    h("h3", {}, share.what || colours.spanWords(share.span), h("span", { class: "unit" }, `thread ${share.thread}`)),
+    bar(share),
+    h("p", { class: "share" }, h("b", {}, percent), " of a step", h("span", { class: "bound" }, "at best ", h("b", {}, `${number(share.bound)} ×`), " as fast")),
+    h("dl", { class: "rows" }, ...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
   );
+}
+
+/** The share as a bar, in the colour that the span has in the timeline. */
+function bar({ share, span }) {
+  const prefix = `share-${numBars++}`;
+  const filled = s("rect", { class: "swatch", width: `${Math.min(100, 100 * share)}%`, height: 10, rx: 3 });
+  filled.style.fill = colours.span(span, prefix);
+  return s("svg", { class: "bar", width: "100%", height: 10, "aria-hidden": "true" }, hatching(prefix), s("rect", { class: "whole", width: "100%", height: 10, rx: 3 }), filled);
 }

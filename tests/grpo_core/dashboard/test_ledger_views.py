@@ -102,3 +102,43 @@ def test_damaged_events_have_no_advice(client: TestClient, write_run: WriteRun) 
     answer = client.get("/api/runs/r/advice")
     assert answer.status_code == 200
     assert answer.json()["shares"] == []
+
+
+HEALTHY = {
+    "is_skipped": False,
+    "advantage_abs_mean": 0.5,
+    "mismatch_kl": 1e-8,
+    "policy_lag_steps": 0,
+    "max_policy_lag_steps": 0,
+    "num_forward_passes": 2,
+    "num_micro_batches": 2,
+}
+
+
+def healthy_run(home: Home, **changes: Any) -> None:
+    """Three steps of two seconds that take turns with their rollouts."""
+    path = home.events / "r.jsonl"
+    path.parent.mkdir(parents=True)
+    append(path, [event("run_started", 0.0, preset="tiny", environment="x", num_steps=3, max_policy_lag_steps=0)])
+    for step in (1, 2, 3):
+        trained = event("train_step", 2.0 * step, step=step, **{**HEALTHY, **changes})
+        append(path, [ledger(step, "rollout", ROLLOUT), trained, ledger(step, "train", TRAIN)])
+
+
+def test_advice_is_that_of_explain(home: Home, client: TestClient) -> None:
+    """Of 1.9 s per step 1.2 decode; without backward passes a step would take 1.2 s."""
+    healthy_run(home)
+    answer = client.get("/api/runs/r/advice").json()
+    assert (answer["complaints"], answer["note"]) == ([], "")
+    assert [share["span"] for share in answer["shares"]] == ["sample.decode", "train.backward", "train.forward"]
+    backward = answer["shares"][1]
+    assert (round(backward["share"], 3), round(backward["bound"], 3)) == (0.368, round(1.9 / 1.2, 3))
+    assert backward["judge"] == "grpo bench --phase 3"
+
+
+def test_an_unhealthy_run_has_complaints_and_no_advice(home: Home, client: TestClient) -> None:
+    healthy_run(home, advantage_abs_mean=0.0)
+    answer = client.get("/api/runs/r/advice").json()
+    assert answer["shares"] == []
+    assert "nothing is learned" in answer["complaints"][0]["what"]
+    assert "make the task easier" in answer["complaints"][0]["remedy"]

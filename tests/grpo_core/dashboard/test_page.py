@@ -118,6 +118,10 @@ def test_a_run_is_watched_from_its_first_step_to_its_last(browser: Browser, home
         for title in ("Loss", "Policy lag", "Buffer depth", "Inference throughput", "Use", "Thread trainer-0/train"):
             assert page.get_by_role("group", name=title, exact=True).locator("svg").last.is_visible()
         assert not is_too_wide(page)
+    for page in pages:
+        page.get_by_role("button", name="What would give time back?").click()
+        page.locator(".advice .card, .advice .wrong").first.wait_for()
+        assert not is_too_wide(page)
     pages[0].get_by_role("button", name="Show samples").click()
     pages[0].locator(".siblings pre").first.wait_for()
     assert complaints == []

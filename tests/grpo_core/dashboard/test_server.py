@@ -112,7 +112,7 @@ def test_hostile_values_change_no_structure(client: TestClient, write_run: Write
                 file.write(json.dumps({**event(kind, 5.0, step=3, step_s=1.0), field: value}) + "\n")
         for kind in ([], {}, 7, None):
             file.write(json.dumps({"kind": kind}) + "\n")
-    for path_ in ("/api/runs", "/api/runs/first"):
+    for path_ in ("/api/runs", "/api/runs/first", "/api/runs/first/advice"):
         answer = client.get(path_)
         assert answer.status_code == 200
         assert "NaN" not in answer.text
