@@ -152,6 +152,7 @@ CHARTS: tuple[Chart, ...] = (
             Line("batch_occupancy", "batch occupancy", factor=100),
             Line("prefix_hit_share", "prefix-cache hits", factor=100),
             Line("kv_used_share", "KV cache in use", factor=100),
+            Line("decode_bandwidth_share", "bandwidth while decoding", factor=100),
         ),
         zero=True,
     ),

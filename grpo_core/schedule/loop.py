@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError, GrpoError
 from grpo_core.hardware import Energy, open_gpus
@@ -26,7 +28,7 @@ from grpo_core.schedule.interrupt import StopRequest, stop_on_signals
 from grpo_core.schedule.rollout_thread import rollout_thread
 from grpo_core.schedule.run_lock import hold_run
 from grpo_core.schedule.samples import SampleFiles
-from grpo_core.schedule.stack import Stack
+from grpo_core.schedule.stack import LocalStack, Stack
 from grpo_core.telemetry.events import Telemetry
 from grpo_core.training.checkpoint import Checkpoint, load_checkpoint, restore_trainer
 from grpo_core.training.random_state import capture_random_state, restore_random_state
@@ -192,8 +194,17 @@ def _write_samples(samples: SampleFiles, step: int, lease: Lease, telemetry: Tel
 def _open_figures(stack: Stack, handles: Mapping[int, Any]) -> Figures:
     trainer = stack.trainer
     with spans.START:
-        devices = Devices.measure(trainer.device, trainer.compute_dtype, trainer.ranks.size)
+        num_read = _num_bytes_of_a_decode_step(stack)
+        devices = Devices.measure(trainer.device, trainer.compute_dtype, trainer.ranks.size, num_read)
         return Figures(stack.config, devices, Energy(handles))
+
+
+def _num_bytes_of_a_decode_step(stack: Stack) -> int | None:
+    """Weights of the layers, in the engine's number type. The head is left out: of its rows only those are read that
+    may be drawn. None where another process decodes."""
+    if not isinstance(stack, LocalStack) or stack.config.rollout.engine == "vllm":
+        return None
+    return stack.trainer.num_layer_weights * getattr(torch, stack.config.model.dtype).itemsize
 
 
 def _emit_start(config: GrpoConfig, telemetry: Telemetry) -> None:

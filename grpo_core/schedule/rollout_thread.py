@@ -22,7 +22,7 @@ from grpo_core.schedule.evaluations import Evaluations
 from grpo_core.schedule.stack import LocalStack, Stack
 from grpo_core.telemetry.events import Telemetry
 from grpo_core.training.metrics import peak_memory_bytes
-from grpo_core.types import Batch
+from grpo_core.types import Batch, RolloutStats
 
 
 @contextmanager
@@ -62,10 +62,10 @@ def _produce(
                 if evaluations is not None:
                     with spans.EVALUATE:
                         evaluations.run_due(buffer.trainer_version)
-                _collect(stack, buffer, grant.index, telemetry, figures)
+                stats = _collect(stack, buffer, grant.index, telemetry, figures)
                 step = grant.index + 1
                 accounts = recorder.cut()
-                figures.played(accounts[0])
+                figures.played(accounts[0], stats)
                 with spans.TELEMETRY:
                     emit_accounts(accounts, step, telemetry)
         except BaseException as error:  # whatever it is, the trainer waits for this thread and must get it
@@ -73,7 +73,7 @@ def _produce(
         emit_accounts(recorder.cut(), step, telemetry)
 
 
-def _collect(stack: Stack, buffer: RolloutBuffer, index: int, telemetry: Telemetry, figures: Figures) -> None:
+def _collect(stack: Stack, buffer: RolloutBuffer, index: int, telemetry: Telemetry, figures: Figures) -> RolloutStats:
     """Collect batch ``index``, which was granted."""
     swap = stack.collector.use_version(buffer.trainer_version)
     figures.in_use(swap.policy_version)
@@ -100,6 +100,7 @@ def _collect(stack: Stack, buffer: RolloutBuffer, index: int, telemetry: Telemet
     buffer.put(batch)
     with spans.TELEMETRY:
         emit_rollout(batch, buffer.depth, telemetry)
+    return stats
 
 
 def _num_read_bytes(stack: Stack) -> int:

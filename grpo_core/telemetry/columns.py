@@ -35,6 +35,8 @@ FIGURES = (
     "prefix_hit_share",
     "kv_used_share",
     "batch_occupancy",
+    "decode_bandwidth_share",
+    "num_compilations",
     "publish_to_use_s",
     "joules_per_1k_tokens",
     "dollars_per_1k_tokens",

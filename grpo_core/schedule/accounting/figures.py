@@ -12,10 +12,13 @@ import torch
 
 from grpo_core.config import GrpoConfig
 from grpo_core.hardware import Energy
+from grpo_core.ledger import spans
 from grpo_core.ledger.account import Account
+from grpo_core.schedule.accounting.compilations import Compilations
 from grpo_core.schedule.accounting.tokens import TokenLedger
+from grpo_core.training.bandwidth import Reads
 from grpo_core.training.flops import matrix_rate
-from grpo_core.types import Batch, StepMetrics
+from grpo_core.types import Batch, RolloutStats, StepMetrics
 
 NUM_RECENT_STEPS = 20
 """Steps per hour are a mean over these."""
@@ -33,13 +36,19 @@ class Devices:
     num_devices: int
     rate: float
     data_sheet_rate: float | None
+    reads: Reads | None = None  # None where another process decodes
 
     @classmethod
-    def measure(cls, device: torch.device, dtype: torch.dtype, num_devices: int) -> Devices:
-        """``num_devices`` like ``device``, with the threads that the caller has now."""
-        rate = matrix_rate(device, dtype, torch.get_num_threads())
+    def measure(
+        cls, device: torch.device, dtype: torch.dtype, num_devices: int, num_decode_bytes: int | None = None
+    ) -> Devices:
+        """``num_devices`` like ``device``, with the threads that the caller has now. ``num_decode_bytes``: what a
+        decode step of this process reads."""
+        num_threads = torch.get_num_threads()
+        rate = matrix_rate(device, dtype, num_threads)
         of_sheet = _data_sheet_rate(device) if dtype == torch.bfloat16 else None
-        return cls(num_devices, rate, of_sheet)
+        reads = None if num_decode_bytes is None else Reads.measure(device, num_decode_bytes, num_threads)
+        return cls(num_devices, rate, of_sheet, reads)
 
 
 class Figures:
@@ -54,6 +63,8 @@ class Figures:
         self._published: tuple[int, float] = (0, 0.0)
         self._publish_to_use_s: float | None = None
         self._sampler_idle_share: float | None = None
+        self._decode_bandwidth_share: float | None = None
+        self._compilations = Compilations()
         self.last: Mapping[str, float | None] = {}  # of the step before
 
     def published(self, version: int) -> None:
@@ -66,9 +77,13 @@ class Figures:
         if version == published > 0:
             self._publish_to_use_s = time.perf_counter() - at_s
 
-    def played(self, account: Account) -> None:
-        """The rollout thread's account of its last batch."""
+    def played(self, account: Account, stats: RolloutStats) -> None:
+        """The rollout thread's account of its last batch, and what it counted."""
         self._sampler_idle_share = _share(account.idle_s, account.wall_s)
+        if self._devices.reads is not None:
+            # A GPU decodes while the host goes on. It waits for the device where it draws.
+            seconds = sum(account.seconds.get(span.name, 0.0) for span in (spans.DECODE, spans.DRAW))
+            self._decode_bandwidth_share = self._devices.reads.share(stats.num_decode_steps, seconds)
 
     def after_step(
         self, metrics: StepMetrics, batch: Batch, tokens: TokenLedger, account: Account
@@ -91,6 +106,8 @@ class Figures:
             "trainer_idle_share": _share(account.idle_s, account.wall_s),
             **_lengths(batch),
             **self._engine(batch),
+            "decode_bandwidth_share": self._decode_bandwidth_share,
+            "num_compilations": self._compilations.num_new(),
             "publish_to_use_s": self._publish_to_use_s,
             "joules_per_1k_tokens": None if joules is None else _share(joules * 1000, trained),
             "dollars_per_1k_tokens": None if price is None else _share(price / 3600 * account.wall_s * 1000, trained),

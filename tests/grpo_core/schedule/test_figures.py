@@ -15,6 +15,7 @@ from grpo_core.config import build_config
 from grpo_core.hardware import Energy
 from grpo_core.ledger.account import Account
 from grpo_core.schedule.accounting import figures as figures_module
+from grpo_core.schedule.accounting.compilations import Compilations
 from grpo_core.schedule.accounting.figures import Devices, Figures
 from grpo_core.schedule.accounting.tokens import TokenLedger
 from grpo_core.schedule.loop import train
@@ -22,6 +23,7 @@ from grpo_core.schedule.stack import Stack
 from grpo_core.telemetry.columns import FIELDS, FIGURES
 from grpo_core.telemetry.events import Telemetry
 from grpo_core.telemetry.jsonl import JsonlSink
+from grpo_core.training.bandwidth import Reads, read_rate
 from grpo_core.types import Batch, Completion, FinishReason, Group, RolloutStats, StepMetrics, Trajectory
 
 MakeStack = Callable[..., Stack]
@@ -81,12 +83,13 @@ def test_figures_follow_their_formulas(metrics: StepMetrics, monkeypatch: pytest
             "telemetry": {"dollars_per_hour": 9.0},
         }
     )
-    figures = Figures(config, Devices(2, RATE, 4 * RATE), Meter())
+    figures = Figures(config, Devices(2, RATE, 4 * RATE, Reads(100, 1e3)), Meter())
     tokens = TokenLedger(40, 10, 10, 5, 5, 4, 3, 3)
     account = Account("trainer-0", "train", 0.0, WALL_S, {"wait.batch": 1.0, "wait.processes": 0.5, "other": 2.5})
     figures.published(1)
     figures.in_use(1)
-    figures.played(Account("trainer-0", "rollout", 0.0, 10.0, {"wait.room": 2.5}))
+    played = {"wait.room": 2.5, "sample.decode": 3.0, "sample.draw": 1.0}
+    figures.played(Account("trainer-0", "rollout", 0.0, 10.0, played), make_batch().stats)
     first = figures.after_step(metrics, make_batch(), tokens, account)
     assert first["steps_per_hour"] is first["eta_s"] is None  # it is cold
     found = figures.after_step(metrics, make_batch(), tokens, account)
@@ -111,6 +114,8 @@ def test_figures_follow_their_formulas(metrics: StepMetrics, monkeypatch: pytest
             "prefix_hit_share": 0.75,
             "kv_used_share": 0.25,
             "batch_occupancy": 0.25,
+            "decode_bandwidth_share": 20 * 100 / (4.0 * 1e3),
+            "num_compilations": 0,
             "publish_to_use_s": 3.0,
             "joules_per_1k_tokens": 3000.0,
             "dollars_per_1k_tokens": 1.0,
@@ -140,6 +145,8 @@ def check_shares(event: Mapping[str, Any]) -> None:
         assert 0 <= event[name] <= 1, name
     assert 0 < event["batch_occupancy"] <= 1
     assert 0 < event["kv_used_share"] <= 1
+    assert 0 < event["decode_bandwidth_share"] <= 1
+    assert event["num_compilations"] == 0  # nothing is compiled on a CPU
     assert event["mfu"] < event["mfu_conventional"]
     assert event["completion_tokens_p50"] <= event["completion_tokens_p95"] <= event["completion_tokens_max"]
 
@@ -155,3 +162,31 @@ def test_the_data_sheet_counts_for_its_own_number_type() -> None:
     measured = Devices.measure(torch.device("cpu"), torch.float32, 3)
     assert (measured.num_devices, measured.data_sheet_rate) == (3, None)
     assert measured.rate > 1e8
+
+
+def test_an_engine_in_another_process_has_no_share_of_the_bandwidth(metrics: StepMetrics) -> None:
+    figures = Figures(build_config({"run": "run"}), Devices(1, RATE, None), Meter())
+    figures.played(Account("trainer-0", "rollout", 0.0, 10.0, {"wait.engine": 9.0}), make_batch().stats)
+    account = Account("trainer-0", "train", 0.0, WALL_S, {"other": WALL_S})
+    found = figures.after_step(metrics, make_batch(), TokenLedger(40, 10, 10, 5, 5, 4, 3, 3), account)
+    assert found["decode_bandwidth_share"] is None
+
+
+def test_the_share_of_the_bandwidth_is_of_the_measured_rate() -> None:
+    """Two passes over the weights in the time of four are a half."""
+    reads = Reads.measure(torch.device("cpu"), 8 << 20, torch.get_num_threads())
+    assert reads.rate == read_rate(torch.device("cpu"), 8 << 20, torch.get_num_threads()) > 1e7
+    assert reads.share(0, 1.0) is reads.share(3, 0.0) is None
+    assert reads.share(2, 4 * reads.num_bytes / reads.rate) == pytest.approx(0.5)
+
+
+def test_compilations_are_counted() -> None:
+    counted = Compilations()
+    compiled = torch.compile(lambda x: x + 1, backend="eager", dynamic=False)
+    compiled(torch.ones(2))
+    first = counted.num_new()
+    compiled(torch.ones(2))
+    again = counted.num_new()
+    compiled(torch.ones(3))
+    other_shape = counted.num_new()
+    assert (first, again, other_shape) == (1, 0, 1)
