@@ -33,6 +33,14 @@ def test_a_table_grows_and_keeps_every_row() -> None:
     assert len(table) == 1001
 
 
+@pytest.mark.parametrize("value", [None, "x", [1, 2], {}, 10**400, math.inf, NAN, 2.5])
+def test_a_value_that_is_no_number_leaves_the_others_as_they_are(value: object) -> None:
+    table = Table(["a", "b"])
+    table.extend([{"a": 1, "b": 2}, {"a": value, "b": 3}, {"b": 4, "a": True}])
+    np.testing.assert_array_equal(table["a"], [1.0, 2.5 if value == 2.5 else NAN, 1.0])
+    np.testing.assert_array_equal(table["b"], [2.0, 3.0, 4.0])
+
+
 def test_the_later_of_two_rows_of_a_step_counts() -> None:
     steps = np.array([1.0, 2.0, 3.0, 2.0, NAN, 3.0, 4.0])
     assert newest_of_each(steps).tolist() == [True, False, False, True, False, True, True]
