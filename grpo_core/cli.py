@@ -205,11 +205,11 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
         ),
         Command(
             "wandb",
-            "push stored verdicts and their page to Weights & Biases",
+            "push stored verdicts to Weights & Biases, or save a view of the charts there",
             _of("wandb", "run"),
             _of("wandb", "add_arguments"),
             "grpo wandb push before --html report.html",
-            "A second push of a name brings its run up to date.",
+            "A second push of a name brings its run up to date, and a second view the one that was made.",
         ),
         Command(
             "panels",

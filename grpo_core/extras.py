@@ -15,10 +15,11 @@ from grpo_core.errors import MissingPackageError
 MODULES_OF_EXTRAS = {
     "train": (
         *("torch", "transformers", "tokenizers", "peft", "safetensors", "pydantic", "pyarrow", "outlines_core"),
-        *("wandb", "axiom_py", "dacite", "requests", "urllib3"),
+        *("wandb", "wandb_workspaces", "axiom_py", "dacite", "requests", "urllib3"),
     ),
     "modal": ("modal",),
     "diplomacy": ("diplomacy",),
+    "otel": ("opentelemetry",),
     "dashboard": ("duckdb", "starlette", "uvicorn"),
     "trl": ("trl", "datasets"),
     "vllm": ("vllm",),

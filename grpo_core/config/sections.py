@@ -176,6 +176,9 @@ class TelemetryConfig(Section):
     """``auto`` logs online when ``WANDB_API_KEY`` is set, else not at all; ``WANDB_MODE`` overrides it."""
     axiom: Literal["auto", "off"] = "auto"
     """``auto`` sends when ``AXIOM_TOKEN`` and ``AXIOM_DATASET`` are set."""
+    otel: Literal["auto", "on", "off"] = "auto"
+    """``auto`` sends spans and metrics over OTLP when ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set; ``on`` also without, to
+    port 4318 of this machine."""
     gpu_stats_interval_s: float = Field(default=1.0, ge=0.01, le=1e6)
     """Seconds between two ``gpu_stats`` events."""
     dollars_per_hour: float | None = Field(default=None, gt=0, le=1e6)

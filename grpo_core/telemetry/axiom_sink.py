@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from grpo_core.config import TelemetryConfig
 from grpo_core.errors import CredentialsError
-from grpo_core.telemetry.delivery import DeliveryError
+from grpo_core.telemetry.addresses import check_url
+from grpo_core.telemetry.delivery import DeliveryError, retry_after_s
 from grpo_core.telemetry.events import Record
 
 logger = logging.getLogger(__name__)
 
-_USER = re.compile(r"[^/]*@")  # name and password before a host
 _CONNECT_TIMEOUT_S = 3.0
 _READ_TIMEOUT_S = 5.0
-_LONGEST_RETRY_AFTER_S = 3600.0
 _TOO_LARGE = 413  # the only status that is about the events of one request, and not about the service or the token
 
 
@@ -48,12 +45,7 @@ def axiom_url(environment: Mapping[str, str]) -> str | None:
         CredentialsError: it is no URL. The message leaves out its name and password.
     """
     url = environment.get("AXIOM_URL") or None
-    if url is not None and not url.startswith(("https://", "http://")):
-        shown = _USER.sub("...@", url)
-        raise CredentialsError(
-            f"AXIOM_URL {shown!r} is not a URL: it must start with https:// or http://; correct or unset it"
-        )
-    return url
+    return None if url is None else check_url("AXIOM_URL", url)
 
 
 class AxiomConnection:
@@ -121,14 +113,3 @@ class AxiomConnection:
 
         for scheme in ("https://", "http://"):
             self._client.session.mount(scheme, BoundedAdapter(max_retries=0))
-
-
-def retry_after_s(header: str | None, now_s: float) -> float:
-    """Seconds from ``now_s`` (since 1970) that a ``Retry-After`` asks for, an hour at most; 0 when it asks for none."""
-    if header is None:
-        return 0.0
-    try:
-        seconds = float(header) if header.strip().isdecimal() else parsedate_to_datetime(header).timestamp() - now_s
-    except ValueError:
-        return 0.0
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from grpo_core.telemetry.events import Record
 from grpo_core.telemetry.jsonl import Page
 
 MAX_BATCH_EVENTS = 1_000
+_LONGEST_RETRY_AFTER_S = 3600.0
 
 
 class DeliveryError(Exception):
@@ -107,3 +109,14 @@ class Delivery:
         """Close the connection, if it was opened. Raises as ``Connection.close``."""
         if self._is_open:
             self._connection.close()
+
+
+def retry_after_s(header: str | None, now_s: float) -> float:
+    """Seconds from ``now_s`` (since 1970) that a ``Retry-After`` asks for, an hour at most; 0 when it asks for none."""
+    if header is None:
+        return 0.0
+    try:
+        seconds = float(header) if header.strip().isdecimal() else parsedate_to_datetime(header).timestamp() - now_s
+    except ValueError:
+        return 0.0
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)

@@ -1,7 +1,8 @@
-"""Open a run's sinks: always a JSONL file; Axiom and W&B, each with its own thread, if configured."""
+"""Open a run's sinks: always a JSONL file; Axiom, W&B and OpenTelemetry, each with its own thread, if configured."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from grpo_core.home import Home, check_name
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 
 
 def open_telemetry(config: GrpoConfig, home: Home) -> Telemetry:
-    """The telemetry of ``config.run``: ``home.events/<run>.jsonl``, and Axiom and W&B when configured.
+    """The telemetry of ``config.run``: ``home.events/<run>.jsonl``, and Axiom, W&B and OpenTelemetry when
+    configured.
 
     Raises:
-        CredentialsError: Axiom or W&B is half configured.
+        CredentialsError: a service is half configured.
         HomeError: the events folder cannot be written.
     """
     run = check_name(config.run, "run")
@@ -37,11 +39,16 @@ def open_connections(config: GrpoConfig, home: Home, *, continues: bool) -> list
     process began to send this run.
 
     Raises:
-        CredentialsError, ConfigError: Axiom or W&B is half configured.
+        CredentialsError, ConfigError: a service is half configured.
         HomeError: W&B's folder cannot be written.
     """
     from grpo_core.telemetry.axiom_sink import open_axiom
+    from grpo_core.telemetry.otel.connection import open_otel
     from grpo_core.telemetry.wandb_sink import open_wandb
 
-    connections = (open_axiom(config.telemetry), open_wandb(config, home, continues=continues))
+    connections = (
+        open_axiom(config.telemetry),
+        open_wandb(config, home, continues=continues),
+        open_otel(config, os.environ),
+    )
     return [connection for connection in connections if connection is not None]

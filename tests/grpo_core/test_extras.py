@@ -16,7 +16,12 @@ from grpo_core.extras import MODULES_OF_EXTRAS, install_command, missing_modules
 
 PROJECT_FOLDER = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((PROJECT_FOLDER / "pyproject.toml").read_text("utf-8"))["project"]
-MODULES = {"axiom-py": "axiom_py", "outlines-core": "outlines_core"}
+MODULES = {
+    "wandb-workspaces": "wandb_workspaces",
+    "axiom-py": "axiom_py",
+    "outlines-core": "outlines_core",
+    "opentelemetry-proto": "opentelemetry",
+}
 """Where a module has another name than its package."""
 
 WITHOUT = """
@@ -45,7 +50,7 @@ def own(texts: Iterable[str]) -> Iterator[str]:
             yield MODULES.get(name, name)
 
 
-@pytest.mark.parametrize("extra", ["train", "modal", "diplomacy", "dashboard"])
+@pytest.mark.parametrize("extra", ["train", "modal", "diplomacy", "dashboard", "otel"])
 def test_the_modules_are_those_of_the_packages_that_the_extra_lists(extra: str) -> None:
     assert set(MODULES_OF_EXTRAS[extra]) == set(own(PROJECT["optional-dependencies"][extra]))
 

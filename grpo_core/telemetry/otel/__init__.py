@@ -1,0 +1,1 @@
+"""OpenTelemetry: a run's ledger as spans and its figures as metrics, sent over OTLP/HTTP."""
