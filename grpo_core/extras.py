@@ -23,6 +23,8 @@ MODULES_OF_EXTRAS = {
     "dashboard": ("duckdb", "starlette", "uvicorn"),
     "trl": ("trl", "datasets"),
     "vllm": ("vllm",),
+    "reasoning-gym": ("reasoning_gym",),
+    "math": ("math_verify",),
 }
 """What is imported of the packages that ``pyproject.toml`` lists under each extra."""
 _EXTRA_OF = {module: extra for extra, modules in MODULES_OF_EXTRAS.items() for module in modules}

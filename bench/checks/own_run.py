@@ -33,11 +33,12 @@ def check_run(config: GrpoConfig, system: str) -> None:
 
 def environment_factory(config: GrpoConfig) -> EnvironmentFactory:
     """As ``make_environment_factory``; one of the user's own gets the run's tokenizer."""
+    from grpo_core.config.packages import is_own
     from grpo_core.environments import make_environment_factory
     from grpo_core.model.tokenizer import load_tokenizer
 
-    is_own = ":" in config.environment.name
-    tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos) if is_own else None
+    wants_tokenizer = is_own(config.environment.name)
+    tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos) if wants_tokenizer else None
     return make_environment_factory(config.environment, tokenizer)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from grpo_core.cloud.gpus import GPU_VARIABLE, NO_GPU, num_gpus
 from grpo_core.config import GrpoConfig, ModelConfig
+from grpo_core.config.packages import package_of
 from grpo_core.environments import check_environment
 from grpo_core.errors import ConfigError, ModelError
 
@@ -24,6 +25,11 @@ def check_settings(config: GrpoConfig, gpu: str | None) -> None:
     if config.environment.name == "dataset":
         raise ConfigError(
             "environment.name 'dataset' does not run on Modal: its questions and rewards are not sent; train it here"
+        )
+    if package_of(config.environment.name) is not None:
+        raise ConfigError(
+            f"environment.name {config.environment.name!r} does not run on Modal: its package is not in the app's "
+            "image; train it here"
         )
     _check_model(config.model.name)
     device = _check_device(config.model, gpu)

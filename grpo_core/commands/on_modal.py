@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from grpo_core.config import GrpoConfig
+from grpo_core.config.packages import is_own
 from grpo_core.errors import ConfigError, CredentialsError, EngineError
 
 
@@ -81,8 +82,7 @@ def sources_for(app: ModuleType, environment: str) -> str:
     Raises:
         ConfigError: it cannot be sent.
     """
-    module, colon, _ = environment.partition(":")
-    return app.send_sources(module) if colon else ""
+    return app.send_sources(environment.partition(":")[0]) if is_own(environment) else ""
 
 
 def _one_line(error: Exception) -> str:

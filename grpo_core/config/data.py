@@ -24,13 +24,14 @@ class DataConfig(Section):
     """Take the rows of each epoch in an order of its own, drawn from ``rollout.seed``; off: as they are in the file."""
     rewards: tuple[str, ...] = ()
     """Reward functions, ``module:function`` or with a weight ``module:function=0.5``."""
+    answer_tag: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")
+    """What a task of reasoning-gym scores: the text between the last ``<TAG>`` and ``</TAG>``, nothing without them.
+    Default: the whole answer."""
     reward_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
     """A reward function that takes longer for one call counts as failed for its rows."""
 
     @model_validator(mode="after")
     def _questions_have_rewards(self) -> DataConfig:
-        if self.path is None and self.rewards:
-            raise ValueError("rewards need questions: set path (--dataset), or leave rewards (--reward) out")
         if self.path is not None and not self.rewards:
             raise ValueError("path (--dataset) needs a reward: add --reward module:function")
         return self

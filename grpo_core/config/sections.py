@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from grpo_core.config.data import DataConfig
+from grpo_core.config.packages import package_of
 from grpo_core.config.section import Section
 from grpo_core.config.tables import SettingsTable
 from grpo_core.types import MAX_TEMPERATURE, MIN_TEMPERATURE, EngineName, Questions
@@ -35,8 +36,8 @@ class EnvironmentConfig(Section):
     """What the policy plays."""
 
     name: str = "arithmetic"
-    """``arithmetic``, ``diplomacy``, ``dataset`` for questions of your own (``environment.data``), or
-    ``package.module:factory`` for an environment of your own."""
+    """``arithmetic``, ``diplomacy``, ``dataset`` for questions of your own (``environment.data``),
+    ``reasoning_gym:TASK`` for a task of that package, or ``package.module:factory`` for an environment of your own."""
     horizon: int = Field(default=1, ge=1, le=10_000)
     """Length of an episode: years in Diplomacy, turns elsewhere."""
     compact_prompts: bool = False
@@ -48,10 +49,11 @@ class EnvironmentConfig(Section):
     max_operand: int = Field(default=4, ge=1, le=99)
     """Largest number in an ``arithmetic`` question."""
     questions: Questions = "all"
-    """Which ``arithmetic`` questions are asked: ``training`` leaves one in five out, and ``held_out`` asks those."""
+    """Which questions are asked. Of ``arithmetic``, ``training`` leaves one in five out, and ``held_out`` asks those.
+    Of reasoning-gym, ``held_out`` asks questions that the others do not."""
     settings: SettingsTable = Field(default_factory=dict)
-    """Settings of an environment of your own, by name: it gets each as an argument. ``[environment.settings]`` with
-    ``words = "animals"``, or ``--set environment.settings.words=animals``."""
+    """Settings of an environment of your own or of a task of reasoning-gym, by name: it gets each as an argument.
+    ``[environment.settings]`` with ``words = "animals"``, or ``--set environment.settings.words=animals``."""
 
     data: DataConfig = DataConfig()
     """Questions and reward functions of your own."""
@@ -69,6 +71,11 @@ class EnvironmentConfig(Section):
             raise ValueError(
                 f"name {self.name!r} does not go with data.path {self.data.path!r}: 'dataset' plays the questions "
                 "there, and nothing else does; set both or neither"
+            )
+        if self.data.rewards and self.name != "dataset" and package_of(self.name) != "reasoning_gym":
+            raise ValueError(
+                "data.rewards need questions: set data.path (--dataset) or a task of reasoning_gym, or leave rewards "
+                "(--reward) out"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Environments by name: ``arithmetic``, ``diplomacy``, or one of your own."""
+"""Environments by name: ``arithmetic``, ``diplomacy``, those of other packages, or one of your own."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 from grpo_core.config import EnvironmentConfig
+from grpo_core.config.packages import package_of
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
 from grpo_core.environments.dataset.source import open_dataset
 from grpo_core.environments.diplomacy.game import DiplomacyEnvironment, missing_engine
 from grpo_core.environments.diplomacy.phase import PhaseCache
 from grpo_core.environments.protocol import Environment, EnvironmentFactory
+from grpo_core.environments.reasoning_gym.task import open_task
 from grpo_core.environments.user_code import import_own, users_code
 from grpo_core.errors import ConfigError
 
@@ -48,8 +50,8 @@ def check_environment(config: EnvironmentConfig) -> None:
     """
     if config.name not in ("arithmetic", "dataset", "diplomacy") and ":" not in config.name:
         raise ConfigError(
-            f"environment.name {config.name!r} is not known; allowed: arithmetic, dataset, diplomacy, or "
-            "package.module:factory"
+            f"environment.name {config.name!r} is not known; allowed: arithmetic, dataset, diplomacy, "
+            "reasoning_gym:TASK, or package.module:factory"
         )
 
 
@@ -77,6 +79,8 @@ def make_environment_factory(config: EnvironmentConfig, tokenizer: object = None
         return open_dataset(config.data)
     if config.name == "diplomacy":
         return ConfiguredFactory(config, _diplomacy_key(config), partial(_make_diplomacy, PhaseCache()))
+    if package_of(config.name) == "reasoning_gym":
+        return open_task(config)
     make = _import_factory(config)
     arguments = config.settings | ({"tokenizer": tokenizer} if _takes_tokenizer(make, config) else {})
     _check_takes(make, config, arguments)

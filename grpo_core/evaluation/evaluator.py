@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grpo_core.config import EnvironmentConfig, GrpoConfig
+from grpo_core.config.packages import package_of
 from grpo_core.environments import make_environment_factory
 from grpo_core.environments.dataset.source import DatasetFactory
 from grpo_core.errors import ConfigError
@@ -115,17 +116,28 @@ def held_out_environment(config: GrpoConfig) -> EnvironmentConfig:
             raise ConfigError("evaluation.environment does not go with evaluation.path; set one of them")
         if settings.environment == "dataset":
             raise ConfigError("evaluation.environment 'dataset': name the held-out questions in evaluation.path")
-        left_out = {"data"} if ":" in settings.environment else {"data", "settings"}
-        return EnvironmentConfig.model_validate(own.model_dump(exclude=left_out) | {"name": settings.environment})
+        return _other_environment(own, settings.environment)
     if own.name != "dataset":
         if settings.path is not None:
             raise ConfigError(
                 f"evaluation.path does not go with environment.name {own.name!r}: only questions of a data set have a "
                 "path; leave it out"
             )
-        asked = "held_out" if own.questions == "training" else own.questions  # of arithmetic
+        holds_out = own.questions == "training" or package_of(own.name) == "reasoning_gym"
+        asked = "held_out" if holds_out else own.questions
         return own.model_copy(update={"use_state_cache": False, "questions": asked})
     if settings.path is None:
         raise ConfigError("evaluation needs held-out questions: set evaluation.path to a file of them")
     data = own.data.model_copy(update={"path": settings.path, "shuffle": False})
     return own.model_copy(update={"data": data})
+
+
+def _other_environment(own: EnvironmentConfig, name: str) -> EnvironmentConfig:
+    """``name``, with what ``own`` says that both have."""
+    values = own.model_dump(exclude=None if ":" in name else {"settings"}) | {"name": name}
+    if package_of(name) != "reasoning_gym":
+        return EnvironmentConfig.model_validate(values | {"data": {}})
+    values["questions"] = "held_out"  # it may be the task that is trained on
+    if own.name == "dataset":
+        values["data"] |= {"path": None, "rewards": ()}
+    return EnvironmentConfig.model_validate(values)

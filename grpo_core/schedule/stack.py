@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 from grpo_core.config import GrpoConfig
+from grpo_core.config.packages import is_own
 from grpo_core.environments import make_environment_factory
 from grpo_core.home import Home
 from grpo_core.lora.background_store import BackgroundStore
@@ -123,7 +124,7 @@ def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> L
     check_engine(config)
     factory = make_environment_factory(config.environment)  # what is wrong with it is said before a model is loaded
     tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
-    if ":" in config.environment.name:  # one of the user's own may ask for it
+    if is_own(config.environment.name):  # one of the user's own may ask for it
         factory = make_environment_factory(config.environment, tokenizer)
     trainer = build_trainer(config, ranks if ranks is not None else SingleProcess())
     store = BackgroundStore(home.adapters)

@@ -62,7 +62,11 @@ def add_options(parser: pytest.Parser) -> None:
 def _add_run(add: Callable[..., None]) -> None:
     add("--grpo-config", metavar="FILE", help="the run that the phases judge, as `grpo train --config` reads it")
     add("--grpo-model", metavar="NAME", help="its model: tiny, small, a model folder or hub id")
-    add("--grpo-environment", metavar="NAME", help="its environment: arithmetic, diplomacy or package.module:factory")
+    add(
+        "--grpo-environment",
+        metavar="NAME",
+        help="its environment: arithmetic, diplomacy, reasoning_gym:TASK or package.module:factory",
+    )
     add("--grpo-engine", metavar="NAME", help="what samples in it: torch, vllm or plain")
     add(
         "--grpo-set",

@@ -47,6 +47,14 @@ def test_it_trains_and_shows_what_was_said(capsys: pytest.CaptureFixture[str]) -
     assert "run 'yours' has no samples in" in capsys.readouterr().err
 
 
+def test_answers_are_rewarded_as_mathematics(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("math_verify", reason="needs the extra math")
+    sums = ["train", "--dataset", "questions.jsonl", "--reward", "math_verify", "--run", "sums"]
+    assert main([*sums, "--steps", "1", *SHORT]) == 0
+    assert main(["samples", "sums", "--step", "1"]) == 0
+    assert capsys.readouterr().out.count("(math_verify ") == 4
+
+
 def test_it_evaluates_while_it_trains_and_afterwards(capsys: pytest.CaptureFixture[str]) -> None:
     held_out = ["--set", "evaluation.every_steps=1", "--set", "evaluation.path=held_out.jsonl"]
     assert main(["train", *QUESTIONS, "--run", "watched", "--steps", "2", *held_out, *SHORT]) == 0
@@ -73,7 +81,7 @@ def test_the_environment_of_the_page_gets_its_settings(tmp_path: Path) -> None:
     tokenizer = load_tokenizer("tiny")
     page = (PROJECT / "docs" / "your-data.md").read_text(encoding="utf-8")
     (source,) = re.findall(r"```python\n(class Echo.*?)```", page, flags=re.DOTALL)
-    (settings,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    (settings,) = re.findall(r"```toml\n(\[environment\]\nname = \"your_game.*?)```", page, flags=re.DOTALL)
     (tmp_path / "game_of_the_page.py").write_text(source)
     sys.path.append(str(tmp_path))
     values = tomllib.loads(settings.replace("your_game", "game_of_the_page"))

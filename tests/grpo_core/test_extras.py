@@ -21,6 +21,8 @@ MODULES = {
     "axiom-py": "axiom_py",
     "outlines-core": "outlines_core",
     "opentelemetry-proto": "opentelemetry",
+    "math-verify": "math_verify",
+    "reasoning-gym": "reasoning_gym",
 }
 """Where a module has another name than its package."""
 

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_core.config import DataConfig
+from grpo_core.environments.dataset.mathematics import check_math_verify, math_verify
 from grpo_core.environments.user_code import import_own
 from grpo_core.errors import ConfigError
 
 _KEY = "environment.data.rewards"
-_FORM = "give module:function, or module:function=WEIGHT, of a module in the working folder or on the Python path"
+_FORM = (
+    "give module:function, or module:function=WEIGHT, of a module in the working folder or on the Python path, or "
+    "math_verify"
+)
 _OWN_BATCHED = ("prompts", "completions", "completion_ids")
 _OWN_SINGLE = ("prompt", "completion", "completion_ids")
 
@@ -67,16 +71,17 @@ class RewardFunction:
         return {name: value for name, value in arguments.items() if name in self.accepted}
 
 
-def load_rewards(config: DataConfig, columns: Iterable[str]) -> tuple[RewardFunction, ...]:
-    """The functions of ``config.rewards`` for a data set with ``columns``.
+def load_rewards(config: DataConfig, columns: Iterable[str], taken: Iterable[str] = ()) -> tuple[RewardFunction, ...]:
+    """The functions of ``config.rewards`` for a data set with ``columns``. ``taken`` are names of other functions.
 
     Raises:
         ConfigError: one cannot be imported or called, takes what is no column, or a weight is no number.
+        MissingPackageError: ``math_verify`` without its package.
         EnvironmentCodeError: its module fails when it is imported.
     """
     offered = set(columns) - {config.prompt_column}
     functions = tuple(_load(spec, offered) for spec in config.rewards)
-    names = [function.name for function in functions]
+    names = [*taken, *(function.name for function in functions)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"{_KEY}: two functions are called {twice!r}, which names them in events; rename one")
@@ -85,7 +90,7 @@ def load_rewards(config: DataConfig, columns: Iterable[str]) -> tuple[RewardFunc
 
 def _load(spec: str, columns: set[str]) -> RewardFunction:
     path, _, weight = spec.partition("=")
-    found = import_own(_KEY, path.strip(), _FORM)
+    found = _found(path.strip())
     if not callable(found):
         raise ConfigError(f"{_KEY} {spec!r} is a {type(found).__name__}, which cannot be called; name a function")
     parameters = inspect.signature(found).parameters.values()
@@ -101,13 +106,20 @@ def _load(spec: str, columns: set[str]) -> RewardFunction:
         )
     is_async = inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(type(found).__call__)
     return RewardFunction(
-        name=path.strip().partition(":")[2],
+        name=path.strip().rpartition(":")[2],
         weight=_weight(spec, weight),
         call=found,
         is_async=is_async,
         is_batched=is_batched,
         accepted=None if takes_all else frozenset(named),
     )
+
+
+def _found(path: str) -> Any:
+    if path == math_verify.__name__:
+        check_math_verify()
+        return math_verify
+    return import_own(_KEY, path, _FORM)
 
 
 def _weight(spec: str, text: str) -> float:
