@@ -121,7 +121,7 @@ def test_whole_steps_report(
     steps, _ = grpo_arms(
         agree=nothing_to_check, steps=lambda: whole_steps(stack, bench_home), reference=sampling_reference
     )
-    assert steps.num_steps_reported == steps.num_steps
+    assert steps.num_steps_reported == NUM_WHOLE_STEPS
     steps.seconds.report()
 
 
