@@ -21,7 +21,7 @@ from bench.crash_study.model import write_model
 from bench.crash_study.outages import study_outages
 from bench.crash_study.parsers import PARSERS
 from bench.crash_study.prefixes import study_prefixes
-from bench.crash_study.runs import CASES, import_all, start, wait
+from bench.crash_study.runs import CASES, VLLM_CASES, import_all, start, wait
 from bench.crash_study.soak import study_soak
 from bench.reporting.options import OneLineParser, add_json, add_markdown, natural
 from grpo_core.home import write_json
@@ -40,6 +40,7 @@ class Size:
     outage_s: float
     window_s: float
     soak_s: float
+    engine: str = "torch"
 
 
 LONG = Size(200, 10_000, 60, 10_000, 600.0, 20.0, 3600.0)
@@ -65,11 +66,14 @@ def main(arguments: list[str] | None = None) -> int:
         option = f"--{name.removeprefix('num_').replace('_', '-')}"
         sizes = f"(default {getattr(LONG, name):g}, {getattr(SHORT, name):g} with --short)"
         parser.add_argument(option, dest=name, type=natural, help=f"{meaning} {sizes}")
+    parser.add_argument(
+        "--engine", choices=("torch", "vllm"), default="torch", help="who samples in runs that are killed"
+    )
     add_json(parser)
     add_markdown(parser)
     options = parser.parse_args(arguments)
     given = {name: value for name in SIZES if (value := vars(options)[name]) is not None}
-    size = replace(SHORT if options.short else LONG, **given)
+    size = replace(SHORT if options.short else LONG, engine=options.engine, **given)
     tables: list[str] = []
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="grpo-crash-") as scratch:
@@ -100,8 +104,9 @@ Rows = list[dict[str, Any]]
 
 def _kills(size: Size, model: Path, folder: Path, seed: int) -> Rows:
     rows: Rows = []
-    for number, case in enumerate(CASES):
-        share = size.num_kills // len(CASES) + (number < size.num_kills % len(CASES))
+    cases = VLLM_CASES if size.engine == "vllm" else CASES
+    for number, case in enumerate(cases):
+        share = size.num_kills // len(cases) + (number < size.num_kills % len(cases))
         found = study_kills(case, share, model, folder / str(number), seed)
         rows.append({"run": case.name, "kills": found.num_kills, "runs": found.num_runs, "resumes": found.num_resumes})
     return rows

@@ -60,7 +60,7 @@ def study_kills(case: Case, num_kills: int, model: Path, folder: Path, seed: int
             _check_collected_once(hurt, stored, num_events)
             if code == 0:
                 break
-            is_hit = code == -9 or (case.processes > 1 and code == USER_ERROR_EXIT_CODE)  # it lost one of its own
+            is_hit = code == -9 or (case.has_others and code == USER_ERROR_EXIT_CODE)  # it lost one of its own
             assert is_hit, f"exit code {code}: {(hurt / 'output').read_text()[-2000:]}"
             done += 1
             stored = _check_whole(case, hurt)

@@ -28,9 +28,10 @@ NUM_STEPS = 12
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A kind of run. With a lag, timing decides which version samples which batch, so two runs differ.
+    """A kind of run. With a lag, timing decides which version samples which batch, so two runs differ; with vLLM the
+    last bits depend on what else is sampled.
 
-    Of several processes, and their launcher, one is killed; the others notice.
+    Of several processes, their launcher and vLLM's, one is killed; the others notice.
     """
 
     name: str
@@ -42,7 +43,12 @@ class Case:
 
     @property
     def is_deterministic(self) -> bool:
-        return self.lag == 0
+        return self.lag == 0 and self.engine == "torch"
+
+    @property
+    def has_others(self) -> bool:
+        """Whether the run has processes that end with a line when another one is killed."""
+        return self.processes > 1 or self.engine == "vllm"
 
     def arguments(self, model: Path) -> list[str]:
         """Those of ``grpo`` that start the run. It goes on with ``RESUME``."""
@@ -59,6 +65,8 @@ class Case:
         }
         if self.method == "full":
             del settings["model.lora_rank"]
+        if self.engine == "vllm":
+            settings["rollout.max_kv_bytes"] = 16 << 20
         return [
             *("train", "--run", RUN, "--model", str(model), "--device", "cpu", "--engine", self.engine),
             *("--processes", str(self.processes)),
@@ -76,6 +84,10 @@ CASES = (
     Case("adapter, no lag, refill", refill=4),
     Case("adapter, lag 2, refill", lag=2, refill=4),
     Case("adapter, no lag, two processes", processes=2),
+)
+VLLM_CASES = (
+    Case("adapter, no lag, vLLM", engine="vllm"),
+    Case("adapter, lag 2, vLLM", lag=2, engine="vllm"),
 )
 
 
@@ -167,12 +179,19 @@ def kill_at(pid: int, moment: Moment, folder: Path, rng: random.Random) -> int:
             deadline = time.monotonic() + moment.delay_s
         time.sleep(0.001)
     started = psutil.Process(pid).children(recursive=True)
-    trainers = [process for process in started if "train" in process.cmdline()]
-    rng.choice([psutil.Process(pid), *trainers]).kill()
+    rng.choice([psutil.Process(pid), *filter(_is_worker, started)]).kill()
     code = wait(pid)
-    _, alive = psutil.wait_procs(trainers, timeout=60)
-    assert alive == [], f"{alive} train on when another process was killed"
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert alive == [], f"{alive} go on when another process was killed"
     return code
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        command = process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+    return "train" in command or command[:1] == ["VLLM::EngineCore"]
 
 
 def _num_steps_after(path: Path, start: int) -> int:
