@@ -29,12 +29,13 @@ STEP_EVENTS = ("adapter_load", "rollout", "adapter_publish", "train_step")
 @pytest.mark.phase1
 def test_no_event_is_lost(grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home) -> None:
     """The events of each finished step are in the file when the run is over."""
-    from grpo_core.schedule.loop import train
     from grpo_core.telemetry import open_telemetry
+
+    from .checks.whole_runs import train_in_test
 
     stack = build_stack_for("events", embedded=TWO_GROUPS, schedule={"num_steps": NUM_STEPS})
     with open_telemetry(stack.config, bench_home) as telemetry:
-        train(stack, telemetry, save_checkpoints=False)
+        train_in_test(stack, telemetry)
     kinds = [json.loads(line)["kind"] for line in (bench_home.events / "events.jsonl").read_text().splitlines()]
     grpo_gate.check("events_lost", sum(abs(kinds.count(kind) - NUM_STEPS) for kind in STEP_EVENTS))
 
@@ -169,10 +170,10 @@ def steps_without(stack: LocalStack) -> Sample:
 
 def same_steps(stack: LocalStack, telemetry: Telemetry) -> list[float]:
     """The losses of the first steps of ``stack``, the same in each run: the learning rate is 0."""
-    from grpo_core.schedule.loop import train
+    from .checks.whole_runs import train_in_test
 
     stack.trainer.version = 0
-    return [report.metrics.loss for report in train(stack, telemetry, save_checkpoints=False).reports]
+    return [report.metrics.loss for report in train_in_test(stack, telemetry).reports]
 
 
 def finished(start: float, losses: list[float]) -> Sample:

@@ -87,11 +87,12 @@ def test_what_was_sampled_is_trained_on(grpo_gate: Gate, build_stack_for: BuildS
 
 
 def run_schedule(stack: Stack, home: Home) -> TrainResult:
-    from grpo_core.schedule.loop import train
     from grpo_core.telemetry import open_telemetry
 
+    from .checks.whole_runs import train_in_test
+
     with open_telemetry(stack.config, home) as telemetry:
-        return train(stack, telemetry, save_checkpoints=False)
+        return train_in_test(stack, telemetry)
 
 
 @pytest.mark.phase4

@@ -307,7 +307,7 @@ HOW: Mapping[str, How] = {
     "pip install uv": _INSTALLS,
     "uv sync": _INSTALLS,
     "uv run ruff check && uv run ruff format && uv run pyright": _MINUTES,
-    "uv run python -m bench.architectures --markdown architectures.md": _MINUTES,
+    "uv run python -m bench.architectures --page architectures.md": _MINUTES,
     "uv run python -m bench.architectures nemotron mamba": _MINUTES,
     "grpo bench --config run.toml": RunBy(
         "tests/grpo_core/commands/test_bench.py::test_the_phases_judge_the_run_that_its_flags_name"

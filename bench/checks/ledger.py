@@ -24,12 +24,13 @@ class Recorded:
 
 def record(stack: LocalStack, home: Home) -> Recorded:
     """Train ``stack`` and read its ledger."""
-    from grpo_core.schedule.loop import train
     from grpo_core.telemetry import open_telemetry
+
+    from .whole_runs import train_in_test
 
     with open_telemetry(stack.config, home) as telemetry:
         start = time.monotonic()
-        train(stack, telemetry, save_checkpoints=False)
+        train_in_test(stack, telemetry)
         wall_s = time.monotonic() - start
     threads: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     path = home.events / f"{stack.config.run}.jsonl"

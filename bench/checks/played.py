@@ -43,15 +43,16 @@ class Played:
 def play_letters(stack: LocalStack, home: Home, *, loses_every: int = 0) -> Played:
     """Train ``stack`` on letters, and watch."""
     from grpo_core.rollout.play.build import build_collector
-    from grpo_core.schedule.loop import train
     from grpo_core.telemetry import open_telemetry
+
+    from .whole_runs import train_in_test
 
     factory, played = LetterFactory(loses_every), Played()
     collector = build_collector(stack.config, home, stack.engine, stack.tokenizer, factory)
     watched = replace(stack, collector=collector)
     with pytest.MonkeyPatch.context() as patch, open_telemetry(stack.config, home) as telemetry:
         _watch(watched, played, patch)
-        train(watched, telemetry, save_checkpoints=False)
+        train_in_test(watched, telemetry)
     played.letters = factory.begun
     path = home.events / f"{stack.config.run}.jsonl"
     events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -46,7 +46,7 @@ def ratio_error(stack: LocalStack, plain: PlainPolicy, *, plays_on: bool = False
     turns = [turn for group in batch.groups for trajectory in group.trajectories for turn in trajectory.turns]
     for index, turn in enumerate(turns):
         errors.append(_distance(turn, np.array(learnt[index], dtype=np.float32)))
-        expected = score(plain.logits(turn.prompt_ids, turn.completion_ids, weights), turn)
+        expected = score(plain.logits(turn.prompt_ids, turn.completion_ids, weights).cpu().numpy(), turn)
         errors.append(_distance(turn, expected[turn.completion_mask]))
     return float(np.max(errors))
 

@@ -86,11 +86,12 @@ class Listener:
 
 def listen(stack: LocalStack, path: Path) -> Told:
     """Train ``stack`` with its events in the file ``path`` and sent to a service."""
-    from grpo_core.schedule.loop import train
     from grpo_core.telemetry.background import BackgroundSink
     from grpo_core.telemetry.delivery import Delivery
     from grpo_core.telemetry.events import Telemetry
     from grpo_core.telemetry.jsonl import JsonlSink
+
+    from .whole_runs import train_in_test
 
     told = Told()
     step = stack.trainer.step
@@ -107,7 +108,7 @@ def listen(stack: LocalStack, path: Path) -> Told:
     sinks = [JsonlSink(path), BackgroundSink(delivery, "")]
     with pytest.MonkeyPatch.context() as patch, Telemetry(stack.config.run, sinks) as telemetry:
         patch.setattr(stack.trainer, "step", watched)
-        told.reports = train(stack, telemetry, save_checkpoints=False).reports
+        told.reports = train_in_test(stack, telemetry).reports
     told.in_file = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return told
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from grpo_core.config import GrpoConfig, ModelConfig, RolloutConfig
 from grpo_core.errors import ConfigError
@@ -48,6 +49,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     if flags.json is not None and not flags.json.absolute().parent.is_dir():
         raise ConfigError(f"--json {flags.json}: no such folder; give a file in a folder that exists")
 
+    start = time.perf_counter()
     from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
     from grpo_core.lora.store import AdapterStore
     from grpo_core.model.policy import load_policy
@@ -80,7 +82,8 @@ def run(flags: argparse.Namespace, console: Console) -> int:
         title = f"{type(engine).__name__} with {config.model.name}{dtype} on {policy.device.type}"
     console.print(_table(title, results))
     num_red = sum(not result.passed for result in results)
-    console.print(f"{num_red} of {len(results)} canaries are red" if num_red else f"all {len(results)} canaries pass")
+    verdict = f"{num_red} of {len(results)} canaries are red" if num_red else f"all {len(results)} canaries pass"
+    console.print(f"{verdict}; {time.perf_counter() - start:.0f} s in all")
     if flags.json is not None:
         write_json(flags.json, {"examined": title, "canaries": [asdict(result) for result in results]}, SHARED)
     return RED_EXIT_CODE if num_red else 0
@@ -98,7 +101,8 @@ def _config(flags: argparse.Namespace, engine: EngineName) -> GrpoConfig:
 
 
 def _table(title: str, results: Sequence[CanaryResult]) -> Table:
-    table = Table("canary", "", "what it saw", title=title)
+    table = Table("canary", "", Column("seconds", justify="right"), "what it saw", title=title)
     for result in results:
-        table.add_row(result.name, "[green]pass[/]" if result.passed else "[red]RED[/]", result.detail)
+        verdict = "[green]pass[/]" if result.passed else "[red]RED[/]"
+        table.add_row(result.name, verdict, f"{result.duration_s:.1f}", result.detail)
     return table

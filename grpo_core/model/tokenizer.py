@@ -88,7 +88,8 @@ def load_tokenizer(name: str, *, add_bos: bool | None = None) -> Tokenizer:
     read_model_config(name)  # what is wrong with the whole model is no matter of its tokenizer
     where = locate_model(name)
     with reading(name, "no tokenizer", "add its tokenizer files, or a newer version of tokenizers if they are newer"):
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        # Cleaning up takes blanks away before punctuation: the text would not be the one that was sampled.
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, clean_up_tokenization_spaces=False)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes up for a folder without its files
         raise ModelError(f"model {name!r}: no tokenizer (its vocabulary is empty); add its tokenizer files")
     model_stop_ids = _model_stop_ids(name, where)

@@ -6,8 +6,9 @@ They compare any engine with ``transformers`` and PEFT (``reference``), never wi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from grpo_core.errors import GrpoError
@@ -17,11 +18,12 @@ from grpo_core.rollout.canaries.subject import Finding, Subject
 
 @dataclass(frozen=True, slots=True)
 class CanaryResult:
-    """The result of one canary."""
+    """The result of one canary, and how long it took."""
 
     name: str
     passed: bool
     detail: str
+    duration_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +35,13 @@ class Canary:
 
     def run(self, subject: Subject) -> CanaryResult:
         """Run the check. An engine that raises fails it."""
+        start = time.perf_counter()
         try:
             finding = self.check(subject)
         except (GrpoError, RuntimeError) as error:  # RuntimeError: torch's own
             text = str(error).splitlines()
-            return CanaryResult(self.name, False, f"{type(error).__name__}: {text[0] if text else ''}")
-        return CanaryResult(self.name, finding.passed, finding.detail)
+            finding = Finding(False, f"{type(error).__name__}: {text[0] if text else ''}")
+        return CanaryResult(self.name, finding.passed, finding.detail, time.perf_counter() - start)
 
 
 def canaries_for(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig
@@ -19,7 +20,7 @@ from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy, linear_modules
 from grpo_core.model.proof import ordinary_ids, own_logits
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
-from grpo_core.types import Adapter, Completion, Float32, Int32, PolicyVersion
+from grpo_core.types import Adapter, Completion, Float32, Float64, Int32, PolicyVersion
 
 RANK, ALPHA = 4, 8.0  # of its adapters; unequal, so that a forgotten alpha/rank shows
 NUM_ROUNDED_TEXTS, NUM_ROUNDED_TOKENS = 4, 64
@@ -73,12 +74,12 @@ class Reference:
         self._store.prune(self._run, keep_last=sum(version.number >= number for version in versions))
 
     @torch.inference_mode()
-    def logits(self, completion: Completion, number: int) -> Tensor:
-        """Logits [R, V] in float64 that version ``number`` has for each token of ``completion``, before temperature."""
+    def logits(self, completion: Completion, number: int) -> Float32:
+        """Logits [R, V] that version ``number`` has for each token of ``completion``, before temperature."""
         ids = np.concatenate([completion.prompt_ids, completion.completion_ids]).astype(np.int64)
         input_ids = torch.from_numpy(ids)[None].to(self._policy.device)
         logits = self._load(number)(input_ids=input_ids, use_cache=False).logits[0]
-        return logits[len(completion.prompt_ids) - 1 : -1].double().cpu()
+        return logits[len(completion.prompt_ids) - 1 : -1].float().cpu().numpy()
 
     def logprobs(self, completion: Completion, number: int) -> Float32:
         """Log-probabilities [R] of ``completion`` under version ``number``; 0 where the token was forced.
@@ -141,19 +142,28 @@ def _next_logprobs(policy: Policy, ids: Int32) -> Tensor:
     return own_logits(policy, ids)[:-1].log_softmax(dim=-1).gather(-1, targets)[:, 0]
 
 
-def score(logits: Tensor, completion: Completion) -> Float32:
+def score(logits: Float32 | Float64, completion: Completion) -> Float32:
     """Log-probabilities [R] of ``completion`` from its ``logits`` [R, V]; 0 where the token was forced."""
-    scaled = logits / completion.temperature
     scores = np.zeros(len(completion.completion_ids), dtype=np.float32)
     for index in np.flatnonzero(completion.completion_mask).tolist():
-        row, token = scaled[index], int(completion.completion_ids[index])
-        support = row if completion.allowed_ids is None else row[completion.allowed_ids[index].astype(np.int64)]
-        scores[index] = float(row[token] - support.logsumexp(dim=0))
+        row = logits[index].astype(np.float64) / completion.temperature
+        support = row if completion.allowed_ids is None else row[completion.allowed_ids[index]]
+        scores[index] = row[completion.completion_ids[index]] - _log_sum(support)
     return scores
 
 
+def _log_sum(row: Float64) -> float:
+    """The log of the summed exponentials of ``row`` [V]; NaN where the row is no distribution.
+
+    By numpy: a row is too small to share among threads, which wait for each other on a busy machine.
+    """
+    with np.errstate(all="ignore"):
+        top = row.max(initial=-np.inf)
+        return float(top + np.log(np.exp(row - top).sum()))
+
+
 def support_problem(
-    logits: Tensor, request: GenerationRequest, completion: Completion, slack: float = SLACK
+    logits: Float32 | Float64, request: GenerationRequest, completion: Completion, slack: float = SLACK
 ) -> str | None:
     """What is wrong with the support and the forced tokens that ``completion`` records, if anything is.
 
@@ -166,33 +176,48 @@ def support_problem(
     if completion.allowed_ids is None:
         return "no allowed_ids recorded, though not every token could be drawn"
     cursor = request.constraint.start() if request.constraint is not None else None
+    candidates = np.arange(logits.shape[-1])
     for index, token in enumerate(completion.completion_ids.tolist()):
-        row = logits[index] / sampling.temperature
         if cursor is not None:
-            allowed = cursor.allowed()
-            if token not in allowed:
+            candidates = np.asarray(cursor.allowed())
+            if token not in candidates:
                 return f"token {index}: {token} is not what the constraint allows"
-            if bool(completion.completion_mask[index]) != (len(allowed) > 1):
+            if bool(completion.completion_mask[index]) != (len(candidates) > 1):
                 return f"token {index}: forced by the constraint, or so recorded, but not both"
-            row = torch.full_like(row, float("-inf")).index_copy_(0, torch.tensor(allowed), row[torch.tensor(allowed)])
             cursor.advance(token)
-        recorded = set(completion.allowed_ids[index].tolist())
-        if not _kept(row, sampling, -slack) <= recorded <= _kept(row, sampling, slack):
+        row = logits[index].astype(np.float64)[candidates] / sampling.temperature
+        recorded = completion.allowed_ids[index]
+        if (
+            not _may_leave(row, np.isin(candidates, recorded), sampling, slack)
+            or not np.isin(recorded, candidates).all()
+        ):
             return f"token {index}: its {len(recorded)} allowed_ids are not those that the sampling parameters leave"
     return None
 
 
-def _kept(row: Tensor, sampling: SamplingParams, slack: float) -> set[int]:
-    """Ids that top-k, min-p and then top-p leave of ``row`` [V]: rather more with ``slack`` above 0, less below."""
-    logprobs, order = row.log_softmax(dim=0).sort(descending=True)
-    is_kept = logprobs > float("-inf")
+def _may_leave(row: Float64, recorded: NDArray[np.bool_], sampling: SamplingParams, slack: float) -> bool:
+    """Whether top-k, min-p and then top-p may leave of ``row`` [C] what is ``recorded`` [C].
+
+    They leave at least what they leave with limits that are ``slack`` narrower, at most what wider ones leave.
+    """
+    logprobs = row - _log_sum(row)
+    order = np.argsort(-logprobs) if sampling.top_k or sampling.top_p < 1 else np.arange(len(row))
+    logprobs, recorded = logprobs[order], recorded[order]
+    surely, possibly = (_left(logprobs, sampling, each) for each in (-slack, slack))
+    return not (surely & ~recorded).any() and not (recorded & ~possibly).any()
+
+
+def _left(logprobs: Float64, sampling: SamplingParams, slack: float) -> NDArray[np.bool_]:
+    """What is left of ``logprobs`` [C], descending where ranks count; rather more where ``slack`` is above 0."""
+    is_left = logprobs > -np.inf
     if sampling.top_k:
         last, next_one = sampling.top_k - 1, sampling.top_k
-        limit = logprobs[last if slack > 0 else next_one] if next_one < len(row) else -torch.inf
-        is_kept &= logprobs >= limit - slack
+        limit = logprobs[last if slack > 0 else next_one] if next_one < len(logprobs) else -np.inf
+        is_left &= logprobs >= limit - slack
     if sampling.min_p:
-        is_kept &= logprobs >= logprobs[0] + np.log(sampling.min_p) - slack
+        is_left &= logprobs >= logprobs.max() + np.log(sampling.min_p) - slack
     if sampling.top_p < 1:
-        mass = logprobs.masked_fill(~is_kept, float("-inf")).softmax(dim=0)
-        is_kept &= mass.cumsum(dim=0) - mass < sampling.top_p + slack
-    return set(order[is_kept].tolist())
+        mass = np.where(is_left, np.exp(logprobs), 0.0)
+        mass /= mass.sum()
+        is_left &= mass.cumsum() - mass < sampling.top_p + slack
+    return is_left

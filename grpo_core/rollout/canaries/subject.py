@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from grpo_core.errors import ModelError
 from grpo_core.lora.store import AdapterStore
@@ -51,6 +50,7 @@ class Subject:
         """
         self.engine = engine
         self.tokenizer = tokenizer
+        self._lines = LineTokens(tokenizer)
         self.reference = Reference(policy, store, run)
         if not self.reference.targets:
             raise ModelError(f"model {policy.name!r}: no linear modules that an adapter could be for; use another one")
@@ -64,7 +64,7 @@ class Subject:
 
     def orders(self, index: int, seed: int = 0, **options: Any) -> GenerationRequest:
         """As ``request``, constrained to ``ORDERS``."""
-        constraint = LineTokens(self.tokenizer).constraint(ORDERS, False)
+        constraint = self._lines.constraint(ORDERS, False)
         return replace(self.request(index, seed, **options), constraint=constraint)
 
     def pattern(self, index: int, seed: int = 0, **options: Any) -> GenerationRequest:
@@ -103,12 +103,12 @@ class Subject:
 
     def _mass_between(self, one: Completion, other: Completion, place: int) -> float:
         """The probability between the two tokens at ``place``, to which one uniform number led."""
-        row = self.reference.logits(one, one.policy_version)[place] / one.temperature
+        row = self.reference.logits(one, one.policy_version)[place].astype(np.float64) / one.temperature
+        weights = np.exp(row - row.max())
         if one.allowed_ids is not None:
-            ids = torch.from_numpy(one.allowed_ids[place].astype(np.int64))
-            row = torch.full_like(row, float("-inf")).index_copy_(0, ids, row[ids])
+            weights *= np.isin(np.arange(len(row)), one.allowed_ids[place])
         first, last = sorted((int(one.completion_ids[place]), int(other.completion_ids[place])))
-        return float(row.softmax(dim=0)[first + 1 : last].sum())
+        return float(weights[first + 1 : last].sum() / weights.sum())
 
 
 def distance(one: Float32, other: Float32) -> float:

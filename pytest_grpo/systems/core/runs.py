@@ -58,6 +58,7 @@ class CoreRuns:
 
     def run(self, num_steps: int, plan: RunPlan) -> tuple[StepRecord, ...]:
         """As ``GrpoSystem.run``."""
+        from grpo_core.schedule.interrupt import StopRequest
         from grpo_core.schedule.loop import train
         from grpo_core.telemetry.events import Telemetry
         from grpo_core.telemetry.jsonl import JsonlSink
@@ -74,7 +75,8 @@ class CoreRuns:
         sinks: list[Sink] = [log] if self._event_file is None else [log, JsonlSink(self._event_file)]
         start = time.perf_counter()
         with Telemetry(self.config.run, sinks) as telemetry:
-            reports = train(stack, telemetry, resume=True, save_checkpoints=False).reports
+            stop = StopRequest()  # which nothing sets: signals are pytest's
+            reports = train(stack, telemetry, resume=True, save_checkpoints=False, stop=stop).reports
         return _records(reports, log, start)
 
     def _stack(self, last_step: int, plan: RunPlan) -> Stack:

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from bench.real_vocabularies import build_model
 from grpo_core.cli import USER_ERROR_EXIT_CODE, main
 from grpo_core.commands import doctor
 from grpo_core.rollout.plain_engine.engine import PlainEngine
 from grpo_core.rollout.protocol import Outcome
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Completion
+from tests.grpo_core.rollout.constraints.real_tokenizers import tokenizer_files, tokenizers_folder
 
 Doctor = Callable[..., int]
 
@@ -52,11 +54,23 @@ def test_a_sound_engine_exits_0_and_leaves_the_home_alone(
     assert results["examined"].startswith("TorchEngine with ")
     assert len(results["canaries"]) == 16
     assert all(canary["passed"] for canary in results["canaries"])
-    assert {"name", "passed", "detail"} == set(results["canaries"][0])
+    assert {"name", "passed", "detail", "duration_s"} == set(results["canaries"][0])
+    assert all(canary["duration_s"] > 0 for canary in results["canaries"])
     output = capsys.readouterr().out
-    assert "all 16 canaries pass" in output
+    assert "all 16 canaries pass; " in output
     assert "memory is flat" in output
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.slow
+def test_a_real_vocabulary_and_tokenizer_pass(
+    run_doctor: Doctor, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """151,936 ids, two ends of sequence. ``bench.real_vocabularies`` runs it on more models."""
+    folder = tmp_path / "qwen3"
+    build_model("qwen3", tokenizer_files("qwen3", tokenizers_folder(tmp_path_factory)), folder)
+
+    assert run_doctor(model=str(folder)) == 0, capsys.readouterr().out
 
 
 @pytest.mark.slow

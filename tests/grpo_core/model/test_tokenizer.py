@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from pathlib import Path
 
@@ -157,3 +158,19 @@ def test_a_beginning_that_the_tokenizer_does_not_have_is_one_line(model_folder: 
     with pytest.raises(ModelError, match="add_bos with a tokenizer without a bos_token") as error:
         load_tokenizer(str(model_folder), add_bos=True)
     one_line(error)
+
+
+def test_a_text_keeps_its_blanks_before_punctuation(model_folder: Path, tmp_path: Path) -> None:
+    """Llama 3's files ask for a clean-up that would take them away, or for a warning at each load."""
+    folder = copy_of(model_folder, tmp_path / "model")
+    edit_json(folder / "tokenizer_config.json", clean_up_tokenization_spaces=True)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        tokenizer = load_tokenizer(str(folder))
+        assert tokenizer.decode(tokenizer.encode("A , b . c ' s")) == "A , b . c ' s"
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert said == []

@@ -305,7 +305,7 @@ def test_supports_are_checked_against_the_sampling_parameters(
     options: dict[str, Any], support: list[int], is_sound: bool
 ) -> None:
     """Probabilities of the five ids: 0.05, 0.05, 0.15, 0.25, 0.5."""
-    logits = torch.tensor([[0.05, 0.05, 0.15, 0.25, 0.5]], dtype=torch.float64).log()
+    logits = np.log([[0.05, 0.05, 0.15, 0.25, 0.5]])
     request = GenerationRequest(np.array([1], dtype=np.int32), SamplingParams(seed=0, **options))
 
     problem = support_problem(logits, request, completion_of([support], [4], [False]))
@@ -314,7 +314,7 @@ def test_supports_are_checked_against_the_sampling_parameters(
 
 
 def test_supports_are_checked_against_the_constraint() -> None:
-    logits = torch.zeros(2, 5, dtype=torch.float64)
+    logits = np.zeros((2, 5))
     constraint = LineConstraint((((1, 2), (3, 2)),))
     request = GenerationRequest(np.array([1], dtype=np.int32), SamplingParams(seed=0), constraint)
 

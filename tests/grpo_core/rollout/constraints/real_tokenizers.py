@@ -27,7 +27,7 @@ def real_tokenizer(name: str, folder: Path) -> Tokenizer:
     """Of ``qwen3``, ``llama2``, ``llama3_1``, ``gemma3`` or ``gptoss``; its files go below ``folder``."""
     from transformers import PreTrainedTokenizerFast
 
-    files = _unpacked(name, folder)
+    files = tokenizer_files(name, folder)
     eos = json.loads((files / "tokenizer_config.json").read_text())["eos_token"]
     fast = PreTrainedTokenizerFast(
         tokenizer_file=str(files / "tokenizer.json"),
@@ -42,7 +42,7 @@ def real_chat_tokenizer(name: str, folder: Path, template: str | None = None) ->
     """The same as transformers loads it, with its chat template, or with ``template``."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(_unpacked(name, folder))
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_files(name, folder))
     tokenizer.chat_template = template or tokenizer.chat_template
     return tokenizer
 
@@ -54,7 +54,8 @@ def tokenizers_folder(factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _unpacked(name: str, folder: Path) -> Path:
+def tokenizer_files(name: str, folder: Path) -> Path:
+    """The folder with the files of tokenizer ``name``, below ``folder``."""
     if (folder / name / "package" / "models").is_dir():
         return folder / name / "package" / "models"
     if shutil.which("npm") is None:

@@ -1,0 +1,43 @@
+"""Small configurations of any architecture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+SMALL = {
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "embedding_size", "embed_dim", "d_embed"), 64),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("encoder_attention_heads", "num_experts", "num_local_experts", "n_routed_experts"), 4),
+    **dict.fromkeys(("num_key_value_heads", "num_experts_per_tok", "num_experts_per_token", "moe_topk"), 2),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "n_inner", "ffn_hidden_size", "decoder_ffn_dim"), 96),
+    **dict.fromkeys(("encoder_ffn_dim", "intermediate_size_mlp", "shared_intermediate_size"), 96),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "moe_ffn_hidden_size"), 32),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"), 256),
+    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "hidden_dropout", "resid_pdrop"), 0.0),
+    **dict.fromkeys(("embd_pdrop", "attn_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0),
+    **dict.fromkeys(("initializer_range", "init_std"), 0.1),
+    **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace"), 1),
+    **dict.fromkeys(("state_size", ), 16),
+    "vocab_size": 384, "head_dim": 16, "rotary_dim": 8, "sliding_window": 6,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+}  # fmt: skip
+
+
+def small_config(kind: type[PreTrainedConfig]) -> PreTrainedConfig:
+    """A configuration of ``kind`` with small sizes, wherever it calls them by a name that is known."""
+    settings = kind().to_dict()
+    changed: dict[str, Any] = {
+        name: value
+        for name, value in SMALL.items()
+        if name in settings and (settings[name] is not None or name == "num_key_value_heads")
+    } | {"max_position_embeddings": 256}
+    changed |= {name: SMALL[name] for name in ("vocab_size", "hidden_size") if name in settings}
+    for name, part in settings.items():
+        if name.endswith("_config") and isinstance(part, dict):
+            changed[name] = {key: value for key, value in SMALL.items() if part.get(key) is not None}
+    if "head_dim" not in settings:
+        changed.pop("head_dim", None)
+    return kind(**changed)
