@@ -84,6 +84,10 @@ HOW: Mapping[str, How] = {
         f"{_QUESTIONS}::test_answers_are_rewarded_as_mathematics"
     ),
     "pip install 'pytest-grpo[reasoning-gym]'": _INSTALLS,
+    "uv run grpo train --model small --environment reasoning_gym:chain_sum --set environment.settings.max_terms=2 "
+    "--set environment.settings.max_digits=1 --set environment.settings.size=120 --set rollout.max_completion_tokens=8 "
+    "--set training.kl_coefficient=0 --set evaluation.every_steps=50 --set evaluation.num_questions=24 --run curve "
+    "--steps 300": _MINUTES,
     "uv run grpo train --environment reasoning_gym:chain_sum --set environment.settings.max_terms=2 "
     "--set environment.settings.max_digits=1 --set evaluation.every_steps=20 --run sums --steps 40": RunBy(
         "tests/grpo_core/environments/reasoning_gym/test_run.py::"

@@ -137,7 +137,8 @@ def _other_environment(own: EnvironmentConfig, name: str) -> EnvironmentConfig:
     values = own.model_dump(exclude=None if ":" in name else {"settings"}) | {"name": name}
     if package_of(name) != "reasoning_gym":
         return EnvironmentConfig.model_validate(values | {"data": {}})
-    values["questions"] = "held_out"  # it may be the task that is trained on
+    data = own.data.model_dump()
     if own.name == "dataset":
-        values["data"] |= {"path": None, "rewards": ()}
-    return EnvironmentConfig.model_validate(values)
+        data |= {"path": None, "rewards": ()}
+    # It may be the task that is trained on.
+    return EnvironmentConfig.model_validate(values | {"questions": "held_out", "data": data})

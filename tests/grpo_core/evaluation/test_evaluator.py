@@ -31,6 +31,21 @@ def test_without_questions_the_runs_environment_is_played_or_another_one() -> No
     assert played(DATASET, environment="arithmetic").name == "arithmetic"
 
 
+def test_a_task_of_reasoning_gym_is_evaluated_on_other_questions() -> None:
+    values = {"name": "reasoning_gym:gcd", "settings": {"size": 9}, "data": {"as_chat": True, "rewards": ["a:b"]}}
+    own = played({"environment": values})
+    assert (own.name, own.questions, own.settings, own.data.as_chat) == (
+        "reasoning_gym:gcd",
+        "held_out",
+        {"size": 9},
+        True,
+    )
+    other = played({"environment": values}, environment="reasoning_gym:lcm")
+    assert (other.name, other.questions, other.data.rewards) == ("reasoning_gym:lcm", "held_out", ("a:b",))
+    foreign = played(DATASET, environment="reasoning_gym:lcm")
+    assert (foreign.data.path, foreign.data.rewards, foreign.data.as_chat) == (None, (), True)
+
+
 @pytest.mark.parametrize(
     ("values", "evaluation", "line"),
     [
