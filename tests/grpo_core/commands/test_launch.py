@@ -23,6 +23,7 @@ from grpo_core.schedule.loop import train
 from grpo_core.schedule.stack import build_stack
 from grpo_core.telemetry.events import Telemetry
 from tests.grpo_core.ledger.identity import check_identity
+from tests.grpo_core.telemetry.otel.traces import check_traces
 
 ENVIRONMENT = """
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
@@ -93,6 +94,7 @@ def test_two_processes_train_stop_and_resume_as_one_does(home: Path, model_folde
     follower = check_identity(events(home))["trainer-1", "train"]
     assert [event["step"] for event in follower] == [1, 2, 3, 4]
     assert all(event["wait_processes_s"] > 0 < event["train_backward_s"] for event in follower)
+    assert check_traces(events(home)) == 4 * [{"trainer-0", "trainer-1"}]
 
 
 @pytest.mark.slow
