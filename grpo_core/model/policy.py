@@ -147,7 +147,10 @@ def _decoder(model: Any) -> nn.Module:
 
 
 def linear_modules(module: nn.Module) -> dict[str, nn.Linear]:
-    """The linear modules of ``module`` by name: those that an adapter fits. Not routers, which return more."""
+    """The linear modules of ``module`` by name: those that an adapter fits.
+
+    Not routers, which return more, nor maps of groups, which take several inputs at once (DeepSeek V4).
+    """
     return {name: part for name, part in module.named_modules() if isinstance(part, nn.Linear) and _is_map(part)}
 
 
@@ -155,7 +158,11 @@ def linear_modules(module: nn.Module) -> dict[str, nn.Linear]:
 def _is_map(linear: nn.Linear) -> bool:
     if type(linear) in (nn.Linear, FrozenLinear):
         return True
-    return isinstance(linear(linear.weight.new_zeros(1, linear.in_features)), Tensor)
+    try:
+        output = linear(linear.weight.new_zeros(1, linear.in_features))
+    except RuntimeError:  # torch's own: an input of this shape does not fit
+        return False
+    return isinstance(output, Tensor)
 
 
 def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:

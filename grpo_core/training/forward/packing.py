@@ -29,7 +29,13 @@ from grpo_core.training.forward.tree_attention import TreePlan
 from grpo_core.types import Bool, Completion, Int32, PackedIds, Packing, RaggedIds
 
 PACKINGS: tuple[Packing, ...] = ("shared_prefix", "packed", "padded")  # each falls back to the next
-_LOGIT_SETTINGS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
+_LOGIT_SETTINGS = (
+    "final_logit_softcapping",
+    "logits_soft_cap",
+    "logits_scaling",
+    "logit_scale",
+    "lm_head_multiplier",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,3 +266,18 @@ def test_the_decoder_is_the_part_with_the_embeddings(tmp_path: Path) -> None:
 
     assert policy.decoder is policy.model.get_submodule("model")
     assert not any("router" in name for name in linear_modules(policy.decoder))  # it returns more than a product
+
+
+class _GroupedMap(torch.nn.Linear):
+    """Maps each of two groups by its part of the weight, as a projection of DeepSeek V4 does."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        groups = input.reshape(-1, 2, self.in_features)
+        return torch.einsum("tgi,goi->tgo", groups, self.weight.view(2, -1, self.in_features))
+
+
+def test_a_map_of_groups_is_no_place_for_an_adapter() -> None:
+    """What an adapter adds to it has another shape. It was a traceback."""
+    layer = torch.nn.ModuleDict({"grouped": _GroupedMap(4, 6), "plain": torch.nn.Linear(4, 6)})
+    assert layer["grouped"](torch.zeros(3, 2, 4)).shape == (3, 2, 3)
+    assert list(linear_modules(layer)) == ["plain"]

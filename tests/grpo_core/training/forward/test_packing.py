@@ -325,7 +325,8 @@ def test_other_architectures_take_the_layout_that_is_exact(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "setting"), [("gemma2", "final_logit_softcapping"), ("granite", "logits_scaling")]
+    ("architecture", "setting"),
+    [("gemma2", "final_logit_softcapping"), ("granite", "logits_scaling"), ("recurrent_gemma", "logits_soft_cap")],
 )
 def test_a_model_that_changes_its_logits_is_refused(architecture: str, setting: str) -> None:
     decoder = nn.Module()
