@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 from bench.gpu_study.part import PARTS, run_part
 from bench.gpu_study.row import Row, Work
@@ -55,7 +56,7 @@ TOY = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 with a figure or a reason in each row; 1 when a part failed; a mistake on the command line ends with 2."""
+    """0; 1 when a part failed, which is a row with the reason; 130 after Ctrl-C; 2 for a mistake in the arguments."""
     parser = OneLineParser(description="Measure this project on a GPU.")
     parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=tuple(PARTS), help="which (default: all)")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="qwen3-4b", help="of the model (default qwen3-4b)")
@@ -72,7 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="grpo-gpu-") as folder:
         sizes = TOY if options.shape == "toy" else LARGE
         work = Work.model_validate({**sizes, "shape": options.shape, "folder": folder, "device": options.device})
-        rows = measure(work, ("machine", *(part for part in options.parts if part != "machine")), options.max_s)
+        parts = ("machine", *(part for part in options.parts if part != "machine"))
+        rows: list[Row] = []
+        is_whole = _collect(measure(work, parts, options.max_s), rows)
     device = read_device()
     text = "\n".join(_lines(device.name, options.shape, rows)) + "\n"
     print(text, end="")
@@ -80,22 +83,32 @@ def main(arguments: list[str] | None = None) -> int:
         write_atomic(options.markdown, text.encode())
     if options.json is not None:
         figures = {row.name: row.model_dump(exclude={"name"}) for row in rows}
-        write_json(options.json, {"device": device.name, "driver": device.driver, "shape": options.shape, **figures})
-    return int(any(row.name in PARTS for row in rows))
+        machine = {"device": device.name, "driver": device.driver, "shape": options.shape}
+        write_json(options.json, {**machine, "figures": figures})
+    return int(any(row.name in PARTS for row in rows)) if is_whole else 130
 
 
-def measure(work: Work, parts: tuple[str, ...], max_s: float) -> list[Row]:
+def _collect(found: Iterator[Row], rows: list[Row]) -> bool:
+    """Put them into ``rows``. False after Ctrl-C, which keeps the parts that have ended."""
+    try:
+        for row in found:
+            rows.append(row)
+    except KeyboardInterrupt:
+        print("stopped: the parts that have ended are in the table", file=sys.stderr)
+        return False
+    return True
+
+
+def measure(work: Work, parts: tuple[str, ...], max_s: float) -> Iterator[Row]:
     """The rows of all ``parts``, within ``max_s`` seconds."""
     ends_s = time.monotonic() + max_s
-    rows: list[Row] = []
     for part in parts:
         left_s = ends_s - time.monotonic()
         if left_s <= 0:
-            rows.append(Row(name=part, value=None, note=f"no time left of {max_s:.0f} s"))
+            yield Row(name=part, value=None, note=f"no time left of {max_s:.0f} s")
             continue
         print(f"{part}: at most {min(LIMITS_S[part], left_s):.0f} s", file=sys.stderr, flush=True)
-        rows += run_part(part, work, min(LIMITS_S[part], left_s))
-    return rows
+        yield from run_part(part, work, min(LIMITS_S[part], left_s))
 
 
 def _problem(device: str, shape: str) -> str:

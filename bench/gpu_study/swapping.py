@@ -21,13 +21,12 @@ def measure_swapping(work: Work) -> Iterator[Row]:
     setup = Setup(config_of(work).model, torch.get_num_threads(), 1, Path(work.folder))
     versions = AdapterPublisher(setup.folder / "swaps", setup.model)
     engine = TorchArm(setup, versions).engine
-    cold, warm = [], []
+    cold, warm, num_bytes = [], [], 0
     for number in range(1, NUM_ROUNDS + 1):
-        folder = versions.publish(number)
+        num_bytes = sum(path.stat().st_size for path in versions.publish(number).iterdir())
         cold.append(engine.use_version(number))
         engine.use_version(0)
         warm.append(engine.use_version(number))
-    num_bytes = sum(path.stat().st_size for path in folder.iterdir())
     yield Row(name="adapter_mib", value=num_bytes / (1 << 20), unit="MiB")
     yield Row(name="adapter_load_ms", value=_median([swap.load_ms for swap in cold]), unit="ms", note="from disk")
     yield Row(name="adapter_cached_load_ms", value=_median([swap.load_ms for swap in warm]), unit="ms")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench import gpu_acceptance
 from bench.gpu_acceptance import TOY, main, measure
 from bench.gpu_study.attention import measure_attention
 from bench.gpu_study.decoding import measure_decoding
@@ -80,8 +82,23 @@ def test_a_part_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 
 
 def test_no_part_begins_after_the_time_is_over(tmp_path: Path) -> None:
-    rows = measure(work_in(tmp_path), ("machine", "vllm"), 0)
+    rows = list(measure(work_in(tmp_path), ("machine", "vllm"), 0))
     assert [row.note for row in rows] == ["no time left of 0 s"] * 2
+
+
+def test_ctrl_c_keeps_the_parts_that_have_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(name: str, work: Work, limit_s: float) -> list[Row]:
+        if name == "training":
+            raise KeyboardInterrupt
+        return [Row(name="matrix_tflops", value=2.0)]
+
+    monkeypatch.setattr(gpu_acceptance, "run_part", stopped)
+    file = tmp_path / "gpu.json"
+    assert main(["--shape", "toy", "--device", "cpu", "--json", str(file)]) == 130
+    assert json.loads(file.read_text())["figures"]["matrix_tflops"]["value"] == 2.0
+    assert capsys.readouterr().err.endswith("stopped: the parts that have ended are in the table\n")
 
 
 @pytest.mark.parametrize(
