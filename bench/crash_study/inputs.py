@@ -72,8 +72,8 @@ def _count_refused(parser: Parser, num_inputs: int, folder: Path, seed: int) -> 
 
 
 def _is_refused(parse: Callable[[bytes], object], content: bytes, where: str) -> bool:
-    signal.signal(signal.SIGALRM, _too_slow)
-    signal.alarm(MAX_INPUT_S)
+    signal.signal(signal.SIGPROF, _too_slow)
+    signal.setitimer(signal.ITIMER_PROF, MAX_INPUT_S)
     try:
         parse(content)
     except _known_errors() as error:
@@ -83,7 +83,7 @@ def _is_refused(parse: Callable[[bytes], object], content: bytes, where: str) ->
         assert len(said) < MAX_LINE, f"{where}: a line of {len(said)} characters: {said[:200]!r}"
         return True
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return False
 
 
@@ -98,7 +98,7 @@ def _known_errors() -> tuple[type[Exception], ...]:
 
 
 def _too_slow(*_: object) -> None:
-    raise TimeoutError(f"more than {MAX_INPUT_S} s")
+    raise TimeoutError(f"more than {MAX_INPUT_S} s of a processor")
 
 
 def names() -> tuple[str, ...]:

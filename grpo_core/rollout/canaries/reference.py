@@ -7,6 +7,7 @@ Legend: R completion tokens, V vocabulary.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,10 @@ class Reference:
             self._number, self._model = 0, self._policy.model
         if number != self._number:
             folder = self._store.folder_of(PolicyVersion(self._run, number))
-            self._model = PeftModel.from_pretrained(self._model, folder, torch_device=str(self._policy.device)).eval()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # PEFT reads a name that transformers 5.23 has renamed
+                loaded = PeftModel.from_pretrained(self._model, folder, torch_device=str(self._policy.device))
+            self._model = loaded.eval()
             self._number = number
         return self._model
 
