@@ -223,5 +223,7 @@ def _left(logprobs: Float64, sampling: SamplingParams, slack: float) -> NDArray[
     if sampling.top_p < 1:
         mass = np.where(is_left, np.exp(logprobs), 0.0)
         mass /= mass.sum()
-        is_left &= mass.cumsum() - mass < sampling.top_p + slack
+        is_within = mass.cumsum() - mass < sampling.top_p + slack
+        edge = logprobs[is_left & is_within].min(initial=np.inf)  # what ties with it may be in its place
+        is_left &= logprobs >= edge - slack
     return is_left

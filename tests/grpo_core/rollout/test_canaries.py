@@ -297,6 +297,9 @@ def completion_of(supports: Sequence[Sequence[int]], ids: Sequence[int], forced:
         ({"top_p": 0.45}, [3, 4], False),
         ({"top_p": 0.5}, [3, 4], True),  # at the limit: either will do
         ({"top_p": 0.5}, [4], True),
+        ({"top_p": 0.93}, [0, 2, 3, 4], True),  # ids 0 and 1 tie for the last place
+        ({"top_p": 0.93}, [1, 2, 3, 4], True),
+        ({"top_p": 0.93}, [0, 1, 3, 4], False),
         ({"top_k": 3, "top_p": 0.55}, [4], True),
         ({"top_k": 3, "top_p": 0.55}, [3, 4], False),
     ],
