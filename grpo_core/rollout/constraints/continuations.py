@@ -53,7 +53,9 @@ class Continuations:
             continuation = self._kept[key]
             if continuation is None or self._goes_on(line, state, continuation):
                 return continuation
-        continuation = self._kept[key] = self._find(line, state, _MAX_TOKENS)
+        continuation = self._find(line, state, _MAX_TOKENS)
+        if continuation is not None or key not in self._kept:  # nearer to an end a longer one may be of no use
+            self._kept[key] = continuation
         if len(self._kept) > _MAX_KEPT:
             self._kept.popitem(last=False)
         return continuation

@@ -60,6 +60,7 @@ def test_the_allowed_keys_of_a_section_are_said_once() -> None:
         ("environment.opening_years", -1),
         ("rollout.group_size", 0),
         ("rollout.temperature", 0),
+        ("rollout.temperature", 1e-39),
         ("rollout.top_p", 1.1),
         ("rollout.max_completion_tokens", 0),
         ("rollout.overlong_buffer_tokens", -1),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from grpo_core.errors import SamplingError
 from grpo_core.rollout.protocol import SamplingParams
 from grpo_core.rollout.sampling import Draw, check_sampling, draw_tokens
+from grpo_core.types import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 Allowed = Sequence[Sequence[int] | None]
 LOGITS = torch.tensor([1.0, 3.0, 2.0, 0.0, -1.0])
@@ -182,6 +184,8 @@ def test_logits_that_are_not_numbers_cost_only_their_row(bad: float) -> None:
     [
         ({"temperature": 0.0}, r"temperature 0\.0: .*top_k=1"),
         ({"temperature": -1.0}, r"temperature -1\.0"),
+        ({"temperature": 1e-39}, r"temperature 1e-39: allowed is 1e-06 to 1e\+06"),
+        ({"temperature": 1e39}, r"temperature 1e\+39: allowed is 1e-06 to 1e\+06"),
         ({"temperature": float("nan")}, "temperature nan"),
         ({"temperature": float("inf")}, "temperature inf"),
         ({"top_p": 0.0}, r"top_p 0\.0"),
@@ -195,6 +199,15 @@ def test_parameters_out_of_their_range_are_named(change: dict[str, float], match
     check_sampling(sampling())
     with pytest.raises(SamplingError, match=match):
         check_sampling(replace(sampling(), **change))
+
+
+@pytest.mark.parametrize("temperature", [MIN_TEMPERATURE, MAX_TEMPERATURE])
+def test_at_both_ends_of_the_range_logits_stay_numbers(temperature: float) -> None:
+    logits = 1e3 * torch.randn(1, 320, generator=torch.Generator().manual_seed(0))
+    (drawn,) = draw_tokens(logits, [sampling(temperature)], [0.5], [None])
+    assert isinstance(drawn, Draw)
+    assert math.isfinite(drawn.logprob)
+    assert drawn.token == int(logits.argmax()) or temperature == MAX_TEMPERATURE
 
 
 @pytest.mark.parametrize("num_columns", [17, 320, 2050])
