@@ -1,6 +1,6 @@
 """Error rates and power of the verdicts, on simulated noise.
 
-Two arms are timed in the plugin's order and judged with its plan and its alpha ledger; the true ratio is known.
+Two arms are timed in the plugin's order and judged with its plan and its error budget; the true ratio is known.
 ``python bench/verdict_quality.py --json rates.json`` prints Markdown tables and takes about three minutes.
 """
 

@@ -1,4 +1,4 @@
-"""The ``grpo`` command. Each subcommand is a file in ``grpo_core.commands``; heavy imports wait until it runs."""
+"""The ``grpo`` command. The subcommands are in ``grpo_core.commands``; heavy imports wait until one runs."""
 
 from __future__ import annotations
 

@@ -80,6 +80,9 @@ HOW: Mapping[str, How] = {
     "uv run grpo train --dataset questions.jsonl --reward my_rewards:exact --reward my_rewards:short=0.1 --run mine "
     "--steps 40": RunBy(f"{_QUESTIONS}::test_it_trains_and_shows_what_was_said"),
     "uv run grpo samples mine --step 40 --worst 5": RunBy(f"{_QUESTIONS}::test_it_trains_and_shows_what_was_said"),
+    "uv run grpo train --dataset questions.jsonl --reward my_rewards:exact": RunBy(
+        f"{_QUESTIONS}::test_it_trains_and_shows_what_was_said"
+    ),
     "uv run grpo train --dataset questions.jsonl --reward math_verify --run sums --steps 40": RunBy(
         f"{_QUESTIONS}::test_answers_are_rewarded_as_mathematics"
     ),

@@ -50,3 +50,12 @@ def test_every_file_that_the_page_names_exists():
 
     assert len(files) > 30
     assert [file for file in sorted(files) if not (PROJECT_FOLDER / file).exists()] == []
+
+
+def test_every_room_says_in_its_first_line_what_it_holds():
+    rooms = [
+        path for package in ("grpo_core", "pytest_grpo") for path in PROJECT_FOLDER.glob(f"{package}/**/__init__.py")
+    ]
+
+    assert len(rooms) > 40
+    assert [str(path) for path in rooms if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))] == []

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bench.verdict_study.noises import Floats
 from pytest_grpo.measuring.deciding import plan_of
-from pytest_grpo.measuring.ledger import AlphaLedger
+from pytest_grpo.measuring.error_budget import ErrorBudget
 from pytest_grpo.measuring.stats import DEFAULT_LOOKS, Plan, judge
 from pytest_grpo.types import Verdict
 
@@ -42,19 +42,19 @@ def judge_one(logs: Floats, plan: Plan) -> tuple[int, int]:
 
 
 def suite_failures(pairs: Floats, shifts: Floats) -> NDArray[np.bool_]:
-    """Which gates fail when each suite is judged gate by gate, its shares of alpha from its own ledger.
+    """Which gates fail when each suite is judged gate by gate, its shares of its own error budget.
 
     ``pairs`` [suites, gates, pairs]; ``shifts`` [suites, gates] are the logs of truth over threshold.
     """
     num_suites, num_gates = shifts.shape
-    ledgers = [AlphaLedger(num_gates) for _ in range(num_suites)]
+    budgets = [ErrorBudget(num_gates) for _ in range(num_suites)]
     failed = np.zeros(shifts.shape, dtype=np.bool_)
     for gate in range(num_gates):
-        shares = np.array([ledger.grant() for ledger in ledgers])
+        shares = np.array([budget.grant() for budget in budgets])
         for share in np.unique(shares):
             rows = np.flatnonzero(shares == share)
             codes, _ = decide(pairs[rows, gate] + shifts[rows, gate, None], plan_of(DEFAULT_LOOKS, float(share)))
             failed[rows, gate] = codes == CODES[Verdict.FAIL]
         for suite in np.flatnonzero(failed[:, gate]):
-            ledgers[suite].give_back(shares[suite])
+            budgets[suite].give_back(shares[suite])
     return failed

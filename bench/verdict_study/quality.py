@@ -12,7 +12,7 @@ from bench.verdict_study.noises import BEYOND_DECLARED
 from bench.verdict_study.rate import Rate
 from bench.verdict_study.timings import Timings
 from pytest_grpo.measuring.deciding import plan_of
-from pytest_grpo.measuring.ledger import AlphaLedger
+from pytest_grpo.measuring.error_budget import ErrorBudget
 from pytest_grpo.measuring.stats import DEFAULT_LOOKS
 from pytest_grpo.types import Verdict
 
@@ -42,8 +42,8 @@ class Quality:
 def study(timings: Timings, rng: np.random.Generator) -> Quality:
     pairs = timings.pairs
     num_suites, num_gates, _ = pairs.shape
-    ledger = AlphaLedger(num_gates)
-    plan = plan_of(DEFAULT_LOOKS, min(ledger.grant() for _ in range(num_gates)))
+    budget = ErrorBudget(num_gates)
+    plan = plan_of(DEFAULT_LOOKS, min(budget.grant() for _ in range(num_gates)))
     power, mean_pairs = {}, {}
     for verdict in (Verdict.PASS, Verdict.FAIL):
         for effect in EFFECTS:
@@ -74,7 +74,7 @@ def study(timings: Timings, rng: np.random.Generator) -> Quality:
 
 def check_decide(timings: Timings) -> None:
     """``decide`` counts where ``judge`` sorts; they must agree."""
-    plan = plan_of(DEFAULT_LOOKS, AlphaLedger(timings.pairs.shape[1]).grant())
+    plan = plan_of(DEFAULT_LOOKS, ErrorBudget(timings.pairs.shape[1]).grant())
     some = timings.pairs.reshape(-1, timings.pairs.shape[-1])[:NUM_CHECKED]
     for effect in (-0.1, 0.0, 0.1):
         codes, used = decide(some + effect, plan)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench.verdict_study.machine import Machine, RunNoise
 from bench.verdict_study.rate import Rate
 from bench.verdict_study.rules import Rule
-from pytest_grpo.measuring.ledger import AlphaLedger
+from pytest_grpo.measuring.error_budget import ErrorBudget
 from pytest_grpo.types import Verdict
 
 
@@ -30,15 +30,15 @@ def judge_suites(noise: RunNoise, rule: Rule, speedup: float, num_suites: int, n
     counts: Counter[Verdict] = Counter()
     num_red = num_runs = 0
     for _ in range(num_suites):
-        ledger, slowdown, is_red = AlphaLedger(num_gates), noise(rng), False
+        budget, slowdown, is_red = ErrorBudget(num_gates), noise(rng), False
         for _ in range(num_gates):
-            share = ledger.grant()
+            share = budget.grant()
             outcome = rule(Machine(rng, slowdown, speedup), share)
             counts[outcome.verdict] += 1
             num_runs += outcome.num_runs
             if outcome.verdict is Verdict.FAIL:
                 is_red = True
-                ledger.give_back(share)
+                budget.give_back(share)
         num_red += is_red
     total = num_suites * num_gates
     return SuiteRates(

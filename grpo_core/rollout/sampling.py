@@ -66,8 +66,8 @@ def draw_tokens(
     """Sample every row of ``logits`` [B, V] by the inverse of its cumulative distribution at its ``uniform``.
 
     One uniform per row, so that a row's token depends on nothing else in the batch: on a CPU equal logits give the same
-    bits whatever the other rows are. A row with non-finite logits gives the error in its place. ``vocab_size`` is V of
-    the model, where ``logits`` are those of a part of it: how a row is drawn depends on it and on the row alone.
+    bits whatever the other rows are. A row with non-finite logits gives the error in its place. If ``logits``
+    cover a part of the vocabulary only, ``vocab_size`` is that of all of it: it selects the way a row is drawn.
     """
     vocab_size = vocab_size or logits.shape[-1]
     results: list[Draw | SamplingError | None] = [None] * len(params)

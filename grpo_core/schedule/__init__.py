@@ -1,0 +1,1 @@
+"""Joins rollouts and training: two threads, the buffer between them, checkpoints. It begins in ``loop``."""

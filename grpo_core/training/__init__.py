@@ -1,0 +1,1 @@
+"""One training step: advantages, loss, forward and backward pass, optimizer, metrics. It begins in ``trainer``."""

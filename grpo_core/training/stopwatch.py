@@ -47,7 +47,7 @@ class Stopwatch:
             self._spans[name].append((start, self._mark()))
 
     def spans(self, name: str, items: Iterator[Item]) -> Iterator[Item]:
-        """``items``, with a span for the time that each takes to come."""
+        """Yields ``items``, and times how long each one takes to arrive."""
         while True:
             with self.span(name):
                 item = next(items, None)

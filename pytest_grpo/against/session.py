@@ -148,7 +148,7 @@ class AgainstSession:
         stopped: dict[str, Stop | None] = {}
         if other is not None and other.arms:
             session = gate_session(self._config)
-            share = session.ledger.grant()
+            share = session.error_budget.grant()
             arms = Arms(
                 (self._here, self._other),
                 (here, other),

@@ -94,11 +94,11 @@ class PairedComparison:
     def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
         """Take rounds until they decide whether left over right meets ``threshold``; False for a failure."""
         start, watch = time.perf_counter(), Watch.start()
-        share = self.gate.session.ledger.grant()
+        share = self.gate.session.error_budget.grant()
         with self.gate.session.setup_clock.paused():
-            verdict, estimate, reason = self._sample(left, right, threshold, share)
+            verdict, estimate, reason = self._decide(left, right, threshold, share)
         if verdict is Verdict.FAIL:
-            self.gate.session.ledger.give_back(share)
+            self.gate.session.error_budget.give_back(share)
         row = replace(
             self._with_rounds(self.gate.row(threshold, verdict, estimate.median, reason), left, right),
             low=estimate.low,
@@ -161,7 +161,7 @@ class PairedComparison:
         self.explanation = explain(row)
         return row
 
-    def _sample(
+    def _decide(
         self, left: Quantity, right: Quantity, threshold: Threshold, share: float
     ) -> tuple[Verdict, Estimate, str]:
         self._problem = self.gate.session.control_problem()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from pytest_grpo.gate.setup_limit import SetupClock
 from pytest_grpo.measuring.control import Control, run_control
-from pytest_grpo.measuring.ledger import AlphaLedger
+from pytest_grpo.measuring.error_budget import ErrorBudget
 from pytest_grpo.settings.config import DEFAULT_MAX_CORES_OF_OTHERS
 
 ShowProgress = Callable[[str], None]
@@ -20,7 +20,7 @@ ShowProgress = Callable[[str], None]
 class GateSession:
     """State that the gates of one process share."""
 
-    ledger: AlphaLedger
+    error_budget: ErrorBudget
     has_control: bool = True
     max_cores_of_others: float = DEFAULT_MAX_CORES_OF_OTHERS
     rng: random.Random = field(default_factory=random.Random)

@@ -1,1 +1,1 @@
-"""How an arm is timed: samples in pairs, their statistics, the machine's conditions, the A/A control."""
+"""Measures arms in pairs and decides by them: sampling, statistics, looks, machine conditions, the A/A control."""

@@ -32,7 +32,7 @@ class Decision:
     verdict: Verdict
     estimate: Estimate | None
     is_complete: bool
-    """Whether time was left."""
+    """False when sampling ended because its time was over."""
     stalls: str = ""
     """Why the means speak against the arm, empty when they do not."""
 

@@ -77,7 +77,7 @@ class Plan:
 
 @functools.cache
 def stopping_ranks(looks: tuple[int, ...], shares: tuple[float, ...], alpha: float) -> tuple[int, ...]:
-    """Per look the rank r: a claim is accepted when fewer than r pairs so far contradict it. With 0 it never is.
+    """For each look a number r: the claim is accepted if fewer than r pairs contradict it; r = 0 never accepts.
 
     With the true median on the threshold, contradicting pairs are counts of a fair coin. The probability that any look
     up to the i-th accepts the claim is at most ``shares[i] * alpha``, computed exactly.

@@ -125,12 +125,12 @@ def gate_session(config: pytest.Config) -> GateSession:
     """What the gates of this process share."""
     if GATE_SESSION not in config.stash:
         from pytest_grpo.gate.gate_session import GateSession
-        from pytest_grpo.measuring.ledger import AlphaLedger
+        from pytest_grpo.measuring.error_budget import ErrorBudget
 
         settings = config.stash[PLUGIN_CONFIG]
         num_gates = settings.num_gates or config.stash.get(NUM_GATES, 1)
         config.stash[GATE_SESSION] = GateSession(
-            AlphaLedger(max(1, num_gates)), settings.has_control, settings.max_cores_of_others
+            ErrorBudget(max(1, num_gates)), settings.has_control, settings.max_cores_of_others
         )
     return config.stash[GATE_SESSION]
 

@@ -1,0 +1,1 @@
+"""The default engine: continuous batching in torch and compiled code. It begins in ``engine``."""

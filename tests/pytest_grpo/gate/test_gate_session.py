@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from pytest_grpo.gate.gate_session import GateSession
-from pytest_grpo.measuring.ledger import AlphaLedger
+from pytest_grpo.measuring.error_budget import ErrorBudget
 
 
 def test_red_metrics_are_kept_by_phase_until_their_test_runs_again() -> None:
-    session = GateSession(AlphaLedger(1))
+    session = GateSession(ErrorBudget(1))
     session.note_red(2, "test_a", "hits")
     session.note_red(2, "test_b", "hits")
     session.note_red(3, "test_c", "passes")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from pytest_grpo.measuring.deciding import Decider, Decision
-from pytest_grpo.measuring.ledger import AlphaLedger
+from pytest_grpo.measuring.error_budget import ErrorBudget
 from pytest_grpo.measuring.question import Question
 from pytest_grpo.measuring.sampler import Arm, Round, Sampler
 from pytest_grpo.measuring.stats import DEFAULT_LOOKS
@@ -116,10 +116,10 @@ def test_arms_that_are_too_slow_are_told_so_beforehand(clock: Clock) -> None:
 
 @pytest.mark.parametrize("num_before", [0, 9, 10, 49, 199])
 def test_ten_times_worse_is_a_failure_in_each_comparison_of_a_session(clock: Clock, num_before: int) -> None:
-    ledger = AlphaLedger(1)
+    budget = ErrorBudget(1)
     for _ in range(num_before):
-        ledger.grant()
-    decision, _ = decide(clock.arm(constant(0.1)), clock.arm(constant(0.01)), share=ledger.grant())
+        budget.grant()
+    decision, _ = decide(clock.arm(constant(0.1)), clock.arm(constant(0.01)), share=budget.grant())
     assert decision.verdict is Verdict.FAIL
 
 

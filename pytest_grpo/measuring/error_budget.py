@@ -11,7 +11,7 @@ FIRST_PART = 0.9
 
 
 @dataclass(slots=True)
-class AlphaLedger:
+class ErrorBudget:
     """Holm's correction for comparisons that are decided before the later ones are measured.
 
     Of 1 % and two expected comparisons the first gets 0.5 %, the second 0.45 %, and two more that nobody expected
