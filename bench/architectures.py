@@ -23,6 +23,7 @@ from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psutil
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils.logging import set_verbosity_error
@@ -104,7 +105,8 @@ def check_apart(architecture: str, kind: type[PreTrainedConfig]) -> Result:
 
 
 def _send_result(sender: Connection, architecture: str, kind: type[PreTrainedConfig]) -> None:
-    resource.setrlimit(resource.RLIMIT_DATA, (MAX_BYTES, MAX_BYTES))
+    limit = psutil.Process().memory_info().data + MAX_BYTES  # what was inherited counts, too
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     sender.send(check(architecture, kind))
 
 

@@ -72,11 +72,13 @@ def tensors(stack: Stack) -> dict[str, torch.Tensor]:
 def test_a_run_killed_within_an_epoch_goes_on_bit_for_bit(make_dataset_stack: MakeStack, tmp_path: Path) -> None:
     """Three rows a step of seven: the kill, in step 4, falls into the second epoch."""
 
+    whole = make_dataset_stack("whole")
+
     def kill_in_step_4(report: StepReport) -> None:
         if report.metrics.step == 4:  # its checkpoint is not there yet: the newest one is that of step 2
+            whole.store.wait()  # its version: a copy takes time
             shutil.copytree(tmp_path / "whole", tmp_path / "killed", ignore=shutil.ignore_patterns(".*"))
 
-    whole = make_dataset_stack("whole")
     uninterrupted = train(whole, quiet(), on_step=kill_in_step_4)
     again = make_dataset_stack("killed")
     resumed = train(again, quiet(), resume=True)

@@ -64,7 +64,8 @@ def test_a_run_that_is_asked_to_end_saves_and_goes_on_as_it_was(number: signal.S
             signal.raise_signal(number)
             signal.raise_signal(number)  # `timeout` and `srun` send two
 
-    first = train(make_stack(), quiet(), on_step=ask)
+    with handler(number, signal.SIG_DFL):  # `nohup` ignores one of them
+        first = train(make_stack(), quiet(), on_step=ask)
     second = train(make_stack(), quiet(), resume=True)
 
     assert (first.interrupted, first.stop_signal) == (True, number)

@@ -106,12 +106,15 @@ def test_a_run_that_was_killed_repeats_its_steps_bit_for_bit(
         options |= {"max_refill_rounds": max_refill_rounds, "environment": f"{environments.__name__}:picky"}
     recorded: list[int] = []
 
+    whole = make_stack(**options)
+
     def copy(report: StepReport) -> None:
         if report.metrics.step == 5:
+            whole.store.wait()  # a copy takes time; bench/crash_test.py kills between any two writes
             shutil.copytree(tmp_path / "home", tmp_path / "killed", ignore=shutil.ignore_patterns(".*"))
             recorded.extend(int(path.stem[-6:]) for path in sorted((tmp_path / "killed").rglob("batch-*.arrow")))
 
-    uninterrupted = train(make_stack(**options), quiet(), on_step=copy)
+    uninterrupted = train(whole, quiet(), on_step=copy)
     resumed = train(make_stack(home="killed", **options), quiet(), resume=True)
 
     assert {3, 4} <= set(recorded) <= set(range(3, 8))
