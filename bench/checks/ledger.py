@@ -23,18 +23,20 @@ class Recorded:
 
 
 def record(stack: LocalStack, home: Home) -> Recorded:
-    """Train ``stack`` and read its ledger."""
+    """Train ``stack`` from its first step and read the ledger of that."""
     from grpo_core.telemetry import open_telemetry
 
     from .whole_runs import train_in_test
 
+    path = home.events / f"{stack.config.run}.jsonl"
+    num_before = len(path.read_bytes().splitlines()) if path.exists() else 0
+    stack.trainer.version = 0
     with open_telemetry(stack.config, home) as telemetry:
         start = time.monotonic()
         train_in_test(stack, telemetry)
         wall_s = time.monotonic() - start
     threads: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    path = home.events / f"{stack.config.run}.jsonl"
-    for event in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+    for event in map(json.loads, path.read_text(encoding="utf-8").splitlines()[num_before:]):
         if event["kind"] == "ledger":
             threads[f"{event['process']} {event['thread']}"].append(event)
     return Recorded(threads, wall_s)
