@@ -18,6 +18,7 @@ import pytest
 
 from grpo_core.errors import ConfigError
 from tests.grpo_core.ledger.identity import check_identity
+from tests.grpo_core.telemetry.otel.traces import check_traces
 from tests.modal_server import ModalServer
 from tests.modal_server.fixture import use
 
@@ -152,6 +153,7 @@ def test_a_failed_worker_costs_its_own_groups(server: ModalServer, model_folder:
     assert sorted(rollouts) == [4, 8]  # one batch lost the groups of one worker, and no other did
     threads = check_identity(lines)
     assert {process for process, _ in threads} == {"trainer-0", "worker-0", "worker-1"}
+    assert sorted(map(len, check_traces(lines))) == [2, 3]  # the trainer and its workers, without the one that failed
     played = [event for process in ("worker-0", "worker-1") for event in threads[process, "rollout"]]
     assert len(played) == 3
     assert all(event["wait_engine_s"] > 0 for event in played)
