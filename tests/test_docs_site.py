@@ -18,7 +18,7 @@ from pytest_grpo.settings.phases import PHASES
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SITE: dict[str, Any] = yaml.safe_load((DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))
 WORDS = {
-    *("phase", "gate", "arm", "quantity", "pair", "look", "verdict", "A/A control", "baseline", "system"),
+    *("phase", "gate", "arm", "quantity", "pair", "round", "look", "verdict", "A/A control", "baseline", "system"),
     *("completion", "trajectory", "group", "policy lag"),
 }
 
