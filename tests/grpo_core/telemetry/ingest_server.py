@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tests.loopback import serving
+from tests.loopback import answer, serving
 
 
 class IngestServer(ThreadingHTTPServer):
@@ -72,14 +72,7 @@ class _IngestHandler(BaseHTTPRequestHandler):
         self._write(status, json.dumps(content).encode())
 
     def _write(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body) * (2 if body == b"half" else 1)))
-        if self.server.retry_after:
-            self.send_header("Retry-After", self.server.retry_after)
-        self.end_headers()
-        self.wfile.write(body)
-        self.close_connection = body == b"half"
+        answer(self, status, "application/json", body, self.server.retry_after)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

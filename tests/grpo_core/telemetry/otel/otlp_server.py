@@ -20,7 +20,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.loopback import serving
+from tests.loopback import answer, serving
 
 PROTOBUF = "application/x-protobuf"
 
@@ -123,14 +123,7 @@ class _OtlpHandler(BaseHTTPRequestHandler):
         self._reply(404, "text/plain", b"")
 
     def _reply(self, status: int, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body) * (2 if body == b"half" else 1)))
-        if self.server.retry_after:
-            self.send_header("Retry-After", self.server.retry_after)
-        self.end_headers()
-        self.wfile.write(body)
-        self.close_connection = body == b"half"
+        answer(self, status, kind, body, self.server.retry_after)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
