@@ -13,6 +13,7 @@ from grpo_core.dashboard.server import make_app
 from grpo_core.home import Home
 from grpo_core.ledger.spans import SPANS
 from tests.grpo_core.dashboard.conftest import START_S, WriteRun, event
+from tests.grpo_core.explain.healthy import HEALTHY
 
 
 @pytest.fixture
@@ -102,17 +103,6 @@ def test_damaged_events_have_no_advice(client: TestClient, write_run: WriteRun) 
     answer = client.get("/api/runs/r/advice")
     assert answer.status_code == 200
     assert answer.json()["shares"] == []
-
-
-HEALTHY = {
-    "is_skipped": False,
-    "advantage_abs_mean": 0.5,
-    "mismatch_kl": 1e-8,
-    "policy_lag_steps": 0,
-    "max_policy_lag_steps": 0,
-    "num_forward_passes": 2,
-    "num_micro_batches": 2,
-}
 
 
 def healthy_run(home: Home, **changes: Any) -> None:

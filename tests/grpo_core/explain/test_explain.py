@@ -16,16 +16,8 @@ from grpo_core.explain.rules import RULES, rule_for
 from grpo_core.explain.run_record import RunRecord, read_run
 from grpo_core.home import Home
 from grpo_core.ledger.spans import SPANS
+from tests.grpo_core.explain.healthy import HEALTHY
 
-HEALTHY = {
-    "is_skipped": False,
-    "advantage_abs_mean": 0.5,
-    "mismatch_kl": 1e-8,
-    "policy_lag_steps": 0,
-    "max_policy_lag_steps": 0,
-    "num_forward_passes": 2,
-    "num_micro_batches": 2,
-}
 TOKENS = {"num_sampled_tokens": 30, "num_trained_tokens": 20, "num_forced_tokens": 10}
 NO_TOKENS = dict.fromkeys([f"num_{part}_tokens" for part in ("masked", "dropped", "stale", "replaced", "preempted")], 0)
 
