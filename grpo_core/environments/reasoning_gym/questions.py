@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
@@ -26,15 +27,8 @@ def drawing_from(seed: str) -> Iterator[None]:
         random.setstate(before)
 
 
-class Questions(Sequence[Mapping[str, Any]]):
-    """Those of ``task``, a ``ProceduralDataset``."""
-
-    def __init__(self, task: Any) -> None:
-        self._task = task
-        self._row = lru_cache(_MAX_KEPT)(self._make)
-
-    def __len__(self) -> int:
-        return len(self._task)
+class _Rows(Sequence[Mapping[str, Any]], ABC):
+    """Rows that are made when they are asked for."""
 
     @overload
     def __getitem__(self, index: int) -> Mapping[str, Any]: ...
@@ -46,6 +40,23 @@ class Questions(Sequence[Mapping[str, Any]]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self._row(index)
+
+    @abstractmethod
+    def _row(self, index: int) -> Mapping[str, Any]: ...
+
+
+class Questions(_Rows):
+    """Those of ``task``, a ``ProceduralDataset``."""
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self._made = lru_cache(_MAX_KEPT)(self._make)
+
+    def __len__(self) -> int:
+        return len(self._task)
+
+    def _row(self, index: int) -> Mapping[str, Any]:
+        return self._made(index)
 
     def _make(self, index: int) -> Mapping[str, Any]:
         entry = self._entry(index)
@@ -66,7 +77,7 @@ class Questions(Sequence[Mapping[str, Any]]):
         return frozenset(self._entry(index)["question"] for index in range(len(self)))
 
 
-class HeldOutQuestions(Sequence[Mapping[str, Any]]):
+class HeldOutQuestions(_Rows):
     """Those of ``others`` that are not among ``training``, each once.
 
     Most tasks seed question i with ``seed + i``, so ``others`` begin behind ``training``; where there are few
@@ -83,15 +94,7 @@ class HeldOutQuestions(Sequence[Mapping[str, Any]]):
     def __len__(self) -> int:
         return len(self._others)
 
-    @overload
-    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Mapping[str, Any]]: ...
-    def __getitem__(self, index: int | slice) -> Mapping[str, Any] | list[Mapping[str, Any]]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def _row(self, index: int) -> Mapping[str, Any]:
         while len(self._indices) <= index:
             self._find()
         return self._others[self._indices[index]]
