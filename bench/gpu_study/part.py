@@ -9,69 +9,27 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from pkgutil import resolve_name
 
 from bench.gpu_study.row import Row, Work
-from grpo_core.errors import reason
+from grpo_core.errors import first_line
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_NOTE_LENGTH = 200
 
 
-def _machine(work: Work) -> Iterator[Row]:
-    from bench.gpu_study.machine import measure_machine
-
-    return measure_machine(work)
-
-
-def _training(work: Work) -> Iterator[Row]:
-    from bench.gpu_study.training import measure_training
-
-    return measure_training(work)
-
-
-def _attention(work: Work) -> Iterator[Row]:
-    from bench.gpu_study.attention import measure_attention
-
-    return measure_attention(work)
-
-
-def _decoding(work: Work) -> Iterator[Row]:
-    from bench.gpu_study.decoding import measure_decoding
-
-    return measure_decoding(work)
-
-
-def _vllm(work: Work) -> Iterator[Row]:
-    from bench.gpu_study.decoding import measure_vllm
-
-    return measure_vllm(work)
-
-
-def _swapping(work: Work) -> Iterator[Row]:
-    from bench.gpu_study.swapping import measure_swapping
-
-    return measure_swapping(work)
-
-
-def _phases(work: Work) -> Iterator[Row]:
-    from bench.gpu_study.phases import judge_phases
-
-    return judge_phases(work)
-
-
-PARTS: dict[str, Callable[[Work], Iterator[Row]]] = {
-    "machine": _machine,
-    "training": _training,
-    "attention": _attention,
-    "decoding": _decoding,
-    "vllm": _vllm,
-    "swapping": _swapping,
-    "phases": _phases,
+PARTS = {
+    "machine": "bench.gpu_study.machine:measure_machine",
+    "training": "bench.gpu_study.training:measure_training",
+    "attention": "bench.gpu_study.attention:measure_attention",
+    "decoding": "bench.gpu_study.decoding:measure_decoding",
+    "vllm": "bench.gpu_study.decoding:measure_vllm",
+    "swapping": "bench.gpu_study.swapping:measure_swapping",
+    "phases": "bench.gpu_study.phases:judge_phases",
 }
-"""In the order in which they run; ``machine`` writes the model of the others."""
+"""The function of each, in the order in which they run; ``machine`` writes the model of the others."""
 
 
 def run_part(name: str, work: Work, limit_s: float) -> list[Row]:
@@ -110,11 +68,11 @@ def main(arguments: list[str]) -> int:
     work = Work.model_validate_json(text)
     with Path(file).open("a", encoding="utf-8") as rows:
         try:
-            for row in PARTS[name](work):
+            for row in resolve_name(PARTS[name])(work):
                 rows.write(row.model_dump_json() + "\n")
                 rows.flush()
         except (ValueError, RuntimeError, OSError) as error:  # CUDA's are RuntimeErrors, out of memory among them
-            print(f"{type(error).__name__}: {reason(error)}", file=sys.stderr)
+            print(f"{type(error).__name__}: {first_line(error)}", file=sys.stderr)
             return 1
     return 0
 
