@@ -28,6 +28,7 @@ GrpoError (ValueError)
 from __future__ import annotations
 
 _MAX_SHOWN = 100
+_MAX_LINE_LENGTH = 300
 
 
 def shown(value: object) -> str:
@@ -39,10 +40,11 @@ def shown(value: object) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
-def reason(error: Exception) -> str:
-    """What ``error``, raised by other code, says, in a message: its first line, cut where it is long."""
-    lines = str(error).splitlines()
-    return lines[0][: 2 * _MAX_SHOWN] if lines else type(error).__name__
+def first_line(error: Exception) -> str:
+    """The first line of a library's error message, with the second one where the first only announces it; cut where it
+    is long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:_MAX_LINE_LENGTH]
 
 
 class GrpoError(ValueError):

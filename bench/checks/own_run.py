@@ -49,8 +49,7 @@ def check_environment(config: GrpoConfig) -> None:
         GrpoError: there is no such environment, or its factory raises.
         pytest.UsageError: it raises, acts for nobody, or does not continue from its own snapshot; in one line.
     """
-    from grpo_core.errors import GrpoError
-    from grpo_core.model.source import first_line
+    from grpo_core.errors import GrpoError, first_line
 
     name, doing = config.environment.name, "the factory"
     factory = environment_factory(config)

@@ -9,7 +9,7 @@ from pathlib import Path
 from grpo_core.config import GrpoConfig, build_config
 from grpo_core.config.flags import put
 from grpo_core.config.values import merged, parse_setting
-from grpo_core.errors import CheckpointError, ConfigError, reason
+from grpo_core.errors import CheckpointError, ConfigError, first_line
 from grpo_core.home import Home, check_name
 from grpo_core.training.checkpoint_state import checkpoints_in, read_state
 
@@ -47,7 +47,7 @@ def stored_checkpoint(flags: argparse.Namespace) -> StoredCheckpoint:
     try:
         state = read_state(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged ({reason(error)}); name another --step") from error
+        raise CheckpointError(f"checkpoint {path} is damaged ({first_line(error)}); name another --step") from error
     values = {}
     for setting in flags.changes:
         put(values, *parse_setting("--set", setting))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from grpo_core.errors import ConfigError, CredentialsError
-from grpo_core.model.source import first_line
+from grpo_core.errors import ConfigError, CredentialsError, first_line
 
 
 def check_repository(name: str) -> None:

@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from grpo_core.config import ModelConfig
-from grpo_core.errors import ModelError
+from grpo_core.errors import ModelError, first_line
 from grpo_core.kernels.allocator import keep_freed_memory
 from grpo_core.kernels.forked import compute_alone_when_forked
 from grpo_core.kernels.linear import FrozenLinear
 from grpo_core.model.attention import ATTENTION_NAME, exact_packing
 from grpo_core.model.memory import check_memory
-from grpo_core.model.source import first_line, locate_model, read_model_config, reading, unloadable
+from grpo_core.model.source import locate_model, read_model_config, reading, unloadable
 
 disable_progress_bar()  # its progress bars would interrupt ours
 

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grpo_core.errors import ModelError
+from grpo_core.errors import ModelError, first_line
 from grpo_core.model.policy import Policy
-from grpo_core.model.source import first_line
 from grpo_core.types import Int32
 
 TOLERANCE = 1e-3

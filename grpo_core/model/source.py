@@ -8,10 +8,8 @@ from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from grpo_core.errors import GrpoError, ModelError
+from grpo_core.errors import GrpoError, ModelError, first_line
 from grpo_core.model.presets import PRESETS, preset_folder
-
-_MAX_LINE_LENGTH = 300
 
 
 def locate_model(name: str) -> str:
@@ -81,10 +79,3 @@ def reading(name: str, problem: str, way_out: str) -> Iterator[None]:
         raise
     except Exception as error:  # tokenizers raises bare exceptions, transformers a dozen kinds
         raise ModelError(f"model {name!r}: {problem} ({first_line(error)}); {way_out}") from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a library's error message, with the second one where the first only announces it; cut where it
-    is long."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:_MAX_LINE_LENGTH]

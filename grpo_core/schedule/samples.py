@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.config import GrpoConfig
-from grpo_core.errors import ConfigError, HomeError, reason
+from grpo_core.errors import ConfigError, HomeError, first_line
 from grpo_core.home import Home, check_name, write_atomic
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.training.advantages import group_advantages
@@ -95,7 +95,7 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
                 table[name].cast(kind)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ConfigError(
-            f"samples {path}: cannot be read ({reason(error)}); delete it, or name another --step"
+            f"samples {path}: cannot be read ({first_line(error)}); delete it, or name another --step"
         ) from error
     return table.to_pylist()
 

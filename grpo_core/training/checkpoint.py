@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from grpo_core.errors import CheckpointError, HomeError, reason
+from grpo_core.errors import CheckpointError, HomeError, first_line
 from grpo_core.home import make_folder, remove_folder, write_folder
 from grpo_core.lora.layout import described, description_of
 from grpo_core.training.checkpoint_state import FORMAT, STATE_FILE, checkpoints_in, folder_name, read_state, sealed
@@ -186,7 +186,7 @@ def _read(path: Path) -> Checkpoint:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{Path(error.filename).name} is missing"
-    return reason(error)
+    return first_line(error)
 
 
 def _write(target: Path, contents: Mapping[str, bytes]) -> None:

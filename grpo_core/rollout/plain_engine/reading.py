@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grpo_core.errors import first_line
 from grpo_core.model.policy import Policy
 from grpo_core.model.proof import difference, ordinary_ids, own_logits
-from grpo_core.model.source import first_line
 from grpo_core.types import Completion
 
 Way = Literal["runs", "tokens", "whole"]

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grpo_core.errors import ModelError
+from grpo_core.errors import ModelError, first_line
 from grpo_core.model.policy import Policy
 from grpo_core.model.proof import difference, ordinary_ids, own_logits
-from grpo_core.model.source import first_line
 from grpo_core.training.forward.packing import (
     PACKINGS,
     build_packed_batch,

@@ -12,10 +12,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from grpo_core.config import ModelConfig
-from grpo_core.errors import AdapterError, ModelError
+from grpo_core.errors import AdapterError, ModelError, first_line
 from grpo_core.lora.layout import PEFT_PREFIX
 from grpo_core.model.policy import Policy, linear_modules
-from grpo_core.model.source import first_line
 from grpo_core.training.forward.layers.replace import use_fast_parts
 from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 
