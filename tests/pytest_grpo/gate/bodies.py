@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 HEAD = """
+import time
 import pytest
 from pytest_grpo.agreement import close_values, nothing_to_check, same_tokens
 from pytest_grpo.arms import approx_ratio
@@ -13,8 +14,8 @@ from pytest_grpo.types import Sample
 def at(speed, output=0, **more):
     return lambda: Sample(1.0, {"tokens": speed, **more}, output)
 
-def idle():
-    pass
+def naps():
+    time.sleep(0.06)
 
 def varying(*speeds):
     speeds = iter(speeds * 100)
