@@ -53,9 +53,10 @@ def _documents(dataset: str, notifier_ids: list[str]) -> Documents:
 
 def _push(documents: Documents, token: str, console: Console) -> None:
     from grpo_core.axiom.api import Api
-    from grpo_core.telemetry.axiom_sink import axiom_url
+    from grpo_core.telemetry.addresses import check_header
+    from grpo_core.telemetry.axiom_sink import axiom_org_id, axiom_url
 
-    api = Api(token, axiom_url(os.environ), os.environ.get("AXIOM_ORG_ID") or None)
+    api = Api(check_header("AXIOM_TOKEN", token), axiom_url(os.environ), axiom_org_id(os.environ))
     try:
         for change in api.push(documents):
             console.print(f"{change.outcome:<10}{change.what}", soft_wrap=True, markup=False)

@@ -6,18 +6,22 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpo_core.config import TelemetryConfig
-from grpo_core.errors import CredentialsError
-from grpo_core.telemetry.addresses import check_url
+from grpo_core.errors import CredentialsError, first_line
+from grpo_core.telemetry.addresses import check_header, check_url
 from grpo_core.telemetry.delivery import DeliveryError, retry_after_s
 from grpo_core.telemetry.events import Record
+
+if TYPE_CHECKING:
+    from requests import Response
 
 logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 3.0
 _READ_TIMEOUT_S = 5.0
+_MAX_REASON = 200
 _TOO_LARGE = 413  # the only status that is about the events of one request, and not about the service or the token
 
 
@@ -25,7 +29,8 @@ def open_axiom(config: TelemetryConfig, environment: Mapping[str, str] = os.envi
     """The connection that ``AXIOM_TOKEN``, ``AXIOM_DATASET``, ``AXIOM_URL`` and ``AXIOM_ORG_ID`` describe, or None.
 
     Raises:
-        CredentialsError: one of token and dataset is set without the other, or the URL is invalid.
+        CredentialsError: one of token and dataset is set without the other, or the URL, the token or the organization
+            is invalid.
     """
     token, dataset = environment.get("AXIOM_TOKEN"), environment.get("AXIOM_DATASET")
     if config.axiom == "off" or not (token or dataset):
@@ -35,7 +40,19 @@ def open_axiom(config: TelemetryConfig, environment: Mapping[str, str] = os.envi
         raise CredentialsError(
             f"{present} is set without {absent}: set both to send events to Axiom, or telemetry.axiom to 'off'"
         )
-    return AxiomConnection(token, dataset, axiom_url(environment), environment.get("AXIOM_ORG_ID") or None)
+    return AxiomConnection(
+        check_header("AXIOM_TOKEN", token), dataset, axiom_url(environment), axiom_org_id(environment)
+    )
+
+
+def axiom_org_id(environment: Mapping[str, str]) -> str | None:
+    """``AXIOM_ORG_ID``; None where it is not set.
+
+    Raises:
+        CredentialsError: no header can carry it.
+    """
+    org_id = environment.get("AXIOM_ORG_ID") or None
+    return None if org_id is None else check_header("AXIOM_ORG_ID", org_id)
 
 
 def axiom_url(environment: Mapping[str, str]) -> str | None:
@@ -58,7 +75,8 @@ class AxiomConnection:
         self._dataset = dataset
         self._url = url
         self._org_id = org_id
-        self._retry_after: str | None = None  # the header of the last answer
+        self._answer: Response | None = None  # the last one
+        self._has_warned = False  # of events that were refused
 
     def open(self) -> None:
         """Sends nothing yet, so it cannot fail."""
@@ -73,33 +91,57 @@ class AxiomConnection:
         from dacite import DaciteError
         from requests import RequestException
 
-        self._retry_after = None
+        self._answer = None
         try:
-            status = self._client.ingest_events(self._dataset, [dict(record) for record in records])
+            self._client.ingest_events(self._dataset, [dict(record) for record in records])
         except AxiomError as error:
             raise DeliveryError(
                 f"dataset {self._dataset!r}: {error}",
-                retry_after_s=retry_after_s(self._retry_after, time.time()),
+                retry_after_s=self._retry_after_s(),
                 is_refusal=error.status == _TOO_LARGE,
             ) from error
         except RequestException as error:
             raise DeliveryError(f"dataset {self._dataset!r}: {error}") from error
-        except (DaciteError, AttributeError, TypeError, ValueError, LookupError) as error:  # the client trusts answers
-            raise DeliveryError(f"dataset {self._dataset!r}: its answer is none of Axiom's ({error!r})") from error
-        if status.failed:
-            reason = status.failures[0].error if status.failures else "no reason given"
-            logger.warning("axiom: dataset %r refused %d events: %s", self._dataset, status.failed, reason)
-        return status.failed
+        except (DaciteError, AttributeError, TypeError, ValueError, LookupError) as error:
+            if self._answer is None:
+                raise  # nothing was sent
+            logger.debug("axiom: the client cannot read the answer: %s", first_line(error))
+        return self._num_refused()
 
     def close(self) -> None:
         self._client.session.close()
+
+    def _retry_after_s(self) -> float:
+        if self._answer is None:
+            return 0.0
+        return retry_after_s(self._answer.headers.get("Retry-After"), time.time())
+
+    def _num_refused(self) -> int:
+        """What the last answer says. It is read here, since the client cannot read a refused event without a time.
+
+        Raises:
+            DeliveryError: it is none of Axiom's.
+        """
+        assert self._answer is not None
+        try:
+            content = self._answer.json()
+        except ValueError:
+            content = None
+        match content:
+            case {"ingested": int(), "failed": int(num_refused)}:
+                if num_refused and not self._has_warned:
+                    self._has_warned = True  # the sum is said when the sink is closed
+                    reason = _reason(content.get("failures"))
+                    logger.warning("axiom: dataset %r refused %d events: %s", self._dataset, num_refused, reason)
+                return num_refused
+        raise DeliveryError(f"dataset {self._dataset!r}: its answer is none of Axiom's")
 
     def _bound_requests(self) -> None:
         """Give every request a timeout and no retry: the delivery tries again, in its own time.
 
         The client by itself has no timeout, and each of its retries is a warning of urllib3.
         """
-        from requests import PreparedRequest, Response
+        from requests import PreparedRequest
         from requests.adapters import HTTPAdapter
 
         connection = self
@@ -107,9 +149,16 @@ class AxiomConnection:
         class BoundedAdapter(HTTPAdapter):
             def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
                 options["timeout"] = (_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S)
-                response = super().send(request, *args, **options)
-                connection._retry_after = response.headers.get("Retry-After")
-                return response
+                connection._answer = super().send(request, *args, **options)
+                return connection._answer
 
         for scheme in ("https://", "http://"):
             self._client.session.mount(scheme, BoundedAdapter(max_retries=0))
+
+
+def _reason(failures: object) -> str:
+    """Why the first of ``failures`` was refused."""
+    match failures:
+        case [{"error": str(reason)}, *_]:
+            return " ".join(reason.split())[:_MAX_REASON] or "no reason given"
+    return "no reason given"

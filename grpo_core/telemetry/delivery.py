@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Protocol
 
+from grpo_core.errors import first_line
 from grpo_core.home import Home
 from grpo_core.telemetry.cursor import Cursor, Place
 from grpo_core.telemetry.events import Record
 from grpo_core.telemetry.jsonl import Page
+
+logger = logging.getLogger(__name__)
 
 MAX_BATCH_EVENTS = 1_000
 _LONGEST_RETRY_AFTER_S = 3600.0
@@ -77,11 +82,12 @@ class Delivery:
         Raises:
             DeliveryError: they could not be sent now, and wait.
         """
-        for page, place in self._cursor.pages(self._max_batch_events):
-            if page.records:
-                self._send(page, place)
-                return True
-            self._cursor.advance(place)  # lines that are no events
+        with _failures_are_told():
+            for page, place in self._cursor.pages(self._max_batch_events):
+                if page.records:
+                    self._send(page, place)
+                    return True
+                self._cursor.advance(place)  # lines that are no events
         return False
 
     def _send(self, page: Page, place: Place) -> None:
@@ -108,7 +114,20 @@ class Delivery:
     def close(self) -> None:
         """Close the connection, if it was opened. Raises as ``Connection.close``."""
         if self._is_open:
-            self._connection.close()
+            with _failures_are_told():
+                self._connection.close()
+
+
+@contextmanager
+def _failures_are_told() -> Iterator[None]:
+    """Say in one line whatever a service's client raises. The events wait, and are sent again."""
+    try:
+        yield
+    except DeliveryError:
+        raise
+    except Exception as error:
+        logger.debug("the client failed", exc_info=error)
+        raise DeliveryError(f"its client failed with {type(error).__name__}: {first_line(error)}") from error
 
 
 def retry_after_s(header: str | None, now_s: float) -> float:

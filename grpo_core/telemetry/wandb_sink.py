@@ -11,6 +11,7 @@ from typing import Any, Literal
 from grpo_core.config import GrpoConfig, TelemetryConfig
 from grpo_core.errors import ConfigError, CredentialsError
 from grpo_core.home import Home, check_name, make_folder, parse_json, write_json
+from grpo_core.telemetry.addresses import check_header, check_url
 from grpo_core.telemetry.delivery import DeliveryError
 from grpo_core.telemetry.events import Record
 from grpo_core.telemetry.wandb_names import AXES, BATCH, SECONDS, STEP, SUMMARIES, named_metrics
@@ -30,7 +31,8 @@ def open_wandb(
 
     Raises:
         ConfigError: ``WANDB_MODE`` is not ``online``, ``offline`` or ``disabled``.
-        CredentialsError: ``WANDB_MODE`` is ``online`` without ``WANDB_API_KEY``.
+        CredentialsError: ``WANDB_MODE`` is ``online`` without ``WANDB_API_KEY``; or that, or ``WANDB_BASE_URL``, is
+            invalid.
         HomeError: the folder of offline runs cannot be written.
     """
     mode = choose_mode(config.telemetry, environment)
@@ -45,8 +47,15 @@ def choose_mode(config: TelemetryConfig, environment: Mapping[str, str]) -> Mode
     """``offline`` and ``off`` in the configuration win, then ``WANDB_MODE``, then whether ``WANDB_API_KEY`` is set."""
     if config.wandb == "off":
         return None
-    if config.wandb == "offline":
-        return "offline"
+    mode = "offline" if config.wandb == "offline" else _mode_of(environment)
+    if mode is not None:
+        if url := environment.get("WANDB_BASE_URL"):  # W&B refuses one without a scheme, offline as well
+            check_url("WANDB_BASE_URL", url)
+        check_header("WANDB_API_KEY", environment.get("WANDB_API_KEY", ""))
+    return mode
+
+
+def _mode_of(environment: Mapping[str, str]) -> Mode | None:
     has_key = bool(environment.get("WANDB_API_KEY"))
     mode = environment.get("WANDB_MODE") or ("online" if has_key else "disabled")
     if mode not in {"online", "offline", "disabled"}:

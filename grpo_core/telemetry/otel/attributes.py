@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TypeGuard
-from urllib.parse import unquote
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from grpo_core.config import GrpoConfig
+from grpo_core.telemetry.addresses import pairs
 
 Value = str | int | float | bool
 
@@ -60,12 +60,6 @@ def resource(config: GrpoConfig, version: str, environment: Mapping[str, str]) -
     if name := environment.get("OTEL_SERVICE_NAME"):
         given["service.name"] = name
     return Resource(attributes=attributes({**own, **given}))
-
-
-def pairs(text: str) -> dict[str, str]:
-    """``a=1,b=%20`` of OpenTelemetry's variables; what has no ``=`` is left out."""
-    named = (pair.partition("=") for pair in text.split(","))
-    return {name.strip(): unquote(value.strip()) for name, sign, value in named if sign and name.strip()}
 
 
 def _any_value(value: Value) -> AnyValue:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from grpo_core.telemetry.addresses import check_url, without_user
+from grpo_core.telemetry.addresses import check_header, check_url, pairs, without_user
 from grpo_core.telemetry.delivery import DeliveryError, retry_after_s
 from grpo_core.telemetry.events import Record
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 DEFAULT_ENDPOINT = "http://localhost:4318"
 _TIMEOUT_S = (3.0, 5.0)  # to connect, and between two parts of an answer
 _MAX_ANSWER_BYTES = 1 << 20
@@ -35,13 +36,15 @@ def open_otel(config: GrpoConfig, environment: Mapping[str, str]) -> OtelConnect
     """The connection that ``telemetry.otel`` and ``OTEL_EXPORTER_OTLP_ENDPOINT`` ask for, or None.
 
     Raises:
-        CredentialsError: the endpoint is no URL.
+        CredentialsError: the endpoint is no URL, or no request can carry a header of ``OTEL_EXPORTER_OTLP_HEADERS``.
     """
     endpoint = environment.get(ENDPOINT)
     is_on = config.telemetry.otel == "on" or (config.telemetry.otel == "auto" and endpoint)
     if not is_on or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     endpoint = check_url(ENDPOINT, endpoint) if endpoint else DEFAULT_ENDPOINT
+    for name, value in pairs(environment.get(HEADERS, "")).items():
+        check_header(f"{HEADERS}, {name}", value)
     return OtelConnection(config, endpoint.rstrip("/"), environment)
 
 
@@ -71,7 +74,7 @@ class OtelConnection:
         from grpo_core.extras import install_command
 
         try:
-            from grpo_core.telemetry.otel.attributes import pairs, resource, scope
+            from grpo_core.telemetry.otel.attributes import resource, scope
             from grpo_core.telemetry.otel.metrics import Totals
         except ModuleNotFoundError as error:
             raise DeliveryError(f"the package {error.name} is not installed; run: {install_command('otel')}") from error
@@ -80,7 +83,7 @@ class OtelConnection:
         self._scope = scope(own)
         self._totals = Totals()
         self._session = requests.Session()
-        self._session.headers.update(pairs(self._environment.get("OTEL_EXPORTER_OTLP_HEADERS", "")))
+        self._session.headers.update(pairs(self._environment.get(HEADERS, "")))
 
     def send(self, records: Sequence[Record]) -> int:
         """At most two requests: spans, then metrics. Raises ``DeliveryError`` when one of them was not taken."""

@@ -121,7 +121,7 @@ def test_a_dry_run_prints_what_would_be_sent_and_sends_nothing(
         ({"AXIOM_TOKEN": ""}, "AXIOM_TOKEN is not set"),
         ({"AXIOM_TOKEN": "wrong"}, "AXIOM_TOKEN may not POST dashboards: give it that permission"),
         ({"AXIOM_URL": "http://127.0.0.1:1"}, "no answer (ConnectionError); check the network, or AXIOM_URL"),
-        ({"AXIOM_URL": "nonsense"}, "AXIOM_URL 'nonsense' is not a URL: it must start with https:// or http://"),
+        ({"AXIOM_URL": "nonsense"}, "AXIOM_URL 'nonsense' is not a URL: it must be a host behind https:// or http://"),
     ],
 )
 def test_what_is_wrong_is_one_line(

@@ -24,6 +24,7 @@ class IngestServer(ThreadingHTTPServer):
         self.retry_after = ""
         self.max_events = 10**6
         self.num_refused = 0
+        self.has_times = True  # of the events that it refuses
         self.num_requests = 0
         self.events: list[dict[str, Any]] = []
         self.paths: list[str] = []
@@ -54,7 +55,8 @@ class _IngestHandler(BaseHTTPRequestHandler):
             return self._reply(413, {"message": "too large"})
         taken = events[self.server.num_refused :]
         self.server.events += taken
-        failures = [{"timestamp": event["_time"], "error": "bad field"} for event in events[: self.server.num_refused]]
+        refused = [event["_time"] if self.server.has_times else "" for event in events[: self.server.num_refused]]
+        failures = [{"timestamp": time, "error": "bad field"} for time in refused]
         self._reply(
             200,
             {

@@ -159,6 +159,17 @@ def test_nobody_listening_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptu
     assert last.startswith("axiom: 2 events are still to be sent")
 
 
+def test_any_text_arrives(server: IngestServer, tmp_path: Path) -> None:
+    """Also half a character, which an environment may say; no event holds up those behind it."""
+    telemetry, delivery = telemetry_to(server.url, tmp_path)
+    for text in ("\ud800", "\0", "\U0001f600", "ok"):
+        telemetry.emit("rollout", text=text)
+    telemetry.close()
+
+    assert [event["text"] for event in server.events][1:] == ["\0", "\U0001f600", "ok"]
+    assert delivery.num_waiting == 0
+
+
 def test_a_request_that_is_too_large_is_cut(server: IngestServer, tmp_path: Path) -> None:
     server.max_events = 3
     telemetry, delivery = telemetry_to(server.url, tmp_path)
@@ -170,10 +181,11 @@ def test_a_request_that_is_too_large_is_cut(server: IngestServer, tmp_path: Path
     assert delivery.num_refused == 0
 
 
+@pytest.mark.parametrize("has_times", [True, False])
 def test_events_that_axiom_refuses_singly_are_counted(
-    server: IngestServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: IngestServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, has_times: bool
 ) -> None:
-    server.num_refused = 2
+    server.num_refused, server.has_times = 2, has_times
     telemetry, delivery = telemetry_to(server.url, tmp_path)
     for number in range(5):
         telemetry.emit("rollout", batch_index=number)
@@ -181,6 +193,7 @@ def test_events_that_axiom_refuses_singly_are_counted(
 
     assert delivery.num_refused == 2
     assert delivery.num_waiting == 0
+    assert [event["batch_index"] for event in server.events] == [2, 3, 4]  # once each
     assert "refused 2 events: bad field" in warnings_in(caplog)[0]
 
 
@@ -199,6 +212,14 @@ def test_it_is_off_when_told_so_whatever_the_environment_says() -> None:
         ({"AXIOM_TOKEN": "t"}, "AXIOM_TOKEN is set without AXIOM_DATASET"),
         ({"AXIOM_DATASET": "d"}, "AXIOM_DATASET is set without AXIOM_TOKEN"),
         ({"AXIOM_TOKEN": "t", "AXIOM_DATASET": "d", "AXIOM_URL": "axiom.co"}, "AXIOM_URL 'axiom.co' is not a URL"),
+        (
+            {"AXIOM_TOKEN": "t", "AXIOM_DATASET": "d", "AXIOM_URL": "http://[::1"},
+            "is not a URL: it must be a host",
+        ),
+        ({"AXIOM_TOKEN": "t", "AXIOM_DATASET": "d", "AXIOM_URL": "https://"}, "AXIOM_URL 'https://' is not a URL"),
+        ({"AXIOM_TOKEN": "xaat-\u20ac", "AXIOM_DATASET": "d"}, "AXIOM_TOKEN: character 6 of 6 is"),
+        ({"AXIOM_TOKEN": "xaat-1\r\n", "AXIOM_DATASET": "d"}, "AXIOM_TOKEN: character 7 of 8 is a line end"),
+        ({"AXIOM_TOKEN": "t", "AXIOM_DATASET": "d", "AXIOM_ORG_ID": " o"}, "AXIOM_ORG_ID: character 1 of 2 is"),
     ],
 )
 def test_half_a_configuration_is_one_clear_line(environment: dict[str, str], message: str) -> None:
@@ -206,3 +227,4 @@ def test_half_a_configuration_is_one_clear_line(environment: dict[str, str], mes
         open_axiom(AUTO, environment)
 
     assert "\n" not in str(caught.value)
+    assert "xaat-" not in str(caught.value)

@@ -123,6 +123,33 @@ def test_a_stuck_service_holds_up_neither_write_nor_close(tmp_path: Path, caplog
     service.may_go_on.set()
 
 
+def test_what_nobody_foresaw_is_one_warning_and_the_next_try_is_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a client's bug in each of its calls; the thread lives on, and no flush waits for it."""
+
+    class Broken(Service):
+        def open(self) -> None:
+            super().open()
+            if self.num_opened == 1:
+                raise RuntimeError("a bug\nwith a traceback")
+
+        def close(self) -> None:
+            raise KeyError("done")
+
+    service = Broken()
+    with telemetry_to(service, tmp_path) as telemetry:
+        emit(telemetry, range(2))
+        telemetry.flush()
+        assert service.numbers == []
+
+    assert service.numbers == [0, 1]
+    assert messages(caplog) == [
+        "service: its client failed with RuntimeError: a bug; training goes on, and the events wait in their file",
+        "service: its client failed with KeyError: 'done'",
+    ]
+
+
 def test_what_close_says_of_the_service_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Hesitant(Service):
         def close(self) -> None:

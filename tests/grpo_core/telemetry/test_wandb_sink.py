@@ -196,6 +196,23 @@ def test_online_without_a_key_is_one_clear_line() -> None:
         choose_mode(TelemetryConfig(), {"WANDB_MODE": "online"})
 
 
+@pytest.mark.parametrize("policy", ["auto", "offline"])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"WANDB_BASE_URL": "127.0.0.1:9"}, "WANDB_BASE_URL '127.0.0.1:9' is not a URL"),
+        ({"WANDB_API_KEY": "secret\u20ac"}, "WANDB_API_KEY: character 7 of 7 is"),
+        ({"WANDB_API_KEY": "secret\n"}, "WANDB_API_KEY: character 7 of 7 is a line end"),
+    ],
+)
+def test_what_no_request_can_carry_is_one_clear_line(policy: str, setting: dict[str, str], message: str) -> None:
+    with pytest.raises(CredentialsError, match=message) as caught:
+        choose_mode(TelemetryConfig.model_validate({"wandb": policy}), {"WANDB_API_KEY": "k", **setting})
+
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 def test_an_unknown_mode_names_the_allowed_ones() -> None:
     with pytest.raises(ConfigError, match="WANDB_MODE 'sideways': only 'online', 'offline' and 'disabled'"):
         choose_mode(TelemetryConfig(), {"WANDB_MODE": "sideways"})

@@ -304,6 +304,17 @@ def test_an_endpoint_that_is_no_url_is_one_line() -> None:
         open_otel(CONFIG, {"OTEL_EXPORTER_OTLP_ENDPOINT": "localhost:4318"})
 
 
+@pytest.mark.parametrize("value", ["secret\u20ac", "secret%0D%0A", "%20secret"])
+def test_a_header_that_no_request_can_carry_is_one_clear_line(value: str) -> None:
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318",
+        "OTEL_EXPORTER_OTLP_HEADERS": f"x-other=a b,x-key={value}",
+    }
+    with pytest.raises(CredentialsError, match=r"OTEL_EXPORTER_OTLP_HEADERS, x-key: character . of . is") as caught:
+        open_otel(CONFIG, environment)
+    assert "secret" not in str(caught.value)
+
+
 OFF = """
 import sys
 from grpo_core import Home, build_config, open_telemetry
