@@ -25,6 +25,7 @@ MODULES_OF_EXTRAS = {
     "vllm": ("vllm",),
     "reasoning-gym": ("reasoning_gym",),
     "math": ("math_verify",),
+    "verifiers": ("verifiers",),
 }
 """What is imported of the packages that ``pyproject.toml`` lists under each extra."""
 _EXTRA_OF = {module: extra for extra, modules in MODULES_OF_EXTRAS.items() for module in modules}

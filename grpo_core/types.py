@@ -43,7 +43,8 @@ class Observation:
     """What one agent sees when it must act: a ``prompt``, or the ``messages`` of a chat so far.
 
     Messages go through the model's own chat template. Where they go on from the agent's last observation, with its
-    answer as the assistant's message, the tokens that were sampled stay as they are.
+    answer as the assistant's message, the tokens that were sampled stay as they are. ``tools`` are shown by the
+    template, too, in OpenAI's form.
 
     ``choices`` is the legal vocabulary of the answer: one tuple of lines per segment, the answer being one line of
     each segment, in order. ``None`` leaves the answer free. With ``distinct_choices`` a line may be chosen once only
@@ -57,6 +58,7 @@ class Observation:
     distinct_choices: bool = False
     pattern: str | None = None
     messages: Sequence[Message] | None = None
+    tools: Sequence[Mapping[str, Any]] = ()
 
 
 PackedIds = Int32 | NDArray[np.uint8]

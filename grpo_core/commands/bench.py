@@ -23,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--config", type=Path, metavar="FILE", help="TOML file with any of the settings")
     add("--preset", "--model", dest="model", metavar="NAME", help="tiny, small, a model folder or hub id")
-    add("--environment", metavar="NAME", help="arithmetic, diplomacy, reasoning_gym:TASK or package.module:factory")
+    add(
+        "--environment",
+        metavar="NAME",
+        help="arithmetic, diplomacy, reasoning_gym:TASK, verifiers:NAME or package.module:factory",
+    )
     add("--engine", metavar="NAME", help="what samples: torch, vllm or plain")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, e.g. rollout.group_size=4")
     parser.add_argument("pytest_arguments", nargs="*", metavar="-- PYTEST_ARGUMENT", help="passed on to pytest")

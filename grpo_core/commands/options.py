@@ -37,7 +37,7 @@ def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any
     )
     add("tiny, small, adder, a model folder or hub id; --preset and --model are the same", "--preset", "--model")
     add("auto, cpu or cuda", "--device")
-    add("arithmetic, diplomacy, reasoning_gym:TASK or package.module:factory", "--environment")
+    add("arithmetic, diplomacy, reasoning_gym:TASK, verifiers:NAME or package.module:factory", "--environment")
     add(
         "questions: a .jsonl or .parquet file, a folder or hub id of datasets (default: none)",
         "--dataset",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-ENVIRONMENT_PACKAGES = ("reasoning_gym",)
+ENVIRONMENT_PACKAGES = ("reasoning_gym", "verifiers")
 
 
 def package_of(environment: str) -> str | None:

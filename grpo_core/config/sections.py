@@ -37,7 +37,8 @@ class EnvironmentConfig(Section):
 
     name: str = "arithmetic"
     """``arithmetic``, ``diplomacy``, ``dataset`` for questions of your own (``environment.data``),
-    ``reasoning_gym:TASK`` for a task of that package, or ``package.module:factory`` for an environment of your own."""
+    ``reasoning_gym:TASK`` or ``verifiers:NAME`` for one of that package, or ``package.module:factory`` for an
+    environment of your own."""
     horizon: int = Field(default=1, ge=1, le=10_000)
     """Length of an episode: years in Diplomacy, turns elsewhere."""
     compact_prompts: bool = False
@@ -52,7 +53,7 @@ class EnvironmentConfig(Section):
     """Which questions are asked. Of ``arithmetic``, ``training`` leaves one in five out, and ``held_out`` asks those.
     Of reasoning-gym, ``held_out`` asks questions that the others do not."""
     settings: SettingsTable = Field(default_factory=dict)
-    """Settings of an environment of your own or of a task of reasoning-gym, by name: it gets each as an argument.
+    """Settings of an environment of your own, of a task of reasoning-gym, or of verifiers, by name.
     ``[environment.settings]`` with ``words = "animals"``, or ``--set environment.settings.words=animals``."""
 
     data: DataConfig = DataConfig()

@@ -19,6 +19,7 @@ from grpo_core.environments.diplomacy.phase import PhaseCache
 from grpo_core.environments.protocol import Environment, EnvironmentFactory
 from grpo_core.environments.reasoning_gym.task import open_task
 from grpo_core.environments.user_code import import_own, users_code
+from grpo_core.environments.verifiers.source import open_verifiers
 from grpo_core.errors import ConfigError
 
 __all__ = ["ConfiguredFactory", "Environment", "EnvironmentFactory", "check_environment", "make_environment_factory"]
@@ -51,7 +52,7 @@ def check_environment(config: EnvironmentConfig) -> None:
     if config.name not in ("arithmetic", "dataset", "diplomacy") and ":" not in config.name:
         raise ConfigError(
             f"environment.name {config.name!r} is not known; allowed: arithmetic, dataset, diplomacy, "
-            "reasoning_gym:TASK, or package.module:factory"
+            "reasoning_gym:TASK, verifiers:NAME, or package.module:factory"
         )
 
 
@@ -81,6 +82,8 @@ def make_environment_factory(config: EnvironmentConfig, tokenizer: object = None
         return ConfiguredFactory(config, _diplomacy_key(config), partial(_make_diplomacy, PhaseCache()))
     if package_of(config.name) == "reasoning_gym":
         return open_task(config)
+    if package_of(config.name) == "verifiers":
+        return open_verifiers(config)
     make = _import_factory(config)
     arguments = config.settings | ({"tokenizer": tokenizer} if _takes_tokenizer(make, config) else {})
     _check_takes(make, config, arguments)

@@ -33,6 +33,12 @@ def users_code(what: str, advice: str) -> Iterator[None]:
         raise EnvironmentCodeError(f"{what} failed with {described(error)}; {advice}") from error
 
 
+def with_working_folder() -> None:
+    """Put the working folder at the end of the import path."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+
+
 def import_own(what: str, name: str, form: str) -> Any:
     """What ``name``, as ``package.module:attribute``, means. ``what`` names the setting, ``form`` what to give.
 
@@ -45,8 +51,7 @@ def import_own(what: str, name: str, form: str) -> Any:
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise ConfigError(f"{what} {name!r}: {form}")
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
+    with_working_folder()
     with users_code(f"{what} {name!r}: importing {module_name!r}", "mend that module"):
         try:
             module = importlib.import_module(module_name)

@@ -15,6 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from grpo_core.errors import PromptError
 from grpo_core.types import Message
 
+Tool = Mapping[str, Any]
+"""A function that the policy may call, as OpenAI describes it: ``{"type": "function", "function": {...}}``."""
+
 _MARKER = "GRPO0ANSWER0MARKER"
 """Stands for an answer, so that what the template writes behind it can be found."""
 
@@ -26,16 +29,18 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._arguments = dict(arguments)
 
-    def prompt(self, messages: Sequence[Message]) -> str:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         """The text that the policy continues. A last message of the assistant is the beginning of its answer.
 
         Raises:
             PromptError: there is no template, or it does not take these messages or arguments.
         """
         begins_answer = messages[-1]["role"] == "assistant"
-        return self._render(messages, add_generation_prompt=not begins_answer, continue_final_message=begins_answer)
+        return self._render(
+            messages, tools, add_generation_prompt=not begins_answer, continue_final_message=begins_answer
+        )
 
-    def between(self, messages: Sequence[Message], answer_index: int) -> str:
+    def between(self, messages: Sequence[Message], answer_index: int, tools: Sequence[Tool] = ()) -> str:
         """What stands between the answer ``messages[answer_index]`` and the next one, its end of turn included.
 
         Raises:
@@ -43,7 +48,7 @@ class ChatTemplate:
         """
         marked = [dict(message) for message in messages]
         marked[answer_index] = {"role": "assistant", "content": _MARKER}
-        return self._behind_marker(self._render(marked, add_generation_prompt=True))
+        return self._behind_marker(self._render(marked, tools, add_generation_prompt=True))
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -55,7 +60,7 @@ class ChatTemplate:
         if self._tokenizer.chat_template is None:
             return None
         asked = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARKER}]
-        text = self._behind_marker(self._render(asked, add_generation_prompt=False))
+        text = self._behind_marker(self._render(asked, (), add_generation_prompt=False))
         special = self.special_ids
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         return next((token for token in ids if token in special), None)
@@ -66,7 +71,7 @@ class ChatTemplate:
             raise PromptError("the model's chat template leaves the assistant's answer out; use prompts that are texts")
         return behind
 
-    def _render(self, messages: Sequence[Message], **how: bool) -> str:
+    def _render(self, messages: Sequence[Message], tools: Sequence[Tool], **how: bool) -> str:
         if self._tokenizer.chat_template is None:
             raise PromptError(
                 "messages need a chat template, and the model's tokenizer has none; use one for chats, or prompts that "
@@ -74,7 +79,11 @@ class ChatTemplate:
             )
         try:
             text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, **how, **self._arguments
+                [dict(message) for message in messages],
+                tools=[dict(tool) for tool in tools] or None,
+                tokenize=False,
+                **how,
+                **self._arguments,
             )
         except Exception as error:  # templates raise whatever they like
             roles = ", ".join(str(message.get("role")) for message in messages)

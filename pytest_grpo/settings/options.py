@@ -65,7 +65,7 @@ def _add_run(add: Callable[..., None]) -> None:
     add(
         "--grpo-environment",
         metavar="NAME",
-        help="its environment: arithmetic, diplomacy, reasoning_gym:TASK or package.module:factory",
+        help="its environment: arithmetic, diplomacy, reasoning_gym:TASK, verifiers:NAME or package.module:factory",
     )
     add("--grpo-engine", metavar="NAME", help="what samples in it: torch, vllm or plain")
     add(

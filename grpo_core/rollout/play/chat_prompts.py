@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from grpo_core.config import RolloutConfig
+from grpo_core.model.chat import Tool
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.play.episode import ChatTurn
 from grpo_core.types import Int32, Message
@@ -29,22 +30,22 @@ class ChatPrompts:
         end = self._end_of_turn()
         return () if end is None or end in self._tokenizer.stop_ids else (end,)
 
-    def ids(self, messages: Sequence[Message], last: ChatTurn | None) -> Int32:
+    def ids(self, messages: Sequence[Message], last: ChatTurn | None, tools: Sequence[Tool] = ()) -> Int32:
         """The ids of ``messages``. Where these go on from the ``last`` turn, its ids stay as they were.
 
         Raises:
             PromptError: the template does not take the messages.
         """
         if last is not None and _goes_on(messages, last):
-            return self._continued(messages, last)
-        return self._rendered(json.dumps([dict(message) for message in messages]))
+            return self._continued(messages, last, tools)
+        return self._rendered(json.dumps([[dict(message) for message in messages], [dict(tool) for tool in tools]]))
 
-    def _render(self, messages: str) -> Int32:
-        return self._tokenizer.encode(self._template.prompt(json.loads(messages)))
+    def _render(self, chat: str) -> Int32:
+        return self._tokenizer.encode(self._template.prompt(*json.loads(chat)))
 
-    def _continued(self, messages: Sequence[Message], last: ChatTurn) -> Int32:
+    def _continued(self, messages: Sequence[Message], last: ChatTurn, tools: Sequence[Tool]) -> Int32:
         said = last.completion.completion_ids
-        between = self._tokenizer.encode(self._template.between(messages, len(last.messages)))
+        between = self._tokenizer.encode(self._template.between(messages, len(last.messages), tools))
         if len(said) and int(said[-1]) in (*self._tokenizer.stop_ids, *self.stop_ids):
             # It ended its turn itself: the end that the template writes, its first special token, would come twice.
             own = np.flatnonzero(np.isin(between, list(self._template.special_ids)))

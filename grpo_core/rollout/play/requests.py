@@ -34,8 +34,12 @@ class RequestBuilder:
             PromptError: the model's chat template does not take the messages.
         """
         messages = observation.messages
+        if messages is None:
+            prompt_ids = self._prompt_ids(observation.prompt)
+        else:
+            prompt_ids = self._chats.ids(messages, last, observation.tools)
         return GenerationRequest(
-            prompt_ids=self._prompt_ids(observation.prompt) if messages is None else self._chats.ids(messages, last),
+            prompt_ids=prompt_ids,
             sampling=SamplingParams(
                 seed=seed,
                 temperature=self._config.temperature,

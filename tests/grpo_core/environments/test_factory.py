@@ -153,7 +153,7 @@ def test_a_factory_that_cannot_be_imported(name: str) -> None:
 
 
 def test_an_unknown_name_names_the_allowed_ones() -> None:
-    allowed = "arithmetic, dataset, diplomacy, reasoning_gym:TASK, or package"
+    allowed = "arithmetic, dataset, diplomacy, reasoning_gym:TASK, verifiers:NAME, or package"
     with pytest.raises(ConfigError, match=f"'chess' is not known; allowed: {allowed}") as caught:
         make_environment_factory(EnvironmentConfig(name="chess"))
     assert "\n" not in str(caught.value)

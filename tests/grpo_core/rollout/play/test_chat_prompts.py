@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,6 +64,26 @@ def test_the_second_prompt_begins_with_what_was_sampled(rooms: Rooms, monkeypatc
         rest = rooms.tokenizer._tokenizer.decode(second.prompt_ids[len(before) :])
         end = "" if first.finish_reason == "stop" else "<|endoftext|>"
         assert rest == f"{end}[user]more?<|endoftext|>[assistant]"
+
+
+TOOL = {"type": "function", "function": {"name": "add", "description": "Add.", "parameters": {}}}
+
+
+class WithTools(Interview):
+    def observe(self) -> tuple[Observation, ...]:
+        return tuple(replace(observation, tools=(TOOL,)) for observation in super().observe())
+
+
+def test_tools_are_shown_by_the_template(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
+    monkeypatch.setattr(rooms.tokenizer._tokenizer, "chat_template", shown + TEMPLATE)
+    factory = ConfiguredFactory(EnvironmentConfig(), "with tools", lambda _: WithTools())
+    batch = rooms.collector(factory, TINY).collect(0)
+    for trajectory in (trajectory for group in batch.groups for trajectory in group.trajectories):
+        first, second = (rooms.tokenizer._tokenizer.decode(turn.prompt_ids) for turn in trajectory.turns)
+        assert first.startswith("[add][user]")
+        assert second.startswith(first)
+        assert second.count("[add]") == 1
 
 
 def test_messages_without_a_template_are_refused_in_one_line(rooms: Rooms) -> None:

@@ -1,0 +1,50 @@
+"""Tool calls in what a policy wrote: ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``.
+
+This is the form of Hermes, Qwen2.5 and Qwen3, which their chat templates ask for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from grpo_core.types import Message
+
+_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+
+
+def assistant_message(text: str) -> dict[str, Any]:
+    """``text`` as an OpenAI message of the assistant. What is no call that can be read stays in the content."""
+    calls: list[dict[str, Any]] = []
+
+    def taken(found: re.Match[str]) -> str:
+        try:
+            call = json.loads(found[1])
+            function = {"name": str(call["name"]), "arguments": json.dumps(call.get("arguments") or {})}
+        except (ValueError, KeyError, TypeError):
+            return found[0]
+        calls.append({"id": f"call_{len(calls)}", "type": "function", "function": function})
+        return ""
+
+    content = _CALL.sub(taken, text).strip()
+    return {"role": "assistant", "content": content, **({"tool_calls": calls} if calls else {})}
+
+
+def for_template(messages: Sequence[Message]) -> list[Message]:
+    """``messages`` as chat templates read them: the arguments of tool calls are tables, and no content is missing."""
+    return [_readable(message) for message in messages]
+
+
+def _readable(message: Message) -> Message:
+    changed = {**message, "content": message.get("content") or ""}
+    calls: Sequence[Mapping[str, Any]] = message.get("tool_calls") or ()
+    if calls:
+        changed["tool_calls"] = [{**call, "function": _with_table(call["function"])} for call in calls]
+    return changed
+
+
+def _with_table(function: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = function.get("arguments")
+    return {**function, "arguments": json.loads(arguments) if isinstance(arguments, str) else arguments}
