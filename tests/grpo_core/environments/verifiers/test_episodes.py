@@ -77,8 +77,8 @@ def test_a_tool_is_called_and_its_result_read(open_taskset: Open) -> None:
     environment = open_taskset("tools")()
     environment.reset(0)
     (observation,) = environment.observe()
-    assert [tool["function"]["name"] for tool in observation.tools] == ["add"]
-    call = 'I count.\n<tool_call>\n{"name": "add", "arguments": {"a": 17, "b": 4}}\n</tool_call>'
+    assert [tool["function"]["name"] for tool in observation.tools] == ["abacus_add"]  # the package puts the name of the toolset before it
+    call = 'I count.\n<tool_call>\n{"name": "abacus_add", "arguments": {"a": 17, "b": 4}}\n</tool_call>'
     seen = play(environment, [call, "21"])
     assert seen == [["17 + 4 ="], ["17 + 4 =", call, "21"]]  # the answer stays as it was sampled
     assert environment.rewards() == {AGENT: 1.0}
