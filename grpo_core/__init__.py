@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         build_config,
         read_config,
     )
+    from grpo_core.environments.agents.own import Agent
     from grpo_core.environments.protocol import Environment
     from grpo_core.errors import GrpoError
     from grpo_core.home import Home
@@ -78,6 +79,7 @@ __all__ = [
     "Adapter",
     "AdapterStore",
     "AdapterSwap",
+    "Agent",
     "Batch",
     "BenchConfig",
     "CacheCounters",
@@ -141,6 +143,7 @@ _MODULES = {
     "grpo_core.commands.launch": "launch_training",
     "grpo_core.config": "BenchConfig DataConfig EnvironmentConfig EvaluationConfig GrpoConfig ModelConfig "
     "RolloutConfig ScheduleConfig TelemetryConfig TrainingConfig build_config read_config",
+    "grpo_core.environments.agents.own": "Agent",
     "grpo_core.environments.protocol": "Environment",
     "grpo_core.errors": "GrpoError",
     "grpo_core.home": "Home",

@@ -96,6 +96,11 @@ HOW: Mapping[str, How] = {
         "tests/grpo_core/environments/reasoning_gym/test_run.py::"
         "test_a_resumed_run_has_the_questions_of_one_that_was_never_stopped"
     ),
+    "pip install openai": _INSTALLS,
+    "uv run grpo train --environment my_agent:game --model Qwen/Qwen3-0.6B --run game --steps 40": RunBy(
+        "tests/examples/test_own_agent.py::test_it_trains_on_each_call"
+    ),
+    "uv run grpo samples game": RunBy("tests/examples/test_own_agent.py::test_it_trains_on_each_call"),
     "pip install 'pytest-grpo[verifiers]'": _INSTALLS,
     "uv run grpo train --environment verifiers:my_taskset --model Qwen/Qwen3-0.6B --run calls --steps 40": RunBy(
         "tests/grpo_core/environments/verifiers/test_run.py::test_it_trains_on_the_turns_of_the_package"

@@ -7,14 +7,14 @@ import atexit
 import logging
 import threading
 from collections.abc import Coroutine, Mapping
-from concurrent.futures import Future
 from importlib import import_module
 from itertools import islice
 from typing import Any, TypeVar
 
+from grpo_core.environments.agents.endpoint import MODEL, Endpoint
+from grpo_core.environments.agents.program import Episode
 from grpo_core.environments.user_code import described
-from grpo_core.environments.verifiers.endpoint import MODEL, Endpoint, Inbox, Over
-from grpo_core.errors import ConfigError
+from grpo_core.errors import ConfigError, EnvironmentCodeError
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +37,12 @@ class Session:
         Raises:
             ConfigError: there is no such taskset, or it does not take the settings.
         """
+        self.name = f"verifiers:{name}"
         self._package: Any = import_module("verifiers.v1")
         self._environment = self._made(name, settings)
         tasks = iter(self._environment.taskset)
-        self.tasks: list[Any] = list(tasks if self._environment.taskset.bounded else islice(tasks, MAX_TASKS))
-        if not self.tasks:
+        self._tasks: list[Any] = list(tasks if self._environment.taskset.bounded else islice(tasks, MAX_TASKS))
+        if not self._tasks:
             raise ConfigError(f"environment.name 'verifiers:{name}': it has no tasks")
         self._endpoint = Endpoint()
         self._loop = asyncio.new_event_loop()
@@ -51,21 +52,32 @@ class Session:
         self._call(self._serving.__aenter__())
         atexit.register(self.close)
 
-    def start(self, index: int, inbox: Inbox) -> Future[Any]:
-        """Play task ``index``: its calls go into ``inbox``, then ``Over``. The result is the package's ``Episode``."""
-        base_url = self._endpoint.open(inbox)
-        client = self._package.EvalClientConfig(base_url=base_url, api_key_var="NO_KEY_IS_NEEDED")
+    @property
+    def num_tasks(self) -> int:
+        return len(self._tasks)
+
+    def start(self, task: int) -> Episode:
+        """Play ``task`` in the loop; the outcome is the package's own ``Episode``."""
+        episode = Episode(self._endpoint)
+        client = self._package.EvalClientConfig(base_url=episode.base_url, api_key_var="NO_KEY_IS_NEEDED")
         context = self._package.ModelContext(model=MODEL, client=client)
-        playing = asyncio.run_coroutine_threadsafe(
-            self._environment.run_episode(self.tasks[index], context), self._loop
-        )
+        playing = self._environment.run_episode(self._tasks[task], context)
+        episode.begin(asyncio.run_coroutine_threadsafe(playing, self._loop))
+        return episode
 
-        def ended(_: Future[Any]) -> None:
-            self._endpoint.forget(base_url)
-            inbox.put(Over())
+    def reward(self, outcome: Any) -> float:
+        """What the package made of its episode, unchanged: the weighted sum of its rewards.
 
-        playing.add_done_callback(ended)
-        return playing
+        Raises:
+            EnvironmentCodeError: the episode failed, or several agents played in it.
+        """
+        errors = [*outcome.errors, *(error for trace in outcome.traces for error in trace.errors)]
+        if errors:
+            last = " ".join(errors[-1].message.split())
+            raise EnvironmentCodeError(f"{self.name}: a program failed: {errors[-1].type}: {last[-300:]}")
+        if len(outcome.traces) != 1:
+            raise EnvironmentCodeError(f"{self.name}: {len(outcome.traces)} agents played; one alone can be trained")
+        return float(outcome.traces[0].reward)
 
     def close(self) -> None:
         """End all episodes and their programs."""

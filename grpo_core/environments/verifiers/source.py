@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from grpo_core.config import EnvironmentConfig
+from grpo_core.environments.agents.environment import AgentEnvironment
 from grpo_core.environments.user_code import with_working_folder
-from grpo_core.environments.verifiers.environment import VerifiersEnvironment
 from grpo_core.environments.verifiers.session import Session
 from grpo_core.errors import MissingPackageError
 from grpo_core.extras import install_command
@@ -20,8 +20,8 @@ class VerifiersFactory:
     key: str
     session: Session
 
-    def __call__(self) -> VerifiersEnvironment:
-        return VerifiersEnvironment(self.session)
+    def __call__(self) -> AgentEnvironment:
+        return AgentEnvironment(self.session)
 
 
 def open_verifiers(config: EnvironmentConfig) -> VerifiersFactory:

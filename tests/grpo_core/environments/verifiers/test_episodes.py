@@ -10,7 +10,7 @@ import pytest
 
 from grpo_core.config import EnvironmentConfig
 from grpo_core.environments import make_environment_factory
-from grpo_core.environments.verifiers.environment import AGENT, VerifiersEnvironment
+from grpo_core.environments.agents.environment import AGENT, AgentEnvironment
 from grpo_core.environments.verifiers.source import VerifiersFactory
 from grpo_core.errors import ConfigError
 from tests.grpo_core.environments.verifiers import tasksets
@@ -50,7 +50,7 @@ def open_taskset() -> Iterator[Open]:
         factory.session.close()
 
 
-def play(environment: VerifiersEnvironment, answers: list[str]) -> list[list[str]]:
+def play(environment: AgentEnvironment, answers: list[str]) -> list[list[str]]:
     """Answer until the episode is over: the contents of each turn's messages."""
     seen: list[list[str]] = []
     for answer in answers:
@@ -77,7 +77,9 @@ def test_a_tool_is_called_and_its_result_read(open_taskset: Open) -> None:
     environment = open_taskset("tools")()
     environment.reset(0)
     (observation,) = environment.observe()
-    assert [tool["function"]["name"] for tool in observation.tools] == ["abacus_add"]  # the package puts the name of the toolset before it
+    assert [tool["function"]["name"] for tool in observation.tools] == [
+        "abacus_add"
+    ]  # the package puts the name of the toolset before it
     call = 'I count.\n<tool_call>\n{"name": "abacus_add", "arguments": {"a": 17, "b": 4}}\n</tool_call>'
     seen = play(environment, [call, "21"])
     assert seen == [["17 + 4 ="], ["17 + 4 =", call, "21"]]  # the answer stays as it was sampled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,37 +12,28 @@ from grpo_core.cli import main
 from grpo_core.config import EnvironmentConfig
 from grpo_core.environments import make_environment_factory
 from grpo_core.errors import MissingPackageError
-from grpo_core.model.presets import preset_folder
+from tests.grpo_core.environments.agents.chats import SHORT, chat_model
 from tests.grpo_core.environments.verifiers import tasksets
-
-TEMPLATE = (
-    "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
-    "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|endoftext|>{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-)
 
 
 @pytest.fixture
-def chat_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A model with a chat template, in a working folder with an environment of several turns."""
-    model = shutil.copytree(preset_folder("tiny"), tmp_path / "chat_model")
-    (model / "chat_template.jinja").write_text(TEMPLATE)
     (tmp_path / "run_of_tests.py").write_text(tasksets.TURNS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRPO_HOME", str(tmp_path / "home"))
     before = list(sys.path)
-    yield str(model)
+    yield chat_model(tmp_path)
     sys.path[:] = before
     sys.modules.pop("run_of_tests", None)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the package's own
-def test_it_trains_on_the_turns_of_the_package(chat_model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_trains_on_the_turns_of_the_package(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("verifiers", reason="needs the extra verifiers")
-    short = ["--device", "cpu", "--groups", "1", "--samples", "2", "--set", "rollout.max_completion_tokens=4"]
-    run = ["train", "--environment", "verifiers:run_of_tests", "--model", chat_model, "--run", "game", "--steps", "1"]
-    assert main([*run, *short]) == 0
+    run = ["train", "--environment", "verifiers:run_of_tests", "--model", model, "--run", "game"]
+    assert main([*run, *SHORT]) == 0
     assert "step 1: reward 0." in capsys.readouterr().out
     assert main(["samples", "game", "--step", "1"]) == 0
     shown = capsys.readouterr().out

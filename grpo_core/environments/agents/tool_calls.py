@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,14 +23,23 @@ def assistant_message(text: str) -> dict[str, Any]:
     def taken(found: re.Match[str]) -> str:
         try:
             call = json.loads(found[1])
-            function = {"name": str(call["name"]), "arguments": json.dumps(call.get("arguments") or {})}
+            given = call.get("arguments") or {}
+            arguments = given if isinstance(given, str) else json.dumps(given)
+            function = {"name": str(call["name"]), "arguments": arguments}
         except (ValueError, KeyError, TypeError):
             return found[0]
-        calls.append({"id": f"call_{len(calls)}", "type": "function", "function": function})
+        calls.append({"id": f"call_{secrets.token_hex(8)}", "type": "function", "function": function})
         return ""
 
     content = _CALL.sub(taken, text).strip()
     return {"role": "assistant", "content": content, **({"tool_calls": calls} if calls else {})}
+
+
+def is_answer(message: Message, text: str) -> bool:
+    """Whether ``message``, as ``for_template`` gives it, is the answer ``text`` that a program sends back."""
+    (given,) = for_template([assistant_message(text)])
+    names = [[call["function"]["name"] for call in each.get("tool_calls") or ()] for each in (message, given)]
+    return message["role"] == "assistant" and message["content"] == given["content"] and names[0] == names[1]
 
 
 def for_template(messages: Sequence[Message]) -> list[Message]:
@@ -47,4 +57,7 @@ def _readable(message: Message) -> Message:
 
 def _with_table(function: Mapping[str, Any]) -> dict[str, Any]:
     arguments = function.get("arguments")
-    return {**function, "arguments": json.loads(arguments) if isinstance(arguments, str) else arguments}
+    try:
+        return {**function, "arguments": json.loads(arguments) if isinstance(arguments, str) else arguments}
+    except ValueError:  # a program's own
+        return dict(function)

@@ -8,17 +8,20 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from queue import Queue
+from queue import SimpleQueue
 from typing import Any
 
-from grpo_core.environments.verifiers.tool_calls import assistant_message
+from grpo_core.environments.agents.tool_calls import assistant_message
+from grpo_core.environments.user_code import described
 from grpo_core.types import Message
 
 MODEL = "policy"
+_POLL_S = 0.1
 
 
 class Over:
@@ -46,7 +49,7 @@ class Call:
         return self._text
 
 
-Inbox = Queue[Call | Over]
+Inbox = SimpleQueue[Call | Over]
 
 
 class Endpoint:
@@ -54,43 +57,75 @@ class Endpoint:
 
     def __init__(self) -> None:
         self._inboxes: dict[str, Inbox] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._inboxes))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="endpoint", daemon=True)
+        self._lock = threading.Lock()
+        self._later: deque[Callable[[], None]] = deque()
+        self._server = _Server(_handler(self._put), self._later)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_S,), name="endpoint", daemon=True
+        )
         self._thread.start()
 
     def open(self, inbox: Inbox) -> str:
         """A base URL whose calls go into ``inbox``."""
         key = secrets.token_urlsafe(16)
-        self._inboxes[key] = inbox
+        with self._lock:
+            self._inboxes[key] = inbox
         return f"http://127.0.0.1:{self._server.server_address[1]}/{key}/v1"
 
     def forget(self, base_url: str) -> None:
-        """Refuse further calls there."""
-        self._inboxes.pop(base_url.split("/")[-2], None)
+        """Refuse the calls there, those that wait in the inbox as well."""
+        with self._lock:
+            inbox = self._inboxes.pop(base_url.split("/")[-2], None)
+            while inbox is not None and not inbox.empty():
+                if isinstance(call := inbox.get(), Call):
+                    call.answer(None)
+
+    def call_later(self, work: Callable[[], None]) -> None:
+        """Have ``work`` done by the server's thread. Takes no lock, so a finalizer may call it."""
+        self._later.append(work)
+
+    def _put(self, key: str, call: Call) -> bool:
+        """Whether there is an episode of ``key``, which has got ``call`` then."""
+        with self._lock:
+            inbox = self._inboxes.get(key)
+            if inbox is not None:
+                inbox.put(call)
+            return inbox is not None
 
     def close(self) -> None:
+        """Ends no call: forget each URL before."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
 
-def _handler(inboxes: Mapping[str, Inbox]) -> type[BaseHTTPRequestHandler]:
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler], later: deque[Callable[[], None]]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self._later = later
+
+    def service_actions(self) -> None:
+        while self._later:
+            self._later.popleft()()
+
+
+def _handler(put: Callable[[str, Call], bool]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             key, _, route = self.path.lstrip("/").partition("/")
-            inbox = inboxes.get(key)
-            if inbox is None or route != "v1/chat/completions":
+            if route != "v1/chat/completions":
                 return self._refuse(HTTPStatus.NOT_FOUND, f"no {route} here; POST /v1/chat/completions of an episode")
             try:
-                asked = json.loads(body)
-                call = Call(asked["messages"], asked.get("tools") or (), bool(asked.get("stream")))
+                call = _read(json.loads(body))
             except (ValueError, KeyError, TypeError) as error:
-                return self._refuse(HTTPStatus.BAD_REQUEST, f"not a chat completion: {error}")
-            inbox.put(call)
+                return self._refuse(HTTPStatus.BAD_REQUEST, f"not a chat completion: {described(error)}")
+            if not put(key, call):
+                return self._refuse(HTTPStatus.NOT_FOUND, "no episode here: it is over, or was given up")
             text = call.wait()
             if text is None:
                 return self._refuse(HTTPStatus.GONE, "the episode was given up")
@@ -113,6 +148,32 @@ def _handler(inboxes: Mapping[str, Inbox]) -> type[BaseHTTPRequestHandler]:
             """Calls are no news."""
 
     return Handler
+
+
+def _read(asked: Any) -> Call:
+    """Raises ``ValueError``, ``KeyError`` or ``TypeError`` where ``asked`` is no chat completion."""
+    messages, tools = asked["messages"], asked.get("tools") or ()
+    if not messages or not all(isinstance(message["role"], str) for message in messages):
+        raise ValueError("messages are a list of tables with a role, and not empty")
+    if asked.get("n") not in (None, 1):
+        raise ValueError(f"n is {asked['n']}, and one answer is given to a call; ask again for another one")
+    return Call(
+        [_with_text(message) for message in messages], [dict(tool) for tool in tools], asked.get("stream") is True
+    )
+
+
+def _with_text(message: Message) -> Message:
+    """``message`` with its parts of text as one text.
+
+    Raises:
+        ValueError: it has a part of another kind.
+    """
+    parts = message.get("content")
+    if parts is None or isinstance(parts, str):
+        return message
+    if kinds := {part["type"] for part in parts} - {"text"}:
+        raise ValueError(f"content of the type {min(kinds)!r}; only text is read here")
+    return {**message, "content": "".join(part["text"] for part in parts)}
 
 
 _FACTS = {"id": "chatcmpl-policy", "created": 0, "model": MODEL}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from queue import Queue
+from queue import SimpleQueue
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
 
-from grpo_core.environments.verifiers.endpoint import Call, Endpoint, Inbox
+from grpo_core.environments.agents.endpoint import Call, Endpoint, Inbox
 
 ASKED = {"model": "policy", "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -50,7 +50,7 @@ def asked(base_url: str, inbox: Inbox, body: object, answer: str | None) -> tupl
 
 
 def test_a_call_waits_for_its_answer(endpoint: Endpoint) -> None:
-    inbox: Inbox = Queue()
+    inbox: Inbox = SimpleQueue()
     call, (got,) = asked(endpoint.open(inbox), inbox, ASKED, "Hello to you")
     assert call.messages == ASKED["messages"]
     assert isinstance(got, bytes)
@@ -59,8 +59,16 @@ def test_a_call_waits_for_its_answer(endpoint: Endpoint) -> None:
     assert choice["finish_reason"] == "stop"
 
 
+def test_parts_of_text_are_one_text(endpoint: Endpoint) -> None:
+    inbox: Inbox = SimpleQueue()
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    body = {"messages": [{"role": "user", "content": parts}], "n": 1}
+    call, _ = asked(endpoint.open(inbox), inbox, body, "Hello to you")
+    assert call.messages == ASKED["messages"]
+
+
 def test_a_stream_has_the_whole_answer(endpoint: Endpoint) -> None:
-    inbox: Inbox = Queue()
+    inbox: Inbox = SimpleQueue()
     _, (got,) = asked(endpoint.open(inbox), inbox, {**ASKED, "stream": True}, '<tool_call>{"name": "f"}</tool_call>')
     assert isinstance(got, bytes)
     *events, last = [line.removeprefix("data: ") for line in got.decode().split("\n\n") if line]
@@ -71,11 +79,17 @@ def test_a_stream_has_the_whole_answer(endpoint: Endpoint) -> None:
 
 
 def test_what_is_no_call_is_refused(endpoint: Endpoint) -> None:
-    inbox: Inbox = Queue()
+    inbox: Inbox = SimpleQueue()
     base_url = endpoint.open(inbox)
     for url, body, status in (
         (f"{base_url}/chat/completions", b"{", 400),
         (f"{base_url}/chat/completions", {"model": "policy"}, 400),
+        (f"{base_url}/chat/completions", {**ASKED, "messages": []}, 400),
+        (f"{base_url}/chat/completions", {**ASKED, "messages": ["Hello"]}, 400),
+        (f"{base_url}/chat/completions", {**ASKED, "tools": ["add"]}, 400),
+        (f"{base_url}/chat/completions", {**ASKED, "n": 2}, 400),
+        (f"{base_url}/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400),
+        (f"{base_url}/chat/completions", {"messages": [{"role": "user", "content": 5}]}, 400),
         (f"{base_url}/embeddings", ASKED, 404),
         (base_url.replace("/v1", "0/v1") + "/chat/completions", ASKED, 404),
     ):

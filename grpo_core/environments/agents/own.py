@@ -1,0 +1,94 @@
+"""An agent of one's own: a function that plays a task with any client of OpenAI's API.
+
+def play(base_url: str, task: str) -> float:
+    client = OpenAI(base_url=base_url, api_key="none")
+    question = {"role": "user", "content": task}
+    answer = client.chat.completions.create(model="policy", messages=[question])
+    return float("please" in answer.choices[0].message.content)
+
+polite = Agent(play, tasks=["Ask for salt.", "Ask for the way."])
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from grpo_core.environments.agents.endpoint import Endpoint
+from grpo_core.environments.agents.environment import AgentEnvironment
+from grpo_core.environments.agents.program import Episode
+from grpo_core.errors import ConfigError, EnvironmentCodeError, shown
+
+if TYPE_CHECKING:
+    from grpo_core.config import EnvironmentConfig
+
+
+class Agent:
+    """An environment that ``play`` plays, as ``--environment module:name`` names it.
+
+    ``play`` gets the base URL of its episode and one of ``tasks``, and returns the reward. It may be a coroutine
+    function. Each episode has a thread of its own, and all of them ask at the same time.
+    """
+
+    def __init__(self, play: Callable[[str, Any], float | Awaitable[float]], tasks: Sequence[Any]) -> None:
+        """
+        Raises:
+            ConfigError: there are no tasks.
+        """
+        self._play = play
+        self._tasks = tasks
+        self.name = f"{play.__module__}:{play.__qualname__}"
+        if not len(tasks):
+            raise ConfigError(f"agent {self.name}: it has no tasks; give one at least")
+
+    def __call__(self, config: EnvironmentConfig) -> AgentEnvironment:
+        """An environment of its own, for one episode at a time."""
+        return AgentEnvironment(self)
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self._tasks)
+
+    def start(self, task: int) -> Episode:
+        """Begin task number ``task``, in a thread of its own."""
+        episode = Episode(self._endpoint)
+        episode.begin(Future())
+        threading.Thread(target=self._run, args=(episode, task), name=f"agent-{task}", daemon=True).start()
+        return episode
+
+    def reward(self, outcome: Any) -> float:
+        """``outcome``, which ``play`` returned.
+
+        Raises:
+            EnvironmentCodeError: it is no number.
+        """
+        try:
+            return float(outcome)
+        except (TypeError, ValueError) as error:
+            raise EnvironmentCodeError(
+                f"agent {self.name} returned {shown(outcome)}: its reward must be a number"
+            ) from error
+
+    @cached_property
+    def _endpoint(self) -> Endpoint:
+        return Endpoint()
+
+    def _run(self, episode: Episode, task: int) -> None:
+        if not episode.outcome.set_running_or_notify_cancel():
+            return
+        try:
+            played: Any = self._play(episode.base_url, self._tasks[task])
+            episode.outcome.set_result(asyncio.run(_awaited(played)) if inspect.isawaitable(played) else played)
+        except (
+            BaseException
+        ) as error:  # a program's own sys.exit as well: whoever waits for the episode must hear of it
+            episode.outcome.set_exception(error)
+
+
+async def _awaited(value: Awaitable[float]) -> float:
+    return await value
