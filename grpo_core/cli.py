@@ -146,6 +146,14 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
             _of("export", "add_arguments"),
             "grpo export first --step 200 --merge my-model",
         ),
+        Command(
+            "serve",
+            "serve a checkpoint or a model to clients of OpenAI's API",
+            _of("serve", "run"),
+            _of("serve", "add_arguments"),
+            "grpo serve first --step 200",
+            "Agents that a run trains ask the run itself: see Agent in docs/your-data.md.",
+        ),
     ),
     "look": (
         Command(

@@ -74,6 +74,9 @@ HOW: Mapping[str, How] = {
     "uv run grpo config --config run.toml --set training.loss=gspo": Run(),
     "uv run grpo completion bash": Run(),
     "uv run grpo samples first --step 40 --worst 5": RunBy(f"{_QUESTIONS}::test_it_trains_and_shows_what_was_said"),
+    "uv run grpo serve first --step 200": RunBy(
+        "tests/grpo_core/commands/test_serve.py::test_a_checkpoint_is_served_until_ctrl_c"
+    ),
     "uv run grpo export first --step 200 --merge my-model": RunBy(
         f"{_EXPORT}::test_a_merged_model_says_what_the_adapter_says"
     ),
@@ -95,6 +98,10 @@ HOW: Mapping[str, How] = {
     "--set environment.settings.max_digits=1 --set evaluation.every_steps=20 --run sums --steps 40": RunBy(
         "tests/grpo_core/environments/reasoning_gym/test_run.py::"
         "test_a_resumed_run_has_the_questions_of_one_that_was_never_stopped"
+    ),
+    "pip install 'pytest-grpo[train,dashboard]'": _INSTALLS,
+    "uv run grpo serve game --step 40 --record said.jsonl": RunBy(
+        "tests/grpo_core/commands/test_serve.py::test_a_checkpoint_is_served_until_ctrl_c"
     ),
     "pip install openai": _INSTALLS,
     "uv run grpo train --environment my_agent:game --model Qwen/Qwen3-0.6B --run game --steps 40": RunBy(

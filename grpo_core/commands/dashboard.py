@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace, console: Console) -> int:
     """Serve until Ctrl-C."""
-    from grpo_core.dashboard.access import LOOPBACK_NAMES
     from grpo_core.dashboard.server import Server
+    from grpo_core.web.addresses import LOOPBACK_NAMES
 
     if not 0 <= flags.port <= _MAX_PORT:
         raise ConfigError(f"--port {flags.port}: give 0 to {_MAX_PORT}")

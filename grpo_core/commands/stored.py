@@ -23,8 +23,9 @@ class StoredCheckpoint:
     config: GrpoConfig
 
 
-def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_name", metavar="RUN", help="a run, as grpo runs lists it")
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, is_needed: bool = True) -> None:
+    help_text = "a run, as grpo runs lists it"
+    parser.add_argument("run_name", metavar="RUN", nargs=None if is_needed else "?", help=help_text)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest one)")
     which.add_argument("--best", action="store_true", help="the best one, by evaluation.every_steps")

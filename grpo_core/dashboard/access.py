@@ -15,7 +15,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+from grpo_core.web.addresses import LOOPBACK_NAMES, name_of
+
 COOKIE = "grpo_token"
 _HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -49,7 +50,7 @@ class Access:
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._token is None and _name_of(host) not in LOOPBACK_NAMES:
+        if self._token is None and name_of(host) not in LOOPBACK_NAMES:
             return _refused("this page is served as 127.0.0.1 and localhost only")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
@@ -73,14 +74,6 @@ class Access:
 
 def _refused(why: str) -> Response:
     return PlainTextResponse(f"Refused: {why}.\n", status_code=403)
-
-
-def _name_of(host: str) -> str:
-    """The host of a ``Host`` header, without its port: behind a tunnel that is another one."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
 
 
 def _cookie(header: str) -> str:

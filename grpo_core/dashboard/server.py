@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import secrets
-import socket
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -22,8 +20,8 @@ from starlette.staticfiles import StaticFiles
 
 from grpo_core.dashboard.access import Access
 from grpo_core.dashboard.views import Version, Views, encoded
-from grpo_core.errors import ConfigError
 from grpo_core.home import Home
+from grpo_core.web.addresses import base_url, listen
 
 _PAGE = Path(__file__).with_name("page")
 _INTERVAL_S = 0.4
@@ -112,7 +110,7 @@ class Server:
     """
 
     def __init__(self, home: Home, host: str, port: int, *, with_token: bool) -> None:
-        self._socket = _listen(host, port)
+        self._socket = listen(host, port)
         self._token = secrets.token_urlsafe(24) if with_token else None
         app = make_app(home, self._token, lambda: self._server.should_exit)
         config = uvicorn.Config(
@@ -130,9 +128,7 @@ class Server:
     @property
     def url(self) -> str:
         """The address to open, the token included."""
-        port = self._socket.getsockname()[1]
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{port}/" + (f"?token={self._token}" if self._token else "")
+        return f"{base_url(self._host, self._socket)}/" + (f"?token={self._token}" if self._token else "")
 
     def run(self) -> None:
         """Serve until Ctrl-C or SIGTERM."""
@@ -147,19 +143,3 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen()  # from here on a browser waits, and is not turned away
-    except (OSError, OverflowError) as error:
-        listener.close()
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"--port {port}: another program has it; give another one, or 0 for a free one") from None
-        reason = error.strerror if isinstance(error, OSError) else "not a port"
-        raise ConfigError(f"--host {host} --port {port}: {reason}; give an address of this machine") from None
-    return listener

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import SimpleQueue
 from typing import Any
 
-from grpo_core.environments.agents.tool_calls import assistant_message
+from grpo_core.environments.agents.messages import assistant_message, read_messages
 from grpo_core.environments.user_code import described
 from grpo_core.types import Message
 
@@ -152,28 +152,10 @@ def _handler(put: Callable[[str, Call], bool]) -> type[BaseHTTPRequestHandler]:
 
 def _read(asked: Any) -> Call:
     """Raises ``ValueError``, ``KeyError`` or ``TypeError`` where ``asked`` is no chat completion."""
-    messages, tools = asked["messages"], asked.get("tools") or ()
-    if not messages or not all(isinstance(message["role"], str) for message in messages):
-        raise ValueError("messages are a list of tables with a role, and not empty")
     if asked.get("n") not in (None, 1):
         raise ValueError(f"n is {asked['n']}, and one answer is given to a call; ask again for another one")
-    return Call(
-        [_with_text(message) for message in messages], [dict(tool) for tool in tools], asked.get("stream") is True
-    )
-
-
-def _with_text(message: Message) -> Message:
-    """``message`` with its parts of text as one text.
-
-    Raises:
-        ValueError: it has a part of another kind.
-    """
-    parts = message.get("content")
-    if parts is None or isinstance(parts, str):
-        return message
-    if kinds := {part["type"] for part in parts} - {"text"}:
-        raise ValueError(f"content of the type {min(kinds)!r}; only text is read here")
-    return {**message, "content": "".join(part["text"] for part in parts)}
+    tools = [dict(tool) for tool in asked.get("tools") or ()]
+    return Call(read_messages(asked["messages"]), tools, asked.get("stream") is True)
 
 
 _FACTS = {"id": "chatcmpl-policy", "created": 0, "model": MODEL}

@@ -7,8 +7,8 @@ from queue import Empty
 from typing import Any
 
 from grpo_core.environments.agents.endpoint import Call
+from grpo_core.environments.agents.messages import for_template, is_answer
 from grpo_core.environments.agents.program import Episode, Program
-from grpo_core.environments.agents.tool_calls import for_template, is_answer
 from grpo_core.environments.user_code import described
 from grpo_core.errors import EnvironmentCodeError, InvalidActionError
 from grpo_core.types import Message, Observation

@@ -26,6 +26,7 @@ from grpo_core.errors import ConfigError, EnvironmentCodeError, shown
 
 if TYPE_CHECKING:
     from grpo_core.config import EnvironmentConfig
+    from grpo_core.environments.protocol import Environment
 
 
 class Agent:
@@ -40,15 +41,22 @@ class Agent:
         Raises:
             ConfigError: there are no tasks.
         """
+        self._program = OwnProgram(play, tasks)
+        if not len(tasks):
+            raise ConfigError(f"agent {self._program.name}: it has no tasks; give one at least")
+
+    def __call__(self, config: EnvironmentConfig) -> Environment:
+        """An environment of its own, for one episode at a time."""
+        return AgentEnvironment(self._program)
+
+
+class OwnProgram:
+    """Plays with ``play``. All its episodes have one endpoint."""
+
+    def __init__(self, play: Callable[[str, Any], float | Awaitable[float]], tasks: Sequence[Any]) -> None:
+        self.name = f"{play.__module__}:{play.__qualname__}"
         self._play = play
         self._tasks = tasks
-        self.name = f"{play.__module__}:{play.__qualname__}"
-        if not len(tasks):
-            raise ConfigError(f"agent {self.name}: it has no tasks; give one at least")
-
-    def __call__(self, config: EnvironmentConfig) -> AgentEnvironment:
-        """An environment of its own, for one episode at a time."""
-        return AgentEnvironment(self)
 
     @property
     def num_tasks(self) -> int:

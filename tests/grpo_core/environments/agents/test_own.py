@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from grpo_core import Agent, EnvironmentConfig
-from grpo_core.environments.agents.environment import AGENT, AgentEnvironment
+from grpo_core import Agent, Environment, EnvironmentConfig
+from grpo_core.environments.agents.environment import AGENT
 from grpo_core.errors import ConfigError, EnvironmentCodeError, InvalidActionError
 from tests.grpo_core.environments.agents.chats import ask, guess, guess_while_others_do
 
 CONFIG = EnvironmentConfig()
 
 
-def said(environment: AgentEnvironment) -> list[str]:
+def said(environment: Environment) -> list[str]:
     """The contents of the messages that wait for an answer."""
     (observation,) = environment.observe()
     assert observation.messages is not None
@@ -123,6 +123,7 @@ def test_no_tasks_and_foreign_snapshots_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"agent .*chats:guess: it has no tasks; give one at least"):
         Agent(guess, tasks=[])
     environment = Agent(guess, tasks=[1])(CONFIG)
-    for snapshot in ({}, {"program": "other", "task": 0}, {**{"task": 1}, "program": Agent(guess, [1]).name}):
+    environment.reset(0)
+    for snapshot in ({}, {"program": "other", "task": 0}, {**environment.snapshot(), "task": 1}):
         with pytest.raises(InvalidActionError, match="not one of the 1 tasks of"):
             environment.restore(snapshot)

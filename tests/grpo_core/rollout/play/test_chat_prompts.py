@@ -80,7 +80,7 @@ def test_tools_are_shown_by_the_template(rooms: Rooms, monkeypatch: pytest.Monke
     factory = ConfiguredFactory(EnvironmentConfig(), "with tools", lambda _: WithTools())
     batch = rooms.collector(factory, TINY).collect(0)
     for trajectory in (trajectory for group in batch.groups for trajectory in group.trajectories):
-        first, second = (rooms.tokenizer._tokenizer.decode(turn.prompt_ids) for turn in trajectory.turns)
+        first, second = (str(rooms.tokenizer._tokenizer.decode(turn.prompt_ids)) for turn in trajectory.turns)
         assert first.startswith("[add][user]")
         assert second.startswith(first)
         assert second.count("[add]") == 1

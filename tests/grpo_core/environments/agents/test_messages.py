@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from grpo_core.environments.agents.tool_calls import assistant_message, for_template
+from grpo_core.environments.agents.messages import assistant_message, for_template
 
 
 def test_calls_are_taken_out_of_the_text() -> None:

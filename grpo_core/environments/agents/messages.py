@@ -1,6 +1,7 @@
-"""Tool calls in what a policy wrote: ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``.
+"""Messages of OpenAI's API, and what chat templates read and policies write of them.
 
-This is the form of Hermes, Qwen2.5 and Qwen3, which their chat templates ask for.
+A policy writes a tool call as ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``, the form of Hermes, Qwen2.5
+and Qwen3, which their chat templates ask for.
 """
 
 from __future__ import annotations
@@ -14,6 +15,29 @@ from typing import Any
 from grpo_core.types import Message
 
 _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+
+
+def read_messages(messages: Sequence[Any]) -> list[Message]:
+    """``messages`` as a client sends them, the content of each as one text.
+
+    Raises:
+        ValueError: there are none, or one has no role, or content that is no text.
+    """
+    if not messages:
+        raise ValueError("messages: there are none; give one at least")
+    return [_read(message, place) for place, message in enumerate(messages)]
+
+
+def _read(message: Any, place: int) -> Message:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise ValueError(f"messages.{place}: not a table with a role")
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return message
+    match content:
+        case list() if all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):
+            return {**message, "content": "".join(part["text"] for part in content)}
+    raise ValueError(f"messages.{place}.content: only text is read here, as a string or in parts")
 
 
 def assistant_message(text: str) -> dict[str, Any]:

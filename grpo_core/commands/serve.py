@@ -1,0 +1,109 @@
+"""``grpo serve``: a policy as an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import tempfile
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from grpo_core.commands.stored import add_checkpoint_arguments, stored_checkpoint
+from grpo_core.config import GrpoConfig, build_config
+from grpo_core.config.flags import put
+from grpo_core.config.values import parse_setting
+from grpo_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from grpo_core.model.tokenizer import Tokenizer
+    from grpo_core.rollout.protocol import LocalEngine
+    from grpo_core.types import PolicyWeights
+
+_LOOPBACK = "127.0.0.1"
+_DEFAULT_PORT = 8471
+_MAX_PORT = 65_535
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint_arguments(parser, is_needed=False)
+    parser.add_argument("--model", metavar="NAME", help="a preset, a model folder or a hub id, in place of a run")
+    parser.add_argument("--port", type=int, default=_DEFAULT_PORT, metavar="N", help="0 takes a free one")
+    parser.add_argument(
+        "--host", default=_LOOPBACK, metavar="ADDRESS", help="an address that others may reach; they need the key then"
+    )
+    parser.add_argument("--key", action="store_true", help="ask for a key on this machine, too: it has other users")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="write ids and log-probabilities of each answer (default: none)"
+    )
+
+
+def run(flags: argparse.Namespace, console: Console) -> int:
+    """Serve until Ctrl-C."""
+    if (flags.run_name is None) == (flags.model is None):
+        raise ConfigError("grpo serve: give a RUN, as grpo runs lists it, or --model NAME")
+    if not 0 <= flags.port <= _MAX_PORT:
+        raise ConfigError(f"--port {flags.port}: give 0 to {_MAX_PORT}")
+    config, weights, name = _chosen(flags)
+    from grpo_core.serving.app import make_app, serve
+    from grpo_core.serving.service import Record
+    from grpo_core.web.addresses import LOOPBACK_NAMES, base_url, listen
+
+    key = secrets.token_urlsafe(24) if flags.key or flags.host not in LOOPBACK_NAMES else None
+    with (
+        closing(Record(flags.record)) as record,
+        closing(listen(flags.host, flags.port)) as listener,
+        tempfile.TemporaryDirectory(prefix="grpo-serve-") as folder,
+    ):
+        with console.status(f"loading {config.model.name}"):
+            engine, tokenizer = _opened(config, weights, Path(folder))
+        with closing(engine):
+            url = base_url(flags.host, listener)
+            console.print(f"{name} at {url}/v1", soft_wrap=True, markup=False)
+            console.print(f"API key: {key or 'any'}", soft_wrap=True, markup=False)
+            console.print("Ctrl-C ends it.")
+            with suppress(KeyboardInterrupt):  # uvicorn has closed everything, and hands the signal on
+                serve(make_app(config, engine, tokenizer, name, key, record), listener)
+    return 0
+
+
+def _chosen(flags: argparse.Namespace) -> tuple[GrpoConfig, PolicyWeights | None, str]:
+    """The configuration, the weights of a checkpoint, and the name that clients see.
+
+    Raises:
+        ConfigError: there is no such run, step or setting.
+        CheckpointError: it is damaged.
+    """
+    from grpo_core.training.checkpoint import read_checkpoint
+
+    if flags.run_name is not None:
+        stored = stored_checkpoint(flags)
+        return stored.config, read_checkpoint(stored.path).weights, f"{flags.run_name}-step-{stored.step}"
+    if flags.step is not None or flags.best:
+        raise ConfigError("--step and --best are of a RUN, and not for --model")
+    values: dict[str, Any] = {"model": {"name": flags.model}}
+    for setting in flags.changes:
+        put(values, *parse_setting("--set", setting))
+    return build_config(values), None, flags.model
+
+
+def _opened(config: GrpoConfig, weights: PolicyWeights | None, folder: Path) -> tuple[LocalEngine, Tokenizer]:
+    """The engine with ``weights``, which the caller closes."""
+    from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
+    from grpo_core.lora.store import AdapterStore
+    from grpo_core.model.tokenizer import load_tokenizer
+    from grpo_core.rollout.engines import check_engine, open_engine
+
+    check_engine(config)
+    store = AdapterStore(folder)
+    if weights is not None:
+        store.publish(weights)
+    tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
+    fingerprint = None if weights is None else weights.base_fingerprint
+    adapters = LoRACache(store, max_bytes=DEFAULT_MAX_BYTES, max_adapters=2)
+    engine = open_engine(config, tokenizer.stop_ids, adapters, store, fingerprint=fingerprint)
+    if weights is not None:
+        engine.use_version(weights.version.number)
+    return engine, tokenizer

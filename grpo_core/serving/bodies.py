@@ -1,0 +1,55 @@
+"""What clients send, in the words of OpenAI's API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from grpo_core.environments.agents.messages import read_messages
+from grpo_core.types import MAX_TEMPERATURE
+
+MAX_ANSWERS = 64
+GREEDY = 0.0
+
+
+class Body(BaseModel):
+    """What both kinds of completion have. A field that is not known here is an error where it would change the answer,
+    and is left alone where it would not."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    model: str = ""
+    n: int = Field(default=1, ge=1, le=MAX_ANSWERS)
+    temperature: Annotated[float, Field(ge=GREEDY, le=MAX_TEMPERATURE)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, lt=1)] | None = None
+    seed: int | None = None
+    stream: bool | None = None
+    return_token_ids: bool = False
+    """As vLLM: ``prompt_token_ids`` and each choice's ``token_ids``."""
+
+    stop: Annotated[None, BeforeValidator(lambda value: value or None)] = None
+    frequency_penalty: Annotated[None, BeforeValidator(lambda value: value or None)] = None
+    presence_penalty: Annotated[None, BeforeValidator(lambda value: value or None)] = None
+    logit_bias: Annotated[None, BeforeValidator(lambda value: value or None)] = None
+    response_format: Annotated[
+        None, BeforeValidator(lambda value: None if value in (None, {"type": "text"}) else value)
+    ] = None
+
+
+class ChatBody(Body):
+    messages: Annotated[list[dict[str, Any]], AfterValidator(read_messages)]
+    tools: list[dict[str, Any]] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Literal[0] | None = None
+
+
+class TextBody(Body):
+    prompt: str | list[Annotated[int, Field(ge=0, lt=2**31)]]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=1)] | None = None
+    echo: Literal[False] | None = None
