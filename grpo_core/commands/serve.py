@@ -86,7 +86,8 @@ def _chosen(flags: argparse.Namespace) -> tuple[GrpoConfig, PolicyWeights | None
     values: dict[str, Any] = {"model": {"name": flags.model}}
     for setting in flags.changes:
         put(values, *parse_setting("--set", setting))
-    return build_config(values), None, flags.model
+    name = Path(flags.model).name if Path(flags.model).is_dir() else flags.model
+    return build_config(values), None, name
 
 
 def _opened(config: GrpoConfig, weights: PolicyWeights | None, folder: Path) -> tuple[LocalEngine, Tokenizer]:

@@ -7,6 +7,7 @@ import json
 import logging
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
@@ -46,6 +47,7 @@ def make_app(
     config: GrpoConfig, engine: LocalEngine, tokenizer: Tokenizer, name: str, key: str | None, record: Record
 ) -> Starlette:
     """The application. ``name`` is the model's; with ``key`` only who has it may ask."""
+    created = int(time.time())
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -54,7 +56,8 @@ def make_app(
             yield
 
     async def models(_: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [{"id": name, "object": "model", "owned_by": "grpo"}]})
+        listed = {"id": name, "object": "model", "created": created, "owned_by": "grpo"}
+        return JSONResponse({"object": "list", "data": [listed]})
 
     async def chat(request: Request) -> Response:
         service: Service = request.app.state.service
@@ -97,6 +100,8 @@ async def _read(request: Request, kind: type[AnyBody]) -> AnyBody:
         return kind.model_validate_json(bytes(content))
     except ValidationError as error:
         deepest = max(error.errors(include_url=False, include_input=False), key=lambda each: len(each["loc"]))
+        if deepest["type"] == "value_error":  # it names its field
+            raise _BadRequestError(deepest["msg"].removeprefix("Value error, ")) from None
         field = ".".join(str(part) for part in deepest["loc"])
         reason = "not known here; leave it out" if deepest["type"] == "none_required" else deepest["msg"]
         raise _BadRequestError(f"{field}: {reason}" if field else reason) from None
