@@ -30,7 +30,7 @@ def run_faults(faults: Sequence[Fault], log: Log, *, all_phases: bool, options: 
     for place, fault in enumerate(faults, start=1):
         phases = ALL_PHASES if all_phases else str(fault.phase)
         run = log.get(fault.name, phases, 0)
-        if run is None or not judge(fault, run).is_settled:
+        if run is None or not judge(fault, run).is_final:
             run = run_phases(fault, phases, options=options)
             log.add(run)
         runs.append(run)

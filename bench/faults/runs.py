@@ -71,7 +71,7 @@ class Result(StrEnum):
     NO_VERDICT = "no verdict"
 
     @property
-    def is_settled(self) -> bool:
+    def is_final(self) -> bool:
         """Whether a repetition is unlikely to change the result."""
         return self in (Result.OK, Result.MISSED, Result.OTHERS_RED)
 

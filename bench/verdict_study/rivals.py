@@ -21,7 +21,7 @@ from bench.verdict_study.rate import Rate
 from bench.verdict_study.series import NEIGHBOUR_SHARE, SESSION_SPREAD, Draw, Series, recorded, simulated
 from pytest_grpo.baseline.files import Baseline
 from pytest_grpo.baseline.fingerprint import Fingerprint, take_fingerprint
-from pytest_grpo.baseline.regressions import Outcome, is_settled, judge_against
+from pytest_grpo.baseline.regressions import Outcome, is_baseline_decided, judge_against
 from pytest_grpo.measuring.stats import FAMILY_ALPHA, Plan
 from pytest_grpo.types import Row
 
@@ -82,7 +82,7 @@ def compare(series: Series, *, num_stored: int) -> Codes:
             change = judge_against(_row(kept[:look]), NODEID, baseline, TOLERANCE, others=others)
             assert change is not None
             codes[trial] = {Outcome.REGRESSION: RED, Outcome.NO_REGRESSION: GREEN}.get(change.outcome, UNDECIDED)
-            if is_settled(change, baseline):
+            if is_baseline_decided(change, baseline):
                 break
     return codes
 

@@ -27,7 +27,7 @@ Rule = Callable[[Machine, float], Outcome]
 
 
 def this_plugin(machine: Machine, share: float) -> Outcome:
-    """The plugin's own loop: settled pairs, blocks, medians and means."""
+    """The plugin's own loop: doubled pairs, blocks, medians and means."""
     sampler = machine.sampler()
     question = Question((OLD, NEW), lambda taken: (_seconds(taken, OLD), _seconds(taken, NEW)), 1.0, math.inf)
 

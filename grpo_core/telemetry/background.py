@@ -52,7 +52,7 @@ class BackgroundSink:
         with self._changed:
             self._num_flushes += 1
             self._changed.notify_all()
-            self._changed.wait_for(self._is_settled, self._close_timeout_s)
+            self._changed.wait_for(self._is_sent, self._close_timeout_s)
             self._num_flushes -= 1
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class BackgroundSink:
             return self._closing
         return self._closing or (self._num_flushes > 0 and self._num_written > self._num_seen)
 
-    def _is_settled(self) -> bool:
+    def _is_sent(self) -> bool:
         """Whether all is sent, or the service is away."""
         is_away = time.monotonic() < self._paused_until_s
         return is_away or (not self._is_sending and self._num_seen >= self._num_written)

@@ -93,7 +93,7 @@ class Watched:
 class ArmPairs:
     """Takes pairs of ``arm`` until its quantities are decided or its time is over.
 
-    All rounds are settled: each side runs twice and its second sample counts. The first run wakes the side's threads
+    All rounds are doubled: each side runs twice and its second sample counts. The first run wakes the side's threads
     and fills the caches: noise that makes the interval of ``loss_forward_ms`` 15 % wide, not 3 %. It also takes the
     cost of what the other side left in the caches, which is no change of this version.
     """
@@ -119,7 +119,7 @@ class ArmPairs:
             run=lambda _, name, repeats: by_name[name].took_s(self.arm, repeats),
             has_equal_repeats=True,
         )
-        self.sampler.is_settled = True
+        self.sampler.is_doubled = True
         self.guard = QuietGuard(self.rules.max_cores_of_others, self.rules.max_wait_s, self.rules.with_gpu)
 
     @property

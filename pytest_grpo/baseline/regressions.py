@@ -7,7 +7,7 @@ exact Mann-Whitney test, and that of sessions, by the prediction interval of the
 (``session_spread``). An improvement is no regression. A gate with a band as its threshold is not judged, because
 neither direction is worse. Pairs that cannot be trusted (a fired A/A control) are not judged either.
 
-A gate samples on until it is decided or more pairs cannot decide it (``is_settled``).
+A gate samples on until it is decided or more pairs cannot decide it (``is_baseline_decided``).
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def judge_against(
     return _decide(change, is_regression=change.p_value <= alpha, alpha=alpha)
 
 
-def is_settled(change: Change | None, baseline: Baseline) -> bool:
+def is_baseline_decided(change: Change | None, baseline: Baseline) -> bool:
     """Whether more pairs of this session cannot change the outcome of ``change``.
 
     Between a regression and none lies a zone in which only more stored sessions decide.

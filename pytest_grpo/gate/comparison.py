@@ -42,7 +42,7 @@ class Recorder(Protocol):
     session: GateSession
     show_progress: ShowProgress | None
 
-    def is_settled(self, row: Row) -> bool: ...
+    def is_decided(self, row: Row) -> bool: ...
 
     def row(self, threshold: Threshold, verdict: Verdict, measured: float, reason: str) -> Row: ...
 
@@ -174,7 +174,7 @@ class PairedComparison:
 
         def wants_more(ratios: Sequence[float]) -> bool:
             row = self.gate.row(threshold, Verdict.PASS, median_ratio(ratios), "")
-            return not self._problem and not self.gate.is_settled(self._with_rounds(row, left, right))
+            return not self._problem and not self.gate.is_decided(self._with_rounds(row, left, right))
 
         question = Question(
             (left.arm, right.arm),

@@ -23,7 +23,7 @@ from pytest_grpo.types import Row, Verdict
 Inspect = Callable[[Row, int], str]
 """Checks a row beyond its threshold, e.g. against a baseline; returns the problem, or an empty string. The number says
 how many rows of the same metric the test had before."""
-IsSettled = Callable[[Row, int], bool]
+IsDecided = Callable[[Row, int], bool]
 """Whether more pairs cannot change what ``Inspect`` finds."""
 NewComparison = Callable[["Gate", Sampler, Agreement, "float | None"], PairedComparison]
 
@@ -45,7 +45,7 @@ class Gate:
     show_progress: ShowProgress | None = None
     inspect: Inspect | None = None
     nodeid: str = ""
-    is_row_settled: IsSettled | None = None
+    is_baseline_decided: IsDecided | None = None
     new_comparison: NewComparison = PairedComparison
     comparisons: list[PairedComparison] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
@@ -123,9 +123,9 @@ class Gate:
         self.comparisons.append(comparison)
         return tuple(MeasuredArm(name, comparison) for name in arms)
 
-    def is_settled(self, row: Row) -> bool:
+    def is_decided(self, row: Row) -> bool:
         """Whether more pairs than those of ``row``, which passes, cannot change what ``inspect`` finds."""
-        return self.is_row_settled is None or self.is_row_settled(row, self._num_before(row))
+        return self.is_baseline_decided is None or self.is_baseline_decided(row, self._num_before(row))
 
     def row(self, threshold: Threshold, verdict: Verdict, measured: float, reason: str) -> Row:
         """The row of a verdict on ``measured``, not yet recorded."""

@@ -1,6 +1,6 @@
 """Carry-over: an arm that runs right after another one is not always as fast as alone.
 
-In a settled round each arm is measured twice in a row. Its second sample follows its own run and counts; the first one,
+In a doubled round each arm is measured twice in a row. Its second sample follows its own run and counts; the first one,
 compared with it, shows what the other arm left behind. Pure functions.
 """
 
@@ -52,7 +52,7 @@ class CarryOver:
 
 
 def find_carry_over(contrasts: Mapping[str, Sequence[float]]) -> CarryOver | None:
-    """From the log ratios of first over second sample, per arm. None with fewer than two settled rounds."""
+    """From the log ratios of first over second sample, per arm. None with fewer than two doubled rounds."""
     num_rounds = min(map(len, contrasts.values()), default=0)
     if num_rounds < MIN_ROUNDS:
         return None

@@ -1,4 +1,4 @@
-"""How the next round is taken: settled, in blocks or bare; and how much time a gate may take."""
+"""How the next round is taken: doubled, in blocks or bare; and how much time a gate may take."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ MAX_BUDGET_FACTOR = 5
 class Pace:
     """Adapts the ``sampler`` of one ``question`` after each round.
 
-    The first rounds are settled: they show carry-over, and do not suffer from it. Later rounds are settled as long as
+    The first rounds are doubled: they show carry-over, and do not suffer from it. Later rounds are doubled as long as
     carry-over could reach half of the way from the median to the threshold. When it is clear and reaches that far, the
     gate starts afresh in blocks, before its first look: so no verdict was given, or withheld, on what is forgotten.
 
-    The error rates stay what they are: whether a round is settled depends on earlier rounds only, and each round has
+    The error rates stay what they are: whether a round is doubled depends on earlier rounds only, and each round has
     its own random order.
     """
 
@@ -47,7 +47,7 @@ class Pace:
 
     def __post_init__(self) -> None:
         self.num_needed = self.plan.min_pairs(Verdict.FAIL)
-        self.sampler.is_settled = self.sampler.block_size == 1
+        self.sampler.is_doubled = self.sampler.block_size == 1
         self._choose_mode()
 
     def extend_for_a_failure(self) -> None:
@@ -71,17 +71,17 @@ class Pace:
             limit_s = MAX_BUDGET_FACTOR * sampler.given_s
             if matters and len(sampler.rounds) <= self.plan.looks[0] and self._all_s(BLOCK_SIZE + 1) <= limit_s:
                 self.note += ", so it is measured in blocks"
-                sampler.block_size, sampler.is_settled = BLOCK_SIZE, False
+                sampler.block_size, sampler.is_doubled = BLOCK_SIZE, False
                 sampler.start_afresh()
                 return
-        sampler.is_settled = matters and (carry_over.is_found or self._all_s(2) <= sampler.given_s)
+        sampler.is_doubled = matters and (carry_over.is_found or self._all_s(2) <= sampler.given_s)
 
     def _find_time(self) -> None:
         sampler, limit_s = self.sampler, MAX_BUDGET_FACTOR * self.sampler.given_s
         num_runs = 1
         if sampler.block_size > 1:
             num_runs = sampler.block_size + 1
-        elif sampler.is_settled and len(sampler.rounds) >= MIN_ROUNDS:
+        elif sampler.is_doubled and len(sampler.rounds) >= MIN_ROUNDS:
             num_runs = 2
         all_s = self._all_s(num_runs)
         self.warning = ""

@@ -56,7 +56,7 @@ class Question:
         return describe_stalls(*((top, tops) if means.is_top_slow else (bottom, bottoms)), means)
 
     def carry_over(self, rounds: Sequence[Round], orders: Sequence[Order]) -> CarryOver | None:
-        """From the settled ones of ``rounds``; None with fewer than two."""
+        """From the doubled ones of ``rounds``; None with fewer than two."""
         contrasts: dict[str, list[float]] = {name: [] for name in self.names}
         for taken, order in zip(rounds, orders, strict=True):
             if order.first_samples is None:

@@ -48,7 +48,7 @@ Run = Callable[[Arm, str, int], float]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """How a round was taken: the arms in order, and, of a settled round, what each measured right after another arm."""
+    """How a round was taken: the arms in order, and, of a doubled round, what each measured right after another arm."""
 
     names: tuple[str, ...]
     first_samples: Round | None = None
@@ -65,7 +65,7 @@ class MeasurementError(ValueError):
 class Sampler:
     """Takes rounds of samples from ``arms`` until its ``budget_s`` is spent.
 
-    In a settled round (``is_settled``) each arm is measured twice in a row, and its second sample counts: the first one
+    In a doubled round (``is_doubled``) each arm is measured twice in a row, and its second sample counts: the first one
     follows another arm, and may suffer from what that left in caches and allocators. In block mode (``block_size`` > 1)
     an arm runs that many times in a row, after one run that is not counted.
     """
@@ -74,7 +74,7 @@ class Sampler:
     budget_s: float = DEFAULT_BUDGET_S
     block_size: int = 1
     rng: random.Random = field(default_factory=random.Random)
-    is_settled: bool = False
+    is_doubled: bool = False
     rounds: list[Round] = field(default_factory=list)
     orders: list[Order] = field(default_factory=list)
     """How each of ``rounds`` was taken."""
@@ -171,7 +171,7 @@ class Sampler:
         for name in names:
             if self.block_size > 1:
                 self.run(self.arms[name], name, 1)
-            elif self.is_settled:
+            elif self.is_doubled:
                 first[name] = self.take(self.arms[name], name, self._repeats[name])
             samples[name] = self.take(self.arms[name], name, self._repeats[name] * self.block_size)
         self.rounds.append({name: samples[name] for name in self.arms})

@@ -50,7 +50,7 @@ def grpo_gate(request: pytest.FixtureRequest) -> Gate:
         show_progress=terminal_progress(config),
         inspect=partial(config.stash[STORED].regression, item.nodeid),
         nodeid=item.nodeid,
-        is_row_settled=partial(config.stash[STORED].is_settled, item.nodeid),
+        is_baseline_decided=partial(config.stash[STORED].is_baseline_decided, item.nodeid),
         new_comparison=config.stash.get(NEW_COMPARISON, PairedComparison),
     )
     item.stash[GATE] = gate

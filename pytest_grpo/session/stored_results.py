@@ -137,15 +137,15 @@ class StoredResults:
                 return f"against {self.baseline.name}: {change.describe()}"
         return ""
 
-    def is_settled(self, nodeid: str, row: Row, place: int) -> bool:
+    def is_baseline_decided(self, nodeid: str, row: Row, place: int) -> bool:
         """Whether more pairs cannot change what ``regression`` finds."""
         if self.baseline is None:
             return True
-        from pytest_grpo.baseline.regressions import is_settled
+        from pytest_grpo.baseline.regressions import is_baseline_decided
         from pytest_grpo.reports.references import reference_rows
 
         changes = [self._change(self.baseline, nodeid, each, place) for each in (row, *reference_rows(row))]
-        return all(is_settled(change, self.baseline) for change in changes)
+        return all(is_baseline_decided(change, self.baseline) for change in changes)
 
     def _change(self, baseline: Baseline, nodeid: str, row: Row, place: int) -> Change | None:
         from pytest_grpo.baseline.regressions import judge_against

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_grpo.baseline.files import Baseline
 from pytest_grpo.baseline.fingerprint import take_fingerprint
-from pytest_grpo.baseline.regressions import Change, Outcome, compare_rows, is_settled, judge_against
+from pytest_grpo.baseline.regressions import Change, Outcome, compare_rows, is_baseline_decided, judge_against
 from pytest_grpo.types import Kind, Row
 
 NODEID = "bench/test_a.py::test_a"
@@ -207,7 +207,7 @@ def test_more_pairs_are_taken_as_long_as_they_can_decide(baseline: Baseline) -> 
     others = [replace(baseline, results=results) for results in sessions_like(row(3.0), spread=0.001)]
 
     def settled(now: Row, others: list[Baseline]) -> bool:
-        return is_settled(judge_against(now, NODEID, baseline, others=others), baseline)
+        return is_baseline_decided(judge_against(now, NODEID, baseline, others=others), baseline)
 
     assert settled(row(2.2, 8), others)  # a regression
     assert settled(row(2.99, 8), others)  # none
@@ -223,7 +223,7 @@ def test_pairs_that_cannot_be_trusted_are_no_loss(baseline: Baseline) -> None:
     change = judge_against(noisy, NODEID, baseline)
     assert change is not None
     assert change.outcome is Outcome.NOT_TRUSTED
-    assert is_settled(change, baseline)
+    assert is_baseline_decided(change, baseline)
 
 
 def test_a_gate_that_the_baseline_does_not_have_is_not_judged(baseline: Baseline) -> None:

@@ -181,8 +181,8 @@ def test_carry_over_is_said_and_measured_in_blocks(clock: Clock, factor: float, 
 def test_carry_over_that_cannot_matter_costs_no_more_pairs(clock: Clock) -> None:
     decision, decider = decide(*carrying(clock, 1.15), high=3.0)
     assert decision.verdict is Verdict.PASS
-    settled = [order.first_samples is not None for order in decider.sampler.orders]
-    assert settled == [True] * 2 + [False] * 6
+    doubled = [order.first_samples is not None for order in decider.sampler.orders]
+    assert doubled == [True] * 2 + [False] * 6
 
 
 def test_near_the_threshold_each_sample_follows_its_own_arm(clock: Clock) -> None:
