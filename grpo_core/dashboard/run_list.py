@@ -14,7 +14,7 @@ from grpo_core.dashboard.values import number, text
 from grpo_core.home import Home, is_name
 from grpo_core.schedule.run_lock import is_held
 from grpo_core.telemetry.events import Record
-from grpo_core.telemetry.jsonl import parse_lines
+from grpo_core.telemetry.jsonl import parse_line
 
 _HEAD_BYTES = 64 << 10
 _TAIL_BYTES = 1 << 20
@@ -89,11 +89,11 @@ def read_line(name: str, path: Path) -> RunLine:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        records = parse_lines(_without_statistics(file.read(_HEAD_BYTES)))
+        records = [parse_line(line) for line in _without_statistics(file.read(_HEAD_BYTES))]
         num_bytes = file.seek(0, 2)
         if num_bytes > _HEAD_BYTES:
             file.seek(max(_HEAD_BYTES, num_bytes - _TAIL_BYTES))
-            records += parse_lines(_without_statistics(file.read(_TAIL_BYTES)))
+            records += [parse_line(line) for line in _without_statistics(file.read(_TAIL_BYTES))]
     return _summed_up(name, [record for record in records if isinstance(record, dict)])
 
 
