@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,10 +56,11 @@ NOT_FINITE = 1e9
 class StepErrors:
     """What a system's steps differ by from the reference's, relative to it; the largest of all steps."""
 
-    loss: float
+    loss: float  # of the loss, and of the log-probabilities that it is made of
     gradient: float
     weights: float  # of the change of all weights in all steps
     num_lost_tokens: int
+    num_miscounted_tokens: int  # by how many the system's own count of tokens with a loss is off
 
 
 def random_adapter(system: GrpoSystem, seed: int = 0) -> dict[str, Float32]:
@@ -86,7 +87,7 @@ def step_errors(system: GrpoSystem, settings: SystemSettings) -> StepErrors:
     plain, optimizer = exact_model(settings, before), AdamW()
     num_ids = vocab_size(settings.model)
     batches = [first_batch(system, plain, num_ids), second_batch(system, plain, num_ids)]
-    losses, gradients, num_lost = [], [], 0
+    losses, gradients, num_lost, num_miscounted = [], [], 0, 0
     for batch in batches:
         answers = plain_answers(batch, plain)
         jacobian = token_jacobian(plain, answers) if batch is batches[0] else None
@@ -94,6 +95,8 @@ def step_errors(system: GrpoSystem, settings: SystemSettings) -> StepErrors:
         step = system.train_step(batch, learning_rate=LEARNING_RATE)
         taken = system.gradients()
         losses.append(_finite(abs(step.loss - expected.loss) / abs(expected.loss)))
+        losses.append(_finite(logprob_distance(step.logprobs, expected.logprobs, answers)))
+        num_miscounted += abs(step.num_loss_tokens - batch.num_loss_tokens)
         gradients.append(_finite(abs(step.grad_norm - expected.grad_norm) / expected.grad_norm))
         gradients.append(_finite(distance(taken, expected.gradients)))
         if jacobian is not None:
@@ -101,7 +104,8 @@ def step_errors(system: GrpoSystem, settings: SystemSettings) -> StepErrors:
     after, wanted = system.weights(), plain.adapter
     moved = {name: after[name] - before[name] for name in before}
     should_move = {name: wanted[name].detach() - torch.from_numpy(before[name]).to(wanted[name]) for name in before}
-    return StepErrors(max(losses), max(gradients), _finite(distance(moved, should_move)), num_lost)
+    weights_error = _finite(distance(moved, should_move))
+    return StepErrors(max(losses), max(gradients), weights_error, num_lost, num_miscounted)
 
 
 def _finite(error: float) -> float:
@@ -121,6 +125,20 @@ def reference_step(plain: Model, optimizer: AdamW, answers: list[Answer], kl_coe
         max_grad_norm=MAX_GRAD_NORM,
         rows_per_pass=1,
     )
+
+
+def logprob_distance(told: Sequence[Float32], expected: Sequence[Tensor], answers: Sequence[Answer]) -> float:
+    """The Euclidean norm of the difference over that of ``expected``, of all chosen tokens. Infinite where there is not
+    one value per token."""
+    if [np.shape(row) for row in told] != [tuple(row.shape) for row in expected]:
+        return math.inf
+    values, wanted = (
+        np.concatenate(
+            [np.asarray(row)[answer.is_chosen.cpu().numpy()] for row, answer in zip(rows, answers, strict=True)]
+        )
+        for rows in (told, [row.double().cpu().numpy() for row in expected])
+    )
+    return float(np.linalg.norm(values - wanted) / np.linalg.norm(wanted))
 
 
 def distance(values: Mapping[str, Any], expected: Mapping[str, Tensor]) -> float:

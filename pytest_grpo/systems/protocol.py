@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from pytest_grpo.systems.figures import check_figures
 from pytest_grpo.systems.run_plan import RunPlan
 from pytest_grpo.systems.step_record import StepRecord
 from pytest_grpo.systems.train_step import AdapterSwap, TrainStep
@@ -114,6 +115,9 @@ class Rollout:
 
     completions: tuple[tuple[Completion, ...], ...]
     seconds: float
+
+    def __post_init__(self) -> None:
+        check_figures(self, beside=("completions",))
 
     @property
     def num_completion_tokens(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pytest_grpo.systems.figures import check_figures
+
 Fields = Mapping[str, int | float]
 
 
@@ -44,6 +46,9 @@ class StepRecord:
     num_completion_tokens: int
     num_loss_tokens: int
     """Tokens that the policy chose: those with a loss."""
+
+    def __post_init__(self) -> None:
+        check_figures(self)
 
     def events(self) -> dict[str, Fields]:
         """The step's events, by kind, with the fields that the panels show. ``EventFile`` writes them."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_grpo.systems.figures import check_figures
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -27,6 +29,9 @@ class TrainStep:
     logprobs: tuple[Float32, ...]  # [R] per completion, of the forward pass before the update; 0 where not chosen
     other_ms: float = 0.0  # in other parts of the step that the system times: scoring, the optimizer
 
+    def __post_init__(self) -> None:
+        check_figures(self, beside=("logprobs",))
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterSwap:
@@ -35,3 +40,6 @@ class AdapterSwap:
     cache_hit: bool
     load_ms: float
     swap_ms: float
+
+    def __post_init__(self) -> None:
+        check_figures(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ class PlainSystem(GrpoSystem):
         self.scale = 1.0
         self.takes_steps = True
         self.has_clip = True
-        self.loss = lambda loss: loss
+        self.tell: Callable[[TrainStep], TrainStep] = lambda step: step
         self.load_weights(
             {f"{name}.lora_A.weight": np.zeros((16, 256), np.float32) for name in MODULES}
             | {f"{name}.lora_B.weight": np.zeros((128, 16), np.float32) for name in MODULES}
@@ -63,7 +64,8 @@ class PlainSystem(GrpoSystem):
         if self.takes_steps:
             self.optimizer.step(self._plain.adapter, gradients, learning_rate)
         self._taken = {name: gradient.numpy() for name, gradient in gradients.items()}
-        return TrainStep(self.loss(step.loss), step.grad_norm, 1.0, 1.0, 1, 1, 0, batch.num_loss_tokens, ())
+        logprobs = tuple(row.numpy() for row in step.logprobs)
+        return self.tell(TrainStep(step.loss, step.grad_norm, 1.0, 1.0, 1, 1, 0, batch.num_loss_tokens, logprobs))
 
 
 def half_masked(system: PlainSystem, batch: TrainBatch) -> TrainBatch:
@@ -90,7 +92,7 @@ def errors(tmp_path: Path, **planted: object) -> StepErrors:
 def test_the_reference_has_no_error_against_itself(tmp_path: Path) -> None:
     found = errors(tmp_path)
     assert max(found.loss, found.gradient, found.weights) < 1e-9
-    assert found.num_lost_tokens == 0
+    assert (found.num_lost_tokens, found.num_miscounted_tokens) == (0, 0)
 
 
 def test_a_skipped_update_is_seen_in_the_weights(tmp_path: Path) -> None:
@@ -112,7 +114,42 @@ def test_tokens_without_a_loss_are_counted(tmp_path: Path) -> None:
 
 
 def test_what_is_not_finite_is_an_error(tmp_path: Path) -> None:
-    assert errors(tmp_path, loss=lambda loss: float("nan")).loss == NOT_FINITE
+    assert errors(tmp_path, tell=lambda step: replace(step, loss=float("nan"))).loss == NOT_FINITE
+    assert errors(tmp_path, tell=lambda step: replace(step, grad_norm=float("inf"))).gradient == NOT_FINITE
+
+
+@pytest.mark.parametrize(
+    ("tell", "error"),
+    [
+        (lambda rows: (rows[0] * np.nan, *rows[1:]), NOT_FINITE),
+        (lambda rows: rows[:-1], NOT_FINITE),
+        (lambda rows: (rows[0][:-1], *rows[1:]), NOT_FINITE),
+        (lambda rows: (rows[1], rows[0], *rows[2:]), NOT_FINITE),  # they differ in length
+        (lambda rows: tuple(2 * row for row in rows), pytest.approx(1.0)),
+    ],
+)
+def test_wrong_log_probabilities_are_an_error_of_the_loss(tmp_path: Path, tell: Any, error: Any) -> None:
+    assert errors(tmp_path, tell=lambda step: replace(step, logprobs=tell(step.logprobs))).loss == error
+
+
+def test_log_probabilities_of_tokens_that_were_not_chosen_may_be_anything(tmp_path: Path) -> None:
+    def tell(step: TrainStep) -> TrainStep:
+        chosen = [completion.completion_mask for completion in batches[-1].completions]
+        rows = (np.where(mask, row, 0.0) for row, mask in zip(step.logprobs, chosen, strict=True))
+        return replace(step, logprobs=tuple(rows))
+
+    batches: list[TrainBatch] = []
+
+    def see(system: PlainSystem, batch: TrainBatch) -> TrainBatch:
+        batches.append(batch)
+        return batch
+
+    assert errors(tmp_path, change=see, tell=tell).loss < 1e-9
+
+
+def test_a_wrong_count_of_tokens_with_a_loss_is_seen(tmp_path: Path) -> None:
+    found = errors(tmp_path, tell=lambda step: replace(step, num_loss_tokens=step.num_loss_tokens + 3))
+    assert found.num_miscounted_tokens == 2 * 3  # in two steps
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(weight_decay=0.01), AdamW(beta_2=0.99), AdamW(epsilon=1e-6)])
