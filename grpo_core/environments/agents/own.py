@@ -1,13 +1,4 @@
-"""An agent of one's own: a function that plays a task with any client of OpenAI's API.
-
-def play(base_url: str, task: str) -> float:
-    client = OpenAI(base_url=base_url, api_key="none")
-    question = {"role": "user", "content": task}
-    answer = client.chat.completions.create(model="policy", messages=[question])
-    return float("please" in answer.choices[0].message.content)
-
-polite = Agent(play, tasks=["Ask for salt.", "Ask for the way."])
-"""
+"""An agent of one's own: a function that plays a task with any client of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -54,7 +45,8 @@ class OwnProgram:
     """Plays with ``play``. All its episodes have one endpoint."""
 
     def __init__(self, play: Callable[[str, Any], float | Awaitable[float]], tasks: Sequence[Any]) -> None:
-        self.name = f"{play.__module__}:{play.__qualname__}"
+        named = play if inspect.isroutine(play) else type(play)  # such as a partial, which has no name
+        self.name = f"{named.__module__}:{named.__qualname__}"
         self._play = play
         self._tasks = tasks
 
@@ -92,9 +84,7 @@ class OwnProgram:
         try:
             played: Any = self._play(episode.base_url, self._tasks[task])
             episode.outcome.set_result(asyncio.run(_awaited(played)) if inspect.isawaitable(played) else played)
-        except (
-            BaseException
-        ) as error:  # a program's own sys.exit as well: whoever waits for the episode must hear of it
+        except BaseException as error:  # sys.exit as well: whoever waits for the episode must hear of it
             episode.outcome.set_exception(error)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -122,6 +123,8 @@ def test_a_program_of_an_environment_that_begins_anew_is_let_go() -> None:
 def test_no_tasks_and_foreign_snapshots_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"agent .*chats:guess: it has no tasks; give one at least"):
         Agent(guess, tasks=[])
+    with pytest.raises(ConfigError, match=r"agent functools:partial: it has no tasks"):
+        Agent(partial(guess, task=1), tasks=[])
     environment = Agent(guess, tasks=[1])(CONFIG)
     environment.reset(0)
     for snapshot in ({}, {"program": "other", "task": 0}, {**environment.snapshot(), "task": 1}):
