@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,10 +37,8 @@ def compact_padded(patch: pytest.MonkeyPatch) -> None:
 
     original = RequestBuilder.build
 
-    def build(
-        self: RequestBuilder, observation: Observation, seed: int, *, want_ref_logprobs: bool
-    ) -> GenerationRequest:
-        asked = original(self, observation, seed, want_ref_logprobs=want_ref_logprobs)
+    def build(self: RequestBuilder, observation: Observation, seed: int, **how: Any) -> GenerationRequest:
+        asked = original(self, observation, seed, **how)
         padding = max(0, FULL_PROMPT_TOKENS - len(asked.prompt_ids))
         # Of its own tokens: what all prompts begin with alike is read once.
         return replace(asked, prompt_ids=np.concatenate([np.resize(asked.prompt_ids, padding), asked.prompt_ids]))
