@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_BODY_BYTES = 16 << 20
 _SHUTDOWN_S = 2
+_CLIENT_GONE = 499  # as nginx has it: nobody reads this answer
 Value = TypeVar("Value")
 AnyBody = TypeVar("AnyBody", bound=Body)
 
@@ -81,7 +82,13 @@ def make_app(
         routes=routes,
         middleware=[Middleware(Access, key=key)],
         lifespan=lifespan,
-        exception_handlers={GrpoError: _refused, _BadRequestError: _refused, 404: _unknown, 405: _unknown},
+        exception_handlers={
+            GrpoError: _refused,
+            _BadRequestError: _refused,
+            ClientDisconnect: _gone,
+            404: _unknown,
+            405: _unknown,
+        },
     )
 
 
@@ -202,6 +209,10 @@ async def _first_error(task: asyncio.Task[Value]) -> Value:
 
 async def _refused(_: Request, error: Exception) -> Response:
     return JSONResponse(failure(str(error)), 400)
+
+
+async def _gone(_: Request, error: Exception) -> Response:
+    return Response(status_code=_CLIENT_GONE)
 
 
 async def _unknown(request: Request, _: Exception) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 import time
@@ -147,7 +148,11 @@ def test_other_places_name_the_allowed_ones(client: Client) -> None:
 
 
 @pytest.mark.parametrize("is_streamed", [True, False])
-def test_a_client_that_goes_ends_its_request(client: Client, is_streamed: bool) -> None:
+def test_a_client_that_goes_ends_its_request(
+    client: Client, is_streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[str] = []
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "error", lambda line, *_, **__: errors.append(line))
     before = client.engine.counters
     body = json.dumps({"prompt": "Hello", "max_tokens": 400, "stream": is_streamed, "temperature": 1e6}).encode()
     where = urlsplit(client.url)
@@ -162,6 +167,7 @@ def test_a_client_that_goes_ends_its_request(client: Client, is_streamed: bool) 
             break
         time.sleep(0.001)
     assert client.ask(TEXT, prompt="still here")["choices"]
+    assert errors == []
 
 
 def test_many_clients_share_the_engine(client: Client) -> None:
