@@ -199,7 +199,7 @@ def _num_steps_after(path: Path, start: int) -> int:
         return 0
     with path.open("rb") as file:
         file.seek(start)
-        return file.read().count(b'"kind": "train_step"')
+        return file.read().count(b'"kind":"train_step"')
 
 
 def finish(case: Case, model: Path, folder: Path) -> None:

@@ -89,17 +89,16 @@ def read_line(name: str, path: Path) -> RunLine:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
-        records = [parse_line(line) for line in _without_statistics(file.read(_HEAD_BYTES))]
+        records = _parsed(file.read(_HEAD_BYTES))
         num_bytes = file.seek(0, 2)
         if num_bytes > _HEAD_BYTES:
             file.seek(max(_HEAD_BYTES, num_bytes - _TAIL_BYTES))
-            records += [parse_line(line) for line in _without_statistics(file.read(_TAIL_BYTES))]
+            records += _parsed(file.read(_TAIL_BYTES))
     return _summed_up(name, [record for record in records if isinstance(record, dict)])
 
 
-def _without_statistics(content: bytes) -> list[bytes]:
-    """A machine's statistics are most of the lines, and say nothing of the run's way."""
-    return [line for line in content.split(b"\n") if line and b'"kind": "gpu_stats"' not in line]
+def _parsed(content: bytes) -> list[Any]:
+    return [parse_line(line) for line in content.split(b"\n") if line]
 
 
 def _summed_up(name: str, records: Sequence[Record]) -> RunLine:

@@ -5,6 +5,7 @@ Kinds and their fields are listed in ``columns.py``.
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
@@ -14,6 +15,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
+
+import orjson
 
 from grpo_core.ledger import spans
 
@@ -38,10 +41,19 @@ class Event:
     def record(self) -> dict[str, Value]:
         """The event as one flat JSON object. ``_time`` is ``time`` in ISO UTC, as Axiom wants it; NaN and infinities
         are null."""
+        return finite(self._fields())
+
+    def line(self) -> bytes:
+        """``record`` as JSON, with a line end."""
+        try:  # a fifth of the time: it has null for NaN by itself
+            return orjson.dumps(self._fields(), option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+        except orjson.JSONEncodeError:  # half a character, or more than 64 bits
+            return json.dumps(self.record()).encode() + b"\n"
+
+    def _fields(self) -> dict[str, Value]:
         moment = datetime.fromtimestamp(self.time_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        fields = {name: finite(value) for name, value in self.fields.items()}
         own = {"_time": moment, "time": self.time_s, "id": self.id, "kind": self.kind, "run": self.run}
-        return {**own, **fields}
+        return {**own, **self.fields}
 
 
 class Sink(Protocol):

@@ -5,7 +5,6 @@ When it is full it becomes the older one, ``<run>.jsonl.1``, in place of the one
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ class JsonlSink:
             raise HomeError(f"{self._unwritable(error)}; set GRPO_HOME to a folder that you can write") from error
 
     def write(self, event: Event) -> None:
-        line = json.dumps(event.record()).encode() + b"\n"
+        line = event.line()
         try:
             if self._num_bytes + len(line) > self._max_bytes // 2:
                 self._begin_anew()

@@ -4,7 +4,9 @@ import json
 import math
 import threading
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from grpo_core.config import GrpoConfig, build_config
@@ -77,6 +79,21 @@ def test_a_torn_last_line_does_not_spoil_the_next_event(tmp_path: Path) -> None:
         telemetry.emit("run_finished", num_steps=7)
 
     assert json.loads(path.read_text().splitlines()[1])["num_steps"] == 7
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1.5, math.nan, -math.inf, True, None, "x", "\u2028\n\x00", "\ud800", 10**30, -(10**30), 2**64 - 1, np.float64(0.1),
+     [1.0, math.nan, [math.inf]], {"a": {"b": math.nan}}, 5e-324, 1e308, 0.1 + 0.2],
+    ids=lambda value: ascii(value)[:20],
+)  # fmt: skip
+def test_a_line_is_the_record(value: Any) -> None:
+    """Whichever way it is written, with all digits."""
+    event = Event("rollout", 1764460000.123456, "r", "a-1", {"first": value, "last": 3})
+    line = event.line()
+    assert line.endswith(b"}\n")
+    assert line.count(b"\n") == 1
+    assert json.loads(line) == event.record()
 
 
 def test_threads_emit_whole_lines_and_lose_none(tmp_path: Path) -> None:
