@@ -23,6 +23,7 @@ CREDENTIALS = {
     "WANDB_API_KEY": "logs training to Weights & Biases, unless `telemetry.wandb` says otherwise",
     "WANDB_MODE": "`online`, `offline` or `disabled`; wins over the presence of the key",
     "WANDB_PROJECT": "project there. Default: `pytest-grpo`",
+    "WANDB_BASE_URL": "a W&B server of one's own. Default: W&B's cloud",
     "WANDB_ENTITY": "team or user there. Default: what the key's user has chosen",
     "WANDB_RUN_GROUP": "group of the runs there. Default: the environment",
     "WANDB_RUN_ID": "id of the run there. Default: a new one, and the same when the run is resumed",

@@ -31,7 +31,7 @@ def commands() -> tuple[str, ...]:
     lines = [line for step in steps for line in step.get("run", "").splitlines()]
     lines += (PROJECT_FOLDER / ".ci/run").read_text(encoding="utf-8").splitlines()
     found = [re.sub(r"\$\{\{ matrix\.phase \}\}", "2", line.partition("uv run ")[2]) for line in lines]
-    found = [re.sub(r"^--(extra|group|with) \S+ ", "", command.removesuffix("\\").strip()) for command in found]
+    found = [re.sub(r"^(--(extra|group|with) \S+ )+", "", command.removesuffix("\\").strip()) for command in found]
     return tuple(sorted({command for command in found if command}))
 
 

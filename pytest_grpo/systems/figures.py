@@ -7,8 +7,6 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
-from grpo_core.errors import shown
-
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -23,5 +21,7 @@ def check_figures(told: DataclassInstance, *, beside: Sequence[str] = ()) -> Non
         value = getattr(told, field.name)
         is_count = field.name.startswith("num_")
         if field.name not in beside and not isinstance(value, Integral if is_count else Real):
+            from grpo_core.errors import shown
+
             kind = "a whole number" if is_count else "a number"
             raise TypeError(f"{type(told).__name__}.{field.name} is {shown(value)}: give {kind} of Python or numpy")
