@@ -16,7 +16,7 @@ import pytest
 from grpo_core.cli import main
 
 COMMAND = [sys.executable, "-m", "grpo_core.cli", "serve", "--port", "0", "--set", "model.device=cpu"]
-SHORT = ["--steps", "1", "--device", "cpu", "--groups", "1", "--samples", "2", "--run", "first"]
+SHORT = ["--steps", "1", "--device", "cpu", "--groups", "4", "--samples", "4", "--run", "first"]
 
 
 def first_answer(options: list[str], home: Path) -> tuple[str, str]:
