@@ -21,22 +21,17 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     stored = stored_checkpoint(flags)
     config = stored.config
     from grpo_core.evaluation.evaluator import Evaluator, held_out_environment
-    from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
-    from grpo_core.lora.store import AdapterStore
     from grpo_core.model.tokenizer import load_tokenizer
-    from grpo_core.rollout.engines import check_engine, open_engine
+    from grpo_core.rollout.engines import check_engine, open_engine_for
     from grpo_core.training.checkpoint import read_checkpoint
 
     held_out_environment(config)  # what is wrong with it is said before anything is loaded
     check_engine(config)
     weights = read_checkpoint(stored.path).weights
     with tempfile.TemporaryDirectory(prefix="grpo-evaluate-") as folder:
-        store = AdapterStore(Path(folder))
-        store.publish(weights)
-        adapters = LoRACache(store, max_bytes=DEFAULT_MAX_BYTES, max_adapters=2)
         with console.status(f"loading {config.model.name}"):
             tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
-            engine = open_engine(config, tokenizer.stop_ids, adapters, store, fingerprint=weights.base_fingerprint)
+            engine = open_engine_for(config, tokenizer.stop_ids, weights, Path(folder))
         with closing(engine):
             found = Evaluator(config, engine, tokenizer).evaluate(stored.step)
     console.print(str(found), markup=False, soft_wrap=True)

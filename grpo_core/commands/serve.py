@@ -18,13 +18,10 @@ from grpo_core.config.values import parse_setting
 from grpo_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from grpo_core.model.tokenizer import Tokenizer
-    from grpo_core.rollout.protocol import LocalEngine
     from grpo_core.types import PolicyWeights
 
 _LOOPBACK = "127.0.0.1"
 _DEFAULT_PORT = 8471
-_MAX_PORT = 65_535
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,28 +41,34 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     """Serve until Ctrl-C."""
     if (flags.run_name is None) == (flags.model is None):
         raise ConfigError("grpo serve: give a RUN, as grpo runs lists it, or --model NAME")
-    if not 0 <= flags.port <= _MAX_PORT:
-        raise ConfigError(f"--port {flags.port}: give 0 to {_MAX_PORT}")
     config, weights, name = _chosen(flags)
-    from grpo_core.serving.app import make_app, serve
+    from grpo_core.model.tokenizer import load_tokenizer
+    from grpo_core.rollout.engines import check_engine, open_engine_for
+    from grpo_core.serving.app import make_app
     from grpo_core.serving.service import Record
     from grpo_core.web.addresses import LOOPBACK_NAMES, base_url, listen
+    from grpo_core.web.server import make_server
 
+    check_engine(config)
     key = secrets.token_urlsafe(24) if flags.key or flags.host not in LOOPBACK_NAMES else None
     with (
-        closing(Record(flags.record)) as record,
         closing(listen(flags.host, flags.port)) as listener,
+        closing(Record(flags.record)) as record,
         tempfile.TemporaryDirectory(prefix="grpo-serve-") as folder,
     ):
         with console.status(f"loading {config.model.name}"):
-            engine, tokenizer = _opened(config, weights, Path(folder))
+            tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
+            engine = open_engine_for(config, tokenizer.stop_ids, weights, Path(folder))
         with closing(engine):
+            if weights is not None:
+                engine.use_version(weights.version.number)
             url = base_url(flags.host, listener)
             console.print(f"{name} at {url}/v1", soft_wrap=True, markup=False)
             console.print(f"API key: {key or 'any'}", soft_wrap=True, markup=False)
             console.print("Ctrl-C ends it.")
             with suppress(KeyboardInterrupt):  # uvicorn has closed everything, and hands the signal on
-                serve(make_app(config, engine, tokenizer, name, key, record), listener)
+                app = make_app(config, engine, tokenizer, name, key, record)
+                make_server(app, has_lifespan=True).run(sockets=[listener])
     return 0
 
 
@@ -88,23 +91,3 @@ def _chosen(flags: argparse.Namespace) -> tuple[GrpoConfig, PolicyWeights | None
         put(values, *parse_setting("--set", setting))
     name = Path(flags.model).name if Path(flags.model).is_dir() else flags.model
     return build_config(values), None, name
-
-
-def _opened(config: GrpoConfig, weights: PolicyWeights | None, folder: Path) -> tuple[LocalEngine, Tokenizer]:
-    """The engine with ``weights``, which the caller closes."""
-    from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
-    from grpo_core.lora.store import AdapterStore
-    from grpo_core.model.tokenizer import load_tokenizer
-    from grpo_core.rollout.engines import check_engine, open_engine
-
-    check_engine(config)
-    store = AdapterStore(folder)
-    if weights is not None:
-        store.publish(weights)
-    tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
-    fingerprint = None if weights is None else weights.base_fingerprint
-    adapters = LoRACache(store, max_bytes=DEFAULT_MAX_BYTES, max_adapters=2)
-    engine = open_engine(config, tokenizer.stop_ids, adapters, store, fingerprint=fingerprint)
-    if weights is not None:
-        engine.use_version(weights.version.number)
-    return engine, tokenizer

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -22,11 +21,11 @@ from grpo_core.dashboard.access import Access
 from grpo_core.dashboard.views import Version, Views, encoded
 from grpo_core.home import Home
 from grpo_core.web.addresses import base_url, listen
+from grpo_core.web.server import make_server
 
 _PAGE = Path(__file__).with_name("page")
 _INTERVAL_S = 0.4
 _HEARTBEAT_S = 10.0
-_SHUTDOWN_S = 2
 _MAX_STREAMED_RUNS = 4
 
 View = Callable[[Version], tuple[Version, Any]]
@@ -113,16 +112,7 @@ class Server:
         self._socket = listen(host, port)
         self._token = secrets.token_urlsafe(24) if with_token else None
         app = make_app(home, self._token, lambda: self._server.should_exit)
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            server_header=False,
-            timeout_graceful_shutdown=_SHUTDOWN_S,
-        )
-        self._server = uvicorn.Server(config)
+        self._server = make_server(app)
         self._host = host
 
     @property

@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from grpo_core.config import GrpoConfig
 from grpo_core.errors import ConfigError, MissingPackageError
-from grpo_core.lora.cache import LoRACache
+from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy, resolve_device
 from grpo_core.rollout.plain_engine.engine import PlainEngine
 from grpo_core.rollout.protocol import LocalEngine
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.rollout.vllm_engine.engine import VllmEngine, vllm_device_type
+from grpo_core.types import PolicyWeights
 
 
 def check_engine(config: GrpoConfig) -> None:
@@ -90,6 +92,19 @@ def open_engine(
         max_batch_sequences=rollout.max_batch_sequences,
         max_kv_bytes=rollout.max_kv_bytes,
     )
+
+
+def open_engine_for(
+    config: GrpoConfig, stop_ids: Sequence[int], weights: PolicyWeights | None, folder: Path
+) -> LocalEngine:
+    """An engine for the base model, and for ``weights``, which it finds in ``folder`` under their version. Otherwise as
+    ``open_engine``."""
+    store = AdapterStore(folder)
+    if weights is not None:
+        store.publish(weights)
+    adapters = LoRACache(store, max_bytes=DEFAULT_MAX_BYTES, max_adapters=2)
+    fingerprint = None if weights is None else weights.base_fingerprint
+    return open_engine(config, stop_ids, adapters, store, fingerprint=fingerprint)
 
 
 def _read_fingerprint(config: GrpoConfig) -> str:

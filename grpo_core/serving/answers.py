@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
 
-from grpo_core.environments.agents.messages import assistant_message
+from grpo_core.environments.agents.messages import as_delta, assistant_message
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.types import Completion
 
@@ -46,9 +46,9 @@ class Writer:
         whole = self._choice(completion)
         if self.kind == "text_completion":
             return self._event([{"index": index, **whole, "text": ""}])
-        message = whole.pop("message")
-        calls = [{**call, "index": place} for place, call in enumerate(message.get("tool_calls", ()))]
-        delta = (message if with_text else {}) | ({"tool_calls": calls} if calls else {})
+        delta = as_delta(whole.pop("message"))
+        if not with_text:
+            delta = {key: value for key, value in delta.items() if key == "tool_calls"}
         return self._event([{"index": index, "delta": delta, **whole}])
 
     def end(self, completions: Sequence[Completion]) -> Iterator[str]:

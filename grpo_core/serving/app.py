@@ -6,13 +6,11 @@ import asyncio
 import json
 import logging
 import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
-import uvicorn
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -34,7 +32,6 @@ from grpo_core.types import Completion, Message
 logger = logging.getLogger(__name__)
 
 _MAX_BODY_BYTES = 16 << 20
-_SHUTDOWN_S = 2
 _CLIENT_GONE = 499  # as nginx has it: nobody reads this answer
 Value = TypeVar("Value")
 AnyBody = TypeVar("AnyBody", bound=Body)
@@ -110,7 +107,7 @@ async def _read(request: Request, kind: type[AnyBody]) -> AnyBody:
         if deepest["type"] == "value_error":  # it names its field
             raise _BadRequestError(deepest["msg"].removeprefix("Value error, ")) from None
         field = ".".join(str(part) for part in deepest["loc"])
-        reason = "not known here; leave it out" if deepest["type"] == "none_required" else deepest["msg"]
+        reason = "not supported; leave it out" if deepest["type"] == "none_required" else deepest["msg"]
         raise _BadRequestError(f"{field}: {reason}" if field else reason) from None
 
 
@@ -218,17 +215,3 @@ async def _gone(_: Request, error: Exception) -> Response:
 async def _unknown(request: Request, _: Exception) -> Response:
     allowed = "GET /v1/models, POST /v1/chat/completions and POST /v1/completions"
     return JSONResponse(failure(f"no {request.method} {request.url.path} here; allowed are {allowed}"), 404)
-
-
-def serve(app: Starlette, listener: socket.socket) -> None:
-    """Serve until Ctrl-C or SIGTERM."""
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        lifespan="on",
-        ws="none",
-        server_header=False,
-        timeout_graceful_shutdown=_SHUTDOWN_S,
-    )
-    uvicorn.Server(config).run(sockets=[listener])

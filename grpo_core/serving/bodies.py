@@ -13,9 +13,13 @@ MAX_ANSWERS = 64
 GREEDY = 0.0
 
 
+NotSupported = Annotated[None, BeforeValidator(lambda value: value or None)]
+"""May be there with a value that changes nothing: 0, or empty."""
+
+
 class Body(BaseModel):
-    """What both kinds of completion have. A field that is not known here is an error where it would change the answer,
-    and is left alone where it would not."""
+    """What both kinds of completion have. A field that is not supported is an error where it would change the answer,
+    and ignored elsewhere."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
@@ -30,10 +34,10 @@ class Body(BaseModel):
     return_token_ids: bool = False
     """As vLLM: ``prompt_token_ids`` and each choice's ``token_ids``."""
 
-    stop: Annotated[None, BeforeValidator(lambda value: value or None)] = None
-    frequency_penalty: Annotated[None, BeforeValidator(lambda value: value or None)] = None
-    presence_penalty: Annotated[None, BeforeValidator(lambda value: value or None)] = None
-    logit_bias: Annotated[None, BeforeValidator(lambda value: value or None)] = None
+    stop: NotSupported = None
+    frequency_penalty: NotSupported = None
+    presence_penalty: NotSupported = None
+    logit_bias: NotSupported = None
     response_format: Annotated[
         None, BeforeValidator(lambda value: None if value in (None, {"type": "text"}) else value)
     ] = None

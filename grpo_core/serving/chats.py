@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,16 +14,16 @@ from grpo_core.rollout.play.chat_prompts import ChatPrompts
 from grpo_core.rollout.play.episode import ChatTurn
 from grpo_core.types import Completion, Int32, Message
 
-MAX_TURNS = 4096
+MAX_CHATS = 4096
+MAX_ANSWERS = 64
 
 
 class Chats:
-    """Remembers the last ``MAX_TURNS`` answers by the chat that they answered."""
+    """Remembers the last ``MAX_ANSWERS`` answers to each of the last ``MAX_CHATS`` chats. For one thread."""
 
     def __init__(self, tokenizer: Tokenizer, config: RolloutConfig) -> None:
         self._prompts = ChatPrompts(tokenizer, config)
-        self._turns: OrderedDict[str, list[ChatTurn]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._turns: OrderedDict[str, deque[ChatTurn]] = OrderedDict()
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -38,21 +37,19 @@ class Chats:
         """
         said = for_template(messages)
         last: ChatTurn | None = None
-        with self._lock:
-            for place in range(len(said)):
-                turn = self._turn(said[:place], said[place])
-                if turn is not None:
-                    said[place], last = {"role": "assistant", "content": turn.answer}, turn
+        for place in range(len(said)):
+            turn = self._turn(said[:place], said[place])
+            if turn is not None:
+                said[place], last = {"role": "assistant", "content": turn.answer}, turn
         return self._prompts.ids(said, last, tools), said
 
     def remember(self, messages: Sequence[Message], answer: str, completion: Completion) -> None:
         """``answer`` is the text of ``completion``, which goes on from ``messages`` as ``ids`` returned them."""
         key = json.dumps(list(messages))
-        with self._lock:
-            self._turns.setdefault(key, []).append(ChatTurn(messages, answer, completion))
-            self._turns.move_to_end(key)
-            if len(self._turns) > MAX_TURNS:
-                self._turns.popitem(last=False)
+        self._turns.setdefault(key, deque(maxlen=MAX_ANSWERS)).append(ChatTurn(messages, answer, completion))
+        self._turns.move_to_end(key)
+        if len(self._turns) > MAX_CHATS:
+            self._turns.popitem(last=False)
 
     def _turn(self, before: Sequence[Message], message: Message) -> ChatTurn | None:
         if message["role"] != "assistant":

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from grpo_core.errors import ConfigError
 
+_MAX_PORT = 65_535
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -17,18 +18,19 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: the address cannot be had.
     """
+    if not 0 <= port <= _MAX_PORT:
+        raise ConfigError(f"--port {port}: give 0 to {_MAX_PORT}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
         listener.listen()  # from here on a client waits, and is not turned away
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"--port {port}: another program has it; give another one, or 0 for a free one") from None
-        reason = error.strerror if isinstance(error, OSError) else "not a port"
-        raise ConfigError(f"--host {host} --port {port}: {reason}; give an address of this machine") from None
+        raise ConfigError(f"--host {host} --port {port}: {error.strerror}; give an address of this machine") from None
     return listener
 
 

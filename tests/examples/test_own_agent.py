@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,19 +10,16 @@ import pytest
 
 from grpo_core.cli import main
 from tests.grpo_core.environments.agents.chats import SHORT, chat_model
+from tests.working_folder import working_in
 
 PROJECT = Path(__file__).resolve().parents[2]
 EXAMPLE = PROJECT / "examples" / "own_agent"
 
 
 @pytest.fixture(autouse=True)
-def _in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(EXAMPLE)
-    monkeypatch.setenv("GRPO_HOME", str(tmp_path))
-    before = list(sys.path)
-    yield
-    sys.path[:] = before
-    sys.modules.pop("my_agent", None)
+def _in_its_folder(tmp_path: Path) -> Iterator[None]:
+    with working_in(EXAMPLE, tmp_path, "my_agent"):
+        yield
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from grpo_core.cli import main
 from grpo_core.config import build_config
 from grpo_core.environments import make_environment_factory
 from grpo_core.model.tokenizer import load_tokenizer
+from tests.working_folder import working_in
 
 PROJECT = Path(__file__).resolve().parents[2]
 EXAMPLE = PROJECT / "examples" / "own_questions"
@@ -23,13 +24,9 @@ QUESTIONS = ["--dataset", "questions.jsonl", "--reward", "my_rewards:exact"]
 
 
 @pytest.fixture(autouse=True)
-def _in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(EXAMPLE)
-    monkeypatch.setenv("GRPO_HOME", str(tmp_path))
-    path = list(sys.path)
-    yield
-    sys.path[:] = path
-    sys.modules.pop("my_rewards", None)
+def _in_its_folder(tmp_path: Path) -> Iterator[None]:
+    with working_in(EXAMPLE, tmp_path, "my_rewards"):
+        yield
 
 
 def test_it_trains_and_shows_what_was_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import SimpleQueue
 from typing import Any
 
-from grpo_core.environments.agents.messages import assistant_message, read_messages
+from grpo_core.environments.agents.messages import as_delta, assistant_message, read_messages
 from grpo_core.environments.user_code import described
 from grpo_core.types import Message
 
@@ -160,7 +160,7 @@ def _read(asked: Any) -> Call:
 
 _FACTS = {"id": "chatcmpl-policy", "created": 0, "model": MODEL}
 _USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-"""Not counted here: ids and log-probabilities are in the trajectories, and no text of them is read back."""
+"""Nothing is counted here: the trajectories have the tokens."""
 
 
 def _completion(text: str) -> dict[str, Any]:
@@ -171,9 +171,7 @@ def _completion(text: str) -> dict[str, Any]:
 
 def _chunks(text: str) -> Iterator[str]:
     message = assistant_message(text)
-    calls = [{**call, "index": index} for index, call in enumerate(message.get("tool_calls", ()))]
-    delta = {**message, "tool_calls": calls} if calls else message
-    for part, reason in ((delta, None), ({}, _reason(message))):
+    for part, reason in ((as_delta(message), None), ({}, _reason(message))):
         choice = {"index": 0, "delta": part, "finish_reason": reason}
         yield json.dumps({**_FACTS, "object": "chat.completion.chunk", "choices": [choice]})
     yield json.dumps({**_FACTS, "object": "chat.completion.chunk", "choices": [], "usage": _USAGE})

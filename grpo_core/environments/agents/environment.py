@@ -8,7 +8,7 @@ from typing import Any
 
 from grpo_core.environments.agents.endpoint import Call
 from grpo_core.environments.agents.messages import for_template, is_answer
-from grpo_core.environments.agents.program import Episode, Program
+from grpo_core.environments.agents.program import Program, ProgramRun
 from grpo_core.environments.user_code import described
 from grpo_core.errors import EnvironmentCodeError, InvalidActionError
 from grpo_core.types import Message, Observation
@@ -25,12 +25,12 @@ class AgentEnvironment:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._episode: Episode | None = None
+        self._run: ProgramRun | None = None
         self._task = 0
 
     def __del__(self) -> None:
-        if self._episode is not None:  # a program must not wait for an environment that was replaced
-            self._episode.let_go()
+        if self._run is not None:  # a program must not wait for an environment that was replaced
+            self._run.let_go()
 
     @property
     def done(self) -> bool:
@@ -50,15 +50,15 @@ class AgentEnvironment:
             raise InvalidActionError(f"no answer for {AGENT!r}, only for {sorted(actions)}; answer for {AGENT!r}")
         call = self._next()
         assert call is not None, "the episode is done"
-        assert self._episode is not None
+        assert self._run is not None
         self._said.append((len(call.messages), actions[AGENT]))
-        self._episode.answer(actions[AGENT])
+        self._run.answer(actions[AGENT])
 
     def rewards(self) -> Mapping[str, float]:
         if self._next() is not None:
             return {AGENT: 0.0}
-        assert self._episode is not None
-        return {AGENT: self._program.reward(self._episode.outcome.result())}
+        assert self._run is not None
+        return {AGENT: self._program.reward(self._run.outcome.result())}
 
     def snapshot(self) -> dict[str, Any]:
         return {"program": self._program.name, "task": self._task}
@@ -75,11 +75,11 @@ class AgentEnvironment:
 
     def _begin(self, task: int) -> None:
         """Start the program; its calls are awaited later, so that those of siblings start together."""
-        if self._episode is not None:
-            self._episode.give_up()
+        if self._run is not None:
+            self._run.give_up()
         self._task = task
         self._said: list[tuple[int, str]] = []
-        self._episode = self._program.start(task)
+        self._run = self._program.start(task)
 
     def _next(self) -> Call | None:
         """The call that waits for an answer; None once the episode is over.
@@ -87,15 +87,15 @@ class AgentEnvironment:
         Raises:
             EnvironmentCodeError: the program failed, or asked nothing in time.
         """
-        episode = self._episode
-        assert episode is not None, "reset it first"
+        run = self._run
+        assert run is not None, "reset it first"
         try:
-            episode.wait(MAX_WAIT_S)
+            run.wait(MAX_WAIT_S)
         except Empty:
             raise EnvironmentCodeError(f"{self._what()}: no call within {MAX_WAIT_S:g} s; mend its program") from None
-        if episode.call is None and (error := episode.outcome.exception()) is not None:
+        if run.call is None and (error := run.outcome.exception()) is not None:
             raise EnvironmentCodeError(f"{self._what()} failed with {described(error)}; mend its program") from error
-        return episode.call
+        return run.call
 
     def _what(self) -> str:
         return f"task {self._task} of {self._program.name}"

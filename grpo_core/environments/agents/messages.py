@@ -59,6 +59,12 @@ def assistant_message(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": content, **({"tool_calls": calls} if calls else {})}
 
 
+def as_delta(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``message`` as a part of a stream, where tool calls have a number."""
+    calls = [{**call, "index": index} for index, call in enumerate(message.get("tool_calls", ()))]
+    return {**message, "tool_calls": calls} if calls else message
+
+
 def is_answer(message: Message, text: str) -> bool:
     """Whether ``message``, as ``for_template`` gives it, is the answer ``text`` that a program sends back."""
     (given,) = for_template([assistant_message(text)])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_core.environments.agents.endpoint import Endpoint
 from grpo_core.environments.agents.environment import AgentEnvironment
-from grpo_core.environments.agents.program import Episode
+from grpo_core.environments.agents.program import ProgramRun
 from grpo_core.errors import ConfigError, EnvironmentCodeError, shown
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ class OwnProgram:
     def num_tasks(self) -> int:
         return len(self._tasks)
 
-    def start(self, task: int) -> Episode:
+    def start(self, task: int) -> ProgramRun:
         """Begin task number ``task``, in a thread of its own."""
-        episode = Episode(self._endpoint)
-        episode.begin(Future())
-        threading.Thread(target=self._run, args=(episode, task), name=f"agent-{task}", daemon=True).start()
-        return episode
+        run = ProgramRun(self._endpoint)
+        run.begin(Future())
+        threading.Thread(target=self._play_one, args=(run, task), name=f"agent-{task}", daemon=True).start()
+        return run
 
     def reward(self, outcome: Any) -> float:
         """``outcome``, which ``play`` returned.
@@ -78,14 +78,14 @@ class OwnProgram:
     def _endpoint(self) -> Endpoint:
         return Endpoint()
 
-    def _run(self, episode: Episode, task: int) -> None:
-        if not episode.outcome.set_running_or_notify_cancel():
+    def _play_one(self, run: ProgramRun, task: int) -> None:
+        if not run.outcome.set_running_or_notify_cancel():
             return
         try:
-            played: Any = self._play(episode.base_url, self._tasks[task])
-            episode.outcome.set_result(asyncio.run(_awaited(played)) if inspect.isawaitable(played) else played)
+            played: Any = self._play(run.base_url, self._tasks[task])
+            run.outcome.set_result(asyncio.run(_awaited(played)) if inspect.isawaitable(played) else played)
         except BaseException as error:  # sys.exit as well: whoever waits for the episode must hear of it
-            episode.outcome.set_exception(error)
+            run.outcome.set_exception(error)
 
 
 async def _awaited(value: Awaitable[float]) -> float:

@@ -1,4 +1,4 @@
-"""What plays the episodes of an agent, and one episode while it is played."""
+"""The program that plays an agent's episodes, and one run of it: an episode."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from grpo_core.environments.agents.endpoint import Call, Endpoint, Inbox, Over
 
 
-class Episode:
-    """One that is being played. ``call`` is the one that waits for an answer."""
+class ProgramRun:
+    """A program while it plays one episode. ``call`` is the one that waits for an answer."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.call: Call | None = None
@@ -66,7 +66,7 @@ class Program(Protocol):
     @property
     def num_tasks(self) -> int: ...
 
-    def start(self, task: int) -> Episode:
+    def start(self, task: int) -> ProgramRun:
         """Begin ``task``. The program asks at the episode's ``base_url``, from another thread."""
         ...
 

@@ -11,8 +11,9 @@ from importlib import import_module
 from itertools import islice
 from typing import Any, TypeVar
 
+from grpo_core.config.values import merged
 from grpo_core.environments.agents.endpoint import MODEL, Endpoint
-from grpo_core.environments.agents.program import Episode
+from grpo_core.environments.agents.program import ProgramRun
 from grpo_core.environments.user_code import described
 from grpo_core.errors import ConfigError, EnvironmentCodeError
 
@@ -56,14 +57,14 @@ class Session:
     def num_tasks(self) -> int:
         return len(self._tasks)
 
-    def start(self, task: int) -> Episode:
+    def start(self, task: int) -> ProgramRun:
         """Play ``task`` in the loop; the outcome is the package's own ``Episode``."""
-        episode = Episode(self._endpoint)
-        client = self._package.EvalClientConfig(base_url=episode.base_url, api_key_var="NO_KEY_IS_NEEDED")
+        run = ProgramRun(self._endpoint)
+        client = self._package.EvalClientConfig(base_url=run.base_url, api_key_var="NO_KEY_IS_NEEDED")
         context = self._package.ModelContext(model=MODEL, client=client)
         playing = self._environment.run_episode(self._tasks[task], context)
-        episode.begin(asyncio.run_coroutine_threadsafe(playing, self._loop))
-        return episode
+        run.begin(asyncio.run_coroutine_threadsafe(playing, self._loop))
+        return run
 
     def reward(self, outcome: Any) -> float:
         """What the package made of its episode, unchanged: the weighted sum of its rewards.
@@ -113,7 +114,7 @@ class Session:
             fields = package.env_config_type(name, settings.get("id", "")).model_fields
             roles = [role for role, field in fields.items() if isinstance(field.default, package.AgentConfig)]
             defaults = {"taskset": {"id": name}, **dict.fromkeys(roles, agent)}
-            return package.load_environment(package.resolve_env_config(_merged(defaults, settings)))
+            return package.load_environment(package.resolve_env_config(merged(defaults, settings)))
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"environment.name 'verifiers:{name}': {described(error)}; install that environment, or put its module "
@@ -124,12 +125,3 @@ class Session:
                 f"environment.name 'verifiers:{name}' with its settings is refused: {described(error)}; they are those "
                 "of verifiers' table [env]"
             ) from error
-
-
-def _merged(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """``settings`` over ``defaults``, table by table."""
-    found = dict(defaults)
-    for key, value in settings.items():
-        inner = found.get(key)
-        found[key] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
-    return found

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,23 +9,14 @@ from pathlib import Path
 import pytest
 
 from grpo_core.cli import main
-
-COMMAND = [sys.executable, "-m", "grpo_core.cli", "dashboard", "--port", "0"]
+from tests.grpo_core.commands.served import served
 
 
 @pytest.mark.parametrize(("options", "needs_token"), [([], False), (["--token"], True), (["--host", "0.0.0.0"], True)])
 def test_it_serves_at_the_printed_address_until_ctrl_c(options: list[str], needs_token: bool, tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [*COMMAND, *options],
-        env={**os.environ, "GRPO_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == f"runs of {tmp_path / 'data'}\n"
-        url = process.stdout.readline().removeprefix("page at ").strip().replace("0.0.0.0", "127.0.0.1")
+    with served(["dashboard", "--port", "0", *options], tmp_path) as printed:
+        assert printed.readline() == f"runs of {tmp_path / 'data'}\n"
+        url = printed.readline().removeprefix("page at ").strip().replace("0.0.0.0", "127.0.0.1")
         assert ("?token=" in url) == needs_token
         if needs_token:
             with pytest.raises(urllib.error.HTTPError, match="401"):
@@ -37,9 +24,6 @@ def test_it_serves_at_the_printed_address_until_ctrl_c(options: list[str], needs
         else:
             with urllib.request.urlopen(f"{url}api/runs", timeout=60) as answer:
                 assert b'"runs":[]' in answer.read()
-        process.send_signal(signal.SIGINT)
-        assert process.wait() == 0
-        assert process.stderr.read() == ""
     assert not (tmp_path / "data").exists()
 
 

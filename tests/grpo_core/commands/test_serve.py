@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,24 +10,16 @@ from pathlib import Path
 import pytest
 
 from grpo_core.cli import main
+from tests.grpo_core.commands.served import served
 
-COMMAND = [sys.executable, "-m", "grpo_core.cli", "serve", "--port", "0", "--set", "model.device=cpu"]
 SHORT = ["--steps", "1", "--device", "cpu", "--groups", "4", "--samples", "4", "--run", "first"]
 
 
 def first_answer(options: list[str], home: Path) -> tuple[str, str]:
     """The name of the model, and what it writes greedily. The server ends with Ctrl-C."""
-    with subprocess.Popen(
-        [*COMMAND, *options],
-        env={**os.environ, "GRPO_HOME": str(home), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        name, _, url = process.stdout.readline().strip().rpartition(" at ")
-        key = process.stdout.readline().strip().removeprefix("API key: ")
+    with served(["serve", "--port", "0", "--set", "model.device=cpu", *options], home) as printed:
+        name, _, url = printed.readline().strip().rpartition(" at ")
+        key = printed.readline().strip().removeprefix("API key: ")
         request = urllib.request.Request(
             f"{url.replace('0.0.0.0', '127.0.0.1')}/completions",
             json.dumps({"prompt": "1 + 1 =", "temperature": 0, "max_tokens": 3}).encode(),
@@ -43,9 +31,6 @@ def first_answer(options: list[str], home: Path) -> tuple[str, str]:
         request.add_header("Authorization", f"Bearer {key}")
         with urllib.request.urlopen(request, timeout=60) as answer:
             text = json.loads(answer.read())["choices"][0]["text"]
-        process.send_signal(signal.SIGINT)
-        assert process.wait() == 0
-        assert process.stderr.read() == ""
     return name, text
 
 

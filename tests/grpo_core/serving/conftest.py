@@ -13,15 +13,15 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-import uvicorn
 
-from grpo_core.commands.serve import _opened
 from grpo_core.config import build_config
-from grpo_core.model.tokenizer import Tokenizer
+from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
+from grpo_core.rollout.engines import open_engine_for
 from grpo_core.rollout.protocol import LocalEngine
 from grpo_core.serving.app import make_app
 from grpo_core.serving.service import Record
 from grpo_core.web.addresses import base_url, listen
+from grpo_core.web.server import make_server
 from tests.grpo_core.environments.agents.chats import chat_model
 
 KEY = "the-key"
@@ -71,10 +71,11 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("serving")
     config = build_config({"model": {"name": chat_model(folder), "device": "cpu"}})
     path = folder / "record.jsonl"
-    engine, tokenizer = _opened(config, None, folder / "store")
+    tokenizer = load_tokenizer(config.model.name)
+    engine = open_engine_for(config, tokenizer.stop_ids, None, folder / "store")
     with closing(Record(path)) as record, closing(engine), closing(listen("127.0.0.1", 0)) as listener:
         app = make_app(config, engine, tokenizer, "policy", request.param, record)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", ws="none"))
+        server = make_server(app, has_lifespan=True)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield Client(base_url("127.0.0.1", listener), tokenizer, engine, path)

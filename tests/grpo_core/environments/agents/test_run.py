@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from grpo_core.cli import main
 from tests.grpo_core.environments.agents.chats import SHORT, chat_model
+from tests.working_folder import working_in
 
 GAME = """
 from grpo_core import Agent
@@ -20,14 +20,10 @@ game = Agent(guess, tasks=[123])
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _in_a_folder_of_its_own(tmp_path: Path) -> Iterator[None]:
     (tmp_path / "agent_of_tests.py").write_text(GAME)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GRPO_HOME", str(tmp_path / "home"))
-    before = list(sys.path)
-    yield
-    sys.path[:] = before
-    sys.modules.pop("agent_of_tests", None)
+    with working_in(tmp_path, tmp_path / "home", "agent_of_tests"):
+        yield
 
 
 def test_each_turn_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,18 +13,15 @@ from grpo_core.environments import make_environment_factory
 from grpo_core.errors import MissingPackageError
 from tests.grpo_core.environments.agents.chats import SHORT, chat_model
 from tests.grpo_core.environments.verifiers import tasksets
+from tests.working_folder import working_in
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def model(tmp_path: Path) -> Iterator[str]:
     """A model with a chat template, in a working folder with an environment of several turns."""
     (tmp_path / "run_of_tests.py").write_text(tasksets.TURNS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GRPO_HOME", str(tmp_path / "home"))
-    before = list(sys.path)
-    yield chat_model(tmp_path)
-    sys.path[:] = before
-    sys.modules.pop("run_of_tests", None)
+    with working_in(tmp_path, tmp_path / "home", "run_of_tests"):
+        yield chat_model(tmp_path)
 
 
 @pytest.mark.slow
