@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,7 +102,11 @@ def _time(arms: Arms, kind: str, name: str, workload: Workload, number: int) -> 
 
 
 def _children_cpu_s() -> float:
-    return sum(sum(child.cpu_times()[:2]) for child in psutil.Process().children(recursive=True))
+    seconds = 0.0
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended in the meantime
+            seconds += sum(child.cpu_times()[:2])
+    return seconds
 
 
 def select(samples: Sequence[Timed], kind: str, arm: str, num_sequences: int) -> dict[int, Timed]:

@@ -17,6 +17,7 @@ import modal.exception
 import psutil
 import pytest
 
+from tests.child_processes import children_with
 from tests.modal_server import ModalServer
 
 FOLDER = Path(__file__).resolve().parent
@@ -310,7 +311,7 @@ def test_nothing_is_left_running(monkeypatch: pytest.MonkeyPatch):
         server.wait_until(lambda: "napping" in server.output())
         client.kill()
         client.wait()
-        containers = [one for one in psutil.Process().children() if "modal._container_entrypoint" in one.cmdline()]
+        containers = children_with("modal._container_entrypoint")
         assert containers
     assert not [one for one in containers if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     assert not server.folder.exists()

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from grpo_core.cli import USER_ERROR_EXIT_CODE
+from tests.child_processes import children_with
 
 pytestmark = [
     pytest.mark.vllm,
@@ -65,15 +66,6 @@ def members(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return found
 
 
-def engine_process(process: subprocess.Popen[str]) -> psutil.Process:
-    (engine,) = (child for child in children_of(process) if child.name().startswith("VLLM::Engine"))
-    return engine
-
-
-def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children()
-
-
 def train_steps(home: Path) -> list[dict[str, Any]]:
     path = home / "data/events/run.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
@@ -97,7 +89,8 @@ def test_a_run_whose_vllm_dies_ends_with_one_line_and_goes_on_until_it_is_killed
     """vLLM does not survive its trainer, nor the trainer vLLM."""
     with training(tmp_path, "--steps", "100000") as process:
         wait_until(lambda: len(train_steps(tmp_path)) >= 3)
-        engine_process(process).kill()
+        (engine,) = children_with("VLLM::Engine", process.pid)
+        engine.kill()
         (line,) = error_lines(process, ENDS_WITHIN_S)
         assert process.returncode == USER_ERROR_EXIT_CODE
         wait_until(lambda: members(process) == [], within_s=10)
@@ -117,7 +110,8 @@ def test_a_run_whose_vllm_dies_ends_with_one_line_and_goes_on_until_it_is_killed
 def test_a_run_whose_vllm_hangs_ends_with_one_line(tmp_path: Path) -> None:
     with training(tmp_path, "--steps", "100000", VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS="15") as process:
         wait_until(lambda: len(train_steps(tmp_path)) >= 1)
-        engine_process(process).suspend()
+        (engine,) = children_with("VLLM::Engine", process.pid)
+        engine.suspend()
         (line,) = error_lines(process, 15 + 10 + ENDS_WITHIN_S)
         assert process.returncode == USER_ERROR_EXIT_CODE
         wait_until(lambda: members(process) == [], within_s=10)
@@ -128,7 +122,7 @@ def test_a_run_whose_vllm_hangs_ends_with_one_line(tmp_path: Path) -> None:
 
 def test_a_trainer_that_is_killed_while_vllm_starts_leaves_no_process(tmp_path: Path) -> None:
     with training(tmp_path, "--steps", "100000") as process:
-        wait_until(lambda: any("spawn_main" in " ".join(child.cmdline()) for child in children_of(process)))
+        wait_until(lambda: children_with("spawn_main", process.pid) != [])
 
         process.kill()
 

@@ -29,6 +29,7 @@ from grpo_core.schedule.loop import StepReport, train
 from grpo_core.schedule.stack import LocalStack, build_stack
 from grpo_core.telemetry.events import Telemetry
 from grpo_core.telemetry.jsonl import JsonlSink
+from tests.child_processes import children_with
 from tests.grpo_core.ledger.identity import check_identity
 
 pytestmark = [
@@ -79,10 +80,6 @@ def train_steps(home: Path) -> list[dict[str, Any]]:
     return [record for record in records if record["kind"] == "train_step"]
 
 
-def vllm_processes() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if child.name().startswith("VLLM")]
-
-
 def loaded_versions(stack: LocalStack) -> list[str]:
     """Names of the adapters that vLLM itself says it holds."""
     engine: Any = stack.engine
@@ -110,10 +107,10 @@ def test_on_policy_it_trains_as_with_the_torch_engine_and_resumes(
 
             with Telemetry("run", [JsonlSink(tmp_path / f"{num_steps}.jsonl")]) as telemetry:
                 reports += train(stack, telemetry, resume=resume, on_step=note).reports
-            assert len(vllm_processes()) > 0
+            assert len(children_with("VLLM::Engine")) > 0
             lora = stack.engine._client._llm.vllm_config.lora_config  # type: ignore[attr-defined]
             assert (lora.max_loras, lora.max_cpu_loras, lora.max_lora_rank) == (2, 2, 8)
-        assert vllm_processes() == []
+        assert children_with("VLLM::Engine") == []
     with build_stack(make_config(0, 4, "torch"), make_home("torch")) as plain:
         expected = train(plain, Telemetry("run", [])).reports
 
@@ -163,14 +160,14 @@ def test_the_command_stops_at_ctrl_c_with_all_its_processes_and_goes_on(
     num_done = len(steps)
 
     assert main(arguments("--steps", str(num_done + 2), "--resume")) == 0
-    assert vllm_processes() == []
+    assert children_with("VLLM::Engine") == []
     assert [step["step"] for step in train_steps(tmp_path)] == [*range(1, num_done + 3)]
     assert max(step["policy_lag_steps"] for step in train_steps(tmp_path)) == 1
 
     capfd.readouterr()
     assert main(["train", "--run", "run", "--engine", "vllm"]) == USER_ERROR_EXIT_CODE
     assert "continue it with --resume" in capfd.readouterr().err
-    assert vllm_processes() == []
+    assert children_with("VLLM::Engine") == []
 
 
 def test_a_lagging_policy_that_learns_nothing_has_ratio_1_and_old_adapters_go(make_home: Callable[[str], Home]) -> None:
@@ -186,13 +183,13 @@ def test_a_lagging_policy_that_learns_nothing_has_ratio_1_and_old_adapters_go(ma
             if report.metrics.step < 6:
                 held.append(loaded_versions(stack))
             if report.metrics.step == 5:
-                for process in vllm_processes():
+                for process in children_with("VLLM::Engine"):
                     process.kill()
 
         with pytest.raises(EngineError, match="vLLM's engine process has died"):
             train(stack, Telemetry("run", []), on_step=note)
 
-    assert vllm_processes() == []
+    assert children_with("VLLM::Engine") == []
     assert {report.policy_lag_steps for report in reports[1:]} == {1}
     assert [report.metrics.ratio_max for report in reports] == pytest.approx([1] * len(reports), abs=RATIO_ERROR)
     assert max(map(len, held)) <= 3
@@ -205,10 +202,10 @@ def test_a_lagging_policy_that_learns_nothing_has_ratio_1_and_old_adapters_go(ma
 def test_a_run_that_fails_leaves_no_process(make_home: Callable[[str], Home]) -> None:
     config = make_config(1, 2, environment=f"{__name__}:broken")
     with build_stack(config, make_home("broken")) as stack:
-        assert len(vllm_processes()) > 0
+        assert len(children_with("VLLM::Engine")) > 0
         with pytest.raises(EpisodeError, match="a bug of the environment"):
             train(stack, Telemetry("run", []))
-    assert vllm_processes() == []
+    assert children_with("VLLM::Engine") == []
 
 
 def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from grpo_core.errors import (
@@ -28,6 +27,7 @@ from grpo_core.errors import (
 from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.protocol import GenerationRequest, run_requests
 from grpo_core.types import Adapter, Completion
+from tests.child_processes import children_with
 from tests.grpo_core.rollout.request_counts import check_request_counts
 from tests.grpo_core.rollout.vllm_engine.bench import HAS_VLLM, TARGETS, Bench
 from tests.grpo_core.rollout.vllm_engine.logprobs import error_of
@@ -286,7 +286,7 @@ def test_a_dead_engine_is_one_error_and_no_hang(base_version: Bench) -> None:
     """Last: it ends the processes of the module's engine."""
     engine = base_version.engine
     engine.submit(request(prompt(0, 10), ignore_stop=True, max_tokens=1800))
-    processes = [child for child in psutil.Process().children(recursive=True) if child.name().startswith("VLLM")]
+    processes = children_with("VLLM::Engine")
     assert processes
     for process in processes:
         process.kill()
