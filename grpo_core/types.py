@@ -303,7 +303,9 @@ class StepMetrics:
     scoring_ms: float
     loss_forward_ms: float
     backward_ms: float
+    gradient_sum_ms: float
     optimizer_ms: float
+    sums_ms: float
     peak_memory_bytes: int
     flops: float  # that the update needed at least, forward and backward, in all processes together
     conventional_flops: float  # 6 N T, as if nothing were shared, masked or frozen

@@ -304,14 +304,27 @@ def last_group_dropped(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(trainer, "select_groups", select_groups)
 
 
-def batch_checked_twice(patch: pytest.MonkeyPatch) -> None:
-    """A check of the batch takes 30 ms before the step, in no span."""
+def slow_learning_rate(patch: pytest.MonkeyPatch) -> None:
+    """The learning rate takes 30 ms to compute, in no span."""
+    from grpo_core.training.learning_rate import LearningRateSchedule
+
+    original = LearningRateSchedule.share
+
+    def share(self: LearningRateSchedule, version: int) -> float:
+        time.sleep(SLOW_S)
+        return original(self, version)
+
+    patch.setattr(LearningRateSchedule, "share", share)
+
+
+def batch_checked_slowly(patch: pytest.MonkeyPatch) -> None:
+    """A check of the batch takes 90 ms, in a span that the step tells."""
     from grpo_core.training import trainer
 
     original = trainer.check_batch
 
     def check_batch(batch: Batch, *given: Any) -> None:
-        time.sleep(SLOW_S)
+        time.sleep(3 * SLOW_S)
         original(batch, *given)
 
     patch.setattr(trainer, "check_batch", check_batch)
@@ -360,6 +373,7 @@ FAULTS = (
     Fault(3, ("gradient_error", "weights_update_error"), first_layer_frozen),
     Fault(3, ("gradient_error",), attention_gradient_dropped),
     Fault(3, ("tokens_without_loss", "loss_error"), last_group_dropped),
-    Fault(3, ("unaccounted_share",), batch_checked_twice),
-    Fault(3, ("unaccounted_share",), weights_copied_each_step),
+    Fault(3, ("unaccounted_share",), slow_learning_rate),
+    Fault(3, ("outside_passes_share",), batch_checked_slowly),
+    Fault(3, ("outside_passes_share",), weights_copied_each_step),
 )

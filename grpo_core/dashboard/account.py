@@ -18,7 +18,9 @@ _PARTS: Mapping[str, str] = {
     "train.scoring": "scoring_ms",
     "train.forward": "loss_forward_ms",
     "train.backward": "backward_ms",
+    "train.gradient_sum": "gradient_sum_ms",
     "train.optimizer": "optimizer_ms",
+    "train.sums": "sums_ms",
     "publish": "publish_ms",
 }
 """Spans of a step that a run without a ledger has in its ``train_step`` events."""

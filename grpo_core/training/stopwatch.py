@@ -23,6 +23,7 @@ _LEDGER = {
     "backward": spans.BACKWARD,
     "gradient_sum": spans.GRADIENT_SUM,
     "optimizer": spans.OPTIMIZER,
+    "sums": spans.SUMS,
     "publish": spans.PUBLISH,
 }
 """The span of the ledger that has the host's time meanwhile."""

@@ -120,10 +120,10 @@ class Trainer:
         Raises:
             BatchError: the batch cannot be trained on. Nothing has changed then.
         """
-        with spans.PACKING:
+        times, tokenizer_calls = Stopwatch(self._policy.device), num_tokenizer_calls()
+        reset_peak_memory(self._policy.device)
+        with times.span("layout"):
             check_batch(batch, self.version, self._config, self._policy.vocab_size)
-            times, tokenizer_calls = Stopwatch(self._policy.device), num_tokenizer_calls()
-            reset_peak_memory(self._policy.device)
             config, num_tries = self._config, self._config.updates_per_batch
             part = select_groups(batch.groups, drop_zero_variance=config.drop_zero_variance_groups)
             sums = StepSums()
@@ -171,7 +171,7 @@ class Trainer:
             self._accumulate(packed, batch.objective, sums, times, watch)
         with times.span("gradient_sum"):
             self.ranks.add_up_gradients(self._parameters)
-        with spans.SUMS:
+        with times.span("sums"):
             sums.add_up(self.ranks)
         if self._apply_gradients(sums, times):
             return
@@ -204,7 +204,7 @@ class Trainer:
         sums.num_forward_passes += self.num_forward_passes - passes
         with times.span("backward"):
             terms.loss.backward()
-        with spans.SUMS:
+        with times.span("sums"):
             watch.add(batch, terms, self._parameters)
             if self._on_micro_batch is not None:
                 self._on_micro_batch(batch, terms)

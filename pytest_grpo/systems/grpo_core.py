@@ -123,7 +123,7 @@ class GrpoCoreSystem(GrpoSystem):
             num_tokenizer_calls=step.num_tokenizer_calls,
             num_loss_tokens=step.num_loss_tokens,
             logprobs=by_completion(self._step_logprobs, batch.completions),
-            other_ms=step.layout_ms + step.scoring_ms + step.optimizer_ms,
+            other_ms=step.layout_ms + step.scoring_ms + step.gradient_sum_ms + step.optimizer_ms + step.sums_ms,
         )
 
     def gradients(self) -> Mapping[str, Float32]:

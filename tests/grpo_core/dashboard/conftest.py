@@ -61,8 +61,8 @@ def step_events(step: int) -> list[dict[str, Any]]:
               num_completion_tokens=30, num_completions=10),
         event("train_step", end_s, step=step, reward_mean=step / 10, reward_std=0.1, loss=0.01, kl=0.0, step_s=1.5,
               publish_ms=200.0, layout_ms=10.0, scoring_ms=0.0, loss_forward_ms=500.0, backward_ms=600.0,
-              optimizer_ms=90.0, policy_lag_steps=1, max_policy_lag_steps=2, buffer_depth=1,
-              configured_buffer_depth=1),
+              gradient_sum_ms=0.0, optimizer_ms=90.0, sums_ms=0.0, policy_lag_steps=1, max_policy_lag_steps=2,
+              buffer_depth=1, configured_buffer_depth=1),
     ]  # fmt: skip
 
 
