@@ -77,6 +77,19 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return pytest.Module.from_parent(parent, path=module_path, nodeid=node_id_of(module_path))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_vllm(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Of a run that samples with vLLM: one start serves all stacks of the same settings."""
+    run = pytestconfig.stash[PLUGIN_CONFIG].run
+    if run.is_embedded or run.config().rollout.engine != "vllm":
+        yield
+        return
+    from grpo_core.rollout.vllm_engine.kept import kept
+
+    with kept().on():
+        yield
+
+
 @pytest.fixture
 def bench_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """An empty GRPO_HOME."""

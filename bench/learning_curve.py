@@ -43,15 +43,16 @@ def run(options: argparse.Namespace) -> dict[str, list[LearningRun]]:
     from bench.learning_arms.run import Task
 
     torch.set_num_threads(options.threads)
-    runs: dict[str, list[LearningRun]] = {"grpo_core": []}
-    for seed in options.seeds:
-        task = Task(options.model, options.steps, options.groups, options.group_size, options.new_tokens, seed)
+
+    def learn(num_steps: int, seed: int) -> dict[str, LearningRun]:
+        task = Task(options.model, num_steps, options.groups, options.group_size, options.new_tokens, seed)
         with tempfile.TemporaryDirectory() as folder:
             found, start = core_arm.learn(task, Path(folder))
-            runs["grpo_core"].append(found)
-            if has_trl():
-                runs.setdefault("trl", []).append(trl_arm.learn(task, start, Path(folder)))
-    return runs
+            return {"grpo_core": found} | ({"trl": trl_arm.learn(task, start, Path(folder))} if has_trl() else {})
+
+    learn(1, 0)  # what is loaded and compiled once is not in the seconds
+    by_seed = [learn(options.steps, seed) for seed in options.seeds]
+    return {arm: [found[arm] for found in by_seed] for arm in by_seed[0]}
 
 
 def has_trl() -> bool:
@@ -59,17 +60,24 @@ def has_trl() -> bool:
 
 
 def figures(runs: RunsByArm, reward: float, window: int) -> dict[str, Figure]:
-    """``steps_to_reward`` per arm, and its ratio to TRL's, seed by seed."""
+    """``steps_to_reward`` and ``seconds_to_reward`` per arm, and their ratios to TRL's, seed by seed."""
     from bench.reporting.figures import Figure
 
     found: dict[str, Figure] = {}
     for arm, of_arm in runs.items():
         found[f"steps_to_reward_{arm}"] = Figure.of(steps(of_arm, reward, window), "steps")
+        found[f"seconds_to_reward_{arm}"] = Figure.of(seconds(of_arm, reward, window), "s")
     if "trl" in runs:
-        ours, theirs = (steps(runs[arm], reward, window) for arm in ("grpo_core", "trl"))
-        ratios = [mine / its for mine, its in zip(ours, theirs, strict=True)]
-        found["steps_vs_trl"] = Figure.of(ratios, "ratio", at_most=1)
+        for name, values in {"steps": steps, "seconds": seconds}.items():
+            ours, theirs = (values(runs[arm], reward, window) for arm in ("grpo_core", "trl"))
+            ratios = [mine / its for mine, its in zip(ours, theirs, strict=True)]
+            found[f"{name}_vs_trl"] = Figure.of(ratios, "ratio", at_most=1)
     return found
+
+
+def seconds(runs: Sequence[LearningRun], reward: float, window: int) -> list[float]:
+    """The seconds to the reward of each run; all of its seconds if it was never reached."""
+    return [one.seconds_to(reward, window) for one in runs]
 
 
 def steps(runs: Sequence[LearningRun], reward: float, window: int) -> list[int]:
@@ -81,12 +89,13 @@ def table(runs: RunsByArm, seeds: Sequence[int], reward: float, window: int) -> 
     """One row per seed and arm, then the figures."""
     from bench.reporting.figures import figure_table, row, table_head
 
-    lines = [*table_head("seed", "arm", "first reward", "last reward", f"steps to {reward:g}")]
+    lines = [*table_head("seed", "arm", "first reward", "last reward", f"steps to {reward:g}", "seconds")]
     for place, seed in enumerate(seeds):
         for arm, of_arm in runs.items():
             means = of_arm[place].trailing_means(window)
             reached = of_arm[place].steps_to(reward, window) or "never"
-            lines.append(row(seed, arm, f"{means[window - 1]:.3f}", f"{means[-1]:.3f}", reached))
+            cells = (f"{means[window - 1]:.3f}", f"{means[-1]:.3f}", reached)
+            lines.append(row(seed, arm, *cells, f"{of_arm[place].seconds_to(reward, window):.1f}"))
     return [*lines, "", *figure_table(figures(runs, reward, window))]
 
 

@@ -53,7 +53,7 @@ def learn(task: Task, arm: Arm, folder: Path) -> PrecisionRun:
     dtype: Literal["float32", "bfloat16"] = "float32" if arm == "float32" else "bfloat16"
     config = config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
     base = load_policy(config.model)
-    rewards, mismatches = [], []
+    rewards, mismatches, seconds = [], [], []
     with build_stack(config, Home(data=folder / "data", traces=folder / "traces")) as stack:
         for index in range(task.num_steps):
             metrics = stack.trainer.step(stack.collector.collect(index))
@@ -63,10 +63,11 @@ def learn(task: Task, arm: Arm, folder: Path) -> PrecisionRun:
             assert isinstance(adapter, Adapter)
             stack.store.publish(merged(base, adapter) if arm == "merged" else adapter)
             stack.engine.use_version(stack.trainer.version)
+            seconds.append(time.perf_counter() - start)
         adapter = stack.trainer.weights()
     assert isinstance(adapter, Adapter)
     sizes = [float(update.norm() / base_weight.float().norm()) for base_weight, update in updates(base, adapter)]
-    learning = LearningRun(tuple(rewards), ())
+    learning = LearningRun(tuple(rewards), (), tuple(seconds))
     return PrecisionRun(
         learning, float(np.mean(mismatches)), float(np.mean(np.square(sizes)) ** 0.5), time.perf_counter() - start
     )

@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.learning_arms.race import Goal, race
+from bench.checks.learning import Goal, first_run
+from bench.learning_arms.race import race
 from bench.learning_arms.race_verdict import Pair, RaceVerdict, decide, rate_lines, spread_of
 from bench.reporting import options as shared
 from bench.reporting.figures import row, table_head
 from bench.reporting.options import OneLineParser, natural, positive
-from grpo_core.commands.train import FIRST_RUN
 from grpo_core.config.flags import put
 from grpo_core.config.values import merged, parse_setting
 from grpo_core.errors import ConfigError
@@ -42,9 +42,7 @@ def settings_of(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, 
     """
     if not options.set:
         raise ConfigError("--set: what is to be compared? give a setting, such as training.updates_per_batch=2")
-    base: dict[str, Any] = {}
-    for key, value in FIRST_RUN.items():
-        put(base, key, value)
+    base = first_run()
     for text in options.base:
         put(base, *parse_setting("--base", text))
     change: dict[str, Any] = {}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from grpo_core.training.objective.objective import LossTerms, Objective
     from grpo_core.training.objective.token_table import TokenLogprobs
     from grpo_core.training.objective.trained_part import TrainedPart
+    from grpo_core.training.stopwatch import Stopwatch
     from grpo_core.training.trainer import Trainer
     from grpo_core.types import Batch, Bool, Completion
 
@@ -127,8 +128,8 @@ def tenfold_gradient(patch: pytest.MonkeyPatch) -> None:
 
     original = Trainer._forward
 
-    def forward(self: Trainer, batch: PackedBatch, objective: Objective) -> LossTerms:
-        terms = original(self, batch, objective)
+    def forward(self: Trainer, batch: PackedBatch, objective: Objective, times: Stopwatch) -> LossTerms:
+        terms = original(self, batch, objective, times)
         return replace(terms, loss=terms.loss + 9 * (terms.loss - terms.loss.detach()))
 
     patch.setattr(Trainer, "_forward", forward)
@@ -310,9 +311,9 @@ def slow_learning_rate(patch: pytest.MonkeyPatch) -> None:
 
     original = LearningRateSchedule.share
 
-    def share(self: LearningRateSchedule, version: int) -> float:
+    def share(self: LearningRateSchedule, index: int) -> float:
         time.sleep(SLOW_S)
-        return original(self, version)
+        return original(self, index)
 
     patch.setattr(LearningRateSchedule, "share", share)
 

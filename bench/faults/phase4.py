@@ -250,6 +250,18 @@ def _with_rewards_rotated(group: Group) -> Group:
     return replace(group, trajectories=tuple(replace(each, reward=reward) for each, reward in rotated))
 
 
+def learning_rate_falls_at_once(patch: pytest.MonkeyPatch) -> None:
+    """A learning rate that falls begins near its end: at a fiftieth of what was set."""
+    from grpo_core.training.learning_rate import LearningRateSchedule
+
+    original = LearningRateSchedule.share
+
+    def share(self: LearningRateSchedule, index: int) -> float:
+        return original(self, index) * (1.0 if self._course == "constant" else 0.02)
+
+    patch.setattr(LearningRateSchedule, "share", share)
+
+
 FAULTS = (
     Fault(4, ("policy_lag_steps_over_budget",), lag_budget_ignored),
     Fault(4, ("buffer_depth_error",), buffer_never_deeper_than_one),
@@ -264,6 +276,7 @@ FAULTS = (
     Fault(4, ("episodes_missing",), rewards_in_another_order),
     Fault(4, ("episodes_missing",), failures_not_reported),
     Fault(4, ("episodes_missing",), last_turn_left_out),
+    Fault(4, ("steps_to_reward",), learning_rate_falls_at_once),
     Fault(4, ("lengths_wrong",), long_completions_not_packed),
     Fault(4, ("lengths_wrong",), answers_end_half_way),
     Fault(4, ("lengths_wrong",), tail_of_answers_masked),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from bench.learning_arms.run import LearningRun, Start, Task
@@ -33,11 +34,14 @@ def learn(task: Task, folder: Path) -> tuple[LearningRun, Start]:
     stack = build_stack(task_config(task), Home(data=folder / "data", traces=folder / "traces"))
     weights = dict(stack.trainer.weights().tensors)
     rewards: list[float] = []
+    seconds: list[float] = []
     questions: list[str] = []
+    start = time.perf_counter()
     for index in range(task.num_steps):
         batch = stack.collector.collect(index)
         questions += [stack.tokenizer.decode(group.trajectories[0].turns[0].prompt_ids) for group in batch.groups]
         rewards.append(stack.trainer.step(batch).reward_mean)
         stack.store.publish(stack.trainer.weights())
         stack.engine.use_version(stack.trainer.version)
-    return LearningRun(tuple(rewards), tuple(questions)), Start(tuple(questions), weights)
+        seconds.append(time.perf_counter() - start)
+    return LearningRun(tuple(rewards), tuple(questions), tuple(seconds)), Start(tuple(questions), weights)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.learning_arms.race import Race
+from bench.checks.learning import Race
 from pytest_grpo.measuring.stats import Estimate, Plan, judge
 from pytest_grpo.types import Verdict
 

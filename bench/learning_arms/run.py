@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.checks.learning import steps_to
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -26,10 +28,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class LearningRun:
-    """The mean reward of each step, before its update, and the questions."""
+    """The mean reward of each step, before its update, the questions, and when each step ended."""
 
     rewards: tuple[float, ...]  # [steps]
     questions: tuple[str, ...]  # [steps * groups], in order
+    seconds: tuple[float, ...]  # [steps]: since the run began, with a loaded model
 
     def trailing_means(self, num_steps: int) -> list[float]:
         """[steps]: over the last ``num_steps`` of them, fewer at the start."""
@@ -37,9 +40,11 @@ class LearningRun:
 
     def steps_to(self, reward: float, num_steps: int) -> int | None:
         """The first step with a full window of ``num_steps`` whose mean reward reaches ``reward``, else None."""
-        means = self.trailing_means(num_steps)
-        reached = [step for step, mean in enumerate(means, start=1) if step >= num_steps and mean >= reward]
-        return reached[0] if reached else None
+        return steps_to(self.rewards, reward, num_steps)
+
+    def seconds_to(self, reward: float, num_steps: int) -> float:
+        """Until the step of ``steps_to`` had ended; of the whole run, if the reward was never reached."""
+        return self.seconds[(self.steps_to(reward, num_steps) or len(self.seconds)) - 1]
 
 
 @dataclass(frozen=True, slots=True)

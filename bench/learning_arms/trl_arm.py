@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def learn(task: Task, start: Start, folder: Path) -> LearningRun:
     import torch
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
     from peft import LoraConfig, set_peft_model_state_dict
-    from transformers import AutoTokenizer, PrinterCallback
+    from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportAttributeAccessIssue, reportMissingImports]
 
     from grpo_core.model.source import locate_model
@@ -27,6 +28,13 @@ def learn(task: Task, start: Start, folder: Path) -> LearningRun:
     config = task_config(task)
     where = locate_model(task.model)
     rewards: list[float] = []
+    seconds: list[float] = []
+
+    class Clock(TrainerCallback):
+        """Notes when each step has ended."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            seconds.append(time.perf_counter() - began)
 
     def reward(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
         earned = [float(text.strip() == _sum_of(prompt)) for prompt, text in zip(prompts, completions, strict=True)]
@@ -79,8 +87,10 @@ def learn(task: Task, start: Start, folder: Path) -> LearningRun:
         weights = {f"base_model.model.{name}": tensor for name, tensor in start.weights.items()}
         set_peft_model_state_dict(trainer.model, weights)
         trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(Clock)
+        began = time.perf_counter()
         trainer.train()
-    return LearningRun(tuple(rewards), start.questions)
+    return LearningRun(tuple(rewards), start.questions, tuple(seconds))
 
 
 def _sum_of(prompt: str) -> str:

@@ -171,7 +171,7 @@ def step_metrics(
         layout_ms=times.total_ms("layout"),
         scoring_ms=times.total_ms("scoring"),
         loss_forward_ms=times.total_ms("loss_forward"),
-        backward_ms=times.total_ms("backward"),
+        backward_ms=times.total_ms("backward") + times.total_ms("head_gradient"),
         gradient_sum_ms=times.total_ms("gradient_sum"),
         optimizer_ms=times.total_ms("optimizer"),
         sums_ms=times.total_ms("sums"),

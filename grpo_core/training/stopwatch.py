@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ _LEDGER = {
     "scoring": spans.SCORING,
     "loss_forward": spans.FORWARD,
     "backward": spans.BACKWARD,
+    "head_gradient": spans.BACKWARD,
     "gradient_sum": spans.GRADIENT_SUM,
     "optimizer": spans.OPTIMIZER,
     "sums": spans.SUMS,
@@ -30,7 +31,8 @@ _LEDGER = {
 
 
 class Stopwatch:
-    """Times spans by name, marks them in profiler traces and enters them in the ledger.
+    """Times spans by name, marks them in profiler traces and enters them in the ledger. A span has no time of a span
+    inside it.
 
     On a GPU by CUDA events: a span includes its kernels that are still queued when it ends, and nothing synchronizes
     until ``total_ms``. On a CPU by the wall clock.
@@ -39,13 +41,22 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
         self._spans: dict[str, list[tuple[Mark, Mark]]] = defaultdict(list)
+        self._inner: dict[str, list[tuple[Mark, Mark]]] = defaultdict(list)  # by the name of the span around them
+        self._open: list[str] = []
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
         with _LEDGER.get(name, spans.UNNAMED), record_function(name):
             start = self._mark()
-            yield
-            self._spans[name].append((start, self._mark()))
+            self._open.append(name)
+            try:
+                yield
+            finally:
+                self._open.pop()
+            span = (start, self._mark())
+            self._spans[name].append(span)
+            if self._open:
+                self._inner[self._open[-1]].append(span)
 
     def spans(self, name: str, items: Iterator[Item]) -> Iterator[Item]:
         """Yields ``items``, and times how long each one takes to arrive."""
@@ -58,7 +69,7 @@ class Stopwatch:
 
     def total_ms(self, name: str) -> float:
         """The sum of all spans of that name so far. Waits until the device has finished them."""
-        return sum(_ms_between(start, end) for start, end in self._spans[name])
+        return _sum_ms(self._spans[name]) - _sum_ms(self._inner[name])
 
     def _mark(self) -> Mark:
         if not self._is_cuda:
@@ -66,6 +77,10 @@ class Stopwatch:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
+
+
+def _sum_ms(found: Sequence[tuple[Mark, Mark]]) -> float:
+    return sum(_ms_between(start, end) for start, end in found)
 
 
 def _ms_between(start: Mark, end: Mark) -> float:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -200,7 +201,7 @@ class Trainer:
         """Forward and backward of one micro-batch; gradients add up."""
         passes = self.num_forward_passes
         with times.span("loss_forward"), autocast(self._policy.device, self._config.precision):
-            terms = self._forward(batch, objective)
+            terms = self._forward(batch, objective, times)
         sums.num_forward_passes += self.num_forward_passes - passes
         with times.span("backward"):
             terms.loss.backward()
@@ -211,10 +212,15 @@ class Trainer:
             sums.add(terms, num_model_tokens=batch.input_ids.numel())
             sums.flops += self._cost.step_flops(batch)
 
-    def _forward(self, batch: PackedBatch, objective: Objective) -> LossTerms:
+    def _forward(self, batch: PackedBatch, objective: Objective, times: Stopwatch) -> LossTerms:
         """The one forward pass of a micro-batch."""
-        entropy_gradient = self._config.entropy_coefficient > 0
-        scores = score_chosen(self._policy.decoder, self._policy.head, batch, entropy_gradient=entropy_gradient)
+        scores = score_chosen(
+            self._policy.decoder,
+            self._policy.head,
+            batch,
+            entropy_gradient=self._config.entropy_coefficient > 0,
+            gradient_span=partial(times.span, "head_gradient"),
+        )
         return objective.terms(batch, scores)
 
     def _apply_gradients(self, sums: StepSums, times: Stopwatch) -> bool:

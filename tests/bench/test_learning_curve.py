@@ -10,9 +10,9 @@ import pytest
 from bench.learning_arms.run import LearningRun
 from bench.learning_curve import drawing, figures, main, table
 
-FAST = LearningRun((0.0, 0.2, 0.4, 0.6, 0.6), ())
-SLOW = LearningRun((0.0, 0.0, 0.2, 0.4, 0.6), ())
-NEVER = LearningRun((0.5, 0.0, 0.0, 0.0, 0.0), ())
+FAST = LearningRun((0.0, 0.2, 0.4, 0.6, 0.6), (), (1.0, 2.0, 3.0, 4.0, 5.0))
+SLOW = LearningRun((0.0, 0.0, 0.2, 0.4, 0.6), (), (2.0, 4.0, 6.0, 8.0, 10.0))
+NEVER = LearningRun((0.5, 0.0, 0.0, 0.0, 0.0), (), (2.0, 4.0, 6.0, 8.0, 12.0))
 QUICK = ["--steps", "2", "--seeds", "3", "--groups", "2", "--group-size", "2", "--new-tokens", "3", "--window", "1"]
 
 
@@ -31,7 +31,8 @@ def test_figures_are_paired_by_seed_and_a_run_that_never_learned_counts_as_one_s
     assert (found["steps_vs_trl"].low, found["steps_vs_trl"].high) == (3 / 6, 3 / 4)
     assert found["steps_vs_trl"].reached == "yes"
     lines = table({"grpo_core": [FAST, FAST], "trl": [SLOW, NEVER]}, (7, 8), 0.3, 2)
-    assert "| 8 | trl | 0.250 | 0.000 | never |" in lines
+    assert "| 8 | trl | 0.250 | 0.000 | never | 12.0 |" in lines
+    assert (found["seconds_vs_trl"].low, found["seconds_vs_trl"].high) == (3 / 12, 3 / 8)
 
 
 def test_the_curves_are_drawn() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.learning_arms.race import Race
+from bench.checks.learning import Race
 from bench.learning_arms.race_verdict import NEVER, Pair, decide, rate_lines, simulate, spread_of
 from bench.time_to_reward import main, verdict_line
 from pytest_grpo.measuring.stats import PASS_ALPHA, Plan

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +44,7 @@ class ResidentAdapters:
         base: BaseModel,
         load: Callable[[LoadedAdapter], None],
         unload: Callable[[LoadedAdapter], None],
+        ids: Iterator[int],
     ) -> None:
         self.current = 0
         self._cache = cache
@@ -53,7 +53,7 @@ class ResidentAdapters:
         self._base = base
         self._load = load
         self._unload = unload
-        self._ids = itertools.count(1)
+        self._ids = ids
         self._loaded: dict[int, LoadedAdapter] = {}
         self._num_users: dict[int, int] = {}
         self._stamps: dict[int, Stamp | None] = {}  # of the versions that are loaded, or were

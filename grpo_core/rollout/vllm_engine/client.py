@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import threading
 import time
@@ -53,6 +54,8 @@ class VllmClient:
 
     def __init__(self, options: dict[str, Any], stop_ids: Sequence[int]) -> None:
         self.statistics = IterationStatistics()
+        self.tickets = itertools.count(1)  # no job has that of another one, also of another engine
+        self.adapter_ids = itertools.count(1)
         self.model_context_tokens = 0
         self._stop_ids = tuple(stop_ids)
         self._ended: SimpleQueue[Ended | BaseException] = SimpleQueue()
@@ -96,6 +99,16 @@ class VllmClient:
         return AsyncLLM.from_vllm_config(
             config, stat_loggers=[lambda config, index=0: self.statistics], disable_log_stats=True
         )
+
+    def renew(self) -> None:
+        """Become as new, for another engine: no job, no prompt and no adapter is left, and nothing is counted.
+
+        Raises:
+            GrpoError: vLLM has died, or hangs.
+        """
+        self._wait(self._drop_all())
+        self._ended = SimpleQueue()
+        self.statistics.reset()
 
     def close(self) -> None:
         """Stop vLLM's processes. Jobs under way are dropped."""
@@ -162,9 +175,18 @@ class VllmClient:
         self._thread.join()
         self._loop.close()
 
-    async def _stop_vllm(self) -> None:
+    async def _drop_all(self) -> None:
+        await self._cancel_all()
+        for adapter_id in await self._while_alive(self._llm.list_loras()):
+            await self._while_alive(self._llm.remove_lora(adapter_id))
+        await self._while_alive(self._llm.reset_prefix_cache())
+
+    async def _cancel_all(self) -> None:
         for ticket in list(self._tasks):
             await self._cancel(ticket)
+
+    async def _stop_vllm(self) -> None:
+        await self._cancel_all()
         processes = self._llm.engine_core.resources.engine_manager.processes
         self._llm.shutdown(timeout=_SHUTDOWN_S)
         for process in processes:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ from grpo_core.rollout.protocol import (
 from grpo_core.rollout.sequence import check_request, completion_budget, own_error
 from grpo_core.rollout.vllm_engine.adapters import BaseModel, ResidentAdapters, linear_shapes
 from grpo_core.rollout.vllm_engine.job import Ended, Job
+from grpo_core.rollout.vllm_engine.kept import kept
 from grpo_core.types import Completion
 
 if TYPE_CHECKING:
@@ -103,11 +106,13 @@ class VllmEngine:
             options["gpu_memory_utilization"] = _LEAST_MEMORY_SHARE
         self.model_fingerprint = fingerprint
         base = BaseModel(fingerprint, linear_shapes(folder), max_lora_rank)
-        self._client = _start_client(options, stop_ids)
+        self._settings = (options, tuple(stop_ids))
+        self._client = kept().take(self._settings) or _start_client(options, stop_ids)
+        self._is_closed = False
         self._bounding_kv_bytes = _bounding_kv_bytes(self._client, kv_cache_bytes)
-        self._adapters = ResidentAdapters(adapters, store, run, base, self._client.load, self._client.unload)
+        client = self._client
+        self._adapters = ResidentAdapters(adapters, store, run, base, client.load, client.unload, client.adapter_ids)
         self._pending: dict[int, int | GrpoError] = {}  # the version of each request, or why it cannot run
-        self._ticket = 0
         self._counters = EngineCounters()
 
     def __enter__(self) -> VllmEngine:
@@ -119,8 +124,10 @@ class VllmEngine:
         self.close()
 
     def close(self) -> None:
-        """Stop vLLM's processes."""
-        self._client.close()
+        """Stop vLLM's processes, or keep them for another engine (``kept``)."""
+        if not self._is_closed:
+            self._is_closed = True
+            kept().give_back(self._client, self._settings)
 
     @property
     def policy_version(self) -> int:
@@ -150,7 +157,7 @@ class VllmEngine:
         return swap
 
     def submit(self, request: GenerationRequest) -> int:
-        self._ticket += 1
+        ticket = next(self._client.tickets)
         self._count(num_requests=1)
         number = self.policy_version if request.policy_version is None else request.policy_version
         try:
@@ -162,11 +169,11 @@ class VllmEngine:
             )
             adapter = self._adapters.acquire(number)
         except Exception as error:  # a user's request may hold anything
-            self._pending[self._ticket] = own_error(error, "submitting it")
-            return self._ticket
-        self._pending[self._ticket] = number
-        self._client.start(Job(self._ticket, request, number, adapter, completion_budget(request)))
-        return self._ticket
+            self._pending[ticket] = own_error(error, "submitting it")
+            return ticket
+        self._pending[ticket] = number
+        self._client.start(Job(ticket, request, number, adapter, completion_budget(request)))
+        return ticket
 
     def step(self) -> list[Outcome]:
         """Wait until a request has ended. Returns all that have.
@@ -230,7 +237,8 @@ def vllm_device_type() -> str:
     """
     _set_environment()
     try:
-        from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
+        with _without_warnings():
+            from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise _missing(error) from error
     return current_platform.device_type
@@ -238,11 +246,12 @@ def vllm_device_type() -> str:
 
 def _start_client(options: dict[str, Any], stop_ids: Sequence[int]) -> VllmClient:
     _set_environment()
-    try:
-        from grpo_core.rollout.vllm_engine.client import VllmClient
-    except ImportError as error:
-        raise _missing(error) from error
-    return VllmClient(options, stop_ids)
+    with _without_warnings():
+        try:
+            from grpo_core.rollout.vllm_engine.client import VllmClient
+        except ImportError as error:
+            raise _missing(error) from error
+        return VllmClient(options, stop_ids)
 
 
 def _bounding_kv_bytes(client: VllmClient, kv_cache_bytes: int | None) -> int | None:
@@ -256,6 +265,13 @@ def _bounding_kv_bytes(client: VllmClient, kv_cache_bytes: int | None) -> int | 
         client.model_context_tokens,
     )
     return kv_cache_bytes
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Of vLLM and torch, about how they are written: where a project makes errors of warnings, vLLM did not start."""
+    with warnings.catch_warnings(action="ignore"):
+        yield
 
 
 def _set_environment() -> None:

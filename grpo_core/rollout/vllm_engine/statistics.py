@@ -11,6 +11,10 @@ class IterationStatistics(StatLoggerBase):
     """Sums over vLLM's iterations. Written by its event loop, read by anyone."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, as if vLLM had just started."""
         self.num_iterations = 0  # that have ended, also without a token
         self.num_decode_steps = 0  # iterations that decoded
         self.num_decode_rows = 0  # requests that decoded, summed over the iterations

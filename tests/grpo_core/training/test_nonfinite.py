@@ -108,9 +108,9 @@ def test_a_gradient_that_breaks_behind_a_good_loss_names_its_micro_batch(
     orders: list[tuple[int, ...]] = []
     forward = trainer._forward
 
-    def recorded(packed: Any, objective: Any) -> Any:
+    def recorded(packed: Any, *others: Any) -> Any:
         orders.append(packed.order)
-        return forward(packed, objective)
+        return forward(packed, *others)
 
     monkeypatch.setattr(trainer, "_forward", recorded)
     parameter = trainer.optimizer.param_groups[0]["params"][3]

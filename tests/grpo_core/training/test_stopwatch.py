@@ -27,6 +27,20 @@ def test_spans_of_a_name_add_up_and_are_seen_by_the_profiler(tmp_path: Path) -> 
     assert {name: span.count for name, span in read_trace(tmp_path).spans.items()} == {"work": 3, "other": 1}
 
 
+def test_a_span_has_no_time_of_a_span_inside_it() -> None:
+    times = Stopwatch(torch.device("cpu"))
+    start = time.perf_counter()
+    for _ in range(2):
+        with times.span("outer"), times.span("middle"), times.span("inner"):
+            time.sleep(0.01)
+    whole_ms = (time.perf_counter() - start) * 1e3
+
+    assert times.total_ms("inner") >= 20
+    assert 0 <= times.total_ms("middle") <= whole_ms - 20
+    assert 0 <= times.total_ms("outer") <= whole_ms - 20
+    assert sum(map(times.total_ms, ("outer", "middle", "inner"))) <= whole_ms
+
+
 def test_what_breaks_off_is_not_counted() -> None:
     times = Stopwatch(torch.device("cpu"))
     with pytest.raises(ZeroDivisionError), times.span("work"):

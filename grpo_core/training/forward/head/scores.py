@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,16 +12,26 @@ from torch import Tensor, nn
 from grpo_core.training.forward.head.chosen import ChosenTokens, TokenScores
 from grpo_core.training.forward.head.chunks import chunks
 
+GradientSpan = Callable[[], AbstractContextManager[None]]
+"""Is open while a gradient is computed."""
+
 
 def score_tokens(
-    states: Tensor, head: nn.Module, chosen: ChosenTokens, *, entropy_gradient: bool = False
+    states: Tensor,
+    head: nn.Module,
+    chosen: ChosenTokens,
+    *,
+    entropy_gradient: bool = False,
+    gradient_span: GradientSpan = nullcontext,
 ) -> TokenScores:
     """Scores of ``chosen`` from the ``states`` [C, E] that predict them.
 
-    ``entropy`` carries a gradient only with ``entropy_gradient``: it costs another product with the head.
+    ``entropy`` carries a gradient only with ``entropy_gradient``: it costs another product with the head. The gradient
+    of a frozen head is computed here, while its logits are there, in ``gradient_span``.
     """
     assert isinstance(head, nn.Linear)
-    logprobs, entropy = _Scores.apply(states, head.weight, head.bias, chosen, entropy_gradient)  # pyright: ignore[reportGeneralTypeIssues]
+    inputs = (states, head.weight, head.bias, chosen, entropy_gradient, gradient_span)
+    logprobs, entropy = _Scores.apply(*inputs)  # pyright: ignore[reportGeneralTypeIssues]
     return TokenScores(logprobs, entropy if entropy_gradient else entropy.detach())
 
 
@@ -32,6 +44,7 @@ class _Scores(torch.autograd.Function):
         bias: Tensor | None,
         chosen: ChosenTokens,
         entropy_gradient: bool,
+        gradient_span: GradientSpan,
     ) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(states.dtype, torch.float32)
         logprobs, entropy = states.new_empty(len(states), dtype=dtype), states.new_empty(len(states), dtype=dtype)
@@ -45,9 +58,10 @@ class _Scores(torch.autograd.Function):
             found = chunk.evaluate(states[rows], weight, bias)
             logprobs[rows], entropy[rows] = found.logprobs, found.entropy
             if by_logprob is not None:
-                by_logprob[rows] = chunk.to_states(found.by_logprob(), weight)
-            if by_entropy is not None:
-                by_entropy[rows] = chunk.to_states(found.by_entropy(), weight)
+                with gradient_span():
+                    by_logprob[rows] = chunk.to_states(found.by_logprob(), weight)
+                    if by_entropy is not None:
+                        by_entropy[rows] = chunk.to_states(found.by_entropy(), weight)
         if is_trained:
             ctx.save_for_backward(states, weight, bias)
             device = states.device.type
@@ -66,16 +80,16 @@ class _Scores(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if all(gradient is None for gradient in gradients):
-            return None, None, None, None, None
+            return None, None, None, None, None, None
         to_logprobs, to_entropy = gradients
         if ctx.is_trained:
             with ctx.autocast:
-                return (*_recomputed(ctx, to_logprobs, to_entropy), None, None)
+                return (*_recomputed(ctx, to_logprobs, to_entropy), None, None, None)
         by_logprob, by_entropy = ctx.saved_tensors
         result = to_logprobs[:, None] * by_logprob if to_logprobs is not None else torch.zeros_like(by_logprob)
         if to_entropy is not None and by_entropy is not None:
             result += to_entropy[:, None] * by_entropy
-        return result.to(ctx.dtype), None, None, None, None
+        return result.to(ctx.dtype), None, None, None, None, None
 
 
 def _recomputed(

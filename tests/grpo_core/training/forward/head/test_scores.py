@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_gradients_are_those_of_finite_differences(path: str, supports: bool) ->
     states, head, chosen = problem(1, supports=supports, bias=True)
 
     def score(states: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        return _Scores.apply(states, weight, bias, chosen, True)  # pyright: ignore[reportReturnType]
+        return _Scores.apply(states, weight, bias, chosen, True, nullcontext)  # pyright: ignore[reportReturnType]
 
     weight, bias = head.weight.detach(), head.bias.detach()
     assert torch.autograd.gradcheck(lambda states: score(states, weight, bias), [states])
