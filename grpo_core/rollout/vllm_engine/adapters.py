@@ -82,7 +82,8 @@ class ResidentAdapters:
         self._drop_unused(number)
 
     def _ensure(self, number: int) -> tuple[bool, float]:
-        """Load the version unless it is. Whether it was in memory, and how long reading it took."""
+        """Load the version unless it is. Whether it was in memory, and how long it took to have its weights there."""
+        start = time.perf_counter()
         version = PolicyVersion(self._run, number)
         if number and number in self._loaded and self._is_replaced(number):
             if self._num_users.get(number):
@@ -92,7 +93,7 @@ class ResidentAdapters:
                 )
             self._unload(self._loaded.pop(number))
         if number == 0 or number in self._loaded:
-            return True, 0.0
+            return True, (time.perf_counter() - start) * 1e3
         found = self._cache.get(version)
         check_fits(found.weights, self._base)
         loaded = LoadedAdapter(version, next(self._ids), self._store.folder_of(version))
