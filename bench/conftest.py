@@ -120,16 +120,25 @@ def build_stack_for(
     """Builds a stack of the run under a name, with the settings per section that the test needs: ``training={...}``.
 
     ``embedded`` has further ones, the sizes of the embedded default. A run of the user's has its own, scaled down.
+    With ``beside`` it samples with the engine of that stack, if its own had the same settings, and is not trained.
     """
     system = request.config.stash[PLUGIN_CONFIG].system
     if system != "grpo_core":
         not_applicable(f"it measures the schedule, the environments or the telemetry of grpo_core, not of {system}")
     opened: list[LocalStack] = []
 
-    def build(run: str, *, embedded: Mapping[str, Any] | None = None, **needed: dict[str, Any]) -> LocalStack:
+    def build(
+        run: str,
+        *,
+        embedded: Mapping[str, Any] | None = None,
+        beside: LocalStack | None = None,
+        **needed: dict[str, Any],
+    ) -> LocalStack:
         from grpo_core.config import build_config
         from grpo_core.config.values import merged
         from grpo_core.schedule.stack import build_stack
+
+        from .checks import one_engine
 
         if is_embedded:
             values = merged(embedded or {}, needed)
@@ -138,7 +147,10 @@ def build_stack_for(
             laid_over = merged({"rollout": {"num_groups": scale.num_starts}}, needed)
             grpo_gate.lay_over(laid_over)
             values = merged(grpo_run.settings(), laid_over)
-        opened.append(build_stack(build_config({**values, "run": run}), bench_home))
+        config = build_config({**values, "run": run})
+        if beside is not None and one_engine.takes_engine_of(config, beside.config):
+            return one_engine.beside(beside, config)
+        opened.append(build_stack(config, bench_home))
         return opened[-1]
 
     yield build

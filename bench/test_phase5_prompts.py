@@ -89,13 +89,19 @@ def samplers(build_stack_for: BuildStack, run: GrpoConfig, *, is_embedded: bool)
 
 
 def build_variant(
-    build_stack_for: BuildStack, run: GrpoConfig, variant: str | None, **needed: dict[str, Any]
+    build_stack_for: BuildStack,
+    run: GrpoConfig,
+    variant: str | None,
+    *,
+    beside: LocalStack | None = None,
+    **needed: dict[str, Any],
 ) -> LocalStack:
     """The run with the settings of ``variant``, or as it is; one batch, whose step changes nothing."""
     from grpo_core.config.values import merged
 
     changes = run.bench.variants[variant] if variant is not None else {}
-    return build_stack_for(variant or "run", **merged(merged({"training": {"learning_rate": 0.0}}, needed), changes))
+    settings = merged(merged({"training": {"learning_rate": 0.0}}, needed), changes)
+    return build_stack_for(variant or "run", beside=beside, **settings)
 
 
 @pytest.mark.phase5
@@ -115,7 +121,8 @@ def test_a_variant_raises_tokens_per_second(
         not_applicable("the run has no variant to compare with; name one: [bench.variants.compact]")
     own = f"{variant}_tokens_per_second_ratio"
     threshold = grpo_gate.threshold(own if own in grpo_gate.thresholds else "variant_tokens_per_second_ratio")
-    changed, base = (build_variant(build_stack_for, grpo_run, name) for name in (variant, None))
+    base = build_variant(build_stack_for, grpo_run, None)
+    changed = build_variant(build_stack_for, grpo_run, variant, beside=base)
     changed, base, _ = grpo_arms(
         agree=nothing_to_check,  # other prompts or settings have other answers
         **{variant: partial(first_turns, changed), "run": partial(first_turns, base)},
