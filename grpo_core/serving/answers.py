@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from grpo_core.environments.agents.messages import as_delta, assistant_message
 from grpo_core.model.tokenizer import Tokenizer
+from grpo_core.serving.stops import Stops
 from grpo_core.types import Completion
 
 Kind = Literal["chat.completion", "text_completion"]
@@ -26,6 +27,7 @@ class Writer:
     tokenizer: Tokenizer
     with_logprobs: bool
     with_ids: bool
+    stops: Stops
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
@@ -64,7 +66,7 @@ class Writer:
         return {"id": self.identity, "object": name, "created": self.created, "model": self.model}
 
     def _choice(self, completion: Completion) -> dict[str, Any]:
-        text = self.tokenizer.decode(completion.completion_ids)
+        text = self.stops.before(self.tokenizer.decode(completion.completion_ids))
         found: dict[str, Any] = {"finish_reason": completion.finish_reason, "logprobs": None}
         if self.kind == "chat.completion":
             found["message"] = assistant_message(text)

@@ -27,6 +27,7 @@ from grpo_core.serving.access import Access
 from grpo_core.serving.answers import Writer, failure
 from grpo_core.serving.bodies import Body, ChatBody, TextBody
 from grpo_core.serving.service import Record, Service
+from grpo_core.serving.stops import Stops
 from grpo_core.types import Completion, Message
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,15 @@ def make_app(
 
 def _writer(kind: Any, name: str, tokenizer: Tokenizer, body: Body, *, with_logprobs: bool) -> Writer:
     identity = f"{'chatcmpl' if kind == 'chat.completion' else 'cmpl'}-{secrets.token_hex(12)}"
-    return Writer(kind, identity, name, tokenizer, with_logprobs=with_logprobs, with_ids=body.return_token_ids)
+    return Writer(
+        kind,
+        identity,
+        name,
+        tokenizer,
+        with_logprobs=with_logprobs,
+        with_ids=body.return_token_ids,
+        stops=Stops(body.stop),
+    )
 
 
 async def _read(request: Request, kind: type[AnyBody]) -> AnyBody:
@@ -123,8 +132,8 @@ async def _answered(
         is_whole = isinstance(body, ChatBody) and bool(body.tools)  # what will be a tool call is no text before
         events = _events(service, writer, requests, messages, is_whole=is_whole)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-    completions = await _while_connected(request, service.complete(requests))
-    service.keep(writer.identity, completions, messages)
+    completions = await _while_connected(request, service.complete(requests, writer.stops))
+    service.keep(writer.identity, completions, writer.stops, messages)
     return JSONResponse(writer.whole(completions))
 
 
@@ -136,10 +145,10 @@ async def _events(
     *,
     is_whole: bool,
 ) -> AsyncIterator[str]:
-    texts = [_Text(service.tokenizer) for _ in requests]
+    texts = [_Text(service.tokenizer, writer.stops) for _ in requests]
     found: dict[int, Completion] = {}
     try:
-        async with aclosing(service.stream(requests)) as items:
+        async with aclosing(service.stream(requests, writer.stops)) as items:
             async for number, item in items:
                 text = texts[number].added(item.tokens, is_last=item.completion is not None)
                 if text and not is_whole:
@@ -151,7 +160,7 @@ async def _events(
         yield f"data: {json.dumps(failure(str(error)))}\n\n"
         return
     completions = [found[number] for number in sorted(found)]
-    service.keep(writer.identity, completions, messages)
+    service.keep(writer.identity, completions, writer.stops, messages)
     for event in writer.end(completions):
         yield event
 
@@ -159,15 +168,17 @@ async def _events(
 class _Text:
     """The text of tokens that come one after the other, in whole characters."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Stops) -> None:
         self._tokenizer = tokenizer
+        self._stops = stops
         self._ids: list[int] = []
         self._text = ""
 
     def added(self, tokens: Sequence[int], *, is_last: bool) -> str:
         """What ``tokens`` add to the text."""
         self._ids += tokens
-        text = self._tokenizer.decode(self._ids)
+        whole = self._tokenizer.decode(self._ids)
+        text = self._stops.before(whole) if is_last else self._stops.settled(whole)
         if not is_last and (text.endswith("\ufffd") or not text.startswith(self._text)):
             return ""
         added, self._text = text[len(self._text) :], text

@@ -10,11 +10,23 @@ from grpo_core.environments.agents.messages import read_messages
 from grpo_core.types import MAX_TEMPERATURE
 
 MAX_ANSWERS = 64
+MAX_STOPS = 16
+MAX_STOP_LETTERS = 1024
 GREEDY = 0.0
 
 
 NotSupported = Annotated[None, BeforeValidator(lambda value: value or None)]
 """May be there with a value that changes nothing: 0, or empty."""
+
+
+_Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LETTERS)]
+
+
+def _as_stops(value: Any) -> Any:
+    """One text stands for a list of one."""
+    if isinstance(value, list):
+        return tuple(value)
+    return () if value is None else (value,) if isinstance(value, str) else value
 
 
 class Body(BaseModel):
@@ -34,7 +46,7 @@ class Body(BaseModel):
     return_token_ids: bool = False
     """As vLLM: ``prompt_token_ids`` and each choice's ``token_ids``."""
 
-    stop: NotSupported = None
+    stop: Annotated[tuple[_Stop, ...], BeforeValidator(_as_stops), Field(max_length=MAX_STOPS)] = ()
     frequency_penalty: NotSupported = None
     presence_penalty: NotSupported = None
     logit_bias: NotSupported = None

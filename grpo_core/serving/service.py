@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.rollout.streaming import Progress, StreamingEngine
 from grpo_core.serving.bodies import GREEDY, Body, ChatBody, TextBody
 from grpo_core.serving.chats import Chats
+from grpo_core.serving.stops import Stops
 from grpo_core.types import Completion, Int32, Message
 
 _MAX_SEED = (1 << 63) - 1
@@ -76,13 +78,13 @@ class Service:
             for index in range(body.n)
         ]
 
-    async def complete(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+    async def complete(self, requests: Sequence[GenerationRequest], stops: Stops) -> list[Completion]:
         """All of them, or what is wrong with the first that fails."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._streaming.complete(request)) for request in requests]
-        return [task.result() for task in tasks]
+        return [stops.cut(task.result(), self.tokenizer) for task in tasks]
 
-    async def stream(self, requests: Sequence[GenerationRequest]) -> AsyncGenerator[tuple[int, Progress]]:
+    async def stream(self, requests: Sequence[GenerationRequest], stops: Stops) -> AsyncGenerator[tuple[int, Progress]]:
         """What each of them draws, with its number, as it comes."""
         queue: asyncio.Queue[tuple[int, Progress | Exception]] = asyncio.Queue()
         tasks = [asyncio.create_task(self._put(queue, number, request)) for number, request in enumerate(requests)]
@@ -92,7 +94,9 @@ class Service:
                 number, item = await queue.get()
                 if isinstance(item, Exception):
                     raise item
-                num_left -= item.completion is not None
+                if item.completion is not None:
+                    num_left -= 1
+                    item = replace(item, completion=stops.cut(item.completion, self.tokenizer))
                 yield number, item
         finally:
             for task in tasks:
@@ -109,11 +113,15 @@ class Service:
         except Exception as error:  # whoever reads the stream raises it
             queue.put_nowait((number, error))
 
-    def keep(self, identity: str, completions: Sequence[Completion], messages: list[Message] | None = None) -> None:
-        """Write ``completions`` down; those of a chat are known when it goes on."""
+    def keep(
+        self, identity: str, completions: Sequence[Completion], stops: Stops, messages: list[Message] | None = None
+    ) -> None:
+        """Write ``completions`` down; those of a chat are known when it goes on. Not one that a stop has cut: its ids
+        say more than the client got."""
         for completion in completions:
-            if messages is not None:
-                self._chats.remember(messages, self.tokenizer.decode(completion.completion_ids), completion)
+            text = self.tokenizer.decode(completion.completion_ids)
+            if messages is not None and not stops.are_in(text):
+                self._chats.remember(messages, text, completion)
             self._record.write(identity, completion)
 
 

@@ -113,7 +113,7 @@ def test_with_tools_a_stream_has_one_part(client: Client) -> None:
         (CHAT, {"messages": []}, "messages: there are none; give one at least"),
         (CHAT, {"messages": [{"content": "x"}]}, "messages.0: not a table with a role"),
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content: only text"),
-        (CHAT, {"messages": HELLO, "stop": ["\n"]}, "stop: not supported; leave it out"),
+        (CHAT, {"messages": HELLO, "stop": [""]}, "stop.0: String should have at least 1 character"),
         (CHAT, {"messages": HELLO, "logit_bias": {"5": 1}}, "logit_bias: not supported"),
         (CHAT, {"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format: not supported"),
         (CHAT, {"messages": HELLO, "frequency_penalty": 0.5}, "frequency_penalty: not supported"),
