@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from grpo_core.config import ModelConfig, TrainingConfig
-from grpo_core.ledger import spans
 from grpo_core.model.policy import Policy
 from grpo_core.model.tokenizer import num_tokenizer_calls
 from grpo_core.training.batch_check import check_batch
@@ -148,8 +147,9 @@ class Trainer:
             num_tokenizer_calls=num_tokenizer_calls() - tokenizer_calls,
             peak_memory_bytes=peak_memory_bytes(self._policy.device),
         )
-        with spans.SUMS:
+        with times.span("sums"):
             metrics = step_metrics(facts, batch, part, advantages, sums, times, self._cost)
+        metrics = replace(metrics, sums_ms=times.total_ms("sums"))
         self.num_skipped_steps += metrics.is_skipped
         return metrics
 
@@ -211,6 +211,7 @@ class Trainer:
                 self._on_micro_batch(batch, terms)
             sums.add(terms, num_model_tokens=batch.input_ids.numel())
             sums.flops += self._cost.step_flops(batch)
+            del terms  # here: freeing what the passes left takes time, too
 
     def _forward(self, batch: PackedBatch, objective: Objective, times: Stopwatch) -> LossTerms:
         """The one forward pass of a micro-batch."""

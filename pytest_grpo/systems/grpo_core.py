@@ -112,9 +112,15 @@ class GrpoCoreSystem(GrpoSystem):
         return Rollout(tuple(groups), seconds)
 
     def train_step(self, batch: TrainBatch, *, learning_rate: float = 0.0) -> TrainStep:
+        start = time.perf_counter()
         self._trainer.learning_rate = self._full_rate * learning_rate
         self._step_logprobs.clear()
-        step = self._trainer.step(core_batch(batch))
+        taken = core_batch(batch)
+        begin = time.perf_counter()
+        step = self._trainer.step(taken)
+        end = time.perf_counter()
+        logprobs = by_completion(self._step_logprobs, batch.completions)
+        converting_ms = (begin - start + time.perf_counter() - end) * 1e3
         return TrainStep(
             loss=step.loss,
             grad_norm=step.grad_norm,
@@ -124,8 +130,9 @@ class GrpoCoreSystem(GrpoSystem):
             num_micro_batches=step.num_micro_batches,
             num_tokenizer_calls=step.num_tokenizer_calls,
             num_loss_tokens=step.num_loss_tokens,
-            logprobs=by_completion(self._step_logprobs, batch.completions),
-            other_ms=step.layout_ms + step.scoring_ms + step.gradient_sum_ms + step.optimizer_ms + step.sums_ms,
+            logprobs=logprobs,
+            other_ms=converting_ms
+            + sum((step.layout_ms, step.scoring_ms, step.gradient_sum_ms, step.optimizer_ms, step.sums_ms)),
         )
 
     def gradients(self) -> Mapping[str, Float32]:

@@ -32,6 +32,7 @@ PARTS = [
     (FiniteWatch, "add", "sums_ms"),
     (StepSums, "add", "sums_ms"),
     (StepSums, "add_up", "sums_ms"),
+    (trainer_module, "step_metrics", "sums_ms"),
 ]
 
 
