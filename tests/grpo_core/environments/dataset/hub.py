@@ -21,12 +21,11 @@ class Hub(HTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Hub
-
     def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        self.server.asked.append(path)
-        name, files = self.server.name, self.server.files
+        path, hub = self.path.partition("?")[0], self.server
+        assert isinstance(hub, Hub)
+        hub.asked.append(path)
+        name, files = hub.name, hub.files
         if path in (f"/api/datasets/{name}", f"/api/datasets/{name}/revision/{REVISION}"):
             listed = [{"rfilename": file} for file in files]
             self._answer_json({"id": name, "sha": REVISION, "private": False, "tags": [], "siblings": listed})
