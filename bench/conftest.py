@@ -120,7 +120,7 @@ def build_stack_for(
     """Builds a stack of the run under a name, with the settings per section that the test needs: ``training={...}``.
 
     ``embedded`` has further ones, the sizes of the embedded default. A run of the user's has its own, scaled down.
-    With ``beside`` it samples with the engine of that stack, if its own had the same settings, and is not trained.
+    With ``beside`` it samples with the engine of that stack, where both need the same settings. Do not train it then.
     """
     system = request.config.stash[PLUGIN_CONFIG].system
     if system != "grpo_core":

@@ -1,4 +1,4 @@
-"""Two stacks over one engine: two vLLMs with the same settings differ in speed, by up to 8 % here, while they run."""
+"""Two stacks over one engine. Two vLLMs with the same settings differed in speed by up to 8 % as long as they ran."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def takes_engine_of(config: GrpoConfig, other: GrpoConfig) -> bool:
 
 
 def beside(stack: LocalStack, config: GrpoConfig) -> LocalStack:
-    """A stack of ``config`` that plays with the engine of ``stack``. It is not for training: so is the trainer."""
+    """A stack of ``config`` with the engine of ``stack``. It also has the trainer of ``stack``: do not train it."""
     from grpo_core.config.packages import is_own
     from grpo_core.environments import make_environment_factory
     from grpo_core.rollout.play.build import build_collector

@@ -54,7 +54,7 @@ class VllmClient:
 
     def __init__(self, options: dict[str, Any], stop_ids: Sequence[int]) -> None:
         self.statistics = IterationStatistics()
-        self.tickets = itertools.count(1)  # no job has that of another one, also of another engine
+        self.tickets = itertools.count(1)  # no two jobs have the same one, of whichever engines
         self.adapter_ids = itertools.count(1)
         self.model_context_tokens = 0
         self._stop_ids = tuple(stop_ids)

@@ -269,7 +269,7 @@ def _bounding_kv_bytes(client: VllmClient, kv_cache_bytes: int | None) -> int | 
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Of vLLM and torch, about how they are written: where a project makes errors of warnings, vLLM did not start."""
+    """Ignores the warnings of vLLM and torch: a project that turns warnings into errors could not start vLLM."""
     with warnings.catch_warnings(action="ignore"):
         yield
 

@@ -1,4 +1,4 @@
-"""vLLM that outlives an engine, for the next one with the same settings: it takes half a minute and more to start.
+"""Keeps vLLM running for the next engine with the same settings: a start takes half a minute or more.
 
 ```python
 with kept().on():
