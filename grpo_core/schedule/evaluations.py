@@ -14,6 +14,7 @@ from grpo_core.schedule.stack import LocalStack, Stack
 from grpo_core.telemetry.events import Telemetry
 from grpo_core.training.checkpoint_state import folder_name
 from grpo_core.training.random_state import capture_random_state, restore_random_state
+from grpo_core.types import PolicyVersion
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Evaluations:
         self._every_steps = stack.config.evaluation.every_steps
         self._telemetry = telemetry
         self._on_evaluation = on_evaluation
+        self._store, self._run_name = stack.store, stack.config.run
         self._folder = stack.checkpoint_folder
         self._last = -1
         self._best_score = _stored_score(self._folder / BEST)
@@ -47,10 +49,17 @@ class Evaluations:
     def run_due(self, version: int) -> None:
         """Evaluate the versions up to ``version`` that are due and were not evaluated yet: with policy lag there may be
         several since the last batch, all of them still published. Raises as ``evaluate``."""
-        first = version // self._every_steps * self._every_steps if self._last < 0 else self._last + 1
+        first = self._last + 1 if self._last >= 0 else self._first_due(version)
         for due in range(first, version + 1):
             if due % self._every_steps == 0:
                 self._run(due)
+
+    def _first_due(self, version: int) -> int:
+        """The newest version that was due when a process begins at ``version``, if it is still there. The process
+        before may have ended before it evaluated it."""
+        due = version // self._every_steps * self._every_steps
+        is_there = due == 0 or self._store.stamp_of(PolicyVersion(self._run_name, due)) is not None
+        return due if is_there else version
 
     def run_last(self, version: int) -> None:
         """The same with ``version``, the last one, whether it is due or not."""

@@ -132,6 +132,20 @@ def test_an_evaluation_changes_no_bit_of_the_training(make_dataset_stack: MakeSt
     assert len({one.greedy_reward_mean for one in found}) > 1
 
 
+@pytest.mark.parametrize(("first", "second"), [(4, [4, 6, 7]), (5, [4, 6, 7]), (7, [8, 9])])
+def test_a_run_that_goes_on_evaluates_what_is_due_and_still_there(
+    first: int, second: list[int], make_dataset_stack: MakeStack, held_out: dict[str, Any]
+) -> None:
+    """The newest due version may have been pruned when the run stopped: with no lag two versions stay."""
+    every = {"evaluation": held_out["evaluation"] | {"every_steps": 2 if first < 7 else 4}}
+    train(make_dataset_stack("home", first, **every), quiet())
+    found: list[Evaluation] = []
+
+    train(make_dataset_stack("home", second[-1], **every), quiet(), resume=True, on_evaluation=found.append)
+
+    assert [one.step for one in found] == second
+
+
 def test_the_best_checkpoint_is_kept(make_dataset_stack: MakeStack, held_out: dict[str, Any]) -> None:
     stack = make_dataset_stack("home", 8, **held_out)
     found: list[Evaluation] = []
