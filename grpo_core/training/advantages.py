@@ -20,7 +20,7 @@ def group_advantages(groups: Sequence[Group], scale: Scale) -> list[Float32]:
     ``batch_std`` by that of all centred rewards of the batch (Hu et al. 2025, REINFORCE++), ``mean_only`` by nothing
     (Liu et al. 2025, Dr. GRPO, section 3.2). ``leave_one_out`` takes the mean of the siblings alone, which is
     G / (G - 1) times the centred reward (Kool et al. 2019; Ahmadian et al. 2024, RLOO). A group with equal
-    rewards gets zeros.
+    rewards gets zeros. Without groups there is nothing.
     """
     centred = []
     for group in groups:
@@ -30,7 +30,7 @@ def group_advantages(groups: Sequence[Group], scale: Scale) -> list[Float32]:
     if scale == "group_std":
         return [(values / (_spread(values) + EPSILON)).astype(np.float32) for values in centred]
     if scale == "batch_std":
-        spread = float(np.sqrt(np.mean(np.concatenate(centred) ** 2)))
+        spread = float(np.sqrt(np.mean(np.concatenate(centred) ** 2))) if centred else 0.0
         return [(values / (spread + EPSILON)).astype(np.float32) for values in centred]
     if scale == "leave_one_out":
         return [(values * len(values) / max(len(values) - 1, 1)).astype(np.float32) for values in centred]

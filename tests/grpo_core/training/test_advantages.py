@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -32,6 +34,12 @@ def test_by_hand() -> None:
     assert centred[1].tolist() == [1.5, -1.5]
     assert EPSILON == 1e-4
     assert {values.dtype for values in (*own, *batch, *centred)} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("scale", get_args(Scale))
+def test_without_groups_there_are_no_advantages(scale: Scale) -> None:
+    """As in a step whose groups were all dropped."""
+    assert group_advantages([], scale) == []
 
 
 @pytest.mark.parametrize("scale", ["group_std", "batch_std", "mean_only"])

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,9 +14,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from grpo_core.config import TrainingConfig
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy
 from grpo_core.rollout.torch_engine.engine import TorchEngine
+from grpo_core.training.advantages import Scale
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Adapter, Batch, Completion, Group, RaggedIds, RolloutStats, StepMetrics, Trajectory
 
@@ -257,10 +259,26 @@ def test_an_overlong_penalty_is_trained_on_and_measured_and_no_part_of_the_rewar
     assert dropping.step(late).num_dropped_groups == 4  # it goes by the environment's rewards
 
 
+LOSSES = get_args(TrainingConfig.model_fields["loss"].annotation)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        *({"advantages": scale} for scale in get_args(Scale)),
+        *({"loss": loss, "loss_length_tokens": 8 if loss == "dr_grpo" else None} for loss in LOSSES),
+        {"kl_in": "reward", "kl_estimator": "k1"},
+        {"top_entropy_share": 0.2},
+        {"mismatch_correction": "token_truncate", "mismatch_high": 2.0},
+    ],
+    ids=str,
+)
 def test_a_step_whose_groups_are_all_dropped_changes_nothing(
-    make_trainer: MakeTrainer, make_engine: MakeEngine, sample_batch: SampleBatch
+    choices: dict[str, Any], make_trainer: MakeTrainer, make_engine: MakeEngine, sample_batch: SampleBatch
 ) -> None:
-    trainer = make_trainer(drop_zero_variance_groups=True, learning_rate=0.01, kl_coefficient=0.1, **RECOMPUTED)
+    trainer = make_trainer(
+        drop_zero_variance_groups=True, learning_rate=0.01, kl_coefficient=0.1, **RECOMPUTED, **choices
+    )
     batch = sample_batch(make_engine(), 5)
     trainer.step(batch)  # so that the optimizer has momentum
     before = trainer.weights().tensors
