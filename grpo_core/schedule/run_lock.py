@@ -15,7 +15,7 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -87,24 +87,46 @@ def is_held(home: Home, run: str) -> bool:
 
 @contextmanager
 def _locked(path: Path, run: str) -> Iterator[None]:
-    make_folder(path.parent)
-    try:
-        file = path.open("a+b")  # keeps what it says of another holder
-    except OSError as error:
-        raise HomeError(f"cannot write {path}: {error.strerror}; make it writable") from error
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _TAKEN:
-                raise _taken(run, _described(file)) from None
-            if error.errno not in _NO_LOCKS:
-                raise HomeError(f"cannot lock {path}: {error.strerror}; make it writable") from error
-            logger.info("no locks in %s (%s): do not train a run twice at once", path.parent, error.strerror)
+    with _open_locked(path, run) as file:
         file.truncate(0)
         file.write(json.dumps(_own_description()).encode())
         file.flush()
         yield
+
+
+def _open_locked(path: Path, run: str) -> IO[bytes]:
+    """The file at ``path`` with this process's lock. A file that was removed since it was opened is opened anew: the
+    next process would lock another one."""
+    while True:
+        make_folder(path.parent)
+        try:
+            file = path.open("a+b")  # keeps what it says of another holder
+        except OSError as error:
+            raise HomeError(f"cannot write {path}: {error.strerror}; make it writable") from error
+        with ExitStack() as opened:
+            opened.enter_context(file)
+            _lock(file, path, run)
+            if _is_at(path, file):
+                opened.pop_all()
+                return file
+
+
+def _lock(file: IO[bytes], path: Path, run: str) -> None:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            raise _taken(run, _described(file)) from None
+        if error.errno not in _NO_LOCKS:
+            raise HomeError(f"cannot lock {path}: {error.strerror}; make it writable") from error
+        logger.info("no locks in %s (%s): do not train a run twice at once", path.parent, error.strerror)
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _own_description() -> dict[str, str | int]:

@@ -9,10 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo_core.errors import ConfigError
 from grpo_core.home import Home, check_name, is_name
 from grpo_core.lora.store import AdapterStore
-from grpo_core.schedule.run_lock import check_free, hold_run
+from grpo_core.schedule.run_lock import hold_run, is_held
 from grpo_core.training.checkpoint_state import newest_state
 
 DAY_S = 24 * 3600
@@ -95,7 +94,7 @@ def _read(home: Home, run: str) -> StoredRun:
         num_steps=None if state is None else state["config"].get("schedule", {}).get("num_steps"),
         num_bytes=sum(status.st_size for status in found if stat.S_ISREG(status.st_mode)),
         changed_at_s=max(changed, default=0.0),
-        is_training=_is_training(home, run),
+        is_training=is_held(home, run),
     )
 
 
@@ -105,14 +104,6 @@ def _status(path: Path) -> os.stat_result | None:
         return path.lstat()
     except FileNotFoundError:
         return None
-
-
-def _is_training(home: Home, run: str) -> bool:
-    try:
-        check_free(home, run)
-    except ConfigError:
-        return True
-    return False
 
 
 def _paths(home: Home, run: str) -> list[Path]:

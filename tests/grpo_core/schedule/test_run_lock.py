@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import socket
 import subprocess
@@ -11,12 +12,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
 from grpo_core.schedule.run_lock import check_free, hold_run, is_held
+from grpo_core.schedule.stored_runs import stored_runs
 
 HOLDER = """
 import os, sys, time
@@ -149,3 +152,36 @@ def test_asking_turns_nobody_away(home: Home) -> None:
         assert held(home, "x")
     stop.set()
     asker.join()
+
+
+def test_a_lock_file_that_was_removed_while_it_was_opened_is_not_the_lock(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by ``grpo runs --prune``: the next process would lock another file of that name."""
+    path = home.locks / "x.lock"
+    lockf, num_calls = fcntl.lockf, 0
+
+    def remove_and_lock(*arguments: Any) -> None:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 1:
+            path.unlink()
+        lockf(*arguments)
+
+    monkeypatch.setattr(fcntl, "lockf", remove_and_lock)
+    with hold_run(home, "x"):
+        assert json.loads(path.read_bytes())["process"] == os.getpid()
+    assert num_calls == 2
+
+
+def test_to_list_the_runs_takes_no_lock(
+    home: Home, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who begins to train a run while the runs are listed is not turned away."""
+    for run in ("x", "y"):
+        (home.checkpoints / run).mkdir(parents=True)
+    with hold_run(home, "y"):
+        pass
+    monkeypatch.setattr(fcntl, "lockf", lambda *_: pytest.fail("a lock was taken"))
+
+    assert {each.name: each.is_training for each in stored_runs(home)} == {"x": True, "y": False}
