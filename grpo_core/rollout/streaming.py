@@ -51,12 +51,15 @@ class StreamingEngine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for ticket in list(self._listeners):
-            await self._order(lambda ticket=ticket: self._engine.cancel(ticket))
-            self._tell(self._listeners.pop(ticket), asyncio.CancelledError("the engine was closed"))
-        if self._driver is not None:
-            await self._driver
-        self._thread.shutdown()
+        try:
+            for ticket in list(self._listeners):
+                await self._order(lambda ticket=ticket: self._engine.cancel(ticket))
+                if (listener := self._listeners.pop(ticket, None)) is not None:  # else it has ended meanwhile
+                    self._tell(listener, asyncio.CancelledError("the engine was closed"))
+            if self._driver is not None:
+                await self._driver
+        finally:
+            self._thread.shutdown()
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Progress]:
         """Tokens of ``request`` as they come; the last item has the completion. Use it in ``aclosing``.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
@@ -13,7 +14,7 @@ from grpo_core.errors import AdapterNotFoundError, PromptError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy
-from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
+from grpo_core.rollout.protocol import GenerationRequest, Outcome, SamplingParams
 from grpo_core.rollout.streaming import StreamingEngine
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.types import Adapter, Completion
@@ -128,6 +129,34 @@ def test_closing_ends_every_stream(engine: TorchEngine) -> None:
 
     run(main())
     assert engine.num_under_way == 0
+
+
+def test_a_stream_that_ends_while_the_engine_is_closed_has_its_completion(
+    engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step under way ends the request that is about to be cancelled."""
+    original = engine.step
+
+    async def main() -> None:
+        async with StreamingEngine(engine) as streams:
+
+            def step_to_the_end() -> list[Outcome]:
+                while not streams._orders:  # until the engine is being closed
+                    time.sleep(0.001)
+                outcomes = original()
+                while engine.num_under_way:
+                    outcomes += original()
+                return outcomes
+
+            task = asyncio.create_task(streams.complete(request(0)))
+            while not engine.drawn_tokens():
+                await asyncio.sleep(0.001)
+            monkeypatch.setattr(engine, "step", step_to_the_end)
+            await asyncio.sleep(0.05)  # into the step
+        assert len((await task).completion_ids) == 12
+        assert streams._thread._shutdown
+
+    run(main())
 
 
 def test_a_broken_engine_tells_every_stream(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
