@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
+from operator import lt
 from typing import TypeVar
+
+import numpy as np
 
 from grpo_core.errors import ConstraintError, GrpoError
 from grpo_core.rollout.constraints.lines import Constraint
@@ -32,9 +36,13 @@ class GuardedCursor:
         """Ids that may come next, ascending, at least one.
 
         Raises:
-            ConstraintError: there is none, or one is not the model's, or the constraint fails.
+            ConstraintError: there is none, or one is not the model's, or they are not ascending, or the constraint
+                fails.
         """
-        ids = self._own(self._cursor.allowed)
+        return self._own(self._checked)
+
+    def _checked(self) -> Sequence[int] | Int32:
+        ids = self._cursor.allowed()
         if not len(ids):
             raise ConstraintError(
                 f"constraint after {self._num_tokens} tokens: no continuation is allowed; give every line an end"
@@ -43,6 +51,10 @@ class GuardedCursor:
             raise ConstraintError(
                 f"constraint with token id {ids[0] if ids[0] < 0 else ids[-1]}: the model's ids are 0 to "
                 f"{self._vocab_size - 1}; build it with the model's own tokenizer"
+            )
+        if not _is_ascending(ids):  # also, those between are the model's
+            raise ConstraintError(
+                f"constraint after {self._num_tokens} tokens: its ids are not ascending; sort them, each once"
             )
         return ids
 
@@ -61,3 +73,9 @@ class GuardedCursor:
                 f"constraint after {self._num_tokens} tokens: {type(error).__name__}: "
                 f"{str(error).partition(chr(10))[0]}; mend the constraint"
             ) from error
+
+
+def _is_ascending(ids: Sequence[int] | Int32) -> bool:
+    if isinstance(ids, np.ndarray):
+        return bool((ids[1:] > ids[:-1]).all())
+    return all(map(lt, ids, islice(ids, 1, None)))

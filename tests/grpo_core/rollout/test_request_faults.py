@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from grpo_core.errors import GrpoError
+from grpo_core.errors import ConstraintError, GrpoError
 from grpo_core.lora.cache import LoRACache
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy
@@ -134,6 +134,53 @@ def assert_nothing_is_held(engine: Engine) -> None:
             node = roots.pop()
             assert node.num_users == 0
             roots.extend(node.children.values())
+
+
+@dataclass(frozen=True)
+class Names:
+    """A constraint of a user's, and its cursor: ``ids`` may come next, whatever came before."""
+
+    ids: Any
+    finished: bool = False
+    max_tokens: int = 8
+
+    def start(self) -> Names:
+        return self
+
+    def allowed(self) -> Any:
+        return self.ids
+
+    def advance(self, token: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", [list, tuple, lambda ids: np.array(ids, dtype=np.int32)])
+@pytest.mark.parametrize("ids", [[7, 10**6, 9], [7, -5, 9], [9, 7], [7, 7], [-1, 7], [7, 10**6], []])
+def test_a_constraint_that_names_what_it_may_not_ends_its_own_request_only(
+    ids: list[int], kind: Callable[[list[int]], Any], engine: Engine
+) -> None:
+    good = asking(1, constrained=False)
+    (expected,) = engine.generate([good])
+
+    first, failed = run_requests(engine, [good, replace(asking(7), constraint=Names(kind(ids)))])
+
+    assert isinstance(failed, ConstraintError)
+    assert "\n" not in str(failed)
+    assert isinstance(first, Completion)
+    assert first.completion_ids.tolist() == expected.completion_ids.tolist()
+    assert_nothing_is_held(engine)
+
+
+@pytest.mark.parametrize("ids", [["7", "9"], [None, 7], 5])
+def test_a_constraint_that_names_no_ids_ends_its_own_request_only(ids: Any, engine: Engine) -> None:
+    good = asking(1, constrained=False)
+    (expected,) = engine.generate([good])
+
+    first, failed = run_requests(engine, [good, replace(asking(7), constraint=Names(ids))])
+
+    assert isinstance(failed, ConstraintError)
+    assert isinstance(first, Completion)
+    assert first.completion_ids.tolist() == expected.completion_ids.tolist()
 
 
 @pytest.mark.parametrize(
