@@ -7,6 +7,7 @@ answer is appended.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,11 @@ class ChatTemplate:
         marked = [dict(message) for message in messages]
         marked[answer_index] = {"role": "assistant", "content": _MARKER}
         return self._behind_marker(self._render(marked, tools, add_generation_prompt=True))
+
+    @property
+    def key(self) -> str:
+        """The template's own text and its arguments: what decides, besides the messages, how a prompt is written."""
+        return json.dumps([self._tokenizer.chat_template, self._arguments], sort_keys=True)
 
     @property
     def special_ids(self) -> frozenset[int]:

@@ -189,6 +189,7 @@ class Collector:
         key: dict[str, str | int] = {
             "environment": self._factory.key,
             "model": self._fingerprint,
+            "prompts": self._requests.key,
             "temperature": str(self._config.temperature),
             "top_p": str(self._config.top_p),
             "top_k": self._config.top_k,

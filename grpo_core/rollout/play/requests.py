@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 
 from grpo_core.config import RolloutConfig
@@ -24,6 +25,12 @@ class RequestBuilder:
         self._prompt_ids = lru_cache(maxsize=1024)(tokenizer.encode_prompt)
         self._chats = ChatPrompts(tokenizer, config)
         self._lines = LineTokens(tokenizer)
+
+    @property
+    def key(self) -> str:
+        """What a prompt's ids and an answer's end depend on, besides the observation and the configuration's draws."""
+        chat = self._tokenizer.chat(self._config.chat_template_arguments).key
+        return json.dumps([self._prompt_ids("").tolist(), self._tokenizer.stop_ids, chat])
 
     def build(
         self, observation: Observation, seed: int, *, want_ref_logprobs: bool, last: ChatTurn | None = None

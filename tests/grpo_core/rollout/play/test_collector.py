@@ -169,7 +169,15 @@ def test_an_opening_is_played_once_and_then_read(rooms: Rooms, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 9}, {"temperature": 0.5}, {"top_p": 0.5}, {"max_completion_tokens": 7}], ids=str
+    "change",
+    [
+        {"seed": 9},
+        {"temperature": 0.5},
+        {"top_p": 0.5},
+        {"max_completion_tokens": 7},
+        {"chat_template_arguments": {"enable_thinking": False}},
+    ],
+    ids=str,
 )
 def test_an_opening_of_another_making_is_not_used(change: dict[str, Any], rooms: Rooms, tmp_path: Path) -> None:
     states = tmp_path / "states"
