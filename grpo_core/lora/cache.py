@@ -103,6 +103,11 @@ class LoRACache:
             key = self._key(version)
         return self._acquire(key, num_pins=0)
 
+    def count_hit(self) -> None:
+        """For an engine that holds a version itself: a request for it that needs no look here is a hit, too."""
+        with self._lock:
+            self._count(hits=1)
+
     @contextmanager
     def pinned(self, version: PolicyVersion) -> Iterator[PolicyWeights]:
         """The weights of ``version``, kept in memory for the length of the ``with`` block. Raises as ``get``."""

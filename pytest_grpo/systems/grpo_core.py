@@ -54,9 +54,6 @@ class GrpoCoreSystem(GrpoSystem):
         self._adapters = switchable_cache(self._store)
         check_engine(config)
         self._engine = open_engine(config, self._tokenizer.stop_ids, self._adapters, self._store)
-        self._num_cold_loads = 0
-        self._is_vllm = settings.engine == "vllm"
-        self._num_resident = 0  # hits for which vLLM did not ask the cache: it holds the version itself
         self._step_logprobs: StepLogprobs = []
         self._policy = load_policy(config.model, any_architecture=settings.engine != "torch")
         self._trainer = Trainer(
@@ -161,11 +158,8 @@ class GrpoCoreSystem(GrpoSystem):
     def swap_adapter(self, version: int, *, cached: bool = True) -> AdapterSwap:
         if not cached:
             self._engine.use_version(0)  # as in a new process, no adapter is merged
-            self._num_cold_loads += 1
         self._adapters.is_bypassed = not cached
-        before = self._adapters.counters
         swap = self._engine.use_version(version)
-        self._num_resident += self._is_vllm and swap.cache_hit and self._adapters.counters == before
         return AdapterSwap(swap.cache_hit, swap.load_ms, swap.swap_ms)
 
     def run(self, num_steps: int, plan: RunPlan) -> Sequence[StepRecord]:
@@ -202,8 +196,8 @@ class GrpoCoreSystem(GrpoSystem):
     def counters(self) -> Mapping[str, int]:
         engine, cache = self._engine.counters, self._adapters.counters
         return {
-            "adapter_cache_hits": cache.hits + self._num_resident,
-            "adapter_cache_misses": cache.misses + self._num_cold_loads,
+            "adapter_cache_hits": cache.hits,
+            "adapter_cache_misses": cache.misses,
             "num_adapter_swaps": engine.num_adapter_swaps,
             "num_completion_tokens": engine.num_completion_tokens,
             "num_decode_steps": engine.num_decode_steps,

@@ -47,6 +47,7 @@ class ResidentAdapters:
         ids: Iterator[int],
     ) -> None:
         self.current = 0
+        self.num_swaps = 0  # to another adapter than the one before, or to one that was published anew
         self._cache = cache
         self._store = store
         self._run = run
@@ -61,7 +62,12 @@ class ResidentAdapters:
     def use(self, number: int) -> AdapterSwap:
         """Make ``number`` current; unload the previous version once no request uses it. Raises as ``acquire``."""
         start = time.perf_counter()
+        held, active = self._loaded.get(number), self._loaded.get(self.current)
         cache_hit, load_ms = self._ensure(number)
+        loaded = self._loaded.get(number)
+        if loaded is not None and loaded is held:
+            self._cache.count_hit()
+        self.num_swaps += int(loaded is not None and loaded is not active)
         before, self.current = self.current, number
         self._drop_unused(before)
         return AdapterSwap(number, cache_hit, load_ms, swap_ms=(time.perf_counter() - start) * 1e3 - load_ms)

@@ -138,6 +138,7 @@ class VllmEngine:
         statistics = self._client.statistics
         return replace(
             self._counters,
+            num_adapter_swaps=self._adapters.num_swaps,
             num_decode_steps=statistics.num_decode_steps,
             num_decode_rows=statistics.num_decode_rows,
             num_preemptions=statistics.num_preemptions,
@@ -150,11 +151,8 @@ class VllmEngine:
         return self._client.statistics.tokens_per_second
 
     def use_version(self, number: int) -> AdapterSwap:
-        before = self.policy_version
         with spans.SWAP:
-            swap = self._adapters.use(number)
-        self._count(num_adapter_swaps=int(number not in (0, before)))
-        return swap
+            return self._adapters.use(number)
 
     def submit(self, request: GenerationRequest) -> int:
         ticket = next(self._client.tickets)

@@ -11,7 +11,7 @@ MAX_CACHED_ADAPTERS = 4
 
 
 def switchable_cache(store: AdapterStore) -> Any:
-    """A ``LoRACache`` that answers from a new, empty cache while ``is_bypassed`` is set."""
+    """A ``LoRACache`` that answers from a new, empty cache while ``is_bypassed`` is set, and counts that as a miss."""
     from grpo_core.lora.cache import DEFAULT_MAX_BYTES, CacheResult, LoRACache
     from grpo_core.types import PolicyVersion
 
@@ -22,6 +22,10 @@ def switchable_cache(store: AdapterStore) -> Any:
         is_bypassed = False
 
         def get(self, version: PolicyVersion) -> CacheResult:
-            return new_cache().get(version) if self.is_bypassed else super().get(version)
+            if not self.is_bypassed:
+                return super().get(version)
+            found = new_cache().get(version)
+            self._count(misses=1)
+            return found
 
     return SwitchableCache(store, DEFAULT_MAX_BYTES, MAX_CACHED_ADAPTERS)

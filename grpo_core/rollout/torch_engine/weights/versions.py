@@ -77,6 +77,7 @@ class Versions:
         """
         is_active = number == self.active and not self._is_replaced(number)
         if is_active and self._beside.weights is not self.base:  # full weights are in memory already
+            self._adapters.count_hit()
             return AdapterSwap(number, cache_hit=True, load_ms=0.0, swap_ms=0.0)
         self._refuse_replaced(number)
         start = time.perf_counter()
