@@ -59,7 +59,8 @@ def find_logprobs(
     reference: Float64 | None = None
     if config.kl_coefficient > 0:
         missing = [index for index, item in enumerate(completions) if item.ref_logprobs is None]
-        own_missing = [place for place, index in enumerate(missing) if index in set(own)]
+        is_own = set(own)
+        own_missing = [place for place, index in enumerate(missing) if index in is_own]
         scored = np.zeros(0)
         if missing:
             with trained.base_model():
