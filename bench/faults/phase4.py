@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from grpo_core.rollout.play.collector import Collector
     from grpo_core.rollout.play.episode import Episode
     from grpo_core.rollout.protocol import GenerationRequest
-    from grpo_core.schedule.buffer import Lease, RolloutBuffer, SlotGrant
+    from grpo_core.schedule.buffer import Lease, RolloutBuffer
     from grpo_core.training.forward.packing import Pack
     from grpo_core.training.trainer import Trainer
     from grpo_core.types import Batch, Completion, Group, Packing, StepMetrics
@@ -88,7 +88,7 @@ def buffer_polls(patch: pytest.MonkeyPatch) -> None:
 
     original = RolloutBuffer.wait_for_slot
 
-    def wait_for_slot(self: RolloutBuffer) -> SlotGrant | None:
+    def wait_for_slot(self: RolloutBuffer) -> int | None:
         time.sleep(POLL_S)
         return original(self)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bench.verdict_study.noises import JITTER
-from pytest_grpo.measuring.sampler import Arm, Sampler
+from pytest_grpo.measuring.rounds import RoundSampler
+from pytest_grpo.measuring.sample import Arm
 from pytest_grpo.types import Sample
 
 NEW, OLD = "new", "old"
@@ -55,13 +56,13 @@ class Machine:
         quiet_s = 1 / self.speedup if arm == NEW else 1.0
         return quiet_s * factor * self.rng.lognormvariate(0, JITTER)
 
-    def sampler(self) -> Sampler:
+    def sampler(self) -> RoundSampler:
         """The plugin's own, on this machine."""
         arms: dict[str, Arm] = {
             NEW: lambda: Sample(self.run(NEW)),
             OLD: lambda: Sample(self.run(OLD)),
         }
-        return Sampler(arms, budget_s=1e9, rng=self.rng, take=self._take, is_simulated=True)
+        return RoundSampler(arms, budget_s=1e9, rng=self.rng, take=self._take, is_simulated=True)
 
     def _take(self, arm: Arm, name: str, repeats: int) -> Sample:
         return Sample(sum(self.run(name) for _ in range(repeats)) / repeats)

@@ -15,8 +15,8 @@ def reward_chart(rewards: Sequence[float], first_step: int) -> list[str]:
     steps, up to one; its height is exact to an eighth of a character. The axis begins at 0, or at the lowest value."""
     columns = _means(rewards, min(len(rewards), _MAX_COLUMNS))
     low, high = min(0.0, *columns), max(columns)
-    span = high - low or 1.0
-    heights = [round((value - low) / span * _NUM_ROWS * 8) for value in columns]
+    value_range = high - low or 1.0
+    heights = [round((value - low) / value_range * _NUM_ROWS * 8) for value in columns]
     lines = []
     for row in reversed(range(_NUM_ROWS)):
         label = {_NUM_ROWS - 1: f"{high:.3f}", 0: f"{low:.3f}"}.get(row, "")

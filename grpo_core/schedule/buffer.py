@@ -30,14 +30,6 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class SlotGrant:
-    """Leave to collect batch ``index``, from ``policy_version`` (the trainer's, now) or a newer one."""
-
-    index: int
-    policy_version: int
-
-
-@dataclass(frozen=True, slots=True)
 class Lease:
     """The batch of one training step, until the step is acknowledged."""
 
@@ -138,8 +130,9 @@ class RolloutBuffer:
         """Batches that were over the lag budget when their turn came, and were collected again."""
         return self._num_stale_dropped
 
-    def wait_for_slot(self) -> SlotGrant | None:
-        """Producer: wait until the next batch may start. None when no more are needed, or the buffer was closed.
+    def wait_for_slot(self) -> int | None:
+        """Producer: wait until a batch may start, from ``trainer_version`` or a newer one. Returns its index; None when
+        no more are needed, or the buffer was closed.
 
         Recorded batches take their places meanwhile: they are never granted.
 
@@ -147,22 +140,22 @@ class RolloutBuffer:
             StoredBatchError: a recorded batch was damaged since ``recover``.
             The error that the buffer was closed with.
         """
-        while (grant := self._wait_for_grant()) is not None and grant.index in self._recorded:
+        while (index := self._wait_for_index()) is not None and index in self._recorded:
             assert self._folder is not None
-            self._recorded.remove(grant.index)
+            self._recorded.remove(index)
             with spans.STORE:
-                batch = read_batch(self._folder / batch_file_name(grant.index))
+                batch = read_batch(self._folder / batch_file_name(index))
             self._hand_over(batch)
-        return grant
+        return index
 
-    def _wait_for_grant(self) -> SlotGrant | None:
+    def _wait_for_index(self) -> int | None:
         with spans.WAIT_ROOM, self._changed:
             assert self._in_production is None, "put the granted batch first"
             while not self._is_over(self._next_step):
                 index = next(i for i in range(self._next_step, self._num_batches + 1) if i not in self._waiting)
                 if index <= self._last_allowed:
                     self._in_production = index
-                    return SlotGrant(index, self._trainer_version)
+                    return index
                 self._changed.wait()
             return None
 

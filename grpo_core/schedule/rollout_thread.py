@@ -58,12 +58,12 @@ def _produce(
     with recording(process_name(stack.trainer.ranks.rank), "rollout") as recorder:
         try:
             torch.set_num_threads(num_torch_threads(stack.config, stack.trainer.ranks.size))
-            while (grant := buffer.wait_for_slot()) is not None:
+            while (index := buffer.wait_for_slot()) is not None:
                 if evaluations is not None:
                     with spans.EVALUATE:
                         evaluations.run_due(buffer.trainer_version)
-                stats = _collect(stack, buffer, grant.index, telemetry, figures)
-                step = grant.index + 1
+                stats = _collect(stack, buffer, index, telemetry, figures)
+                step = index + 1
                 accounts = recorder.cut()
                 figures.played(accounts[0], stats)
                 with spans.TELEMETRY:

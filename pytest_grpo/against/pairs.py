@@ -24,7 +24,7 @@ from pytest_grpo.measuring.deciding import plan_of
 from pytest_grpo.measuring.pace import MAX_BUDGET_FACTOR
 from pytest_grpo.measuring.question import Question
 from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
-from pytest_grpo.measuring.sampler import Round, Sampler
+from pytest_grpo.measuring.rounds import Round, RoundSampler
 from pytest_grpo.measuring.stats import Plan, judge
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.types import REFERENCE_ARM, Sample, Verdict, is_count
@@ -105,13 +105,13 @@ class ArmPairs:
     """The first run on each side."""
     watched: list[Watched]
     rng: random.Random
-    sampler: Sampler = field(init=False)
+    sampler: RoundSampler = field(init=False)
     guard: QuietGuard = field(init=False)
     is_over: bool = False
 
     def __post_init__(self) -> None:
         by_name = {side.name: side for side in self.sides}
-        self.sampler = Sampler(
+        self.sampler = RoundSampler(
             {name: partial(side.measure, self.arm, 1) for name, side in by_name.items()},
             self.rules.budget_s,
             rng=self.rng,

@@ -22,7 +22,8 @@ from pytest_grpo.measuring.deciding import Decider, Decision
 from pytest_grpo.measuring.growth import describe_growth
 from pytest_grpo.measuring.question import Question
 from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
-from pytest_grpo.measuring.sampler import MeasurementError, Round, Sampler
+from pytest_grpo.measuring.rounds import Round, RoundSampler
+from pytest_grpo.measuring.sample import MeasurementError
 from pytest_grpo.measuring.stats import Estimate, Plan, interval, median_ratio
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.thresholds import Threshold
@@ -66,7 +67,7 @@ class PairedComparison:
     """Arms that are measured together. All assertions about them share the rounds taken so far."""
 
     gate: Recorder
-    sampler: Sampler
+    sampler: RoundSampler
     agree: Agreement
     max_cores_of_others: float | None = None
     explanation: list[str] = field(default_factory=list)

@@ -14,7 +14,8 @@ from pytest_grpo.arms import MeasuredArm
 from pytest_grpo.gate.comparison import PairedComparison
 from pytest_grpo.gate.explain import explain
 from pytest_grpo.gate.gate_session import GateSession, ShowProgress
-from pytest_grpo.measuring.sampler import Arm, Sampler
+from pytest_grpo.measuring.rounds import RoundSampler
+from pytest_grpo.measuring.sample import Arm
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.device import describe_device
 from pytest_grpo.settings.thresholds import Threshold
@@ -25,7 +26,7 @@ Inspect = Callable[[Row, int], str]
 how many rows of the same metric the test had before."""
 IsDecided = Callable[[Row, int], bool]
 """Whether more pairs cannot change what ``Inspect`` finds."""
-NewComparison = Callable[["Gate", Sampler, Agreement, "float | None"], PairedComparison]
+NewComparison = Callable[["Gate", RoundSampler, Agreement, "float | None"], PairedComparison]
 
 
 @dataclass(slots=True, repr=False)
@@ -118,7 +119,7 @@ class Gate:
         for name, value in {"agree": agree, **arms}.items():
             if not callable(value):
                 raise pytest.UsageError(f"grpo_arms({name}={value!r}): allowed is a callable, e.g. {name}=lambda: ...")
-        sampler = Sampler(arms, self.config.budget_s, block_size, self.session.rng)
+        sampler = RoundSampler(arms, self.config.budget_s, block_size, self.session.rng)
         comparison: PairedComparison = self.new_comparison(self, sampler, agree, max_cores_of_others)
         self.comparisons.append(comparison)
         return tuple(MeasuredArm(name, comparison) for name in arms)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pytest_grpo.measuring.cpu_use import num_cores_for_us
 from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
-from pytest_grpo.measuring.sampler import Round, Sampler
+from pytest_grpo.measuring.rounds import Round, RoundSampler
 from pytest_grpo.measuring.stats import control_problem
 
 NUM_PAIRS = 20
@@ -38,10 +38,10 @@ def run_control(rng: random.Random, max_cores_of_others: float) -> Control:
     problem = ""
     with _Work(num_threads()) as work:
         for _ in range(NUM_TRIES):
-            sampler = Sampler({"once": work, "again": work}, budget_s=BUDGET_S, rng=rng)
+            sampler = RoundSampler({"once": work, "again": work}, budget_s=BUDGET_S, rng=rng)
             guard = QuietGuard(max_cores_of_others, WAIT_SHARE * BUDGET_S)
 
-            def check(_: Round, sampler: Sampler = sampler, guard: QuietGuard = guard) -> bool:
+            def check(_: Round, sampler: RoundSampler = sampler, guard: QuietGuard = guard) -> bool:
                 if not guard.counts():
                     sampler.drop_last()
                 guard.start_round()

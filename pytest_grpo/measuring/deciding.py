@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from pytest_grpo.measuring.pace import Pace
 from pytest_grpo.measuring.question import Question
-from pytest_grpo.measuring.sampler import Round, Sampler
+from pytest_grpo.measuring.rounds import Round, RoundSampler
 from pytest_grpo.measuring.stats import Estimate, Plan, judge, median_ratio
 from pytest_grpo.types import Verdict
 
@@ -44,7 +44,7 @@ class Decider:
     ``share`` of the error budget is spent at most by a wrong failure.
     """
 
-    sampler: Sampler
+    sampler: RoundSampler
     question: Question
     looks: tuple[int, ...]
     share: float

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pytest_grpo.measuring.carry_over import MIN_ROUNDS
 from pytest_grpo.measuring.question import Question
-from pytest_grpo.measuring.sampler import Sampler
+from pytest_grpo.measuring.rounds import RoundSampler
 from pytest_grpo.measuring.stats import Plan
 from pytest_grpo.types import Verdict
 
@@ -35,7 +35,7 @@ class Pace:
     its own random order.
     """
 
-    sampler: Sampler
+    sampler: RoundSampler
     question: Question
     plan: Plan
     warning: str = ""
@@ -51,7 +51,7 @@ class Pace:
         self._choose_mode()
 
     def extend_for_a_failure(self) -> None:
-        self.sampler.budget_s = max(self.sampler.budget_s, RED_BUDGET_FACTOR * self.sampler.given_s)
+        self.sampler.budget_s = max(self.sampler.budget_s, RED_BUDGET_FACTOR * self.sampler.first_budget_s)
 
     def adapt(self) -> None:
         """Choose how the next round is taken, and see that there is time for it."""
@@ -68,16 +68,16 @@ class Pace:
         matters = carry_over.reach > self.question.margin(sampler.rounds) / 2
         if carry_over.is_found:
             self.note = carry_over.describe()
-            limit_s = MAX_BUDGET_FACTOR * sampler.given_s
+            limit_s = MAX_BUDGET_FACTOR * sampler.first_budget_s
             if matters and len(sampler.rounds) <= self.plan.looks[0] and self._all_s(BLOCK_SIZE + 1) <= limit_s:
                 self.note += ", so it is measured in blocks"
                 sampler.block_size, sampler.is_doubled = BLOCK_SIZE, False
                 sampler.start_afresh()
                 return
-        sampler.is_doubled = matters and (carry_over.is_found or self._all_s(2) <= sampler.given_s)
+        sampler.is_doubled = matters and (carry_over.is_found or self._all_s(2) <= sampler.first_budget_s)
 
     def _find_time(self) -> None:
-        sampler, limit_s = self.sampler, MAX_BUDGET_FACTOR * self.sampler.given_s
+        sampler, limit_s = self.sampler, MAX_BUDGET_FACTOR * self.sampler.first_budget_s
         num_runs = 1
         if sampler.block_size > 1:
             num_runs = sampler.block_size + 1

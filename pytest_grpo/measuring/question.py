@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pytest_grpo.measuring.carry_over import CarryOver, describe_order_effect, find_carry_over
-from pytest_grpo.measuring.sampler import Order, Round
+from pytest_grpo.measuring.rounds import Order, Round
 from pytest_grpo.measuring.stalls import Means, describe_stalls, judge_means
 from pytest_grpo.measuring.stats import median_ratio
 

@@ -16,11 +16,11 @@ from grpo_core.environments.user_code import users_code
 from grpo_core.errors import EpisodeError, GrpoError, InvalidActionError
 from grpo_core.ledger import spans
 from grpo_core.model.tokenizer import Tokenizer
+from grpo_core.rollout.play.dataset_rewards import reward_episodes
 from grpo_core.rollout.play.episode import MAX_ATTEMPTS, Episode, EpisodeFailure
 from grpo_core.rollout.play.overlong import overlong_penalty
 from grpo_core.rollout.play.requests import RequestBuilder
 from grpo_core.rollout.play.round import Round
-from grpo_core.rollout.play.scoring import score_episodes
 from grpo_core.rollout.play.seeds import environment_seed, turn_seed
 from grpo_core.rollout.play.starting_states import SampledGroups
 from grpo_core.rollout.protocol import AdapterSwap, RolloutEngine
@@ -216,7 +216,7 @@ class Collector:
             replace=lambda episode, error: self._replace(episode, index, error),
         ).play(playing)
         if self._dataset is not None and playing and all(episode.rewards is not None for episode in episodes):
-            self._reward_stats += score_episodes(self._dataset.rewards, episodes)
+            self._reward_stats += reward_episodes(self._dataset.rewards, episodes)
         return bool(playing)
 
     def _advance(self, episode: Episode, index: int) -> None:

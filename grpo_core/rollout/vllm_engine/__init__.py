@@ -1,1 +1,1 @@
-"""The engine that samples in vLLM's own processes: ``engine`` runs here, ``sampler`` in vLLM."""
+"""The engine that samples in vLLM's own processes: ``engine`` runs here, ``logits_processor`` in vLLM."""

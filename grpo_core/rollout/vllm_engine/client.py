@@ -87,8 +87,8 @@ class VllmClient:
             **options,
             load_format="safetensors",  # no pickle
             trust_remote_code=False,
-            logits_processors=[f"{_PACKAGE}.sampler:ExactSampler"],
-            worker_extension_cls=f"{_PACKAGE}.sampler.RecordReader",
+            logits_processors=[f"{_PACKAGE}.logits_processor:ExactSampler"],
+            worker_extension_cls=f"{_PACKAGE}.logits_processor.RecordReader",
             async_scheduling=False,  # the sampler must know every token before it draws the next
             generation_config="vllm",
         )

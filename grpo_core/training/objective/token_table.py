@@ -61,9 +61,9 @@ class TokenTable:
 
     def tokens(self, order: Sequence[int], like: Tensor) -> TokenColumns:
         """Those of the completions ``order``, one after the other, with the dtype and device of ``like``."""
-        spans = [np.arange(self._bounds[member], self._bounds[member + 1]) for member in order]
-        columns = torch.from_numpy(self._values[:, np.concatenate(spans)]).to(like.dtype).to(like.device)
-        sequences = np.repeat(np.arange(len(order)), [len(span) for span in spans])
+        ranges = [np.arange(self._bounds[member], self._bounds[member + 1]) for member in order]
+        columns = torch.from_numpy(self._values[:, np.concatenate(ranges)]).to(like.dtype).to(like.device)
+        sequences = np.repeat(np.arange(len(order)), [len(each) for each in ranges])
         return TokenColumns(*columns.unbind(), sequences=torch.from_numpy(sequences).to(like.device))
 
 

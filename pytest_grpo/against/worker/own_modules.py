@@ -23,7 +23,7 @@ MOVED = {
     "pytest_grpo.explain": "pytest_grpo.gate.explain",
     "pytest_grpo.fixtures": "pytest_grpo.session.fixtures",
     "pytest_grpo.gates": "pytest_grpo.gate.gates",
-    "pytest_grpo.measure": "pytest_grpo.measuring.sampler",
+    "pytest_grpo.measure": "pytest_grpo.measuring.rounds",
     "pytest_grpo.phases": "pytest_grpo.settings.phases",
     "pytest_grpo.stats": "pytest_grpo.measuring.stats",
     "pytest_grpo.thresholds": "pytest_grpo.settings.thresholds",

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_core.schedule.buffer import Lease, RolloutBuffer, SlotGrant
+from grpo_core.schedule.buffer import Lease, RolloutBuffer
 from grpo_core.types import Batch
 from tests.grpo_core.schedule.two_sides import (
+    Slot,
     TwoSides,
     answer,
     await_end,
@@ -79,7 +80,7 @@ def test_without_lag_the_sides_alternate_strictly() -> None:
     run = TwoSides(RolloutBuffer(None, 1, 0, 8), jitter(1, 1e-3), jitter(2, 1e-3)).go()
     assert run.problems == []
     assert run.overlapped == []
-    assert [grant.policy_version for grant in run.granted] == list(range(8))
+    assert [slot.policy_version for slot in run.granted] == list(range(8))
     assert [(lease.policy_lag_steps, lease.depth_before) for lease in run.leases] == [(0, 1)] * 8
 
 
@@ -96,25 +97,25 @@ def test_the_largest_depth_overlaps_and_ends(lag: int) -> None:
     assert [lease.batch.index for lease in run.leases] == list(range(1, 10))
 
 
-def test_a_grant_names_the_version_to_sample_from() -> None:
+def test_a_slot_is_granted_for_the_version_of_the_trainer() -> None:
     buffer = RolloutBuffer(None, depth=2, max_policy_lag_steps=1, num_batches=9, first_step=5)
-    assert put_next(buffer) == SlotGrant(5, 5)
+    assert put_next(buffer) == Slot(5, 5)
     lease = take(buffer)
     assert lease == Lease(make_batch(5, 5), 1, 0)
-    assert put_next(buffer) == SlotGrant(6, 5)
+    assert put_next(buffer) == Slot(6, 5)
     buffer.acknowledge(lease)
     assert take(buffer).policy_lag_steps == 1
-    assert put_next(buffer) == SlotGrant(7, 6)
+    assert put_next(buffer) == Slot(7, 6)
 
 
 def test_a_stale_batch_is_dropped_and_collected_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     buffer = RolloutBuffer(tmp_path, depth=1, max_policy_lag_steps=1, num_batches=6, first_step=3)
-    assert answer(buffer.wait_for_slot) == SlotGrant(3, 3)
-    buffer.put(make_batch(3, 1))  # a producer that ignores the grant's version
+    assert answer(buffer.wait_for_slot) == 3
+    buffer.put(make_batch(3, 1))  # a producer that samples from an older version
     leases: list[Lease] = []
     trainer = in_thread(lambda: leases.append(take(buffer)))
 
-    assert answer(buffer.wait_for_slot) == SlotGrant(3, 3)
+    assert answer(buffer.wait_for_slot) == 3
     assert files(tmp_path) == []
     buffer.put(make_batch(3, 3))
     await_end(trainer)

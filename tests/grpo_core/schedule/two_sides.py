@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from hypothesis import Phase, settings
 
-from grpo_core.schedule.buffer import Lease, RolloutBuffer, SlotGrant
+from grpo_core.schedule.buffer import Lease, RolloutBuffer
 from grpo_core.types import Batch, RolloutStats
 
 T = TypeVar("T")
@@ -48,11 +48,23 @@ def answer(call: Callable[[], T]) -> T:
     return answers[0]
 
 
-def put_next(buffer: RolloutBuffer) -> SlotGrant:
-    grant = answer(buffer.wait_for_slot)
-    assert grant is not None
-    buffer.put(make_batch(grant.index, grant.policy_version))
-    return grant
+class Slot(NamedTuple):
+    """Batch ``index`` may start, from ``policy_version`` or a newer one."""
+
+    index: int
+    policy_version: int
+
+
+def wait_for_slot(buffer: RolloutBuffer) -> Slot | None:
+    index = buffer.wait_for_slot()
+    return None if index is None else Slot(index, buffer.trainer_version)
+
+
+def put_next(buffer: RolloutBuffer) -> Slot:
+    slot = answer(partial(wait_for_slot, buffer))
+    assert slot is not None
+    buffer.put(make_batch(slot.index, slot.policy_version))
+    return slot
 
 
 def take(buffer: RolloutBuffer) -> Lease:
@@ -68,7 +80,7 @@ class TwoSides:
     buffer: RolloutBuffer
     production_s: Callable[[int], float] = lambda index: 0.0
     step_s: Callable[[int], float] = lambda step: 0.0
-    granted: list[SlotGrant] = field(default_factory=list)
+    granted: list[Slot] = field(default_factory=list)
     leases: list[Lease] = field(default_factory=list)
     problems: list[BaseException] = field(default_factory=list)
     max_depth_seen: int = 0
@@ -76,12 +88,12 @@ class TwoSides:
     overlapped: list[int] = field(default_factory=list)  # batches begun while a step was running
 
     def produce(self) -> None:
-        while (grant := self.buffer.wait_for_slot()) is not None:
-            self.granted.append(grant)
+        while (slot := wait_for_slot(self.buffer)) is not None:
+            self.granted.append(slot)
             if self.step_running.is_set():
-                self.overlapped.append(grant.index)
-            pause(self.production_s(grant.index))
-            self.buffer.put(make_batch(grant.index, grant.policy_version))
+                self.overlapped.append(slot.index)
+            pause(self.production_s(slot.index))
+            self.buffer.put(make_batch(slot.index, slot.policy_version))
             self.max_depth_seen = max(self.max_depth_seen, self.buffer.depth)
 
     def train(self) -> None:

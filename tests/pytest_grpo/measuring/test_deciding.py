@@ -9,7 +9,8 @@ import pytest
 from pytest_grpo.measuring.deciding import Decider, Decision
 from pytest_grpo.measuring.error_budget import ErrorBudget
 from pytest_grpo.measuring.question import Question
-from pytest_grpo.measuring.sampler import Arm, Round, Sampler
+from pytest_grpo.measuring.rounds import Round, RoundSampler
+from pytest_grpo.measuring.sample import Arm
 from pytest_grpo.measuring.stats import DEFAULT_LOOKS
 from pytest_grpo.types import Sample, Verdict
 
@@ -35,7 +36,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("pytest_grpo.measuring.sampler.time.perf_counter", clock)
+    monkeypatch.setattr("pytest_grpo.measuring.rounds.time.perf_counter", clock)
     return clock
 
 
@@ -53,7 +54,7 @@ def decider_of(
         assert isinstance(sample, Sample)
         return sample
 
-    sampler = Sampler({"a": a, "b": b}, budget_s, rng=random.Random(1), take=take, is_simulated=True)
+    sampler = RoundSampler({"a": a, "b": b}, budget_s, rng=random.Random(1), take=take, is_simulated=True)
     return Decider(sampler, Question(("a", "b"), values, low, high), DEFAULT_LOOKS, share)
 
 
@@ -82,7 +83,7 @@ def test_time_that_ends_at_a_planned_look_spends_what_is_left(clock: Clock) -> N
     decider = decider_of(clock.arm(constant(10.0)), clock.arm(constant(1.0)), budget_s=1e9, share=0.009)
     sampler = decider.sampler
     sampler.take_until(8)
-    sampler.budget_s = sampler.given_s = 1.0  # over, whatever it is extended by
+    sampler.budget_s = sampler.first_budget_s = 1.0  # over, whatever it is extended by
     assert decider.decide().verdict is Verdict.FAIL
     assert len(sampler.rounds) == 8
 

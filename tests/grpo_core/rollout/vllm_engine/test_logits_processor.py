@@ -24,7 +24,7 @@ def test_the_sampler_draws_again_what_vllm_throws_away(model_folder: Path) -> No
 
     from vllm.v1.sample.logits_processor.interface import BatchUpdate  # pyright: ignore[reportMissingImports]
 
-    from grpo_core.rollout.vllm_engine.sampler import ExactSampler
+    from grpo_core.rollout.vllm_engine.logits_processor import ExactSampler
     from grpo_core.rollout.vllm_engine.task import ReceivedRecord, SamplingTask, pack_task
 
     model_config = SimpleNamespace(model=str(model_folder), get_vocab_size=lambda: 50)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_grpo.measuring.sampler import MIN_SAMPLE_S, Arm, MeasurementError, Sampler, measure
+from pytest_grpo.measuring.rounds import MIN_SAMPLE_S, RoundSampler
+from pytest_grpo.measuring.sample import Arm, MeasurementError, measure
 from pytest_grpo.types import Sample
 
 
@@ -20,9 +21,9 @@ def recording(calls: list[str], name: str, seconds: float = 1.0) -> Callable[[],
     return arm
 
 
-def sampler_of(calls: list[str], *names: str, **settings: float) -> Sampler:
+def sampler_of(calls: list[str], *names: str, **settings: float) -> RoundSampler:
     arms: dict[str, Arm] = {name: recording(calls, name) for name in names}
-    return Sampler(arms, rng=random.Random(1), **settings)  # pyright: ignore[reportArgumentType]
+    return RoundSampler(arms, rng=random.Random(1), **settings)  # pyright: ignore[reportArgumentType]
 
 
 def test_each_round_has_a_random_order_of_its_own() -> None:
@@ -59,14 +60,14 @@ def test_warm_up_ends_when_two_runs_take_about_as_long_and_is_not_kept() -> None
         calls.append("a")
         return Sample(next(seconds))
 
-    sampler = Sampler({"a": arm}, budget_s=100)
+    sampler = RoundSampler({"a": arm}, budget_s=100)
     sampler.take_until(1)
     assert len(calls) == 5
     assert len(sampler.rounds) == 1
 
 
 def test_short_work_is_repeated_until_a_sample_is_long_enough() -> None:
-    sampler = Sampler({"short": lambda: None})
+    sampler = RoundSampler({"short": lambda: None})
     sampler.take_until(1)
     assert 0 < sampler.rounds[0]["short"].value("seconds") < MIN_SAMPLE_S
     calls: list[str] = []
@@ -99,7 +100,7 @@ def test_block_mode_runs_an_arm_in_a_row_and_leaves_out_its_first_run() -> None:
 
 
 def test_the_budget_ends_the_rounds_and_says_so() -> None:
-    sampler = Sampler({"a": lambda: None}, budget_s=0.2)
+    sampler = RoundSampler({"a": lambda: None}, budget_s=0.2)
     assert not sampler.take_until(1000)
     assert 1 <= len(sampler.rounds) < 10
 
@@ -135,7 +136,7 @@ def test_a_round_can_be_dropped_and_the_last_one_announced() -> None:
 )
 def test_impossible_samples_name_their_arm(outcome: Sample, what: str) -> None:
     with pytest.raises(MeasurementError, match=f"arm 'slow':? {what}") as caught:
-        Sampler({"fast": lambda: None, "slow": lambda: outcome}).take_until(2)
+        RoundSampler({"fast": lambda: None, "slow": lambda: outcome}).take_until(2)
     assert "\n" not in str(caught.value)
 
 
@@ -157,7 +158,7 @@ def test_an_arm_that_raises_is_named_and_leaves_collection_on() -> None:
         raise KeyError("lost")
 
     with pytest.raises(KeyError, match="lost") as caught:
-        Sampler({"fast": broken}).take_until(2)
+        RoundSampler({"fast": broken}).take_until(2)
     assert caught.value.__notes__ == ["raised in arm 'fast'"]
     assert gc.isenabled()
 
@@ -178,7 +179,7 @@ def test_what_was_there_before_is_not_collected_while_arms_run() -> None:
         num_frozen.append(gc.get_freeze_count())
 
     gc.unfreeze()  # what the session around this test has frozen
-    Sampler({"a": arm}).take_until(2)
+    RoundSampler({"a": arm}).take_until(2)
     assert min(num_frozen) > 0
     assert gc.get_freeze_count() == 0
 
@@ -187,14 +188,14 @@ def test_objects_that_the_process_has_frozen_stay_frozen() -> None:
     gc.freeze()
     num_frozen = gc.get_freeze_count()
     try:
-        Sampler({"a": lambda: None}).take_until(2)
+        RoundSampler({"a": lambda: None}).take_until(2)
         assert gc.get_freeze_count() == num_frozen
     finally:
         gc.unfreeze()
 
 
 def test_measuring_imports_no_torch(pytester: pytest.Pytester) -> None:
-    measuring = "from pytest_grpo.measuring.sampler import measure; measure(lambda: None, 'a')"
+    measuring = "from pytest_grpo.measuring.sample import measure; measure(lambda: None, 'a')"
     script = f"import sys; {measuring}; print('torch' in sys.modules)"
     assert pytester.run(sys.executable, "-c", script).stdout.str() == "False"
 

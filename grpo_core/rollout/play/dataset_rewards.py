@@ -12,7 +12,7 @@ from grpo_core.rollout.play.episode import Episode
 from grpo_core.types import RewardFunctionStats
 
 
-def score_episodes(rewards: Rewards, episodes: Sequence[Episode]) -> tuple[RewardFunctionStats, ...]:
+def reward_episodes(rewards: Rewards, episodes: Sequence[Episode]) -> tuple[RewardFunctionStats, ...]:
     """Set what each of ``episodes`` earned; they are over. Returns what the functions took.
 
     One that no function has an opinion on gets the mean of its siblings: it has no advantage and moves none of theirs.
