@@ -27,7 +27,7 @@ def test_a_trainer_step_leaves_a_readable_trace(grpo_gate: Gate, build_stack_for
     with open_telemetry(stack.config, bench_home) as telemetry, trace(folder):
         metrics = stack.trainer.step(batch)
         publish(stack, telemetry)
-    spans = read_trace(folder).spans
+    spans = read_trace(folder).annotations
     present = [name for name in TRAINER_SPANS if name in spans and spans[name].total_ms > 0]
     grpo_gate.check("trace_spans_present", len(present))
     expected = dict(zip(TRAINER_SPANS, (metrics.num_micro_batches, metrics.num_micro_batches, 1, 1), strict=True))

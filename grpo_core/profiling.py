@@ -68,8 +68,10 @@ def _measure(
 
 
 def _measure_rollout(stack: Stack, telemetry: Telemetry, warmup: bool, trace_folder: Path | None) -> dict[str, Any]:
+    from torch.autograd.profiler import record_function
+
     from grpo_core.schedule.rollout_thread import emit_rollout
-    from grpo_core.telemetry.profiler import span, trace
+    from grpo_core.telemetry.profiler import trace
 
     num_steps = stack.config.schedule.num_steps
     if warmup:
@@ -77,7 +79,7 @@ def _measure_rollout(stack: Stack, telemetry: Telemetry, warmup: bool, trace_fol
     batches: list[Batch] = []
     with trace(trace_folder or Path(), enabled=trace_folder is not None):
         for index in range(num_steps):
-            with span("rollout"):
+            with record_function("rollout"):
                 batches.append(stack.collector.collect(index))
     for batch in batches:
         emit_rollout(batch, 0, telemetry)

@@ -20,7 +20,7 @@ def test_a_step_of_the_system_leaves_a_readable_trace(
     grpo_gate: Gate, grpo_system: GrpoSystem, plan_for: PlanFor, tmp_path: Path
 ) -> None:
     from grpo_core.telemetry.profiler import read_trace
-    from pytest_grpo.systems.protocol import STEP_SPANS
+    from pytest_grpo.systems.protocol import STEP_ANNOTATIONS
 
     from ..checks.system_samples import sample_batch
 
@@ -28,8 +28,8 @@ def test_a_step_of_the_system_leaves_a_readable_trace(
     with grpo_system.trace(tmp_path):
         step = grpo_system.train_step(batch)
         grpo_system.publish_adapter()
-    spans = read_trace(tmp_path).spans
-    present = [name for name in STEP_SPANS if name in spans and spans[name].total_ms > 0]
+    spans = read_trace(tmp_path).annotations
+    present = [name for name in STEP_ANNOTATIONS if name in spans and spans[name].total_ms > 0]
     grpo_gate.check("trace_spans_present", len(present))
-    expected = dict(zip(STEP_SPANS, (step.num_micro_batches, step.num_micro_batches, 1, 1), strict=True))
+    expected = dict(zip(STEP_ANNOTATIONS, (step.num_micro_batches, step.num_micro_batches, 1, 1), strict=True))
     grpo_gate.check("trace_span_count_errors", sum(spans[name].count != count for name, count in expected.items()))

@@ -309,7 +309,7 @@ def publish(stack: Stack, telemetry: Telemetry) -> float:
     Returns milliseconds of the step: what the disk takes comes while the run goes on (``BackgroundStore``).
     """
     times = Stopwatch(stack.trainer.device)
-    with times.span("publish"):
+    with times.part("publish"):
         weights = stack.trainer.weights()
         stack.store.publish_soon(weights, keep_last=stack.config.schedule.max_policy_lag_steps + 2)
     publish_ms = times.total_ms("publish")

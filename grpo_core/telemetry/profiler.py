@@ -1,11 +1,11 @@
-"""Where the time of a step goes: torch profiler traces with the project's own spans in them."""
+"""Where the time of a step goes: torch profiler traces with the project's own annotations in them."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,8 @@ TRACE_FILE = "trace.json"
 
 
 @dataclass(frozen=True, slots=True)
-class SpanSummary:
-    """All spans of one name. ``total_ms`` adds them up, also where they overlap in different threads."""
+class AnnotationSummary:
+    """All annotations of one name. ``total_ms`` adds them up, also where they overlap in different threads."""
 
     count: int
     total_ms: float
@@ -25,17 +25,10 @@ class SpanSummary:
 
 @dataclass(frozen=True, slots=True)
 class TraceSummary:
-    """A trace: its named spans, and how many events it holds in all."""
+    """A trace: its annotations by name, and how many events it holds in all."""
 
-    spans: Mapping[str, SpanSummary]
+    annotations: Mapping[str, AnnotationSummary]
     num_events: int
-
-
-def span(name: str) -> AbstractContextManager[object]:
-    """Marks a stretch of one thread's time in the trace. Costs microseconds when no profiler runs."""
-    import torch
-
-    return torch.profiler.record_function(name)
 
 
 @contextmanager
@@ -70,7 +63,7 @@ def trace(folder: Path, enabled: bool = True) -> Iterator[None]:
 
 
 def read_trace(path: Path) -> TraceSummary:
-    """The spans of a trace. ``path`` is the file, or the folder it was written to.
+    """What ``torch.profiler.record_function`` left in a trace. ``path`` is the file, or the folder it was written to.
 
     Raises:
         SnapshotError: the file is missing or is not a Chrome trace.
@@ -85,12 +78,12 @@ def read_trace(path: Path) -> TraceSummary:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = shown(error)
         raise SnapshotError(f"trace {file}: not a Chrome trace ({reason}); delete it and profile again") from error
-    return TraceSummary(_sum_spans(durations_us), len(events))
+    return TraceSummary(_by_name(durations_us), len(events))
 
 
-def _sum_spans(durations_us: list[tuple[str, float]]) -> dict[str, SpanSummary]:
-    spans: dict[str, SpanSummary] = {}
+def _by_name(durations_us: list[tuple[str, float]]) -> dict[str, AnnotationSummary]:
+    found: dict[str, AnnotationSummary] = {}
     for name, duration_us in durations_us:
-        before = spans.get(name, SpanSummary(0, 0.0))
-        spans[name] = SpanSummary(before.count + 1, before.total_ms + duration_us / 1000)
-    return spans
+        before = found.get(name, AnnotationSummary(0, 0.0))
+        found[name] = AnnotationSummary(before.count + 1, before.total_ms + duration_us / 1000)
+    return found

@@ -31,21 +31,21 @@ _LEDGER = {
 
 
 class Stopwatch:
-    """Times spans by name, marks them in profiler traces and enters them in the ledger. A span has no time of a span
+    """Times parts by name, marks them in profiler traces and enters them in the ledger. A part has no time of a part
     inside it.
 
-    On a GPU by CUDA events: a span includes its kernels that are still queued when it ends, and nothing synchronizes
+    On a GPU by CUDA events: a part includes its kernels that are still queued when it ends, and nothing synchronizes
     until ``total_ms``. On a CPU by the wall clock.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
-        self._spans: dict[str, list[tuple[Mark, Mark]]] = defaultdict(list)
-        self._inner: dict[str, list[tuple[Mark, Mark]]] = defaultdict(list)  # by the name of the span around them
+        self._parts: dict[str, list[tuple[Mark, Mark]]] = defaultdict(list)
+        self._inner: dict[str, list[tuple[Mark, Mark]]] = defaultdict(list)  # by the name of the part around them
         self._open: list[str] = []
 
     @contextmanager
-    def span(self, name: str) -> Iterator[None]:
+    def part(self, name: str) -> Iterator[None]:
         with _LEDGER.get(name, spans.UNNAMED), record_function(name):
             start = self._mark()
             self._open.append(name)
@@ -53,23 +53,23 @@ class Stopwatch:
                 yield
             finally:
                 self._open.pop()
-            span = (start, self._mark())
-            self._spans[name].append(span)
+            marks = (start, self._mark())
+            self._parts[name].append(marks)
             if self._open:
-                self._inner[self._open[-1]].append(span)
+                self._inner[self._open[-1]].append(marks)
 
-    def spans(self, name: str, items: Iterator[Item]) -> Iterator[Item]:
+    def parts(self, name: str, items: Iterator[Item]) -> Iterator[Item]:
         """Yields ``items``, and times how long each one takes to arrive."""
         while True:
-            with self.span(name):
+            with self.part(name):
                 item = next(items, None)
             if item is None:
                 return
             yield item
 
     def total_ms(self, name: str) -> float:
-        """The sum of all spans of that name so far. Waits until the device has finished them."""
-        return _sum_ms(self._spans[name]) - _sum_ms(self._inner[name])
+        """The sum of all parts of that name so far. Waits until the device has finished them."""
+        return _sum_ms(self._parts[name]) - _sum_ms(self._inner[name])
 
     def _mark(self) -> Mark:
         if not self._is_cuda:

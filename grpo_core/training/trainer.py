@@ -122,13 +122,13 @@ class Trainer:
         """
         times, tokenizer_calls = Stopwatch(self._policy.device), num_tokenizer_calls()
         reset_peak_memory(self._policy.device)
-        with times.span("layout"):
+        with times.part("layout"):
             check_batch(batch, self.version, self._config, self._policy.vocab_size)
             config, num_tries = self._config, self._config.updates_per_batch
             part = select_groups(batch.groups, drop_zero_variance=config.drop_zero_variance_groups)
             sums = StepSums()
         logprobs = self._find_logprobs(part, sums, times)
-        with times.span("layout"):
+        with times.part("layout"):
             advantages = sequence_advantages(part, logprobs, config)
             mini_batches = split_batch(part, logprobs, advantages, config)
         learning_rate = self._set_learning_rate()
@@ -147,7 +147,7 @@ class Trainer:
             num_tokenizer_calls=num_tokenizer_calls() - tokenizer_calls,
             peak_memory_bytes=peak_memory_bytes(self._policy.device),
         )
-        with times.span("sums"):
+        with times.part("sums"):
             metrics = step_metrics(facts, batch, part, advantages, sums, times, self._cost)
         metrics = replace(metrics, sums_ms=times.total_ms("sums"))
         self.num_skipped_steps += metrics.is_skipped
@@ -165,14 +165,14 @@ class Trainer:
         watch = FiniteWatch()
         self.optimizer.zero_grad(set_to_none=True)  # here: a step that raised may have left gradients
         completions = batch.part.completions
-        with times.span("layout"):
+        with times.part("layout"):
             own = own_sequences(batch.part, self.ranks)
         micro_batches = own_micro_batches(self._policy, completions, own, self._config, self.ranks)
-        for packed in times.spans("layout", micro_batches):
+        for packed in times.parts("layout", micro_batches):
             self._accumulate(packed, batch.objective, sums, times, watch)
-        with times.span("gradient_sum"):
+        with times.part("gradient_sum"):
             self.ranks.add_up_gradients(self._parameters)
-        with times.span("sums"):
+        with times.part("sums"):
             sums.add_up(self.ranks)
         if self._apply_gradients(sums, times):
             return
@@ -190,7 +190,7 @@ class Trainer:
     def _find_logprobs(self, part: TrainedPart, sums: StepSums, times: Stopwatch) -> TokenLogprobs:
         """The log-probabilities that came with ``part``; those that are missing and needed, from scoring passes."""
         passes = self.num_forward_passes
-        with times.span("scoring"), autocast(self._policy.device, self._config.precision):
+        with times.part("scoring"), autocast(self._policy.device, self._config.precision):
             logprobs = find_logprobs(self._policy, self.trained, part, self._config, self.ranks)
         sums.num_scoring_passes = self.num_forward_passes - passes
         return logprobs
@@ -200,12 +200,12 @@ class Trainer:
     ) -> None:
         """Forward and backward of one micro-batch; gradients add up."""
         passes = self.num_forward_passes
-        with times.span("loss_forward"), autocast(self._policy.device, self._config.precision):
+        with times.part("loss_forward"), autocast(self._policy.device, self._config.precision):
             terms = self._forward(batch, objective, times)
         sums.num_forward_passes += self.num_forward_passes - passes
-        with times.span("backward"):
+        with times.part("backward"):
             terms.loss.backward()
-        with times.span("sums"):
+        with times.part("sums"):
             watch.add(batch, terms, self._parameters)
             if self._on_micro_batch is not None:
                 self._on_micro_batch(batch, terms)
@@ -220,14 +220,14 @@ class Trainer:
             self._policy.head,
             batch,
             entropy_gradient=self._config.entropy_coefficient > 0,
-            gradient_span=partial(times.span, "head_gradient"),
+            time_gradient=partial(times.part, "head_gradient"),
         )
         return objective.terms(batch, scores)
 
     def _apply_gradients(self, sums: StepSums, times: Stopwatch) -> bool:
         """Make the optimizer's step; not where loss or gradient is non-finite, which it returns, and not without a
         gradient: momentum alone would move the weights."""
-        with times.span("optimizer"):
+        with times.part("optimizer"):
             sums.grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm))
             is_finite = math.isfinite(sums.grad_norm) and math.isfinite(sums.loss)
             if is_finite and sums.grad_norm > 0:

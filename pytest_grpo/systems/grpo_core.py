@@ -145,13 +145,14 @@ class GrpoCoreSystem(GrpoSystem):
         self._trainer.load_weights(replace(self._trainer.weights(), tensors=tensors))
 
     def publish_adapter(self) -> int:
-        from grpo_core.telemetry.profiler import span
+        from torch.autograd.profiler import record_function
+
         from grpo_core.types import PolicyVersion
 
         latest = self._store.latest(RUN)
         # Not the trainer's own number: version 0 is the base model, which is never in the cache.
         version = PolicyVersion(RUN, latest.number + 1 if latest is not None else 1)
-        with span("publish"):
+        with record_function("publish"):
             self._store.publish(replace(self._trainer.weights(), version=version))
         return version.number
 

@@ -35,7 +35,7 @@ ADVANTAGE_EPSILON = 1e-4
 NumberType = Literal["float32", "bfloat16"]
 Packing = Literal["shared_prefix", "packed", "padded"]
 
-STEP_SPANS = ("loss_forward", "backward", "optimizer", "publish")
+STEP_ANNOTATIONS = ("loss_forward", "backward", "optimizer", "publish")
 """What the trace of a training step and its publication has: the first two once per micro-batch."""
 
 
@@ -255,8 +255,9 @@ class GrpoSystem(Protocol):
         raise _unsupported(self, "events")
 
     def trace(self, folder: Path) -> AbstractContextManager[object]:
-        """Write a trace of the block to ``folder/trace.json``, in Chrome's format. The parts of a step have spans with
-        the names ``STEP_SPANS``, of the category ``user_annotation``: those of ``torch.profiler.record_function``."""
+        """Write a trace of the block to ``folder/trace.json``, in Chrome's format. The parts of a step have annotations
+        with the names ``STEP_ANNOTATIONS``, of the category ``user_annotation``: ``torch.profiler.record_function``
+        makes them."""
         raise _unsupported(self, "trace")
 
     def save_state(self, folder: Path) -> None:

@@ -24,7 +24,7 @@ from transformers import PreTrainedConfig
 from grpo_core.errors import ModelError
 from grpo_core.model.attention import exact_packing, forward_hidden, takes_plan
 from grpo_core.training.forward.head.chosen import ChosenTokens, Support, TokenScores
-from grpo_core.training.forward.head.scores import GradientSpan, score_tokens
+from grpo_core.training.forward.head.scores import TimeGradient, score_tokens
 from grpo_core.training.forward.prefix_tree import PrefixTree, build_rows, build_tree, related
 from grpo_core.training.forward.tree_attention import TreePlan
 from grpo_core.types import Bool, Completion, Int32, PackedIds, Packing, RaggedIds
@@ -192,7 +192,7 @@ def score_chosen(
     batch: PackedBatch,
     *,
     entropy_gradient: bool = False,
-    gradient_span: GradientSpan = nullcontext,
+    time_gradient: TimeGradient = nullcontext,
 ) -> TokenScores:
     """Scores of the chosen tokens under ``decoder`` and ``head``, in one forward pass. The options are those of
     ``score_tokens``.
@@ -207,4 +207,4 @@ def score_chosen(
     is_narrowed = len(hidden) == len(needed) < batch.input_ids.numel()  # the last layer computed no other rows
     states = hidden[places if is_narrowed else batch.predictors]
     chosen = ChosenTokens(batch.targets, batch.temperatures, batch.support)
-    return score_tokens(states, head, chosen, entropy_gradient=entropy_gradient, gradient_span=gradient_span)
+    return score_tokens(states, head, chosen, entropy_gradient=entropy_gradient, time_gradient=time_gradient)

@@ -125,7 +125,7 @@ class TrlSystem(GrpoSystem):
 
     def train_step(self, batch: TrainBatch, *, learning_rate: float = 0.0) -> TrainStep:
         import torch
-        from torch.autograd.profiler import record_function as span
+        from torch.autograd.profiler import record_function
 
         for parameters in self._optimizer.param_groups:
             parameters["lr"] = learning_rate
@@ -145,17 +145,17 @@ class TrlSystem(GrpoSystem):
             for first in range(0, len(inputs["prompt_ids"]), size):
                 part = {key: value[first : first + size] if value.ndim else value for key, value in inputs.items()}
                 start = now()
-                with span("loss_forward"):
+                with record_function("loss_forward"):
                     loss = self._trainer.compute_loss(self._model, part)
                 forward_end = now()
-                with span("backward"):
+                with record_function("backward"):
                     self._trainer.accelerator.backward(loss)
                 backward_s += now() - forward_end
                 forward_s += forward_end - start
                 losses.append(loss.detach())
                 logprobs.append(next(scored for scored in reversed(passes) if scored is not None))
             other_start = now()
-            with span("optimizer"):
+            with record_function("optimizer"):
                 grad_norm = self._trainer.accelerator.clip_grad_norm_(self._model.parameters(), MAX_GRAD_NORM)
                 self._optimizer.step()
             other_s += now() - other_start

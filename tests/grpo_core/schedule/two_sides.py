@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from hypothesis import Phase, settings
 
@@ -48,7 +48,8 @@ def answer(call: Callable[[], T]) -> T:
     return answers[0]
 
 
-class Slot(NamedTuple):
+@dataclass(frozen=True)
+class Slot:
     """Batch ``index`` may start, from ``policy_version`` or a newer one."""
 
     index: int

@@ -5,32 +5,33 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.profiler import record_function
 
 from grpo_core.errors import HomeError, SnapshotError
-from grpo_core.telemetry.profiler import read_trace, span, trace
+from grpo_core.telemetry.profiler import read_trace, trace
 
 
-def test_spans_of_every_thread_are_in_the_trace(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_annotations_of_every_thread_are_in_the_trace(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     go = threading.Event()
 
     def roll_out() -> None:
         go.wait(30)
-        with span("rollout"):
+        with record_function("rollout"):
             torch.ones(8, 8).sum()
 
     older = threading.Thread(target=roll_out)  # started before the profiler
     older.start()
     with trace(tmp_path / "t"):
         go.set()
-        with span("loss_forward"):
+        with record_function("loss_forward"):
             torch.ones(8, 8).sum()
-        with span("loss_forward"):
+        with record_function("loss_forward"):
             pass
         older.join()
 
     summary = read_trace(tmp_path / "t")
-    assert {name: found.count for name, found in summary.spans.items()} == {"rollout": 1, "loss_forward": 2}
-    assert all(found.total_ms > 0 for found in summary.spans.values())
+    assert {name: found.count for name, found in summary.annotations.items()} == {"rollout": 1, "loss_forward": 2}
+    assert all(found.total_ms > 0 for found in summary.annotations.values())
     assert summary.num_events > 3
     assert read_trace(tmp_path / "t/trace.json") == summary
     assert [file.name for file in (tmp_path / "t").iterdir()] == ["trace.json"]
@@ -38,7 +39,7 @@ def test_spans_of_every_thread_are_in_the_trace(tmp_path: Path, capfd: pytest.Ca
 
 
 def test_a_disabled_trace_writes_nothing(tmp_path: Path) -> None:
-    with trace(tmp_path / "t", enabled=False), span("rollout"):
+    with trace(tmp_path / "t", enabled=False), record_function("rollout"):
         pass
 
     assert not (tmp_path / "t").exists()
@@ -47,12 +48,12 @@ def test_a_disabled_trace_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_block_that_fails_leaves_the_older_trace(tmp_path: Path) -> None:
-    with trace(tmp_path), span("first"):
+    with trace(tmp_path), record_function("first"):
         pass
     with pytest.raises(ZeroDivisionError), trace(tmp_path):
         _ = 1 / 0
 
-    assert set(read_trace(tmp_path).spans) == {"first"}
+    assert set(read_trace(tmp_path).annotations) == {"first"}
 
 
 def test_a_folder_that_cannot_be_made_is_known_before_the_work(tmp_path: Path) -> None:

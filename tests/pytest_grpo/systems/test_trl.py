@@ -15,7 +15,7 @@ from pytest_grpo.systems.counting.call_counter import CallCounter
 from pytest_grpo.systems.counting.count import Count
 from pytest_grpo.systems.load import load_system
 from pytest_grpo.systems.protocol import (
-    STEP_SPANS,
+    STEP_ANNOTATIONS,
     GrpoSystem,
     Rollout,
     SystemSettings,
@@ -257,8 +257,8 @@ def test_a_step_leaves_a_trace(trl: GrpoSystem, make_batch: MakeBatch, tmp_path:
     with trl.trace(tmp_path):
         trl.train_step(batch)
         trl.publish_adapter()
-    spans = read_trace(tmp_path).spans
-    assert [spans[name].count for name in STEP_SPANS] == [1, 1, 1, 1]
+    spans = read_trace(tmp_path).annotations
+    assert [spans[name].count for name in STEP_ANNOTATIONS] == [1, 1, 1, 1]
 
 
 def test_its_passes_are_seen_at_its_modules(trl: GrpoSystem, make_batch: MakeBatch) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from grpo_core.training.forward.head.chosen import ChosenTokens, TokenScores
 from grpo_core.training.forward.head.chunks import chunks
 
-GradientSpan = Callable[[], AbstractContextManager[None]]
+TimeGradient = Callable[[], AbstractContextManager[None]]
 """Is open while a gradient is computed."""
 
 
@@ -22,15 +22,15 @@ def score_tokens(
     chosen: ChosenTokens,
     *,
     entropy_gradient: bool = False,
-    gradient_span: GradientSpan = nullcontext,
+    time_gradient: TimeGradient = nullcontext,
 ) -> TokenScores:
     """Scores of ``chosen`` from the ``states`` [C, E] that predict them.
 
     ``entropy`` carries a gradient only with ``entropy_gradient``: it costs another product with the head. The gradient
-    of a frozen head is computed here, while its logits are there, in ``gradient_span``.
+    of a frozen head is computed here, while its logits are there, in ``time_gradient``.
     """
     assert isinstance(head, nn.Linear)
-    inputs = (states, head.weight, head.bias, chosen, entropy_gradient, gradient_span)
+    inputs = (states, head.weight, head.bias, chosen, entropy_gradient, time_gradient)
     logprobs, entropy = _Scores.apply(*inputs)  # pyright: ignore[reportGeneralTypeIssues]
     return TokenScores(logprobs, entropy if entropy_gradient else entropy.detach())
 
@@ -44,7 +44,7 @@ class _Scores(torch.autograd.Function):
         bias: Tensor | None,
         chosen: ChosenTokens,
         entropy_gradient: bool,
-        gradient_span: GradientSpan,
+        time_gradient: TimeGradient,
     ) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(states.dtype, torch.float32)
         logprobs, entropy = states.new_empty(len(states), dtype=dtype), states.new_empty(len(states), dtype=dtype)
@@ -58,7 +58,7 @@ class _Scores(torch.autograd.Function):
             found = chunk.evaluate(states[rows], weight, bias)
             logprobs[rows], entropy[rows] = found.logprobs, found.entropy
             if by_logprob is not None:
-                with gradient_span():
+                with time_gradient():
                     by_logprob[rows] = chunk.to_states(found.by_logprob(), weight)
                     if by_entropy is not None:
                         by_entropy[rows] = chunk.to_states(found.by_entropy(), weight)

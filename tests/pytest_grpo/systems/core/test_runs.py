@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pytest_grpo.systems.load import load_system
-from pytest_grpo.systems.protocol import STEP_SPANS, GrpoSystem
+from pytest_grpo.systems.protocol import STEP_ANNOTATIONS, GrpoSystem
 from pytest_grpo.systems.run_plan import RunPlan
 from pytest_grpo.systems.step_record import StepRecord
 
@@ -144,5 +144,5 @@ def test_a_step_leaves_a_trace(system: GrpoSystem, make_batch: MakeBatch, tmp_pa
     with system.trace(tmp_path):
         system.train_step(batch)
         system.publish_adapter()
-    spans = read_trace(tmp_path).spans
-    assert [spans[name].count for name in STEP_SPANS] == [1, 1, 1, 1]
+    spans = read_trace(tmp_path).annotations
+    assert [spans[name].count for name in STEP_ANNOTATIONS] == [1, 1, 1, 1]
