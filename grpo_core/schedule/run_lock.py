@@ -26,6 +26,7 @@ from grpo_core.home import Home, check_name, make_folder, parse_json
 logger = logging.getLogger(__name__)
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
+_MAX_TRIES = 5  # to open a file that is not removed at once
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _LINUX_LAYOUT = "hhqqi"  # struct flock: type, whence, start, length, process
@@ -97,7 +98,7 @@ def _locked(path: Path, run: str) -> Iterator[None]:
 def _open_locked(path: Path, run: str) -> IO[bytes]:
     """The file at ``path`` with this process's lock. A file that was removed since it was opened is opened anew: the
     next process would lock another one."""
-    while True:
+    for tries_left in reversed(range(_MAX_TRIES)):  # a file system may tell an open file from itself
         make_folder(path.parent)
         try:
             file = path.open("a+b")  # keeps what it says of another holder
@@ -106,9 +107,10 @@ def _open_locked(path: Path, run: str) -> IO[bytes]:
         with ExitStack() as opened:
             opened.enter_context(file)
             _lock(file, path, run)
-            if _is_at(path, file):
+            if _is_at(path, file) or not tries_left:
                 opened.pop_all()
                 return file
+    raise AssertionError("the last file is returned")
 
 
 def _lock(file: IO[bytes], path: Path, run: str) -> None:
