@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from grpo_core.errors import CapacityError, GrpoError
+from grpo_core.errors import GrpoError
 from grpo_core.rollout.sequence import SequenceState, own_error
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.cache.rows import RowBatch, most_own_of, rounded_tokens
+from grpo_core.rollout.torch_engine.capacity import too_large
 from grpo_core.rollout.torch_engine.prefill import is_prefilled
 from grpo_core.types import Int32
 
@@ -62,7 +63,7 @@ class Admission:
                 if self._num_under_way():
                     break  # it fits once others have ended
                 self.waiting.popleft()
-                refused.append((sequence, self._too_large(sequence, needed)))
+                refused.append((sequence, too_large(sequence, needed, self._max_bytes)))
                 continue
             self.waiting.popleft()
             self.prefilling.append((sequence, leaf))
@@ -110,10 +111,3 @@ class Admission:
         size = rounded_tokens(most_own_of(joining))
         num_free = sum(batch.capacity - batch.num_rows for batch in self._batches if batch.slot_tokens >= size)
         return prompts + max(0, len(joining) - num_free) * size * self._prefixes.bytes_per_token
-
-    def _too_large(self, sequence: SequenceState, needed: int) -> CapacityError:
-        return CapacityError(
-            f"prompt of {len(sequence.request.prompt_ids)} tokens and up to {sequence.budget} to generate take "
-            f"{needed} bytes of keys and values, the engine has {self._max_bytes}; shorten the request or raise "
-            "rollout.max_kv_bytes"
-        )

@@ -7,16 +7,14 @@ prompts, then decodes every running sequence: one drawn token, and the run of to
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.profiler import record_function
 
-from grpo_core.errors import CapacityError, GrpoError
+from grpo_core.errors import GrpoError
 from grpo_core.ledger import spans
 from grpo_core.lora.cache import LoRACache
 from grpo_core.model.policy import Policy
@@ -33,14 +31,16 @@ from grpo_core.rollout.torch_engine.admission import Admission, Prefill
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.cache.row_batches import RowBatches
 from grpo_core.rollout.torch_engine.cache.rows import Row, RowBatch, plan_rows
+from grpo_core.rollout.torch_engine.capacity import no_room, out_of_memory
 from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import next_chunks, read_chunks
+from grpo_core.rollout.torch_engine.requests import Requests, prompt_key
 from grpo_core.rollout.torch_engine.sampler import sample_tokens
 from grpo_core.rollout.torch_engine.scoring import ReferenceScorer
 from grpo_core.rollout.torch_engine.weights.adapters import RowUpdates
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, fuse_weights
 from grpo_core.rollout.torch_engine.weights.versions import Versions
-from grpo_core.types import Completion, Float32
+from grpo_core.types import Completion
 
 DEFAULT_KV_BYTES = 2 << 30
 MAX_PREFILL_TOKENS = 2048
@@ -81,15 +81,12 @@ class TorchEngine:
         self._passes = Passes(base, native=native)
         self._versions = Versions(base, policy.fingerprint, adapters, run, self._passes.products)
         self._prefixes = PrefixCache(base)
+        self._requests = Requests(self._prefixes, self._versions)
         self._scorer = ReferenceScorer(base, self._prefixes, self._passes, self._prefill_tokens)
         self._batches = RowBatches()
         self._admission = Admission(self._prefixes, self._batches, max_batch_sequences, max_kv_bytes)
         self._unscored: list[SequenceState] = []
-        self._num_siblings: Counter[tuple[int, bytes]] = Counter()  # not finished, by version and prompt
-        self._is_short = False  # of memory to score what has ended
-        self._ended: list[Outcome] = []
-        self._last_ticket = 0
-        self._totals: defaultdict[str, Any] = defaultdict(int)
+        self._is_scoring_blocked = False  # finished sequences wait for memory; nothing is admitted before them
 
     @property
     def policy_version(self) -> int:
@@ -101,13 +98,13 @@ class TorchEngine:
 
     @property
     def counters(self) -> EngineCounters:
-        return EngineCounters(**self._totals)
+        return self._requests.counters
 
     @property
     def num_under_way(self) -> int:
         """Requests that were submitted and have not been returned by ``step``."""
-        not_decoding = (self._admission.waiting, self._admission.prefilling, self._unscored, self._ended)
-        return sum(map(len, not_decoding)) + self._batches.num_rows
+        not_decoding = (self._admission.waiting, self._admission.prefilling, self._unscored)
+        return sum(map(len, not_decoding)) + self._batches.num_rows + self._requests.num_ended
 
     @property
     def base_weights(self) -> DecoderWeights:
@@ -137,46 +134,43 @@ class TorchEngine:
             # them, and where torch computes, the last bits depend on what is prefilled together.
             for version in {before, number, 0}:
                 self._prefixes.drop(version)
-            self._count(num_adapter_swaps=int(number != 0))
+            self._requests.count(num_adapter_swaps=int(number != 0))
         return swap
 
     def submit(self, request: GenerationRequest) -> int:
-        self._last_ticket += 1
+        ticket = self._requests.new_ticket()
         version = self._versions.active if request.policy_version is None else request.policy_version
-        self._count(num_requests=1)
         try:
             vocab_size = len(self._versions.base.embedding)
             check_request(request, self._max_context_tokens, vocab_size)
             stop_ids = frozenset() if request.sampling.ignore_stop else {*self._stop_ids, *request.sampling.stop_ids}
-            sequence = SequenceState(self._last_ticket, request, version, frozenset(stop_ids), vocab_size)
-            self._versions.hold(version)
+            sequence = SequenceState(ticket, request, version, frozenset(stop_ids), vocab_size)
+            self._requests.begin(sequence)
         except Exception as error:  # a user's request may hold anything
-            self._count(num_failed=1)
-            self._ended.append(Outcome(self._last_ticket, own_error(error, "submitting it")))
-            return self._last_ticket
-        self._num_siblings[_prompt_key(sequence)] += 1
+            self._requests.refuse(ticket, own_error(error, "submitting it"))
+            return ticket
         self._admission.waiting.append(sequence)
-        return self._last_ticket
+        return ticket
 
     @torch.inference_mode()  # slots are closed up in place
     def cancel(self, ticket: int) -> None:
         admission = self._admission
         for sequence in [sequence for sequence in admission.waiting if sequence.ticket == ticket]:
             admission.waiting.remove(sequence)
-            self._forget(sequence, None)
-            self._count(num_cancelled=1)
+            self._requests.release(sequence, None)
+            self._requests.count(num_cancelled=1)
         for sequence, leaf in [pair for pair in admission.prefilling if pair[0].ticket == ticket]:
             admission.prefilling.remove((sequence, leaf))
-            self._forget(sequence, leaf)
-            self._count(num_cancelled=1)
+            self._requests.release(sequence, leaf)
+            self._requests.count(num_cancelled=1)
         for batch in self._batches:
             for row in [row for row in batch.rows if row is not None and row.sequence.ticket == ticket]:
                 self._leave(batch, row)
-                self._count(num_cancelled=1, num_lost_tokens=len(row.sequence.tokens))
+                self._requests.count(num_cancelled=1, num_lost_tokens=len(row.sequence.tokens))
         for sequence in [sequence for sequence in self._unscored if sequence.ticket == ticket]:
             self._unscored.remove(sequence)
-            self._count(num_cancelled=1, num_lost_tokens=len(sequence.tokens))
-        self._ended = [outcome for outcome in self._ended if outcome.ticket != ticket]
+            self._requests.count(num_cancelled=1, num_lost_tokens=len(sequence.tokens))
+        self._requests.forget_ended(ticket)
 
     def forget_prompts(self) -> None:
         self._prefixes.evict(self._prefixes.num_bytes)
@@ -195,7 +189,7 @@ class TorchEngine:
     def step(self) -> list[Outcome]:
         with spans.DECODE:
             with spans.PREFILL:
-                if not self._is_short:
+                if not self._is_scoring_blocked:
                     self._admit()
                 joined = self._read_prompts()
             for batch in self._batches:
@@ -207,17 +201,18 @@ class TorchEngine:
             for batch in self._batches:
                 batch.shrink(self._admission.free_bytes)
             self._batches.tidy(self._admission.free_bytes)
-            ended, self._ended = self._ended, []
-            return ended
+            return self._requests.take_ended()
 
     def _admit(self) -> None:
         begun, refused = self._admission.admit()
         for sequence, error in refused:
-            self._fail(sequence, None, error)
+            self._requests.fail(sequence, None, error)
         seen: set[PrefixNode] = set()
         for _, leaf in begun:  # siblings of one prompt: all but the first reuse it
             path = leaf.path()
-            self._count(num_cached_tokens=sum(node.num_tokens if node in seen else node.num_ready for node in path))
+            self._requests.count(
+                num_cached_tokens=sum(node.num_tokens if node in seen else node.num_ready for node in path)
+            )
             seen.update(path)
 
     def _read_prompts(self) -> list[Prefill]:
@@ -242,13 +237,13 @@ class TorchEngine:
             except torch.OutOfMemoryError as error:
                 self._fail_prefill({chunk.node for chunk in chunks}, error)
             else:
-                self._count(num_prefill_tokens=sum(chunk.num_tokens for chunk in chunks))
+                self._requests.count(num_prefill_tokens=sum(chunk.num_tokens for chunk in chunks))
 
     def _fail_prefill(self, nodes: set[PrefixNode], cause: Exception) -> None:
         failed = [pair for pair in self._admission.prefilling if nodes.intersection(pair[1].path())]
         for sequence, leaf in failed:
             self._admission.prefilling.remove((sequence, leaf))
-            self._fail(sequence, leaf, _out_of_memory(sequence, "reading the prompt", cause))
+            self._requests.fail(sequence, leaf, out_of_memory(sequence, "reading the prompt", cause))
 
     def _join(self, ready: Sequence[Prefill]) -> None:
         """Draw the first tokens, and give the sequences that are not finished a slot."""
@@ -260,14 +255,16 @@ class TorchEngine:
     def _begin(self, rows: Sequence[Row], weights: DecoderWeights) -> None:
         num_placed, batch = self._place(rows, weights)
         if batch is None and not self._batches.num_rows and not self._admission.prefilling:
-            self._fail(rows[0].sequence, rows[0].leaf, _no_room(rows[0].sequence, "decoding"))  # nobody's end helps
+            self._requests.fail(
+                rows[0].sequence, rows[0].leaf, no_room(rows[0].sequence, "decoding")
+            )  # nobody's end helps
             rows = rows[1:]
         self._admission.prefilling[:0] = [(row.sequence, row.leaf) for row in rows[num_placed:]]  # until others end
         if batch is None:
             return
         rows = rows[:num_placed]
         ends = [row.leaf.end_hidden for row in rows]
-        self._choose(weights, rows, torch.stack([end for end in ends if end is not None]))
+        self._sample(weights, rows, torch.stack([end for end in ends if end is not None]))
         going_on = [row for row in rows if row.sequence.finish_reason is None and row.sequence.pending]
         for row in rows:
             if row.sequence.finish_reason is not None:
@@ -278,7 +275,7 @@ class TorchEngine:
             batch.add(going_on)
         except torch.OutOfMemoryError as cause:
             for row in going_on:
-                self._fail(row.sequence, row.leaf, _out_of_memory(row.sequence, "joining the batch", cause))
+                self._requests.fail(row.sequence, row.leaf, out_of_memory(row.sequence, "joining the batch", cause))
 
     def _place(self, rows: Sequence[Row], weights: DecoderWeights) -> tuple[int, RowBatch | None]:
         """How many of ``rows`` have room now, and in which batch."""
@@ -306,17 +303,19 @@ class TorchEngine:
                 )  # [slots, hidden]
         except torch.OutOfMemoryError as cause:
             for row in [row for row in batch.rows if row is not None]:
-                self._fail_row(row, _out_of_memory(row.sequence, "decoding", cause))
+                self._fail_row(row, out_of_memory(row.sequence, "decoding", cause))
             batch.compact()
             return
-        self._count(num_decode_steps=1, num_decode_rows=batch.num_rows, kv_share_steps=self._admission.used_share)
+        self._requests.count(
+            num_decode_steps=1, num_decode_rows=batch.num_rows, kv_share_steps=self._admission.used_share
+        )
         used = [(slot, row) for slot, row in enumerate(batch.rows) if row is not None]
         for slot, row in used:
             row.num_own += counts[slot]
             row.sequence.pending.clear()
         rows = [row for _, row in used]
         slots = torch.tensor([slot for slot, _ in used], device=self._device)
-        self._choose(batch.weights, rows, hidden if len(rows) == len(hidden) else hidden[slots])
+        self._sample(batch.weights, rows, hidden if len(rows) == len(hidden) else hidden[slots])
         for row in rows:
             if row.sequence.finish_reason is not None:
                 batch.remove(row)
@@ -338,8 +337,8 @@ class TorchEngine:
             first += count
         return result
 
-    def _choose(self, weights: DecoderWeights, rows: Sequence[Row], hidden: Tensor) -> None:
-        """Give every row its next tokens. A row without any ends with its error."""
+    def _sample(self, weights: DecoderWeights, rows: Sequence[Row], hidden: Tensor) -> None:
+        """Sample the next tokens of every row. A row that cannot be sampled ends with its error."""
         sequences = [row.sequence for row in rows]
         with record_function("choose"), spans.DRAW:
             errors = sample_tokens(self._passes, weights, sequences, hidden, jump_forward=self._jump_forward)
@@ -354,95 +353,42 @@ class TorchEngine:
                 batch.wipe(row)
                 batch.remove(row)
         row.sequence.pending.clear()
-        self._fail(row.sequence, row.leaf, error)
+        self._requests.fail(row.sequence, row.leaf, error)
 
     def _finish(self, sequence: SequenceState, leaf: PrefixNode) -> None:
-        self._forget(sequence, leaf)
+        self._requests.release(sequence, leaf)
         if not sequence.request.want_ref_logprobs:
-            self._end(sequence, None)
+            self._requests.end(sequence, None)
         elif sequence.policy_version == 0:  # the policy is the base model
-            self._end(sequence, np.array(sequence.logprobs, dtype=np.float32))
+            self._requests.end(sequence, np.array(sequence.logprobs, dtype=np.float32))
         else:
             self._unscored.append(sequence)
 
-    def _end(self, sequence: SequenceState, scores: Float32 | GrpoError | None) -> None:
-        """Give ``sequence`` its outcome: with ``scores`` under the base model, or the error that was met there."""
-        try:
-            result = scores if isinstance(scores, GrpoError) else sequence.completion(scores)
-        except Exception as error:  # whatever it is, it is this request's
-            result = own_error(error, "ending it")
-        if isinstance(result, GrpoError):
-            self._count(num_failed=1, num_lost_tokens=len(sequence.tokens))
-        else:
-            self._count(num_completion_tokens=len(sequence.tokens), num_forced_tokens=sum(sequence.forced))
-        self._ended.append(Outcome(sequence.ticket, result))
-
     def _score(self) -> None:
         """Score finished sequences under the base model, once no sibling that shares the prompt is still running."""
-        ready = [sequence for sequence in self._unscored if not self._num_siblings[_prompt_key(sequence)]]
+        ready = [sequence for sequence in self._unscored if not self._requests.has_siblings(sequence)]
         if not ready:
-            self._is_short = False
+            self._is_scoring_blocked = False
             return
-        ready.sort(key=_prompt_key)
+        ready.sort(key=prompt_key)
         self._unscored = [sequence for sequence in self._unscored if sequence not in ready]
         try:
             with spans.REFERENCE:
                 while ready and (scores := self._scorer.score(ready, self._admission)):
                     for sequence, score in zip(ready, scores, strict=False):
-                        self._end(sequence, score)
+                        self._requests.end(sequence, score)
                     del ready[: len(scores)]
         except torch.OutOfMemoryError as cause:
             for sequence in ready:
-                self._end(sequence, _out_of_memory(sequence, "scoring", cause))
+                self._requests.end(sequence, out_of_memory(sequence, "scoring", cause))
             ready = []
         if ready and not self._batches.num_rows and not self._admission.prefilling:
-            self._end(ready[0], _no_room(ready[0], "scoring"))
+            self._requests.end(ready[0], no_room(ready[0], "scoring"))
             del ready[0]
-        self._is_short = bool(ready)  # then no request begins until these have had their turn
+        self._is_scoring_blocked = bool(ready)
         self._unscored.extend(ready)
 
     def _leave(self, batch: RowBatch, row: Row) -> None:
         batch.remove(row)
         batch.compact()
-        self._forget(row.sequence, row.leaf)
-
-    def _fail(self, sequence: SequenceState, leaf: PrefixNode | None, error: GrpoError) -> None:
-        self._count(num_failed=1, num_lost_tokens=len(sequence.tokens))
-        self._forget(sequence, leaf)
-        self._ended.append(Outcome(sequence.ticket, error))
-
-    def _forget(self, sequence: SequenceState, leaf: PrefixNode | None) -> None:
-        """Release what ``sequence`` holds, except its slot."""
-        if leaf is not None:
-            self._prefixes.release(leaf)
-        key = _prompt_key(sequence)
-        self._num_siblings[key] -= 1
-        if not self._num_siblings[key]:
-            del self._num_siblings[key]
-        version = sequence.policy_version
-        if self._versions.release(version) and version not in (0, self._versions.active):
-            self._prefixes.drop(version)
-
-    def _count(self, **added: float) -> None:
-        for name, number in added.items():
-            self._totals[name] += number
-
-
-def _no_room(sequence: SequenceState, doing: str) -> CapacityError:
-    return CapacityError(
-        f"prompt of {len(sequence.request.prompt_ids)} tokens and {len(sequence.tokens)} generated: {doing} takes more "
-        "keys and values than the engine has; raise rollout.max_kv_bytes, or shorten the request"
-    )
-
-
-def _out_of_memory(sequence: SequenceState, doing: str, cause: Exception) -> CapacityError:
-    error = CapacityError(
-        f"prompt of {len(sequence.request.prompt_ids)} tokens and {len(sequence.tokens)} generated: out of memory "
-        f"while {doing}; lower rollout.max_kv_bytes or rollout.max_batch_sequences, or shorten the request"
-    )
-    error.__cause__ = cause
-    return error
-
-
-def _prompt_key(sequence: SequenceState) -> tuple[int, bytes]:
-    return sequence.policy_version, sequence.request.prompt_ids.tobytes()
+        self._requests.release(row.sequence, row.leaf)

@@ -128,7 +128,7 @@ def assert_nothing_is_held(engine: Engine) -> None:
     if isinstance(engine, TorchEngine):
         assert engine.num_under_way == 0
         assert not engine._versions._num_holds
-        assert not engine._num_siblings
+        assert not engine._requests._num_siblings
         roots = list(engine._prefixes._roots.values())
         while roots:
             node = roots.pop()
