@@ -44,6 +44,14 @@ def train_run(
     from grpo_core.telemetry.gpu import GpuSampler
     from grpo_core.telemetry.sinks import open_telemetry
 
+    rewards: list[float] = []
+    lags: list[int] = []
+
+    def on_step(report: StepReport) -> None:
+        rewards.append(report.rollout.sampled_reward_mean)
+        lags.append(report.policy_lag_steps)
+        _print_step(report)
+
     try:
         with (
             _open_stack(config, home, SharedAdapterStore(home.adapters, commit), fleet) as stack,
@@ -56,9 +64,10 @@ def train_run(
                 stack,
                 telemetry,
                 resume=resume,
-                on_step=_print_step,
+                on_step=on_step,
                 on_checkpoint=lambda _: commit(),
                 on_evaluation=lambda found: print(found, flush=True),
+                keep_reports=False,
             )
     finally:
         commit()
@@ -67,9 +76,9 @@ def train_run(
         raise interruption(result.stop_signal)  # no result: Modal starts a preempted call again, and it resumes
     return {
         "run": config.run,
-        "num_steps": len(result.reports),
-        "reward_means": [report.rollout.sampled_reward_mean for report in result.reports],
-        "policy_lag_steps": [report.policy_lag_steps for report in result.reports],
+        "num_steps": result.num_steps,
+        "reward_means": rewards,
+        "policy_lag_steps": lags,
         "duration_s": result.duration_s,
         "checkpoint": None if result.checkpoint is None else str(result.checkpoint),
         "events": str(home.events / f"{config.run}.jsonl"),

@@ -205,8 +205,9 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
                 on_step=on_step,
                 on_evaluation=lambda found: console.print(str(found), markup=False, soft_wrap=True),
                 stop=stop,
+                keep_reports=False,
             )
-    _print_result(console, rewards, result)
+    _print_result(console, rewards, stack.trainer.version - len(rewards) + 1, result)
     if line := figures_line(result.figures):
         console.print(line, soft_wrap=True)
     console.print(f"checkpoint: {result.checkpoint}", soft_wrap=True)
@@ -256,12 +257,12 @@ def _held_out_answers(stack: LocalStack) -> str | None:
     return f"{round(found.greedy_passed.value * found.num_questions)} of {found.num_questions}"
 
 
-def _print_result(console: Console, rewards: list[float], result: TrainResult) -> None:
+def _print_result(console: Console, rewards: list[float], first_step: int, result: TrainResult) -> None:
     if not rewards:
         console.print("no step finished")
         return
     if len(rewards) >= MIN_CHART_STEPS:
-        chart = reward_chart(rewards, result.reports[0].metrics.step)
+        chart = reward_chart(rewards, first_step)
         console.print("\n".join(chart), highlight=False, soft_wrap=True)
     tenth = max(1, len(rewards) // 10)
     first, last = sum(rewards[:tenth]) / tenth, sum(rewards[-tenth:]) / tenth

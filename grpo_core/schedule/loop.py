@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class StepReport:
 class TrainResult:
     """What a run did. ``interrupted`` when it was asked to stop before its last step, by ``stop_signal``."""
 
-    reports: tuple[StepReport, ...]
+    reports: tuple[StepReport, ...]  # empty without ``keep_reports``
+    num_steps: int
     duration_s: float
     checkpoint: Path | None
     interrupted: bool
@@ -76,12 +77,14 @@ def train(
     on_checkpoint: OnCheckpoint | None = None,
     on_evaluation: OnEvaluation | None = None,
     stop: StopRequest | None = None,
+    keep_reports: bool = True,
 ) -> TrainResult:
     """Run ``schedule.num_steps`` steps in all; with ``resume``, those that are left.
 
     Ctrl-C ends the run after the step under way, with a checkpoint. A second one ends it at once. SIGTERM does the same
     within ``schedule.stop_grace_s``. ``stop`` is for a caller that handles the signals itself.
     ``on_checkpoint`` gets the folder of each checkpoint when it is on disk, ``on_evaluation`` each evaluation.
+    A run of days should not ``keep_reports``: each takes 2 kB, and ``on_step`` has them all.
 
     Raises:
         ConfigError: the run has a checkpoint already and ``resume`` is off, or another process trains it now.
@@ -94,10 +97,19 @@ def train(
         stack.store.publishing(),
     ):
         checkpoints = Checkpoints(stack, enabled=save_checkpoints, resumed=resume, on_saved=on_checkpoint)
+        reports: list[StepReport] = []
+
+        def on_report(report: StepReport) -> None:
+            if keep_reports:
+                reports.append(report)
+            if on_step is not None:
+                on_step(report)
+
         evaluations = None
         if save_checkpoints and stack.config.evaluation.every_steps:
             evaluations = Evaluations(stack, telemetry, on_evaluation)
-        return _train(stack, telemetry, recorder, resume, checkpoints, evaluations, on_step, stop)
+        result = _train(stack, telemetry, recorder, resume, checkpoints, evaluations, on_report, stop)
+        return replace(result, reports=tuple(reports))
 
 
 def _train(
@@ -107,9 +119,10 @@ def _train(
     resume: bool,
     checkpoints: Checkpoints,
     evaluations: Evaluations | None,
-    on_step: OnStep | None,
+    on_step: OnStep,
     stop: StopRequest | None,
 ) -> TrainResult:
+    """Its result has no ``reports``."""
     config = stack.config
     with spans.START:
         resumed = _prepare(stack, resume)
@@ -125,16 +138,18 @@ def _train(
     ):
         samples = SampleFiles(config, stack.home, stack.tokenizer) if checkpoints.enabled else None
         books = Books(telemetry, recorder, _open_figures(stack, handles))
-        reports = _run_steps(stack, telemetry, books, buffer, checkpoints, evaluations, samples, request, on_step)
+        _run_steps(stack, telemetry, books, buffer, checkpoints, evaluations, samples, request, on_step)
+    num_steps = stack.trainer.version - first_step
     send_end(stack.trainer.ranks)
     books.close(stack.trainer.version)
     duration_s = time.perf_counter() - start
-    telemetry.emit("run_finished", num_steps=len(reports), duration_s=duration_s)
+    telemetry.emit("run_finished", num_steps=num_steps, duration_s=duration_s)
     return TrainResult(
-        reports=tuple(reports),
+        reports=(),
+        num_steps=num_steps,
         duration_s=duration_s,
         checkpoint=checkpoints.newest,
-        interrupted=first_step + len(reports) < config.schedule.num_steps,
+        interrupted=stack.trainer.version < config.schedule.num_steps,
         num_stale_dropped=buffer.num_stale_dropped,
         stop_signal=request.signal,
         figures=books.figures.last,
@@ -150,10 +165,9 @@ def _run_steps(
     evaluations: Evaluations | None,
     samples: SampleFiles | None,
     request: StopRequest,
-    on_step: OnStep | None,
-) -> list[StepReport]:
+    on_step: OnStep,
+) -> None:
     """Train until all steps are done or ``request`` comes, and save the last one."""
-    reports: list[StepReport] = []
     with request.calling(buffer.close), rollout_thread(stack, buffer, telemetry, books.figures, evaluations):
         while request.signal is None and (lease := _take(buffer, checkpoints)) is not None:
             report = _train_step(stack, lease, telemetry)
@@ -162,10 +176,8 @@ def _run_steps(
             with spans.CHECKPOINT:
                 random_state = capture_random_state()  # first: without lag, no environment runs before the next line
             buffer.acknowledge(lease)
-            reports.append(report)
-            if on_step is not None:
-                with spans.TELEMETRY:
-                    on_step(report)
+            with spans.TELEMETRY:
+                on_step(report)
             if samples is not None:
                 with spans.TELEMETRY:
                     _write_samples(samples, report.metrics.step, lease, telemetry)
@@ -183,7 +195,6 @@ def _run_steps(
             if request.signal is None:
                 evaluations.run_last(stack.trainer.version)
             evaluations.keep_best()
-    return reports
 
 
 def _write_samples(samples: SampleFiles, step: int, lease: Lease, telemetry: Telemetry) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,20 @@ def test_without_lag_a_run_is_on_policy_and_deterministic(make_stack: MakeStack)
     assert first.checkpoint is not None
     assert first.checkpoint.name == "step-000004"
     assert first.num_stale_dropped == 0
+
+
+def test_a_run_that_keeps_no_reports_does_not_grow_by_them(make_stack: MakeStack) -> None:
+    """A run of days has a million of them, of 2 kB each."""
+    num_held: list[int] = []
+
+    def on_step(report: StepReport) -> None:
+        gc.collect()
+        num_held.append(sum(isinstance(each, StepReport | StepMetrics) for each in gc.get_objects()))
+
+    result = train(make_stack(num_steps=8), quiet(), on_step=on_step, keep_reports=False)
+
+    assert (result.reports, result.num_steps, result.interrupted) == ((), 8, False)
+    assert num_held[-1] - num_held[0] <= 2  # what the loop has in hand; else seven reports and their metrics more
 
 
 @pytest.mark.parametrize(("lag", "depth"), [(1, 1), (1, 2), (2, 1), (2, 3)])
