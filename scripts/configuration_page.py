@@ -9,7 +9,7 @@ import json
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 from pydantic.fields import FieldInfo
@@ -119,12 +119,23 @@ def allowed(field: FieldInfo) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     if get_origin(kind) is tuple:
-        return "list of strings"
+        return _list(get_args(kind))
     if get_origin(kind) is dict:
         return "settings by name"
-    names = {bool: "`true`, `false`", int: "integer", float: "number", str: "string"}
     assert isinstance(kind, type), f"{kind} is no type that the page knows; name it here"
-    return ", ".join([names[kind], *_bounds(field)])
+    return ", ".join([_NAMES[kind], *_bounds(field)])
+
+
+_NAMES = {bool: "`true`, `false`", int: "integer", float: "number", str: "string"}
+_SIZES = {2: "two"}
+
+
+def _list(items: tuple[Any, ...]) -> str:
+    """``tuple[str, ...]`` is a list of strings, ``tuple[float, float]`` one of two numbers."""
+    kinds = [get_args(item)[0] if get_origin(item) is Annotated else item for item in items if item is not Ellipsis]
+    assert len(set(kinds)) == 1, f"{items} are of several types; name them here"
+    size = "" if items[-1] is Ellipsis else f"{_SIZES[len(kinds)]} "
+    return f"list of {size}{_NAMES[kinds[0]]}s"
 
 
 def _bounds(field: FieldInfo) -> list[str]:

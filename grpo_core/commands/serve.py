@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace, console: Console) -> int:
     """Serve until Ctrl-C."""
     if (flags.run_name is None) == (flags.model is None):
-        raise ConfigError("grpo serve: give a RUN, as grpo runs lists it, or --model NAME")
+        both = "" if flags.model is None else f"run {flags.run_name!r} and --model {flags.model!r} do not go together; "
+        raise ConfigError(f"grpo serve: {both}give a RUN, as grpo runs lists it, or --model NAME")
     config, weights, name = _chosen(flags)
     from grpo_core.model.tokenizer import load_tokenizer
     from grpo_core.rollout.engines import check_engine, open_engine_for

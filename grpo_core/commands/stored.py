@@ -62,5 +62,8 @@ def _chosen(paths: list[Path], flags: argparse.Namespace, home: Home, run: str) 
         best = "no best checkpoint, which evaluation.every_steps keeps" if flags.best else "no checkpoint"
         raise ConfigError(f"run {run!r} has {best}; runs with checkpoints: {', '.join(runs) or 'none'}")
     if flags.step is not None and flags.step not in steps:
-        raise ConfigError(f"--step {flags.step}: run {run!r} has checkpoints of {', '.join(map(str, steps))}")
+        raise ConfigError(
+            f"--step {flags.step}: run {run!r} has checkpoints of {', '.join(map(str, steps))}; name "
+            "one of these (schedule.keep_checkpoints says how many stay)"
+        )
     return steps[max(steps) if flags.step is None else flags.step]

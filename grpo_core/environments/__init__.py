@@ -116,7 +116,7 @@ def _import_factory(config: EnvironmentConfig) -> Callable[..., Environment]:
     )
     if not callable(found):
         raise ConfigError(
-            f"environment.name {config.name!r} is a {type(found).__name__}, which cannot be called; "
+            f"environment.name {config.name!r} is of type {type(found).__name__}, which cannot be called; "
             "name a function that takes the EnvironmentConfig and returns an Environment"
         )
     return cast("Callable[..., Environment]", found)

@@ -11,7 +11,8 @@ import numpy as np
 from grpo_core.config import EnvironmentConfig, GrpoConfig
 from grpo_core.config.packages import package_of
 from grpo_core.environments import make_environment_factory
-from grpo_core.environments.dataset.source import DatasetFactory
+from grpo_core.environments.dataset.source import DatasetFactory, open_dataset
+from grpo_core.environments.protocol import EnvironmentFactory
 from grpo_core.errors import ConfigError
 from grpo_core.evaluation.rates import Rate, rate_of
 from grpo_core.model.tokenizer import Tokenizer
@@ -52,7 +53,7 @@ class Evaluator:
             ConfigError: the held-out questions or the environment cannot be used.
         """
         settings = config.evaluation
-        factory = make_environment_factory(held_out_environment(config), tokenizer)
+        factory = open_held_out(config, tokenizer)
         num_questions = settings.num_questions
         if isinstance(factory, DatasetFactory):
             num_questions = min(num_questions, len(factory.rows))
@@ -102,6 +103,15 @@ class Evaluator:
             any(trajectory.reward >= self._settings.passed_at for trajectory in group.trajectories) for group in groups
         ]
         return rate_of(sum(passed), len(passed))
+
+
+def open_held_out(config: GrpoConfig, tokenizer: Tokenizer | None = None) -> EnvironmentFactory:
+    """The factory of what the evaluation of ``config`` plays. Raises as ``held_out_environment``, and as
+    ``make_environment_factory``."""
+    environment = held_out_environment(config)
+    if config.evaluation.path is not None:
+        return open_dataset(environment.data, "evaluation.path")
+    return make_environment_factory(environment, tokenizer)
 
 
 def held_out_environment(config: GrpoConfig) -> EnvironmentConfig:

@@ -11,13 +11,19 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jinja2
+import jinja2.meta
+import jinja2.nodes
 from transformers import PreTrainedTokenizerBase
 
-from grpo_core.errors import PromptError
+from grpo_core.errors import ConfigError, PromptError
 from grpo_core.types import Message
 
 Tool = Mapping[str, Any]
 """A function that the policy may call, as OpenAI describes it: ``{"type": "function", "function": {...}}``."""
+
+_OWN_NAMES = frozenset(("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"))
+"""What transformers gives every template, besides the special tokens."""
 
 _MARKER = "GRPO0ANSWER0MARKER"
 """Stands for an answer, so that what the template writes behind it can be found."""
@@ -27,8 +33,21 @@ class ChatTemplate:
     """The chat template of ``tokenizer``, with ``arguments`` such as ``enable_thinking``."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            ConfigError: the template has no argument of such a name.
+        """
         self._tokenizer = tokenizer
         self._arguments = dict(arguments)
+        parsed = _parsed(tokenizer.chat_template) if arguments else None
+        names = None if parsed is None else {name.name for name in parsed.find_all(jinja2.nodes.Name)}
+        unknown = next((name for name in arguments if names is not None and name not in names), None)
+        if unknown is not None:
+            assert parsed is not None
+            raise ConfigError(
+                f"rollout.chat_template_arguments.{unknown}: the model's chat template has no such argument; it has "
+                f"{', '.join(_arguments_of(parsed)) or 'none'}; leave it out, or mend its name"
+            )
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         """The text that the policy continues. A last message of the assistant is the beginning of its answer.
@@ -99,3 +118,25 @@ class ChatTemplate:
             ) from error
         assert isinstance(text, str)
         return text
+
+
+def _parsed(template: Any) -> jinja2.nodes.Template | None:
+    """None where there is no template, or several, or it has tags of its own."""
+    if not isinstance(template, str):
+        return None
+    try:
+        return jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except jinja2.TemplateSyntaxError:
+        return None
+
+
+def _arguments_of(template: jinja2.nodes.Template) -> list[str]:
+    """The names that it reads and never sets, and those that it sets where they are not given."""
+    own = {name.name for name in template.find_all(jinja2.nodes.Name) if name.ctx == "store"}
+    asked = {
+        test.node.name
+        for test in template.find_all(jinja2.nodes.Test)
+        if test.name in ("defined", "undefined") and isinstance(test.node, jinja2.nodes.Name)
+    }
+    names = (jinja2.meta.find_undeclared_variables(template) - own) | asked
+    return sorted(name for name in names - _OWN_NAMES if not name.endswith("_token"))

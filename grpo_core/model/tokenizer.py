@@ -55,7 +55,7 @@ class Tokenizer:
         return ids if np.array_equal(ids[: len(prefix)], prefix) else np.concatenate([prefix, ids])
 
     def chat(self, arguments: Mapping[str, Any]) -> ChatTemplate:
-        """The model's chat template, with what it takes besides the messages."""
+        """The model's chat template, with what it takes besides the messages. Raises as ``ChatTemplate``."""
         return ChatTemplate(self._tokenizer, arguments)
 
     def decode(self, ids: Sequence[int] | Int32, *, keep_special: bool = False) -> str:

@@ -53,8 +53,8 @@ def check_request(
             bound, way_out = f"rollout.max_kv_bytes {kv_cache_bytes} holds a context of", "raise rollout.max_kv_bytes"
         raise PromptError(
             f"prompt of {num_prompt} tokens and up to {num_completion} to generate: {bound} "
-            f"{max_context_tokens} tokens; shorten the prompt (compact prompts), lower "
-            f"rollout.max_completion_tokens, or {way_out}"
+            f"{max_context_tokens} tokens; shorten the prompt, ask for fewer tokens (rollout.max_completion_tokens), "
+            f"or {way_out}"
         )
 
 

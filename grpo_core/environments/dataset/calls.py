@@ -35,11 +35,15 @@ class _HangError(_CallError):
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What one function gave: a value per answer, None where it gave none or failed. ``failures`` name their rows."""
+    """What one function gave: a value per answer, None where it gave none or failed. ``failures`` name their rows.
+
+    ``retried``: why the call with all answers failed, where the function then took each of them alone.
+    """
 
     values: list[float | None]
     failures: tuple[str, ...]
     duration_s: float
+    retried: str | None = None
 
 
 def score(function: RewardFunction, answers: Sequence[Answer], timeout_s: float) -> Scores:
@@ -49,32 +53,35 @@ def score(function: RewardFunction, answers: Sequence[Answer], timeout_s: float)
         EnvironmentCodeError: it failed for every answer, or hung too often: a retry would fail again.
     """
     began_s = time.perf_counter()
-    results = _results(function, answers, timeout_s)
+    results, retried = _results(function, answers, timeout_s)
     failed = [
         (answer, result) for answer, result in zip(answers, results, strict=True) if isinstance(result, _CallError)
     ]
     failures = tuple(f"reward {function.name!r} failed on row {answer.row}: {error}" for answer, error in failed)
     if len(failed) == len(answers):
         raise EnvironmentCodeError(f"{failures[0]}; so it did on all of the batch; mend it")
-    for failure in failures:
-        logger.warning("%s; the other functions' rewards count", failure)
+    for failure in dict.fromkeys(failures):  # siblings have the same row
+        logger.warning("%s; it gives that answer no reward", failure)
     values: list[float | None] = [None if isinstance(result, _CallError) else result for result in results]
-    return Scores(values, failures, time.perf_counter() - began_s)
+    return Scores(values, failures, time.perf_counter() - began_s, None if failed else retried)
 
 
-def _results(function: RewardFunction, answers: Sequence[Answer], timeout_s: float) -> list[float | _CallError | None]:
+def _results(
+    function: RewardFunction, answers: Sequence[Answer], timeout_s: float
+) -> tuple[list[float | _CallError | None], str | None]:
+    """A result per answer; and why the call with all of them failed, if it did."""
     if not function.is_batched:
-        return _row_by_row(function, answers, timeout_s, lambda answer: [_single(function, answer, timeout_s)])
+        return _row_by_row(function, answers, timeout_s, lambda answer: [_single(function, answer, timeout_s)]), None
     try:
         found = _call(function, function.arguments(answers), timeout_s)
-        return [_number(value) for value in _of_length(found, len(answers))]
+        return [_number(value) for value in _of_length(found, len(answers))], None
     except _CallError as error:
-        logger.info("reward %s: %s; trying each row", function.name, error)
+        retried = str(error)
 
     def alone(answer: Answer) -> Sequence[Any]:
         return _of_length(_call(function, function.arguments([answer]), timeout_s), 1)
 
-    return _row_by_row(function, answers, timeout_s, alone)
+    return _row_by_row(function, answers, timeout_s, alone), retried
 
 
 def _row_by_row(

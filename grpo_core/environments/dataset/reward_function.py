@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,7 @@ def _load(spec: str, columns: set[str]) -> RewardFunction:
     path, _, weight = spec.partition("=")
     found = _found(path.strip())
     if not callable(found):
-        raise ConfigError(f"{_KEY} {spec!r} is a {type(found).__name__}, which cannot be called; name a function")
+        raise ConfigError(f"{_KEY} {spec!r} is of type {type(found).__name__}, which cannot be called; name a function")
     parameters = inspect.signature(found).parameters.values()
     named = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
     takes_all = any(one.kind == one.VAR_KEYWORD for one in parameters)
@@ -124,6 +125,9 @@ def _found(path: str) -> Any:
 
 def _weight(spec: str, text: str) -> float:
     try:
-        return float(text) if text else 1.0
+        weight = float(text) if text else 1.0
     except ValueError:
-        raise ConfigError(f"{_KEY} {spec!r}: the weight {text!r} is no number; {_FORM}") from None
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise ConfigError(f"{_KEY} {spec!r}: the weight {text!r} is no finite number; {_FORM}")
+    return weight

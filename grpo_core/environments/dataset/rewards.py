@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from grpo_core.environments.dataset.calls import Scores, score
 from grpo_core.environments.dataset.reward_function import Answer, RewardFunction
 from grpo_core.types import RewardFunctionStats
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Rewards:
     def __init__(self, functions: Sequence[RewardFunction], timeout_s: float) -> None:
         self._functions = functions
         self._timeout_s = timeout_s
+        self._told: set[str] = set()  # functions of which a retry was told
 
     def score(self, answers: Sequence[Answer]) -> BatchRewards:
         """Call every function for all of ``answers``.
@@ -45,6 +49,7 @@ class Rewards:
             begun = {one.name: threads.submit(score, one, answers, self._timeout_s) for one in waiting}
             found = {one.name: score(one, answers, self._timeout_s) for one in self._functions if not one.is_async}
             found |= {name: future.result() for name, future in begun.items()}
+        self._tell_retries(found)
         return BatchRewards(
             tuple(self._scored(found, place) for place in range(len(answers))),
             tuple(
@@ -52,6 +57,18 @@ class Rewards:
                 for one in self._functions
             ),
         )
+
+    def _tell_retries(self, found: Mapping[str, Scores]) -> None:
+        """Once for a function: one that compares the answers of a batch gives others when it gets them alone."""
+        for name, scores in found.items():
+            if scores.retried is not None and name not in self._told:
+                self._told.add(name)
+                logger.warning(
+                    "reward %r failed on a whole batch (%s), and not on its answers one by one: these rewards count; "
+                    "mend it if it compares answers",
+                    name,
+                    scores.retried,
+                )
 
     def _scored(self, found: Mapping[str, Scores], place: int) -> Scored:
         scores = {function.name: found[function.name].values[place] for function in self._functions}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,7 +16,9 @@ from grpo_core.environments.user_code import users_code
 from grpo_core.errors import ConfigError, MissingPackageError, shown
 from grpo_core.home import parse_json
 
-_KEY = "environment.data.path"
+_OWN_KEY = "environment.data.path"
+_SAVED = ("state.json", "dataset_dict.json")
+"""Of these ``save_to_disk`` of the package ``datasets`` writes one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,8 @@ class Rows:
         return self.values[index]
 
 
-def read_rows(config: DataConfig) -> Rows:
-    """The rows of ``config.path``, each with a prompt that can be played.
+def read_rows(config: DataConfig, key: str = _OWN_KEY) -> Rows:
+    """The rows of ``config.path``, each with a prompt that can be played. ``key`` is the setting that messages name.
 
     Raises:
         ConfigError: there is no such file, it cannot be read, it is empty, or a row has no prompt; names the row.
@@ -42,23 +46,23 @@ def read_rows(config: DataConfig) -> Rows:
     assert config.path is not None
     path = Path(config.path)
     if path.suffix in (".jsonl", ".json", ".ndjson"):
-        values = _read_jsonl(path)
+        values = _read_jsonl(path, key)
     elif path.suffix == ".parquet":
-        values = _read_parquet(path)
+        values = _read_parquet(path, key)
     else:
-        values = _load_with_datasets(config.path, config.split)
+        values = _load_with_datasets(config.path, config.split, key)
     if not values:
-        raise ConfigError(f"{_KEY} {config.path}: no rows; give a file with at least one")
+        raise ConfigError(f"{key} {config.path}: no rows; give a file with at least one")
     rows = Rows(config.path, tuple(dict.fromkeys(key for row in values for key in row)), values)
-    _check_prompts(rows, config)
+    _check_prompts(rows, config, key)
     return rows
 
 
-def _read_jsonl(path: Path) -> list[Mapping[str, Any]]:
+def _read_jsonl(path: Path, key: str) -> list[Mapping[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, key) from error
     values = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -66,53 +70,68 @@ def _read_jsonl(path: Path) -> list[Mapping[str, Any]]:
         try:
             row = parse_json(line)
         except ValueError as error:
-            raise ConfigError(f"{_KEY} {path}, line {number}: not JSON ({error}); mend that line") from error
+            raise ConfigError(f"{key} {path}, line {number}: not JSON ({error}); mend that line") from error
         if not isinstance(row, dict):
-            raise ConfigError(f"{_KEY} {path}, line {number}: {shown(row)} is no object; give one object a line")
+            raise ConfigError(f"{key} {path}, line {number}: {shown(row)} is no object; give one object a line")
         values.append(row)
     return values
 
 
-def _read_parquet(path: Path) -> list[Mapping[str, Any]]:
+def _read_parquet(path: Path, key: str) -> list[Mapping[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         return pq.read_table(path).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, key) from error
 
 
-def _load_with_datasets(name: str, split: str) -> list[Mapping[str, Any]]:
+def _load_with_datasets(name: str, split: str, key: str) -> list[Mapping[str, Any]]:
     folder = Path(name)
-    if not folder.is_dir() and (name.count("/") > 1 or name.startswith((".", "/")) or folder.suffix):
-        raise ConfigError(
-            f"{_KEY} {name}: no such file or folder; give a .jsonl or .parquet file, a folder or a hub id"
-        )
+    is_saved = any((folder / file).is_file() for file in _SAVED)
+    if folder.exists() and not is_saved:
+        kind = "a folder that save_to_disk did not write" if folder.is_dir() else "neither a .jsonl nor a .parquet file"
+        raise ConfigError(f"{key} {name}: {kind}; give a .jsonl or .parquet file, a saved folder or a hub id")
+    if not is_saved and (name.count("/") > 1 or name.startswith((".", "/")) or folder.suffix):
+        raise ConfigError(f"{key} {name}: no such file or folder; give a .jsonl or .parquet file, a folder or a hub id")
     if find_spec("datasets") is None:
         raise MissingPackageError(
-            f"{_KEY} {name}: a folder or hub id needs the package datasets; run: pip install datasets, or give a "
+            f"{key} {name}: a folder or hub id needs the package datasets; run: pip install datasets, or give a "
             ".jsonl or .parquet file"
         )
-    with users_code(f"{_KEY} {name!r}, split {split!r}: loading it", "check the name and the split"):
+    with users_code(f"{key} {name!r}, split {split!r}: loading it", "check the name and the split"), _quiet_hub():
         datasets: Any = import_module("datasets")
-        is_saved = (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
         found = datasets.load_from_disk(name) if is_saved else datasets.load_dataset(name, split=split)
         if isinstance(found, datasets.DatasetDict):
+            if split not in found:
+                raise ConfigError(f"environment.data.split {split!r}: {name} has {', '.join(sorted(found))}; name one")
             found = found[split]
         return list(found)
 
 
-def _unreadable(path: Path, error: Exception) -> ConfigError:
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """The hub's client says each of its retries; what comes of them is one line."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _unreadable(path: Path, error: Exception, key: str) -> ConfigError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
-    return ConfigError(f"{_KEY} {path}: {reason}; give a .jsonl or .parquet file that can be read")
+    return ConfigError(f"{key} {path}: {reason}; give a .jsonl or .parquet file that can be read")
 
 
-def _check_prompts(rows: Rows, config: DataConfig) -> None:
+def _check_prompts(rows: Rows, config: DataConfig, key: str) -> None:
     column = config.prompt_column
     if column not in rows.columns:
         raise ConfigError(
-            f"{_KEY} {rows.source}: no column {column!r}; it has {', '.join(rows.columns)}; name the one with the "
+            f"{key} {rows.source}: no column {column!r}; it has {', '.join(rows.columns)}; name the one with the "
             "prompts in environment.data.prompt_column"
         )
     for number, row in enumerate(rows.values, 1):
@@ -125,12 +144,32 @@ def _check_prompts(rows: Rows, config: DataConfig) -> None:
                 )
         elif not _is_chat(prompt):
             raise ConfigError(
-                f"{_KEY} {rows.source}, row {number}: {column} {shown(prompt)} is no prompt; give a text, or messages "
+                f"{key} {rows.source}, row {number}: {column} {shown(prompt)} is no prompt; give a text, or messages "
                 'such as [{"role": "user", "content": "..."}]'
+            )
+        if not _is_unicode(prompt):
+            raise ConfigError(
+                f"{key} {rows.source}, row {number}: {column} {shown(prompt)} has half a character (a lone surrogate); "
+                "mend that row"
             )
 
 
 def _is_chat(prompt: Any) -> bool:
+    return isinstance(prompt, list) and bool(prompt) and all(map(_is_message, prompt))
+
+
+def _is_message(part: Any) -> bool:
+    """An assistant's message that calls tools may have no content."""
     return (
-        isinstance(prompt, list) and bool(prompt) and all(isinstance(part, dict) and "role" in part for part in prompt)
+        isinstance(part, dict)
+        and isinstance(part.get("role"), str)
+        and (part.get("content") is not None or bool(part.get("tool_calls")))
     )
+
+
+def _is_unicode(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+    if isinstance(value, dict):
+        return all(map(_is_unicode, value.values()))
+    return not isinstance(value, list) or all(map(_is_unicode, value))

@@ -32,12 +32,12 @@ class DatasetFactory:
         return RowOrder(len(self.rows), num_groups, self.config.shuffle)
 
 
-def open_dataset(config: DataConfig) -> DatasetFactory:
-    """Read the rows and load the reward functions.
+def open_dataset(config: DataConfig, key: str = "environment.data.path") -> DatasetFactory:
+    """Read the rows and load the reward functions. ``key`` is the setting that names the rows.
 
     Raises:
         ConfigError, MissingPackageError: as ``read_rows`` and ``load_rewards``.
         EnvironmentCodeError: a module of reward functions fails when it is imported.
     """
-    rows = read_rows(config)
+    rows = read_rows(config, key)
     return DatasetFactory(config, rows, Rewards(load_rewards(config, rows.columns), config.reward_timeout_s))

@@ -105,6 +105,8 @@ class Session:
 
     def _made(self, name: str, settings: Mapping[str, Any]) -> Any:
         """The package's environment."""
+        if not name:
+            raise ConfigError("environment.name 'verifiers:' names no environment; give verifiers:NAME")
         package = self._package
         agent: dict[str, Any] = {"runtime": {"type": "subprocess"}}
         try:
@@ -122,6 +124,6 @@ class Session:
             ) from error
         except (AttributeError, TypeError, ValueError) as error:  # how the package refuses a module or a setting
             raise ConfigError(
-                f"environment.name 'verifiers:{name}' with its settings is refused: {described(error)}; they are those "
-                "of verifiers' table [env]"
+                f"environment.name 'verifiers:{name}' with its settings is refused: {described(error)}; "
+                "environment.settings takes what verifiers' own configuration has in its table [env]"
             ) from error

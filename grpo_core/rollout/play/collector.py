@@ -13,7 +13,7 @@ from grpo_core.environments.dataset.source import DatasetFactory
 from grpo_core.environments.protocol import Environment, EnvironmentFactory
 from grpo_core.environments.state_cache import StateCache
 from grpo_core.environments.user_code import users_code
-from grpo_core.errors import EpisodeError, GrpoError, InvalidActionError
+from grpo_core.errors import EpisodeError, GrpoError, InvalidActionError, PromptError
 from grpo_core.ledger import spans
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.play.dataset_rewards import reward_episodes
@@ -284,15 +284,21 @@ class Collector:
                 episode.rewards = {agent: float(rewards[agent]) for agent in episode.turns}
         wants_reference = self._want_ref_logprobs and not episode.is_opening
         with spans.PROMPT:
-            episode.requests = tuple(
-                self._requests.build(
-                    observation,
-                    turn_seed(self._config.seed, index, episode, place),
-                    want_ref_logprobs=wants_reference,
-                    last=episode.chats.get(observation.agent),
+            try:
+                episode.requests = tuple(
+                    self._requests.build(
+                        observation,
+                        turn_seed(self._config.seed, index, episode, place),
+                        want_ref_logprobs=wants_reference,
+                        last=episode.chats.get(observation.agent),
+                    )
+                    for place, observation in enumerate(observations)
                 )
-                for place, observation in enumerate(observations)
-            )
+            except PromptError as error:
+                if self._dataset is None:
+                    raise
+                row = self._seed(index, episode.group, episode.refill) + 1
+                raise PromptError(f"{self._dataset.rows.source}, row {row}: {error}") from error
         episode.observations = observations
         episode.answers.clear()
 

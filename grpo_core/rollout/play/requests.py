@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from grpo_core.config import RolloutConfig
 from grpo_core.model.tokenizer import Tokenizer
@@ -26,7 +26,7 @@ class RequestBuilder:
         self._chats = ChatPrompts(tokenizer, config)
         self._lines = LineTokens(tokenizer)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """What a prompt's ids and an answer's end depend on, besides the observation and the configuration's draws."""
         chat = self._tokenizer.chat(self._config.chat_template_arguments).key

@@ -54,7 +54,7 @@ def test_an_environment_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     factory = make_environment_factory(EnvironmentConfig(name="my_environments:hard", max_operand=9))
     assert isinstance(factory(), ArithmeticEnvironment)
     assert factory.key != _key(name="my_environments:hard", max_operand=8)
-    with pytest.raises(ConfigError, match="'my_environments:LIMIT' is a int, which cannot be called"):
+    with pytest.raises(ConfigError, match="'my_environments:LIMIT' is of type int, which cannot be called"):
         make_environment_factory(EnvironmentConfig(name="my_environments:LIMIT"))
     with pytest.raises(ConfigError, match="'my_environments' has no 'easy'; give package"):
         make_environment_factory(EnvironmentConfig(name="my_environments:easy"))

@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from grpo_core.config import RolloutConfig
-from grpo_core.errors import PromptError
+from grpo_core.errors import ConfigError
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.play.chat_prompts import ChatPrompts
 from grpo_core.rollout.play.episode import ChatTurn
@@ -108,5 +108,29 @@ def test_template_arguments_reach_the_template(tmp_path_factory: pytest.TempPath
     prompts = ChatPrompts(Tokenizer(backend), RolloutConfig(chat_template_arguments={"enable_thinking": False}))
     ids = prompts.ids(ASKED, None).tolist()
     assert ids == templated(backend, ASKED, enable_thinking=False) != templated(backend, ASKED)
-    with pytest.raises(PromptError, match="does not take these messages"):
-        ChatPrompts(Tokenizer(backend), RolloutConfig(chat_template_arguments={"tokenize": True})).ids(ASKED, None)
+
+
+def test_an_argument_that_the_template_does_not_read_is_refused(backend: PreTrainedTokenizerBase, name: str) -> None:
+    """A slip of the pen would train with the default."""
+    config = RolloutConfig(chat_template_arguments={"enable_thinkin": False})
+    with pytest.raises(ConfigError, match=r"^rollout\.chat_template_arguments\.enable_thinkin: .*; it has ") as caught:
+        ChatPrompts(Tokenizer(backend), config)
+    known = {
+        "qwen3": "it has enable_thinking;",
+        "llama3_1": "it has none;",
+        "gemma3": "it has none;",
+        "gptoss": "it has none;",
+    }
+    assert known[name] in str(caught.value)
+
+
+def test_an_argument_that_the_template_sets_where_it_is_not_given_is_taken(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """As Llama 3.1's own template has its ``date_string``."""
+    dated = "{% if not day is defined %}{% set day = 'Monday' %}{% endif %}{{ day }}{{ messages[0].content }}"
+    backend = real_chat_tokenizer("qwen3", tokenizers_folder(tmp_path_factory), dated)
+    prompts = ChatPrompts(Tokenizer(backend), RolloutConfig(chat_template_arguments={"day": "Friday"}))
+    assert prompts.ids(ASKED, None).tolist() == templated(backend, ASKED, day="Friday") != templated(backend, ASKED)
+    with pytest.raises(ConfigError, match="it has day; leave it out"):
+        ChatPrompts(Tokenizer(backend), RolloutConfig(chat_template_arguments={"date": "Friday"}))

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from grpo_core.config import build_config
+from grpo_core.errors import ConfigError, GrpoError
 from grpo_core.evaluation.evaluator import Evaluation
 from grpo_core.home import Home
 from grpo_core.schedule.loop import StepReport, train
@@ -144,6 +145,28 @@ def test_a_run_that_goes_on_evaluates_what_is_due_and_still_there(
     train(make_dataset_stack("home", second[-1], **every), quiet(), resume=True, on_evaluation=found.append)
 
     assert [one.step for one in found] == second
+
+
+def test_held_out_questions_that_are_not_there_are_said_before_a_model_is_loaded(
+    make_dataset_stack: MakeStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("grpo_core.schedule.stack.load_policy", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(ConfigError, match=r"^evaluation\.path nosuch\.jsonl: No such file or directory"):
+        make_dataset_stack(evaluation={"every_steps": 2, "path": "nosuch.jsonl"})
+
+
+def test_a_prompt_that_the_model_does_not_take_is_named_by_its_row(
+    make_dataset_stack: MakeStack, tmp_path: Path
+) -> None:
+    """The tiny model's tokenizer has no chat template."""
+    chats = [{"prompt": "Q: 1 + 1 =\nA:", "answer": "2"}] * NUM_ROWS
+    chats[4] = {"prompt": [{"role": "user", "content": "5 + 1?"}], "answer": "6"}  # type: ignore[dict-item]
+    (tmp_path / "other.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    rewards = {"rewards": ("rewards_of_dataset_runs:length",)}
+    stack = make_dataset_stack(num_steps=3, environment={"data": {"path": str(tmp_path / "other.jsonl"), **rewards}})
+
+    with pytest.raises(GrpoError, match=r"other\.jsonl, row 5: messages need a chat template"):
+        train(stack, quiet())
 
 
 def test_the_best_checkpoint_is_kept(make_dataset_stack: MakeStack, held_out: dict[str, Any]) -> None:

@@ -60,6 +60,9 @@ async def hangs_async(completions, **kwargs):
 def one_short(completions, **kwargs):
     return [1.0 for text in completions if text != "raise"]
 
+def one_for_all(completions, **kwargs):
+    return [1.0]
+
 def infinite(completions, **kwargs):
     return [float("inf") if text == "raise" else 1 for text in completions]
 
@@ -87,8 +90,12 @@ def answers(*texts: str) -> list[Answer]:
 
 
 def score(*specs: str, texts: tuple[str, ...], timeout_s: float = 30.0) -> BatchRewards:
+    return rewards_of(*specs, timeout_s=timeout_s).score(answers(*texts))
+
+
+def rewards_of(*specs: str, timeout_s: float = 30.0) -> Rewards:
     config = DataConfig(path="q.jsonl", rewards=tuple(f"my_rewards_of_test:{spec}" for spec in specs))
-    return Rewards(load_rewards(config, ["prompt", "answer"]), timeout_s).score(answers(*texts))
+    return Rewards(load_rewards(config, ["prompt", "answer"]), timeout_s)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +150,24 @@ def test_a_function_that_fails_is_named_with_the_row_and_the_rest_is_kept(
     assert found.functions[0].num_failed == 1
 
 
+def test_a_function_that_only_takes_one_answer_at_a_time_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It may compare the answers of a batch, and gives others when it gets them alone."""
+    rewards = rewards_of("one_for_all", "exact")
+    with caplog.at_level(logging.WARNING):
+        found = [rewards.score(answers("right", "wrong", "right")) for _ in range(2)]
+    assert [scored.scores["one_for_all"] for scored in found[1].answers] == [1.0, 1.0, 1.0]
+    (line,) = caplog.messages
+    assert line.startswith("reward 'one_for_all' failed on a whole batch (it returned 1 values for 3 completions), and")
+    assert found[0].functions[0].num_failed == 0
+
+
+def test_a_row_that_fails_for_all_its_answers_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        rewards_of("breaks").score([answers("right")[0], *[answers("raise")[0]] * 3])
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].endswith("; it gives that answer no reward")
+
+
 @pytest.mark.parametrize("function", ["hangs", "hangs_async"])
 def test_a_function_that_hangs_is_named_with_the_row(function: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
@@ -163,9 +188,11 @@ def test_a_function_that_always_fails_ends_the_run_in_one_line() -> None:
     ("spec", "line"),
     [
         ("my_rewards_of_test:wants", "takes 'solution', which is no column: answer; rename"),
-        ("my_rewards_of_test:LIMIT", "is a int, which cannot be called"),
+        ("my_rewards_of_test:LIMIT", "is of type int, which cannot be called"),
         ("my_rewards_of_test:nothing", "has no 'nothing'; give module:function"),
-        ("my_rewards_of_test:exact=heavy", "the weight 'heavy' is no number"),
+        ("my_rewards_of_test:exact=heavy", "the weight 'heavy' is no finite number"),
+        ("my_rewards_of_test:exact=nan", "the weight 'nan' is no finite number"),
+        ("my_rewards_of_test:exact=-1e400", "the weight '-1e400' is no finite number"),
         ("no_such_module_of_test:exact", "cannot import"),
         ("exact", "give module:function"),
     ],

@@ -27,6 +27,18 @@ def test_jsonl_keeps_its_rows_in_order(tmp_path: Path) -> None:
     assert [dict(row) for row in rows.values] == ROWS
 
 
+def test_a_mark_of_the_byte_order_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    """Editors on Windows write one."""
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8-sig")
+    assert [dict(row) for row in read_rows(config(path)).values] == ROWS
+
+
+def test_messages_name_the_setting_that_named_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^evaluation\.path .*missing\.jsonl: No such file"):
+        read_rows(config(tmp_path / "missing.jsonl"), "evaluation.path")
+
+
 def test_parquet_is_read_alike(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -44,6 +56,10 @@ FAULTS = {
     '{"prompt": "a"}\n{"prompt": 3}': "row 2: prompt 3 is no prompt; give a text, or messages",
     '{"prompt": "a"}\n{"answer": 3}': "row 2: prompt None is no prompt",
     '{"prompt": [{"content": "a"}]}': "row 1: prompt .* is no prompt",
+    '{"prompt": [{"role": "user"}]}': "row 1: prompt .* is no prompt; give a text, or messages",
+    '{"prompt": [{"role": "user", "content": "a"}, {"role": 3, "content": "b"}]}': "row 1: prompt .* is no prompt",
+    '{"prompt": "a"}\n{"prompt": "half \\ud800"}': r"row 2: prompt .* has half a character \(a lone surrogate\); mend",
+    '{"prompt": [{"role": "user", "content": ["\\udfff"]}]}': "row 1: prompt .* has half a character",
 }
 
 
@@ -61,6 +77,11 @@ def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         read_rows(config(tmp_path / "missing.jsonl"))
     with pytest.raises(ConfigError, match="no such file or folder"):
         read_rows(config("./questions.csv"))
+    (tmp_path / "questions.csv").write_text("prompt\na\n")
+    with pytest.raises(ConfigError, match=r"questions\.csv: neither a \.jsonl nor a \.parquet file; give"):
+        read_rows(config(tmp_path / "questions.csv"))
+    with pytest.raises(ConfigError, match=r"a folder that save_to_disk did not write; give"):
+        read_rows(config(tmp_path))  # with the package, it would be searched for whatever looks like data
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(ConfigError, match=r"broken\.parquet: .*; give"):
         read_rows(config(tmp_path / "broken.parquet"))
@@ -93,7 +114,5 @@ def test_a_folder_of_the_package_datasets(tmp_path: Path) -> None:
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "two")
     assert [dict(row) for row in read_rows(config(tmp_path / "one")).values] == texts
     assert [dict(row) for row in read_rows(config(tmp_path / "two", split="test")).values] == texts[1:]
-    with pytest.raises(
-        GrpoError, match=r"split 'dev': loading it failed with KeyError: .*; check the name and the split"
-    ):
+    with pytest.raises(ConfigError, match=r"environment\.data\.split 'dev': .*two has test, train; name one"):
         read_rows(config(tmp_path / "two", split="dev"))
