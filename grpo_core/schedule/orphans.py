@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import signal
 
+from grpo_core.parent_death import signal_on_parent_death
+
 LAUNCHER_VARIABLE = "GRPO_LAUNCHER"
 """The process id of the launcher, in the environment of the processes that it starts."""
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def stop_with_launcher() -> None:
     """Have Linux send this process SIGTERM when its launcher ends, however that ends. Without one nothing changes."""
-    launcher = os.environ.get("GRPO_LAUNCHER")
+    launcher = os.environ.get(LAUNCHER_VARIABLE)
     if launcher is None or platform.system() != "Linux":
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != int(launcher):  # it died before the call above, so no signal will come
+    if not signal_on_parent_death(signal.SIGTERM, int(launcher)):
         os.kill(os.getpid(), signal.SIGTERM)

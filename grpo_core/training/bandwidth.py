@@ -6,11 +6,12 @@ device's bandwidth, as training's is of its rate of operations.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+
+from grpo_core.training.device_clock import device_seconds
 
 _NUM_TRIES = 5
 _WIDTH = 1024
@@ -42,18 +43,5 @@ def read_rate(device: torch.device, num_bytes: int, num_threads: int) -> float:
     num_rows = max(1, min(num_bytes, _MAX_BYTES.get(device.type, _MAX_BYTES["cpu"])) // (4 * _WIDTH))
     matrix = torch.ones(num_rows, _WIDTH, device=device)
     vector = torch.ones(_WIDTH, device=device)
-    return 4.0 * matrix.numel() / min(_product_s(matrix, vector) for _ in range(_NUM_TRIES))
-
-
-@torch.no_grad()
-def _product_s(matrix: torch.Tensor, vector: torch.Tensor) -> float:
-    if matrix.device.type != "cuda":
-        start = time.perf_counter()
-        torch.mv(matrix, vector)
-        return time.perf_counter() - start
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    torch.mv(matrix, vector)
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1e3
+    best_s = min(device_seconds(device, lambda: torch.mv(matrix, vector)) for _ in range(_NUM_TRIES))
+    return 4.0 * matrix.numel() / best_s

@@ -10,7 +10,6 @@ Legend: T tokens, C chosen tokens, E hidden size, V vocabulary. A pair is a toke
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,6 +19,7 @@ from torch import nn
 
 from grpo_core.kernels.linear import linear
 from grpo_core.model.policy import Policy, linear_modules
+from grpo_core.training.device_clock import device_seconds
 from grpo_core.training.forward.packing import PackedBatch
 
 _FIRST_INPUTS = ("q_proj", "k_proj", "v_proj")
@@ -117,21 +117,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, num_threads: int) -> f
     which the caller has set."""
     size = _SIZES.get(device.type, _SIZES["cpu"])
     x = torch.ones(size, size, device=device, dtype=dtype)
-    return 2.0 * size**3 / min(_product_s(x) for _ in range(_NUM_TRIES))
-
-
-@torch.no_grad()
-def _product_s(x: torch.Tensor) -> float:
-    if x.device.type != "cuda":
-        start = time.perf_counter()
-        linear(x, x)
-        return time.perf_counter() - start
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    linear(x, x)
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1e3
+    return 2.0 * size**3 / min(device_seconds(device, lambda: linear(x, x)) for _ in range(_NUM_TRIES))
 
 
 def _num_weights(part: nn.Linear) -> int:

@@ -1,13 +1,12 @@
-"""Parent-death signal: a process that ends with the one that started it, however that one ends."""
+"""A child of ``multiprocessing`` that ends with the process that started it."""
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from grpo_core.parent_death import signal_on_parent_death
 
 
 def end_with_parent() -> None:
@@ -17,9 +16,6 @@ def end_with_parent() -> None:
     """
     parent = multiprocessing.parent_process()
     assert parent is not None, "not a child of multiprocessing"
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    if os.getppid() != parent.pid:  # it died before the call above, so no signal will come
+    assert parent.pid is not None
+    if not signal_on_parent_death(signal.SIGKILL, parent.pid):
         os._exit(1)

@@ -1,0 +1,23 @@
+"""Processes that end with the one that started them, however that one ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def signal_on_parent_death(number: signal.Signals, parent: int) -> bool:
+    """Have Linux send this process signal ``number`` when the thread that started it ends. False where process
+    ``parent`` has ended already, so that no signal will come.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return os.getppid() == parent
