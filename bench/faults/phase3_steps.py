@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from grpo_core.training.forward.packing import PackedBatch
     from grpo_core.training.objective.objective import LossTerms, Objective
+    from grpo_core.training.objective.selected_groups import SelectedGroups
     from grpo_core.training.objective.token_table import TokenLogprobs
-    from grpo_core.training.objective.trained_part import TrainedPart
     from grpo_core.training.stopwatch import Stopwatch
     from grpo_core.training.trainer import Trainer
     from grpo_core.types import Batch, Bool, Completion
@@ -36,7 +36,7 @@ def _remask(patch: pytest.MonkeyPatch, mask: Callable[[Bool], Bool]) -> None:
     def completion(turn: Completion) -> Completion:
         return replace(turn, completion_mask=mask(turn.completion_mask))
 
-    def select_groups(groups: Any, **options: Any) -> TrainedPart:
+    def select_groups(groups: Any, **options: Any) -> SelectedGroups:
         part = original(groups, **options)
         changed = tuple(
             replace(
@@ -98,7 +98,7 @@ def two_scoring_passes(patch: pytest.MonkeyPatch) -> None:
 
     original = trainer.find_logprobs
 
-    def find_logprobs(policy: Any, trained: Any, part: TrainedPart, config: Any, ranks: Any) -> TokenLogprobs:
+    def find_logprobs(policy: Any, trained: Any, part: SelectedGroups, config: Any, ranks: Any) -> TokenLogprobs:
         for _ in range(2):
             score_completions(policy, part.completions, own_sequences(part, ranks), config, ranks)
         return original(policy, trained, part, config, ranks)
@@ -299,7 +299,7 @@ def last_group_dropped(patch: pytest.MonkeyPatch) -> None:
 
     original = trainer.select_groups
 
-    def select_groups(groups: Sequence[Any], **options: Any) -> TrainedPart:
+    def select_groups(groups: Sequence[Any], **options: Any) -> SelectedGroups:
         return original(tuple(groups)[:-1] if len(groups) > 1 else tuple(groups), **options)
 
     patch.setattr(trainer, "select_groups", select_groups)

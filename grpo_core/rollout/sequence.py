@@ -100,8 +100,8 @@ class SequenceState:
         return float(self.uniforms[len(self.tokens)])
 
     @property
-    def longest(self) -> int:
-        """The most tokens that its completion has in the end."""
+    def max_num_tokens(self) -> int:
+        """The length of its completion; while it runs, the upper bound."""
         return self.budget if self.finish_reason is None else len(self.tokens)
 
     def take(self, draw: Draw) -> None:

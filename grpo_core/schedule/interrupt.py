@@ -90,8 +90,8 @@ def _start_deadline(grace_s: float, number: signal.Signals) -> threading.Timer:
 def _end_now(grace_s: float, number: signal.Signals) -> None:
     """A kill at any moment costs no more than what was done since the last checkpoint, so this one does not either."""
     print(
-        f"grpo: no end within {grace_s:g} s of {number.name}, so this is it; --resume goes on from the last checkpoint "
-        "(schedule.stop_grace_s)",
+        f"grpo: stopped, since the step under way did not end within {grace_s:g} s of {number.name} "
+        "(schedule.stop_grace_s); --resume goes on from the last checkpoint",
         file=sys.stderr,
         flush=True,
     )

@@ -14,7 +14,7 @@ from grpo_core.home import Home, check_name, write_atomic
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.training.advantages import group_advantages
 from grpo_core.training.objective.penalty import overlong_penalised_groups
-from grpo_core.training.objective.trained_part import select_groups
+from grpo_core.training.objective.selected_groups import select_groups
 from grpo_core.types import Batch, Group
 
 logger = logging.getLogger(__name__)

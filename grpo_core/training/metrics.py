@@ -13,7 +13,7 @@ import torch
 
 from grpo_core.training.flops import ModelCost
 from grpo_core.training.objective.objective import LossTerms
-from grpo_core.training.objective.trained_part import TrainedPart
+from grpo_core.training.objective.selected_groups import SelectedGroups
 from grpo_core.training.ranks import Ranks
 from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.types import Batch, Float64, Group, Packing, StepMetrics
@@ -116,7 +116,7 @@ class StepFacts:
 def step_metrics(
     facts: StepFacts,
     batch: Batch,
-    part: TrainedPart,
+    part: SelectedGroups,
     advantages: Float64,
     sums: StepSums,
     times: Stopwatch,

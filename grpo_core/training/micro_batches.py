@@ -18,7 +18,7 @@ from grpo_core.training.forward.packing import (
     split_packs,
     usable_packing,
 )
-from grpo_core.training.objective.trained_part import TrainedPart
+from grpo_core.training.objective.selected_groups import SelectedGroups
 from grpo_core.training.ranks import Ranks
 from grpo_core.types import Completion
 
@@ -33,7 +33,7 @@ _IDLE = Completion(
 )
 
 
-def own_sequences(part: TrainedPart, ranks: Ranks) -> list[int]:
+def own_sequences(part: SelectedGroups, ranks: Ranks) -> list[int]:
     """Indices of ``part``'s completions that this process trains on. A group is never split."""
     turns = [[turn for trajectory in group.trajectories for turn in trajectory.turns] for group in part.groups]
     own = set(ranks.share([sum(turn.num_tokens for turn in group) for group in turns]))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from grpo_core.config import TrainingConfig
 from grpo_core.training.objective.objective import Objective
+from grpo_core.training.objective.selected_groups import SelectedGroups
 from grpo_core.training.objective.token_table import TokenLogprobs, num_chosen
-from grpo_core.training.objective.trained_part import TrainedPart
 from grpo_core.types import Float64
 
 
@@ -19,12 +19,12 @@ from grpo_core.types import Float64
 class MiniBatch:
     """Some of a batch's groups, and what an update on them optimises."""
 
-    part: TrainedPart
+    part: SelectedGroups
     objective: Objective
 
 
 def split_batch(
-    part: TrainedPart, logprobs: TokenLogprobs, advantages: Float64, config: TrainingConfig
+    part: SelectedGroups, logprobs: TokenLogprobs, advantages: Float64, config: TrainingConfig
 ) -> list[MiniBatch]:
     """``config.mini_batches`` of neighbouring groups, which often begin alike; equal in number of groups, up to one.
 
@@ -34,7 +34,7 @@ def split_batch(
     ends = [len(part.groups) * (index + 1) // num for index in range(num)]
     found, first, sequence, token = [], 0, 0, 0
     for end in ends:
-        piece = TrainedPart(part.groups[first:end], 0)
+        piece = SelectedGroups(part.groups[first:end], 0)
         completions = piece.completions
         after = sequence + len(completions), token + int(num_chosen(completions).sum())
         known = logprobs.between(token, after[1])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from grpo_core.training.forward.packing import PackedBatch
 from grpo_core.training.objective.objective import LossTerms
-from grpo_core.training.objective.trained_part import TrainedPart
+from grpo_core.training.objective.selected_groups import SelectedGroups
 from grpo_core.types import Bool
 
 
@@ -42,7 +42,7 @@ class FiniteWatch:
         return suspected
 
 
-def trajectory_names(part: TrainedPart, is_sequence: Bool) -> str:
+def trajectory_names(part: SelectedGroups, is_sequence: Bool) -> str:
     """The trajectories with any of the sequences [B], as ``<group id>[<index in the group>]``, joined by ``|``."""
     names = [
         f"{group.group_id}[{index}]"

@@ -12,8 +12,8 @@ from grpo_core.config import TrainingConfig
 from grpo_core.model.policy import Policy
 from grpo_core.training.forward.packing import score_chosen
 from grpo_core.training.micro_batches import own_micro_batches, own_sequences
+from grpo_core.training.objective.selected_groups import SelectedGroups
 from grpo_core.training.objective.token_table import TokenLogprobs, num_chosen
-from grpo_core.training.objective.trained_part import TrainedPart
 from grpo_core.training.ranks import Ranks
 from grpo_core.training.tuning.protocol import TrainedWeights
 from grpo_core.types import Completion, Float64
@@ -46,7 +46,7 @@ def score_completions(
 
 
 def find_logprobs(
-    policy: Policy, trained: TrainedWeights, part: TrainedPart, config: TrainingConfig, ranks: Ranks
+    policy: Policy, trained: TrainedWeights, part: SelectedGroups, config: TrainingConfig, ranks: Ranks
 ) -> TokenLogprobs:
     """The log-probabilities that the objective of ``part`` needs. What did not come with the completions is computed.
 

@@ -24,8 +24,8 @@ from grpo_core.training.micro_batches import own_micro_batches, own_sequences
 from grpo_core.training.mini_batches import MiniBatch, split_batch
 from grpo_core.training.nonfinite import FiniteWatch, trajectory_names
 from grpo_core.training.objective.objective import LossTerms, Objective, sequence_advantages
+from grpo_core.training.objective.selected_groups import SelectedGroups, select_groups
 from grpo_core.training.objective.token_table import TokenLogprobs
-from grpo_core.training.objective.trained_part import TrainedPart, select_groups
 from grpo_core.training.optimizers import open_optimizer
 from grpo_core.training.precision import autocast, recompute_activations
 from grpo_core.training.ranks import Ranks, SingleProcess
@@ -187,7 +187,7 @@ class Trainer:
             sums.nonfinite_trajectories or "the sum of all",
         )
 
-    def _find_logprobs(self, part: TrainedPart, sums: StepSums, times: Stopwatch) -> TokenLogprobs:
+    def _find_logprobs(self, part: SelectedGroups, sums: StepSums, times: Stopwatch) -> TokenLogprobs:
         """The log-probabilities that came with ``part``; those that are missing and needed, from scoring passes."""
         passes = self.num_forward_passes
         with times.part("scoring"), autocast(self._policy.device, self._config.precision):

@@ -13,11 +13,11 @@ from pytest_grpo.types import Verdict
 
 BLOCK_SIZE = 3
 """Runs of a block when carry-over was found, after one that is not counted."""
-RARELY = 4
+ADAPT_EVERY_ROUNDS = 4
 """After the first look, the pace is adapted once in so many rounds."""
 SPARE_FACTOR = 1.05
 """A pair may take a little longer than the last one."""
-RED_BUDGET_FACTOR = 3
+FAILURE_BUDGET_FACTOR = 3
 """Extends the budget of a gate that points to a failure: a failure needs more pairs."""
 MAX_BUDGET_FACTOR = 5
 """Slow arms get up to so many times the budget, as many seconds as the pairs of a failure take."""
@@ -39,9 +39,9 @@ class Pace:
     question: Question
     plan: Plan
     warning: str = ""
-    """Says that the time can not hold the pairs that a failure needs."""
+    """Set where the time limit is too short for the pairs that a failure needs."""
     note: str = ""
-    """Says what carry-over was found, and what was done."""
+    """Set where carry-over was found: how much, and what was done."""
     num_needed: int = field(init=False)
     """The fewest pairs that a failure takes."""
 
@@ -51,12 +51,12 @@ class Pace:
         self._choose_mode()
 
     def extend_for_a_failure(self) -> None:
-        self.sampler.budget_s = max(self.sampler.budget_s, RED_BUDGET_FACTOR * self.sampler.first_budget_s)
+        self.sampler.budget_s = max(self.sampler.budget_s, FAILURE_BUDGET_FACTOR * self.sampler.first_budget_s)
 
     def adapt(self) -> None:
         """Choose how the next round is taken, and see that there is time for it."""
         num_rounds = len(self.sampler.rounds)
-        if num_rounds and (num_rounds <= self.plan.looks[0] or num_rounds % RARELY == 0):
+        if num_rounds and (num_rounds <= self.plan.looks[0] or num_rounds % ADAPT_EVERY_ROUNDS == 0):
             self._choose_mode()
             self._find_time()
 

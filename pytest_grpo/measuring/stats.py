@@ -27,7 +27,7 @@ MAX_CONTROL_SPREAD = 0.30
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The median of ``num_pairs`` values; ``low`` to ``high`` covers the true one with probability ``confidence``.
+    """The median of ``num_pairs`` values. [``low``, ``high``] covers the true median with probability ``confidence``.
 
     That is the coverage at this look alone; ``stopping_ranks`` accounts for several looks.
     """

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from grpo_core.errors import GrpoError
 from grpo_core.rollout.sequence import SequenceState, own_error
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
-from grpo_core.rollout.torch_engine.cache.rows import RowBatch, most_own_of, rounded_tokens
+from grpo_core.rollout.torch_engine.cache.rows import RowBatch, max_slot_tokens, rounded_tokens
 from grpo_core.rollout.torch_engine.capacity import too_large
 from grpo_core.rollout.torch_engine.prefill import is_prefilled
 from grpo_core.types import Int32
@@ -108,6 +108,6 @@ class Admission:
         if not joining:
             return 0
         prompts = self._prefixes.missing_bytes({node for _, leaf in joining for node in leaf.path()})
-        size = rounded_tokens(most_own_of(joining))
+        size = rounded_tokens(max_slot_tokens(joining))
         num_free = sum(batch.capacity - batch.num_rows for batch in self._batches if batch.slot_tokens >= size)
         return prompts + max(0, len(joining) - num_free) * size * self._prefixes.bytes_per_token

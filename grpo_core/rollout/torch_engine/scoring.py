@@ -13,7 +13,7 @@ from grpo_core.errors import GrpoError
 from grpo_core.rollout.sequence import SequenceState, own_error
 from grpo_core.rollout.torch_engine.admission import Admission, Prefill
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
-from grpo_core.rollout.torch_engine.cache.rows import Row, RowBatch, most_own_of, plan_rows, rounded_tokens
+from grpo_core.rollout.torch_engine.cache.rows import Row, RowBatch, max_slot_tokens, plan_rows, rounded_tokens
 from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import is_prefilled, next_chunks, read_chunks
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
@@ -82,7 +82,7 @@ class ReferenceScorer:
         return fitting
 
     def _slot_bytes(self, pairs: Sequence[Prefill]) -> int:
-        return len(pairs) * rounded_tokens(most_own_of(pairs)) * self._cache.bytes_per_token
+        return len(pairs) * rounded_tokens(max_slot_tokens(pairs)) * self._cache.bytes_per_token
 
     def _parts(self, sequences: Sequence[SequenceState]) -> list[slice]:
         """Slices of at most ``max_tokens`` tokens together, with at least one sequence each."""

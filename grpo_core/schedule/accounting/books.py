@@ -15,7 +15,10 @@ from grpo_core.types import Batch, StepMetrics
 
 
 class Books:
-    """Kept by the training thread; the rollout thread tells ``figures`` what it did."""
+    """Emits what each step took: the ledger's accounts, the tokens and the figures.
+
+    The training thread calls it; ``figures`` is called by the rollout thread, too.
+    """
 
     def __init__(self, telemetry: Telemetry, recorder: Recorder, figures: Figures) -> None:
         self.figures = figures

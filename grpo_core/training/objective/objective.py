@@ -22,6 +22,7 @@ from grpo_core.training.forward.packing import PackedBatch, TokenScores
 from grpo_core.training.objective.kl import KL_ESTIMATORS, bias_corrected, k3
 from grpo_core.training.objective.penalty import kl_penalised_groups, overlong_penalised_groups
 from grpo_core.training.objective.policy_losses import PolicyTerm, cispo_loss, clipped_surrogate, sapo_loss
+from grpo_core.training.objective.selected_groups import SelectedGroups, overlong_sequences
 from grpo_core.training.objective.token_table import TokenColumns, TokenLogprobs, TokenTable, num_chosen
 from grpo_core.training.objective.token_weights import (
     Lengths,
@@ -34,7 +35,6 @@ from grpo_core.training.objective.token_weights import (
     top_entropy_mask,
     truncated_weights,
 )
-from grpo_core.training.objective.trained_part import TrainedPart, overlong_sequences
 from grpo_core.types import Float64
 
 
@@ -59,7 +59,9 @@ class LossTerms:
 class Objective:
     """``advantages`` [B] are those of the trajectory that each sequence is of (``sequence_advantages``)."""
 
-    def __init__(self, part: TrainedPart, logprobs: TokenLogprobs, advantages: Float64, config: TrainingConfig) -> None:
+    def __init__(
+        self, part: SelectedGroups, logprobs: TokenLogprobs, advantages: Float64, config: TrainingConfig
+    ) -> None:
         completions = part.completions
         lengths = num_chosen(completions)
         is_left_out = overlong_sequences(part) if config.mask_overlong else np.zeros(len(lengths), dtype=np.bool_)
@@ -160,7 +162,7 @@ def _normalisation(config: TrainingConfig, lengths: Lengths) -> Float64:
             return token_mean_weights(lengths)
 
 
-def sequence_advantages(part: TrainedPart, logprobs: TokenLogprobs, config: TrainingConfig) -> Float64:
+def sequence_advantages(part: SelectedGroups, logprobs: TokenLogprobs, config: TrainingConfig) -> Float64:
     """[B]: the advantage of the trajectory that each sequence is of."""
     groups = overlong_penalised_groups(part.groups)
     if config.kl_in == "reward" and logprobs.reference is not None:

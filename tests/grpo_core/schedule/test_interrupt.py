@@ -121,7 +121,9 @@ def test_a_step_that_does_not_end_has_no_more_than_the_grace_time(model_folder: 
         process.wait()
 
     assert process.returncode == 128 + signal.SIGTERM
-    assert errors.splitlines()[-1].startswith("grpo: no end within 1 s of SIGTERM")
+    assert errors.splitlines()[-1].startswith(
+        "grpo: stopped, since the step under way did not end within 1 s of SIGTERM"
+    )
     state = newest_state(tmp_path / "home/data/checkpoints/run")
     assert state is not None
     assert state["step"] == 1

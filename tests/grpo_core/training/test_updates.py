@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from grpo_core.rollout.torch_engine.engine import TorchEngine
+from grpo_core.training.objective.selected_groups import SelectedGroups
 from grpo_core.training.objective.token_table import num_chosen
-from grpo_core.training.objective.trained_part import TrainedPart
 from grpo_core.training.ranks import SingleProcess
 from grpo_core.training.scoring import score_completions
 from grpo_core.training.trainer import Trainer
@@ -80,7 +80,7 @@ def test_recomputed_old_logprobs_are_those_of_the_batchs_start(make_trainer: Mak
 
 def with_logprobs_of(trainer: Trainer, batch: Batch) -> Batch:
     """``batch`` with the log-probabilities of ``trainer``'s policy in place of the sampler's."""
-    completions = TrainedPart(batch.groups, 0).completions
+    completions = SelectedGroups(batch.groups, 0).completions
     own = list(range(len(completions)))
     scores = score_completions(trainer._policy, completions, own, trainer._config, SingleProcess()).logprobs
     pieces = iter(np.split(scores, np.cumsum(num_chosen(completions))[:-1]))

@@ -55,16 +55,16 @@ def plan_rows(sequences: Sequence[tuple[SequenceState, PrefixNode]]) -> list[Row
             nodes.pop()
         num_shared = nodes[-1].end if nodes else 0
         num_copied = len(sequence.request.prompt_ids) - num_shared
-        rows.append(Row(sequence, leaf, num_shared, num_copied, num_copied + sequence.longest))
+        rows.append(Row(sequence, leaf, num_shared, num_copied, num_copied + sequence.max_num_tokens))
     return rows
 
 
-def most_own_of(sequences: Sequence[tuple[SequenceState, PrefixNode]]) -> int:
-    """Most tokens that ``plan_rows`` gives any of ``sequences`` in its slot, however the prompts are shared."""
+def max_slot_tokens(sequences: Sequence[tuple[SequenceState, PrefixNode]]) -> int:
+    """Upper bound of the slot length that ``plan_rows`` gives any of ``sequences``, however they share prompts."""
     num_readers = Counter(leaf for _, leaf in sequences)
     return max(
         min(len(sequence.request.prompt_ids), MAX_COPIED_TOKENS if num_readers[leaf] == 1 else MIN_SHARED_TOKENS)
-        + sequence.longest
+        + sequence.max_num_tokens
         for sequence, leaf in sequences
     )
 

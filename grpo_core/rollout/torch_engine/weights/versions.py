@@ -64,17 +64,16 @@ class Versions:
         self._pins: dict[int, ExitStack] = {}
 
     def activate(self, number: int) -> AdapterSwap:
-        """As ``_activate``, in the ledger's span for a swap."""
-        with spans.SWAP:
-            return self._activate(number)
-
-    def _activate(self, number: int) -> AdapterSwap:
         """Make ``number`` the active version. Results of ``weights_of`` from before this call are invalid.
 
         Raises:
             AdapterError: it is missing, damaged, or does not fit, or was published anew while requests run on what it
                 was before; the active version stays.
         """
+        with spans.SWAP:
+            return self._activate(number)
+
+    def _activate(self, number: int) -> AdapterSwap:
         is_active = number == self.active and not self._is_replaced(number)
         if is_active and self._beside.weights is not self.base:  # full weights are in memory already
             self._adapters.count_hit()

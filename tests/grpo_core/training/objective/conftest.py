@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from grpo_core.training.objective.objective import LossTerms
+    from grpo_core.training.objective.selected_groups import SelectedGroups
     from grpo_core.training.objective.token_table import TokenLogprobs
-    from grpo_core.training.objective.trained_part import TrainedPart
 
 MakeStep = Callable[..., "Step"]
 
@@ -25,7 +25,7 @@ MakeStep = Callable[..., "Step"]
 class Step:
     """Everything that an objective is made of and asked about. Columns [C], completion after completion."""
 
-    part: TrainedPart
+    part: SelectedGroups
     known: TokenLogprobs
     logprobs: Float64
     entropy: Float64
@@ -90,8 +90,8 @@ def _make_step(
 
     ``off_policy`` is the spread of the log-ratios.
     """
+    from grpo_core.training.objective.selected_groups import SelectedGroups
     from grpo_core.training.objective.token_table import TokenLogprobs
-    from grpo_core.training.objective.trained_part import TrainedPart
 
     rng = np.random.default_rng(seed)
     groups, number = [], 0
@@ -104,7 +104,7 @@ def _make_step(
             trajectories.append(Trajectory(str(index), "solver", tuple(turns), reward))
             number += 1
         groups.append(Group(str(index), tuple(trajectories)))
-    part = TrainedPart(tuple(groups), 0)
+    part = SelectedGroups(tuple(groups), 0)
     sampling = np.concatenate([turn.sampling_logprobs[turn.completion_mask] for turn in part.completions])
     sampling = sampling.astype(np.float64)
     size = len(sampling)

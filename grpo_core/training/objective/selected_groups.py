@@ -10,8 +10,8 @@ from grpo_core.types import Bool, Completion, Group, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
-class TrainedPart:
-    """The groups that are left, and their turns in a row: B sequences."""
+class SelectedGroups:
+    """The groups that a step trains on, and their turns in order: B sequences."""
 
     groups: tuple[Group, ...]
     num_dropped_groups: int
@@ -30,10 +30,10 @@ class TrainedPart:
         return [len(trajectory.turns) for trajectory in self.trajectories]
 
 
-def select_groups(groups: tuple[Group, ...], *, drop_zero_variance: bool) -> TrainedPart:
+def select_groups(groups: tuple[Group, ...], *, drop_zero_variance: bool) -> SelectedGroups:
     """All groups, or those whose rewards differ: the others have no winner (Yu et al. 2025, DAPO, section 3.2)."""
     kept = tuple(group for group in groups if not drop_zero_variance or group.has_spread)
-    return TrainedPart(kept, len(groups) - len(kept))
+    return SelectedGroups(kept, len(groups) - len(kept))
 
 
 def is_overlong(trajectory: Trajectory) -> bool:
@@ -41,6 +41,6 @@ def is_overlong(trajectory: Trajectory) -> bool:
     return len(trajectory.turns) > 0 and trajectory.turns[-1].finish_reason == "length"
 
 
-def overlong_sequences(part: TrainedPart) -> Bool:
+def overlong_sequences(part: SelectedGroups) -> Bool:
     """[B]: the turns of overlong trajectories."""
     return np.repeat(np.array([is_overlong(item) for item in part.trajectories], dtype=np.bool_), part.num_turns)

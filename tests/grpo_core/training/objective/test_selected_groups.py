@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grpo_core.training.objective.penalty import kl_penalised_groups, overlong_penalised_groups
-from grpo_core.training.objective.trained_part import overlong_sequences, select_groups
+from grpo_core.training.objective.selected_groups import overlong_sequences, select_groups
 
 if TYPE_CHECKING:
     from tests.grpo_core.training.objective.conftest import MakeStep
