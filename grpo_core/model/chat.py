@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-import jinja2
-import jinja2.meta
-import jinja2.nodes
+from jinja2 import Environment, TemplateSyntaxError, nodes
+from jinja2.ext import Extension
+from jinja2.meta import find_undeclared_variables
+from jinja2.parser import Parser
 from transformers import PreTrainedTokenizerBase
 
 from grpo_core.errors import ConfigError, PromptError
@@ -22,8 +23,13 @@ from grpo_core.types import Message
 Tool = Mapping[str, Any]
 """A function that the policy may call, as OpenAI describes it: ``{"type": "function", "function": {...}}``."""
 
-_OWN_NAMES = frozenset(("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"))
-"""What transformers gives every template, besides the special tokens."""
+_OWN_NAMES = frozenset(
+    ("messages", "conversation", "tools", "tokenize", "add_generation_prompt", "continue_final_message")
+)
+"""What is said here of every chat: no argument may change it."""
+_ANY_TEMPLATE = frozenset(("chat_template", "tokenizer_kwargs", "documents"))
+"""What ``apply_chat_template`` takes, whatever the template reads."""
+_GIVEN = frozenset(("raise_exception", "strftime_now", *_ANY_TEMPLATE, *_OWN_NAMES))
 
 _MARKER = "GRPO0ANSWER0MARKER"
 """Stands for an answer, so that what the template writes behind it can be found."""
@@ -40,14 +46,14 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._arguments = dict(arguments)
         parsed = _parsed(tokenizer.chat_template) if arguments else None
-        names = None if parsed is None else {name.name for name in parsed.find_all(jinja2.nodes.Name)}
-        unknown = next((name for name in arguments if names is not None and name not in names), None)
-        if unknown is not None:
-            assert parsed is not None
-            raise ConfigError(
-                f"rollout.chat_template_arguments.{unknown}: the model's chat template has no such argument; it has "
-                f"{', '.join(_arguments_of(parsed)) or 'none'}; leave it out, or mend its name"
-            )
+        allowed = None if parsed is None else _names_in(parsed) | _ANY_TEMPLATE
+        for name in arguments:
+            if name in _OWN_NAMES or (allowed is not None and name not in allowed):
+                known = "" if parsed is None else f"; it has {', '.join(_arguments_of(parsed)) or 'none'}"
+                raise ConfigError(
+                    f"rollout.chat_template_arguments.{name}: the model's chat template has no such argument{known}; "
+                    "leave it out, or mend its name"
+                )
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         """The text that the policy continues. A last message of the assistant is the beginning of its answer.
@@ -120,23 +126,43 @@ class ChatTemplate:
         return text
 
 
-def _parsed(template: Any) -> jinja2.nodes.Template | None:
+class _Generation(Extension):
+    """``{% generation %}``, with which templates mark the assistant's tokens."""
+
+    tags: ClassVar[set[str]] = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _parsed(template: Any) -> nodes.Template | None:
     """None where there is no template, or several, or it has tags of its own."""
     if not isinstance(template, str):
         return None
     try:
-        return jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
-    except jinja2.TemplateSyntaxError:
+        return Environment(extensions=["jinja2.ext.loopcontrols", _Generation]).parse(template)
+    except TemplateSyntaxError:
         return None
 
 
-def _arguments_of(template: jinja2.nodes.Template) -> list[str]:
+def _names_in(template: nodes.Template) -> set[str]:
+    """All but those of loops and macros."""
+    bound = [*(loop.target for loop in template.find_all(nodes.For)), *template.find_all(nodes.Macro)]
+    inner = {name.name for node in bound for name in _targets(node)}
+    return {name.name for name in template.find_all(nodes.Name)} - inner
+
+
+def _targets(node: nodes.Node) -> list[nodes.Name]:
+    if isinstance(node, nodes.Macro):
+        return node.args
+    return [node] if isinstance(node, nodes.Name) else list(node.find_all(nodes.Name))
+
+
+def _arguments_of(template: nodes.Template) -> list[str]:
     """The names that it reads and never sets, and those that it sets where they are not given."""
-    own = {name.name for name in template.find_all(jinja2.nodes.Name) if name.ctx == "store"}
-    asked = {
-        test.node.name
-        for test in template.find_all(jinja2.nodes.Test)
-        if test.name in ("defined", "undefined") and isinstance(test.node, jinja2.nodes.Name)
-    }
-    names = (jinja2.meta.find_undeclared_variables(template) - own) | asked
-    return sorted(name for name in names - _OWN_NAMES if not name.endswith("_token"))
+    own = {name.name for name in template.find_all(nodes.Name) if name.ctx == "store"}
+    asked = [test.node for test in template.find_all(nodes.Test) if test.name in ("defined", "undefined")]
+    asked += [found.node for found in template.find_all(nodes.Filter) if found.name in ("default", "d")]
+    names = (find_undeclared_variables(template) - own) | {node.name for node in asked if isinstance(node, nodes.Name)}
+    return sorted(name for name in names & _names_in(template) - _GIVEN if not name.endswith("_token"))

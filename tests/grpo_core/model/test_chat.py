@@ -128,9 +128,13 @@ def test_an_argument_that_the_template_sets_where_it_is_not_given_is_taken(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """As Llama 3.1's own template has its ``date_string``."""
-    dated = "{% if not day is defined %}{% set day = 'Monday' %}{% endif %}{{ day }}{{ messages[0].content }}"
+    dated = "{% if not day is defined %}{% set day = 'Monday' %}{% endif %}{{ day }}{% for m in messages %}"
+    dated += "{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
     backend = real_chat_tokenizer("qwen3", tokenizers_folder(tmp_path_factory), dated)
     prompts = ChatPrompts(Tokenizer(backend), RolloutConfig(chat_template_arguments={"day": "Friday"}))
     assert prompts.ids(ASKED, None).tolist() == templated(backend, ASKED, day="Friday") != templated(backend, ASKED)
-    with pytest.raises(ConfigError, match="it has day; leave it out"):
-        ChatPrompts(Tokenizer(backend), RolloutConfig(chat_template_arguments={"date": "Friday"}))
+    for wrong in ("date", "m", "messages", "add_generation_prompt", "tokenize"):
+        with pytest.raises(ConfigError, match=f"arguments.{wrong}: .* no such argument; it has day; leave it out"):
+            ChatPrompts(Tokenizer(backend), RolloutConfig(chat_template_arguments={wrong: "Friday"}))
+    own = RolloutConfig(chat_template_arguments={"chat_template": "{{ messages[0].content }}!"})
+    assert Tokenizer(backend).decode(ChatPrompts(Tokenizer(backend), own).ids(ASKED, None)) == "Be brief.!"
