@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import islice
-from operator import lt
 from typing import TypeVar
 
 import numpy as np
 
 from grpo_core.errors import ConstraintError, GrpoError
-from grpo_core.rollout.constraints.lines import Constraint
+from grpo_core.rollout.constraints.lines import Constraint, LineConstraint
+from grpo_core.rollout.constraints.regex import RegexConstraint
 from grpo_core.types import Int32
 
 T = TypeVar("T")
@@ -25,6 +24,7 @@ class GuardedCursor:
 
     def __init__(self, constraint: Constraint, vocab_size: int) -> None:
         self._vocab_size = vocab_size
+        self._is_users = not isinstance(constraint, LineConstraint | RegexConstraint)  # those have ascending ids
         self._num_tokens = 0
         self._cursor = self._own(constraint.start)
 
@@ -52,7 +52,7 @@ class GuardedCursor:
                 f"constraint with token id {ids[0] if ids[0] < 0 else ids[-1]}: the model's ids are 0 to "
                 f"{self._vocab_size - 1}; build it with the model's own tokenizer"
             )
-        if not _is_ascending(ids):  # also, those between are the model's
+        if self._is_users and not _is_ascending(ids):  # so that those between are the model's, too
             raise ConstraintError(
                 f"constraint after {self._num_tokens} tokens: its ids are not ascending; sort them, each once"
             )
@@ -76,6 +76,5 @@ class GuardedCursor:
 
 
 def _is_ascending(ids: Sequence[int] | Int32) -> bool:
-    if isinstance(ids, np.ndarray):
-        return bool((ids[1:] > ids[:-1]).all())
-    return all(map(lt, ids, islice(ids, 1, None)))
+    array = np.asarray(ids)
+    return bool((array[1:] > array[:-1]).all())

@@ -198,7 +198,7 @@ class Collector:
             "seed": self._config.seed,
             "group": group,
         }
-        return key | {"refill": refill} if refill else key  # no entry for 0, so that older cache entries stay valid
+        return key | {"refill": refill} if refill else key
 
     def play_round(self, episodes: Sequence[Episode], index: int) -> bool:
         """One turn of every agent that must act, in one batch of requests. False when there is none.

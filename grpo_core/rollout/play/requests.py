@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cached_property, lru_cache
+from hashlib import sha256
 
 from grpo_core.config import RolloutConfig
 from grpo_core.model.tokenizer import Tokenizer
@@ -28,9 +29,10 @@ class RequestBuilder:
 
     @cached_property
     def key(self) -> str:
-        """What a prompt's ids and an answer's end depend on, besides the observation and the configuration's draws."""
+        """A hash of what a prompt's ids and an answer's end depend on, besides the observation."""
         chat = self._tokenizer.chat(self._config.chat_template_arguments).key
-        return json.dumps([self._prompt_ids("").tolist(), self._tokenizer.stop_ids, chat])
+        parts = [self._prompt_ids("").tolist(), self._tokenizer.stop_ids, chat]
+        return sha256(json.dumps(parts).encode()).hexdigest()
 
     def build(
         self, observation: Observation, seed: int, *, want_ref_logprobs: bool, last: ChatTurn | None = None

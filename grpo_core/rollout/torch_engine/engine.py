@@ -255,9 +255,8 @@ class TorchEngine:
     def _begin(self, rows: Sequence[Row], weights: DecoderWeights) -> None:
         num_placed, batch = self._place(rows, weights)
         if batch is None and not self._batches.num_rows and not self._admission.prefilling:
-            self._requests.fail(
-                rows[0].sequence, rows[0].leaf, no_room(rows[0].sequence, "decoding")
-            )  # nobody's end helps
+            first = rows[0].sequence  # no other request will free room for it
+            self._requests.fail(first, rows[0].leaf, no_room(first, "decoding"))
             rows = rows[1:]
         self._admission.prefilling[:0] = [(row.sequence, row.leaf) for row in rows[num_placed:]]  # until others end
         if batch is None:
@@ -340,7 +339,7 @@ class TorchEngine:
     def _sample(self, weights: DecoderWeights, rows: Sequence[Row], hidden: Tensor) -> None:
         """Sample the next tokens of every row. A row that cannot be sampled ends with its error."""
         sequences = [row.sequence for row in rows]
-        with record_function("choose"), spans.DRAW:
+        with record_function("sample"), spans.DRAW:
             errors = sample_tokens(self._passes, weights, sequences, hidden, jump_forward=self._jump_forward)
         for row in rows:
             error = errors.get(row.sequence)

@@ -171,6 +171,12 @@ def test_a_constraint_that_names_what_it_may_not_ends_its_own_request_only(
     assert_nothing_is_held(engine)
 
 
+@pytest.mark.parametrize("ids", [range(7, 9), (7, 8), [np.int64(7), np.int64(8)], np.array([7, 8], dtype=np.uint8)])
+def test_ids_may_be_any_sequence(ids: Any, engine: Engine) -> None:
+    (completion,) = engine.generate([replace(asking(7), constraint=Names(ids))])
+    assert set(completion.completion_ids.tolist()) == {7, 8}
+
+
 @pytest.mark.parametrize("ids", [["7", "9"], [None, 7], 5])
 def test_a_constraint_that_names_no_ids_ends_its_own_request_only(ids: Any, engine: Engine) -> None:
     good = asking(1, constrained=False)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
@@ -136,23 +137,24 @@ def test_a_stream_that_ends_while_the_engine_is_closed_has_its_completion(
 ) -> None:
     """The step under way ends the request that is about to be cancelled."""
     original = engine.step
+    is_stepping = threading.Event()
 
     async def main() -> None:
         async with StreamingEngine(engine) as streams:
 
             def step_to_the_end() -> list[Outcome]:
-                while not streams._orders:  # until the engine is being closed
+                is_stepping.set()
+                deadline_s = time.monotonic() + 30
+                while not streams._orders and time.monotonic() < deadline_s:  # until the engine is being closed
                     time.sleep(0.001)
                 outcomes = original()
                 while engine.num_under_way:
                     outcomes += original()
                 return outcomes
 
-            task = asyncio.create_task(streams.complete(request(0)))
-            while not engine.drawn_tokens():
-                await asyncio.sleep(0.001)
             monkeypatch.setattr(engine, "step", step_to_the_end)
-            await asyncio.sleep(0.05)  # into the step
+            task = asyncio.create_task(streams.complete(request(0)))
+            assert await asyncio.to_thread(is_stepping.wait, 30)
         assert len((await task).completion_ids) == 12
         assert streams._thread._shutdown
 
