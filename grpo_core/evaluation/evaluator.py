@@ -114,6 +114,13 @@ def open_held_out(config: GrpoConfig, tokenizer: Tokenizer | None = None) -> Env
     return make_environment_factory(environment, tokenizer)
 
 
+def check_held_out(config: GrpoConfig) -> None:
+    """Before a model is loaded: raises as ``held_out_environment``, and where the questions of a file are unsound."""
+    environment = held_out_environment(config)
+    if config.evaluation.path is not None:
+        open_dataset(environment.data, "evaluation.path")
+
+
 def held_out_environment(config: GrpoConfig) -> EnvironmentConfig:
     """What the evaluation of ``config`` plays.
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from grpo_core.config import GrpoConfig
 from grpo_core.config.packages import is_own
 from grpo_core.environments import make_environment_factory
-from grpo_core.evaluation.evaluator import open_held_out
+from grpo_core.evaluation.evaluator import check_held_out
 from grpo_core.home import Home
 from grpo_core.lora.background_store import BackgroundStore
 from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
@@ -124,8 +124,8 @@ def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> L
     """
     check_engine(config)
     factory = make_environment_factory(config.environment)  # what is wrong with it is said before a model is loaded
-    if config.evaluation.every_steps and config.evaluation.path is not None:
-        open_held_out(config)
+    if config.evaluation.every_steps:
+        check_held_out(config)
     tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
     tokenizer.chat(config.rollout.chat_template_arguments)
     if is_own(config.environment.name):  # one of the user's own may ask for it

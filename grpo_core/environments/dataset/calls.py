@@ -37,7 +37,7 @@ class _HangError(_CallError):
 class Scores:
     """What one function gave: a value per answer, None where it gave none or failed. ``failures`` name their rows.
 
-    ``retried``: why the call with all answers failed, where the function then took each of them alone.
+    ``retried``: why the call with all answers failed, so that the function was called with each of them alone.
     """
 
     values: list[float | None]
@@ -63,7 +63,7 @@ def score(function: RewardFunction, answers: Sequence[Answer], timeout_s: float)
     for failure in dict.fromkeys(failures):  # siblings have the same row
         logger.warning("%s; it gives that answer no reward", failure)
     values: list[float | None] = [None if isinstance(result, _CallError) else result for result in results]
-    return Scores(values, failures, time.perf_counter() - began_s, None if failed else retried)
+    return Scores(values, failures, time.perf_counter() - began_s, retried)
 
 
 def _results(
@@ -77,6 +77,7 @@ def _results(
         return [_number(value) for value in _of_length(found, len(answers))], None
     except _CallError as error:
         retried = str(error)
+        logger.info("reward %s: %s; trying each answer alone", function.name, error)
 
     def alone(answer: Answer) -> Sequence[Any]:
         return _of_length(_call(function, function.arguments([answer]), timeout_s), 1)

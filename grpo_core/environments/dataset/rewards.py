@@ -64,8 +64,8 @@ class Rewards:
             if scores.retried is not None and name not in self._told:
                 self._told.add(name)
                 logger.warning(
-                    "reward %r failed on a whole batch (%s), and not on its answers one by one: these rewards count; "
-                    "mend it if it compares answers",
+                    "reward %r failed on a whole batch (%s) and was called with one answer at a time: if it compares "
+                    "answers, it gives other rewards then; mend it, or raise environment.data.reward_timeout_s",
                     name,
                     scores.retried,
                 )

@@ -19,6 +19,8 @@ from grpo_core.home import parse_json
 _OWN_KEY = "environment.data.path"
 _SAVED = ("state.json", "dataset_dict.json")
 """Of these ``save_to_disk`` of the package ``datasets`` writes one."""
+_DATA_FILES = ("*.jsonl", "*.parquet", "*/*.jsonl", "*/*.parquet")
+"""Of another folder, what ``load_dataset`` finds. It would search ``/tmp`` for hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,8 @@ def _read_parquet(path: Path, key: str) -> list[Mapping[str, Any]]:
 def _load_with_datasets(name: str, split: str, key: str) -> list[Mapping[str, Any]]:
     folder = Path(name)
     is_saved = any((folder / file).is_file() for file in _SAVED)
-    if folder.exists() and not is_saved:
-        kind = "a folder that save_to_disk did not write" if folder.is_dir() else "neither a .jsonl nor a .parquet file"
+    if folder.exists() and not is_saved and not any(any(folder.glob(pattern)) for pattern in _DATA_FILES):
+        kind = "a folder without data files" if folder.is_dir() else "neither a .jsonl nor a .parquet file"
         raise ConfigError(f"{key} {name}: {kind}; give a .jsonl or .parquet file, a saved folder or a hub id")
     if not is_saved and (name.count("/") > 1 or name.startswith((".", "/")) or folder.suffix):
         raise ConfigError(f"{key} {name}: no such file or folder; give a .jsonl or .parquet file, a folder or a hub id")
@@ -159,17 +161,21 @@ def _is_chat(prompt: Any) -> bool:
 
 
 def _is_message(part: Any) -> bool:
-    """An assistant's message that calls tools may have no content."""
+    """It has a role and something more: what calls tools, or only thinks, has no content."""
     return (
         isinstance(part, dict)
         and isinstance(part.get("role"), str)
-        and (part.get("content") is not None or bool(part.get("tool_calls")))
+        and (part.get("content") is not None or any(part[key] for key in part if key not in ("role", "content")))
     )
 
 
 def _is_unicode(value: Any) -> bool:
     if isinstance(value, str):
-        return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+        return True
     if isinstance(value, dict):
         return all(map(_is_unicode, value.values()))
     return not isinstance(value, list) or all(map(_is_unicode, value))

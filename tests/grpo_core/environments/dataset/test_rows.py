@@ -80,8 +80,9 @@ def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "questions.csv").write_text("prompt\na\n")
     with pytest.raises(ConfigError, match=r"questions\.csv: neither a \.jsonl nor a \.parquet file; give"):
         read_rows(config(tmp_path / "questions.csv"))
-    with pytest.raises(ConfigError, match=r"a folder that save_to_disk did not write; give"):
+    with pytest.raises(ConfigError, match=r"a folder without data files; give"):
         read_rows(config(tmp_path))  # with the package, it would be searched for whatever looks like data
+    (tmp_path / "broken.parquet").unlink(missing_ok=True)
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(ConfigError, match=r"broken\.parquet: .*; give"):
         read_rows(config(tmp_path / "broken.parquet"))
