@@ -27,8 +27,8 @@ def test_a_trainer_step_leaves_a_readable_trace(grpo_gate: Gate, build_stack_for
     with open_telemetry(stack.config, bench_home) as telemetry, trace(folder):
         metrics = stack.trainer.step(batch)
         publish(stack, telemetry)
-    spans = read_trace(folder).annotations
-    present = [name for name in TRAINER_SPANS if name in spans and spans[name].total_ms > 0]
+    found = read_trace(folder).annotations
+    present = [name for name in TRAINER_SPANS if name in found and found[name].total_ms > 0]
     grpo_gate.check("trace_spans_present", len(present))
     expected = dict(zip(TRAINER_SPANS, (metrics.num_micro_batches, metrics.num_micro_batches, 1, 1), strict=True))
-    grpo_gate.check("trace_span_count_errors", sum(spans[name].count != count for name, count in expected.items()))
+    grpo_gate.check("trace_span_count_errors", sum(found[name].count != count for name, count in expected.items()))

@@ -28,8 +28,8 @@ def test_a_step_of_the_system_leaves_a_readable_trace(
     with grpo_system.trace(tmp_path):
         step = grpo_system.train_step(batch)
         grpo_system.publish_adapter()
-    spans = read_trace(tmp_path).annotations
-    present = [name for name in STEP_ANNOTATIONS if name in spans and spans[name].total_ms > 0]
+    found = read_trace(tmp_path).annotations
+    present = [name for name in STEP_ANNOTATIONS if name in found and found[name].total_ms > 0]
     grpo_gate.check("trace_spans_present", len(present))
     expected = dict(zip(STEP_ANNOTATIONS, (step.num_micro_batches, step.num_micro_batches, 1, 1), strict=True))
-    grpo_gate.check("trace_span_count_errors", sum(spans[name].count != count for name, count in expected.items()))
+    grpo_gate.check("trace_span_count_errors", sum(found[name].count != count for name, count in expected.items()))

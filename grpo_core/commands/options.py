@@ -59,7 +59,7 @@ def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any
     add_switch("--use-state-cache", "start from cached mid-game positions; the opening is not played again")
     add_number("--buffer-depth", "finished batches that wait for the trainer")
     add_number("--policy-lag", "max_policy_lag_steps: how old a batch may be")
-    rates = "of the optimizer (default: 2e-3 for an adapter, 3e-4 for all weights; less for models above the presets)"
+    rates = "of the optimizer (default: 2e-3 for an adapter, 3e-4 for all weights; less for larger models)"
     add(rates, "--learning-rate", metavar="X", kind=float)
 
 

@@ -104,7 +104,7 @@ class LoRACache:
         return self._acquire(key, num_pins=0)
 
     def count_hit(self) -> None:
-        """For an engine that holds a version itself: a request for it that needs no look here is a hit, too."""
+        """Count a request that an engine answers from weights that it holds itself."""
         with self._lock:
             self._count(hits=1)
 

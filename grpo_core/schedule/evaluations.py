@@ -55,8 +55,8 @@ class Evaluations:
                 self._run(due)
 
     def _first_due(self, version: int) -> int:
-        """The newest version that was due when a process begins at ``version``, if it is still there. The process
-        before may have ended before it evaluated it."""
+        """Where a new process begins: at the newest version that is due, which the process before may not have
+        evaluated, or at ``version`` if that one was pruned."""
         due = version // self._every_steps * self._every_steps
         is_there = due == 0 or self._store.stamp_of(PolicyVersion(self._run_name, due)) is not None
         return due if is_there else version

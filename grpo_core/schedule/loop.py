@@ -54,13 +54,13 @@ class TrainResult:
     """What a run did. ``interrupted`` when it was asked to stop before its last step, by ``stop_signal``."""
 
     reports: tuple[StepReport, ...]  # empty without ``keep_reports``
-    num_steps: int
     duration_s: float
     checkpoint: Path | None
     interrupted: bool
     num_stale_dropped: int
     stop_signal: int | None = None
     figures: Mapping[str, float | None] = field(default_factory=dict)  # of the last step; docs/metrics.md defines them
+    num_steps: int = 0  # that were made now
 
 
 OnStep = Callable[[StepReport], None]

@@ -26,7 +26,7 @@ from grpo_core.home import Home, check_name, make_folder, parse_json
 logger = logging.getLogger(__name__)
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
-_MAX_TRIES = 5  # to open a file that is not removed at once
+_MAX_TRIES = 5  # opens, where the file is removed each time
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _LINUX_LAYOUT = "hhqqi"  # struct flock: type, whence, start, length, process
@@ -98,7 +98,7 @@ def _locked(path: Path, run: str) -> Iterator[None]:
 def _open_locked(path: Path, run: str) -> IO[bytes]:
     """The file at ``path`` with this process's lock. A file that was removed since it was opened is opened anew: the
     next process would lock another one."""
-    for tries_left in reversed(range(_MAX_TRIES)):  # a file system may tell an open file from itself
+    for tries_left in reversed(range(_MAX_TRIES)):  # some file systems report another inode for an open file
         make_folder(path.parent)
         try:
             file = path.open("a+b")  # keeps what it says of another holder
@@ -127,7 +127,7 @@ def _lock(file: IO[bytes], path: Path, run: str) -> None:
 def _is_at(path: Path, file: IO[bytes]) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
+    except OSError:  # there is no file any more; of one that another host removed, NFS says that its handle is stale
         return False
 
 

@@ -25,7 +25,8 @@ def switchable_cache(store: AdapterStore) -> Any:
             if not self.is_bypassed:
                 return super().get(version)
             found = new_cache().get(version)
-            self._count(misses=1)
+            with self._lock:
+                self._count(misses=1)
             return found
 
     return SwitchableCache(store, DEFAULT_MAX_BYTES, MAX_CACHED_ADAPTERS)

@@ -10,7 +10,7 @@ from grpo_core.telemetry.profiler import read_trace, trace
 from grpo_core.training.stopwatch import Stopwatch
 
 
-def test_spans_of_a_name_add_up_and_are_seen_by_the_profiler(tmp_path: Path) -> None:
+def test_parts_of_a_name_add_up_and_are_seen_by_the_profiler(tmp_path: Path) -> None:
     times = Stopwatch(torch.device("cpu"))
     start = time.perf_counter()
     with trace(tmp_path):
@@ -27,7 +27,7 @@ def test_spans_of_a_name_add_up_and_are_seen_by_the_profiler(tmp_path: Path) -> 
     assert {name: span.count for name, span in read_trace(tmp_path).annotations.items()} == {"work": 3, "other": 1}
 
 
-def test_a_span_has_no_time_of_a_span_inside_it() -> None:
+def test_a_part_has_no_time_of_a_span_inside_it() -> None:
     times = Stopwatch(torch.device("cpu"))
     start = time.perf_counter()
     for _ in range(2):

@@ -257,8 +257,8 @@ def test_a_step_leaves_a_trace(trl: GrpoSystem, make_batch: MakeBatch, tmp_path:
     with trl.trace(tmp_path):
         trl.train_step(batch)
         trl.publish_adapter()
-    spans = read_trace(tmp_path).annotations
-    assert [spans[name].count for name in STEP_ANNOTATIONS] == [1, 1, 1, 1]
+    found = read_trace(tmp_path).annotations
+    assert [found[name].count for name in STEP_ANNOTATIONS] == [1, 1, 1, 1]
 
 
 def test_its_passes_are_seen_at_its_modules(trl: GrpoSystem, make_batch: MakeBatch) -> None:

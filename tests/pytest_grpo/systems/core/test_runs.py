@@ -144,5 +144,5 @@ def test_a_step_leaves_a_trace(system: GrpoSystem, make_batch: MakeBatch, tmp_pa
     with system.trace(tmp_path):
         system.train_step(batch)
         system.publish_adapter()
-    spans = read_trace(tmp_path).annotations
-    assert [spans[name].count for name in STEP_ANNOTATIONS] == [1, 1, 1, 1]
+    found = read_trace(tmp_path).annotations
+    assert [found[name].count for name in STEP_ANNOTATIONS] == [1, 1, 1, 1]
