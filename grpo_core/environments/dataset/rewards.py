@@ -64,8 +64,8 @@ class Rewards:
             if scores.retried is not None and name not in self._told:
                 self._told.add(name)
                 logger.warning(
-                    "reward %r failed on a whole batch (%s) and was called with one answer at a time: if it compares "
-                    "answers, it gives other rewards then; mend it, or raise environment.data.reward_timeout_s",
+                    "reward %r failed on a whole batch (%s), so it is called with one answer at a time, which changes "
+                    "the rewards of one that compares answers; mend it, or raise environment.data.reward_timeout_s",
                     name,
                     scores.retried,
                 )

@@ -20,7 +20,7 @@ _OWN_KEY = "environment.data.path"
 _SAVED = ("state.json", "dataset_dict.json")
 """Of these ``save_to_disk`` of the package ``datasets`` writes one."""
 _DATA_FILES = ("*.jsonl", "*.parquet", "*/*.jsonl", "*/*.parquet")
-"""Of another folder, what ``load_dataset`` finds. It would search ``/tmp`` for hours."""
+"""What another folder must have: ``load_dataset`` searches all of it, which takes hours for ``/tmp``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def read_rows(config: DataConfig, key: str = _OWN_KEY) -> Rows:
         values = _load_with_datasets(config.path, config.split, key)
     if not values:
         raise ConfigError(f"{key} {config.path}: no rows; give a file with at least one")
-    rows = Rows(config.path, tuple(dict.fromkeys(key for row in values for key in row)), values)
+    rows = Rows(config.path, tuple(dict.fromkeys(name for row in values for name in row)), values)
     _check_prompts(rows, config, key)
     return rows
 
@@ -94,8 +94,8 @@ def _load_with_datasets(name: str, split: str, key: str) -> list[Mapping[str, An
     is_saved = any((folder / file).is_file() for file in _SAVED)
     if folder.exists() and not is_saved and not any(any(folder.glob(pattern)) for pattern in _DATA_FILES):
         kind = "a folder without data files" if folder.is_dir() else "neither a .jsonl nor a .parquet file"
-        raise ConfigError(f"{key} {name}: {kind}; give a .jsonl or .parquet file, a saved folder or a hub id")
-    if not is_saved and (name.count("/") > 1 or name.startswith((".", "/")) or folder.suffix):
+        raise ConfigError(f"{key} {name}: {kind}; give a .jsonl or .parquet file, a folder of such files or a hub id")
+    if not folder.exists() and (name.count("/") > 1 or name.startswith((".", "/")) or folder.suffix):
         raise ConfigError(f"{key} {name}: no such file or folder; give a .jsonl or .parquet file, a folder or a hub id")
     if find_spec("datasets") is None:
         raise MissingPackageError(
@@ -151,8 +151,8 @@ def _check_prompts(rows: Rows, config: DataConfig, key: str) -> None:
             )
         if not _is_unicode(prompt):
             raise ConfigError(
-                f"{key} {rows.source}, row {number}: {column} {shown(prompt)} has half a character (a lone surrogate); "
-                "mend that row"
+                f"{key} {rows.source}, row {number}: {column} {shown(prompt)} has a lone surrogate, which is "
+                "no text; mend that row"
             )
 
 

@@ -58,8 +58,8 @@ FAULTS = {
     '{"prompt": [{"content": "a"}]}': "row 1: prompt .* is no prompt",
     '{"prompt": [{"role": "user"}]}': "row 1: prompt .* is no prompt; give a text, or messages",
     '{"prompt": [{"role": "user", "content": "a"}, {"role": 3, "content": "b"}]}': "row 1: prompt .* is no prompt",
-    '{"prompt": "a"}\n{"prompt": "half \\ud800"}': r"row 2: prompt .* has half a character \(a lone surrogate\); mend",
-    '{"prompt": [{"role": "user", "content": ["\\udfff"]}]}': "row 1: prompt .* has half a character",
+    '{"prompt": "a"}\n{"prompt": "half \\ud800"}': r"row 2: prompt .* has a lone surrogate, which is no text; mend",
+    '{"prompt": [{"role": "user", "content": ["\\udfff"]}]}': "row 1: prompt .* has a lone surrogate",
 }
 
 
@@ -95,6 +95,17 @@ def test_without_the_package_a_hub_id_says_how_to_install_it(monkeypatch: pytest
     monkeypatch.setattr("grpo_core.environments.dataset.rows.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match="pip install datasets"):
         read_rows(config("someone/questions"))
+
+
+@pytest.mark.parametrize("file", ["train.jsonl", "data/train.parquet"])
+def test_a_folder_of_data_files_is_for_the_package(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hub" / file).parent.mkdir(parents=True)
+    (tmp_path / "hub" / file).write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("grpo_core.environments.dataset.rows.find_spec", lambda name: None)
+    for name in ("hub", "./hub", str(tmp_path / "hub")):
+        with pytest.raises(MissingPackageError, match="pip install datasets"):
+            read_rows(config(name))
 
 
 def test_a_system_prompt_needs_messages(tmp_path: Path) -> None:
