@@ -116,9 +116,9 @@ def open_held_out(config: GrpoConfig, tokenizer: Tokenizer | None = None) -> Env
 
 def check_held_out(config: GrpoConfig) -> None:
     """Before a model is loaded: raises as ``held_out_environment``, and where the questions of a file are unsound."""
-    environment = held_out_environment(config)
+    held_out_environment(config)
     if config.evaluation.path is not None:
-        open_dataset(environment.data, "evaluation.path")
+        open_held_out(config)
 
 
 def held_out_environment(config: GrpoConfig) -> EnvironmentConfig:

@@ -11,25 +11,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, TemplateSyntaxError, nodes
-from jinja2.ext import Extension
-from jinja2.meta import find_undeclared_variables
-from jinja2.parser import Parser
 from transformers import PreTrainedTokenizerBase
 
-from grpo_core.errors import ConfigError, PromptError
+from grpo_core.errors import PromptError
+from grpo_core.model.template_arguments import check_arguments
 from grpo_core.types import Message
 
 Tool = Mapping[str, Any]
 """A function that the policy may call, as OpenAI describes it: ``{"type": "function", "function": {...}}``."""
-
-_OWN_NAMES = frozenset(
-    ("messages", "conversation", "tools", "tokenize", "add_generation_prompt", "continue_final_message")
-)
-"""What is said here of every chat: no argument may change it."""
-_ANY_TEMPLATE = frozenset(("chat_template", "tokenizer_kwargs", "documents"))
-"""What ``apply_chat_template`` takes, whatever the template reads."""
-_GIVEN = frozenset(("raise_exception", "strftime_now", *_ANY_TEMPLATE, *_OWN_NAMES))
 
 _MARKER = "GRPO0ANSWER0MARKER"
 """Stands for an answer, so that what the template writes behind it can be found."""
@@ -41,19 +30,11 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any]) -> None:
         """
         Raises:
-            ConfigError: the template has no argument of such a name.
+            ConfigError: as ``check_arguments``.
         """
         self._tokenizer = tokenizer
         self._arguments = dict(arguments)
-        parsed = _parsed(tokenizer.chat_template) if arguments else None
-        allowed = None if parsed is None else _names_in(parsed) | _ANY_TEMPLATE
-        for name in arguments:
-            if name in _OWN_NAMES or (allowed is not None and name not in allowed):
-                known = "" if parsed is None else f"; it has {', '.join(_arguments_of(parsed)) or 'none'}"
-                raise ConfigError(
-                    f"rollout.chat_template_arguments.{name}: the model's chat template has no such argument{known}; "
-                    "leave it out, or mend its name"
-                )
+        check_arguments(tokenizer.chat_template, arguments)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         """The text that the policy continues. A last message of the assistant is the beginning of its answer.
@@ -124,45 +105,3 @@ class ChatTemplate:
             ) from error
         assert isinstance(text, str)
         return text
-
-
-class _Generation(Extension):
-    """``{% generation %}``, with which templates mark the assistant's tokens."""
-
-    tags: set[str] = {"generation"}  # noqa: RUF012  # as jinja2 declares it
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _parsed(template: Any) -> nodes.Template | None:
-    """None where there is no template, or several, or it has tags of its own."""
-    if not isinstance(template, str):
-        return None
-    try:
-        return Environment(extensions=["jinja2.ext.loopcontrols", _Generation]).parse(template)
-    except TemplateSyntaxError:
-        return None
-
-
-def _names_in(template: nodes.Template) -> set[str]:
-    """All but those of loops and macros."""
-    bound = [*(loop.target for loop in template.find_all(nodes.For)), *template.find_all(nodes.Macro)]
-    inner = {name.name for node in bound for name in _targets(node)}
-    return {name.name for name in template.find_all(nodes.Name)} - inner
-
-
-def _targets(node: nodes.Node) -> list[nodes.Name]:
-    if isinstance(node, nodes.Macro):
-        return node.args
-    return [node] if isinstance(node, nodes.Name) else list(node.find_all(nodes.Name))
-
-
-def _arguments_of(template: nodes.Template) -> list[str]:
-    """The names that it reads and never sets, and those that it sets where they are not given."""
-    own = {name.name for name in template.find_all(nodes.Name) if name.ctx == "store"}
-    asked = [test.node for test in template.find_all(nodes.Test) if test.name in ("defined", "undefined")]
-    asked += [found.node for found in template.find_all(nodes.Filter) if found.name in ("default", "d")]
-    names = (find_undeclared_variables(template) - own) | {node.name for node in asked if isinstance(node, nodes.Name)}
-    return sorted(name for name in names & _names_in(template) - _GIVEN if not name.endswith("_token"))

@@ -84,7 +84,7 @@ def train(
     Ctrl-C ends the run after the step under way, with a checkpoint. A second one ends it at once. SIGTERM does the same
     within ``schedule.stop_grace_s``. ``stop`` is for a caller that handles the signals itself.
     ``on_checkpoint`` gets the folder of each checkpoint when it is on disk, ``on_evaluation`` each evaluation.
-    A run of days should not ``keep_reports``: each takes 2 kB, and ``on_step`` has them all.
+    Pass ``keep_reports=False`` for a long run: a report takes 2 kB. ``on_step`` gets each of them.
 
     Raises:
         ConfigError: the run has a checkpoint already and ``resume`` is off, or another process trains it now.

@@ -26,7 +26,7 @@ from grpo_core.home import Home, check_name, make_folder, parse_json
 logger = logging.getLogger(__name__)
 
 _TAKEN = (errno.EACCES, errno.EAGAIN)
-_MAX_TRIES = 5  # opens, where the file is removed each time
+_MAX_REOPENED = 4  # some file systems report another inode for an open file
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _LINUX_LAYOUT = "hhqqi"  # struct flock: type, whence, start, length, process
@@ -96,32 +96,35 @@ def _locked(path: Path, run: str) -> Iterator[None]:
 
 
 def _open_locked(path: Path, run: str) -> IO[bytes]:
-    """The file at ``path`` with this process's lock. A file that was removed since it was opened is opened anew: the
-    next process would lock another one."""
-    for tries_left in reversed(range(_MAX_TRIES)):  # some file systems report another inode for an open file
-        make_folder(path.parent)
-        try:
-            file = path.open("a+b")  # keeps what it says of another holder
-        except OSError as error:
-            raise HomeError(f"cannot write {path}: {error.strerror}; make it writable") from error
-        with ExitStack() as opened:
-            opened.enter_context(file)
-            _lock(file, path, run)
-            if _is_at(path, file) or not tries_left:
-                opened.pop_all()
-                return file
-    raise AssertionError("the last file is returned")
+    """The file at ``path`` with this process's lock. One that was removed since it was opened is opened anew: the next
+    process would lock another file."""
+    file = _open_and_lock(path, run)
+    for _ in range(_MAX_REOPENED):
+        if _is_at(path, file):
+            break
+        file.close()
+        file = _open_and_lock(path, run)
+    return file
 
 
-def _lock(file: IO[bytes], path: Path, run: str) -> None:
+def _open_and_lock(path: Path, run: str) -> IO[bytes]:
+    make_folder(path.parent)
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file = path.open("a+b")  # keeps what it says of another holder
     except OSError as error:
-        if error.errno in _TAKEN:
-            raise _taken(run, _described(file)) from None
-        if error.errno not in _NO_LOCKS:
-            raise HomeError(f"cannot lock {path}: {error.strerror}; make it writable") from error
-        logger.info("no locks in %s (%s): do not train a run twice at once", path.parent, error.strerror)
+        raise HomeError(f"cannot write {path}: {error.strerror}; make it writable") from error
+    with ExitStack() as opened:
+        opened.enter_context(file)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _TAKEN:
+                raise _taken(run, _described(file)) from None
+            if error.errno not in _NO_LOCKS:
+                raise HomeError(f"cannot lock {path}: {error.strerror}; make it writable") from error
+            logger.info("no locks in %s (%s): do not train a run twice at once", path.parent, error.strerror)
+        opened.pop_all()
+    return file
 
 
 def _is_at(path: Path, file: IO[bytes]) -> bool:

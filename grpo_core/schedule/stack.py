@@ -127,7 +127,7 @@ def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> L
     if config.evaluation.every_steps:
         check_held_out(config)
     tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
-    tokenizer.chat(config.rollout.chat_template_arguments)
+    tokenizer.chat(config.rollout.chat_template_arguments)  # refuses those that the template does not have
     if is_own(config.environment.name):  # one of the user's own may ask for it
         factory = make_environment_factory(config.environment, tokenizer)
     trainer = build_trainer(config, ranks if ranks is not None else SingleProcess())

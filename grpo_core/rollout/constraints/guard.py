@@ -24,7 +24,7 @@ class GuardedCursor:
 
     def __init__(self, constraint: Constraint, vocab_size: int) -> None:
         self._vocab_size = vocab_size
-        self._is_users = not isinstance(constraint, LineConstraint | RegexConstraint)  # those have ascending ids
+        self._is_users = not isinstance(constraint, LineConstraint | RegexConstraint)  # the others' ids are ascending
         self._num_tokens = 0
         self._cursor = self._own(constraint.start)
 

@@ -25,6 +25,11 @@ class ChatPrompts:
         self._end_of_turn = lru_cache(maxsize=1)(self._template.end_of_turn)
 
     @property
+    def template_key(self) -> str:
+        """As ``ChatTemplate.key``."""
+        return self._template.key
+
+    @property
     def stop_ids(self) -> tuple[int, ...]:
         """What ends an answer besides the tokenizer's and the model's own ids."""
         end = self._end_of_turn()

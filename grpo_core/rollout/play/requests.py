@@ -30,8 +30,7 @@ class RequestBuilder:
     @cached_property
     def key(self) -> str:
         """A hash of what a prompt's ids and an answer's end depend on, besides the observation."""
-        chat = self._tokenizer.chat(self._config.chat_template_arguments).key
-        parts = [self._prompt_ids("").tolist(), self._tokenizer.stop_ids, chat]
+        parts = [self._prompt_ids("").tolist(), self._tokenizer.stop_ids, self._chats.template_key]
         return sha256(json.dumps(parts).encode()).hexdigest()
 
     def build(

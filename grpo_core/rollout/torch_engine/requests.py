@@ -14,7 +14,7 @@ from grpo_core.types import Float32
 
 
 class Requests:
-    """Each request holds its policy version and the leaf of its prompt from ``begin`` to ``release``."""
+    """Until ``release`` a request holds its policy version, and the leaf of its prompt once it is admitted."""
 
     def __init__(self, prefixes: PrefixCache, versions: Versions) -> None:
         self._prefixes = prefixes
