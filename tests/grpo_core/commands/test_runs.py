@@ -61,7 +61,9 @@ def test_the_runs_are_listed(home: Home, capsys: pytest.CaptureFixture[str]) -> 
 
     lines = capsys.readouterr().out.splitlines()
     assert any("older" in line and "training" not in line for line in lines)
-    assert [one.state for one in found] == ["-", "-"]  # a thread may hold a run twice
+    assert any("newer" in line and "training" in line for line in lines)
+    assert [one.state for one in found] == ["training", "-"]
+    assert [one.state for one in stored_runs(home)] == ["-", "-"]
     assert files(home, "older")
 
 
