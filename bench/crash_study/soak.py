@@ -22,6 +22,9 @@ MAX_GROWTH = 0.02
 MAX_GROWTH_BYTES = 16 << 20
 """What the allocator may take more between the second and the last quarter of a soak, beside its share."""
 
+MAX_PASSING = 2
+"""Files and threads that come and go with a batch or a version. A leak has one for each: hundreds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Soak:
@@ -67,8 +70,8 @@ def study_soak(case: Case, duration_s: float, model: Path, folder: Path) -> Soak
     memory, files, threads, disk = ((median(before), median(after)) for before, after in zip(second, last, strict=True))
     num_steps = _num_steps(folder)
     assert memory[1] - memory[0] < max(MAX_GROWTH * memory[0], MAX_GROWTH_BYTES / 2**20), f"memory grows: {memory} MiB"
-    assert files[1] <= files[0] + 1, f"open files grow: {files}"
-    assert threads[1] <= threads[0], f"threads grow: {threads}"
+    assert files[1] <= files[0] + MAX_PASSING, f"open files grow: {files}"
+    assert threads[1] <= threads[0] + MAX_PASSING, f"threads grow: {threads}"
     return Soak(num_steps, memory, files, threads, disk)
 
 
