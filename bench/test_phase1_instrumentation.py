@@ -121,10 +121,11 @@ def test_telemetry_costs_next_to_nothing(
     bench_home: Home,
     sampling_reference: ReferenceArm,
 ) -> None:
-    """Whole steps of the loop with telemetry, as ``grpo train`` opens it, over the same steps without.
+    """Whole steps of the loop with telemetry, as ``grpo train`` opens it, over the same steps without an event.
 
     The clock stands outside. It runs until sampler and sinks are closed, so that work put off to the end counts.
-    It starts once they are open: a run opens them once, and waits there for the first reading of the CPU.
+    It starts once they are open, and have had one event: a run starts its services once. Both arms close what they
+    opened, since that costs a run the same, however many steps it has.
     """
     from pytest_grpo.agreement import close_values, nothing_to_check
 
@@ -137,7 +138,7 @@ def test_telemetry_costs_next_to_nothing(
     on, off, _ = grpo_arms(
         agree=close_values() if stack.engine.is_batch_invariant else nothing_to_check,
         on=lambda: steps_with(stack, bench_home),
-        off=lambda: steps_without(stack),
+        off=lambda: steps_without(stack, bench_home),
         reference=sampling_reference,
     )
     assert on.seconds <= grpo_threshold("telemetry_cost_ratio") * off.seconds
@@ -145,11 +146,10 @@ def test_telemetry_costs_next_to_nothing(
 
 def steps_with(stack: LocalStack, home: Home) -> Sample:
     """The steps of a run with its sinks, its sampler and their threads."""
-    from grpo_core.telemetry import open_telemetry
     from grpo_core.telemetry.gpu import GpuSampler
 
     with ExitStack() as opened:
-        telemetry = opened.enter_context(open_telemetry(stack.config, home))
+        telemetry = opened.enter_context(started_telemetry(stack, home))
         opened.enter_context(GpuSampler(telemetry, stack.config.telemetry.gpu_stats_interval_s))
         start = time.perf_counter()
         losses = same_steps(stack, telemetry)
@@ -157,8 +157,8 @@ def steps_with(stack: LocalStack, home: Home) -> Sample:
         return finished(start, losses)
 
 
-def steps_without(stack: LocalStack) -> Sample:
-    """The same steps without any code of ``telemetry``, and without what the rollout thread computes for it only."""
+def steps_without(stack: LocalStack, home: Home) -> Sample:
+    """The same steps beside idle sinks: no event, and not what the rollout thread computes for events only."""
     from grpo_core.schedule import rollout_thread
     from grpo_core.telemetry.events import Telemetry, Value
 
@@ -166,11 +166,24 @@ def steps_without(stack: LocalStack) -> Sample:
         def emit(self, kind: str, /, **fields: Value) -> None:
             return
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as opened:
         for name in ("emit_rollout", "emit_failures"):
             patch.setattr(rollout_thread, name, lambda *_: None)
+        opened.enter_context(started_telemetry(stack, home))
         start = time.perf_counter()
-        return finished(start, same_steps(stack, Silence(stack.config.run, ())))
+        losses = same_steps(stack, Silence(stack.config.run, ()))
+        opened.close()
+        return finished(start, losses)
+
+
+def started_telemetry(stack: LocalStack, home: Home) -> Telemetry:
+    """Sinks that have delivered one event: a service is started with its first one."""
+    from grpo_core.telemetry import open_telemetry
+
+    telemetry = open_telemetry(stack.config, home)
+    telemetry.emit("run_finished", num_steps=0, duration_s=0.0)
+    telemetry.flush()
+    return telemetry
 
 
 def same_steps(stack: LocalStack, telemetry: Telemetry) -> list[float]:

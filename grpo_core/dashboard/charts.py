@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from grpo_core.dashboard.columns import Float64, Table, binned, newest_of_each, rounded
-from grpo_core.dashboard.run_data import RunData
+from grpo_core.dashboard.columns import Float64, Table
 from grpo_core.telemetry.panels.panels import PANELS
 
 Axis = Literal["step", "time"]
@@ -25,8 +24,15 @@ class Line:
     factor: float = 1.0
     spread: str | None = None
     """A field that is drawn as a band on both sides: a standard deviation."""
+    interval: tuple[str, str] | None = None
+    """Two fields that are drawn as a band: the lower and the upper end."""
     is_limit: bool = False
     """A setting, drawn thin."""
+
+    @property
+    def fields(self) -> set[str]:
+        """What it needs of each event."""
+        return {name for name in (self.field, self.per, self.spread, *(self.interval or ())) if name}
 
     def values(self, table: Table) -> Float64:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -63,6 +69,22 @@ CHARTS: tuple[Chart, ...] = (
         note="Mean of each step's batch; the band is one standard deviation of its trajectories.",
     ),
     Chart(
+        *("evaluation", "Learning", "Held-out questions", "%", "evaluation", "step"),
+        (
+            Line("greedy_passed", "greedy answers", factor=100, interval=("greedy_passed_low", "greedy_passed_high")),
+            Line("pass_at_k", "pass@k", factor=100, interval=("pass_at_k_low", "pass_at_k_high")),
+        ),
+        panel=13,
+        zero=True,
+        note="The share of the questions that are passed; the bands are 95 % intervals.",
+    ),
+    Chart(
+        *("rewards", "Learning", "Reward functions", "score", "reward", "batch_index"),
+        (Line("score_mean", "mean", spread="score_std"),),
+        panel=12,
+        note="Mean score of each function before its weight; the bands are one standard deviation.",
+    ),
+    Chart(
         *("loss", "Learning", "Loss", "nats per token", "train_step", "step"),
         (Line("loss", "loss"),),
         note="Near 0 on policy: the advantages of a group sum to 0. Progress shows in the reward.",
@@ -90,6 +112,12 @@ CHARTS: tuple[Chart, ...] = (
     ),
     Chart(
         *("rollout", "Speed", "Rollout time", "s", "rollout", "batch_index"), (Line("duration_s", "batch"),), zero=True
+    ),
+    Chart(
+        *("reward_time", "Speed", "Time of the reward functions", "s", "reward", "batch_index"),
+        (Line("reward_s", "of a batch"),),
+        panel=12,
+        zero=True,
     ),
     Chart(
         *("throughput", "Speed", "Inference throughput", "tokens/s", "rollout", "batch_index"),
@@ -210,59 +238,10 @@ def shown_fields() -> dict[str, set[str]]:
     """The fields that the charts need, by kind of event."""
     fields: dict[str, set[str]] = {}
     for chart in CHARTS:
-        needed = {chart.x, "time"} | {
-            name for line in chart.lines for name in (line.field, line.per, line.spread) if name
-        }
-        fields.setdefault(chart.kind, set()).update(needed)
+        fields.setdefault(chart.kind, set()).update({chart.x, "time"}, *(line.fields for line in chart.lines))
     return fields
-
-
-def charts_json(run: RunData) -> list[dict[str, Any]]:
-    """The charts that have a number, with at most some hundred points per line."""
-    drawn = [(chart, _lines_json(chart, run)) for chart in CHARTS]
-    return [_chart_json(chart) | {"lines": lines} for chart, lines in drawn if lines]
-
-
-def _chart_json(chart: Chart) -> dict[str, Any]:
-    return {
-        "id": chart.id,
-        "section": chart.section,
-        "title": chart.title,
-        "unit": chart.unit,
-        "axis": chart.axis,
-        "zero": chart.zero,
-        "panel": chart.panel,
-        "note": chart.note,
-    }
 
 
 def panels_json() -> Mapping[int, dict[str, str]]:
     """What the panels of the terminal and of Axiom are called, and what they show."""
     return {panel.number: {"title": panel.title, "shows": panel.shows} for panel in PANELS}
-
-
-def _lines_json(chart: Chart, run: RunData) -> list[dict[str, Any]]:
-    lines = []
-    names = run.table_names(chart.kind)
-    for name in names:
-        table = run.table(name)
-        assert table is not None
-        x = table[chart.x] if chart.axis == "step" else table["time"] - (run.started_s or 0.0)
-        chosen = newest_of_each(x) if chart.axis == "step" else ~np.isnan(x)
-        device = f" {name.rpartition('/')[2]}" if len(names) > 1 else ""
-        for line in chart.lines:
-            values = line.values(table)[chosen]
-            if not np.isnan(values).all():
-                lines.append(_line_json(line, device, x[chosen], values, table, chosen))
-    return lines
-
-
-def _line_json(
-    line: Line, device: str, x: Float64, values: Float64, table: Table, chosen: np.ndarray[Any, Any]
-) -> dict[str, Any]:
-    shown = {"label": f"{line.label}{device}", "limit": line.is_limit, **binned(x, values).as_json()}
-    if line.spread is not None:
-        half = binned(x, table[line.spread][chosen] * line.factor).mean
-        mean = binned(x, values).mean
-        shown |= {"low": rounded(mean - half), "high": rounded(mean + half)}
-    return shown

@@ -18,33 +18,39 @@ _MAX_TABLES = 64
 _MAX_RECENT = 400
 _TIMED = frozenset({"ledger", "train_step", "rollout", "adapter_load"})
 """Kinds of events that a timeline is made of."""
-_SPLIT_BY: Mapping[str, tuple[str, ...]] = {"gpu_stats": ("device_index",), "ledger": ("process", "thread")}
+_SPLIT_BY: Mapping[str, tuple[str, ...]] = {
+    "gpu_stats": ("device_index",),
+    "ledger": ("process", "thread"),
+    "reward": ("function",),
+}
 _NO_EVENT: Record = {}
 
 
 class RunData:
-    """The events of one run in memory. ``revision`` differs whenever there is something new to show."""
+    """The events of one run in memory. ``revision`` differs whenever there is something new to show.
+
+    Several pages may look at one run, each from its own thread: who refreshes it, or reads it, holds ``lock``.
+    """
 
     def __init__(self, path: Path, fields: Mapping[str, Sequence[str]]) -> None:
         """``fields``: what is kept of the events of each kind."""
         self._fields = fields
         self._file = EventFile(path)
         self._generation = 0
-        self._reading = threading.Lock()  # several pages may look at one run
+        self.lock = threading.Lock()
         self.revision = 0
         self._forget()
 
     def refresh(self) -> None:
         """Read what was written since the last call."""
-        with self._reading:
-            for records in self._file.new_pages():
-                self._forget_what_is_gone()
-                self._add(records)
-                self.revision += 1
+        for records in self._file.new_pages():
             self._forget_what_is_gone()
+            self._add(records)
+            self.revision += 1
+        self._forget_what_is_gone()
 
     def table(self, name: str) -> Table | None:
-        """The events of a kind, device or thread: ``train_step``, ``gpu_stats/0``, ``ledger/trainer-0/train``."""
+        """The events of a kind, device, thread or function: ``train_step``, ``gpu_stats/0``, ``ledger/trainer-0/train``."""
         return self._tables.get(name)
 
     def table_names(self, kind: str) -> list[str]:

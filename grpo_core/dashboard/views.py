@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
 
-from grpo_core.dashboard import account, charts
+from grpo_core.dashboard import account, chart_lines, charts
 from grpo_core.dashboard.advice import advice_json
 from grpo_core.dashboard.run_data import RunData
 from grpo_core.dashboard.run_list import RunLine, RunList
@@ -52,22 +52,10 @@ class Views:
         if line is None:
             return "gone", {"name": name, "line": None}
         data = self._data_of(name)
-        data.refresh()
-        version = (id(data), data.revision, line)
-        if version == seen:
-            return version, None
-        return version, {
-            "name": name,
-            "line": line.as_json(),
-            "num_events": data.num_events,
-            "num_failed_attempts": data.num_failed_attempts,
-            "device": str(data.newest("gpu_stats").get("device_name", "")),
-            "is_host": data.newest("gpu_stats").get("source") == "host",
-            "charts": charts.charts_json(data),
-            "accounts": account.accounts_json(data),
-            "timeline": timeline_json(data.recent),
-            "panels": charts.panels_json(),
-        }
+        with data.lock:
+            data.refresh()
+            version = (id(data), data.revision, line)
+            return version, None if version == seen else _run_json(data, line)
 
     def samples(self, name: str) -> dict[str, Any] | None:
         """The newest samples of a run; None when it has no events."""
@@ -97,6 +85,21 @@ class Views:
             while len(self._data) > _MAX_RUNS_IN_MEMORY:
                 self._data.popitem(last=False)
             return self._data[name]
+
+
+def _run_json(data: RunData, line: RunLine) -> dict[str, Any]:
+    return {
+        "name": line.name,
+        "line": line.as_json(),
+        "num_events": data.num_events,
+        "num_failed_attempts": data.num_failed_attempts,
+        "device": str(data.newest("gpu_stats").get("device_name", "")),
+        "is_host": data.newest("gpu_stats").get("source") == "host",
+        "charts": chart_lines.charts_json(data),
+        "accounts": account.accounts_json(data),
+        "timeline": timeline_json(data.recent),
+        "panels": charts.panels_json(),
+    }
 
 
 def encoded(content: Any) -> str:

@@ -4,16 +4,21 @@ import json
 import socket
 import threading
 import urllib.request
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from grpo_core.dashboard.server import Server, make_app
+from grpo_core.dashboard.timeline import timeline_json
+from grpo_core.dashboard.views import Views
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
-from tests.grpo_core.dashboard.conftest import WriteRun, event
+from grpo_core.telemetry.events import Record
+from tests.grpo_core.dashboard.conftest import WriteRun, event, step_events
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028\ud800"
 
@@ -94,6 +99,58 @@ def test_several_devices_have_a_line_each(home: Home, client: TestClient, write_
     charts = {chart["id"]: chart for chart in client.get("/api/runs/first").json()["charts"]}
     assert [line["label"] for line in charts["use"]["lines"]] == ["use 0", "use 1"]
     assert "power" in charts
+
+
+def test_a_page_that_reads_a_run_does_not_change_what_another_one_shows(
+    home: Home, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views, path = Views(home), write_run("first", 1)
+    others: list[threading.Thread] = []
+
+    def meanwhile(recent: Sequence[Record]) -> dict[str, Any]:
+        if not others:
+            append(path, *step_events(2))
+            others.append(threading.Thread(target=views.run, args=("first",)))
+            others[0].start()
+            others[0].join(0.3)  # the other page waits; one that does not is done by then
+        return timeline_json(recent)
+
+    monkeypatch.setattr("grpo_core.dashboard.views.timeline_json", meanwhile)
+    _, view = views.run("first")
+    others[0].join()
+    assert view is not None
+    assert view["num_events"] == len(step_events(1)) + 2
+    assert views.run("first")[1]["num_events"] == 2 * len(step_events(1)) + 2
+
+
+def test_an_evaluation_is_a_chart_with_its_intervals(client: TestClient, write_run: WriteRun) -> None:
+    append(
+        write_run("first", 1),
+        event("evaluation", 3.0, step=0, greedy_passed=0.25, greedy_passed_low=0.2, greedy_passed_high=0.5),
+        event("evaluation", 4.0, step=1, greedy_passed=0.5, greedy_passed_low=0.25, greedy_passed_high=0.75),
+    )
+    charts = {chart["id"]: chart for chart in client.get("/api/runs/first").json()["charts"]}
+    (line,) = charts["evaluation"]["lines"]  # pass@k has no number
+    assert (line["label"], line["x"], line["y"]) == ("greedy answers", [0.0, 1.0], [25.0, 50.0])
+    assert (line["low"], line["high"]) == ([20.0, 25.0], [50.0, 75.0])
+
+
+def test_each_reward_function_has_a_line(client: TestClient, write_run: WriteRun) -> None:
+    append(
+        write_run("first", 1),
+        event("reward", 3.0, batch_index=0, function="exact", score_mean=0.5, score_std=0.25, reward_s=0.125),
+        event("reward", 3.0, batch_index=0, function="short", score_mean=1.0, score_std=0.0, reward_s=2.0),
+    )
+    charts = {chart["id"]: chart for chart in client.get("/api/runs/first").json()["charts"]}
+    exact, short = charts["rewards"]["lines"]
+    assert (exact["label"], exact["y"], exact["low"], exact["high"]) == ("mean exact", [0.5], [0.25], [0.75])
+    assert (short["label"], short["y"]) == ("mean short", [1.0])
+    assert [line["y"] for line in charts["reward_time"]["lines"]] == [[0.125], [2.0]]
+
+
+def append(path: Path, *events: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(each) + "\n" for each in events)
 
 
 @pytest.mark.parametrize(
