@@ -50,7 +50,7 @@ class RunData:
         self._forget_what_is_gone()
 
     def table(self, name: str) -> Table | None:
-        """The events of a kind, device, thread or function: ``train_step``, ``gpu_stats/0``, ``ledger/trainer-0/train``."""
+        """Of a kind, device, thread or reward function: ``train_step``, ``gpu_stats/0``, ``ledger/trainer-0/train``."""
         return self._tables.get(name)
 
     def table_names(self, kind: str) -> list[str]:

@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import urllib.request
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from grpo_core.dashboard.chart_lines import charts_json
+from grpo_core.dashboard.run_data import RunData
 from grpo_core.dashboard.server import Server, make_app
-from grpo_core.dashboard.timeline import timeline_json
 from grpo_core.dashboard.views import Views
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
-from grpo_core.telemetry.events import Record
 from tests.grpo_core.dashboard.conftest import WriteRun, event, step_events
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028\ud800"
@@ -107,20 +107,21 @@ def test_a_page_that_reads_a_run_does_not_change_what_another_one_shows(
     views, path = Views(home), write_run("first", 1)
     others: list[threading.Thread] = []
 
-    def meanwhile(recent: Sequence[Record]) -> dict[str, Any]:
+    def meanwhile(data: RunData) -> list[dict[str, Any]]:
         if not others:
             append(path, *step_events(2))
             others.append(threading.Thread(target=views.run, args=("first",)))
             others[0].start()
-            others[0].join(0.3)  # the other page waits; one that does not is done by then
-        return timeline_json(recent)
+            others[0].join(0.5)  # the other page waits; one that does not is done by then
+        return charts_json(data)
 
-    monkeypatch.setattr("grpo_core.dashboard.views.timeline_json", meanwhile)
-    _, view = views.run("first")
+    monkeypatch.setattr("grpo_core.dashboard.chart_lines.charts_json", meanwhile)
+    view = views.run("first")[1]
     others[0].join()
+    later = views.run("first")[1]
     assert view is not None
-    assert view["num_events"] == len(step_events(1)) + 2
-    assert views.run("first")[1]["num_events"] == 2 * len(step_events(1)) + 2
+    assert later is not None
+    assert [len(shown["charts"][0]["lines"][0]["y"]) for shown in (view, later)] == [1, 2]
 
 
 def test_an_evaluation_is_a_chart_with_its_intervals(client: TestClient, write_run: WriteRun) -> None:
