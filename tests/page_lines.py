@@ -291,10 +291,10 @@ HOW: Mapping[str, How] = {
         "tests/grpo_core/commands/test_trace.py::test_perfetto_loads_the_trace_and_the_command_ends"
     ),
     "uv run grpo wandb push before --html report.html": RunBy(
-        "tests/grpo_core/telemetry/test_wandb_report.py::test_the_offline_file_has_the_table_and_the_page"
+        "tests/grpo_core/telemetry/wandb/test_report.py::test_the_offline_file_has_the_table_and_the_page"
     ),
     "uv run grpo wandb view": RunBy(
-        "tests/grpo_core/telemetry/test_wandb_view.py::test_a_view_is_made_once_and_then_brought_up_to_date"
+        "tests/grpo_core/telemetry/wandb/test_view.py::test_a_view_is_made_once_and_then_brought_up_to_date"
     ),
     "uv run grpo axiom push --dry-run": RunBy(
         "tests/grpo_core/axiom/test_push.py::test_a_dry_run_prints_what_would_be_sent_and_sends_nothing"

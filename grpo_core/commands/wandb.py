@@ -36,8 +36,8 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 
 def _push(flags: argparse.Namespace, console: Console) -> int:
     from grpo_core.config import TelemetryConfig
-    from grpo_core.telemetry.wandb_report import push_report
-    from grpo_core.telemetry.wandb_sink import choose_mode, project_of
+    from grpo_core.telemetry.wandb.connection import choose_mode, project_of
+    from grpo_core.telemetry.wandb.report import push_report
 
     mode = choose_mode(TelemetryConfig(), os.environ)
     if mode is None:
@@ -50,8 +50,8 @@ def _push(flags: argparse.Namespace, console: Console) -> int:
 
 def _view(flags: argparse.Namespace, console: Console) -> int:
     from grpo_core.config import TelemetryConfig
-    from grpo_core.telemetry.wandb_sink import choose_mode, project_of
-    from grpo_core.telemetry.wandb_view import save_view
+    from grpo_core.telemetry.wandb.connection import choose_mode, project_of
+    from grpo_core.telemetry.wandb.view import save_view
 
     if flags.name is not None or flags.html is not None:
         raise ConfigError("NAME and --html are for: grpo wandb push")

@@ -44,7 +44,7 @@ def open_connections(config: GrpoConfig, home: Home, *, continues: bool) -> list
     """
     from grpo_core.telemetry.axiom_sink import open_axiom
     from grpo_core.telemetry.otel.connection import open_otel
-    from grpo_core.telemetry.wandb_sink import open_wandb
+    from grpo_core.telemetry.wandb.connection import open_wandb
 
     connections = (
         open_axiom(config.telemetry),

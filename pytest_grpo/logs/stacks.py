@@ -33,7 +33,7 @@ OWN_STACK = Vocabulary(
     ),
     steps=(("rollout/batch_index", 1), ("schedule/step", 0)),  # step k + 1 trains on batch k
 )
-"""Of the events, then of W&B (``grpo_core/telemetry/wandb_sink.py``)."""
+"""Of the events, then of W&B (``grpo_core/telemetry/wandb/connection.py``)."""
 
 _TRL_TIMERS = {
     "prepare_inputs": "profiling/Time taken: GRPOTrainer._prepare_inputs",

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from grpo_core.telemetry.columns import FIELDS
-from grpo_core.telemetry.wandb_names import NAMES
+from grpo_core.telemetry.wandb.names import NAMES
 from pytest_grpo.logs.quantities import CYCLE, MEMORY
 from pytest_grpo.logs.stacks import OWN_STACK, STACKS
 

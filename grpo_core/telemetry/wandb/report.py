@@ -10,7 +10,7 @@ from typing import Any
 
 from grpo_core.errors import ConfigError, CredentialsError, GrpoError
 from grpo_core.home import Home, check_name, make_folder, parse_json
-from grpo_core.telemetry.wandb_sink import Mode, wandb_settings
+from grpo_core.telemetry.wandb.connection import Mode, wandb_settings
 
 _COLUMNS = ("metric", "verdict", "measured", "low", "high", "threshold", "unit", "reason", "system")
 

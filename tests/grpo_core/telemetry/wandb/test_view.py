@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from grpo_core.cli import main
-from grpo_core.telemetry.wandb_names import AXES, NAMES
-from grpo_core.telemetry.wandb_view import SECTIONS
+from grpo_core.telemetry.wandb.names import AXES, NAMES
+from grpo_core.telemetry.wandb.view import SECTIONS
 from tests.loopback import serving
 
 KEY = "0123456789abcdef" * 2 + "01234567"

@@ -15,8 +15,8 @@ from grpo_core.errors import ConfigError, CredentialsError
 from grpo_core.home import Home
 from grpo_core.telemetry import Event, open_telemetry
 from grpo_core.telemetry.columns import FIELDS
-from grpo_core.telemetry.wandb_names import AXES, NAMES, SECONDS, STEP, SUMMARIES, named_metrics
-from grpo_core.telemetry.wandb_sink import choose_mode, run_id_of
+from grpo_core.telemetry.wandb.connection import choose_mode, run_id_of
+from grpo_core.telemetry.wandb.names import AXES, NAMES, SECONDS, STEP, SUMMARIES, named_metrics
 from pytest_grpo.logs.readers.wandb_frames import messages
 from tests.loopback import serving
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from grpo_core.errors import CredentialsError
 from grpo_core.home import Home, make_folder, parse_json, write_json
-from grpo_core.telemetry.wandb_names import BATCH, SECONDS, STEP
-from grpo_core.telemetry.wandb_sink import wandb_settings
+from grpo_core.telemetry.wandb.connection import wandb_settings
+from grpo_core.telemetry.wandb.names import BATCH, SECONDS, STEP
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ SECTIONS: Mapping[str, tuple[Chart, ...]] = {
         Chart("Largest memory of a step, bytes", ("compute/peak_memory_bytes",)),
     ),
 }
-"""The names are those of ``wandb_names``."""
+"""The names are those of ``names.py``."""
 
 
 def save_view(home: Home, entity: str | None, project: str) -> str:

@@ -14,7 +14,7 @@ from grpo_core.home import Home, check_name, make_folder, parse_json, write_json
 from grpo_core.telemetry.addresses import check_header, check_url
 from grpo_core.telemetry.delivery import DeliveryError
 from grpo_core.telemetry.events import Record
-from grpo_core.telemetry.wandb_names import AXES, BATCH, SECONDS, STEP, SUMMARIES, named_metrics
+from grpo_core.telemetry.wandb.names import AXES, BATCH, SECONDS, STEP, SUMMARIES, named_metrics
 
 Mode = Literal["online", "offline"]
 
