@@ -86,8 +86,8 @@ class Listener:
 
 def listen(stack: LocalStack, path: Path) -> Told:
     """Train ``stack`` with its events in the file ``path`` and sent to a service."""
-    from grpo_core.telemetry.background import BackgroundSink
-    from grpo_core.telemetry.delivery import Delivery
+    from grpo_core.telemetry.delivery.background_sink import BackgroundSink
+    from grpo_core.telemetry.delivery.delivery import Delivery
     from grpo_core.telemetry.events import Telemetry
     from grpo_core.telemetry.jsonl import JsonlSink
 

@@ -125,7 +125,7 @@ def _panels(folder: Path) -> Parse:
 
 
 def _cursor(folder: Path) -> Parse:
-    from grpo_core.telemetry.cursor import Cursor
+    from grpo_core.telemetry.delivery.cursor import Cursor
 
     (folder / "x.jsonl").write_bytes(_event_line())
 

@@ -14,7 +14,7 @@ import pytest
 from bench.faults.fault import Fault
 
 if TYPE_CHECKING:
-    from grpo_core.telemetry.cursor import Place
+    from grpo_core.telemetry.delivery.cursor import Place
     from grpo_core.telemetry.events import Event, Telemetry, Value
     from grpo_core.telemetry.jsonl import JsonlSink, Page
     from grpo_core.types import Batch
@@ -201,7 +201,7 @@ def rollout_mean_of_winners(patch: pytest.MonkeyPatch) -> None:
 
 def queue_sends_the_newest_first(patch: pytest.MonkeyPatch) -> None:
     """A service gets its events in reverse, though the file has them in order."""
-    from grpo_core.telemetry.delivery import Delivery
+    from grpo_core.telemetry.delivery.delivery import Delivery
 
     original = Delivery._send
 

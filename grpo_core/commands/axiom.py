@@ -54,7 +54,7 @@ def _documents(dataset: str, notifier_ids: list[str]) -> Documents:
 def _push(documents: Documents, token: str, console: Console) -> None:
     from grpo_core.axiom.api import Api
     from grpo_core.telemetry.addresses import check_header
-    from grpo_core.telemetry.axiom_sink import axiom_org_id, axiom_url
+    from grpo_core.telemetry.axiom import axiom_org_id, axiom_url
 
     api = Api(check_header("AXIOM_TOKEN", token), axiom_url(os.environ), axiom_org_id(os.environ))
     try:

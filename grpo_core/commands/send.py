@@ -54,7 +54,7 @@ def _places(home: Home, run: str) -> list[tuple[Home, str]]:
 
 def _send(home: Home, run: str, console: Console) -> bool:
     """Send the events of ``run`` in ``home`` to each service. Whether all of them took all."""
-    from grpo_core.telemetry.delivery import Delivery, DeliveryError
+    from grpo_core.telemetry.delivery.delivery import Delivery, DeliveryError
     from grpo_core.telemetry.sinks import open_connections
 
     connections = open_connections(_config_of(home, run), home, continues=True)

@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from grpo_core.home import Home, check_name
-from grpo_core.telemetry.background import BackgroundSink
-from grpo_core.telemetry.delivery import Connection, Delivery
+from grpo_core.telemetry.delivery.background_sink import BackgroundSink
+from grpo_core.telemetry.delivery.delivery import Connection, Delivery
 from grpo_core.telemetry.events import Sink, Telemetry
 from grpo_core.telemetry.jsonl import JsonlSink
 
@@ -42,7 +42,7 @@ def open_connections(config: GrpoConfig, home: Home, *, continues: bool) -> list
         CredentialsError, ConfigError: a service is half configured.
         HomeError: W&B's folder cannot be written.
     """
-    from grpo_core.telemetry.axiom_sink import open_axiom
+    from grpo_core.telemetry.axiom import open_axiom
     from grpo_core.telemetry.otel.connection import open_otel
     from grpo_core.telemetry.wandb.connection import open_wandb
 

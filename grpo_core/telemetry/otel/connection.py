@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from grpo_core.telemetry.addresses import check_header, check_url, pairs, without_user
-from grpo_core.telemetry.delivery import DeliveryError, retry_after_s
+from grpo_core.telemetry.delivery.delivery import DeliveryError, retry_after_s
 from grpo_core.telemetry.events import Record
 
 if TYPE_CHECKING:

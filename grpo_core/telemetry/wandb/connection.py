@@ -12,7 +12,7 @@ from grpo_core.config import GrpoConfig, TelemetryConfig
 from grpo_core.errors import ConfigError, CredentialsError
 from grpo_core.home import Home, check_name, make_folder, parse_json, write_json
 from grpo_core.telemetry.addresses import check_header, check_url
-from grpo_core.telemetry.delivery import DeliveryError
+from grpo_core.telemetry.delivery.delivery import DeliveryError
 from grpo_core.telemetry.events import Record
 from grpo_core.telemetry.wandb.names import AXES, BATCH, SECONDS, STEP, SUMMARIES, named_metrics
 

@@ -21,8 +21,8 @@ from grpo_core.home import Home
 from grpo_core.ledger.account import Account, Interval
 from grpo_core.schedule.accounting.events import emit_accounts
 from grpo_core.telemetry import Telemetry, open_telemetry
-from grpo_core.telemetry.background import BackgroundSink
-from grpo_core.telemetry.delivery import Delivery, DeliveryError
+from grpo_core.telemetry.delivery.background_sink import BackgroundSink
+from grpo_core.telemetry.delivery.delivery import Delivery, DeliveryError
 from grpo_core.telemetry.jsonl import JsonlSink
 from grpo_core.telemetry.otel.connection import OtelConnection, open_otel
 from tests.grpo_core.telemetry.otel.otlp_server import PROTOBUF, OtlpServer, running_server, values_of

@@ -14,9 +14,9 @@ from grpo_core.config import TelemetryConfig, build_config
 from grpo_core.errors import CredentialsError
 from grpo_core.home import Home
 from grpo_core.telemetry import Telemetry, open_telemetry
-from grpo_core.telemetry.axiom_sink import AxiomConnection, open_axiom
-from grpo_core.telemetry.background import BackgroundSink
-from grpo_core.telemetry.delivery import Delivery, retry_after_s
+from grpo_core.telemetry.axiom import AxiomConnection, open_axiom
+from grpo_core.telemetry.delivery.background_sink import BackgroundSink
+from grpo_core.telemetry.delivery.delivery import Delivery, retry_after_s
 from grpo_core.telemetry.jsonl import JsonlSink
 from tests.grpo_core.telemetry.ingest_server import IngestServer, running_server
 

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from grpo_core.telemetry.background import BackgroundSink
-from grpo_core.telemetry.delivery import Delivery, DeliveryError
+from grpo_core.telemetry.delivery.background_sink import BackgroundSink
+from grpo_core.telemetry.delivery.delivery import Delivery, DeliveryError
 from grpo_core.telemetry.events import Record, Telemetry
 from grpo_core.telemetry.jsonl import JsonlSink
 

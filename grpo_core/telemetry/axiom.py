@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from grpo_core.config import TelemetryConfig
 from grpo_core.errors import CredentialsError, first_line
 from grpo_core.telemetry.addresses import check_header, check_url
-from grpo_core.telemetry.delivery import DeliveryError, retry_after_s
+from grpo_core.telemetry.delivery.delivery import DeliveryError, retry_after_s
 from grpo_core.telemetry.events import Record
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from grpo_core.telemetry.delivery import MAX_BATCH_EVENTS, DeliveryError
+from grpo_core.telemetry.delivery.delivery import MAX_BATCH_EVENTS, DeliveryError
 from grpo_core.telemetry.events import Event, Record, Telemetry
 from grpo_core.telemetry.jsonl import JsonlSink, read_page
-from tests.grpo_core.telemetry.services import Service, delivery_to, emit
+from tests.grpo_core.telemetry.delivery.services import Service, delivery_to, emit
 
 
 def write(folder: Path, numbers: range, *, mode: str = "a") -> Path:

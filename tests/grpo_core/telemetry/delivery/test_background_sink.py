@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from grpo_core.telemetry.delivery import DeliveryError
-from tests.grpo_core.telemetry.services import WAIT_S, Service, delivery_to, emit, telemetry_to
+from grpo_core.telemetry.delivery.delivery import DeliveryError
+from tests.grpo_core.telemetry.delivery.services import WAIT_S, Service, delivery_to, emit, telemetry_to
 
 AWAY = DeliveryError("not today")
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 
-from grpo_core.telemetry.delivery import Delivery, DeliveryError
+from grpo_core.telemetry.delivery.delivery import Delivery, DeliveryError
 from grpo_core.telemetry.events import Event
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from grpo_core.errors import first_line
 from grpo_core.home import Home
-from grpo_core.telemetry.cursor import Cursor, Place
+from grpo_core.telemetry.delivery.cursor import Cursor, Place
 from grpo_core.telemetry.events import Record
 from grpo_core.telemetry.jsonl import Page
 
