@@ -19,7 +19,7 @@ TRAINER_SPANS = ("loss_forward", "backward", "optimizer", "publish")
 def test_a_trainer_step_leaves_a_readable_trace(grpo_gate: Gate, build_stack_for: BuildStack, bench_home: Home) -> None:
     from grpo_core.schedule.loop import publish
     from grpo_core.telemetry import open_telemetry
-    from grpo_core.telemetry.profiler import read_trace, trace
+    from grpo_core.telemetry.traces.profiler import read_trace, trace
 
     stack = build_stack_for("baseline", embedded={"rollout": {"num_groups": 4, "group_size": 4}})
     batch = stack.collector.collect(0)

@@ -71,7 +71,7 @@ def _measure_rollout(stack: Stack, telemetry: Telemetry, warmup: bool, trace_fol
     from torch.autograd.profiler import record_function
 
     from grpo_core.schedule.rollout_thread import emit_rollout
-    from grpo_core.telemetry.profiler import trace
+    from grpo_core.telemetry.traces.profiler import trace
 
     num_steps = stack.config.schedule.num_steps
     if warmup:
@@ -90,7 +90,7 @@ def _measure_trainer(stack: Stack, telemetry: Telemetry, warmup: bool, trace_fol
     """Train on batches collected beforehand, so that the trace holds the trainer's work alone."""
     from grpo_core.schedule.loop import publish
     from grpo_core.schedule.rollout_thread import emit_rollout
-    from grpo_core.telemetry.profiler import trace
+    from grpo_core.telemetry.traces.profiler import trace
 
     num_steps = stack.config.schedule.num_steps
     batches = [stack.collector.collect(index) for index in range(num_steps)]

@@ -89,7 +89,7 @@ def _snapshot(folder: Path) -> Parse:
 
 
 def _trace(folder: Path) -> Parse:
-    from grpo_core.telemetry.profiler import TRACE_FILE, read_trace
+    from grpo_core.telemetry.traces.profiler import TRACE_FILE, read_trace
 
     def parse(content: bytes) -> object:
         (folder / TRACE_FILE).write_bytes(content)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def profiler_off(patch: pytest.MonkeyPatch) -> None:
     """The profiler stops before the block runs: the trace has no spans."""
-    from grpo_core.telemetry import profiler
+    from grpo_core.telemetry.traces import profiler
 
     original = profiler.trace
 
@@ -52,7 +52,7 @@ def publish_without_span(patch: pytest.MonkeyPatch) -> None:
 def trace_cut_off(patch: pytest.MonkeyPatch) -> None:
     """The trace keeps only the first half of the profiled time: its buffer was full."""
     from grpo_core.home import write_json
-    from grpo_core.telemetry import profiler
+    from grpo_core.telemetry.traces import profiler
 
     original = profiler.trace
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def test_a_step_of_the_system_leaves_a_readable_trace(
     grpo_gate: Gate, grpo_system: GrpoSystem, plan_for: PlanFor, tmp_path: Path
 ) -> None:
-    from grpo_core.telemetry.profiler import read_trace
+    from grpo_core.telemetry.traces.profiler import read_trace
     from pytest_grpo.systems.protocol import STEP_ANNOTATIONS
 
     from ..checks.system_samples import sample_batch

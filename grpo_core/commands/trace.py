@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace, console: Console) -> int:
     """Serve the trace to Perfetto's page until it has loaded it; without a browser, say how to load it."""
-    from grpo_core.telemetry.perfetto import TraceServer
+    from grpo_core.telemetry.traces.perfetto import TraceServer
 
     path = _trace_of(Home.from_environment(), flags.name)
     if flags.no_browser or not _has_browser():
@@ -33,7 +33,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 
 
 def _trace_of(home: Home, name: str) -> Path:
-    from grpo_core.telemetry.profiler import TRACE_FILE
+    from grpo_core.telemetry.traces.profiler import TRACE_FILE
 
     path = home.traces / check_name(name, "NAME") / TRACE_FILE
     if not path.is_file():

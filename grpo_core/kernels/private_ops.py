@@ -1,6 +1,6 @@
 """torch's internal operators that this project calls, in one place. Checked with torch 2.13.
 
-They have no public name, so an upgrade of torch may rename them or change their arguments. ``telemetry.profiler`` uses
+They have no public name, so an upgrade of torch may rename them or change their arguments. ``profiler.py`` uses
 one more internal, ``torch._C._profiler._ExperimentalConfig``, which it imports only while it traces.
 """
 

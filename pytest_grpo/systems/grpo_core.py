@@ -174,7 +174,7 @@ class GrpoCoreSystem(GrpoSystem):
         return self._runs.events(file)
 
     def trace(self, folder: Path) -> AbstractContextManager[object]:
-        from grpo_core.telemetry.profiler import trace
+        from grpo_core.telemetry.traces.profiler import trace
 
         return trace(folder)
 

@@ -216,7 +216,7 @@ class TrlSystem(GrpoSystem):
         return self._runs.open_events(file, self.name)
 
     def trace(self, folder: Path) -> AbstractContextManager[object]:
-        from grpo_core.telemetry.profiler import trace
+        from grpo_core.telemetry.traces.profiler import trace
 
         return trace(folder)
 

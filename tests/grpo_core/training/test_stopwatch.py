@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from grpo_core.telemetry.profiler import read_trace, trace
+from grpo_core.telemetry.traces.profiler import read_trace, trace
 from grpo_core.training.stopwatch import Stopwatch
 
 

@@ -251,7 +251,7 @@ def test_it_refuses_what_it_cannot_do(trl: GrpoSystem) -> None:
 
 
 def test_a_step_leaves_a_trace(trl: GrpoSystem, make_batch: MakeBatch, tmp_path: Path) -> None:
-    from grpo_core.telemetry.profiler import read_trace
+    from grpo_core.telemetry.traces.profiler import read_trace
 
     batch = make_batch(trl)
     with trl.trace(tmp_path):

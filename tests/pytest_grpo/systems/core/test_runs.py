@@ -138,7 +138,7 @@ def test_a_state_is_all_that_a_run_goes_on_from(make_settings: MakeSettings, tmp
 
 
 def test_a_step_leaves_a_trace(system: GrpoSystem, make_batch: MakeBatch, tmp_path: Path) -> None:
-    from grpo_core.telemetry.profiler import read_trace
+    from grpo_core.telemetry.traces.profiler import read_trace
 
     batch = make_batch(system)
     with system.trace(tmp_path):

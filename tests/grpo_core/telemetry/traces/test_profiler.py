@@ -8,7 +8,7 @@ import torch
 from torch.profiler import record_function
 
 from grpo_core.errors import HomeError, SnapshotError
-from grpo_core.telemetry.profiler import read_trace, trace
+from grpo_core.telemetry.traces.profiler import read_trace, trace
 
 
 def test_annotations_of_every_thread_are_in_the_trace(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,1 @@
+"""Traces of the torch profiler: written, summed up, and shown in Perfetto."""
