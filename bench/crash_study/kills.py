@@ -25,7 +25,7 @@ from bench.crash_study.runs import (
     wait,
 )
 from grpo_core.commands.parser import USER_ERROR_EXIT_CODE
-from grpo_core.training.checkpoint_state import newest_state
+from grpo_core.training.checkpoint.state import newest_state
 
 MAX_STEPS_BETWEEN_KILLS = 4
 
@@ -113,8 +113,8 @@ def _check_whole(case: Case, folder: Path) -> set[int]:
 def _read_all(folder: Path) -> int:
     from grpo_core.lora.store import AdapterStore
     from grpo_core.schedule.batch_file import read_batch
-    from grpo_core.training.checkpoint import read_checkpoint
-    from grpo_core.training.checkpoint_state import checkpoints_in
+    from grpo_core.training.checkpoint.checkpoint import read_checkpoint
+    from grpo_core.training.checkpoint.state import checkpoints_in
 
     home = home_of(folder)
     for path in checkpoints_in(home.checkpoints / RUN):

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from grpo_core.home import Home
-from grpo_core.training.checkpoint_state import checkpoints_in, newest_state
+from grpo_core.training.checkpoint.state import checkpoints_in, newest_state
 
 RUN = "crash"
 NUM_STEPS = 12

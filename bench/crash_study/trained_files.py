@@ -93,8 +93,8 @@ def _checkpoint() -> tuple[dict[str, Any], Mapping[str, bytes]]:
 
     from grpo_core.config import GrpoConfig
     from grpo_core.lora.layout import description_of
-    from grpo_core.training.checkpoint_state import FORMAT
-    from grpo_core.training.random_state import capture_random_state
+    from grpo_core.training.checkpoint.random_state import capture_random_state
+    from grpo_core.training.checkpoint.state import FORMAT
 
     adapter = _adapter()
     files = {
@@ -128,7 +128,7 @@ def _checkpoint_state(folder: Path) -> Parse:
     """The seal is made right, as somebody would who means harm."""
     from grpo_core.home import Home
     from grpo_core.schedule.resumption import find_resumption
-    from grpo_core.training.checkpoint import read_checkpoint
+    from grpo_core.training.checkpoint.checkpoint import read_checkpoint
 
     home = Home(folder, folder)
 
@@ -140,7 +140,7 @@ def _checkpoint_state(folder: Path) -> Parse:
 
 
 def _sealed(content: bytes) -> bytes:
-    from grpo_core.training.checkpoint_state import sealed
+    from grpo_core.training.checkpoint.state import sealed
 
     try:
         return sealed({key: value for key, value in json.loads(content).items() if key != "seal"})
@@ -150,8 +150,8 @@ def _sealed(content: bytes) -> bytes:
 
 def _checkpoint_file(name: str) -> Callable[[Path], Parse]:
     def prepare(folder: Path) -> Parse:
-        from grpo_core.training.checkpoint import read_checkpoint
-        from grpo_core.training.checkpoint_state import sealed
+        from grpo_core.training.checkpoint.checkpoint import read_checkpoint
+        from grpo_core.training.checkpoint.state import sealed
 
         state, files = _checkpoint()
 

@@ -15,7 +15,7 @@ from grpo_core.config.flags import put
 from grpo_core.config.values import flattened, merged, parse_setting, toml_text
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home, check_name
-from grpo_core.training.checkpoint_state import newest_state
+from grpo_core.training.checkpoint.state import newest_state
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

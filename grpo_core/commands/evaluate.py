@@ -23,7 +23,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     from grpo_core.evaluation.evaluator import Evaluator, held_out_environment
     from grpo_core.model.tokenizer import load_tokenizer
     from grpo_core.rollout.engines import check_engine, open_engine_for
-    from grpo_core.training.checkpoint import read_checkpoint
+    from grpo_core.training.checkpoint.checkpoint import read_checkpoint
 
     held_out_environment(config)  # what is wrong with it is said before anything is loaded
     check_engine(config)

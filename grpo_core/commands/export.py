@@ -25,7 +25,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     stored = stored_checkpoint(flags)
     from grpo_core.export.folder import check_target, export_checkpoint
     from grpo_core.export.hub import check_repository, push_folder
-    from grpo_core.training.checkpoint import read_checkpoint
+    from grpo_core.training.checkpoint.checkpoint import read_checkpoint
 
     check_target(flags.out)
     if flags.push is not None:

@@ -82,7 +82,7 @@ def _send(home: Home, run: str, console: Console) -> bool:
 def _config_of(home: Home, run: str) -> GrpoConfig:
     """The configuration that W&B shows with the run."""
     from grpo_core.config import build_config
-    from grpo_core.training.checkpoint_state import newest_state
+    from grpo_core.training.checkpoint.state import newest_state
 
     state = newest_state(home.checkpoints / run)
     return GrpoConfig(run=run) if state is None else build_config({**state["config"], "run": run})

@@ -80,7 +80,7 @@ def _chosen(flags: argparse.Namespace) -> tuple[GrpoConfig, PolicyWeights | None
         ConfigError: there is no such run, step or setting.
         CheckpointError: it is damaged.
     """
-    from grpo_core.training.checkpoint import read_checkpoint
+    from grpo_core.training.checkpoint.checkpoint import read_checkpoint
 
     if flags.run_name is not None:
         stored = stored_checkpoint(flags)

@@ -11,7 +11,7 @@ from grpo_core.config.flags import put
 from grpo_core.config.values import merged, parse_setting
 from grpo_core.errors import CheckpointError, ConfigError, first_line
 from grpo_core.home import Home, check_name
-from grpo_core.training.checkpoint_state import checkpoints_in, read_state
+from grpo_core.training.checkpoint.state import checkpoints_in, read_state
 
 
 @dataclass(frozen=True, slots=True)

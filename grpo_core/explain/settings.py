@@ -5,7 +5,7 @@ from __future__ import annotations
 from grpo_core.config.values import flattened
 from grpo_core.explain.rules import Settings
 from grpo_core.home import Home
-from grpo_core.training.checkpoint_state import newest_state
+from grpo_core.training.checkpoint.state import newest_state
 
 
 def settings_of(home: Home, run: str) -> Settings:

@@ -17,7 +17,7 @@ from grpo_core.home import make_folder, write_folder
 from grpo_core.lora.layout import files_of
 from grpo_core.model.policy import load_policy
 from grpo_core.model.source import locate_model, reading
-from grpo_core.training.checkpoint import Checkpoint
+from grpo_core.training.checkpoint.checkpoint import Checkpoint
 from grpo_core.types import Adapter, PolicyWeights
 
 

@@ -10,8 +10,8 @@ from grpo_core.config import ScheduleConfig
 from grpo_core.ledger import spans
 from grpo_core.schedule.buffer import RolloutBuffer
 from grpo_core.schedule.stack import Stack
-from grpo_core.training.checkpoint import save_checkpoint
-from grpo_core.training.random_state import RandomState
+from grpo_core.training.checkpoint.checkpoint import save_checkpoint
+from grpo_core.training.checkpoint.random_state import RandomState
 
 MAX_COST = 0.02
 """Share of a run's time that checkpoints by time may take."""

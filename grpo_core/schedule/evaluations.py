@@ -12,8 +12,8 @@ from grpo_core.evaluation.evaluator import Evaluation, Evaluator
 from grpo_core.home import parse_json, write_folder, write_json
 from grpo_core.schedule.stack import LocalStack, Stack
 from grpo_core.telemetry.events import Telemetry
-from grpo_core.training.checkpoint_state import folder_name
-from grpo_core.training.random_state import capture_random_state, restore_random_state
+from grpo_core.training.checkpoint.random_state import capture_random_state, restore_random_state
+from grpo_core.training.checkpoint.state import folder_name
 from grpo_core.types import PolicyVersion
 
 logger = logging.getLogger(__name__)

@@ -30,8 +30,8 @@ from grpo_core.schedule.run_lock import hold_run
 from grpo_core.schedule.samples import SampleFiles
 from grpo_core.schedule.stack import LocalStack, Stack
 from grpo_core.telemetry.events import Telemetry
-from grpo_core.training.checkpoint import Checkpoint, load_checkpoint, restore_trainer
-from grpo_core.training.random_state import capture_random_state, restore_random_state
+from grpo_core.training.checkpoint.checkpoint import Checkpoint, load_checkpoint, restore_trainer
+from grpo_core.training.checkpoint.random_state import capture_random_state, restore_random_state
 from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.types import RolloutStats, StepMetrics
 

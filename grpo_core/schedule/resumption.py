@@ -10,7 +10,7 @@ from grpo_core.config import GrpoConfig, build_config
 from grpo_core.config.values import flattened, merged
 from grpo_core.errors import ConfigError, shown
 from grpo_core.home import Home, check_name
-from grpo_core.training.checkpoint_state import newest_state
+from grpo_core.training.checkpoint.state import newest_state
 
 FIXED = frozenset(
     {

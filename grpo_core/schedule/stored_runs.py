@@ -12,7 +12,7 @@ from pathlib import Path
 from grpo_core.home import Home, check_name, is_name
 from grpo_core.lora.store import AdapterStore
 from grpo_core.schedule.run_lock import hold_run, is_held
-from grpo_core.training.checkpoint_state import newest_state
+from grpo_core.training.checkpoint.state import newest_state
 
 DAY_S = 24 * 3600
 _REMAINS_AGE_S = DAY_S

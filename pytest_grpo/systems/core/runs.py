@@ -62,7 +62,7 @@ class CoreRuns:
         from grpo_core.schedule.loop import train
         from grpo_core.telemetry.events import Telemetry
         from grpo_core.telemetry.jsonl import JsonlSink
-        from grpo_core.training.checkpoint import save_checkpoint
+        from grpo_core.training.checkpoint.checkpoint import save_checkpoint
 
         # The loop takes version 0 for the base model, which is never published. These weights may be others.
         self.trainer.version = max(self.trainer.version, 1)
@@ -103,7 +103,7 @@ class CoreRuns:
 
     def save(self, folder: Path) -> None:
         """As ``GrpoSystem.save_state``."""
-        from grpo_core.training.checkpoint import save_checkpoint
+        from grpo_core.training.checkpoint.checkpoint import save_checkpoint
 
         save_checkpoint(folder, self.trainer, self.config.model_dump(mode="json"))
 
@@ -113,8 +113,8 @@ class CoreRuns:
         Raises:
             CheckpointError: there is no state, or it does not fit.
         """
-        from grpo_core.training.checkpoint import load_checkpoint, restore_trainer
-        from grpo_core.training.random_state import restore_random_state
+        from grpo_core.training.checkpoint.checkpoint import load_checkpoint, restore_trainer
+        from grpo_core.training.checkpoint.random_state import restore_random_state
 
         checkpoint = load_checkpoint(folder)
         restore_trainer(self.trainer, checkpoint)

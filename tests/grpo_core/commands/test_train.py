@@ -16,7 +16,7 @@ from grpo_core.commands import train
 from grpo_core.commands.options import Given
 from grpo_core.config import GrpoConfig
 from grpo_core.schedule.loop import StepReport
-from grpo_core.training.checkpoint_state import newest_state
+from grpo_core.training.checkpoint.state import newest_state
 
 
 def test_a_log_file_gets_one_plain_line_per_step(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from grpo_core.cli import main
-from grpo_core.training.checkpoint import read_checkpoint
+from grpo_core.training.checkpoint.checkpoint import read_checkpoint
 from grpo_core.types import Adapter
 from tests.grpo_core.export.hub_server import running_hub
 

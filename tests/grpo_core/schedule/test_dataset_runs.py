@@ -20,7 +20,7 @@ from grpo_core.home import Home
 from grpo_core.schedule.loop import StepReport, train
 from grpo_core.schedule.stack import Stack, build_stack
 from grpo_core.telemetry.sinks import open_telemetry
-from grpo_core.training.checkpoint import read_checkpoint
+from grpo_core.training.checkpoint.checkpoint import read_checkpoint
 from tests.grpo_core.schedule.run import quiet
 
 NUM_ROWS = 7

@@ -15,7 +15,7 @@ import pytest
 from grpo_core.schedule.interrupt import stop_on_signals
 from grpo_core.schedule.loop import StepReport, train
 from grpo_core.schedule.stack import Stack
-from grpo_core.training.checkpoint_state import newest_state
+from grpo_core.training.checkpoint.state import newest_state
 from tests.grpo_core.schedule.run import losses, quiet
 
 MakeStack = Callable[..., Stack]

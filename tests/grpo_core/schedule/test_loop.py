@@ -14,7 +14,7 @@ from grpo_core.rollout.protocol import AdapterSwap
 from grpo_core.schedule.loop import StepReport, TrainResult, train
 from grpo_core.schedule.stack import Stack
 from grpo_core.telemetry.events import Event, Telemetry
-from grpo_core.training.checkpoint import load_checkpoint
+from grpo_core.training.checkpoint.checkpoint import load_checkpoint
 from grpo_core.types import Batch, PolicyVersion, PolicyWeights, StepMetrics
 from tests.grpo_core.schedule import environments
 from tests.grpo_core.schedule.run import losses, quiet, rollout_threads

@@ -19,7 +19,7 @@ import torch
 from grpo_core.errors import CheckpointError, ConfigError
 from grpo_core.schedule.loop import StepReport, train
 from grpo_core.schedule.stack import Stack
-from grpo_core.training.checkpoint import load_checkpoint
+from grpo_core.training.checkpoint.checkpoint import load_checkpoint
 from grpo_core.types import PolicyVersion
 from tests.grpo_core.schedule import environments
 from tests.grpo_core.schedule.run import losses, quiet, rollout_threads

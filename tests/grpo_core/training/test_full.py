@@ -19,7 +19,7 @@ from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import Policy, load_policy
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.training.advantages import group_advantages
-from grpo_core.training.checkpoint import load_checkpoint, restore_trainer, save_checkpoint
+from grpo_core.training.checkpoint.checkpoint import load_checkpoint, restore_trainer, save_checkpoint
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Adapter, Batch, Completion
 

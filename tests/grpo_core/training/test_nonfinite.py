@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from grpo_core.rollout.torch_engine.engine import TorchEngine
-from grpo_core.training.random_state import capture_random_state
+from grpo_core.training.checkpoint.random_state import capture_random_state
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Batch
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.reference.adamw import AdamW
 from grpo_core.errors import CheckpointError
 from grpo_core.rollout.torch_engine.engine import TorchEngine
-from grpo_core.training.checkpoint import load_checkpoint, restore_trainer, save_checkpoint
+from grpo_core.training.checkpoint.checkpoint import load_checkpoint, restore_trainer, save_checkpoint
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Batch
 

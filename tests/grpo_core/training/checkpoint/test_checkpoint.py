@@ -17,8 +17,8 @@ import torch
 
 from grpo_core.errors import CheckpointError, HomeError
 from grpo_core.rollout.torch_engine.engine import TorchEngine
-from grpo_core.training.checkpoint import load_checkpoint, restore_trainer, save_checkpoint
-from grpo_core.training.random_state import capture_random_state, restore_random_state
+from grpo_core.training.checkpoint.checkpoint import load_checkpoint, restore_trainer, save_checkpoint
+from grpo_core.training.checkpoint.random_state import capture_random_state, restore_random_state
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Batch
 
@@ -278,7 +278,7 @@ import os, signal, sys
 from pathlib import Path
 from grpo_core.config import ModelConfig, TrainingConfig
 from grpo_core.model.policy import load_policy
-from grpo_core.training import checkpoint, checkpoint_state
+from grpo_core.training.checkpoint import checkpoint, state
 from grpo_core.training.trainer import Trainer
 
 model = ModelConfig(name=sys.argv[1], device="cpu", lora_rank=4, lora_alpha=8.0)
@@ -306,7 +306,7 @@ while True:
         checkpoint.save_checkpoint(folder, trainer, {})
         os._exit(0)
     _, status = os.waitpid(child, 0)
-    damaged = [str(path) for path in checkpoint_state.checkpoints_in(folder) if not checkpoint._read(path)]
+    damaged = [str(path) for path in state.checkpoints_in(folder) if not checkpoint._read(path)]
     newest = checkpoint.load_checkpoint(folder).weights.version.number
     print(number, os.WIFSIGNALED(status), newest, len(damaged), flush=True)
     if not os.WIFSIGNALED(status):

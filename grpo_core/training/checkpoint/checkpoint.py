@@ -23,8 +23,8 @@ from safetensors.torch import load, save
 from grpo_core.errors import CheckpointError, HomeError, first_line
 from grpo_core.home import make_folder, remove_folder, write_folder
 from grpo_core.lora.layout import described, description_of
-from grpo_core.training.checkpoint_state import FORMAT, STATE_FILE, checkpoints_in, folder_name, read_state, sealed
-from grpo_core.training.random_state import RandomState, capture_random_state
+from grpo_core.training.checkpoint.random_state import RandomState, capture_random_state
+from grpo_core.training.checkpoint.state import FORMAT, STATE_FILE, checkpoints_in, folder_name, read_state, sealed
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Adapter, PolicyVersion, PolicyWeights
 

@@ -1,0 +1,1 @@
+"""A checkpoint: its folder, the ``state.json`` in it, which is read without torch, and the random number generators."""
