@@ -99,7 +99,7 @@ def activations_recomputed(patch: pytest.MonkeyPatch) -> None:
 def tokenizer_in_the_step(patch: pytest.MonkeyPatch) -> None:
     """A step decodes its completions, for a log."""
     from grpo_core.model.tokenizer import load_tokenizer
-    from grpo_core.training import micro_batches
+    from grpo_core.training.batches import micro_batches
 
     original = micro_batches.pack_completions
     tokenizer = functools.cache(load_tokenizer)
@@ -114,7 +114,7 @@ def tokenizer_in_the_step(patch: pytest.MonkeyPatch) -> None:
 
 def prefix_not_shared(patch: pytest.MonkeyPatch) -> None:
     """Completions of a group no longer share one prompt: each has its own copy."""
-    from grpo_core.training import micro_batches
+    from grpo_core.training.batches import micro_batches
 
     original = micro_batches.usable_packing
 

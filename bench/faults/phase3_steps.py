@@ -93,7 +93,7 @@ def sampled_tokens_not_chosen(patch: pytest.MonkeyPatch) -> None:
 def two_scoring_passes(patch: pytest.MonkeyPatch) -> None:
     """Old and reference log-probabilities are scored anew before each update, and thrown away."""
     from grpo_core.training import trainer
-    from grpo_core.training.micro_batches import own_sequences
+    from grpo_core.training.batches.micro_batches import own_sequences
     from grpo_core.training.scoring import score_completions
 
     original = trainer.find_logprobs

@@ -179,7 +179,7 @@ def long_completions_not_packed(patch: pytest.MonkeyPatch) -> None:
     """The trainer leaves the longest completion of a batch out of its passes, because it does not fit."""
     import numpy as np
 
-    from grpo_core.training import micro_batches
+    from grpo_core.training.batches import micro_batches
 
     original = micro_batches.pack_completions
 

@@ -5,7 +5,7 @@ batch, so the gradients of the shares add up to the gradient of a single process
 after all micro-batches, so processes may have different numbers of micro-batches.
 
 With ``shard_base_weights`` each process keeps only a shard of the frozen weights, and every forward and backward pass
-is collective: a process that has run out of work makes idle passes (``grpo_core.training.micro_batches``).
+is collective: a process that has run out of work makes idle passes (``grpo_core.training.batches.micro_batches``).
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import torch
 
 from grpo_core.config import TrainingConfig
 from grpo_core.model.policy import Policy
+from grpo_core.training.batches.micro_batches import own_micro_batches, own_sequences
 from grpo_core.training.forward.packing import score_chosen
-from grpo_core.training.micro_batches import own_micro_batches, own_sequences
 from grpo_core.training.objective.selected_groups import SelectedGroups
 from grpo_core.training.objective.token_table import TokenLogprobs, num_chosen
 from grpo_core.training.ranks import Ranks

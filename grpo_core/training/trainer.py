@@ -14,14 +14,14 @@ import torch
 from grpo_core.config import ModelConfig, TrainingConfig
 from grpo_core.model.policy import Policy
 from grpo_core.model.tokenizer import num_tokenizer_calls
-from grpo_core.training.batch_check import check_batch
+from grpo_core.training.batches.check import check_batch
+from grpo_core.training.batches.micro_batches import own_micro_batches, own_sequences
+from grpo_core.training.batches.mini_batches import MiniBatch, split_batch
 from grpo_core.training.flops import ModelCost
 from grpo_core.training.forward.packing import PackedBatch, score_chosen
 from grpo_core.training.forward.proof import prove_packing
 from grpo_core.training.learning_rate import LearningRateSchedule
 from grpo_core.training.metrics import StepFacts, StepSums, peak_memory_bytes, reset_peak_memory, step_metrics
-from grpo_core.training.micro_batches import own_micro_batches, own_sequences
-from grpo_core.training.mini_batches import MiniBatch, split_batch
 from grpo_core.training.nonfinite import FiniteWatch, trajectory_names
 from grpo_core.training.objective.objective import LossTerms, Objective, sequence_advantages
 from grpo_core.training.objective.selected_groups import SelectedGroups, select_groups

@@ -1,0 +1,1 @@
+"""How a batch is checked, and split: into mini-batches, one per update, and micro-batches, one per forward pass."""
