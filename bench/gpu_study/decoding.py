@@ -15,7 +15,7 @@ from bench.gpu_study.setup import LORA_RANK, config_of
 from bench.rollout_arms.adapter import RUN, AdapterPublisher
 from bench.rollout_arms.arm import Setup, Workload
 from bench.rollout_arms.torch_arm import TorchArm
-from grpo_core.training.bandwidth import Reads
+from grpo_core.training.utilization.bandwidth import Reads
 from grpo_core.types import Int32
 from pytest_grpo.measuring.clock import now
 

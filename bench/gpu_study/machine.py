@@ -9,8 +9,8 @@ import torch
 
 from bench.gpu_study.row import Row, Work
 from bench.gpu_study.shape import SHAPES, write_shape
-from grpo_core.training.bandwidth import read_rate
-from grpo_core.training.flops import matrix_rate
+from grpo_core.training.utilization.bandwidth import read_rate
+from grpo_core.training.utilization.flops import matrix_rate
 
 READ_BYTES = 1 << 30
 

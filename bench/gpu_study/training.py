@@ -12,8 +12,8 @@ from bench.gpu_study.row import Row, Work
 from bench.gpu_study.setup import config_of
 from bench.trainer_arms.batches import BatchShape, random_batch
 from grpo_core.model.policy import load_policy
-from grpo_core.training.flops import matrix_rate
 from grpo_core.training.trainer import Trainer
+from grpo_core.training.utilization.flops import matrix_rate
 from grpo_core.types import StepMetrics
 from pytest_grpo.measuring.clock import now
 from pytest_grpo.systems.core.batches import core_batch

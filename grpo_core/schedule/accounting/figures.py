@@ -16,8 +16,8 @@ from grpo_core.ledger import spans
 from grpo_core.ledger.account import Account
 from grpo_core.schedule.accounting.compilations import Compilations
 from grpo_core.schedule.accounting.tokens import TokenLedger
-from grpo_core.training.bandwidth import Reads
-from grpo_core.training.flops import matrix_rate
+from grpo_core.training.utilization.bandwidth import Reads
+from grpo_core.training.utilization.flops import matrix_rate
 from grpo_core.types import Batch, RolloutStats, StepMetrics
 
 NUM_RECENT_STEPS = 20

@@ -23,7 +23,7 @@ from grpo_core.schedule.stack import Stack
 from grpo_core.telemetry.columns import FIELDS, FIGURES
 from grpo_core.telemetry.events import Telemetry
 from grpo_core.telemetry.jsonl import JsonlSink
-from grpo_core.training.bandwidth import Reads, read_rate
+from grpo_core.training.utilization.bandwidth import Reads, read_rate
 from grpo_core.types import Batch, Completion, FinishReason, Group, RolloutStats, StepMetrics, Trajectory
 
 MakeStack = Callable[..., Stack]

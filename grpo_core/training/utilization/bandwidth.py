@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import torch
 
-from grpo_core.training.device_clock import device_seconds
+from grpo_core.training.utilization.device_clock import device_seconds
 
 _NUM_TRIES = 5
 _WIDTH = 1024

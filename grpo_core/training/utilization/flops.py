@@ -19,8 +19,8 @@ from torch import nn
 
 from grpo_core.kernels.linear import linear
 from grpo_core.model.policy import Policy, linear_modules
-from grpo_core.training.device_clock import device_seconds
 from grpo_core.training.forward.packing import PackedBatch
+from grpo_core.training.utilization.device_clock import device_seconds
 
 _FIRST_INPUTS = ("q_proj", "k_proj", "v_proj")
 _NUM_TRIES = 5

@@ -11,8 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from grpo_core.model.policy import Policy
-from grpo_core.training.flops import ModelCost, matrix_rate
 from grpo_core.training.forward.packing import PACKINGS, build_packed_batch, pack_completions, score_chosen
+from grpo_core.training.utilization.flops import ModelCost, matrix_rate
 from grpo_core.types import Completion, Packing
 
 NUM_PROMPT, NUM_TOKENS, GROUP_SIZE = 40, 12, 4
