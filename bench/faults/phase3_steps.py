@@ -333,7 +333,7 @@ def batch_checked_slowly(patch: pytest.MonkeyPatch) -> None:
 
 def weights_copied_each_step(patch: pytest.MonkeyPatch) -> None:
     """After the last micro-batch all weights of the model are copied, for a log of their norms."""
-    from grpo_core.training.ranks import SingleProcess
+    from grpo_core.training.distributed.ranks import SingleProcess
 
     original = SingleProcess.total
     policies: list[Any] = []

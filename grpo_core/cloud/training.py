@@ -90,7 +90,7 @@ def _open_stack(config: GrpoConfig, home: Home, store: AdapterStore, fleet: Roll
     """A run's stack that publishes to ``store``. With a ``fleet`` it has no engine of its own."""
     from grpo_core.model.tokenizer import load_tokenizer
     from grpo_core.schedule.stack import Stack, build_stack, build_trainer
-    from grpo_core.training.ranks import SingleProcess
+    from grpo_core.training.distributed.ranks import SingleProcess
 
     if fleet is not None:
         tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)

@@ -105,7 +105,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 
     from grpo_core.schedule.followers import follow
     from grpo_core.schedule.stack import build_stack, build_trainer
-    from grpo_core.training.ranks import open_ranks
+    from grpo_core.training.distributed.ranks import open_ranks
 
     stop_with_launcher()
     with open_ranks() as ranks:

@@ -17,7 +17,7 @@ from grpo_core.schedule.batch_file import decode_batch, encode_batch
 from grpo_core.schedule.cores import own_torch_threads
 from grpo_core.schedule.interrupt import stop_on_signals
 from grpo_core.training.checkpoint.checkpoint import Checkpoint, read_checkpoint, restore_trainer
-from grpo_core.training.ranks import Ranks
+from grpo_core.training.distributed.ranks import Ranks
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Batch
 

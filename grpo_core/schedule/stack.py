@@ -23,7 +23,7 @@ from grpo_core.rollout.play.build import build_collector
 from grpo_core.rollout.play.collector import Collector
 from grpo_core.rollout.play.episode import EpisodeFailure
 from grpo_core.rollout.protocol import AdapterSwap, LocalEngine
-from grpo_core.training.ranks import Ranks, SingleProcess
+from grpo_core.training.distributed.ranks import Ranks, SingleProcess
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Batch
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from grpo_core.training.distributed.ranks import Ranks
 from grpo_core.training.objective.objective import LossTerms
 from grpo_core.training.objective.selected_groups import SelectedGroups
-from grpo_core.training.ranks import Ranks
 from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.training.utilization.flops import ModelCost
 from grpo_core.types import Batch, Float64, Group, Packing, StepMetrics

@@ -11,10 +11,10 @@ import torch
 from grpo_core.config import TrainingConfig
 from grpo_core.model.policy import Policy
 from grpo_core.training.batches.micro_batches import own_micro_batches, own_sequences
+from grpo_core.training.distributed.ranks import Ranks
 from grpo_core.training.forward.packing import score_chosen
 from grpo_core.training.objective.selected_groups import SelectedGroups
 from grpo_core.training.objective.token_table import TokenLogprobs, num_chosen
-from grpo_core.training.ranks import Ranks
 from grpo_core.training.tuning.protocol import TrainedWeights
 from grpo_core.types import Completion, Float64
 

@@ -17,6 +17,8 @@ from grpo_core.model.tokenizer import num_tokenizer_calls
 from grpo_core.training.batches.check import check_batch
 from grpo_core.training.batches.micro_batches import own_micro_batches, own_sequences
 from grpo_core.training.batches.mini_batches import MiniBatch, split_batch
+from grpo_core.training.distributed.ranks import Ranks, SingleProcess
+from grpo_core.training.distributed.sharding import shard_layers
 from grpo_core.training.forward.packing import PackedBatch, score_chosen
 from grpo_core.training.forward.proof import prove_packing
 from grpo_core.training.learning_rate import LearningRateSchedule
@@ -27,9 +29,7 @@ from grpo_core.training.objective.selected_groups import SelectedGroups, select_
 from grpo_core.training.objective.token_table import TokenLogprobs
 from grpo_core.training.optimizers import open_optimizer
 from grpo_core.training.precision import autocast, recompute_activations
-from grpo_core.training.ranks import Ranks, SingleProcess
 from grpo_core.training.scoring import find_logprobs
-from grpo_core.training.sharding import shard_layers
 from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.training.tuning.protocol import open_trained_weights
 from grpo_core.training.utilization.flops import ModelCost

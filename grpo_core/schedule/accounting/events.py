@@ -10,7 +10,7 @@ import numpy as np
 from grpo_core.ledger import spans
 from grpo_core.ledger.account import OTHER, Account
 from grpo_core.telemetry.events import Telemetry
-from grpo_core.training.ranks import Ranks
+from grpo_core.training.distributed.ranks import Ranks
 
 _NAMES = (*(span.name for span in spans.SPANS), OTHER)
 _LANE_DIGITS = 6  # microseconds

@@ -10,6 +10,7 @@ import torch
 
 from grpo_core.config import TrainingConfig
 from grpo_core.model.policy import Policy
+from grpo_core.training.distributed.ranks import Ranks
 from grpo_core.training.forward.packing import (
     PackedBatch,
     build_packed_batch,
@@ -19,7 +20,6 @@ from grpo_core.training.forward.packing import (
     usable_packing,
 )
 from grpo_core.training.objective.selected_groups import SelectedGroups
-from grpo_core.training.ranks import Ranks
 from grpo_core.types import Completion
 
 _IDLE = Completion(

@@ -11,10 +11,10 @@ import pytest
 
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.training import trainer as trainer_module
+from grpo_core.training.distributed.ranks import SingleProcess
 from grpo_core.training.forward.head.chunks import Block
 from grpo_core.training.metrics import StepSums
 from grpo_core.training.nonfinite import FiniteWatch
-from grpo_core.training.ranks import SingleProcess
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Batch, StepMetrics
 

@@ -17,7 +17,7 @@ from grpo_core.model.policy import Policy
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.training.advantages import group_advantages
-from grpo_core.training.ranks import SingleProcess
+from grpo_core.training.distributed.ranks import SingleProcess
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Adapter, Batch, Completion, Group, RaggedIds, StepMetrics, Trajectory
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from grpo_core.rollout.torch_engine.engine import TorchEngine
+from grpo_core.training.distributed.ranks import SingleProcess
 from grpo_core.training.objective.selected_groups import SelectedGroups
 from grpo_core.training.objective.token_table import num_chosen
-from grpo_core.training.ranks import SingleProcess
 from grpo_core.training.scoring import score_completions
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Batch, Completion, StepMetrics

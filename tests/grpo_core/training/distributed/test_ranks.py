@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file
 
 from grpo_core.schedule.batch_file import write_batch
-from grpo_core.training.ranks import SingleProcess, open_ranks
+from grpo_core.training.distributed.ranks import SingleProcess, open_ranks
 from grpo_core.types import Batch, Group
-from tests.grpo_core.training.two_processes import make_trainer, tensors_of
+from tests.grpo_core.training.distributed.two_processes import make_trainer, tensors_of
 
 SampleBatch = Callable[..., Batch]
 Found = dict[str, list[dict[str, Any]]]

@@ -1,0 +1,1 @@
+"""Training in several processes: the collective operations that a step needs, and sharded base weights."""
