@@ -307,7 +307,7 @@ def last_group_dropped(patch: pytest.MonkeyPatch) -> None:
 
 def slow_learning_rate(patch: pytest.MonkeyPatch) -> None:
     """The learning rate takes 30 ms to compute, in no span."""
-    from grpo_core.training.learning_rate import LearningRateSchedule
+    from grpo_core.training.optimizer.learning_rate import LearningRateSchedule
 
     original = LearningRateSchedule.share
 

@@ -252,7 +252,7 @@ def _with_rewards_rotated(group: Group) -> Group:
 
 def learning_rate_falls_at_once(patch: pytest.MonkeyPatch) -> None:
     """A learning rate that falls begins near its end: at a fiftieth of what was set."""
-    from grpo_core.training.learning_rate import LearningRateSchedule
+    from grpo_core.training.optimizer.learning_rate import LearningRateSchedule
 
     original = LearningRateSchedule.share
 

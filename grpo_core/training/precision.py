@@ -10,9 +10,6 @@ from grpo_core.model.policy import Policy
 
 Precision = Literal["float32", "bfloat16"]
 
-FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
-"""Devices with a fused AdamW in torch."""
-
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Compute matrix products in ``precision`` inside the block. Trained parameters stay float32."""

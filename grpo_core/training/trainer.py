@@ -21,13 +21,13 @@ from grpo_core.training.distributed.ranks import Ranks, SingleProcess
 from grpo_core.training.distributed.sharding import shard_layers
 from grpo_core.training.forward.packing import PackedBatch, score_chosen
 from grpo_core.training.forward.proof import prove_packing
-from grpo_core.training.learning_rate import LearningRateSchedule
 from grpo_core.training.metrics import StepFacts, StepSums, peak_memory_bytes, reset_peak_memory, step_metrics
 from grpo_core.training.nonfinite import FiniteWatch, trajectory_names
 from grpo_core.training.objective.objective import LossTerms, Objective, sequence_advantages
 from grpo_core.training.objective.selected_groups import SelectedGroups, select_groups
 from grpo_core.training.objective.token_table import TokenLogprobs
-from grpo_core.training.optimizers import open_optimizer
+from grpo_core.training.optimizer.learning_rate import LearningRateSchedule
+from grpo_core.training.optimizer.optimizers import open_optimizer
 from grpo_core.training.precision import autocast, recompute_activations
 from grpo_core.training.scoring import find_logprobs
 from grpo_core.training.stopwatch import Stopwatch

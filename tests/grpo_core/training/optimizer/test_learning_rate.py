@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LR
 from grpo_core.config import TrainingConfig
 from grpo_core.errors import ConfigError
 from grpo_core.rollout.torch_engine.engine import TorchEngine
-from grpo_core.training.learning_rate import LearningRateSchedule
+from grpo_core.training.optimizer.learning_rate import LearningRateSchedule
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Batch
 

@@ -10,7 +10,9 @@ from torch import nn
 
 from grpo_core.config import TrainingConfig
 from grpo_core.model.policy import Policy
-from grpo_core.training.precision import FUSED_DEVICES
+
+_FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
+"""Devices with a fused AdamW in torch."""
 
 
 def open_optimizer(
@@ -38,7 +40,7 @@ def _adamw(
         lr=learning_rate,
         betas=config.betas,
         weight_decay=config.weight_decay,
-        fused=policy.device.type in FUSED_DEVICES,
+        fused=policy.device.type in _FUSED_DEVICES,
     )
 
 
