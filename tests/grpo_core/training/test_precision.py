@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Batch
+from tests.grpo_core.training.steps import gradients_of
 
 MakeTrainer = Callable[..., Trainer]
 MakeEngine = Callable[..., TorchEngine]
@@ -23,11 +24,6 @@ EXACT = {"max_grad_norm": 1e9, "learning_rate": 0.0, "micro_batch_tokens": 120}
 @pytest.fixture
 def batch(make_engine: MakeEngine, sample_batch: SampleBatch) -> Batch:
     return sample_batch(make_engine(), 11)
-
-
-def gradients_of(trainer: Trainer) -> list[Tensor]:
-    found = [parameter.grad for parameter in trainer.optimizer.param_groups[0]["params"]]
-    return [gradient.clone() for gradient in found if gradient is not None]
 
 
 def outputs_of(trainer: Trainer, name: str) -> list[Tensor]:

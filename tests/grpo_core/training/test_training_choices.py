@@ -21,6 +21,7 @@ from grpo_core.rollout.torch_engine.engine import TorchEngine
 from grpo_core.training.advantages import Scale
 from grpo_core.training.trainer import Trainer
 from grpo_core.types import Adapter, Batch, Completion, Group, RaggedIds, RolloutStats, StepMetrics, Trajectory
+from tests.grpo_core.training.steps import EXACT, gradients_of
 
 MakeTrainer = Callable[..., Trainer]
 MakeEngine = Callable[..., TorchEngine]
@@ -28,13 +29,7 @@ SampleBatch = Callable[..., Batch]
 MakeAdapter = Callable[..., Adapter]
 InFloat64 = Callable[[nn.Module], None]
 
-EXACT = {"max_grad_norm": 1e9, "learning_rate": 0.0}  # gradients as they are
 RECOMPUTED = {"old_logprobs": "recomputed"}
-
-
-def gradients_of(trainer: Trainer) -> list[Tensor]:
-    """Of the last step."""
-    return [parameter.grad.clone() for parameter in trainer.optimizer.param_groups[0]["params"]]
 
 
 def largest_difference(one: list[Tensor], other: list[Tensor]) -> float:
