@@ -112,7 +112,7 @@ def _check_whole(case: Case, folder: Path) -> set[int]:
 
 def _read_all(folder: Path) -> int:
     from grpo_core.lora.store import AdapterStore
-    from grpo_core.schedule.batch_file import read_batch
+    from grpo_core.schedule.buffer.batch_file import read_batch
     from grpo_core.training.checkpoint.checkpoint import read_checkpoint
     from grpo_core.training.checkpoint.state import checkpoints_in
 

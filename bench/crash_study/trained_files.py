@@ -169,7 +169,7 @@ def _checkpoint_file(name: str) -> Callable[[Path], Parse]:
 def _batch_bytes() -> bytes:
     import numpy as np
 
-    from grpo_core.schedule.batch_file import encode_batch
+    from grpo_core.schedule.buffer.batch_file import encode_batch
     from grpo_core.types import Batch, Completion, Group, RaggedIds, RolloutStats, Trajectory
 
     ids = np.arange(3, dtype=np.int32)
@@ -191,7 +191,7 @@ def _batch_bytes() -> bytes:
 
 def _batch(folder: Path) -> Parse:
     """Half of the inputs with a right seal."""
-    from grpo_core.schedule import batch_file
+    from grpo_core.schedule.buffer import batch_file
 
     def parse(content: bytes) -> object:
         if len(content) % 2 and (seal := batch_file._SEAL.search(content)):

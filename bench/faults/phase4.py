@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from grpo_core.rollout.play.collector import Collector
     from grpo_core.rollout.play.episode import Episode
     from grpo_core.rollout.protocol import GenerationRequest
-    from grpo_core.schedule.buffer import Lease, RolloutBuffer
+    from grpo_core.schedule.buffer.buffer import Lease, RolloutBuffer
     from grpo_core.training.forward.packing import Pack
     from grpo_core.training.trainer import Trainer
     from grpo_core.types import Batch, Completion, Group, Packing, StepMetrics
@@ -28,7 +28,7 @@ POLL_S = 0.25
 
 def lag_budget_ignored(patch: pytest.MonkeyPatch) -> None:
     """The sampler takes up only every fourth version, to save swaps, and the buffer no longer drops old batches."""
-    from grpo_core.schedule.buffer import RolloutBuffer
+    from grpo_core.schedule.buffer.buffer import RolloutBuffer
 
     def trainer_version(self: RolloutBuffer) -> int:
         return self._trainer_version // VERSIONS_PER_SWAP * VERSIONS_PER_SWAP
@@ -44,7 +44,7 @@ def buffer_never_deeper_than_one(patch: pytest.MonkeyPatch) -> None:
 
 def depth_counts_trained_batches(patch: pytest.MonkeyPatch) -> None:
     """The depth counts the batches that were trained on, too."""
-    from grpo_core.schedule.buffer import RolloutBuffer
+    from grpo_core.schedule.buffer.buffer import RolloutBuffer
 
     original = RolloutBuffer.take
 
@@ -84,7 +84,7 @@ def sides_take_turns(patch: pytest.MonkeyPatch) -> None:
 
 def buffer_polls(patch: pytest.MonkeyPatch) -> None:
     """The rollout side looks every 250 ms whether it may go on, instead of being woken."""
-    from grpo_core.schedule.buffer import RolloutBuffer
+    from grpo_core.schedule.buffer.buffer import RolloutBuffer
 
     original = RolloutBuffer.wait_for_slot
 
@@ -109,7 +109,7 @@ def seeds_follow_the_version(patch: pytest.MonkeyPatch) -> None:
 
 def _patch_buffer(patch: pytest.MonkeyPatch, *, depth: int | None = None, num_missing: int = 0) -> None:
     """Build every buffer with another ``depth``, or for fewer batches."""
-    from grpo_core.schedule.buffer import RolloutBuffer
+    from grpo_core.schedule.buffer.buffer import RolloutBuffer
 
     original, forced_depth = RolloutBuffer.__init__, depth
 

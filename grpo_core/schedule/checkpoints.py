@@ -8,7 +8,7 @@ from pathlib import Path
 
 from grpo_core.config import ScheduleConfig
 from grpo_core.ledger import spans
-from grpo_core.schedule.buffer import RolloutBuffer
+from grpo_core.schedule.buffer.buffer import RolloutBuffer
 from grpo_core.schedule.stack import Stack
 from grpo_core.training.checkpoint.checkpoint import save_checkpoint
 from grpo_core.training.checkpoint.random_state import RandomState

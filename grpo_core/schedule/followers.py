@@ -13,7 +13,7 @@ from grpo_core.errors import CheckpointError, ModelError
 from grpo_core.ledger import spans
 from grpo_core.ledger.recorder import Recorder, recording
 from grpo_core.schedule.accounting.events import process_name, tell_account
-from grpo_core.schedule.batch_file import decode_batch, encode_batch
+from grpo_core.schedule.buffer.batch_file import decode_batch, encode_batch
 from grpo_core.schedule.cores import own_torch_threads
 from grpo_core.schedule.interrupt import stop_on_signals
 from grpo_core.training.checkpoint.checkpoint import Checkpoint, read_checkpoint, restore_trainer

@@ -19,7 +19,7 @@ from grpo_core.ledger.recorder import Recorder, recording
 from grpo_core.schedule.accounting.books import Books
 from grpo_core.schedule.accounting.events import hear_accounts, process_name
 from grpo_core.schedule.accounting.figures import Devices, Figures
-from grpo_core.schedule.buffer import Lease, RolloutBuffer
+from grpo_core.schedule.buffer.buffer import Lease, RolloutBuffer
 from grpo_core.schedule.checkpoints import Checkpoints
 from grpo_core.schedule.cores import own_torch_threads
 from grpo_core.schedule.evaluations import Evaluations, OnEvaluation

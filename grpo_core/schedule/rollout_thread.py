@@ -16,7 +16,7 @@ from grpo_core.ledger.recorder import recording
 from grpo_core.rollout.play.episode import EpisodeFailure
 from grpo_core.schedule.accounting.events import emit_accounts, process_name
 from grpo_core.schedule.accounting.figures import Figures
-from grpo_core.schedule.buffer import RolloutBuffer
+from grpo_core.schedule.buffer.buffer import RolloutBuffer
 from grpo_core.schedule.cores import num_torch_threads
 from grpo_core.schedule.evaluations import Evaluations
 from grpo_core.schedule.stack import LocalStack, Stack

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from grpo_core.schedule.batch_file import write_batch
+from grpo_core.schedule.buffer.batch_file import write_batch
 from grpo_core.training.distributed.ranks import SingleProcess, open_ranks
 from grpo_core.types import Batch, Group
 from tests.grpo_core.training.distributed.two_processes import make_trainer, tensors_of

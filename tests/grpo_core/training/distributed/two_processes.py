@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from grpo_core.config import ModelConfig, TrainingConfig
 from grpo_core.model.policy import load_policy
-from grpo_core.schedule.batch_file import read_batch
+from grpo_core.schedule.buffer.batch_file import read_batch
 from grpo_core.training.distributed.ranks import Ranks, open_ranks
 from grpo_core.training.trainer import Trainer
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from grpo_core.errors import StoredBatchError
-from grpo_core.schedule import batch_file
-from grpo_core.schedule.batch_file import read_batch, write_batch
+from grpo_core.schedule.buffer import batch_file
+from grpo_core.schedule.buffer.batch_file import read_batch, write_batch
 from grpo_core.types import Batch, Completion, Group, RaggedIds, RolloutStats, Trajectory
 
 FLOAT = st.floats(allow_nan=True, allow_infinity=True)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_core.schedule.buffer import Lease, RolloutBuffer
+from grpo_core.schedule.buffer.buffer import Lease, RolloutBuffer
 from grpo_core.types import Batch
-from tests.grpo_core.schedule.two_sides import (
+from tests.grpo_core.schedule.buffer.two_sides import (
     Slot,
     TwoSides,
     answer,

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from hypothesis import Phase, settings
 
-from grpo_core.schedule.buffer import Lease, RolloutBuffer
+from grpo_core.schedule.buffer.buffer import Lease, RolloutBuffer
 from grpo_core.types import Batch, RolloutStats
 
 T = TypeVar("T")

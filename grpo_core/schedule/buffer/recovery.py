@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 
 from grpo_core.errors import StoredBatchError
-from grpo_core.schedule.batch_file import batch_file_name, read_batch
+from grpo_core.schedule.buffer.batch_file import batch_file_name, read_batch
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_core.schedule.batch_file import write_batch
-from grpo_core.schedule.buffer import RolloutBuffer
-from tests.grpo_core.schedule.two_sides import (
+from grpo_core.schedule.buffer.batch_file import write_batch
+from grpo_core.schedule.buffer.buffer import RolloutBuffer
+from tests.grpo_core.schedule.buffer.two_sides import (
     TwoSides,
     answer,
     files,

@@ -22,8 +22,8 @@ from typing import Self
 
 from grpo_core.home import make_folder
 from grpo_core.ledger import spans
-from grpo_core.schedule.batch_file import batch_file_name, read_batch, write_batch
-from grpo_core.schedule.recovery import find_usable
+from grpo_core.schedule.buffer.batch_file import batch_file_name, read_batch, write_batch
+from grpo_core.schedule.buffer.recovery import find_usable
 from grpo_core.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class RolloutBuffer:
     ) -> RolloutBuffer:
         """A buffer that goes on at ``first_step`` with the usable batches in ``folder``.
 
-        ``grpo_core.schedule.recovery`` says which are. The others are removed.
+        ``grpo_core.schedule.buffer.recovery`` says which are. The others are removed.
 
         Raises:
             HomeError: the folder cannot be written.
