@@ -107,7 +107,7 @@ def train_grpo(
     from grpo_core.cloud.run_claim import claim_run
     from grpo_core.cloud.sources import sources_of, use_sources
     from grpo_core.cloud.training import has_checkpoint, train_run, train_with_torchrun
-    from grpo_core.schedule.resumption import find_resumption
+    from grpo_core.schedule.runs.resumption import find_resumption
 
     flags = {
         "model": preset,

@@ -42,7 +42,7 @@ def _measure(
     config: GrpoConfig, home: Home, console: Console, what: str, *, warmup: bool, trace_folder: Path | None
 ) -> dict[str, Any]:
     """The measurement, as the payload of a snapshot. A run of the same name is left alone."""
-    from grpo_core.schedule.run_lock import hold_run
+    from grpo_core.schedule.runs.lock import hold_run
     from grpo_core.schedule.stack import build_stack
     from grpo_core.telemetry import open_telemetry
     from grpo_core.telemetry.gpu import GpuSampler

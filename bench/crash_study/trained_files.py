@@ -127,7 +127,7 @@ def _write_checkpoint(folder: Path, state: bytes, files: Mapping[str, bytes]) ->
 def _checkpoint_state(folder: Path) -> Parse:
     """The seal is made right, as somebody would who means harm."""
     from grpo_core.home import Home
-    from grpo_core.schedule.resumption import find_resumption
+    from grpo_core.schedule.runs.resumption import find_resumption
     from grpo_core.training.checkpoint.checkpoint import read_checkpoint
 
     home = Home(folder, folder)

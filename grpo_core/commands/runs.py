@@ -14,7 +14,7 @@ from grpo_core.errors import ConfigError
 from grpo_core.home import Home
 
 if TYPE_CHECKING:
-    from grpo_core.schedule.stored_runs import StoredRun
+    from grpo_core.schedule.runs.stored_runs import StoredRun
 
 _DEFAULT_DAYS = 30.0
 _MAX_DAYS = 36_500.0
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace, console: Console) -> int:
     """List the runs; with ``--prune``, remove the old ones. Without it nothing changes."""
-    from grpo_core.schedule.stored_runs import DAY_S, remove_remains, remove_run, stored_runs
+    from grpo_core.schedule.runs.stored_runs import DAY_S, remove_remains, remove_run, stored_runs
 
     if not 0 <= flags.days <= _MAX_DAYS:
         raise ConfigError(f"--days {flags.days:g}: give 0 to {_MAX_DAYS:g}")

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace, console: Console) -> int:
     """Send what waits. 0 when nothing waits any more, 1 when a service did not take all."""
-    from grpo_core.schedule.run_lock import hold_run
+    from grpo_core.schedule.runs.lock import hold_run
 
     home = Home.from_environment()
     found = _runs(home) if flags.run is None else _places(home, check_name(flags.run, "run"))

@@ -22,8 +22,8 @@ from grpo_core.config import EvaluationConfig, GrpoConfig
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
 from grpo_core.schedule.orphans import stop_with_launcher
-from grpo_core.schedule.resumption import Change, find_resumption
-from grpo_core.schedule.run_lock import check_free
+from grpo_core.schedule.runs.lock import check_free
+from grpo_core.schedule.runs.resumption import Change, find_resumption
 from grpo_core.schedule.step_line import figures_line, learning_rate_line, step_line
 
 if TYPE_CHECKING:

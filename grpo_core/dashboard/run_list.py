@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from grpo_core.dashboard.values import number, text
 from grpo_core.home import Home, is_name
-from grpo_core.schedule.run_lock import is_held
+from grpo_core.schedule.runs.lock import is_held
 from grpo_core.telemetry.events import Record
 from grpo_core.telemetry.jsonl import parse_line
 

@@ -26,7 +26,7 @@ from grpo_core.schedule.evaluations import Evaluations, OnEvaluation
 from grpo_core.schedule.followers import send_batch, send_end, send_start
 from grpo_core.schedule.interrupt import StopRequest, stop_on_signals
 from grpo_core.schedule.rollout_thread import rollout_thread
-from grpo_core.schedule.run_lock import hold_run
+from grpo_core.schedule.runs.lock import hold_run
 from grpo_core.schedule.samples import SampleFiles
 from grpo_core.schedule.stack import LocalStack, Stack
 from grpo_core.telemetry.events import Telemetry

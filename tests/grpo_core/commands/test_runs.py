@@ -12,8 +12,8 @@ import torch
 from grpo_core.cli import main
 from grpo_core.home import Home
 from grpo_core.lora.store import AdapterStore
-from grpo_core.schedule.run_lock import hold_run
-from grpo_core.schedule.stored_runs import DAY_S, remove_remains, remove_run, stored_runs
+from grpo_core.schedule.runs.lock import hold_run
+from grpo_core.schedule.runs.stored_runs import DAY_S, remove_remains, remove_run, stored_runs
 from grpo_core.types import Adapter, PolicyVersion
 
 

@@ -11,7 +11,7 @@ import pytest
 from grpo_core.cli import main
 from grpo_core.config import build_config
 from grpo_core.home import Home
-from grpo_core.schedule.run_lock import hold_run
+from grpo_core.schedule.runs.lock import hold_run
 from grpo_core.telemetry import open_telemetry
 from tests.grpo_core.telemetry.ingest_server import IngestServer, running_server
 

@@ -8,7 +8,7 @@ import pytest
 
 from grpo_core.dashboard.run_list import RunList
 from grpo_core.home import Home
-from grpo_core.schedule.run_lock import hold_run
+from grpo_core.schedule.runs.lock import hold_run
 from tests.grpo_core.dashboard.conftest import START_S, WriteRun, event
 
 

@@ -18,14 +18,14 @@ import pytest
 
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
-from grpo_core.schedule.run_lock import check_free, hold_run, is_held
-from grpo_core.schedule.stored_runs import stored_runs
+from grpo_core.schedule.runs.lock import check_free, hold_run, is_held
+from grpo_core.schedule.runs.stored_runs import stored_runs
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
 from grpo_core.home import Home
-from grpo_core.schedule.run_lock import hold_run
+from grpo_core.schedule.runs.lock import hold_run
 
 with hold_run(Home(Path(sys.argv[1]), Path(sys.argv[1])), "x"):
     if os.fork() == 0:

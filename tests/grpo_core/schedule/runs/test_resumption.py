@@ -10,7 +10,7 @@ import pytest
 from grpo_core.config import build_config
 from grpo_core.errors import ConfigError, InvalidNameError
 from grpo_core.home import Home
-from grpo_core.schedule.resumption import find_resumption
+from grpo_core.schedule.runs.resumption import find_resumption
 from grpo_core.training.checkpoint.state import FORMAT, STATE_FILE, folder_name, sealed
 
 OWN: dict[str, Any] = {

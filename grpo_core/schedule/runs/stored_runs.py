@@ -11,7 +11,7 @@ from pathlib import Path
 
 from grpo_core.home import Home, check_name, is_name
 from grpo_core.lora.store import AdapterStore
-from grpo_core.schedule.run_lock import hold_run, is_held
+from grpo_core.schedule.runs.lock import hold_run, is_held
 from grpo_core.training.checkpoint.state import newest_state
 
 DAY_S = 24 * 3600
