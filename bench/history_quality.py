@@ -24,7 +24,7 @@ from pytest_grpo.baseline.fingerprint import take_fingerprint
 from pytest_grpo.drift.changes import find_changes
 from pytest_grpo.drift.divisive import find_splits
 from pytest_grpo.drift.series import Gate, Run, Series
-from pytest_grpo.measuring.stats import FAMILY_ALPHA
+from pytest_grpo.measuring.statistics.sign_test import FAMILY_ALPHA
 
 NUMS_OF_RUNS = (20, 50, 100)
 SPREADS = (0.02, 0.05)

@@ -28,7 +28,7 @@ from grpo_core.config.flags import put
 from grpo_core.config.values import merged, parse_setting
 from grpo_core.errors import ConfigError
 from grpo_core.home import write_json
-from pytest_grpo.measuring.stats import DEFAULT_LOOKS, Plan
+from pytest_grpo.measuring.statistics.sign_test import DEFAULT_LOOKS, Plan
 from pytest_grpo.types import Verdict
 
 TRUE_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)

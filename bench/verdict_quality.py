@@ -18,7 +18,7 @@ from bench.verdict_study.rivals import study_rules, table_of_rules
 from bench.verdict_study.run_tables import HEADER, RunRates, study_all_runs, worst_run_rates
 from bench.verdict_study.timings import simulate
 from grpo_core.home import write_json
-from pytest_grpo.measuring.stats import Plan
+from pytest_grpo.measuring.statistics.sign_test import Plan
 from pytest_grpo.types import Verdict
 
 MIN_TRIALS, SUITES_PER_TRIAL = 10, 40

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from pytest_grpo.measuring.deciding import plan_of
-from pytest_grpo.measuring.stats import FAMILY_ALPHA
+from pytest_grpo.measuring.statistics.sign_test import FAMILY_ALPHA
 from pytest_grpo.types import Verdict
 from tests.pytest_grpo.repositories import commit_files, git, make_repository
 

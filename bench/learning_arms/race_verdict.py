@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.checks.learning import Race
-from pytest_grpo.measuring.stats import Estimate, Plan, judge
+from pytest_grpo.measuring.statistics.sign_test import Estimate, Plan, judge
 from pytest_grpo.types import Verdict
 
 NEVER = 1e9

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grpo_core.home import write_atomic, write_json
-from pytest_grpo.measuring.stats import interval
+from pytest_grpo.measuring.statistics.sign_test import interval
 
 
 @dataclass(frozen=True, slots=True)

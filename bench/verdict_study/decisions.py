@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from bench.verdict_study.noises import Floats
 from pytest_grpo.measuring.deciding import plan_of
-from pytest_grpo.measuring.error_budget import ErrorBudget
-from pytest_grpo.measuring.stats import DEFAULT_LOOKS, Plan, judge
+from pytest_grpo.measuring.statistics.error_budget import ErrorBudget
+from pytest_grpo.measuring.statistics.sign_test import DEFAULT_LOOKS, Plan, judge
 from pytest_grpo.types import Verdict
 
 CODES = {Verdict.PASS: 1, Verdict.FAIL: -1, Verdict.INCONCLUSIVE: 0}

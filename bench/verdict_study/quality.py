@@ -12,8 +12,8 @@ from bench.verdict_study.noises import BEYOND_DECLARED
 from bench.verdict_study.rate import Rate
 from bench.verdict_study.timings import Timings
 from pytest_grpo.measuring.deciding import plan_of
-from pytest_grpo.measuring.error_budget import ErrorBudget
-from pytest_grpo.measuring.stats import DEFAULT_LOOKS
+from pytest_grpo.measuring.statistics.error_budget import ErrorBudget
+from pytest_grpo.measuring.statistics.sign_test import DEFAULT_LOOKS
 from pytest_grpo.types import Verdict
 
 EFFECTS = (0.05, 0.10, 0.20)

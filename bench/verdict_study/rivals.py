@@ -22,7 +22,7 @@ from bench.verdict_study.series import NEIGHBOUR_SHARE, SESSION_SPREAD, Draw, Se
 from pytest_grpo.baseline.files import Baseline
 from pytest_grpo.baseline.fingerprint import Fingerprint, take_fingerprint
 from pytest_grpo.baseline.regressions import Outcome, is_baseline_decided, judge_against
-from pytest_grpo.measuring.stats import FAMILY_ALPHA, Plan
+from pytest_grpo.measuring.statistics.sign_test import FAMILY_ALPHA, Plan
 from pytest_grpo.types import Row
 
 TOLERANCE = 0.05

@@ -10,7 +10,7 @@ from bench.verdict_study.machine import NEW, OLD, Machine
 from pytest_grpo.measuring.deciding import Decider
 from pytest_grpo.measuring.question import Question
 from pytest_grpo.measuring.rounds import Round
-from pytest_grpo.measuring.stats import Plan, judge
+from pytest_grpo.measuring.statistics.sign_test import Plan, judge
 from pytest_grpo.types import Verdict
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench.verdict_study.machine import Machine, RunNoise
 from bench.verdict_study.rate import Rate
 from bench.verdict_study.rules import Rule
-from pytest_grpo.measuring.error_budget import ErrorBudget
+from pytest_grpo.measuring.statistics.error_budget import ErrorBudget
 from pytest_grpo.types import Verdict
 
 

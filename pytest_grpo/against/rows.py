@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pytest_grpo.against.judging import bounds, judge_count
-from pytest_grpo.measuring.stats import Estimate
+from pytest_grpo.measuring.statistics.sign_test import Estimate
 from pytest_grpo.types import AGAINST_SOURCE, PROPERTY_PREFIX, Conditions, Outcome, Row, Verdict
 
 WHOLE_TEST = "all arms"

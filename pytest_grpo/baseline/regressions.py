@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from pytest_grpo.baseline.fingerprint import check_same
 from pytest_grpo.baseline.location_shift import estimate_shift, p_value_above, p_value_below, smallest_p_value
 from pytest_grpo.baseline.session_spread import Prediction, predict
-from pytest_grpo.measuring.stats import FAMILY_ALPHA, holm
+from pytest_grpo.measuring.statistics.sign_test import FAMILY_ALPHA, holm
 from pytest_grpo.reports.references import reference_rows
 from pytest_grpo.settings.config import DEFAULT_TOLERANCE
 from pytest_grpo.settings.thresholds import format_number

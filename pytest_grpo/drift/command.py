@@ -15,7 +15,7 @@ from pytest_grpo.baseline.files import Baseline, baselines_folder, list_baseline
 from pytest_grpo.drift.changes import MIN_RUNS, Change, Outcome, find_changes, judged
 from pytest_grpo.drift.exports import as_csv, as_json, write_text
 from pytest_grpo.drift.series import History, Series, read_history
-from pytest_grpo.measuring.stats import FAMILY_ALPHA
+from pytest_grpo.measuring.statistics.sign_test import FAMILY_ALPHA
 from pytest_grpo.reports.table import GAP
 from pytest_grpo.settings.thresholds import format_number
 

@@ -24,7 +24,7 @@ from pytest_grpo.measuring.question import Question
 from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
 from pytest_grpo.measuring.rounds import Round, RoundSampler
 from pytest_grpo.measuring.sample import MeasurementError
-from pytest_grpo.measuring.stats import Estimate, Plan, interval, median_ratio
+from pytest_grpo.measuring.statistics.sign_test import Estimate, Plan, interval, median_ratio
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.thresholds import Threshold
 from pytest_grpo.types import RATE_SUFFIX, REFERENCE_ARM, Row, Verdict

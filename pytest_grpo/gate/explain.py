@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pytest_grpo.measuring.stats import Estimate, Plan, median_ratio
+from pytest_grpo.measuring.statistics.sign_test import Estimate, Plan, median_ratio
 from pytest_grpo.reports.table import describe_measured
 from pytest_grpo.settings.thresholds import Threshold, format_number
 from pytest_grpo.types import Row, Verdict

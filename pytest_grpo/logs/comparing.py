@@ -23,7 +23,7 @@ from pytest_grpo.logs.run_log import RunLog
 from pytest_grpo.logs.settled import Settled, at_steps
 from pytest_grpo.logs.shifts import find_shifts
 from pytest_grpo.logs.stalls import find_stalls
-from pytest_grpo.measuring.stats import FAMILY_ALPHA
+from pytest_grpo.measuring.statistics.sign_test import FAMILY_ALPHA
 
 DEFAULT_RUN_SPREAD = ASSUMED_SPREAD
 

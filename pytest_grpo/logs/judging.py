@@ -11,7 +11,7 @@ from pytest_grpo.logs.settled import Settled, settle
 from pytest_grpo.logs.shares import Shares, find_shares
 from pytest_grpo.logs.stalls import Stalls, find_stalls
 from pytest_grpo.logs.trends import Trend, judge_trend
-from pytest_grpo.measuring.stats import FAMILY_ALPHA
+from pytest_grpo.measuring.statistics.sign_test import FAMILY_ALPHA
 
 DEFAULT_TOLERANCE = 0.02
 """A change of less over the run is none that matters, and so is a smaller share of time lost in stalls."""

@@ -11,7 +11,7 @@ from pytest_grpo.logs.settled import Settled
 from pytest_grpo.logs.shown import change_of, number_of, share_of, signed, value_of
 from pytest_grpo.logs.stalls import Stalls
 from pytest_grpo.logs.trends import Trend, Verdict
-from pytest_grpo.measuring.stats import FAMILY_ALPHA
+from pytest_grpo.measuring.statistics.sign_test import FAMILY_ALPHA
 
 Table = list[tuple[str, ...]]
 """A header and rows."""

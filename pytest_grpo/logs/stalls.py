@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 from pytest_grpo.logs.quantities import Quantity
 from pytest_grpo.logs.run_log import RunLog
-from pytest_grpo.measuring.stalls import MIN_FACTOR
+from pytest_grpo.measuring.statistics.stalls import MIN_FACTOR
 
 CHANCE = 0.001
 """That normal noise makes a stall in a run, were its spread known. It is estimated, so it is about 1 %."""

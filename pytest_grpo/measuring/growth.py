@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from pytest_grpo.measuring.rounds import Round
-from pytest_grpo.measuring.stats import Estimate, interval
+from pytest_grpo.measuring.statistics.sign_test import Estimate, interval
 
 MIN_PART = 0.02
 """A span that takes less of its arm's seconds cannot be why it is slow."""

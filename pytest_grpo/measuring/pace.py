@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from pytest_grpo.measuring.carry_over import MIN_ROUNDS
 from pytest_grpo.measuring.question import Question
 from pytest_grpo.measuring.rounds import RoundSampler
-from pytest_grpo.measuring.stats import Plan
+from pytest_grpo.measuring.statistics.carry_over import MIN_ROUNDS
+from pytest_grpo.measuring.statistics.sign_test import Plan
 from pytest_grpo.types import Verdict
 
 BLOCK_SIZE = 3

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pytest_grpo.measuring.carry_over import CarryOver, describe_order_effect, find_carry_over
 from pytest_grpo.measuring.rounds import Order, Round
-from pytest_grpo.measuring.stalls import Means, describe_stalls, judge_means
-from pytest_grpo.measuring.stats import median_ratio
+from pytest_grpo.measuring.statistics.carry_over import CarryOver, describe_order_effect, find_carry_over
+from pytest_grpo.measuring.statistics.sign_test import median_ratio
+from pytest_grpo.measuring.statistics.stalls import Means, describe_stalls, judge_means
 
 Values = Callable[[Round], tuple[float, float]]
 """The two quantities that are compared, of one round."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from pytest_grpo.measuring.stats import interval
+from pytest_grpo.measuring.statistics.sign_test import interval
 from pytest_grpo.reports.table import Entry
 from pytest_grpo.types import REFERENCE_ARM, Row, Verdict
 

@@ -125,7 +125,7 @@ def gate_session(config: pytest.Config) -> GateSession:
     """What the gates of this process share."""
     if GATE_SESSION not in config.stash:
         from pytest_grpo.gate.gate_session import GateSession
-        from pytest_grpo.measuring.error_budget import ErrorBudget
+        from pytest_grpo.measuring.statistics.error_budget import ErrorBudget
 
         settings = config.stash[PLUGIN_CONFIG]
         num_gates = settings.num_gates or config.stash.get(NUM_GATES, 1)

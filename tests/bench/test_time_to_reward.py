@@ -9,7 +9,7 @@ import pytest
 from bench.checks.learning import Race
 from bench.learning_arms.race_verdict import NEVER, Pair, decide, rate_lines, simulate, spread_of
 from bench.time_to_reward import main, verdict_line
-from pytest_grpo.measuring.stats import PASS_ALPHA, Plan
+from pytest_grpo.measuring.statistics.sign_test import PASS_ALPHA, Plan
 from pytest_grpo.types import Verdict
 
 

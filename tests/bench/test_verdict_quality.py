@@ -16,7 +16,7 @@ from bench.verdict_study.rate import Rate
 from bench.verdict_study.run_noises import RUN_NOISES
 from bench.verdict_study.timings import order_signs, simulate
 from pytest_grpo.measuring.rounds import RoundSampler
-from pytest_grpo.measuring.stats import Plan
+from pytest_grpo.measuring.statistics.sign_test import Plan
 from pytest_grpo.types import Verdict
 
 REQUIRED_KEYS = {"false_fail_rate", "wrong_verdict_rate_at_threshold", "power_at_10_percent"}

@@ -24,8 +24,11 @@ MOVED = {
     "pytest_grpo.fixtures": "pytest_grpo.session.fixtures",
     "pytest_grpo.gates": "pytest_grpo.gate.gates",
     "pytest_grpo.measure": "pytest_grpo.measuring.rounds",
+    "pytest_grpo.measuring.error_budget": "pytest_grpo.measuring.statistics.error_budget",
+    "pytest_grpo.measuring.sampler": "pytest_grpo.measuring.rounds",
+    "pytest_grpo.measuring.stats": "pytest_grpo.measuring.statistics.sign_test",
     "pytest_grpo.phases": "pytest_grpo.settings.phases",
-    "pytest_grpo.stats": "pytest_grpo.measuring.stats",
+    "pytest_grpo.stats": "pytest_grpo.measuring.statistics.sign_test",
     "pytest_grpo.thresholds": "pytest_grpo.settings.thresholds",
 }
 """Today's name by the old one."""

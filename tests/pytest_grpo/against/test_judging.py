@@ -17,7 +17,7 @@ from pytest_grpo.against.judging import (
     small_part,
 )
 from pytest_grpo.measuring.deciding import plan_of
-from pytest_grpo.measuring.stats import DEFAULT_LOOKS, Plan
+from pytest_grpo.measuring.statistics.sign_test import DEFAULT_LOOKS, Plan
 from pytest_grpo.types import Outcome, Sample
 
 PLAN = plan_of(DEFAULT_LOOKS, share=1e-3 / 2)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pytest_grpo.gate.gate_session import GateSession
-from pytest_grpo.measuring.error_budget import ErrorBudget
+from pytest_grpo.measuring.statistics.error_budget import ErrorBudget
 
 
 def test_red_metrics_are_kept_by_phase_until_their_test_runs_again() -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from pytest_grpo.measuring.deciding import Decider, Decision
-from pytest_grpo.measuring.error_budget import ErrorBudget
 from pytest_grpo.measuring.question import Question
 from pytest_grpo.measuring.rounds import Round, RoundSampler
 from pytest_grpo.measuring.sample import Arm
-from pytest_grpo.measuring.stats import DEFAULT_LOOKS
+from pytest_grpo.measuring.statistics.error_budget import ErrorBudget
+from pytest_grpo.measuring.statistics.sign_test import DEFAULT_LOOKS
 from pytest_grpo.types import Sample, Verdict
 
 

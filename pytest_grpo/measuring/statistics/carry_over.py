@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_grpo.measuring.stats import median_ratio
+from pytest_grpo.measuring.statistics.sign_test import median_ratio
 
 MIN_EFFECT = math.log1p(0.02)
 """Less is not worth a word."""

@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats as scipy_stats
 
-from pytest_grpo.measuring.carry_over import CarryOver, describe_order_effect, find_carry_over
+from pytest_grpo.measuring.statistics.carry_over import CarryOver, describe_order_effect, find_carry_over
 
 
 def test_effects_are_means_with_a_pooled_error() -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_grpo.measuring.stats import median_ratio
+from pytest_grpo.measuring.statistics.sign_test import median_ratio
 
 SUSPICIOUS = 0.1
 """A p-value up to which stalls are not put down to chance: such a gate does not pass."""

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from pytest_grpo.measuring.stats import (
+from pytest_grpo.measuring.statistics.sign_test import (
     DEFAULT_LOOKS,
     Plan,
     control_problem,

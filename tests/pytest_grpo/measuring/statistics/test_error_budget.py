@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_grpo.measuring.error_budget import ErrorBudget
-from pytest_grpo.measuring.stats import DEFAULT_LOOKS, FAMILY_ALPHA, Plan, judge
+from pytest_grpo.measuring.statistics.error_budget import ErrorBudget
+from pytest_grpo.measuring.statistics.sign_test import DEFAULT_LOOKS, FAMILY_ALPHA, Plan, judge
 from pytest_grpo.types import Verdict
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_grpo.measuring.stalls import describe_stalls, judge_means, p_value_of
+from pytest_grpo.measuring.statistics.stalls import describe_stalls, judge_means, p_value_of
 
 steps = st.lists(st.integers(-1000, 1000), min_size=1, max_size=9)
 
