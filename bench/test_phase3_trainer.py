@@ -104,7 +104,7 @@ def padded_tokens(groups: Sequence[TrainGroup]) -> int:
 
 def run_step(system: GrpoSystem, batch: TrainBatch) -> Sample:
     """One training step: its times and counts, and what it computed."""
-    from pytest_grpo.measuring.clock import now
+    from pytest_grpo.measuring.sampling.clock import now
     from pytest_grpo.types import Sample
 
     start = now()

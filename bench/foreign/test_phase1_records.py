@@ -101,7 +101,7 @@ def test_events_of_the_system_cost_next_to_nothing(
 ) -> None:
     """Whole steps with events in a file, over the same steps without. The clock stands outside."""
     from pytest_grpo.agreement import close_values
-    from pytest_grpo.measuring.clock import now
+    from pytest_grpo.measuring.sampling.clock import now
     from pytest_grpo.types import Sample
 
     from ..checks.watched_run import repeated_steps

@@ -116,7 +116,7 @@ def test_whole_steps_of_the_system_report(
 ) -> None:
     """Whole steps with the run's own prompts: what a comparison of two versions or settings measures last of all."""
     from pytest_grpo.agreement import nothing_to_check
-    from pytest_grpo.measuring.clock import now
+    from pytest_grpo.measuring.sampling.clock import now
     from pytest_grpo.types import Sample
 
     from ..checks.watched_run import repeated_steps

@@ -21,7 +21,7 @@ from grpo_core.training.forward.tree_attention import (
     flex_tree_attention,
     tree_mask,
 )
-from pytest_grpo.measuring.clock import now
+from pytest_grpo.measuring.sampling.clock import now
 
 NUM_ROUNDS = 5
 GROUP_SIZE = 8

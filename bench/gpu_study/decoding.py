@@ -17,7 +17,7 @@ from bench.rollout_arms.arm import Setup, Workload
 from bench.rollout_arms.torch_arm import TorchArm
 from grpo_core.training.utilization.bandwidth import Reads
 from grpo_core.types import Int32
-from pytest_grpo.measuring.clock import now
+from pytest_grpo.measuring.sampling.clock import now
 
 SHORT_TOKENS = 8
 NUM_ROUNDS = 2  # the first one compiles

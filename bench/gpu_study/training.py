@@ -15,7 +15,7 @@ from grpo_core.model.policy import load_policy
 from grpo_core.training.trainer import Trainer
 from grpo_core.training.utilization.flops import matrix_rate
 from grpo_core.types import StepMetrics
-from pytest_grpo.measuring.clock import now
+from pytest_grpo.measuring.sampling.clock import now
 from pytest_grpo.systems.core.batches import core_batch
 
 GROUP_SIZE = 8

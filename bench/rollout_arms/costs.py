@@ -21,7 +21,7 @@ from bench.rollout_arms.torch_arm import TorchArm, build_engine, kv_bytes_per_to
 from grpo_core.lora.store import AdapterStore
 from grpo_core.model.policy import load_policy
 from grpo_core.model.source import locate_model
-from pytest_grpo.measuring.clock import now
+from pytest_grpo.measuring.sampling.clock import now
 
 PRESETS = ("tiny", "small")
 NUM_SWAPS = 40

@@ -21,7 +21,7 @@ from bench.rollout_arms.torch_arm import TorchArm, requests
 from bench.rollout_arms.workloads import free_workload
 from grpo_core.home import write_atomic
 from grpo_core.rollout.protocol import EngineCounters
-from pytest_grpo.measuring.clock import now
+from pytest_grpo.measuring.sampling.clock import now
 
 GROUPS = ((1, 2), (1, 8), (8, 1), (1, 16), (1, 32), (1, 64))
 """N and G. Eight sequences appear twice: for one prompt, and for eight."""

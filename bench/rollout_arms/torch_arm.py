@@ -15,7 +15,7 @@ from grpo_core.model.tokenizer import load_tokenizer
 from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams, completions_or_error
 from grpo_core.rollout.torch_engine.engine import TorchEngine
-from pytest_grpo.measuring.clock import now
+from pytest_grpo.measuring.sampling.clock import now
 
 MAX_CACHED_ADAPTERS = 4
 

@@ -9,7 +9,7 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from bench.rollout_arms.arm import RolloutSample, Setup, Workload
-from pytest_grpo.measuring.clock import now
+from pytest_grpo.measuring.sampling.clock import now
 from pytest_grpo.systems.protocol import SystemSettings
 from pytest_grpo.systems.trl.trainer import build_trainer
 

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 from bench.rollout_arms.arm import RolloutSample, Setup, Workload
-from pytest_grpo.measuring.clock import now
+from pytest_grpo.measuring.sampling.clock import now
 
 KV_CACHE_GIB = 2
 

@@ -11,7 +11,7 @@ import torch
 
 from bench.rollout_arms.arm import Arm, Setup, Workload
 from grpo_core.config import ModelConfig
-from pytest_grpo.measuring.clock import now
+from pytest_grpo.measuring.sampling.clock import now
 from pytest_grpo.systems.load import load_system
 from pytest_grpo.systems.protocol import GrpoSystem, SystemSettings, TrainBatch, TrainStep
 

@@ -16,7 +16,7 @@ import torch
 from bench.trainer_arms.batches import BatchShape
 from grpo_core.kernels.linear import linear
 from grpo_core.model.presets import PRESETS
-from pytest_grpo.measuring.clock import now
+from pytest_grpo.measuring.sampling.clock import now
 
 
 @dataclass(frozen=True, slots=True)

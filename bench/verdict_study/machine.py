@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bench.verdict_study.noises import JITTER
-from pytest_grpo.measuring.rounds import RoundSampler
-from pytest_grpo.measuring.sample import Arm
+from pytest_grpo.measuring.sampling.rounds import RoundSampler
+from pytest_grpo.measuring.sampling.sample import Arm
 from pytest_grpo.types import Sample
 
 NEW, OLD = "new", "old"

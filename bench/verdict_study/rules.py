@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bench.verdict_study.machine import NEW, OLD, Machine
 from pytest_grpo.measuring.deciding import Decider
 from pytest_grpo.measuring.question import Question
-from pytest_grpo.measuring.rounds import Round
+from pytest_grpo.measuring.sampling.rounds import Round
 from pytest_grpo.measuring.statistics.sign_test import Plan, judge
 from pytest_grpo.types import Verdict
 

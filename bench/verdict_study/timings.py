@@ -42,6 +42,6 @@ def simulate(noise: Noise, rng: np.random.Generator, num_suites: int, num_gates:
 def order_signs(rng: np.random.Generator, num_gates: int, num_pairs: int) -> Floats:
     """1 where the pair's first sample is of the first arm, -1 where it is of the second [gates, pairs].
 
-    As ``pytest_grpo.measuring.rounds.RoundSampler`` orders them: each pair at random.
+    As ``pytest_grpo.measuring.sampling.rounds.RoundSampler`` orders them: each pair at random.
     """
     return rng.choice([-1.0, 1.0], size=(num_gates, num_pairs))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pytest_grpo.measuring.deciding import STALL_PART
 from pytest_grpo.measuring.question import Question
-from pytest_grpo.measuring.rounds import Round
+from pytest_grpo.measuring.sampling.rounds import Round
 from pytest_grpo.measuring.statistics.sign_test import Estimate, Plan, check_ratios, estimate, interval
 from pytest_grpo.types import RATE_SUFFIX, Outcome, is_count
 

@@ -24,7 +24,7 @@ from pytest_grpo.measuring.deciding import plan_of
 from pytest_grpo.measuring.pace import MAX_BUDGET_FACTOR
 from pytest_grpo.measuring.question import Question
 from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
-from pytest_grpo.measuring.rounds import Round, RoundSampler
+from pytest_grpo.measuring.sampling.rounds import Round, RoundSampler
 from pytest_grpo.measuring.statistics.sign_test import Plan, judge
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.types import REFERENCE_ARM, Sample, Verdict, is_count

@@ -22,8 +22,8 @@ from pytest_grpo.measuring.deciding import Decider, Decision
 from pytest_grpo.measuring.growth import describe_growth
 from pytest_grpo.measuring.question import Question
 from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
-from pytest_grpo.measuring.rounds import Round, RoundSampler
-from pytest_grpo.measuring.sample import MeasurementError
+from pytest_grpo.measuring.sampling.rounds import Round, RoundSampler
+from pytest_grpo.measuring.sampling.sample import MeasurementError
 from pytest_grpo.measuring.statistics.sign_test import Estimate, Plan, interval, median_ratio
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.thresholds import Threshold

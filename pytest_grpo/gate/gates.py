@@ -14,8 +14,8 @@ from pytest_grpo.arms import MeasuredArm
 from pytest_grpo.gate.comparison import PairedComparison
 from pytest_grpo.gate.explain import explain
 from pytest_grpo.gate.gate_session import GateSession, ShowProgress
-from pytest_grpo.measuring.rounds import RoundSampler
-from pytest_grpo.measuring.sample import Arm
+from pytest_grpo.measuring.sampling.rounds import RoundSampler
+from pytest_grpo.measuring.sampling.sample import Arm
 from pytest_grpo.settings.config import PluginConfig
 from pytest_grpo.settings.device import describe_device
 from pytest_grpo.settings.thresholds import Threshold

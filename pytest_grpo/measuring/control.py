@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pytest_grpo.measuring.cpu_use import num_cores_for_us
 from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
-from pytest_grpo.measuring.rounds import Round, RoundSampler
+from pytest_grpo.measuring.sampling.rounds import Round, RoundSampler
 from pytest_grpo.measuring.statistics.sign_test import control_problem
 
 NUM_PAIRS = 20

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from pytest_grpo.measuring.pace import Pace
 from pytest_grpo.measuring.question import Question
-from pytest_grpo.measuring.rounds import Round, RoundSampler
+from pytest_grpo.measuring.sampling.rounds import Round, RoundSampler
 from pytest_grpo.measuring.statistics.sign_test import Estimate, Plan, judge, median_ratio
 from pytest_grpo.types import Verdict
 

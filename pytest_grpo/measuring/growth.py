@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from pytest_grpo.measuring.rounds import Round
+from pytest_grpo.measuring.sampling.rounds import Round
 from pytest_grpo.measuring.statistics.sign_test import Estimate, interval
 
 MIN_PART = 0.02

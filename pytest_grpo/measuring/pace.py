@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from pytest_grpo.measuring.question import Question
-from pytest_grpo.measuring.rounds import RoundSampler
+from pytest_grpo.measuring.sampling.rounds import RoundSampler
 from pytest_grpo.measuring.statistics.carry_over import MIN_ROUNDS
 from pytest_grpo.measuring.statistics.sign_test import Plan
 from pytest_grpo.types import Verdict

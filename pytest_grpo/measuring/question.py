@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pytest_grpo.measuring.rounds import Order, Round
+from pytest_grpo.measuring.sampling.rounds import Order, Round
 from pytest_grpo.measuring.statistics.carry_over import CarryOver, describe_order_effect, find_carry_over
 from pytest_grpo.measuring.statistics.sign_test import median_ratio
 from pytest_grpo.measuring.statistics.stalls import Means, describe_stalls, judge_means

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.measuring.sample import MeasurementError
+from pytest_grpo.measuring.sampling.sample import MeasurementError
 
 USAGE_ERROR = "grpo_mistake"
 """The ``user_properties`` name that marks a test with a usage error."""

@@ -15,7 +15,7 @@ from bench.verdict_study.quality import study
 from bench.verdict_study.rate import Rate
 from bench.verdict_study.run_noises import RUN_NOISES
 from bench.verdict_study.timings import order_signs, simulate
-from pytest_grpo.measuring.rounds import RoundSampler
+from pytest_grpo.measuring.sampling.rounds import RoundSampler
 from pytest_grpo.measuring.statistics.sign_test import Plan
 from pytest_grpo.types import Verdict
 
@@ -24,7 +24,7 @@ REQUIRED_KEYS = {"false_fail_rate", "wrong_verdict_rate_at_threshold", "power_at
 
 def test_order_is_that_of_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
     num_pairs = 24
-    monkeypatch.setattr("pytest_grpo.measuring.rounds.MIN_SAMPLE_S", 0.0)  # one run per sample
+    monkeypatch.setattr("pytest_grpo.measuring.sampling.rounds.MIN_SAMPLE_S", 0.0)  # one run per sample
     runs: list[float] = []
     sampler = RoundSampler({"a": lambda: runs.append(1.0), "b": lambda: runs.append(-1.0)}, rng=random.Random(1))
     sampler.take_until(num_pairs)

@@ -37,7 +37,7 @@ def clock(monkeypatch):
         return lambda: num_passes - start
 
     my_sampler.cell.register_forward_hook(count)
-    monkeypatch.setattr("pytest_grpo.measuring.sample.start_clock", start_clock)
+    monkeypatch.setattr("pytest_grpo.measuring.sampling.sample.start_clock", start_clock)
 """
 
 

@@ -10,7 +10,7 @@ from pytest_grpo.types import PEAK_BYTES, REFERENCE_ARM, Sample
 
 if TYPE_CHECKING:
     from pytest_grpo.agreement import Agreement
-    from pytest_grpo.measuring.sample import Arm
+    from pytest_grpo.measuring.sampling.sample import Arm
 
 
 __tracebackhide__ = True
@@ -28,8 +28,8 @@ class ArmTable:
 
     def measure(self, arm: str, repeats: int) -> Sample:
         """One sample, with the peak memory beside what the arm itself measures."""
-        from pytest_grpo.measuring.memory import peak_bytes, start_peak
-        from pytest_grpo.measuring.sample import measure
+        from pytest_grpo.measuring.sampling.memory import peak_bytes, start_peak
+        from pytest_grpo.measuring.sampling.sample import measure
 
         start_peak()
         sample = self.last[arm] = measure(self.arms[arm], arm, repeats)
@@ -38,7 +38,7 @@ class ArmTable:
         return sample if peak is None else replace(sample, quantities={PEAK_BYTES: peak, **sample.quantities})
 
     def took_s(self, arm: str, repeats: int) -> float:
-        from pytest_grpo.measuring.sample import took_s
+        from pytest_grpo.measuring.sampling.sample import took_s
 
         return took_s(self.arms[arm], arm, repeats)
 

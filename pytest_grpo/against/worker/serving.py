@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pytest_grpo.agreement import Agreement
     from pytest_grpo.gate.comparison import PairedComparison
     from pytest_grpo.gate.gates import Gate
-    from pytest_grpo.measuring.rounds import RoundSampler
+    from pytest_grpo.measuring.sampling.rounds import RoundSampler
 
 use_modules_of(Path.cwd())
 
@@ -116,7 +116,7 @@ class Server:
 
     def serve(self, table: ArmTable, wanted: list[str], is_new: bool) -> None:
         """Measure the arms of ``table`` until the session releases them."""
-        from pytest_grpo.measuring.sample import only_new_objects_collected
+        from pytest_grpo.measuring.sampling.sample import only_new_objects_collected
 
         limit = table.max_cores_of_others
         self._say("arms", arms=list(table.arms), wanted=wanted, is_new=is_new, max_cores_of_others=limit)

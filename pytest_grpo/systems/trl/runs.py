@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_grpo.measuring.clock import now
+from pytest_grpo.measuring.sampling.clock import now
 from pytest_grpo.systems.event_file import EventFile
 from pytest_grpo.systems.protocol import SystemSettings
 from pytest_grpo.systems.run_plan import RunPlan

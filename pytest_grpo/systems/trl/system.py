@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_grpo.measuring.clock import now
+from pytest_grpo.measuring.sampling.clock import now
 from pytest_grpo.systems.counting.tokenizer_calls import watch_tokenizers
 from pytest_grpo.systems.event_file import EventFile
 from pytest_grpo.systems.peft_gradients import adapter_gradients

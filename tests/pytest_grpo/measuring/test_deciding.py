@@ -8,8 +8,8 @@ import pytest
 
 from pytest_grpo.measuring.deciding import Decider, Decision
 from pytest_grpo.measuring.question import Question
-from pytest_grpo.measuring.rounds import Round, RoundSampler
-from pytest_grpo.measuring.sample import Arm
+from pytest_grpo.measuring.sampling.rounds import Round, RoundSampler
+from pytest_grpo.measuring.sampling.sample import Arm
 from pytest_grpo.measuring.statistics.error_budget import ErrorBudget
 from pytest_grpo.measuring.statistics.sign_test import DEFAULT_LOOKS
 from pytest_grpo.types import Sample, Verdict
@@ -36,7 +36,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("pytest_grpo.measuring.rounds.time.perf_counter", clock)
+    monkeypatch.setattr("pytest_grpo.measuring.sampling.rounds.time.perf_counter", clock)
     return clock
 
 

@@ -11,7 +11,7 @@ import pytest
 from grpo_core.ledger import spans
 from grpo_core.ledger.recorder import bound, recording
 from pytest_grpo.measuring.growth import describe_growth
-from pytest_grpo.measuring.sample import measure
+from pytest_grpo.measuring.sampling.sample import measure
 from pytest_grpo.types import Sample
 
 SPANS = {"train.forward": 0.4, "train.backward": 0.5, "publish": 0.1, "load": 0.001}

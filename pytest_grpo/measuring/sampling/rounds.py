@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-from pytest_grpo.measuring.sample import Arm, measure, only_new_objects_collected, took_s
+from pytest_grpo.measuring.sampling.sample import Arm, measure, only_new_objects_collected, took_s
 from pytest_grpo.types import Sample
 
 __tracebackhide__ = True

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.measuring import memory
+from pytest_grpo.measuring.sampling import memory
 
 MIB = 1 << 20
 

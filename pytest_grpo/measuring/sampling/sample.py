@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pytest_grpo.measuring.clock import start_clock
-from pytest_grpo.measuring.spans import per_run, recorded_spans
+from pytest_grpo.measuring.sampling.clock import start_clock
+from pytest_grpo.measuring.sampling.spans import per_run, recorded_spans
 from pytest_grpo.types import Sample
 
 __tracebackhide__ = True

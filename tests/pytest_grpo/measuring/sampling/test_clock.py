@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_grpo.measuring.clock import now, start_clock
+from pytest_grpo.measuring.sampling.clock import now, start_clock
 
 
 class FakeCuda:

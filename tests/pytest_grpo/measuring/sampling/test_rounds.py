@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_grpo.measuring.rounds import MIN_SAMPLE_S, RoundSampler
-from pytest_grpo.measuring.sample import Arm, MeasurementError, measure
+from pytest_grpo.measuring.sampling.rounds import MIN_SAMPLE_S, RoundSampler
+from pytest_grpo.measuring.sampling.sample import Arm, MeasurementError, measure
 from pytest_grpo.types import Sample
 
 
@@ -195,7 +195,7 @@ def test_objects_that_the_process_has_frozen_stay_frozen() -> None:
 
 
 def test_measuring_imports_no_torch(pytester: pytest.Pytester) -> None:
-    measuring = "from pytest_grpo.measuring.sample import measure; measure(lambda: None, 'a')"
+    measuring = "from pytest_grpo.measuring.sampling.sample import measure; measure(lambda: None, 'a')"
     script = f"import sys; {measuring}; print('torch' in sys.modules)"
     assert pytester.run(sys.executable, "-c", script).stdout.str() == "False"
 
