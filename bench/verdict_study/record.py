@@ -16,8 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_grpo.measuring.cpu_use import CpuUse
-from pytest_grpo.measuring.quiet import QuietGuard
+from pytest_grpo.measuring.machine.cpu_use import CpuUse
+from pytest_grpo.measuring.machine.quiet import QuietGuard
 
 NUM_SESSIONS = 10
 NUM_PAIRS = 50

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.verdict_study.noises import JITTER, Floats
-from pytest_grpo.measuring.quiet import COUNTER_ERROR_S
+from pytest_grpo.measuring.machine.quiet import COUNTER_ERROR_S
 from pytest_grpo.settings.config import DEFAULT_MAX_CORES_OF_OTHERS
 
 RECORDED = Path(__file__).with_name("recorded.json")

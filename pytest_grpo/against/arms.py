@@ -13,8 +13,8 @@ from pytest_grpo.against.pairs import ArmPairs, Rules, Watched, common_quantitie
 from pytest_grpo.against.protocol import NO_ANSWER
 from pytest_grpo.against.rows import RowWriter
 from pytest_grpo.against.side import Side, Stop
-from pytest_grpo.measuring.conditions import Watch
 from pytest_grpo.measuring.growth import describe_growth
+from pytest_grpo.measuring.machine.conditions import Watch
 from pytest_grpo.types import PEAK_BYTES, REFERENCE_ARM, Conditions, Outcome, Row, Sample, Verdict
 
 _VERDICTS = {Outcome.SLOWER: Verdict.FAIL, Outcome.INCONCLUSIVE: Verdict.INCONCLUSIVE}

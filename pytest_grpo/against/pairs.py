@@ -21,9 +21,9 @@ from pytest_grpo.against.judging import (
 )
 from pytest_grpo.against.side import Side
 from pytest_grpo.measuring.deciding import plan_of
+from pytest_grpo.measuring.machine.quiet import WAIT_SHARE, QuietGuard
 from pytest_grpo.measuring.pace import MAX_BUDGET_FACTOR
 from pytest_grpo.measuring.question import Question
-from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
 from pytest_grpo.measuring.sampling.rounds import Round, RoundSampler
 from pytest_grpo.measuring.statistics.sign_test import Plan, judge
 from pytest_grpo.settings.config import PluginConfig

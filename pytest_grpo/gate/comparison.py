@@ -17,11 +17,11 @@ from pytest_grpo.arms import Quantity
 from pytest_grpo.gate.counts import HeldCount
 from pytest_grpo.gate.explain import explain, inconclusive_reason
 from pytest_grpo.gate.gate_session import GateSession, ShowProgress
-from pytest_grpo.measuring.conditions import Watch
 from pytest_grpo.measuring.deciding import Decider, Decision
 from pytest_grpo.measuring.growth import describe_growth
+from pytest_grpo.measuring.machine.conditions import Watch
+from pytest_grpo.measuring.machine.quiet import WAIT_SHARE, QuietGuard
 from pytest_grpo.measuring.question import Question
-from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
 from pytest_grpo.measuring.sampling.rounds import Round, RoundSampler
 from pytest_grpo.measuring.sampling.sample import MeasurementError
 from pytest_grpo.measuring.statistics.sign_test import Estimate, Plan, interval, median_ratio

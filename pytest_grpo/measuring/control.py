@@ -8,8 +8,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from pytest_grpo.measuring.cpu_use import num_cores_for_us
-from pytest_grpo.measuring.quiet import WAIT_SHARE, QuietGuard
+from pytest_grpo.measuring.machine.cpu_use import num_cores_for_us
+from pytest_grpo.measuring.machine.quiet import WAIT_SHARE, QuietGuard
 from pytest_grpo.measuring.sampling.rounds import Round, RoundSampler
 from pytest_grpo.measuring.statistics.sign_test import control_problem
 

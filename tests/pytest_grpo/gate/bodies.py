@@ -23,7 +23,7 @@ def varying(*speeds):
 """
 BUSY = """
     import pytest
-    from pytest_grpo.measuring import quiet
+    from pytest_grpo.measuring.machine import quiet
 
     @pytest.fixture(autouse=True)
     def busy(monkeypatch):

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_grpo.measuring import control, quiet
+from pytest_grpo.measuring import control
+from pytest_grpo.measuring.machine import quiet
 
 
 def run_control(max_cores: float = math.inf) -> control.Control:

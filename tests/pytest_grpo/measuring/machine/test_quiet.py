@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from pytest_grpo.measuring import quiet
-from pytest_grpo.measuring.cpu_use import CpuUse
-from pytest_grpo.measuring.quiet import QuietGuard
+from pytest_grpo.measuring.machine import quiet
+from pytest_grpo.measuring.machine.cpu_use import CpuUse
+from pytest_grpo.measuring.machine.quiet import QuietGuard
 
 ROUND_S = 1.0
 Uses = Callable[[Iterable[float]], None]

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_grpo.measuring import cpu_use
-from pytest_grpo.measuring.cpu_use import CpuUse, OwnTimes
+from pytest_grpo.measuring.machine import cpu_use
+from pytest_grpo.measuring.machine.cpu_use import CpuUse, OwnTimes
 
 BURN = "import time\nwhile time.process_time() < {seconds}: pass\nprint(flush=True)\ninput()"
 

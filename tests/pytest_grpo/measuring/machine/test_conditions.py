@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pynvml
 import pytest
 
-from pytest_grpo.measuring.conditions import Watch, throttle_reasons
+from pytest_grpo.measuring.machine.conditions import Watch, throttle_reasons
 
 BURN = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
 ORPHAN = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {BURN!r}])"

@@ -7,7 +7,7 @@ from functools import partial
 
 import psutil
 
-from pytest_grpo.measuring.cpu_use import CpuUse
+from pytest_grpo.measuring.machine.cpu_use import CpuUse
 from pytest_grpo.types import Conditions
 
 _SET_BY_USER = "applications_clocks"  # a setting, which explains no difference between two samples

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from pytest_grpo.measuring.conditions import throttle_reasons
-from pytest_grpo.measuring.cpu_use import CpuUse, num_cores_out_of_reach
+from pytest_grpo.measuring.machine.conditions import throttle_reasons
+from pytest_grpo.measuring.machine.cpu_use import CpuUse, num_cores_out_of_reach
 
 WAIT_SHARE = 0.25
 """Of the time limit of a gate: how long it waits for quiet, in addition."""
