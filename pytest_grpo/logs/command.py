@@ -26,10 +26,10 @@ from pytest_grpo.logs.lines import (
     run_lines,
 )
 from pytest_grpo.logs.locate import locate
-from pytest_grpo.logs.quantities import HEADLINES
 from pytest_grpo.logs.readers.formats import FORMATS, read_run
 from pytest_grpo.logs.run_log import RunLog
 from pytest_grpo.logs.settled import WARM_UP_STEPS, settle
+from pytest_grpo.logs.vocabulary.quantities import HEADLINES
 from pytest_grpo.reports.table import GAP
 
 BAD_EXIT_CODE = 1

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_grpo.logs.quantities import HEADLINES, STEP, TOKENS, Quantity
 from pytest_grpo.logs.records import Reading, Record
-from pytest_grpo.logs.vocabulary import Vocabulary
+from pytest_grpo.logs.vocabulary.quantities import HEADLINES, STEP, TOKENS, Quantity
+from pytest_grpo.logs.vocabulary.vocabulary import Vocabulary
 
 MAX_SHOWN = 8
 """Names or steps in a message; the rest is counted."""

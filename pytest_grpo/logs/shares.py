@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_grpo.logs.blocks import Blocks, Interval, level
-from pytest_grpo.logs.quantities import STEP, Quantity
 from pytest_grpo.logs.run_log import RunLog
+from pytest_grpo.logs.vocabulary.quantities import STEP, Quantity
 
 MAX_BEYOND = 0.005
 """The parts may take this share longer than the step, because numbers in a log are rounded."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
 
-from pytest_grpo.logs.quantities import Quantity
 from pytest_grpo.logs.run_log import RunLog
+from pytest_grpo.logs.vocabulary.quantities import Quantity
 from pytest_grpo.measuring.statistics.stalls import MIN_FACTOR
 
 CHANCE = 0.001

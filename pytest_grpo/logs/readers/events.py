@@ -9,8 +9,8 @@ from typing import Any
 
 from pytest_grpo.logs.readers.json_lines import first_objects, numbers, read_objects, whole_number
 from pytest_grpo.logs.records import Reading, Record
-from pytest_grpo.logs.stacks import OWN_STACK
-from pytest_grpo.logs.vocabulary import Vocabulary
+from pytest_grpo.logs.vocabulary.stacks import OWN_STACK
+from pytest_grpo.logs.vocabulary.vocabulary import Vocabulary
 
 _ROLLOUT_NAMES = {"duration_s": "rollout_s", "tokens_per_second": "tokens_per_second"}
 

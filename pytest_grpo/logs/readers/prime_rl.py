@@ -16,8 +16,8 @@ from pathlib import Path
 from pytest_grpo.logs.readers.json_lines import first_objects, numbers, read_objects, whole_number
 from pytest_grpo.logs.readers.text_lines import CUT_OFF, text_lines
 from pytest_grpo.logs.records import Reading, Record
-from pytest_grpo.logs.stacks import CONSOLE_LAG, CONSOLE_REWARD, ORCHESTRATOR_STEP, PRIME_RL, TRAINER_STEP
-from pytest_grpo.logs.vocabulary import Vocabulary
+from pytest_grpo.logs.vocabulary.stacks import CONSOLE_LAG, CONSOLE_REWARD, ORCHESTRATOR_STEP, PRIME_RL, TRAINER_STEP
+from pytest_grpo.logs.vocabulary.vocabulary import Vocabulary
 
 _LINE = re.compile(r"(?<!Micro )\bStep (\d+) \| +(Time: )?([\d.]+ ?(?:d|h|m|s|ms)\b[^|]*)\|(.*)")
 _TIME = re.compile(r"([\d.]+) ?(ms|d|h|m|s)\b")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pytest_grpo.logs.records import Reading
-from pytest_grpo.logs.vocabulary import Vocabulary
+from pytest_grpo.logs.vocabulary.vocabulary import Vocabulary
 
 
 class Reader(Protocol):

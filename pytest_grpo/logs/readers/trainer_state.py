@@ -15,8 +15,8 @@ import pytest
 
 from pytest_grpo.logs.readers.json_lines import numbers, whole_number
 from pytest_grpo.logs.records import Reading, Record
-from pytest_grpo.logs.stacks import TRL
-from pytest_grpo.logs.vocabulary import Vocabulary
+from pytest_grpo.logs.vocabulary.stacks import TRL
+from pytest_grpo.logs.vocabulary.vocabulary import Vocabulary
 
 HISTORY = "log_history"
 

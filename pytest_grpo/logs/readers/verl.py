@@ -15,8 +15,8 @@ from pathlib import Path
 from pytest_grpo.logs.readers.json_lines import first_objects, numbers, read_objects, whole_number
 from pytest_grpo.logs.readers.text_lines import CUT_OFF, text_lines
 from pytest_grpo.logs.records import Reading, Record
-from pytest_grpo.logs.stacks import VERL
-from pytest_grpo.logs.vocabulary import Vocabulary
+from pytest_grpo.logs.vocabulary.stacks import VERL
+from pytest_grpo.logs.vocabulary.vocabulary import Vocabulary
 
 _LINE = re.compile(r"(?<![\w/])step:(\d+)((?: - \S+:\S+)+)")
 _NUMPY = re.compile(r"np\.\w+\((.*)\)")

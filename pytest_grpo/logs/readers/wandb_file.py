@@ -14,8 +14,8 @@ import pytest
 from pytest_grpo.logs.readers.json_lines import numbers, whole_number
 from pytest_grpo.logs.readers.wandb_frames import MAGIC, CutOffError, messages
 from pytest_grpo.logs.records import Reading, Record
-from pytest_grpo.logs.stacks import STACKS
-from pytest_grpo.logs.vocabulary import Vocabulary
+from pytest_grpo.logs.vocabulary.stacks import STACKS
+from pytest_grpo.logs.vocabulary.vocabulary import Vocabulary
 
 OWN_STEP = "_step"
 

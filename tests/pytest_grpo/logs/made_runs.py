@@ -6,8 +6,8 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 
-from pytest_grpo.logs.quantities import Quantity
 from pytest_grpo.logs.run_log import RunLog
+from pytest_grpo.logs.vocabulary.quantities import Quantity
 
 
 def alike(num_steps: int, spread: float = 0.02, memory: float = 0.0, seed: int = 0) -> list[float]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from pytest_grpo.logs.comparing import Comparison, Difference, Outcome, compare_runs
-from pytest_grpo.logs.quantities import PEAK_MEMORY, REWARD, STEP, TOKENS, Quantity, part
 from pytest_grpo.logs.settled import settle
+from pytest_grpo.logs.vocabulary.quantities import PEAK_MEMORY, REWARD, STEP, TOKENS, Quantity, part
 from tests.pytest_grpo.logs.made_runs import run_of, times, waves
 
 GEN = part("gen")

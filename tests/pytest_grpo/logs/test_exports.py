@@ -5,8 +5,8 @@ import json
 from pytest_grpo.logs.comparing import compare_runs
 from pytest_grpo.logs.exports import as_json, as_markdown
 from pytest_grpo.logs.judging import Judged, judge_run
-from pytest_grpo.logs.quantities import REWARD, STEP, part
 from pytest_grpo.logs.settled import settle
+from pytest_grpo.logs.vocabulary.quantities import REWARD, STEP, part
 from tests.pytest_grpo.logs.made_runs import run_of, times, waves
 
 GEN = part("gen")

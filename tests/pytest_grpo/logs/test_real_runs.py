@@ -14,9 +14,9 @@ import pytest
 from pytest_grpo.logs.command import main
 from pytest_grpo.logs.judging import judge_run
 from pytest_grpo.logs.locate import locate
-from pytest_grpo.logs.quantities import LAG, PEAK_MEMORY, REWARD, STEP, TOKENS, Quantity, part
 from pytest_grpo.logs.readers.formats import read_run
 from pytest_grpo.logs.run_log import RunLog
+from pytest_grpo.logs.vocabulary.quantities import LAG, PEAK_MEMORY, REWARD, STEP, TOKENS, Quantity, part
 from tests.pytest_grpo.logs.readers.samples import SAMPLES
 
 NUM_STEPS = 40

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from pytest_grpo.logs.quantities import PEAK_MEMORY, REWARD, STEP, TOKENS, part
 from pytest_grpo.logs.records import Reading, Record
 from pytest_grpo.logs.run_log import RunLog, assemble
-from pytest_grpo.logs.stacks import TRL, VERL
+from pytest_grpo.logs.vocabulary.quantities import PEAK_MEMORY, REWARD, STEP, TOKENS, part
+from pytest_grpo.logs.vocabulary.stacks import TRL, VERL
 
 STEP_NAME = "timing_s/step"
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_grpo.logs.quantities import STEP
 from pytest_grpo.logs.settled import at_steps, settle
+from pytest_grpo.logs.vocabulary.quantities import STEP
 from tests.pytest_grpo.logs.made_runs import run_of, times
 
 

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from pytest_grpo.logs.blocks import Interval
-from pytest_grpo.logs.quantities import LAG, MEMORY, REWARD, STEP, Quantity
 from pytest_grpo.logs.shown import change_of, number_of, share_of, signed, value_of
+from pytest_grpo.logs.vocabulary.quantities import LAG, MEMORY, REWARD, STEP, Quantity
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from pytest_grpo.logs.quantities import STEP, part
 from pytest_grpo.logs.stalls import find_stalls
+from pytest_grpo.logs.vocabulary.quantities import STEP, part
 from tests.pytest_grpo.logs.made_runs import run_of, times
 
 SAVE = part("save_checkpoint")

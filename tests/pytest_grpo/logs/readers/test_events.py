@@ -9,8 +9,8 @@ import pytest
 
 from grpo_core.telemetry.events import Event
 from grpo_core.telemetry.jsonl import JsonlSink
-from pytest_grpo.logs.quantities import CYCLE, LAG, MEMORY, REWARD, ROLLOUT, STEP, TOKENS, part
 from pytest_grpo.logs.readers.formats import read_run
+from pytest_grpo.logs.vocabulary.quantities import CYCLE, LAG, MEMORY, REWARD, ROLLOUT, STEP, TOKENS, part
 
 
 @pytest.fixture

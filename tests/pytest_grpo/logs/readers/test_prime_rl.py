@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.logs.quantities import BROADCAST, LAG, PEAK_MEMORY, REWARD, STEP, TOKENS
 from pytest_grpo.logs.readers.formats import read_run
 from pytest_grpo.logs.readers.prime_rl import WHOLE_SECONDS, PrimeConsoleReader
 from pytest_grpo.logs.run_log import RunLog
+from pytest_grpo.logs.vocabulary.quantities import BROADCAST, LAG, PEAK_MEMORY, REWARD, STEP, TOKENS
 from tests.pytest_grpo.logs.readers.samples import SAMPLES
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.logs.quantities import REWARD, STEP, TOKENS
 from pytest_grpo.logs.readers.formats import read_run
 from pytest_grpo.logs.readers.trainer_state import TrainerStateReader
+from pytest_grpo.logs.vocabulary.quantities import REWARD, STEP, TOKENS
 
 ROW = {"epoch": 0.1, "loss": 0.0, "learning_rate": 1e-6, "kl": 0.0, "completions/mean_length": 12.0}
 

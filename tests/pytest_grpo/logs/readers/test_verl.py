@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.logs.quantities import LAG, MEMORY, PEAK_MEMORY, REWARD, STEP, TOKENS, part
 from pytest_grpo.logs.readers.formats import read_run
 from pytest_grpo.logs.readers.verl import VerlConsoleReader, VerlFileReader
+from pytest_grpo.logs.vocabulary.quantities import LAG, MEMORY, PEAK_MEMORY, REWARD, STEP, TOKENS, part
 from tests.pytest_grpo.logs.readers.samples import SAMPLES
 
 

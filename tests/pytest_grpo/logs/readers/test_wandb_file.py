@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.logs.quantities import LAG, REWARD, ROLLOUT, STEP, TOKENS, part
 from pytest_grpo.logs.readers.formats import read_run
+from pytest_grpo.logs.vocabulary.quantities import LAG, REWARD, ROLLOUT, STEP, TOKENS, part
 from tests.pytest_grpo.logs.readers.wandb_rows import write_rows
 
 VERL_ROW = {"timing_s/step": 2.0, "timing_s/gen": 1.5, "critic/rewards/mean": 0.5, "perf/throughput": 900.0}

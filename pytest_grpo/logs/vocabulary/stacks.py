@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_grpo.logs.quantities import (
+from pytest_grpo.logs.vocabulary.quantities import (
     BROADCAST,
     CYCLE,
     LAG,
@@ -14,7 +14,7 @@ from pytest_grpo.logs.quantities import (
     TOKENS,
     part,
 )
-from pytest_grpo.logs.vocabulary import GIB, MILLI, Entry, Vocabulary
+from pytest_grpo.logs.vocabulary.vocabulary import GIB, MILLI, Entry, Vocabulary
 
 _OWN_PARTS = ("layout", "scoring", "loss_forward", "backward", "optimizer", "publish")
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from grpo_core.telemetry.columns import FIELDS
 from grpo_core.telemetry.wandb.names import NAMES
-from pytest_grpo.logs.quantities import CYCLE, MEMORY
-from pytest_grpo.logs.stacks import OWN_STACK, STACKS
+from pytest_grpo.logs.vocabulary.quantities import CYCLE, MEMORY
+from pytest_grpo.logs.vocabulary.stacks import OWN_STACK, STACKS
 
 MADE_BY_THE_READER = {"cycle_s", "rollout_s", "memory_used_bytes"}
 

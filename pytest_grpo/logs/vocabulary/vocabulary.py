@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
-from pytest_grpo.logs.quantities import Quantity
+from pytest_grpo.logs.vocabulary.quantities import Quantity
 
 MILLI = 1e-3
 GIB = 1024.0**3
