@@ -12,10 +12,10 @@ from bench.history_quality import noise
 from bench.verdict_study.noises import Floats
 from bench.verdict_study.rate import Rate
 from pytest_grpo.logs.comparing import Outcome, compare_runs
+from pytest_grpo.logs.findings.trends import Verdict
 from pytest_grpo.logs.judging import DEFAULT_TOLERANCE, Judged, judge_run
 from pytest_grpo.logs.run_log import RunLog
 from pytest_grpo.logs.settled import WARM_UP_STEPS, settle
-from pytest_grpo.logs.trends import Verdict
 from pytest_grpo.logs.vocabulary.quantities import CYCLE, ROLLOUT, STEP, TOKENS
 
 QUANTITIES = (STEP, CYCLE, ROLLOUT, TOKENS)

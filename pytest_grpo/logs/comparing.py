@@ -17,11 +17,11 @@ from statistics import NormalDist
 import pytest
 
 from pytest_grpo.baseline.session_spread import ASSUMED_SPREAD
-from pytest_grpo.logs.blocks import MAX_BLOCKS, MIN_STEPS, Blocks, Interval, level, too_alike
+from pytest_grpo.logs.findings.blocks import MAX_BLOCKS, MIN_STEPS, Blocks, Interval, level, too_alike
+from pytest_grpo.logs.findings.shifts import find_shifts
+from pytest_grpo.logs.findings.stalls import find_stalls
 from pytest_grpo.logs.run_log import RunLog
 from pytest_grpo.logs.settled import Settled, at_steps
-from pytest_grpo.logs.shifts import find_shifts
-from pytest_grpo.logs.stalls import find_stalls
 from pytest_grpo.logs.vocabulary.quantities import STEP, Quantity
 from pytest_grpo.measuring.statistics.sign_test import FAMILY_ALPHA
 

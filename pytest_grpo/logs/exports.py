@@ -7,8 +7,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_grpo.logs.blocks import Interval
 from pytest_grpo.logs.comparing import Comparison
+from pytest_grpo.logs.findings.blocks import Interval
+from pytest_grpo.logs.findings.stalls import Stalls
+from pytest_grpo.logs.findings.trends import Trend
 from pytest_grpo.logs.judging import Judged
 from pytest_grpo.logs.lines import (
     Table,
@@ -22,8 +24,6 @@ from pytest_grpo.logs.lines import (
     run_lines,
 )
 from pytest_grpo.logs.settled import Settled
-from pytest_grpo.logs.stalls import Stalls
-from pytest_grpo.logs.trends import Trend
 
 
 def as_json(judged: Judged, comparison: Comparison | None) -> str:

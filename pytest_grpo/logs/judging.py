@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from pytest_grpo.logs.findings.shares import Shares, find_shares
+from pytest_grpo.logs.findings.stalls import Stalls, find_stalls
+from pytest_grpo.logs.findings.trends import Trend, judge_trend
 from pytest_grpo.logs.run_log import RunLog
 from pytest_grpo.logs.settled import Settled, settle
-from pytest_grpo.logs.shares import Shares, find_shares
-from pytest_grpo.logs.stalls import Stalls, find_stalls
-from pytest_grpo.logs.trends import Trend, judge_trend
 from pytest_grpo.logs.vocabulary.quantities import CYCLE, STEP, Quantity
 from pytest_grpo.measuring.statistics.sign_test import FAMILY_ALPHA
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from pytest_grpo.logs.blocks import MIN_STEPS
+from pytest_grpo.logs.findings.blocks import MIN_STEPS
 from pytest_grpo.logs.run_log import RunLog
 
 WARM_UP_STEPS = 3

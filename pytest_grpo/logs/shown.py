@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pytest_grpo.logs.blocks import Interval
+from pytest_grpo.logs.findings.blocks import Interval
 from pytest_grpo.logs.vocabulary.quantities import Quantity
 from pytest_grpo.settings.thresholds import format_number
 

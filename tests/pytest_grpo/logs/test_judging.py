@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from pytest_grpo.logs.findings.trends import Verdict
 from pytest_grpo.logs.judging import judge_run
-from pytest_grpo.logs.trends import Verdict
 from pytest_grpo.logs.vocabulary.quantities import CYCLE, REWARD, STEP, TOKENS, part
 from tests.pytest_grpo.logs.made_runs import run_of, times
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pytest_grpo.logs.blocks import Blocks
-from pytest_grpo.logs.shifts import find_shifts
+from pytest_grpo.logs.findings.blocks import Blocks
+from pytest_grpo.logs.findings.shifts import find_shifts
 from tests.pytest_grpo.logs.made_runs import alike
 
 ALPHA = 0.005

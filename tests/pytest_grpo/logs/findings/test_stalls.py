@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pytest_grpo.logs.stalls import find_stalls
+from pytest_grpo.logs.findings.stalls import find_stalls
 from pytest_grpo.logs.vocabulary.quantities import STEP, part
 from tests.pytest_grpo.logs.made_runs import run_of, times
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pytest_grpo.logs.trends import Trend, Verdict, judge_trend
+from pytest_grpo.logs.findings.trends import Trend, Verdict, judge_trend
 from pytest_grpo.logs.vocabulary.quantities import LAG, PEAK_MEMORY, REWARD, STEP, TOKENS, Quantity
 from tests.pytest_grpo.logs.made_runs import alike, run_of, times, waves
 

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pytest_grpo.drift.divisive import Split, find_splits
-from pytest_grpo.logs.blocks import NUM_CURVE, Blocks, curve_residuals, level_residuals
+from pytest_grpo.logs.findings.blocks import NUM_CURVE, Blocks, curve_residuals, level_residuals
 
 if TYPE_CHECKING:
     import numpy as np

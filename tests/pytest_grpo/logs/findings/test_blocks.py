@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_grpo.logs.blocks import MAX_BLOCKS, MIN_BLOCKS, Blocks, level, level_residuals, too_alike, trend
+from pytest_grpo.logs.findings.blocks import MAX_BLOCKS, MIN_BLOCKS, Blocks, level, level_residuals, too_alike, trend
 from tests.pytest_grpo.logs.made_runs import alike, waves
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pytest_grpo.logs.blocks import MIN_STEPS, Blocks, Interval, level, too_alike, trend
+from pytest_grpo.logs.findings.blocks import MIN_STEPS, Blocks, Interval, level, too_alike, trend
+from pytest_grpo.logs.findings.shifts import find_shifts
 from pytest_grpo.logs.run_log import RunLog
-from pytest_grpo.logs.shifts import find_shifts
 from pytest_grpo.logs.vocabulary.quantities import Quantity
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pytest_grpo.logs.shares import Shares, find_shares
+from pytest_grpo.logs.findings.shares import Shares, find_shares
 from pytest_grpo.logs.vocabulary.quantities import STEP, part
 from tests.pytest_grpo.logs.made_runs import run_of, times, waves
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_grpo.logs.blocks import Blocks, Interval, level
+from pytest_grpo.logs.findings.blocks import Blocks, Interval, level
 from pytest_grpo.logs.run_log import RunLog
 from pytest_grpo.logs.vocabulary.quantities import STEP, Quantity
 
