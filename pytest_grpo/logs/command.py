@@ -12,9 +12,11 @@ import pytest
 
 from pytest_grpo.drift.exports import write_text
 from pytest_grpo.logs.comparing import DEFAULT_RUN_SPREAD, Comparison, compare_runs
-from pytest_grpo.logs.exports import as_json, as_markdown
 from pytest_grpo.logs.judging import DEFAULT_TOLERANCE, Judged, judge_run
-from pytest_grpo.logs.lines import (
+from pytest_grpo.logs.locate import locate
+from pytest_grpo.logs.readers.formats import FORMATS, read_run
+from pytest_grpo.logs.reports.exports import as_json, as_markdown
+from pytest_grpo.logs.reports.text import (
     Table,
     confidence_line,
     difference_lines,
@@ -25,8 +27,6 @@ from pytest_grpo.logs.lines import (
     parts_table,
     run_lines,
 )
-from pytest_grpo.logs.locate import locate
-from pytest_grpo.logs.readers.formats import FORMATS, read_run
 from pytest_grpo.logs.run_log import RunLog
 from pytest_grpo.logs.settled import WARM_UP_STEPS, settle
 from pytest_grpo.logs.vocabulary.quantities import HEADLINES

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pytest_grpo.logs.findings.blocks import Interval
-from pytest_grpo.logs.shown import change_of, number_of, share_of, signed, value_of
+from pytest_grpo.logs.reports.numbers import change_of, number_of, share_of, signed, value_of
 from pytest_grpo.logs.vocabulary.quantities import LAG, MEMORY, REWARD, STEP, Quantity
 
 

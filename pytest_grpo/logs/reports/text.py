@@ -8,9 +8,9 @@ from pytest_grpo.logs.comparing import Comparison, Difference
 from pytest_grpo.logs.findings.stalls import Stalls
 from pytest_grpo.logs.findings.trends import Trend, Verdict
 from pytest_grpo.logs.judging import Judged
+from pytest_grpo.logs.reports.numbers import change_of, number_of, share_of, signed, value_of
 from pytest_grpo.logs.run_log import RunLog
 from pytest_grpo.logs.settled import Settled
-from pytest_grpo.logs.shown import change_of, number_of, share_of, signed, value_of
 from pytest_grpo.measuring.statistics.sign_test import FAMILY_ALPHA
 
 Table = list[tuple[str, ...]]

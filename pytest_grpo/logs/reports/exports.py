@@ -12,7 +12,7 @@ from pytest_grpo.logs.findings.blocks import Interval
 from pytest_grpo.logs.findings.stalls import Stalls
 from pytest_grpo.logs.findings.trends import Trend
 from pytest_grpo.logs.judging import Judged
-from pytest_grpo.logs.lines import (
+from pytest_grpo.logs.reports.text import (
     Table,
     confidence_line,
     difference_lines,

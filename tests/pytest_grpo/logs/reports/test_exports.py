@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 
 from pytest_grpo.logs.comparing import compare_runs
-from pytest_grpo.logs.exports import as_json, as_markdown
 from pytest_grpo.logs.judging import Judged, judge_run
+from pytest_grpo.logs.reports.exports import as_json, as_markdown
 from pytest_grpo.logs.settled import settle
 from pytest_grpo.logs.vocabulary.quantities import REWARD, STEP, part
 from tests.pytest_grpo.logs.made_runs import run_of, times, waves
