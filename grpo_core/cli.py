@@ -19,7 +19,12 @@ from typing import Any
 from rich.console import Console
 
 from grpo_core.commands import pytest_programs
-from grpo_core.commands.parser import INTERRUPTED_EXIT_CODE, USER_ERROR_EXIT_CODE, CommandParser, did_you_mean
+from grpo_core.commands.command_line.parser import (
+    INTERRUPTED_EXIT_CODE,
+    USER_ERROR_EXIT_CODE,
+    CommandParser,
+    did_you_mean,
+)
 from grpo_core.errors import GrpoError, MissingPackageError
 from grpo_core.extras import naming_extras
 

@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 from grpo_core.cli import GROUPS, Command
-from grpo_core.commands.parser import CommandParser
+from grpo_core.commands.command_line.parser import CommandParser
 from pytest_grpo.baseline import compare
 from pytest_grpo.bisect import run as bisect
 from pytest_grpo.drift import command as history

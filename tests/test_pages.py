@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from grpo_core.cli import _parser, main
-from grpo_core.commands.options import config_from_flags
+from grpo_core.commands.command_line.options import config_from_flags
 from tests.page_lines import HOW, PAGES, PROJECT_FOLDER, Run, RunBy, console_lines
 
 LINES = list(dict.fromkeys(line for page in PAGES for line in console_lines(page)))

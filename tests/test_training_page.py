@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from grpo_core.cli import _parser
-from grpo_core.commands.options import config_from_flags
+from grpo_core.commands.command_line.options import config_from_flags
 from grpo_core.config import TrainingConfig
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "training.md").read_text(encoding="utf-8")

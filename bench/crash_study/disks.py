@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.crash_study.runs import CASES, Case, finish, grpo, last_weights, next_arguments, start, wait
-from grpo_core.commands.parser import USER_ERROR_EXIT_CODE
+from grpo_core.commands.command_line.parser import USER_ERROR_EXIT_CODE
 
 SHIM = Path(__file__).with_name("faulty_disk.c")
 FAULTS = {"full": errno.ENOSPC, "read-only": errno.EROFS, "broken": errno.EIO}

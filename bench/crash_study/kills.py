@@ -24,7 +24,7 @@ from bench.crash_study.runs import (
     start,
     wait,
 )
-from grpo_core.commands.parser import USER_ERROR_EXIT_CODE
+from grpo_core.commands.command_line.parser import USER_ERROR_EXIT_CODE
 from grpo_core.training.checkpoint.state import newest_state
 
 MAX_STEPS_BETWEEN_KILLS = 4

@@ -44,7 +44,7 @@ def _settings_of_a_call(_: Path) -> Parse:
 
 
 def _set_flag(_: Path) -> Parse:
-    from grpo_core.commands.options import config_from_flags
+    from grpo_core.commands.command_line.options import config_from_flags
 
     def parse(content: bytes) -> object:
         text = content.decode("utf-8", "surrogateescape")

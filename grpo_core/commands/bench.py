@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from grpo_core.commands.parser import add_misplaced_arguments
+from grpo_core.commands.command_line.parser import add_misplaced_arguments
 from grpo_core.commands.pytest_programs import become
 
 PACKAGED = ("--pyargs", "pytest_grpo.bench", "-o", "python_files=test_*.py")

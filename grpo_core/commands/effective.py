@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from grpo_core.commands.options import Given, add_config_flags, full_config, given_settings
+from grpo_core.commands.command_line.options import Given, add_config_flags, full_config, given_settings
 from grpo_core.commands.train import TRAIN_DEFAULTS
 from grpo_core.config import GrpoConfig, build_config, read_config
 from grpo_core.config.flags import put

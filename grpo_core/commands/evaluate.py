@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from grpo_core.commands.stored import add_checkpoint_arguments, stored_checkpoint
+from grpo_core.commands.command_line.checkpoint import add_checkpoint_arguments, stored_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

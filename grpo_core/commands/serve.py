@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from grpo_core.commands.stored import add_checkpoint_arguments, stored_checkpoint
+from grpo_core.commands.command_line.checkpoint import add_checkpoint_arguments, stored_checkpoint
 from grpo_core.config import GrpoConfig, build_config
 from grpo_core.config.flags import put
 from grpo_core.config.values import parse_setting

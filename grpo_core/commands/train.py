@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from grpo_core.commands.command_line.options import Given, add_config_flags, full_config, given_settings
 from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
-from grpo_core.commands.options import Given, add_config_flags, full_config, given_settings
 from grpo_core.commands.reward_chart import reward_chart
 from grpo_core.config import EvaluationConfig, GrpoConfig
 from grpo_core.errors import ConfigError

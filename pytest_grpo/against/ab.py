@@ -30,7 +30,7 @@ _TAKEN = ("--grpo-against", "--grpo-side-name")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare them. Exit code: 0 nothing is slower, 1 something is, 2 a usage error, 130 interrupted."""
-    from grpo_core.commands.parser import CommandParser
+    from grpo_core.commands.command_line.parser import CommandParser
 
     parser = CommandParser(
         prog="grpo ab",

@@ -25,7 +25,7 @@ _COLUMNS = ("test", "metric", "before", "now", "change", "interval", "pairs", "v
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare two stored baselines. Exit code: 0 no regression, 1 a regression, 2 a usage error."""
-    from grpo_core.commands.parser import CommandParser
+    from grpo_core.commands.command_line.parser import CommandParser
     from grpo_core.home import Home
 
     parser = CommandParser(

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from grpo_core.commands.parser import CommandParser
+    from grpo_core.commands.command_line.parser import CommandParser
 
     parser = CommandParser(
         prog="grpo bisect",

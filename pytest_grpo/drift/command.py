@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from grpo_core.commands.parser import CommandParser
+    from grpo_core.commands.command_line.parser import CommandParser
 
     parser = CommandParser(
         prog="grpo history",
@@ -110,7 +110,7 @@ def _select(baselines: Sequence[Baseline], flags: argparse.Namespace, folder: Pa
 
 
 def _named(series: Sequence[Series], names: Sequence[str]) -> tuple[Series, ...]:
-    from grpo_core.commands.parser import did_you_mean
+    from grpo_core.commands.command_line.parser import did_you_mean
 
     known = sorted({each.gate.metric for each in series} | {_own_metric(each) for each in series})
     for name in names:

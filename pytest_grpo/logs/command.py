@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from grpo_core.commands.parser import CommandParser
+    from grpo_core.commands.command_line.parser import CommandParser
 
     parser = CommandParser(
         prog="grpo judge",
@@ -111,7 +111,7 @@ def _read(text: str, format: str | None) -> RunLog:
 
 
 def _check_metrics(log: RunLog, names: Sequence[str]) -> None:
-    from grpo_core.commands.parser import did_you_mean
+    from grpo_core.commands.command_line.parser import did_you_mean
 
     known = [quantity.name for quantity in log.headlines]
     for name in names:

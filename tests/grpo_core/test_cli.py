@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from grpo_core.cli import GROUPS, OUTPUT_LOST_EXIT_CODE, Command, _parser, main
-from grpo_core.commands.options import add_config_flags, config_from_flags
-from grpo_core.commands.parser import USER_ERROR_EXIT_CODE
+from grpo_core.commands.command_line.options import add_config_flags, config_from_flags
+from grpo_core.commands.command_line.parser import USER_ERROR_EXIT_CODE
 from pytest_grpo.baseline import compare
 from pytest_grpo.bisect import run as bisect
 

@@ -12,7 +12,7 @@ from grpo_core.cli import _parser
 from grpo_core.cloud.gpus import gpu_setting, num_gpus
 from grpo_core.cloud.shared_store import SharedAdapterStore
 from grpo_core.cloud.training import has_checkpoint, train_arguments, train_with_torchrun
-from grpo_core.commands.options import config_from_flags
+from grpo_core.commands.command_line.options import config_from_flags
 from grpo_core.config import build_config
 from grpo_core.errors import ConfigError, EngineError
 from grpo_core.home import Home

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from grpo_core.cli import main
 from grpo_core.commands import train
-from grpo_core.commands.options import Given
+from grpo_core.commands.command_line.options import Given
 from grpo_core.config import GrpoConfig
 from grpo_core.schedule.loop import StepReport
 from grpo_core.training.checkpoint.state import newest_state

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from grpo_core.cli import USER_ERROR_EXIT_CODE, main
-from grpo_core.commands.parser import INTERRUPTED_EXIT_CODE
+from grpo_core.commands.command_line.parser import INTERRUPTED_EXIT_CODE
 from grpo_core.config import EnvironmentConfig, GrpoConfig, build_config
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
 from grpo_core.errors import EngineError, EpisodeError
