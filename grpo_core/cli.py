@@ -131,8 +131,8 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
         Command(
             "config",
             "show the configuration in effect, and where each value came from",
-            _of("effective", "run"),
-            _of("effective", "add_arguments"),
+            _of("config", "run"),
+            _of("config", "add_arguments"),
             "grpo config --config run.toml --set training.loss=gspo",
             "With a RUN: what that is trained with. The output is TOML, for --config.",
         ),
