@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import platform
 import signal
 import sys
 import threading
@@ -13,12 +15,16 @@ from contextlib import contextmanager
 from grpo_core.config import GrpoConfig
 from grpo_core.config.arguments import train_arguments
 from grpo_core.errors import LostProcessError
+from grpo_core.parent_death import signal_on_parent_death
 from grpo_core.schedule.interrupt import interruption
-from grpo_core.schedule.orphans import LAUNCHER_VARIABLE
+
+logger = logging.getLogger(__name__)
 
 _SHUTDOWN_TIMEOUT_S = 24 * 3600
 """The processes end by themselves after a signal. By default the launcher kills them after 30 s, in a long step."""
 _LAUNCHER_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_LAUNCHER_VARIABLE = "GRPO_LAUNCHER"
+"""The process id of the launcher, in the environment of the processes that it starts."""
 
 
 def launch_training(config: GrpoConfig, num_processes: int, *, resume: bool = False) -> None:
@@ -55,7 +61,7 @@ def launch(arguments: Sequence[str], num_processes: int) -> None:
         max_restarts=0,
         monitor_interval=0.1,
     )
-    os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
+    os.environ[_LAUNCHER_VARIABLE] = str(os.getpid())
     try:
         with _signals_restored():
             elastic_launch(config, sys.executable)("-m", "grpo_core.cli", *arguments)
@@ -68,7 +74,22 @@ def launch(arguments: Sequence[str], num_processes: int) -> None:
             "Continue with --resume once that is mended"
         ) from None
     finally:
-        del os.environ[LAUNCHER_VARIABLE]
+        del os.environ[_LAUNCHER_VARIABLE]
+
+
+def stop_with_launcher() -> None:
+    """Have Linux send this process SIGTERM when its launcher ends, however that ends: it would train on, and hold its
+    run, where nobody sees it. Without a launcher nothing changes."""
+    launcher = os.environ.get(_LAUNCHER_VARIABLE)
+    if launcher is None or platform.system() != "Linux":
+        return
+    try:
+        is_alive = signal_on_parent_death(signal.SIGTERM, int(launcher))
+    except OSError as error:  # some sandboxes
+        logger.warning("this process will outlive a launcher that is killed: prctl says %s", error.strerror)
+        return
+    if not is_alive:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from grpo_core.commands.command_line.options import Given, add_config_flags, full_config, given_settings
+from grpo_core.commands.launch import launch_training, stop_with_launcher
 from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
 from grpo_core.commands.reward_chart import reward_chart
 from grpo_core.config import EvaluationConfig, GrpoConfig
 from grpo_core.errors import ConfigError
 from grpo_core.home import Home
-from grpo_core.schedule.orphans import stop_with_launcher
 from grpo_core.schedule.runs.lock import check_free
 from grpo_core.schedule.runs.resumption import Change, find_resumption
 from grpo_core.schedule.step_line import figures_line, learning_rate_line, step_line
@@ -98,8 +98,6 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 
     check_engine(config)
     if flags.processes > 1:
-        from grpo_core.commands.launch import launch_training
-
         launch_training(config, flags.processes, resume=flags.resume)
         return 0
 
