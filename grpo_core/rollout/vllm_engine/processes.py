@@ -11,7 +11,7 @@ from typing import Any
 from vllm.v1.engine.core import EngineCoreProc  # pyright: ignore[reportMissingImports]
 from vllm.v1.executor.multiproc_executor import WorkerProc  # pyright: ignore[reportMissingImports]
 
-from grpo_core.rollout.vllm_engine.orphans import end_with_parent
+from grpo_core.parent_death import end_with_parent
 
 _run_engine_core = EngineCoreProc.run_engine_core
 _run_worker = WorkerProc.worker_main

@@ -1,4 +1,4 @@
-"""A child of ``multiprocessing`` ends with the process that started it. vLLM is not needed."""
+"""A child of ``multiprocessing`` ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the death signa
 
 PARENT = """
 import multiprocessing, sys, time
-from grpo_core.rollout.vllm_engine.orphans import end_with_parent
+from grpo_core.parent_death import end_with_parent
 
 def live(pipe):
     end_with_parent()
@@ -32,7 +32,7 @@ if __name__ == "__main__":
 
 ORPHAN = """
 import multiprocessing, os, signal
-from grpo_core.rollout.vllm_engine.orphans import end_with_parent
+from grpo_core.parent_death import end_with_parent
 
 def live(parent):
     os.kill(parent, signal.SIGKILL)
