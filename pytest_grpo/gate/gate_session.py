@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pytest_grpo.gate.setup_limit import SetupClock
+from pytest_grpo.gate.setup_clock import SetupClock
 from pytest_grpo.measuring.control import Control, run_control
 from pytest_grpo.measuring.statistics.error_budget import ErrorBudget
 from pytest_grpo.settings.config import DEFAULT_MAX_CORES_OF_OTHERS

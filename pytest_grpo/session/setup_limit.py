@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from pytest_grpo.gate.setup_limit import end_setup, setup_limit_s
+from pytest_grpo.gate.setup_clock import end_setup, setup_limit_s
 from pytest_grpo.gate.stash import GATE_SESSION
 from pytest_grpo.settings.config import PLUGIN_CONFIG
 from pytest_grpo.settings.phases import without_fixture

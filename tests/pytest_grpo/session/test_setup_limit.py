@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from pytest_grpo.gate import setup_limit
-from pytest_grpo.gate.setup_limit import SetupClock, setup_limit_s
+from pytest_grpo.gate import setup_clock
+from pytest_grpo.gate.setup_clock import SetupClock, setup_limit_s
 
 ENDLESS = "signal.raise_signal(signal.SIGALRM); threading.Event().wait(60)"
 """The clock rings at once: what the machine takes for the rest of a test decides nothing."""
@@ -90,7 +90,7 @@ def test_the_clock_rings_again() -> None:
     clock = SetupClock()
     clock.start(60, pytest.fail)
     try:
-        assert signal.getitimer(signal.ITIMER_REAL)[1] == setup_limit.AGAIN_S
+        assert signal.getitimer(signal.ITIMER_REAL)[1] == setup_clock.AGAIN_S
     finally:
         clock.stop()
 
