@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from pytest_grpo import hookspecs
-from pytest_grpo.gate.setup_clock import SetupTooLongError
 from pytest_grpo.gate.stash import GATE, NUM_GATES, forget_attempt
 from pytest_grpo.session.phase_files import NUM_LEFT_OUT, is_left_out
-from pytest_grpo.session.setup_limit import start_setup_clock, stop_setup_clock
+from pytest_grpo.session.setup_limit import SetupTooLongError, start_setup_clock, stop_setup_clock
 from pytest_grpo.session.stored_results import STORED, StoredResults
 from pytest_grpo.session.turns import register_turns
 from pytest_grpo.session.verdict_report import VERDICT_REPORT, VerdictReport, header_line

@@ -1,12 +1,7 @@
-"""A bound for what a test does beside its pairs: load a model, open an engine, run exact steps.
-
-The clock runs from the test's set-up to its teardown, and stands still while arms are compared, which have a limit of
-their own. When it ends, the test is left, as by Ctrl-C, and is inconclusive.
-"""
+"""The clock of a test's set-up. It stands still while arms are compared, which have a limit of their own."""
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,23 +10,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-import pytest
-
-from pytest_grpo.settings.config import PluginConfig
-from pytest_grpo.settings.device import describe_device
-from pytest_grpo.settings.phases import phases_of
-from pytest_grpo.types import Row, Verdict
-
-SETUP_FACTOR = 5
-"""Set-up may take so many times ``--grpo-budget``, as slow arms may."""
-MIN_SETUP_S = 120.0
-"""The least bound: with a small budget a model has to be loaded, too."""
 AGAIN_S = 5.0
 """Code that swallowed the end of its set-up is asked again after so long."""
-
-
-class SetupTooLongError(pytest.xfail.Exception):
-    """The set-up of a test was ended: it is inconclusive."""
 
 
 @dataclass(slots=True)
@@ -75,40 +55,3 @@ class SetupClock:
 
     def _is_running(self) -> bool:
         return self._handler is not None and signal.getsignal(signal.SIGALRM) is self._handler
-
-
-def setup_limit_s(budget_s: float) -> float:
-    """How long a test may take beside its pairs."""
-    return max(MIN_SETUP_S, SETUP_FACTOR * budget_s)
-
-
-def end_setup(item: pytest.Item, settings: PluginConfig) -> NoReturn:
-    """Record that ``item`` took too long before it was decided.
-
-    Raises:
-        SetupTooLongError: it is inconclusive.
-        pytest.fail.Exception: the session counts that as a failure.
-    """
-    limit_s = setup_limit_s(settings.budget_s)
-    enough = math.ceil(2 * limit_s / SETUP_FACTOR)
-    reason = f"its set-up was ended after {limit_s:g} s; give --grpo-budget {enough}, or a smaller run"
-    row = Row(
-        metric="setup_s",
-        phase=min(phases_of(item), default=None),
-        kind="at_most",
-        bound_low=None,
-        bound_high=limit_s,
-        threshold=f"<= {limit_s:g} s",
-        source=f"--grpo-budget {settings.budget_s:g}",
-        unit="s",
-        verdict=Verdict.INCONCLUSIVE.value,
-        reason=reason,
-        measured=limit_s,
-        device=describe_device(settings.profile),
-        num_pairs=0,  # it counts among the timing gates that decided nothing
-    )
-    if row.as_property() not in item.user_properties:
-        item.user_properties.append(row.as_property())
-    if settings.inconclusive == "fail":
-        pytest.fail(f"setup_s: inconclusive: {reason}", pytrace=False)
-    raise SetupTooLongError(f"setup_s: inconclusive: {reason}")
