@@ -11,6 +11,7 @@ import pytest
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 PAGE = (PROJECT_FOLDER / "docs/architecture.md").read_text(encoding="utf-8")
 ARROWS = re.findall(r"^\| (\w+) \| (\w+) \| `([\w.]+)` \| `([\w./]+)` \|$", PAGE, re.MULTILINE)
+ROOMS_IN_ROOMS = re.findall(r"^\| `([\w/]+)` \| (`\w+`(?:, `\w+`)*) \|$", PAGE, re.MULTILINE)
 PICTURE = PAGE.partition("```text\n")[2].partition("```")[0]
 REPORTS = {"table": "Row", "page": "Entry", "baseline": "Row"}
 """What a report is made of: its function gives no value of a type of its own."""
@@ -59,3 +60,22 @@ def test_every_room_says_in_its_first_line_what_it_holds():
 
     assert len(rooms) > 40
     assert [str(path) for path in rooms if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))] == []
+
+
+@pytest.mark.parametrize(("room", "shown"), ROOMS_IN_ROOMS)
+def test_the_rooms_of_a_room_are_those_that_it_has(room: str, shown: str):
+    folders = sorted(path.parent.name for path in (PROJECT_FOLDER / room).glob("*/__init__.py"))
+
+    assert re.findall(r"\w+", shown) == folders
+
+
+def test_no_room_is_crowded():
+    crowded = {
+        str(path.parent.relative_to(PROJECT_FOLDER))
+        for package in ("grpo_core", "pytest_grpo")
+        for path in PROJECT_FOLDER.glob(f"{package}/**/__init__.py")
+        if len(list(path.parent.glob("*.py"))) > 15
+    }
+
+    assert len(ROOMS_IN_ROOMS) >= 6
+    assert crowded == {"grpo_core/commands"}  # a file per command

@@ -1,8 +1,9 @@
 """Two runs: how the same steps differ. They are no paired measurement, so the spread between runs counts, too.
 
 Steps of one number are compared, because lengths and rewards change as a run learns. Their ratios are cut into blocks
-(``blocks.py``). That says how these two runs differ, and not why: machine, neighbours and the order of data differ as
-well. The verdict therefore widens the interval by how far two runs of one code differ, which a log cannot tell.
+(``findings/blocks.py``). That says how these two runs differ, and not why: machine, neighbours and the order of data
+differ as well. The verdict therefore widens the interval by how far two runs of one code differ, which a log cannot
+tell.
 """
 
 from __future__ import annotations
