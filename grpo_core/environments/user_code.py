@@ -22,13 +22,13 @@ def users_code(what: str, advice: str) -> Iterator[None]:
     """Turn any error of the block into one that says that ``what`` failed, and ``advice``. ``--verbose`` logs the rest.
 
     Raises:
-        EnvironmentCodeError: the block raised an error that is none of this project's.
+        EnvironmentCodeError: the block raised an error that is none of this project's, or wants to end the process.
     """
     try:
         yield
     except GrpoError:
         raise
-    except Exception as error:  # it may be anything
+    except (Exception, SystemExit) as error:  # it may be anything; a script without a guard exits when it is imported
         logger.info("%s failed", what, exc_info=error)
         raise EnvironmentCodeError(f"{what} failed with {described(error)}; {advice}") from error
 
@@ -55,7 +55,9 @@ def import_own(what: str, name: str, form: str) -> Any:
     with users_code(f"{what} {name!r}: importing {module_name!r}", "mend that module"):
         try:
             module = importlib.import_module(module_name)
-        except ImportError as error:
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise  # it is there; what it imports is not
             raise ConfigError(f"{what} {name!r}: cannot import {module_name!r} ({error}); {form}") from error
     if attribute not in module.__dict__:
         raise ConfigError(f"{what} {name!r}: {module_name!r} has no {attribute!r}; {form}")
@@ -64,6 +66,8 @@ def import_own(what: str, name: str, form: str) -> Any:
 
 def described(error: BaseException) -> str:
     """Its type, its text on one line, and the file and line that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"  # with file and line
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen ")]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}{place}"

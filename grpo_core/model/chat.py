@@ -21,7 +21,8 @@ Tool = Mapping[str, Any]
 """A function that the policy may call, as OpenAI describes it: ``{"type": "function", "function": {...}}``."""
 
 _MARKER = "GRPO0ANSWER0MARKER"
-"""Stands for an answer, so that what the template writes behind it can be found."""
+"""Stands for what a message says, so that it can be found in what the template writes."""
+_MAX_SOUND_ROLES = 1024
 
 
 class ChatTemplate:
@@ -34,18 +35,20 @@ class ChatTemplate:
         """
         self._tokenizer = tokenizer
         self._arguments = dict(arguments)
+        self._sound_roles: set[tuple[str, ...]] = set()  # of chats that the template writes whole
         check_arguments(tokenizer.chat_template, arguments)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         """The text that the policy continues. A last message of the assistant is the beginning of its answer.
 
         Raises:
-            PromptError: there is no template, or it does not take these messages or arguments.
+            PromptError: there is no template, or it does not take these messages or arguments, or leaves a message out.
         """
         begins_answer = messages[-1]["role"] == "assistant"
-        return self._render(
-            messages, tools, add_generation_prompt=not begins_answer, continue_final_message=begins_answer
-        )
+        how = {"add_generation_prompt": not begins_answer, "continue_final_message": begins_answer}
+        text = self._render(messages, tools, **how)
+        self._check_nothing_is_left_out(messages, tools, how)
+        return text
 
     def between(self, messages: Sequence[Message], answer_index: int, tools: Sequence[Tool] = ()) -> str:
         """What stands between the answer ``messages[answer_index]`` and the next one, its end of turn included.
@@ -76,6 +79,34 @@ class ChatTemplate:
         special = self.special_ids
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         return next((token for token in ids if token in special), None)
+
+    def _check_nothing_is_left_out(
+        self, messages: Sequence[Message], tools: Sequence[Tool], how: Mapping[str, bool]
+    ) -> None:
+        """A template writes nothing of a role that it does not know, such as a misspelt one: the policy would not read
+        the question. Looks once at each order of roles. An assistant's message may be left out where it calls a tool.
+        """
+        roles = (*(message["role"] for message in messages), *("tools" for _ in tools[:1]))
+        if roles in self._sound_roles:
+            return
+        marked = [dict(message) for message in messages]
+        expected = {
+            f"{_MARKER}{index}X": index
+            for index, message in enumerate(messages)
+            if message["role"] != "assistant" and isinstance(message.get("content"), str) and message["content"].strip()
+        }
+        for marker, index in expected.items():
+            marked[index]["content"] = marker
+        text = self._render(marked, tools, **how)
+        for marker, index in expected.items():
+            if marker not in text:
+                raise PromptError(
+                    f"the model's chat template leaves out message {index + 1} (role {messages[index]['role']!r}); "
+                    "use a role that it knows, such as 'user', or another template"
+                )
+        if len(self._sound_roles) >= _MAX_SOUND_ROLES:
+            self._sound_roles.clear()
+        self._sound_roles.add(roles)
 
     def _behind_marker(self, text: str) -> str:
         _, found, behind = text.rpartition(_MARKER)

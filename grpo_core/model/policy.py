@@ -107,6 +107,18 @@ def load_policy(config: ModelConfig, *, any_architecture: bool = False) -> Polic
     )
 
 
+def context_of(name: str) -> int:
+    """How many tokens model ``name`` reads at most. Reads its ``config.json`` alone; may build a preset.
+
+    Raises:
+        ModelError: it cannot be found, or does not say.
+    """
+    model_config = read_model_config(name)
+    with reading(name, "cannot be loaded", "check its files"):
+        text_config = model_config.get_text_config(decoder=True)
+    return _max_context_tokens(name, text_config)
+
+
 def _load_model(config: ModelConfig, where: str, model_config: PreTrainedConfig) -> Any:
     """The model as transformers loads it. Raises ModelError where some of its weights are not there as numbers."""
     quantised = model_config.to_dict().get("quantization_config")

@@ -11,16 +11,19 @@ from typing import Protocol
 from grpo_core.config import GrpoConfig
 from grpo_core.config.packages import is_own
 from grpo_core.environments import make_environment_factory
-from grpo_core.evaluation.evaluator import check_held_out
+from grpo_core.environments.dataset.source import DatasetFactory
+from grpo_core.environments.protocol import EnvironmentFactory
+from grpo_core.evaluation.evaluator import check_held_out, open_held_out
 from grpo_core.home import Home
 from grpo_core.lora.background_store import BackgroundStore
 from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
 from grpo_core.lora.store import AdapterStore
-from grpo_core.model.policy import load_policy
+from grpo_core.model.policy import context_of, load_policy
 from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 from grpo_core.rollout.engines import check_engine, open_engine
 from grpo_core.rollout.play.build import build_collector
 from grpo_core.rollout.play.collector import Collector
+from grpo_core.rollout.play.dataset_prompts import check_prompts
 from grpo_core.rollout.play.episode import EpisodeFailure
 from grpo_core.rollout.protocol import AdapterSwap, LocalEngine
 from grpo_core.training.distributed.ranks import Ranks, SingleProcess
@@ -97,6 +100,17 @@ class LocalStack(Stack):
         self.engine.close()
 
 
+def check_questions(config: GrpoConfig, factory: EnvironmentFactory, tokenizer: Tokenizer) -> None:
+    """Before a model is loaded: raises ``ConfigError`` for a question of a file that the model of ``config`` cannot
+    read, held-out ones included."""
+    files = {"environment.data.path": factory} if config.environment.name == "dataset" else {}
+    if config.evaluation.every_steps and config.evaluation.path is not None:
+        files["evaluation.path"] = open_held_out(config)
+    for key, dataset in files.items():
+        assert isinstance(dataset, DatasetFactory)
+        check_prompts(dataset, tokenizer, config.rollout, context_of(config.model.name), key)
+
+
 def build_trainer(config: GrpoConfig, ranks: Ranks) -> Trainer:
     """A trainer with its own copy of the base weights. Processes other than process 0 need nothing else.
 
@@ -128,6 +142,7 @@ def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> L
         check_held_out(config)
     tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
     tokenizer.chat(config.rollout.chat_template_arguments)  # refuses those that the template does not have
+    check_questions(config, factory, tokenizer)
     if is_own(config.environment.name):  # one of the user's own may ask for it
         factory = make_environment_factory(config.environment, tokenizer)
     trainer = build_trainer(config, ranks if ranks is not None else SingleProcess())

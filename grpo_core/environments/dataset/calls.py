@@ -18,8 +18,8 @@ from grpo_core.errors import EnvironmentCodeError, GrpoError
 logger = logging.getLogger(__name__)
 
 MAX_HANGS = 3
-"""Calls of one function that may hang in one batch: their threads cannot be ended."""
-
+"""Calls of one function that may hang in one batch: their threads cannot be ended. Of coroutines any number may, since
+they are cancelled."""
 
 _GRACE_S = 5.0
 """A coroutine ends itself at its limit; one that blocks its loop is left behind so much later."""
@@ -31,6 +31,9 @@ class _CallError(Exception):
 
 class _HangError(_CallError):
     pass
+
+
+_Result = float | _CallError | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,35 +69,26 @@ def score(function: RewardFunction, answers: Sequence[Answer], timeout_s: float)
     return Scores(values, failures, time.perf_counter() - began_s, retried)
 
 
-def _results(
-    function: RewardFunction, answers: Sequence[Answer], timeout_s: float
-) -> tuple[list[float | _CallError | None], str | None]:
+def _results(function: RewardFunction, answers: Sequence[Answer], timeout_s: float) -> tuple[list[_Result], str | None]:
     """A result per answer; and why the call with all of them failed, if it did."""
-    if not function.is_batched:
-        return _row_by_row(function, answers, timeout_s, lambda answer: [_single(function, answer, timeout_s)]), None
-    try:
-        found = _call(function, function.arguments(answers), timeout_s)
-        return [_number(value) for value in _of_length(found, len(answers))], None
-    except _CallError as error:
-        retried = str(error)
-        logger.info("reward %s: %s; trying each answer alone", function.name, error)
-
-    def alone(answer: Answer) -> Sequence[Any]:
-        return _of_length(_call(function, function.arguments([answer]), timeout_s), 1)
-
-    return _row_by_row(function, answers, timeout_s, alone), retried
+    retried = None
+    if function.is_batched:
+        try:
+            found = _call(function, function.arguments(answers), timeout_s)
+            return [_number(value) for value in _of_length(found, len(answers))], None
+        except _CallError as error:
+            retried = str(error)
+            logger.info("reward %s: %s; trying each answer alone", function.name, error)
+    each_alone = _together if function.is_async else _row_by_row
+    return each_alone(function, answers, timeout_s), retried
 
 
-def _row_by_row(
-    function: RewardFunction, answers: Sequence[Answer], timeout_s: float, call: Callable[[Answer], Sequence[Any]]
-) -> list[float | _CallError | None]:
-    if function.is_async and not function.is_batched:
-        return _together(function, answers, timeout_s)
-    results: list[float | _CallError | None] = []
+def _row_by_row(function: RewardFunction, answers: Sequence[Answer], timeout_s: float) -> list[_Result]:
+    results: list[_Result] = []
     num_hangs = 0
     for answer in answers:
         try:
-            results.append(_number(call(answer)[0]))
+            results.append(_value(function, _call(function, _alone(function, answer), timeout_s)))
         except _CallError as error:
             results.append(error)
             num_hangs += isinstance(error, _HangError)
@@ -106,16 +100,12 @@ def _row_by_row(
     return results
 
 
-def _single(function: RewardFunction, answer: Answer, timeout_s: float) -> Any:
-    return _call(function, function.single_arguments(answer), timeout_s)
+def _together(function: RewardFunction, answers: Sequence[Answer], timeout_s: float) -> list[_Result]:
+    """One coroutine an answer, all at once. Those that take longer are cancelled."""
 
-
-def _together(function: RewardFunction, answers: Sequence[Answer], timeout_s: float) -> list[float | _CallError | None]:
-    """One coroutine an answer, all at once."""
-
-    async def one(answer: Answer) -> float | _CallError | None:
+    async def one(answer: Answer) -> _Result:
         try:
-            return _number(await asyncio.wait_for(function.call(**function.single_arguments(answer)), timeout_s))
+            return _value(function, await asyncio.wait_for(function.call(**_alone(function, answer)), timeout_s))
         except TimeoutError:
             return _HangError(_hang(timeout_s))
         except _CallError as error:
@@ -123,10 +113,26 @@ def _together(function: RewardFunction, answers: Sequence[Answer], timeout_s: fl
         except Exception as error:  # the user's code may raise anything
             return _CallError(described(error))
 
-    async def everyone() -> list[float | _CallError | None]:
+    async def everyone() -> list[_Result]:
         return list(await asyncio.gather(*map(one, answers)))
 
-    return _in_thread(lambda: asyncio.run(everyone()), timeout_s + _GRACE_S)
+    try:
+        return _in_thread(lambda: asyncio.run(everyone()), timeout_s + _GRACE_S)
+    except _HangError:
+        raise EnvironmentCodeError(
+            f"reward {function.name!r} does not end at its limit of {timeout_s:g} s: it blocks its event loop, so it "
+            "cannot be cancelled; await what it waits for, or write it without async"
+        ) from None
+
+
+def _alone(function: RewardFunction, answer: Answer) -> dict[str, Any]:
+    """The arguments of a call with one answer."""
+    return function.arguments([answer]) if function.is_batched else function.single_arguments(answer)
+
+
+def _value(function: RewardFunction, found: Any) -> float | None:
+    """What a call with one answer gave."""
+    return _number(_of_length(found, 1)[0] if function.is_batched else found)
 
 
 def _call(function: RewardFunction, arguments: dict[str, Any], timeout_s: float) -> Any:

@@ -102,7 +102,8 @@ def _load_with_datasets(name: str, split: str, key: str) -> list[Mapping[str, An
             f"{key} {name}: a folder or hub id needs the package datasets; run: pip install datasets, or give a "
             ".jsonl or .parquet file"
         )
-    with users_code(f"{key} {name!r}, split {split!r}: loading it", "check the name and the split"), _quiet_hub():
+    here = f"{key} {name!r}" if folder.exists() else f"{key} {name!r}: no such file or folder, so it is a hub id"
+    with users_code(f"{here}: loading split {split!r}", "check the name and the split"), _quiet_hub():
         datasets: Any = import_module("datasets")
         found = datasets.load_from_disk(name) if is_saved else datasets.load_dataset(name, split=split)
         if isinstance(found, datasets.DatasetDict):

@@ -10,6 +10,7 @@ from grpo_core.config import GrpoConfig, build_config
 from grpo_core.config.values import flattened, merged
 from grpo_core.errors import ConfigError, shown
 from grpo_core.home import Home, check_name
+from grpo_core.model.presets import PRESETS
 from grpo_core.training.checkpoint.state import newest_state
 
 FIXED = frozenset(
@@ -75,7 +76,7 @@ def find_resumption(
     config = build_config({**merged(stored, given), "run": run}, typed)
     changes = _changes(stored, config)
     for change in changes:
-        if change.key in FIXED:
+        if change.key in FIXED or _is_another_preset(change):
             where = typed.get(change.key, change.key)
             raise ConfigError(
                 f"{where} {_shown(change.now)}: run {run!r} has {_shown(change.before)} and keeps it; leave it out, or "
@@ -114,6 +115,11 @@ def _changes(stored: Mapping[str, Any], config: GrpoConfig) -> tuple[Change, ...
 def _comparable(value: Any) -> Any:
     """The order of a list, such as ``model.lora_targets``, does not matter."""
     return sorted(value, key=str) if isinstance(value, list) else value
+
+
+def _is_another_preset(change: Change) -> bool:
+    """Two presets never have the same weights."""
+    return change.key == "model.name" and {change.before, change.now} <= set(PRESETS)
 
 
 def _shown(value: Any) -> str:

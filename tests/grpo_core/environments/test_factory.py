@@ -115,6 +115,10 @@ BROKEN = {
     "needs_a_package": """
         import no_such_package
     """,
+    "ends_the_process": """
+        import sys
+        sys.exit(0)
+    """,
 }
 
 
@@ -127,7 +131,9 @@ BROKEN = {
         ("raises", "making one failed with IndexError: list index out of range (raises.py, line 5); mend it"),
         ("is_no_python", "importing 'is_no_python' failed with SyntaxError: expected ':' (is_no_python.py, line 2)"),
         ("fails_at_import", "failed with KeyError: 'army' (fails_at_import.py, line 3); mend that module"),
-        ("needs_a_package", "cannot import 'needs_a_package' (No module named 'no_such_package'); give package"),
+        ("needs_a_package", "importing 'needs_a_package' failed with ModuleNotFoundError: No module named "
+         "'no_such_package' (needs_a_package.py, line 2); mend that module"),
+        ("ends_the_process", "importing 'ends_the_process' failed with SystemExit: 0 (ends_the_process.py, line 3)"),
     ],
 )  # fmt: skip
 def test_an_environment_with_a_fault_is_one_line_that_names_it(

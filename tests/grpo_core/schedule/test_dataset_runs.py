@@ -163,10 +163,8 @@ def test_a_prompt_that_the_model_does_not_take_is_named_by_its_row(
     chats[4] = {"prompt": [{"role": "user", "content": "5 + 1?"}], "answer": "6"}  # type: ignore[dict-item]
     (tmp_path / "other.jsonl").write_text("\n".join(map(json.dumps, chats)))
     rewards = {"rewards": ("rewards_of_dataset_runs:length",)}
-    stack = make_dataset_stack(num_steps=3, environment={"data": {"path": str(tmp_path / "other.jsonl"), **rewards}})
-
     with pytest.raises(GrpoError, match=r"other\.jsonl, row 5: messages need a chat template"):
-        train(stack, quiet())
+        make_dataset_stack(environment={"data": {"path": str(tmp_path / "other.jsonl"), **rewards}})
 
 
 def test_the_best_checkpoint_is_kept(make_dataset_stack: MakeStack, held_out: dict[str, Any]) -> None:

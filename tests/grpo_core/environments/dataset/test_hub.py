@@ -47,4 +47,6 @@ def test_a_hub_id_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
     assert ended.returncode == 2
     (line,) = [line for line in ended.stderr.splitlines() if line]
-    assert line.startswith("grpo: error: environment.data.path 'owner/products', split 'train': loading it")
+    assert line.startswith(
+        "grpo: error: environment.data.path 'owner/products': no such file or folder, so it is a hub id: "
+    )

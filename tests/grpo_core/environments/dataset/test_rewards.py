@@ -57,6 +57,9 @@ async def hangs_async(completions, **kwargs):
         await asyncio.Event().wait()
     return [1.0 for _ in completions]
 
+async def blocks(completions, **kwargs):
+    threading.Event().wait()
+
 def one_short(completions, **kwargs):
     return [1.0 for text in completions if text != "raise"]
 
@@ -185,6 +188,18 @@ def test_a_function_that_always_fails_ends_the_run_in_one_line() -> None:
     assert "\n" not in str(e.value)
     with pytest.raises(EnvironmentCodeError, match="3 calls of it hang"):
         score("hangs", texts=("hang",) * 3 + ("a",), timeout_s=0.2)
+
+
+def test_any_number_of_coroutines_may_be_late_since_they_are_cancelled() -> None:
+    found = score("hangs_async", texts=("hang",) * 5 + ("a",), timeout_s=0.2)
+    assert [scored.reward for scored in found.answers] == [None] * 5 + [1.0]
+    assert found.functions[0].num_failed == 5
+
+
+def test_a_coroutine_that_blocks_its_loop_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grpo_core.environments.dataset.calls._GRACE_S", 0.1)
+    with pytest.raises(EnvironmentCodeError, match="'blocks' does not end at its limit"):
+        score("blocks", texts=("a", "b"), timeout_s=0.2)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ def test_what_may_change_is_taken_and_said(home: Home) -> None:
             "--environment 'arithmetic': run 'hint' has 'my_env:Echo' and keeps it; leave it out, or start another run "
             "without --resume",
         ),
+        ({"model": {"name": "small"}}, "model.name 'small': run 'hint' has 'tiny' and keeps it"),
         ({"model": {"lora_rank": 8}}, "model.lora_rank 8: run 'hint' has 16 and keeps it"),
         ({"training": {"method": "full"}}, "training.method 'full': run 'hint' has 'lora' and keeps it"),
         ({"model": {"lora_targets": ["q_proj"]}}, "model.lora_targets ['q_proj']: run 'hint' has ['q_proj', 'v_proj'"),

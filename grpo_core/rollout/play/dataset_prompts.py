@@ -1,0 +1,50 @@
+"""The prompts of a data set, before a model is loaded: one that it cannot read would end the run within an epoch."""
+
+from __future__ import annotations
+
+import json
+
+from grpo_core.config import RolloutConfig
+from grpo_core.environments.dataset.source import DatasetFactory
+from grpo_core.errors import ConfigError, PromptError
+from grpo_core.model.tokenizer import Tokenizer
+from grpo_core.rollout.play.chat_prompts import ChatPrompts
+
+
+def check_prompts(
+    dataset: DatasetFactory, tokenizer: Tokenizer, config: RolloutConfig, max_context_tokens: int, key: str
+) -> None:
+    """Of each order of roles one chat is rendered, and what may be too long for the model is encoded; a token has a
+    byte at least, so most rows cannot be. ``key`` is the setting that names the rows.
+
+    Raises:
+        ConfigError: the chat template does not take a row's messages, or leaves no room for an answer; names the row.
+    """
+    chats = ChatPrompts(tokenizer, config)
+    environment = dataset()
+    max_prompt_tokens = max_context_tokens - config.max_completion_tokens
+    known_roles: set[tuple[str, ...]] = set()
+    for row in range(len(dataset.rows)):
+        environment.reset(row)
+        prompt = environment.prompt
+        roles = () if isinstance(prompt, str) else tuple(message["role"] for message in prompt)
+        is_new = bool(roles) and roles not in known_roles
+        if not is_new and 2 * _num_bytes(prompt) <= max_prompt_tokens:  # half is left for what a template adds
+            continue
+        known_roles.add(roles)
+        where = f"{key} {dataset.rows.source}, row {row + 1}"
+        try:
+            ids = tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else chats.ids(prompt, None)
+        except PromptError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        if len(ids) > max_prompt_tokens:
+            raise ConfigError(
+                f"{where}: prompt of {len(ids)} tokens and up to {config.max_completion_tokens} to generate: the "
+                f"model's context is {max_context_tokens} tokens; shorten or remove the row, ask for fewer tokens "
+                "(rollout.max_completion_tokens), or take a model with a longer context"
+            )
+
+
+def _num_bytes(prompt: object) -> int:
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False, default=str)
+    return len(text.encode())

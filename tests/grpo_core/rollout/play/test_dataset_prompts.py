@@ -1,0 +1,70 @@
+"""Rows that a model cannot read are found before it is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from grpo_core.config import DataConfig, RolloutConfig
+from grpo_core.environments.dataset.rewards import Rewards
+from grpo_core.environments.dataset.rows import Rows
+from grpo_core.environments.dataset.source import DatasetFactory
+from grpo_core.errors import ConfigError
+from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
+from grpo_core.rollout.play.dataset_prompts import check_prompts
+
+CHATML = (
+    "{% for m in messages %}{% if m.role in ('system', 'user', 'assistant') %}[{{ m.role }}]{{ m.content.strip() }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@pytest.fixture
+def tokenizer(monkeypatch: pytest.MonkeyPatch) -> Tokenizer:
+    tokenizer = load_tokenizer("tiny")
+    monkeypatch.setattr(tokenizer._tokenizer, "chat_template", CHATML)
+    return tokenizer
+
+
+def check(tokenizer: Tokenizer, *prompts: Any, system_prompt: str | None = None, max_context_tokens: int = 100) -> None:
+    values = [{"prompt": prompt} for prompt in prompts]
+    config = DataConfig(path="q.jsonl", rewards=("m:f",), system_prompt=system_prompt)
+    dataset = DatasetFactory(config, Rows("q.jsonl", ("prompt",), values), Rewards((), 1.0))
+    check_prompts(dataset, tokenizer, RolloutConfig(max_completion_tokens=20), max_context_tokens, "the.path")
+
+
+def said(role: str, content: Any) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def test_what_the_model_can_read_passes(tokenizer: Tokenizer) -> None:
+    turns = [said("user", " a? "), said("assistant", ""), said("user", "b?"), said("assistant", "I")]
+    check(tokenizer, "2 + 2 =", [said("user", "a?")], turns, system_prompt=None)
+    check(tokenizer, [said("user", "a?")], [said("system", "own"), said("user", "a?")], system_prompt="Be brief.")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "line"),
+    [
+        ([said("usr", "a?")], "the model's chat template leaves out message 1 (role 'usr'); use a role that it knows"),
+        ([said("user", "a?"), said("tool", "4")], "leaves out message 2 (role 'tool')"),
+        ([said("user", {"text": 1})], "the model's chat template does not take these messages (roles user): "),
+        ("9 " * 300, "tokens and up to 20 to generate: the model's context is 100 tokens; shorten or remove the row"),
+        ([said("user", "9 " * 300)], "tokens and up to 20 to generate: the model's context is 100 tokens"),
+    ],
+)
+def test_a_row_that_it_cannot_read_is_named(tokenizer: Tokenizer, prompt: Any, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(tokenizer, "2 + 2 =", [said("user", "a?")], prompt)
+
+    assert str(caught.value).startswith("the.path q.jsonl, row 3: ")
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_what_may_be_too_long_is_encoded(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+    monkeypatch.setattr(tokenizer, "encode_prompt", lambda text: (encoded.append(text), tokenizer.encode(text))[1])
+    check(tokenizer, *("2 + 2 =" for _ in range(50)), "9" * 41)
+    assert encoded == ["9" * 41]
