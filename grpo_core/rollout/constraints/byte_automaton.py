@@ -18,6 +18,7 @@ from grpo_core.errors import ConstraintError
 from grpo_core.rollout.constraints import byte_index
 from grpo_core.rollout.constraints.byte_index import END
 from grpo_core.rollout.constraints.explosion import may_explode
+from grpo_core.rollout.constraints.state_classes import classes_ahead
 from grpo_core.rollout.spelling.byte_text import unfinished
 from grpo_core.types import Int32
 
@@ -182,17 +183,13 @@ class ByteAutomaton:
     @cached_property
     def head_class(self) -> Int32:
         """[S + 1]: states of one class allow the same texts, as far as ``ENDING_BYTES`` ahead."""
-        _, table = self.byte_kinds
-        rng = np.random.default_rng(0)
-        factors = rng.integers(1 << 63, size=table.shape[1], dtype=np.uint64) | np.uint64(1)
-        own = np.where(self.is_final, *rng.integers(1 << 63, size=2, dtype=np.uint64))
-        own[self.dead] = 0
-        seen = own  # a hash of what each state allows so far ahead
-        for _ in range(ENDING_BYTES + 1):
-            mixed = (seen ^ (seen >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed ^= mixed >> np.uint64(32)
-            seen = own + (mixed[table] * factors).sum(axis=1, dtype=np.uint64)
-        return np.unique(seen, return_inverse=True)[1].reshape(-1).astype(np.int32)
+        ends = np.where(self.is_final, 2, 1)
+        ends[self.dead] = 0
+        return classes_ahead(ends, self.byte_kinds[1], ENDING_BYTES + 1)
+
+    def classes_behind(self, num_bytes: int) -> Int32:
+        """[S + 1]: by every text of at most ``num_bytes``, states of one class lead to states of one ``head_class``."""
+        return classes_ahead(self.head_class, self.byte_kinds[1], num_bytes)
 
     @cached_property
     def _first_of_class(self) -> NDArray[np.int64]:

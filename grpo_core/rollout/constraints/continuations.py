@@ -31,14 +31,14 @@ class Continuations:
         self._bytes_of = writing.token_bytes.bytes_of
         self._kept: OrderedDict[tuple[ContextKind, int, int], bytes | None] = OrderedDict()
 
-    def of(self, context: Line, tokens: Int32, states: Int32, choices: Numbers) -> Iterator[tuple[int, bytes]]:
-        """Of tokens that nearly hold, those after which other tokens were found, with the text of these. The others
+    def of(self, context: Line, state: int, tokens: Int32, choices: Numbers) -> Iterator[tuple[int, bytes]]:
+        """Of tokens that nearly hold in ``state``, those after which other tokens were found, with the text of these. The others
         never hold."""
         nearly = np.flatnonzero(choices == NEARLY)
         choices[nearly] = NEVER
         for place in nearly.tolist():
-            token, state = int(tokens[place]), int(states[place])
-            if (continuation := self._known(context, token, state)) is not None:
+            token = int(tokens[place])
+            if (continuation := self._known(context, token, self._writing.follow(state, token))) is not None:
                 choices[place] = NEARLY
                 yield token, continuation
 

@@ -13,7 +13,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from grpo_core.rollout.constraints.lines import Line
 from grpo_core.rollout.spelling.contexts import Context, ContextKind
 from grpo_core.rollout.spelling.spelling import Following, Spelling
 from grpo_core.rollout.spelling.token_texts import NEVER_WRITTEN, PARTIAL, UNKNOWN_KIND
@@ -41,7 +40,7 @@ class _Ledger:
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
+class EndingText:
     """One of the endings."""
 
     choice: int
@@ -56,42 +55,15 @@ class EndingChoices:
         self._spelling = spelling
         self._settled: list[bool] = []  # of each shape, see ``_is_settled``
         self._few: OrderedDict[tuple[ContextKind, tuple[bytes, ...], bytes], tuple[Numbers, Numbers]] = OrderedDict()
-        self._texts = lru_cache(maxsize=1024)(self._find_texts)
+        self.texts = lru_cache(maxsize=1024)(self._find_texts)
         self._ledgers: OrderedDict[tuple[ContextKind, tuple[bytes, ...]], _Ledger] = OrderedDict()
 
-    def of(self, context: Line, tokens: Int32, endings: tuple[bytes, ...]) -> Numbers | None:
-        """[N]: the index of the first of ``endings`` before which the tokenizer writes each of ``tokens``, or
-        ``NEARLY``, ``UNKNOWN`` or ``NEVER``. None where that is not known for the context.
+    def numbers(self, found: Context, tokens: Int32, endings: tuple[bytes, ...]) -> tuple[Numbers, Numbers]:
+        """[N] each: the index of the first of ``endings`` before which the tokenizer writes each of ``tokens``, where a
+        piece begins with it and where it joins the last one; or ``NEARLY``, ``UNKNOWN`` or ``NEVER``.
 
-        All ``endings`` begin within a character, or none does.
+        All ``endings`` begin within a character, or none does. The effect of one of them at least is known.
         """
-        spelling = self._spelling
-        with spelling.lock:
-            found = spelling.context(context)
-            if found is None or found.partial or not self._texts(endings):
-                return None
-            starting, joining = self._numbers(found, tokens, endings)
-            result = np.where(spelling.joined(found, tokens), np.minimum(starting, joining), starting)
-            result[spelling.changed_by(found, tokens)] = NEVER
-            self._ask_composing(found, tokens, endings, result)
-            if spelling.added.is_begun_by(found.text):
-                for text in self._texts(endings):
-                    for place in np.flatnonzero(result == text.choice).tolist() if text.following.crossing else []:
-                        if spelling.crosses(found, int(tokens[place]), text.following):
-                            result[place] = UNKNOWN
-            if found.piece in spelling.texts.beginnings:
-                result[spelling.may_be_whole(found, tokens) & (joining < NEARLY)] = UNKNOWN
-            return result
-
-    def _ask_composing(self, found: Context, tokens: Int32, endings: tuple[bytes, ...], result: Numbers) -> None:
-        """Where a character that begins with a token joins what is before it, another ending may do: not known."""
-        may_compose = self._spelling.shapes_of.may_compose[tokens]
-        for text in self._texts(endings) if may_compose.any() else []:
-            held = np.flatnonzero(may_compose & (result == text.choice))
-            if text.following.tail and len(held):
-                result[held[self._spelling.changed_by(found, tokens[held], text.following.tail)]] = UNKNOWN
-
-    def _numbers(self, found: Context, tokens: Int32, endings: tuple[bytes, ...]) -> tuple[Numbers, Numbers]:
         if len(tokens) < _WIDE:  # patterns with counts ask for the same few from each of their states
             key = (found.kind, endings, tokens.tobytes())
             if key not in self._few:
@@ -105,16 +77,16 @@ class EndingChoices:
             ledger.starting[missing], ledger.joining[missing] = self._ask(found, missing, endings)
         return ledger.starting[tokens], ledger.joining[tokens]
 
-    def _find_texts(self, endings: tuple[bytes, ...]) -> list[_Text]:
+    def _find_texts(self, endings: tuple[bytes, ...]) -> tuple[EndingText, ...]:
         """Of ``endings`` those whose effect is known."""
         spelling = self._spelling
-        found: list[_Text] = []
+        found: list[EndingText] = []
         for choice, ending in enumerate(endings):
             if (following := spelling.following(ending)) is not None:
                 head = _HEAD.match(spelling.pieces.exact(following.text))
                 assert head is not None
-                found.append(_Text(choice, following, (following.tail, _RUN.sub(r"\1\1", head[0]))))
-        return found
+                found.append(EndingText(choice, following, (following.tail, _RUN.sub(r"\1\1", head[0]))))
+        return tuple(found)
 
     def _ledger(self, kind: ContextKind, endings: tuple[bytes, ...]) -> _Ledger:
         key = (kind, endings)
@@ -129,7 +101,7 @@ class EndingChoices:
     def _ask(self, found: Context, tokens: Int32, endings: tuple[bytes, ...]) -> tuple[Numbers, Numbers]:
         """[N] each, as ``_Ledger``."""
         spelling = self._spelling
-        texts = self._texts(endings)
+        texts = self.texts(endings)
         is_open = bool(texts[0].following.tail)
         kinds = spelling.texts.kinds[tokens]
         is_unknown = kinds == UNKNOWN_KIND if is_open else (kinds == UNKNOWN_KIND) | (kinds == PARTIAL)

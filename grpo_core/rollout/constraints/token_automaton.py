@@ -93,22 +93,20 @@ class TokenAutomaton:
         )
 
     def _build(self, state: int, context: Line, rest: Line | None) -> TokenNode | None:
-        tokens, states = self._moves.of(state)
-        choices = self.writing.choices(context, tokens, states)
-        continuations = dict(self._continuations.of(context, tokens, states, choices))
+        tokens, choices = self.writing.choices_of(context, state, self._moves)
+        continuations = dict(self._continuations.of(context, state, tokens, choices))
         prefix = self.writing.text(context)
         can_end = rest == () or (bool(self.bytes.is_final[state]) and self.token_bytes.encode(prefix) == context)
-        held = np.flatnonzero(choices != NEVER)
-        if not len(held) and not can_end:
+        held = choices != NEVER
+        if not can_end and not held.any():
             if not rest:
                 return None
-            held = np.flatnonzero(tokens == rest[0])
-        ids, states, choices = tokens[held], states[held], choices[held]
+            held = tokens == rest[0]
+        ids, choices = tokens[held], choices[held]
         if can_end and len(ids):
             place = int(np.searchsorted(ids, self.token_bytes.stop_id))
-            ids = np.insert(ids, place, self.token_bytes.stop_id)
-            states, choices = np.insert(states, place, self.bytes.dead), np.insert(choices, place, 0)
-        return TokenNode(self, context, rest, ids, states, choices, continuations)
+            ids, choices = np.insert(ids, place, self.token_bytes.stop_id), np.insert(choices, place, 0)
+        return TokenNode(self, (state, context, rest), ids, choices, continuations)
 
 
 def _size(node: TokenNode | None) -> int:
@@ -116,33 +114,33 @@ def _size(node: TokenNode | None) -> int:
 
 
 class TokenNode:
-    """A node of a ``TokenAutomaton``. ``states`` and ``choices`` go with ``ids``: the state that each leads to, and the
-    index of the text there with which the tokenizer produces it; ``continuations`` has other such texts.
+    """A node of a ``TokenAutomaton``, where ``at`` says. ``choices`` go with ``ids``: the index of the text with which
+    the tokenizer produces each; ``continuations`` has other such texts.
     """
 
-    __slots__ = ("_automaton", "_choices", "_context", "_continuations", "_rest", "_states", "ids")
+    __slots__ = ("_automaton", "_choices", "_context", "_continuations", "_rest", "_state", "ids")
 
     def __init__(
         self,
         automaton: TokenAutomaton,
-        context: Line,
-        rest: Line | None,
+        at: tuple[int, Line, Line | None],
         ids: Int32,
-        states: Int32,
         choices: Numbers,
         continuations: dict[int, bytes],
     ) -> None:
-        self._automaton, self._context, self._rest = automaton, context, rest
-        self.ids, self._states, self._choices, self._continuations = ids, states, choices, continuations
+        self._automaton = automaton
+        self._state, self._context, self._rest = at
+        self.ids, self._choices, self._continuations = ids, choices, continuations
 
     def follow(self, token: int) -> Node:
         """The node after ``token``. Raises KeyError when it is none of ``ids``."""
         place = int(np.searchsorted(self.ids, token))
         if place == len(self.ids) or self.ids[place] != token:
             raise KeyError(token)
-        automaton, state = self._automaton, int(self._states[place])
-        if state == automaton.bytes.dead:  # it is the stop id
+        automaton = self._automaton
+        if token == automaton.token_bytes.stop_id:
             return TrieNode()
+        state = automaton.writing.follow(self._state, token)
         line = (*self._context, token)
         choice = int(self._choices[place])
         context = automaton.context(line, self._text_after(token, state, choice))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from grpo_core.errors import ConstraintError
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.constraints.ending_choices import EndingChoices
+from grpo_core.rollout.constraints.layout_choices import LayoutChoices
 from grpo_core.rollout.constraints.lines import Line
 from grpo_core.rollout.spelling.known_spelling import open_spelling
 from grpo_core.rollout.spelling.spelling import Spelling
@@ -41,8 +41,8 @@ class TokenBytes:
         return open_spelling(self.bytes_of, self._backend)
 
     @cached_property
-    def choices(self) -> EndingChoices | None:
-        return EndingChoices(self.spelling) if self.spelling is not None else None
+    def choices(self) -> LayoutChoices | None:
+        return LayoutChoices(self.spelling) if self.spelling is not None else None
 
     def encode(self, text: bytes) -> Line | None:
         """The ids of ``text``; None when they decode to another text (normalised, or with special tokens)."""

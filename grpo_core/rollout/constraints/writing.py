@@ -7,15 +7,13 @@ Legend: N tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-from numpy.typing import NDArray
 
 from grpo_core.rollout.constraints.byte_automaton import MAX_ENDINGS, ByteAutomaton
 from grpo_core.rollout.constraints.ending_choices import NEVER, Numbers
 from grpo_core.rollout.constraints.ending_choices import UNKNOWN as NOT_KNOWN
 from grpo_core.rollout.constraints.lines import Line
+from grpo_core.rollout.constraints.moves import Layout, Moves
 from grpo_core.rollout.constraints.token_bytes import TokenBytes
 from grpo_core.rollout.spelling.spelling import NO, UNKNOWN, YES, Verdicts
 from grpo_core.types import Int32
@@ -34,27 +32,34 @@ class Writing:
     def choices(self, context: Line, tokens: Int32, states: Int32) -> Numbers:
         """For each token the first of ``heads`` of its state with which the tokenizer produces it after ``context``, or
         ``NEARLY`` or ``NEVER``."""
-        by_kind = self.token_bytes.choices
-        if by_kind is None or not len(tokens):
+        by_layout = self.token_bytes.choices
+        if by_layout is None or not len(tokens):
             return self._one_by_one(context, tokens, states)
-        choices = np.empty(len(tokens), dtype=np.uint8)
-        for places in self._by_head_class(states):
-            found = by_kind.of(context, tokens[places], self.heads(int(states[places][0])))
-            choices[places] = NOT_KNOWN if found is None else found
+        layout = Layout.of(tokens, states, self._bytes.head_class)
+        choices = by_layout.of(context, layout, (), self.heads, is_kept=False)
+        if choices is None:
+            return self._one_by_one(context, tokens, states)
         unknown = np.flatnonzero(choices == NOT_KNOWN)
         choices[unknown] = self._one_by_one(context, tokens[unknown], states[unknown])
         return choices
 
-    def _by_head_class(self, states: Int32) -> Iterator[NDArray[np.int64] | slice]:
-        """Places of ``states`` that share their heads."""
-        kinds = self._bytes.head_class[states]
-        present = np.flatnonzero(np.bincount(kinds))
-        if len(present) == 1:
-            yield slice(None)
-            return
-        order = np.argsort(kinds.astype(np.uint16) if present[-1] < 1 << 16 else kinds, kind="stable")
-        bounds = np.searchsorted(kinds[order], present)
-        yield from np.split(order, bounds[1:])
+    def choices_of(self, context: Line, state: int, moves: Moves) -> tuple[Int32, Numbers]:
+        """The tokens that ``state`` can take, some of which may be dead, with their ``choices``, ``NEVER`` for these."""
+        layout, by_layout = moves.layout(state), self.token_bytes.choices
+        longer = moves.groups_of_longer(state, layout)
+        choices = by_layout.of(context, layout, longer, self.heads) if by_layout is not None else None
+        if choices is None:
+            tokens, states = moves.of(state)
+            return tokens, self.choices(context, tokens, states)
+        unknown = np.flatnonzero(choices == NOT_KNOWN)
+        tokens = layout.tokens[unknown]
+        states = np.array([self.follow(state, token) for token in tokens.tolist()], dtype=np.int32)
+        choices[unknown] = self._one_by_one(context, tokens, states)
+        return layout.tokens, choices
+
+    def follow(self, state: int, token: int) -> int:
+        """The state to which ``token`` leads from ``state``."""
+        return self._bytes.follow(state, self.token_bytes.bytes_of[token])
 
     def _one_by_one(self, context: Line, tokens: Int32, states: Int32) -> Numbers:
         """As ``choices``, for one text after the other; never ``NEARLY``."""

@@ -28,6 +28,7 @@ class AddedTokens:
         self.ends_in = lru_cache(maxsize=256)(self._find_ends_in)
         """[V]: the tokens whose text ends with one of the given ones."""
         self.completed_by = lru_cache(maxsize=4096)(self._find_completed_by)
+        self._beginning_with = lru_cache(maxsize=256)(self._find_beginning_with)
         self.holders = frozenset(
             token
             for token, content in bytes_of.items()
@@ -59,10 +60,14 @@ class AddedTokens:
         """Tokens that complete an added one whose beginning ``before`` ends with."""
         if not self.is_begun_by(before):
             return []
-        wanted = {
-            content[cut:]
-            for content in self._contents
-            for cut in range(1, len(content))
-            if before.endswith(content[:cut])
-        }
-        return [token for token, content in self._bytes_of.items() if content.startswith(tuple(wanted))]
+        return self._beginning_with(
+            tuple(
+                content[cut:]
+                for content in self._contents
+                for cut in range(1, len(content))
+                if before.endswith(content[:cut])
+            )
+        )
+
+    def _find_beginning_with(self, texts: tuple[bytes, ...]) -> list[int]:
+        return [token for token, content in self._bytes_of.items() if content.startswith(texts)]

@@ -98,10 +98,19 @@ class Neighbours:
             starts.append(self._starts[merges])
             stops.append(self._stops[merges])
             symbol, grown = int(self._own_part[symbol]), int(self._rank[symbol])
-        num = len(self._place)
-        marks = np.bincount(np.concatenate(starts), minlength=num + 1)
-        marks -= np.bincount(np.concatenate(stops), minlength=num + 1)
-        return (np.cumsum(marks[:-1]) == 0)[self._place]
+        return ~_covered(np.concatenate(starts), np.concatenate(stops), len(self._place))[self._place]
+
+
+def _covered(starts: Ids, stops: Ids, num: int) -> NDArray[np.bool_]:
+    """[num]: what lies in one of the intervals from ``starts`` to before ``stops``, none of which is empty."""
+    order = np.argsort(starts)
+    starts, ends = starts[order], np.maximum.accumulate(stops[order])
+    is_first = np.ones(len(starts), dtype=np.bool_)  # of intervals that touch
+    is_first[1:] = starts[1:] > ends[:-1]
+    lasts = np.append(np.flatnonzero(is_first)[1:] - 1, len(ends) - 1) if len(ends) else order
+    bounds = np.stack([starts[is_first], ends[lasts]], axis=1).ravel()
+    sizes = np.diff(bounds, prepend=0, append=num)
+    return np.repeat(np.arange(len(sizes)) % 2 == 1, sizes)
 
 
 def _sizes(parent: Ids) -> tuple[Ids, Ids]:

@@ -67,18 +67,21 @@ class Pieces:
 
     def shape(self, text: str, *, after_apostrophe: bool = False) -> str:
         """The shape of ``text``. With ``after_apostrophe`` its first letters may belong to one before it."""
+        exact = self.exact(text)
+        parts: list[str] = []
+        start = 0
+        for place, character in self.kept(text, after_apostrophe=after_apostrophe):
+            parts += [self._short(exact[start:place]), character]
+            start = place + 1
+        return "".join([*parts, self._short(exact[start:])])
+
+    def kept(self, text: str, *, after_apostrophe: bool) -> tuple[tuple[int, str], ...]:
+        """The places of ``text`` that its shape has as they are: apostrophes, and letters that may belong to them."""
         near = {place for match in _AFTER_APOSTROPHE.finditer(text) for place in range(*match.span())}
         if after_apostrophe:
             near.update(range(min(CONTRACTED, len(text))))
-        kept = sorted(place for place in near if text[place] in self._contracting or text[place] == "'")
-        if not kept:
-            return self._short(text.translate(self._table))
-        parts: list[str] = []
-        start = 0
-        for place in kept:
-            parts += [self._short(text[start:place].translate(self._table)), text[place]]
-            start = place + 1
-        return "".join([*parts, self._short(text[start:].translate(self._table))])
+        places = (place for place in sorted(near) if text[place] in self._contracting or text[place] == "'")
+        return tuple((place, text[place]) for place in places)
 
     def exact(self, text: str) -> str:
         """``text`` with one character for each of its own: places in it stay."""

@@ -28,7 +28,7 @@ class Shapes:
         self.may_compose = np.zeros(texts.num, dtype=np.bool_)
         """[V]: whether a character that begins with the token may join what is before it."""
         self._indices: dict[str, int] = {}
-        self._index_of_exact: dict[tuple[str, bool], int] = {}
+        self._index_of_exact: dict[tuple[str, tuple[tuple[int, str], ...]], int] = {}
         self._of_whole = [np.full(texts.num, -1, dtype=np.int32) for _ in range(2)]  # plain, after an apostrophe
         self._of_partial: dict[tuple[bytes, int, bytes], int] = {}
         self._of_joined: dict[tuple[str, str], int] = {}
@@ -72,8 +72,9 @@ class Shapes:
     def _index(self, text: str, *, after_apostrophe: bool = False) -> int:
         if after_apostrophe and not any(map(str.isalpha, text[:CONTRACTED])):
             after_apostrophe = False  # nothing that could belong to it
-        exact = text if after_apostrophe or "'" in text else self._pieces.exact(text)
-        key = (exact, after_apostrophe)
+        is_near = after_apostrophe or "'" in text
+        kept = self._pieces.kept(text, after_apostrophe=after_apostrophe) if is_near else ()
+        key = (self._pieces.exact(text), kept)
         if key not in self._index_of_exact:
             shape = self._pieces.shape(text, after_apostrophe=after_apostrophe)
             if shape not in self._indices:

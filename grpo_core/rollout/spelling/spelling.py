@@ -16,6 +16,7 @@ import unicodedata
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ from grpo_core.types import Bool, Int32
 NO, YES, UNKNOWN = range(3)
 _ALIGNED, _STARTS, _ENDS, _MISSING = 1, 2, 4, 255
 _MAX_TABLES = 2048
+_MAX_FOLLOWING = 1 << 13
 
 Verdicts = NDArray[np.uint8]
 
@@ -90,6 +92,7 @@ class Spelling:
         self._contexts = Contexts(bytes_of, self.pieces, self._may_join, added=self.added, normalises=self._normalises)
         self.shapes_of = Shapes(self.pieces, self.texts, bytes_of, normalises=self._normalises)
         self._tables: OrderedDict[tuple[ContextKind, bytes, str], _Table] = OrderedDict()
+        self.following = lru_cache(maxsize=_MAX_FOLLOWING)(self._find_following)
         self._none = np.zeros(self.texts.num, dtype=np.bool_)
         self.lock = threading.RLock()
 
@@ -128,7 +131,7 @@ class Spelling:
             result[places] = holds
             return result
 
-    def following(self, ending: bytes) -> Following | None:
+    def _find_following(self, ending: bytes) -> Following | None:
         """None where it is not known how ``ending`` is read: normalisation may change it, or it ends in a character."""
         cut, crossing = self.added.cut(ending)
         num_open = num_continuing(cut)
@@ -143,7 +146,7 @@ class Spelling:
     def changed_by(self, found: Context, tokens: Int32, tail: bytes = b"") -> Bool:
         """[N]: whether each of ``tokens`` completes an added token, or normalisation changes it, since it begins with a
         mark for what precedes it. The character that it begins may end with ``tail``."""
-        completing = self.added.completed_by(found.text[-self.added.longest :])
+        completing = self._completing_added(found)
         changed = np.isin(tokens, completing) if completing else np.zeros(len(tokens), dtype=np.bool_)
         if not found.partial:
             piece = found.piece.decode()
@@ -153,6 +156,13 @@ class Spelling:
                 text = (self._bytes_of[token] + tail).decode(errors="replace") if tail else self.texts.text_of[token]
                 changed[place] |= not unicodedata.is_normalized("NFC", piece + text)
         return changed
+
+    def completes_added(self, found: Context) -> bool:
+        """Whether any token completes an added token after the context."""
+        return bool(self._completing_added(found))
+
+    def _completing_added(self, found: Context) -> list[int]:
+        return self.added.completed_by(found.text[-self.added.longest :])
 
     def joined(self, found: Context, tokens: Int32) -> Bool:
         """[N]: whether each of ``tokens`` may stand right of the last token in its piece."""
@@ -196,12 +206,10 @@ class Spelling:
         """Whether the context, ``token`` and what follows make an added token."""
         return bool(following.crossing) and (found.text + self._bytes_of[token]).endswith(following.crossing)
 
-    def may_be_whole(self, found: Context, tokens: Int32) -> Bool:
-        """[N]: whether the last piece with each of ``tokens`` may be a token by itself."""
+    def completing_wholes(self, found: Context) -> list[int]:
+        """Tokens with each of which the last piece may be a token by itself, ascending."""
         before = found.piece + found.partial
-        if before not in self.texts.beginnings:
-            return np.zeros(len(tokens), dtype=np.bool_)
-        return np.isin(tokens, self.texts.ids_behind(before))
+        return self.texts.ids_behind(before) if before in self.texts.beginnings else []
 
     def _forbid_wholes(
         self, asked: Bool, holds: Bool, known: Int32, found: Context, shapes: Int32, following: Following

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,10 +17,11 @@ from grpo_core.environments.diplomacy.game import DiplomacyEnvironment
 from grpo_core.errors import ConstraintError
 from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 from grpo_core.rollout.constraints import regex, token_automaton, writing
-from grpo_core.rollout.constraints.ending_choices import NEVER
+from grpo_core.rollout.constraints.ending_choices import NEVER, Numbers
 from grpo_core.rollout.constraints.lines import Line
 from grpo_core.rollout.constraints.regex import RegexConstraint, compile_regex
 from grpo_core.rollout.constraints.token_bytes import MIN_BATCH, token_bytes_of
+from grpo_core.types import Int32
 
 LLAMA_3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -290,16 +292,14 @@ def test_where_no_ending_shows_a_way_the_known_one_is_taken(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no text to try, only the tokenization of one whole match is known to lead to the end."""
-    monkeypatch.setattr(writing.Writing, "choices", lambda self, context, tokens, states: _none(tokens))
+    monkeypatch.setattr(writing.Writing, "choices_of", lambda self, context, state, moves: _none(moves.of(state)[0]))
     constraint = compile_regex.__wrapped__(r"[a-z]{30}", tokenizer)
     ids = walk(constraint, tokenizer, random.Random(0), "")
     assert len(text_of(tokenizer, ids, r"[a-z]{30}")) == 30
 
 
-def _none(tokens: list[int]):
-    import numpy as np
-
-    return np.full(len(tokens), NEVER, dtype=np.uint8)
+def _none(tokens: Int32) -> tuple[Int32, Numbers]:
+    return tokens, np.full(len(tokens), NEVER, dtype=np.uint8)
 
 
 def test_only_allowed_tokens_can_be_taken(tokenizer: Tokenizer) -> None:
