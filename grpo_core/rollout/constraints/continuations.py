@@ -69,12 +69,12 @@ class Continuations:
         A token alone in its piece would have been found before: only neighbours of the last token are tried.
         """
         assert self._writing.token_bytes.spelling is not None
-        tokens, states = self._moves.of(state)
-        chosen = self._writing.token_bytes.spelling.neighbours_of(line[-1])[tokens]
-        tokens, states = tokens[chosen], states[chosen]
+        tokens = self._moves.tokens(state)
+        tokens = tokens[self._writing.token_bytes.spelling.neighbours_of(line[-1])[tokens]]
         nearly: list[tuple[int, int]] = []
         for first in range(0, min(len(tokens), _MAX_CONTINUATIONS), _TRIED_AT_ONCE):
-            few, at = tokens[first : first + _TRIED_AT_ONCE], states[first : first + _TRIED_AT_ONCE]
+            few = tokens[first : first + _TRIED_AT_ONCE]
+            at = self._writing.states(state, few)
             choices = self._writing.choices(line, few, at)
             for place in np.flatnonzero(choices < NEARLY).tolist():
                 text = self._bytes_of[int(few[place])] + self._writing.heads(int(at[place]))[choices[place]]

@@ -95,6 +95,14 @@ class Moves:
             return ()
         return group_by_heads(self._follow_long(state, layout.rows), self._automaton.head_class)
 
+    def tokens(self, state: int) -> Int32:
+        """The tokens that ``state`` can take, ascending."""
+        layout = self.layout(state)
+        if not len(layout.rows):
+            return layout.tokens
+        dead = layout.longer[self._follow_long(state, layout.rows) == self._dead]
+        return np.delete(layout.tokens, dead)
+
     def _find(self, state: int) -> tuple[Int32, Int32]:
         """Tokens that ``state`` can take, ascending, and the states that they lead to."""
         states = self._walk(state)

@@ -53,13 +53,16 @@ class Writing:
             return tokens, self.choices(context, tokens, states)
         unknown = np.flatnonzero(choices == NOT_KNOWN)
         tokens = layout.tokens[unknown]
-        states = np.array([self.follow(state, token) for token in tokens.tolist()], dtype=np.int32)
-        choices[unknown] = self._one_by_one(context, tokens, states)
+        choices[unknown] = self._one_by_one(context, tokens, self.states(state, tokens))
         return layout.tokens, choices
 
     def follow(self, state: int, token: int) -> int:
         """The state to which ``token`` leads from ``state``."""
         return self._bytes.follow(state, self.token_bytes.bytes_of[token])
+
+    def states(self, state: int, tokens: Int32) -> Int32:
+        """The states [N] to which a few ``tokens`` [N] lead from ``state``."""
+        return np.array([self.follow(state, token) for token in tokens.tolist()], dtype=np.int32)
 
     def _one_by_one(self, context: Line, tokens: Int32, states: Int32) -> Numbers:
         """As ``choices``, for one text after the other; never ``NEARLY``."""

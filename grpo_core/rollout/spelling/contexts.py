@@ -68,7 +68,7 @@ class Contexts:
         is_kept = text is not None and (not self._normalises or unicodedata.is_normalized("NFC", text))
         if text is None or not is_kept:
             return None
-        ends = sorted(self._pieces.ends(text))
+        ends = self._pieces.ends(text)
         start = ([0, *ends])[-2] if len(ends) > 1 else 0
         mark = text.rfind("'", max(0, len(text) - 3))
         if mark >= 0:

@@ -15,6 +15,7 @@ from grpo_core.rollout.spelling.bpe_pairs import NEVER, Merges, Neighbours
 from grpo_core.types import Bool
 
 _MAX_PACKED, _MAX_UNPACKED = 2048, 32  # of V bits each, and of V bytes
+_FEW_SHARE = 8  # fewer ids than V over this are looked up in the packed bits
 
 
 class Pairs:
@@ -32,9 +33,18 @@ class Pairs:
         """[V]: which tokens may stand right of ``token`` in its piece."""
         return self._unpacked(token, False)
 
-    def left_of(self, token: int) -> Bool:
-        """[V]: which tokens may stand left of it."""
-        return self._unpacked(token, True)
+    def right_among(self, ids: NDArray[np.integer], token: int) -> Bool:
+        """[N]: which of ``ids`` [N] may stand right of ``token``."""
+        return self._among(ids, token, is_left=False)
+
+    def left_among(self, ids: NDArray[np.integer], token: int) -> Bool:
+        """[N]: which of ``ids`` [N] may stand left of ``token``."""
+        return self._among(ids, token, is_left=True)
+
+    def _among(self, ids: NDArray[np.integer], token: int, *, is_left: bool) -> Bool:
+        if len(ids) * _FEW_SHARE > self._num:
+            return self._unpacked(token, is_left)[ids]
+        return (self._packed(token, is_left)[ids >> 3] << (ids & 7).astype(np.uint8) & 0x80).astype(np.bool_)
 
     def _find_first_token(self, text: bytes) -> int:
         """The first token of the encoding of ``text``, which is one piece or the rest of one."""

@@ -43,14 +43,14 @@ class Pieces:
         first_of: dict[object, str] = {}
         return {each: first_of.setdefault(self._behaviour(each), each) for each in characters}
 
-    def _behaviour(self, character: str) -> tuple[frozenset[int], ...]:
+    def _behaviour(self, character: str) -> tuple[tuple[int, ...], ...]:
         """Where texts with ``character`` in them are split."""
         around = product(_NEIGHBOURS, (character, character * 2), _NEIGHBOURS)
         return tuple(self.ends("".join(parts)) for parts in around)
 
-    def _find_ends(self, text: str) -> frozenset[int]:
-        """Where pieces of ``text`` end, in characters."""
-        return frozenset(end for _, (_, end) in self._pre_tokenizer.pre_tokenize_str(text))
+    def _find_ends(self, text: str) -> tuple[int, ...]:
+        """Where pieces of ``text`` end, in characters, ascending."""
+        return tuple(sorted({end for _, (_, end) in self._pre_tokenizer.pre_tokenize_str(text)}))
 
     def _find_contracting(self) -> frozenset[str]:
         """Letters that the rules treat otherwise than a, directly after an apostrophe: s, ll, re and so on."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import unicodedata
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,15 +47,18 @@ class _Table:
     """What the rules say of each shape of token, between contexts of one kind and one text."""
 
     codes: Verdicts  # [K]
-    following: Int32  # [K]: the token after it in its piece; -1: none
-    rest: list[bytes]  # of that piece's text
+    rest: Int32  # [K]: the text after it in its piece, as an index of ``rests``; -1: none
+    rests: list[bytes]  # without the tail, so all tails share them
 
     def grow(self, num: int) -> None:
-        more = num - len(self.rest)
+        more = num - len(self.codes)
         if more:
             self.codes = np.concatenate([self.codes, np.full(more, _MISSING, np.uint8)])
-            self.following = np.concatenate([self.following, np.full(more, -1, np.int32)])
-            self.rest += [b""] * more
+            self.rest = np.concatenate([self.rest, np.full(more, -1, np.int32)])
+
+    def text_after(self, shape: int, tail: bytes) -> bytes:
+        """The text after a token of ``shape`` in its piece."""
+        return tail + self.rests[self.rest[shape]] if self.rest[shape] >= 0 else b""
 
 
 class Following(NamedTuple):
@@ -91,7 +95,7 @@ class Spelling:
         self.texts.kinds[list(self.added.holders)] = NEVER_WRITTEN
         self._contexts = Contexts(bytes_of, self.pieces, self._may_join, added=self.added, normalises=self._normalises)
         self.shapes_of = Shapes(self.pieces, self.texts, bytes_of, normalises=self._normalises)
-        self._tables: OrderedDict[tuple[ContextKind, bytes, str], _Table] = OrderedDict()
+        self._tables: OrderedDict[tuple[ContextKind, bool, str], _Table] = OrderedDict()
         self.following = lru_cache(maxsize=_MAX_FOLLOWING)(self._find_following)
         self._none = np.zeros(self.texts.num, dtype=np.bool_)
         self.lock = threading.RLock()
@@ -185,17 +189,19 @@ class Spelling:
         starts, ends = (codes & _STARTS) > 0, (codes & _ENDS) > 0
         holds = (codes & _ALIGNED) > 0
         nearly = holds & ~ends
-        next_of = table.following[shapes]
-        for token in np.unique(table.following[_present(shapes)]).tolist():
-            if token >= 0:
-                holds &= ends | (next_of != token) | self._pairs.left_of(token)[known]
+        rest_of = table.rest[shapes]
+        for number, rest in enumerate(table.rests):
+            chosen = np.flatnonzero(rest_of == number)
+            if len(chosen):
+                first = self._pairs.first_token(following.tail + rest)
+                holds[chosen] = self._pairs.left_among(known[chosen], first)
         is_merged = self.texts.is_merged[known]
         holds &= is_merged | (starts & ends & bool(self.texts.wholes))
         nearly &= ~holds & is_merged
         if self.texts.wholes:  # a piece that is a token by itself is never merged, so it is not several tokens
             for place in np.flatnonzero(self.texts.is_cut[known] & holds & starts & ~ends).tolist():
-                if self._bytes_of[int(known[place])] + table.rest[shapes[place]] in self.texts.wholes:
-                    holds[place] = False
+                after = table.text_after(shapes[place], following.tail)
+                holds[place] &= self._bytes_of[int(known[place])] + after not in self.texts.wholes
         if following.crossing:
             may_stand = ~self.added.ends_in(following.crossing)[known]
             holds &= may_stand
@@ -220,11 +226,11 @@ class Spelling:
             return
         table = self._table(found, following, shapes)
         for place in np.flatnonzero(asked).tolist():
-            after = table.rest[shapes[place]] if not table.codes[shapes[place]] & _ENDS else b""
+            after = table.text_after(shapes[place], following.tail)
             holds[place] &= before + self._bytes_of[int(known[place])] + after not in self.texts.wholes
 
     def _table(self, found: Context, following: Following, shapes: Int32) -> _Table:
-        key = (found.kind, following.tail, following.text)
+        key = (found.kind, bool(following.tail), following.text)
         table = self._tables.get(key)
         if table is None:
             table = self._tables[key] = _Table(np.zeros(0, np.uint8), np.zeros(0, np.int32), [])
@@ -242,23 +248,29 @@ class Spelling:
         content = kind.shape + token + following.text
         ends = self.pieces.ends(content)
         after = before + len(token)
-        is_split = any(before < end < after for end in ends)
-        splits = {end for end in ends if 0 < end < before + kind.is_partial}
-        fits = splits <= set(kind.edges) and all(
-            is_joined or edge in splits for edge, is_joined in zip(kind.edges, kind.joined, strict=True)
-        )
-        code = _ALIGNED if fits and not is_split else 0
-        code |= _STARTS if not kind.is_partial and (before == 0 or before in ends) else 0
-        code |= _ENDS if not following.tail and after in ends else 0
+        first, last = bisect_left(ends, before), bisect_left(ends, after)  # those within the token
+        is_cut_before = ends[first : first + 1] == (before,)
+        is_split = last - first > is_cut_before
+        code = _ALIGNED if not is_split and _fits(kind, ends[: first + (kind.is_partial and is_cut_before)]) else 0
+        code |= _STARTS if not kind.is_partial and (before == 0 or is_cut_before) else 0
+        code |= _ENDS if not following.tail and ends[last : last + 1] == (after,) else 0
         if code & _ALIGNED and not code & _ENDS:
-            rest = following.tail + content[after : min(end for end in ends if end >= after)].encode()
-            table.rest[shape] = rest
-            table.following[shape] = self._pairs.first_token(rest)
+            rest = content[after : ends[last]].encode()
+            if rest not in table.rests:
+                table.rests.append(rest)
+            table.rest[shape] = table.rests.index(rest)
         table.codes[shape] = code
 
     def _may_join(self, one: int, other: int) -> bool:
         is_merged = self.texts.is_merged
-        return bool(is_merged[one] and is_merged[other] and self._pairs.right_of(one)[other])
+        return bool(is_merged[one] and is_merged[other] and self._pairs.right_among(np.array([other]), one)[0])
+
+
+def _fits(kind: ContextKind, splits: tuple[int, ...]) -> bool:
+    """Whether tokens of ``kind`` end where the rules split it, and are neighbours where these do not."""
+    return set(splits) <= set(kind.edges) and all(
+        is_joined or edge in splits for edge, is_joined in zip(kind.edges, kind.joined, strict=True)
+    )
 
 
 def _present(shapes: Int32) -> NDArray[np.int64]:
