@@ -32,8 +32,8 @@ class Continuations:
         self._kept: OrderedDict[tuple[ContextKind, int, int], bytes | None] = OrderedDict()
 
     def of(self, context: Line, state: int, tokens: Int32, choices: Numbers) -> Iterator[tuple[int, bytes]]:
-        """Of tokens that nearly hold in ``state``, those after which other tokens were found, with the text of these. The others
-        never hold."""
+        """Of ``tokens`` of ``state`` that nearly hold, those after which other tokens were found, with the text of
+        these. The others never hold."""
         nearly = np.flatnonzero(choices == NEARLY)
         choices[nearly] = NEVER
         for place in nearly.tolist():

@@ -53,7 +53,9 @@ class LayoutChoices:
         self._endings = EndingChoices(spelling)
         self._boards: OrderedDict[tuple[ContextKind, Layout], _Board] = OrderedDict()
 
-    def of(self, context: Line, layout: Layout, longer: Groups, heads: Heads, *, is_kept: bool = True) -> Numbers | None:
+    def of(
+        self, context: Line, layout: Layout, longer: Groups, heads: Heads, *, is_kept: bool = True
+    ) -> Numbers | None:
         """[N]: the index of the first of the ``heads`` of its group before which the tokenizer writes each token, or
         ``NEARLY``, ``UNKNOWN`` or ``NEVER``, also without a group. None where that is not known for the context.
 

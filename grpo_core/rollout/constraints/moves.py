@@ -3,7 +3,7 @@
 Tokens whose bytes the automaton treats alike lead to the same states, so they are one entry of a trie: a state is
 followed through the trie, and not through the bytes of every token. Most states of a counter take the same tokens, and
 these lead to states that allow the same texts: such a ``Layout`` is found once for all of them. The few tokens of more
-than ``LONG_BYTES``, mostly runs of blanks or marks, are followed for each state, as some of them reach the counter's end.
+than ``LONG_BYTES``, mostly runs of blanks or marks, are followed for each state: they may reach the counter's end.
 
 Legend: R tokens with bytes that the automaton has, K entries of the trie, L long tokens, S states.
 """

@@ -44,7 +44,7 @@ class Writing:
         return choices
 
     def choices_of(self, context: Line, state: int, moves: Moves) -> tuple[Int32, Numbers]:
-        """The tokens that ``state`` can take, some of which may be dead, with their ``choices``, ``NEVER`` for these."""
+        """The tokens that ``state`` can take [N] with their ``choices`` [N]; some may be dead, with ``NEVER``."""
         layout, by_layout = moves.layout(state), self.token_bytes.choices
         longer = moves.groups_of_longer(state, layout)
         choices = by_layout.of(context, layout, longer, self.heads) if by_layout is not None else None

@@ -77,11 +77,17 @@ class Pieces:
 
     def kept(self, text: str, *, after_apostrophe: bool) -> tuple[tuple[int, str], ...]:
         """The places of ``text`` that its shape has as they are: apostrophes, and letters that may belong to them."""
-        near = {place for match in _AFTER_APOSTROPHE.finditer(text) for place in range(*match.span())}
-        if after_apostrophe:
-            near.update(range(min(CONTRACTED, len(text))))
-        places = (place for place in sorted(near) if text[place] in self._contracting or text[place] == "'")
-        return tuple((place, text[place]) for place in places)
+        near = set(range(min(CONTRACTED, len(text)))) if after_apostrophe else set()
+        if "'" in text:
+            near.update(place for match in _AFTER_APOSTROPHE.finditer(text) for place in range(*match.span()))
+        return tuple((place, text[place]) for place in sorted(near) if self._is_kept(text[place]))
+
+    def is_kept_in(self, text: str) -> bool:
+        """Whether the shape of ``text`` differs after an apostrophe."""
+        return any(map(self._is_kept, text[:CONTRACTED]))
+
+    def _is_kept(self, character: str) -> bool:
+        return character in self._contracting or character == "'"
 
     def exact(self, text: str) -> str:
         """``text`` with one character for each of its own: places in it stay."""

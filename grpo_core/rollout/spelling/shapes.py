@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from grpo_core.rollout.spelling.byte_text import is_stable, unfinished, whole
 from grpo_core.rollout.spelling.pieces import CONTRACTED, Pieces
 from grpo_core.rollout.spelling.token_texts import TokenTexts
-from grpo_core.types import Int32
+from grpo_core.types import Bool, Int32
 
 
 class Shapes:
@@ -40,12 +40,23 @@ class Shapes:
         one that normalisation changes, or after ``lead`` one that it may change."""
         if not lead and not tail:
             shapes = self._of_whole[after_apostrophe]
-            for token in tokens[shapes[tokens] < 0].tolist():
+            missing = tokens[shapes[tokens] < 0]
+            if after_apostrophe and len(missing):
+                shapes[missing] = self.of(missing, b"", b"", after_apostrophe=False)
+                missing = missing[self._is_contracting[missing]]
+            for token in missing.tolist():
                 shapes[token] = self._index(self._token_texts.text_of[token], after_apostrophe=after_apostrophe)
             return shapes[tokens]
         keys = ((lead, token, tail) for token in tokens.tolist())
         known = self._of_partial
         return np.array([known[key] if key in known else self._partial_shape(*key) for key in keys], dtype=np.int32)
+
+    @cached_property
+    def _is_contracting(self) -> Bool:
+        """[V]: whether the shape of a whole token differs after an apostrophe."""
+        result = np.zeros(self._token_texts.num, dtype=np.bool_)
+        result[[token for token, text in self._token_texts.text_of.items() if self._pieces.is_kept_in(text)]] = True
+        return result
 
     def _partial_shape(self, lead: bytes, token: int, tail: bytes) -> int:
         """As ``of``. Where normalisation may join the token and what is before it, ``may_compose`` says so."""

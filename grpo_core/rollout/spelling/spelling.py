@@ -6,15 +6,13 @@ neighbour of the one before it, and of the one after it: that depends on two tok
 last of the three, the neighbours of the last token, is asked anew for each context: the rest is kept for the context's
 kind (``ending_choices``).
 
-Legend: V ids, N tokens that are asked for, K shapes of tokens.
+Legend: V ids, N tokens that are asked for.
 """
 
 from __future__ import annotations
 
 import threading
 import unicodedata
-from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,38 +25,18 @@ from tokenizers import Tokenizer as Backend
 from grpo_core.rollout.spelling.added_tokens import AddedTokens
 from grpo_core.rollout.spelling.bpe_pairs import Merges
 from grpo_core.rollout.spelling.byte_text import is_stable, num_continuing, whole
-from grpo_core.rollout.spelling.contexts import Context, ContextKind, Contexts
+from grpo_core.rollout.spelling.contexts import Context, Contexts
 from grpo_core.rollout.spelling.pairs import Pairs
 from grpo_core.rollout.spelling.pieces import Pieces
 from grpo_core.rollout.spelling.shapes import Shapes
+from grpo_core.rollout.spelling.tables import ALIGNED, ENDS, STARTS, Table, Tables
 from grpo_core.rollout.spelling.token_texts import COMPOSING, NEVER_WRITTEN, PARTIAL, WHOLE, TokenTexts
 from grpo_core.types import Bool, Int32
 
 NO, YES, UNKNOWN = range(3)
-_ALIGNED, _STARTS, _ENDS, _MISSING = 1, 2, 4, 255
-_MAX_TABLES = 2048
 _MAX_FOLLOWING = 1 << 13
 
 Verdicts = NDArray[np.uint8]
-
-
-@dataclass(slots=True)
-class _Table:
-    """What the rules say of each shape of token, between contexts of one kind and one text."""
-
-    codes: Verdicts  # [K]
-    rest: Int32  # [K]: the text after it in its piece, as an index of ``rests``; -1: none
-    rests: list[bytes]  # without the tail, so all tails share them
-
-    def grow(self, num: int) -> None:
-        more = num - len(self.codes)
-        if more:
-            self.codes = np.concatenate([self.codes, np.full(more, _MISSING, np.uint8)])
-            self.rest = np.concatenate([self.rest, np.full(more, -1, np.int32)])
-
-    def text_after(self, shape: int, tail: bytes) -> bytes:
-        """The text after a token of ``shape`` in its piece."""
-        return tail + self.rests[self.rest[shape]] if self.rest[shape] >= 0 else b""
 
 
 class Following(NamedTuple):
@@ -95,7 +73,7 @@ class Spelling:
         self.texts.kinds[list(self.added.holders)] = NEVER_WRITTEN
         self._contexts = Contexts(bytes_of, self.pieces, self._may_join, added=self.added, normalises=self._normalises)
         self.shapes_of = Shapes(self.pieces, self.texts, bytes_of, normalises=self._normalises)
-        self._tables: OrderedDict[tuple[ContextKind, bool, str], _Table] = OrderedDict()
+        self._tables = Tables(self.pieces, self.shapes_of)
         self.following = lru_cache(maxsize=_MAX_FOLLOWING)(self._find_following)
         self._none = np.zeros(self.texts.num, dtype=np.bool_)
         self.lock = threading.RLock()
@@ -186,8 +164,8 @@ class Spelling:
         """What holds of tokens ``known`` [N] of ``shapes`` after every context of the kind of ``found``."""
         table = self._table(found, following, shapes)
         codes = table.codes[shapes]
-        starts, ends = (codes & _STARTS) > 0, (codes & _ENDS) > 0
-        holds = (codes & _ALIGNED) > 0
+        starts, ends = (codes & STARTS) > 0, (codes & ENDS) > 0
+        holds = (codes & ALIGNED) > 0
         nearly = holds & ~ends
         rest_of = table.rest[shapes]
         for number, rest in enumerate(table.rests):
@@ -229,50 +207,9 @@ class Spelling:
             after = table.text_after(shapes[place], following.tail)
             holds[place] &= before + self._bytes_of[int(known[place])] + after not in self.texts.wholes
 
-    def _table(self, found: Context, following: Following, shapes: Int32) -> _Table:
-        key = (found.kind, bool(following.tail), following.text)
-        table = self._tables.get(key)
-        if table is None:
-            table = self._tables[key] = _Table(np.zeros(0, np.uint8), np.zeros(0, np.int32), [])
-            if len(self._tables) > _MAX_TABLES:
-                self._tables.popitem(last=False)
-        table.grow(len(self.shapes_of.texts))
-        present = _present(shapes)
-        for shape in present[table.codes[present] == _MISSING].tolist():
-            self._ask(table, found.kind, following, shape)
-        return table
-
-    def _ask(self, table: _Table, kind: ContextKind, following: Following, shape: int) -> None:
-        """Ask the rules for one of ``shape_texts``."""
-        before, token = len(kind.shape), self.shapes_of.texts[shape]
-        content = kind.shape + token + following.text
-        ends = self.pieces.ends(content)
-        after = before + len(token)
-        first, last = bisect_left(ends, before), bisect_left(ends, after)  # those within the token
-        is_cut_before = ends[first : first + 1] == (before,)
-        is_split = last - first > is_cut_before
-        code = _ALIGNED if not is_split and _fits(kind, ends[: first + (kind.is_partial and is_cut_before)]) else 0
-        code |= _STARTS if not kind.is_partial and (before == 0 or is_cut_before) else 0
-        code |= _ENDS if not following.tail and ends[last : last + 1] == (after,) else 0
-        if code & _ALIGNED and not code & _ENDS:
-            rest = content[after : ends[last]].encode()
-            if rest not in table.rests:
-                table.rests.append(rest)
-            table.rest[shape] = table.rests.index(rest)
-        table.codes[shape] = code
+    def _table(self, found: Context, following: Following, shapes: Int32) -> Table:
+        return self._tables.of(found.kind, following.text, shapes, is_open=bool(following.tail))
 
     def _may_join(self, one: int, other: int) -> bool:
         is_merged = self.texts.is_merged
         return bool(is_merged[one] and is_merged[other] and self._pairs.right_among(np.array([other]), one)[0])
-
-
-def _fits(kind: ContextKind, splits: tuple[int, ...]) -> bool:
-    """Whether tokens of ``kind`` end where the rules split it, and are neighbours where these do not."""
-    return set(splits) <= set(kind.edges) and all(
-        is_joined or edge in splits for edge, is_joined in zip(kind.edges, kind.joined, strict=True)
-    )
-
-
-def _present(shapes: Int32) -> NDArray[np.int64]:
-    """The different values of ``shapes``, ascending; faster than sorting them."""
-    return np.flatnonzero(np.bincount(shapes))
