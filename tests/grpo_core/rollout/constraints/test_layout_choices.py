@@ -22,7 +22,7 @@ PATTERNS = (
     r"(we|I|!)'(s|t|ll|x){1,9}[^<]{0,9}",
     r"[\u0061\u0301\u00e9\u4e2d \n]{1,60}",
 )
-NUM_TOKENS = 60
+NUM_TOKENS = 30
 
 
 @pytest.fixture(params=["tiny", "gpt2", *REAL])
