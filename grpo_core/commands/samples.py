@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace, console: Console) -> int:
     """Print them. Nothing changes."""
+    for name in ("worst", "best", "first"):
+        if (count := vars(flags)[name]) is not None and count < 1:
+            raise ConfigError(f"--{name} {count}: give at least 1")
     from grpo_core.schedule.samples import read_samples
 
     for row in _chosen(read_samples(_find(Home.from_environment(), flags.run_name, flags.step)), flags):
@@ -49,14 +52,8 @@ def _find(home: Home, run: str, step: int | None) -> Path:
 def _chosen(rows: list[dict[str, Any]], flags: argparse.Namespace) -> list[dict[str, Any]]:
     for name, sign in (("worst", 1), ("best", -1)):
         if (count := vars(flags)[name]) is not None:
-            return sorted(rows, key=lambda row: sign * row["reward"])[: _counted(name, count)]
-    return rows[: _counted("first", flags.first)]
-
-
-def _counted(name: str, count: int) -> int:
-    if count < 1:
-        raise ConfigError(f"--{name} {count}: give at least 1")
-    return count
+            return sorted(rows, key=lambda row: sign * row["reward"])[:count]
+    return rows[: flags.first]
 
 
 def _text(row: dict[str, Any]) -> str:

@@ -184,6 +184,8 @@ def _explain(detail: Any, typed: Mapping[str, str], listed: set[tuple[str, ...]]
             section = section.model_fields[part].annotation
         names = ", ".join(section.model_fields)
         return f"{where}: {shown(detail['input'])} is not allowed: it is a section; set one of its keys: {names}"
+    if detail["type"] == "tuple_type":
+        return f'{where}: {shown(detail["input"])} is not allowed: give a list, such as [1, 2] or ["a", "b"]'
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "value_error":
         return f"{where}: {message}" if where else message

@@ -96,6 +96,9 @@ def test_an_impossible_value_is_named_with_what_is_allowed(path: str, value: obj
 
 
 def test_a_value_in_the_place_of_a_section_names_its_keys() -> None:
+    assert message_of({"training": {"betas": 0.9}}) == (
+        'training.betas: 0.9 is not allowed: give a list, such as [1, 2] or ["a", "b"]'
+    )
     assert message_of({"rollout": 3}).startswith("rollout: 3 is not allowed: it is a section; set one of its keys: eng")
 
 
