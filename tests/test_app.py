@@ -189,6 +189,7 @@ def test_the_cli_takes_detach_behind_the_name_too():
     assert "Token missing." in finished.stderr
 
 
+@pytest.mark.slow
 def test_a_container_comes_to_the_same_objects(tmp_path: Path):
     """Modal refuses to start a container whose file defines other secrets and volumes than the one that was sent."""
     shutil.copy(PROJECT_FOLDER / "app.py", tmp_path)  # and nothing else of what the image is built from

@@ -154,6 +154,7 @@ def test_growth_is_measured_against_what_predicts_it() -> None:
     assert flops(32) - flops(16) == pytest.approx(2 * (flops(16) - flops(8)), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_arms_of_this_project_agree(setup: Setup) -> None:
     arms = build_arms(["shared", "padded"], setup, with_rollouts=False)
     batch = random_batch(np.random.default_rng(0), SHAPE, 2048)

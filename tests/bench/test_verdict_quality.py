@@ -95,6 +95,7 @@ def test_rates_come_with_the_exact_interval() -> None:
     assert none_of_20["high"] == pytest.approx(1 - 0.025 ** (1 / 20))
 
 
+@pytest.mark.slow
 def test_json_has_the_rates_and_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [tmp_path / name for name in ("one.json", "two.json")]
     for file in files:

@@ -48,6 +48,7 @@ def test_the_simulated_noises_are_what_their_names_say() -> None:
     assert simulated(rng, 10).is_quiet.all()
 
 
+@pytest.mark.slow
 def test_a_neighbour_of_one_arm_turns_nothing_red_and_a_loss_is_found() -> None:
     found = study_rules(np.random.default_rng(2), 30)
     assert found.keys() == NOISES.keys()

@@ -122,9 +122,10 @@ def test_what_is_not_finite_is_an_error(tmp_path: Path) -> None:
     ("tell", "error"),
     [
         (lambda rows: (rows[0] * np.nan, *rows[1:]), NOT_FINITE),
-        (lambda rows: rows[:-1], NOT_FINITE),
-        (lambda rows: (rows[0][:-1], *rows[1:]), NOT_FINITE),
-        (lambda rows: (rows[1], rows[0], *rows[2:]), NOT_FINITE),  # they differ in length
+        pytest.param(lambda rows: rows[:-1], NOT_FINITE, marks=pytest.mark.slow),
+        pytest.param(lambda rows: (rows[0][:-1], *rows[1:]), NOT_FINITE, marks=pytest.mark.slow),
+        # they differ in length
+        pytest.param(lambda rows: (rows[1], rows[0], *rows[2:]), NOT_FINITE, marks=pytest.mark.slow),
         (lambda rows: tuple(2 * row for row in rows), pytest.approx(1.0)),
     ],
 )
@@ -152,6 +153,13 @@ def test_a_wrong_count_of_tokens_with_a_loss_is_seen(tmp_path: Path) -> None:
     assert found.num_miscounted_tokens == 2 * 3  # in two steps
 
 
-@pytest.mark.parametrize("optimizer", [AdamW(weight_decay=0.01), AdamW(beta_2=0.99), AdamW(epsilon=1e-6)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        AdamW(weight_decay=0.01),
+        pytest.param(AdamW(beta_2=0.99), marks=pytest.mark.slow),
+        pytest.param(AdamW(epsilon=1e-6), marks=pytest.mark.slow),
+    ],
+)
 def test_another_optimizer_is_seen(tmp_path: Path, optimizer: AdamW) -> None:
     assert errors(tmp_path, optimizer=optimizer).weights > 4e-4

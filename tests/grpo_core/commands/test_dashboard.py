@@ -12,7 +12,14 @@ from grpo_core.cli import main
 from tests.grpo_core.commands.served import served
 
 
-@pytest.mark.parametrize(("options", "needs_token"), [([], False), (["--token"], True), (["--host", "0.0.0.0"], True)])
+@pytest.mark.parametrize(
+    ("options", "needs_token"),
+    [
+        ([], False),
+        pytest.param(["--token"], True, marks=pytest.mark.slow),
+        pytest.param(["--host", "0.0.0.0"], True, marks=pytest.mark.slow),
+    ],
+)
 def test_it_serves_at_the_printed_address_until_ctrl_c(options: list[str], needs_token: bool, tmp_path: Path) -> None:
     with served(["dashboard", "--port", "0", *options], tmp_path) as printed:
         assert printed.readline() == f"runs of {tmp_path / 'data'}\n"

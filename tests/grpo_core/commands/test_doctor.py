@@ -116,6 +116,7 @@ def test_a_red_canary_exits_1(
     assert "16 of 16 canaries are red" in output
 
 
+@pytest.mark.slow
 def test_what_the_torch_engine_cannot_drive_is_examined_on_the_plain_one(
     model_folder: Path,
     tmp_path: Path,

@@ -123,6 +123,7 @@ def test_a_failed_build_leaves_nothing_that_looks_like_a_preset(sketch: str, mon
     assert load_policy(ModelConfig(name=sketch, device="cpu")).num_layers == 1
 
 
+@pytest.mark.slow
 def test_builds_are_deterministic(
     sketch: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -258,6 +258,7 @@ def test_batch_mates_may_round_otherwise_only_where_the_engine_says_so(
     assert canary.run(subject) == CanaryResult(canary.name, True, detail)
 
 
+@pytest.mark.slow
 def test_the_memory_canary_takes_no_longer_than_it_may(examine: Examine) -> None:
     subject = examine(TorchEngine)
     finding = lifetime.memory_is_flat(subject, 1000, 2000, max_s=0.0)

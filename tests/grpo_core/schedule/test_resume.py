@@ -91,9 +91,9 @@ def test_an_interrupted_run_refills_its_batches_as_the_whole_one_does(make_stack
         pytest.param("lora", 1, 1, 0, marks=pytest.mark.slow),
         pytest.param("lora", 1, 2, 0, marks=pytest.mark.slow),
         ("lora", 2, 3, 0),
-        ("full", 0, 1, 0),
+        pytest.param("full", 0, 1, 0, marks=pytest.mark.slow),
         ("full", 1, 2, 0),
-        ("lora", 0, 1, 4),
+        pytest.param("lora", 0, 1, 4, marks=pytest.mark.slow),
         ("lora", 2, 3, 4),
     ],
 )

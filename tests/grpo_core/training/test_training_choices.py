@@ -112,7 +112,7 @@ def test_the_gradient_does_not_depend_on_the_split_or_on_the_packing(
             assert getattr(metrics, name) == pytest.approx(getattr(one, name), abs=1e-9), name
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_at_learning_rate_0_every_metric_keeps_its_on_policy_value_for_20_steps(
     method: str, make_trainer: MakeTrainer, make_engine: MakeEngine, sample_batch: SampleBatch, tmp_path: Path
 ) -> None:

@@ -50,7 +50,14 @@ def compare(seconds: float, carry_over: float, seed: int) -> ArmPairs:
     return pairs
 
 
-@pytest.mark.parametrize(("seconds", "outcome"), [(1.0, Outcome.SAME), (1.2, Outcome.SLOWER), (0.8, Outcome.FASTER)])
+@pytest.mark.parametrize(
+    ("seconds", "outcome"),
+    [
+        pytest.param(1.0, Outcome.SAME, marks=pytest.mark.slow),
+        (1.2, Outcome.SLOWER),
+        pytest.param(0.8, Outcome.FASTER, marks=pytest.mark.slow),
+    ],
+)
 def test_what_one_side_leaves_behind_is_no_difference_between_versions(seconds: float, outcome: Outcome) -> None:
     """This side leaves caches behind in which the other one takes 15 % longer."""
     for seed in range(3):

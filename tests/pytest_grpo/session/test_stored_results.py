@@ -57,6 +57,7 @@ def test_a_loss_against_a_baseline_is_red_though_the_threshold_is_met(project: p
     run(project, FASTER, "--grpo-compare", "before").assert_outcomes(passed=1)
 
 
+@pytest.mark.slow
 def test_several_stored_sessions_of_a_commit_tell_smaller_losses(project: pytest.Pytester) -> None:
     save_sessions(project)
     same = run(project, FAST, "--grpo-compare", "before0")

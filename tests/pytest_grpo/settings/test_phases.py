@@ -222,6 +222,7 @@ def test_last_failed_repeats_a_red_phase(project: pytest.Pytester) -> None:
     assert outcomes_again(project, "--lf") == ["test_plain PASSED"]
 
 
+@pytest.mark.slow
 def test_stepwise_repeats_a_red_phase(project: pytest.Pytester) -> None:
     project.runpytest("--phase", "all", "--sw").assert_outcomes(passed=2, failed=1, deselected=1)
     assert outcomes_again(project, "--sw") == ["test_method FAILED"]
@@ -229,6 +230,7 @@ def test_stepwise_repeats_a_red_phase(project: pytest.Pytester) -> None:
     assert outcomes_again(project, "--sw") == ["test_plain PASSED"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_plugins")
 def test_last_failed_of_xdist_workers_repeats_a_red_phase(project: pytest.Pytester) -> None:
     project.runpytest("-n1", "--phase", "4").assert_outcomes(failed=1)

@@ -46,7 +46,9 @@ def test_other_patterns_are_compiled_here(pattern: str, num_states: int, monkeyp
     assert ByteAutomaton.compile(pattern).dead <= num_states
 
 
-@pytest.mark.parametrize("pattern", ["[a-z]+x{1,9}", "(a|b)*a(a|b){4}", r"\p{L}+-{2,3}"])
+@pytest.mark.parametrize(
+    "pattern", ["[a-z]+x{1,9}", "(a|b)*a(a|b){4}", pytest.param(r"\p{L}+-{2,3}", marks=pytest.mark.slow)]
+)
 def test_a_pattern_that_might_explode_is_the_same_from_another_process(
     pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

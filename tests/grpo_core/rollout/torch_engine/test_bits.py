@@ -165,6 +165,7 @@ def test_states_have_the_same_bits_in_any_company(
         assert_same_bits(alone, states_in(company, passes, weights))
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_narrower_vectors_have_bits_of_their_own(
     fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, build: Build

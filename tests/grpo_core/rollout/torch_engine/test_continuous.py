@@ -137,7 +137,7 @@ def test_jump_forward_changes_nothing_but_the_number_of_passes(make_engine: Make
     assert fast.counters.num_decode_steps < slow.counters.num_decode_steps / 2
 
 
-@pytest.mark.parametrize("num_mixes", [200, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_mixes", [50, pytest.param(2000, marks=pytest.mark.slow)])
 def test_random_mixes_leak_nothing_and_meet_no_wrong_neighbour(make_engine: MakeEngine, num_mixes: int) -> None:
     """Requests join in mixes of one to four while others decode, some are cancelled, and the version changes."""
     rng = np.random.default_rng(0)

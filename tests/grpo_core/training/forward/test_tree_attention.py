@@ -70,6 +70,7 @@ def test_blocks_give_the_output_and_gradients_of_a_masked_product(
         assert float((one.grad - two.grad).abs().max()) < tolerance
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences() -> None:
     rng = np.random.default_rng(1)
     tree = build_tree([rng.integers(0, 3, size).astype(np.int32) for size in (5, 6, 7)], min_saved_tokens=1)
