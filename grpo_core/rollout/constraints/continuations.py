@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from grpo_core.rollout.constraints.byte_automaton import ByteAutomaton
+from grpo_core.rollout.constraints.automaton.byte_automaton import ByteAutomaton
 from grpo_core.rollout.constraints.ending_choices import NEARLY, NEVER, Numbers
 from grpo_core.rollout.constraints.lines import Line
 from grpo_core.rollout.constraints.moves import Moves

@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from grpo_core.rollout.constraints.byte_automaton import ByteAutomaton
+from grpo_core.rollout.constraints.automaton.byte_automaton import ByteAutomaton
 from grpo_core.types import Int32
 
 LONG_BYTES = 24

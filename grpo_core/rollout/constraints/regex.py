@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from grpo_core.errors import ConstraintError
 from grpo_core.model.tokenizer import Tokenizer
-from grpo_core.rollout.constraints.byte_automaton import ByteAutomaton
+from grpo_core.rollout.constraints.automaton.byte_automaton import ByteAutomaton
 from grpo_core.rollout.constraints.lines import Line, build_trie
 from grpo_core.rollout.constraints.token_automaton import Node, TokenAutomaton
 from grpo_core.rollout.constraints.token_bytes import TokenBytes, token_bytes_of

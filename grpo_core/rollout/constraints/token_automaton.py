@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from grpo_core.errors import ConstraintError
-from grpo_core.rollout.constraints.byte_automaton import ByteAutomaton
+from grpo_core.rollout.constraints.automaton.byte_automaton import ByteAutomaton
 from grpo_core.rollout.constraints.continuations import Continuations
 from grpo_core.rollout.constraints.ending_choices import NEVER, Numbers
 from grpo_core.rollout.constraints.lines import Line, TrieNode

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from grpo_core.rollout.constraints.byte_automaton import MAX_ENDINGS, ByteAutomaton
+from grpo_core.rollout.constraints.automaton.byte_automaton import MAX_ENDINGS, ByteAutomaton
 from grpo_core.rollout.constraints.ending_choices import NEVER, Numbers
 from grpo_core.rollout.constraints.ending_choices import UNKNOWN as NOT_KNOWN
 from grpo_core.rollout.constraints.lines import Line

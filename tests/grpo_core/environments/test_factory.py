@@ -116,8 +116,8 @@ BROKEN = {
         import no_such_package
     """,
     "ends_the_process": """
-        import sys
-        sys.exit(0)
+        if True:
+            raise SystemExit(0)
     """,
 }
 

@@ -136,5 +136,5 @@ def test_an_argument_that_the_template_sets_where_it_is_not_given_is_taken(
     for wrong in ("date", "m", "messages", "add_generation_prompt", "tokenize"):
         with pytest.raises(ConfigError, match=f"arguments.{wrong}: .* no such argument; it has day; leave it out"):
             ChatPrompts(Tokenizer(backend), RolloutConfig(chat_template_arguments={wrong: "Friday"}))
-    own = RolloutConfig(chat_template_arguments={"chat_template": "{{ messages[0].content }}!"})
-    assert Tokenizer(backend).decode(ChatPrompts(Tokenizer(backend), own).ids(ASKED, None)) == "Be brief.!"
+    own = RolloutConfig(chat_template_arguments={"chat_template": "{{ messages | map(attribute='content') | join }}!"})
+    assert Tokenizer(backend).decode(ChatPrompts(Tokenizer(backend), own).ids(ASKED, None)) == "Be brief.How are you?!"

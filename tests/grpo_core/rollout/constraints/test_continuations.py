@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from grpo_core.model.tokenizer import load_tokenizer
-from grpo_core.rollout.constraints.byte_automaton import ByteAutomaton
+from grpo_core.rollout.constraints.automaton.byte_automaton import ByteAutomaton
 from grpo_core.rollout.constraints.continuations import Continuations
 from grpo_core.rollout.constraints.token_automaton import TokenAutomaton
 from grpo_core.rollout.constraints.token_bytes import token_bytes_of

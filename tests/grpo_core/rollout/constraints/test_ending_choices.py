@@ -7,7 +7,7 @@ import pytest
 
 from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 from grpo_core.rollout.constraints import ending_choices
-from grpo_core.rollout.constraints.byte_automaton import ByteAutomaton
+from grpo_core.rollout.constraints.automaton.byte_automaton import ByteAutomaton
 from grpo_core.rollout.constraints.ending_choices import NEARLY, NEVER
 from grpo_core.rollout.constraints.token_automaton import TokenAutomaton
 from grpo_core.rollout.constraints.token_bytes import token_bytes_of

@@ -9,7 +9,7 @@ import pytest
 
 from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 from grpo_core.rollout.constraints import layout_choices, moves
-from grpo_core.rollout.constraints.byte_automaton import ByteAutomaton
+from grpo_core.rollout.constraints.automaton.byte_automaton import ByteAutomaton
 from grpo_core.rollout.constraints.ending_choices import NEVER
 from grpo_core.rollout.constraints.lines import Line
 from grpo_core.rollout.constraints.token_automaton import TokenAutomaton, TokenNode

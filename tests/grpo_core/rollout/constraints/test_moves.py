@@ -6,7 +6,7 @@ import pytest
 
 from grpo_core.model.tokenizer import load_tokenizer
 from grpo_core.rollout.constraints import moves
-from grpo_core.rollout.constraints.byte_automaton import ByteAutomaton
+from grpo_core.rollout.constraints.automaton.byte_automaton import ByteAutomaton
 from grpo_core.rollout.constraints.moves import Moves
 from grpo_core.rollout.constraints.token_bytes import token_bytes_of
 

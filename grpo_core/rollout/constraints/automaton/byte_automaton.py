@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grpo_core.errors import ConstraintError
-from grpo_core.rollout.constraints import byte_index
-from grpo_core.rollout.constraints.byte_index import END
-from grpo_core.rollout.constraints.explosion import may_explode
-from grpo_core.rollout.constraints.state_classes import classes_ahead
+from grpo_core.rollout.constraints.automaton import byte_index
+from grpo_core.rollout.constraints.automaton.byte_index import END
+from grpo_core.rollout.constraints.automaton.explosion import may_explode
+from grpo_core.rollout.constraints.automaton.state_classes import classes_ahead
 from grpo_core.rollout.spelling.byte_text import unfinished
 from grpo_core.types import Int32
 

@@ -7,9 +7,9 @@ import subprocess
 import pytest
 
 from grpo_core.errors import ConstraintError
-from grpo_core.rollout.constraints import byte_automaton
-from grpo_core.rollout.constraints.byte_automaton import MAX_STATES, ByteAutomaton
-from grpo_core.rollout.constraints.explosion import may_explode
+from grpo_core.rollout.constraints.automaton import byte_automaton
+from grpo_core.rollout.constraints.automaton.byte_automaton import MAX_STATES, ByteAutomaton
+from grpo_core.rollout.constraints.automaton.explosion import may_explode
 
 EXPLOSIVE = (
     "((a{1,99}){1,99}){1,99}",
