@@ -39,6 +39,9 @@ pytestmark = [
 ]
 
 RATIO_ERROR = 1e-4  # of the trainer's probabilities to the sampler's, on policy: the numerics contract
+ADAM_ERROR = 0.02
+"""Adam divides a gradient by its own size: where it is next to nothing, its last bits decide where a weight goes. They
+differ between the engines, and from processor to processor."""
 STARTS_WITHIN_S = 400  # on a machine that is busy with other things
 
 
@@ -127,9 +130,9 @@ def test_on_policy_it_trains_as_with_the_torch_engine_and_resumes(
         assert metrics.num_scoring_passes == metrics.num_forward_passes == 1  # the reference's
         assert other.metrics.num_scoring_passes == 0  # it came with the batch
         assert metrics.reward_mean == other.metrics.reward_mean
-        assert metrics.kl == pytest.approx(other.metrics.kl, abs=1e-4)
-        assert metrics.loss == pytest.approx(other.metrics.loss, abs=1e-4)
-        assert metrics.grad_norm == pytest.approx(other.metrics.grad_norm, rel=1e-2)
+        assert metrics.kl == pytest.approx(other.metrics.kl, abs=1e-4, rel=ADAM_ERROR)
+        assert metrics.loss == pytest.approx(other.metrics.loss, abs=1e-4, rel=ADAM_ERROR)
+        assert metrics.grad_norm == pytest.approx(other.metrics.grad_norm, rel=ADAM_ERROR)
     assert reports[-1].metrics.kl > 1e-3  # the adapter says something else than the base model by now
 
 
