@@ -181,7 +181,7 @@ def started_telemetry(stack: LocalStack, home: Home) -> Telemetry:
     from grpo_core.telemetry import open_telemetry
 
     telemetry = open_telemetry(stack.config, home)
-    telemetry.emit("run_finished", num_steps=0, duration_s=0.0)
+    telemetry.emit("run_finished", num_steps=0, duration_s=0.0)  # any event will do
     telemetry.flush()
     return telemetry
 

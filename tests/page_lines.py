@@ -344,7 +344,7 @@ HOW: Mapping[str, How] = {
     "uv run --with llguidance --with xgrammar python -m bench.constraint_speed package/models": _INSTALLS,
     "uv run python -m bench.real_vocabularies": _MINUTES,
     "uv run python -m bench.wide_draws": _MINUTES,
-    "uv run --extra otel python -m bench.telemetry_cost --grpo-budget 60": _MINUTES,
+    "uv run python -m bench.telemetry_cost --grpo-budget 60": _MINUTES,
     "pytest bench --phase all --grpo-config run.toml": _MINUTES,
     "pytest bench --phase 2,5 --grpo-model Qwen/Qwen3-0.6B --grpo-environment game:make --grpo-engine vllm": _MINUTES,
     "pytest bench --phase 3 --grpo-config run.toml --grpo-set training.packing=padded": _MINUTES,

@@ -38,18 +38,18 @@ def _lines_json(chart: Chart, run: RunData) -> list[dict[str, Any]]:
         assert table is not None
         x = table[chart.x] if chart.axis == "step" else table["time"] - (run.started_s or 0.0)
         chosen = newest_of_each(x) if chart.axis == "step" else ~np.isnan(x)
-        device = f" {name.rpartition('/')[2]}" if len(names) > 1 else ""
+        part = f" {name.rpartition('/')[2]}" if len(names) > 1 else ""  # a device or a reward function
         for line in chart.lines:
             values = line.values(table)[chosen]
             if not np.isnan(values).all():
-                lines.append(_line_json(line, device, x[chosen], values, table, chosen))
+                lines.append(_line_json(line, part, x[chosen], values, table, chosen))
     return lines
 
 
 def _line_json(
-    line: Line, device: str, x: Float64, values: Float64, table: Table, chosen: np.ndarray[Any, Any]
+    line: Line, part: str, x: Float64, values: Float64, table: Table, chosen: np.ndarray[Any, Any]
 ) -> dict[str, Any]:
-    shown = {"label": f"{line.label}{device}", "limit": line.is_limit, **binned(x, values).as_json()}
+    shown = {"label": f"{line.label}{part}", "limit": line.is_limit, **binned(x, values).as_json()}
     if line.interval is not None:
         ends = (binned(x, table[field][chosen] * line.factor).mean for field in line.interval)
         shown |= dict(zip(("low", "high"), map(rounded, ends), strict=True))

@@ -114,11 +114,11 @@ def open_held_out(config: GrpoConfig, tokenizer: Tokenizer | None = None) -> Env
     return make_environment_factory(environment, tokenizer)
 
 
-def check_held_out(config: GrpoConfig) -> None:
-    """Before a model is loaded: raises as ``held_out_environment``, and where the questions of a file are unsound."""
+def check_held_out(config: GrpoConfig) -> EnvironmentFactory | None:
+    """Before a model is loaded: raises as ``held_out_environment``, and where the questions of a file are unsound.
+    Returns the data set of that file, None where the held-out questions are in no file."""
     held_out_environment(config)
-    if config.evaluation.path is not None:
-        open_held_out(config)
+    return open_held_out(config) if config.evaluation.path is not None else None
 
 
 def held_out_environment(config: GrpoConfig) -> EnvironmentConfig:

@@ -13,7 +13,7 @@ from grpo_core.config.packages import is_own
 from grpo_core.environments import make_environment_factory
 from grpo_core.environments.dataset.source import DatasetFactory
 from grpo_core.environments.protocol import EnvironmentFactory
-from grpo_core.evaluation.evaluator import check_held_out, open_held_out
+from grpo_core.evaluation.evaluator import check_held_out
 from grpo_core.home import Home
 from grpo_core.lora.background_store import BackgroundStore
 from grpo_core.lora.cache import DEFAULT_MAX_BYTES, LoRACache
@@ -100,17 +100,6 @@ class LocalStack(Stack):
         self.engine.close()
 
 
-def check_questions(config: GrpoConfig, factory: EnvironmentFactory, tokenizer: Tokenizer) -> None:
-    """Before a model is loaded: raises ``ConfigError`` for a question of a file that the model of ``config`` cannot
-    read, held-out ones included."""
-    files = {"environment.data.path": factory} if config.environment.name == "dataset" else {}
-    if config.evaluation.every_steps and config.evaluation.path is not None:
-        files["evaluation.path"] = open_held_out(config)
-    for key, dataset in files.items():
-        assert isinstance(dataset, DatasetFactory)
-        check_prompts(dataset, tokenizer, config.rollout, context_of(config.model.name), key)
-
-
 def build_trainer(config: GrpoConfig, ranks: Ranks) -> Trainer:
     """A trainer with its own copy of the base weights. Processes other than process 0 need nothing else.
 
@@ -138,11 +127,10 @@ def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> L
     """
     check_engine(config)
     factory = make_environment_factory(config.environment)  # what is wrong with it is said before a model is loaded
-    if config.evaluation.every_steps:
-        check_held_out(config)
+    held_out = check_held_out(config) if config.evaluation.every_steps else None
     tokenizer = load_tokenizer(config.model.name, add_bos=config.model.add_bos)
     tokenizer.chat(config.rollout.chat_template_arguments)  # refuses those that the template does not have
-    check_questions(config, factory, tokenizer)
+    _check_questions(config, factory, held_out, tokenizer)
     if is_own(config.environment.name):  # one of the user's own may ask for it
         factory = make_environment_factory(config.environment, tokenizer)
     trainer = build_trainer(config, ranks if ranks is not None else SingleProcess())
@@ -159,3 +147,13 @@ def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> L
         adapters=adapters,
         engine=engine,
     )
+
+
+def _check_questions(
+    config: GrpoConfig, factory: EnvironmentFactory, held_out: EnvironmentFactory | None, tokenizer: Tokenizer
+) -> None:
+    """Raises ``ConfigError`` for a question of a file that the model of ``config`` cannot read."""
+    own = factory if config.environment.name == "dataset" else None
+    for key, dataset in (("environment.data.path", own), ("evaluation.path", held_out)):
+        if isinstance(dataset, DatasetFactory):
+            check_prompts(dataset, tokenizer, config.rollout, context_of(config.model.name), key)

@@ -14,8 +14,8 @@ from grpo_core.rollout.play.chat_prompts import ChatPrompts
 def check_prompts(
     dataset: DatasetFactory, tokenizer: Tokenizer, config: RolloutConfig, max_context_tokens: int, key: str
 ) -> None:
-    """Of each order of roles one chat is rendered, and what may be too long for the model is encoded; a token has a
-    byte at least, so most rows cannot be. ``key`` is the setting that names the rows.
+    """Renders one chat for each order of roles, and encodes only rows that may be too long: a token takes at least one
+    byte. ``key`` is the setting that names the rows.
 
     Raises:
         ConfigError: the chat template does not take a row's messages, or leaves no room for an answer; names the row.

@@ -116,8 +116,8 @@ BROKEN = {
         import no_such_package
     """,
     "ends_the_process": """
-        if True:
-            raise SystemExit(0)
+        RESULT = 0
+        raise SystemExit(RESULT)
     """,
 }
 

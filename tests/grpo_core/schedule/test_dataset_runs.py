@@ -167,6 +167,16 @@ def test_a_prompt_that_the_model_does_not_take_is_named_by_its_row(
         make_dataset_stack(environment={"data": {"path": str(tmp_path / "other.jsonl"), **rewards}})
 
 
+def test_a_held_out_question_that_is_too_long_is_named_by_its_row(
+    make_dataset_stack: MakeStack, held_out: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "long.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": prompt, "answer": "2"}) for prompt in ("1 + 1 =", "9 " * 3000)))
+    evaluation = {**held_out["evaluation"], "path": str(path)}
+    with pytest.raises(GrpoError, match=r"evaluation\.path .*long\.jsonl, row 2: prompt of \d+ tokens"):
+        make_dataset_stack(**{**held_out, "evaluation": evaluation})
+
+
 def test_the_best_checkpoint_is_kept(make_dataset_stack: MakeStack, held_out: dict[str, Any]) -> None:
     stack = make_dataset_stack("home", 8, **held_out)
     found: list[Evaluation] = []
