@@ -50,6 +50,9 @@ class _Heard:
     def flush(self) -> None:
         """Nothing waits."""
 
+    def begin_close(self) -> None:
+        """Nothing waits."""
+
     def close(self) -> None:
         """Nothing is open."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 NUM_STEPS = 4
 NUM_TIMED_STEPS = 4
+SECONDS_WITH_SERVICES = 10.0  # of a sample: two of their sendings
 NUM_LEDGER_STEPS = 8
 NUM_LEDGER_RUNS = 3
 TWO_GROUPS = {"rollout": {"num_groups": 2, "group_size": 4}}
@@ -125,7 +127,8 @@ def test_telemetry_costs_next_to_nothing(
 
     The clock stands outside. It runs until sampler and sinks are closed, so that work put off to the end counts.
     It starts once they are open, and have had one event: a run starts its services once. Both arms close what they
-    opened, since that costs a run the same, however many steps it has.
+    opened, since that costs a run the same, however many steps it has. Where a service is configured, a sample has
+    enough steps for two of its sendings, since it sends by the second and not by the step.
     """
     from pytest_grpo.agreement import close_values, nothing_to_check
 
@@ -135,16 +138,26 @@ def test_telemetry_costs_next_to_nothing(
         training={"learning_rate": 0.0},
         schedule={"num_steps": NUM_TIMED_STEPS, "max_policy_lag_steps": 0, "buffer_depth": 1},
     )
+    num_runs = num_runs_of(stack, bench_home)
     on, off, _ = grpo_arms(
         agree=close_values() if stack.engine.is_batch_invariant else nothing_to_check,
-        on=lambda: steps_with(stack, bench_home),
-        off=lambda: steps_without(stack, bench_home),
+        on=lambda: steps_with(stack, bench_home, num_runs),
+        off=lambda: steps_without(stack, bench_home, num_runs),
         reference=sampling_reference,
     )
     assert on.seconds <= grpo_threshold("telemetry_cost_ratio") * off.seconds
 
 
-def steps_with(stack: LocalStack, home: Home) -> Sample:
+def num_runs_of(stack: LocalStack, home: Home) -> int:
+    """How often a sample repeats the steps of ``stack``."""
+    from grpo_core.telemetry.sinks import open_connections
+
+    if not open_connections(stack.config, home, continues=False):
+        return 1
+    return math.ceil(SECONDS_WITH_SERVICES / steps_without(stack, home, 1).seconds)
+
+
+def steps_with(stack: LocalStack, home: Home, num_runs: int) -> Sample:
     """The steps of a run with its sinks, its sampler and their threads."""
     from grpo_core.telemetry.gpu import GpuSampler
 
@@ -152,12 +165,12 @@ def steps_with(stack: LocalStack, home: Home) -> Sample:
         telemetry = opened.enter_context(started_telemetry(stack, home))
         opened.enter_context(GpuSampler(telemetry, stack.config.telemetry.gpu_stats_interval_s))
         start = time.perf_counter()
-        losses = same_steps(stack, telemetry)
+        losses = same_steps(stack, telemetry, num_runs)
         opened.close()
         return finished(start, losses)
 
 
-def steps_without(stack: LocalStack, home: Home) -> Sample:
+def steps_without(stack: LocalStack, home: Home, num_runs: int) -> Sample:
     """The same steps beside idle sinks: no event, and not what the rollout thread computes for events only."""
     from grpo_core.schedule import rollout_thread
     from grpo_core.telemetry.events import Telemetry, Value
@@ -171,7 +184,7 @@ def steps_without(stack: LocalStack, home: Home) -> Sample:
             patch.setattr(rollout_thread, name, lambda *_: None)
         opened.enter_context(started_telemetry(stack, home))
         start = time.perf_counter()
-        losses = same_steps(stack, Silence(stack.config.run, ()))
+        losses = same_steps(stack, Silence(stack.config.run, ()), num_runs)
         opened.close()
         return finished(start, losses)
 
@@ -186,12 +199,15 @@ def started_telemetry(stack: LocalStack, home: Home) -> Telemetry:
     return telemetry
 
 
-def same_steps(stack: LocalStack, telemetry: Telemetry) -> list[float]:
+def same_steps(stack: LocalStack, telemetry: Telemetry, num_runs: int) -> list[float]:
     """The losses of the first steps of ``stack``, the same in each run: the learning rate is 0."""
     from .checks.whole_runs import train_in_test
 
-    stack.trainer.version = 0
-    return [report.metrics.loss for report in train_in_test(stack, telemetry).reports]
+    losses: list[float] = []
+    for _ in range(num_runs):
+        stack.trainer.version = 0
+        losses += [report.metrics.loss for report in train_in_test(stack, telemetry).reports]
+    return losses
 
 
 def finished(start: float, losses: list[float]) -> Sample:

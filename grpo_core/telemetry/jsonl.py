@@ -59,6 +59,9 @@ class JsonlSink:
     def flush(self) -> None:
         """Nothing waits: every line is written at once."""
 
+    def begin_close(self) -> None:
+        """Nothing waits."""
+
     def close(self) -> None:
         self._file.close()
         if self._num_lost:

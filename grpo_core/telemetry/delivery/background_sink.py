@@ -11,6 +11,8 @@ from grpo_core.telemetry.events import Event
 
 logger = logging.getLogger(__name__)
 
+_FIRST_DELAY_S = 0.5  # a wrong key is said at once
+_DELAY_S = 5.0  # OpenTelemetry's own: a request has costs of its own, so few of them carry many events
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 
@@ -18,17 +20,19 @@ _LONGEST_PAUSE_S = 60.0
 class BackgroundSink:
     """Lets a delivery send what is in the file of events, from its own thread, so that ``write`` waits for nothing.
 
-    A service that fails never breaks training, and costs no event: they are in the file, and are sent when the service
+    The first events go out within half a second, later ones within ``max_delay_s``. A service that fails never breaks
+    training, and costs no event: they are in the file, and are sent when the service
     is back, by this process or by a later one. The first failure is a warning, all later ones are silent. ``close``
     says what still waits, and ``instruction``, how to send it.
     """
 
     def __init__(
-        self, delivery: Delivery, instruction: str, *, max_delay_s: float = 0.5, close_timeout_s: float = 20.0
+        self, delivery: Delivery, instruction: str, *, max_delay_s: float = _DELAY_S, close_timeout_s: float = 20.0
     ) -> None:
         self._delivery = delivery
         self._instruction = instruction
         self._max_delay_s = max_delay_s
+        self._delay_s = min(_FIRST_DELAY_S, max_delay_s)
         self._close_timeout_s = close_timeout_s
         self._changed = threading.Condition()
         self._num_written = 0
@@ -55,10 +59,13 @@ class BackgroundSink:
             self._changed.wait_for(self._is_sent, self._close_timeout_s)
             self._num_flushes -= 1
 
-    def close(self) -> None:
+    def begin_close(self) -> None:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+
+    def close(self) -> None:
+        self.begin_close()
         self._thread.join(self._close_timeout_s)
         if num_waiting := self._delivery.num_waiting:
             logger.warning(
@@ -84,7 +91,8 @@ class BackgroundSink:
         """Wait until there is something to send. False when the sink is being closed."""
         with self._changed:
             while not self._closing:
-                self._changed.wait_for(self._is_urgent, max(self._max_delay_s, self._paused_until_s - time.monotonic()))
+                pause_s = self._paused_until_s - time.monotonic()
+                self._changed.wait_for(self._is_urgent, pause_s if pause_s > 0 else self._delay_s)
                 if self._num_written > self._num_seen and time.monotonic() >= self._paused_until_s:
                     break
             return not self._closing
@@ -96,7 +104,7 @@ class BackgroundSink:
         try:
             while self._delivery.send_next():
                 pass
-            self._pause_s = 0.0
+            self._pause_s, self._delay_s = 0.0, self._max_delay_s
         except DeliveryError as error:
             self._fail(error)
         with self._changed:

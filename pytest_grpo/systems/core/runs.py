@@ -36,6 +36,9 @@ class EventLog:
     def flush(self) -> None:
         """Nothing waits."""
 
+    def begin_close(self) -> None:
+        """Nothing waits."""
+
     def close(self) -> None:
         """Nothing is open."""
 

@@ -36,6 +36,9 @@ class Memory:
     def flush(self) -> None:
         pass
 
+    def begin_close(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -66,6 +66,9 @@ class Ledgers:
     def flush(self) -> None:
         pass
 
+    def begin_close(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

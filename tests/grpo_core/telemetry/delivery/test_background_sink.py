@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 
 import pytest
 
-from grpo_core.telemetry.delivery.delivery import DeliveryError
+from grpo_core.telemetry.delivery.background_sink import BackgroundSink
+from grpo_core.telemetry.delivery.delivery import Delivery, DeliveryError
+from grpo_core.telemetry.events import Telemetry
+from grpo_core.telemetry.jsonl import JsonlSink
 from tests.grpo_core.telemetry.delivery.services import WAIT_S, Service, delivery_to, emit, telemetry_to
 
 AWAY = DeliveryError("not today")
@@ -33,6 +37,50 @@ def test_an_event_arrives_by_itself_without_flush_or_close(tmp_path: Path) -> No
     with telemetry_to(service, tmp_path, max_delay_s=0.05) as telemetry:
         emit(telemetry, range(1))
         assert service.is_sending.wait(WAIT_S)
+
+
+def test_the_first_events_do_not_wait_for_more(tmp_path: Path) -> None:
+    """So that a key that is refused is said while the user still looks."""
+    service = Service()
+    with telemetry_to(service, tmp_path, max_delay_s=10 * WAIT_S) as telemetry:
+        emit(telemetry, range(1))
+        assert service.is_sending.wait(WAIT_S)
+
+
+def test_a_service_that_was_away_is_asked_again_after_its_pause(tmp_path: Path) -> None:
+    """The pause is shorter than what events wait for more of them."""
+    service = Service()
+    with telemetry_to(service, tmp_path, max_delay_s=10 * WAIT_S) as telemetry:
+        emit(telemetry, range(1))
+        telemetry.flush()
+        service.is_sending.clear()
+        service.failure = AWAY
+        emit(telemetry, range(1, 2))
+        telemetry.flush()
+        assert service.failed.wait(WAIT_S)
+        service.is_sending.clear()
+        service.failure = None
+        assert service.is_sending.wait(WAIT_S)
+
+
+def test_services_close_side_by_side(tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=WAIT_S)
+
+    class Together(Service):
+        def close(self) -> None:
+            both.wait()
+            super().close()
+
+    services = Together(), Together()
+    sinks = [
+        BackgroundSink(Delivery(service, tmp_path / "r.jsonl", tmp_path / f"{place}.json"), "")
+        for place, service in enumerate(services)
+    ]
+    with Telemetry("r", [JsonlSink(tmp_path / "r.jsonl"), *sinks]) as telemetry:
+        emit(telemetry, range(1))
+
+    assert [service.is_closed for service in services] == [True, True]
+    assert [service.numbers for service in services] == [[0], [0]]
 
 
 def test_flush_returns_when_the_events_are_sent(tmp_path: Path) -> None:
