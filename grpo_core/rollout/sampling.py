@@ -20,7 +20,8 @@ from grpo_core.rollout.protocol import SamplingParams
 from grpo_core.types import MAX_TEMPERATURE, MIN_TEMPERATURE, Int32
 
 BLOCK_COLUMNS = 64
-WIDE_SHARE = 4  # a row that allows more than V over this is drawn as a free one, with a mask
+WIDE_SHARE = 4  # rows that allow more than V over this are no measure for the padding of the others
+ROW_BY_ROW = 4096  # candidates from which on one index for each row is cheaper than one for all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,59 +61,52 @@ def draw_tokens(
     params: Sequence[SamplingParams],
     uniforms: Sequence[float],
     allowed: Sequence[Sequence[int] | NDArray[np.integer] | None],
-    *,
-    vocab_size: int | None = None,
 ) -> list[Draw | SamplingError]:
     """Sample every row of ``logits`` [B, V] by the inverse of its cumulative distribution at its ``uniform``.
 
     One uniform per row, so that a row's token depends on nothing else in the batch: on a CPU equal logits give the same
-    bits whatever the other rows are. A row with non-finite logits gives the error in its place. If ``logits``
-    cover a part of the vocabulary only, ``vocab_size`` is that of all of it: it selects the way a row is drawn.
+    bits whatever the other rows are. A row with non-finite logits gives the error in its place.
     """
-    vocab_size = vocab_size or logits.shape[-1]
     results: list[Draw | SamplingError | None] = [None] * len(params)
     free = [row for row, ids in enumerate(allowed) if ids is None]
-    constrained = [(row, _ascending(ids)) for row, ids in enumerate(allowed) if ids is not None]
-    bound = [(row, ids) for row, ids in constrained if len(ids) * WIDE_SHARE < vocab_size]
-    wide = [(row, ids) for row, ids in constrained if len(ids) * WIDE_SHARE >= vocab_size]
+    bound = [(row, _ascending(ids)) for row, ids in enumerate(allowed) if ids is not None]
     if free:
         chosen = logits if len(free) == len(params) else logits[torch.tensor(free, device=logits.device)]
         draws = _draw(chosen.float(), [params[row] for row in free], [uniforms[row] for row in free])
         for row, draw in zip(free, draws, strict=True):
             results[row] = draw
-    if bound:
-        candidates = _candidate_logits(logits, bound)
-        draws = _draw(candidates, [params[row] for row, _ in bound], [uniforms[row] for row, _ in bound])
-        for (row, ids), draw in zip(bound, draws, strict=True):
-            results[row] = _of_ids(draw, ids) if isinstance(draw, Draw) else draw
-    if wide:
-        draws = _draw(_masked(logits, wide), [params[row] for row, _ in wide], [uniforms[row] for row, _ in wide])
-        for (row, ids), draw in zip(wide, draws, strict=True):
-            if isinstance(draw, Draw) and draw.support is None:
-                draw = Draw(draw.token, draw.logprob, ids.astype(np.int32, copy=False))
-            results[row] = draw
+    for is_wide in (False, True):
+        group = [(row, ids) for row, ids in bound if (len(ids) * WIDE_SHARE >= logits.shape[-1]) == is_wide]
+        if group:
+            candidates = _candidate_logits(logits, group)
+            draws = _draw(candidates, [params[row] for row, _ in group], [uniforms[row] for row, _ in group])
+            for (row, ids), draw in zip(group, draws, strict=True):
+                results[row] = _of_ids(draw, ids) if isinstance(draw, Draw) else draw
     return [result for result in results if result is not None]
 
 
-def _ascending(ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.integer]:
-    array = np.asarray(ids)
+def _ascending(ids: Sequence[int] | NDArray[np.integer]) -> Int32:
+    array = np.asarray(ids, dtype=np.int32)
     return array if (array[1:] > array[:-1]).all() else np.sort(array)
 
 
-def _masked(logits: Tensor, wide: Sequence[tuple[int, NDArray[np.integer]]]) -> Tensor:
-    """The logits [B, V] of rows that allow much of the vocabulary, -inf elsewhere."""
-    hidden = np.ones((len(wide), logits.shape[-1]), dtype=np.bool_)
-    for index, (_, ids) in enumerate(wide):
-        hidden[index, ids] = False
-    if len(wide) < len(logits):
-        logits = logits[torch.tensor([row for row, _ in wide], device=logits.device)]
-    return logits.float().masked_fill(torch.from_numpy(hidden).to(logits.device), float("-inf"))
-
-
-def _candidate_logits(logits: Tensor, bound: Sequence[tuple[int, np.ndarray]]) -> Tensor:
+def _candidate_logits(logits: Tensor, bound: Sequence[tuple[int, Int32]]) -> Tensor:
     """The logits of every row's ids [B, C], padded with -inf to whole blocks: all rows sum in the same order."""
     size = max(len(ids) for _, ids in bound)
     size += -size % BLOCK_COLUMNS
+    return (_gather_row_by_row if size >= ROW_BY_ROW else _gather_at_once)(logits, bound, size)
+
+
+def _gather_row_by_row(logits: Tensor, bound: Sequence[tuple[int, Int32]], size: int) -> Tensor:
+    device = logits.device
+    values = torch.empty((len(bound), size), device=device)
+    for index, (row, ids) in enumerate(bound):
+        values[index, len(ids) :] = float("-inf")
+        torch.index_select(logits[row].float(), 0, torch.tensor(ids, device=device), out=values[index, : len(ids)])
+    return values
+
+
+def _gather_at_once(logits: Tensor, bound: Sequence[tuple[int, Int32]], size: int) -> Tensor:
     columns = np.zeros((len(bound), size), dtype=np.int64)
     padding = np.ones((len(bound), size), dtype=np.bool_)
     for index, (_, ids) in enumerate(bound):
@@ -124,9 +118,8 @@ def _candidate_logits(logits: Tensor, bound: Sequence[tuple[int, np.ndarray]]) -
     return values.masked_fill(torch.from_numpy(padding).to(device), float("-inf"))
 
 
-def _of_ids(draw: Draw, ids: np.ndarray) -> Draw:
-    support = ids if draw.support is None else ids[draw.support]
-    return Draw(int(ids[draw.token]), draw.logprob, support.astype(np.int32))
+def _of_ids(draw: Draw, ids: Int32) -> Draw:
+    return Draw(int(ids[draw.token]), draw.logprob, ids if draw.support is None else ids[draw.support])
 
 
 def _draw(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> list[Draw | SamplingError]:

@@ -78,7 +78,7 @@ def _draw_rows(
         if len(union) * NARROW_HEAD < num_all:
             logits = passes.over_head(weights, states, torch.from_numpy(union.astype(np.int64)).to(states.device))
             columns = [np.searchsorted(union, ids) for ids in bound]
-            draws = draw_tokens(logits, params, uniforms, columns, vocab_size=num_all)
+            draws = draw_tokens(logits, params, uniforms, columns)
             return [_of_union(draw, union) for draw in draws]
     return draw_tokens(passes.over_head(weights, states), params, uniforms, allowed)
 

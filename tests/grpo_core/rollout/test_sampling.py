@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
+import grpo_core.rollout.sampling
 from grpo_core.errors import SamplingError
 from grpo_core.rollout.protocol import SamplingParams
 from grpo_core.rollout.sampling import Draw, check_sampling, draw_tokens
@@ -164,6 +165,29 @@ def test_greedy_takes_the_first_of_the_most_probable() -> None:
 
     assert draw.support is not None
     assert (draw.token, draw.logprob, draw.support.tolist()) == (1, 0.0, [1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_ids", [1, 700, 5_000])
+def test_rows_that_are_indexed_one_by_one_are_drawn_as_those_indexed_at_once(
+    monkeypatch: pytest.MonkeyPatch, num_ids: int, dtype: torch.dtype
+) -> None:
+    """Bit for bit, beside a row of another length, and alone."""
+    rng = np.random.default_rng(num_ids)
+    logits = torch.from_numpy(rng.normal(scale=4, size=(3, 6_000))).to(dtype)
+    allowed = [rng.permutation(6_000)[:num_ids].tolist(), None, rng.permutation(6_000)[: num_ids + 90].tolist()]
+    params, uniforms = [sampling(), sampling(), sampling(0.7, 0.9)], [0.3, 0.5, 0.8]
+
+    found = []
+    for row_by_row in (0, 1_000_000):
+        monkeypatch.setattr(grpo_core.rollout.sampling, "ROW_BY_ROW", row_by_row)
+        found.append(draws_of(logits, params, uniforms, allowed))
+    alone = [draws_of(logits[row : row + 1], [params[row]], [uniforms[row]], [allowed[row]])[0] for row in range(3)]
+
+    for others in (found[0], alone):
+        for draw, other in zip(found[1], others, strict=True):
+            assert (draw.token, draw.logprob) == (other.token, other.logprob)
+            assert np.array_equal(np.asarray(draw.support), np.asarray(other.support))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
