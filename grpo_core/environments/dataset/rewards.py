@@ -37,6 +37,7 @@ class Rewards:
         self._functions = functions
         self._timeout_s = timeout_s
         self._told: set[str] = set()  # functions of which a retry was told
+        self._has_named_a_row = False  # that no function scores
 
     def score(self, answers: Sequence[Answer]) -> BatchRewards:
         """Call every function for all of ``answers``.
@@ -50,8 +51,11 @@ class Rewards:
             found = {one.name: score(one, answers, self._timeout_s) for one in self._functions if not one.is_async}
             found |= {name: future.result() for name, future in begun.items()}
         self._tell_retries(found)
+        scored = tuple(self._scored(found, place) for place in range(len(answers)))
+        if not any(scores.failures for scores in found.values()):  # which name their rows
+            self._tell_unscored(answers, scored)
         return BatchRewards(
-            tuple(self._scored(found, place) for place in range(len(answers))),
+            scored,
             tuple(
                 RewardFunctionStats(one.name, found[one.name].duration_s, len(found[one.name].failures))
                 for one in self._functions
@@ -69,6 +73,19 @@ class Rewards:
                     name,
                     scores.retried,
                 )
+
+    def _tell_unscored(self, answers: Sequence[Answer], scored: Sequence[Scored]) -> None:
+        """Once: a row without any reward looks like one whose answers are all equally good."""
+        rows = {answer.row for answer in answers}
+        rows -= {answer.row for answer, each in zip(answers, scored, strict=True) if each.reward is not None}
+        if rows and not self._has_named_a_row:
+            self._has_named_a_row = True
+            logger.warning(
+                "no reward function scores row %d: all of its completions got None (%s), so they teach nothing; "
+                "return a number",
+                min(rows),
+                ", ".join(repr(function.name) for function in self._functions),
+            )
 
     def _scored(self, found: Mapping[str, Scores], place: int) -> Scored:
         scores = {function.name: found[function.name].values[place] for function in self._functions}

@@ -125,6 +125,24 @@ def test_several_are_added_up_by_weight_and_none_does_not_count() -> None:
     assert all(function.duration_s >= 0 and function.num_failed == 0 for function in found.functions)
 
 
+def test_a_row_that_no_function_scores_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A function that scores one kind of question and forgets another teaches nothing there, and the run looks sound."""
+    rewards = rewards_of("sometimes")
+    for _ in range(2):
+        rewards.score(answers("right", "none"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "no reward function scores row 2: all of its completions got None ('sometimes'), so they teach nothing; "
+        "return a number"
+    ]
+
+
+def test_a_row_of_which_some_answers_are_scored_is_not_named(caplog: pytest.LogCaptureFixture) -> None:
+    rewards_of("sometimes").score([Answer(1, "1?", text, [1], {}) for text in ("right", "none")])
+    rewards_of("sometimes", "exact").score(answers("right", "none"))
+    rewards_of("awaited_single").score(answers("right", "raise"))
+    assert "no reward function" not in caplog.text
+
+
 def test_the_signature_is_that_of_trl() -> None:
     found = score("everything", texts=("a", "b"))
     import my_rewards_of_test  # type: ignore[import-not-found]
