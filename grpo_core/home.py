@@ -129,6 +129,19 @@ def make_folder(folder: Path, variable: str = "GRPO_HOME") -> Path:
     return folder
 
 
+def check_writable(folder: Path) -> None:
+    """Before anything is made: whether ``make_folder`` could make ``folder``.
+
+    Raises:
+        HomeError: as there.
+    """
+    present = next(path for path in (folder, *folder.parents) if path.exists())
+    if not present.is_dir():
+        raise HomeError(_unwritable(present, "it is no folder", "GRPO_HOME"))
+    if not os.access(present, os.W_OK):
+        raise HomeError(_unwritable(present, "permission denied", "GRPO_HOME"))
+
+
 def write_atomic(target: Path, content: bytes, variable: str = "GRPO_HOME", mode: int = _PRIVATE) -> Path:
     """Write ``content`` to ``target`` so that a reader sees all or none of it. ``variable`` is as in ``make_folder``.
 

@@ -12,7 +12,7 @@ from grpo_core.commands.command_line.options import add_config_flags, config_fro
 from grpo_core.commands.command_line.parser import TIMES_OR_TRACE, Misplaced
 from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
 from grpo_core.config import GrpoConfig
-from grpo_core.home import Home, check_name
+from grpo_core.home import Home, check_name, check_writable
 
 _ENVIRONMENT = {"environment.name": "diplomacy"}
 _SMOKE = {"schedule.num_steps": 1, "rollout.num_groups": 1, "rollout.group_size": 2}
@@ -77,9 +77,12 @@ def _keep(
         if traced:
             console.print(f"fetch it: modal volume get {TRACES.name} {name}", soft_wrap=True)
     else:
+        home = Home.from_environment()
+        check_writable(home.data)  # one that cannot be written is said before torch is imported
+
         from grpo_core.profiling import keep_measurement
 
-        keep_measurement(config, Home.from_environment(), console, name, what, warmup=warmup, traced=traced)
+        keep_measurement(config, home, console, name, what, warmup=warmup, traced=traced)
 
 
 def _config(flags: argparse.Namespace, name: str, sizes: Mapping[str, Any], console: Console) -> GrpoConfig:

@@ -21,7 +21,7 @@ from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running
 from grpo_core.commands.reward_chart import reward_chart
 from grpo_core.config import EvaluationConfig, GrpoConfig
 from grpo_core.errors import ConfigError
-from grpo_core.home import Home
+from grpo_core.home import Home, check_writable
 from grpo_core.schedule.runs.lock import check_free
 from grpo_core.schedule.runs.resumption import Change, find_resumption
 from grpo_core.schedule.step_line import figures_line, learning_rate_line, step_line
@@ -92,6 +92,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     else:
         config = _new_config(given, name)
     if _is_first_process():
+        check_writable(home.data)  # one that cannot be written is said before torch is imported
         check_free(home, config.run)
 
     from grpo_core.rollout.engines import check_engine

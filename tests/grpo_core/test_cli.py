@@ -243,6 +243,21 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert ran.stderr == "grpo: error: cannot write the output: No space left on device; free space for it\n"
 
 
+@pytest.mark.parametrize("command", ["train", "profile", "benchmark"])
+def test_a_home_that_cannot_be_written_is_said_before_torch_is_imported(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    program = f"import sys; from grpo_core.cli import main; print(main([{command!r}]), 'torch' in sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "GRPO_HOME": str(tmp_path / "file")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.splitlines()[-1] == "2 False"
+    assert ran.stderr.splitlines()[-1].endswith("it is no folder; set GRPO_HOME to a folder that you can write")
+
+
 def test_an_output_in_ascii_is_no_error(tmp_path: Path) -> None:
     ran = grpo("panels", GRPO_HOME=str(tmp_path / "ä"), PYTHONIOENCODING="ascii")
     assert (ran.returncode, ran.stderr) == (0, "")

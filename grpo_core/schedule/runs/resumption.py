@@ -10,7 +10,6 @@ from grpo_core.config import GrpoConfig, build_config
 from grpo_core.config.values import flattened, merged
 from grpo_core.errors import ConfigError, shown
 from grpo_core.home import Home, check_name
-from grpo_core.model.presets import PRESETS
 from grpo_core.training.checkpoint.state import newest_state
 
 FIXED = frozenset(
@@ -119,6 +118,8 @@ def _comparable(value: Any) -> Any:
 
 def _is_another_preset(change: Change) -> bool:
     """Two presets never have the same weights."""
+    from grpo_core.model.presets import PRESETS  # with torch, which no other command line waits for
+
     return change.key == "model.name" and {change.before, change.now} <= set(PRESETS)
 
 
