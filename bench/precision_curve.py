@@ -1,6 +1,6 @@
 """What bfloat16 costs a training run: weights in float32, in bfloat16, and in bfloat16 with each adapter merged.
 
-    uv run python -m bench.precision_curve [--model adder] [--steps 60] [--seeds 0,1,2]
+    uv run python -m bench.precision_curve [--model adder] [--steps 60] [--seeds 0,1,2] [--learning-rate 1e-5]
 
 All arms learn ``arithmetic`` from the same start with the same seeds. The engines keep adapters apart in bfloat16. The
 arm ``merged`` shows why: its sampler gets base weights with the update added and rounded, as an engine that merges has
@@ -26,7 +26,7 @@ from torch import Tensor
 from bench.learning_arms.core_arm import task_config
 from bench.learning_arms.run import LearningRun, Task
 from bench.reporting.figures import row, table_head
-from bench.reporting.options import OneLineParser, add_threads, natural, numbers_of, positive
+from bench.reporting.options import OneLineParser, above_zero, add_threads, natural, numbers_of, positive
 from grpo_core.home import Home
 from grpo_core.model.policy import Policy, distinct_tensors, load_policy
 from grpo_core.schedule.stack import build_stack
@@ -46,12 +46,14 @@ class PrecisionRun:
     duration_s: float
 
 
-def learn(task: Task, arm: Arm, folder: Path) -> PrecisionRun:
+def learn(task: Task, arm: Arm, learning_rate: float | None, folder: Path) -> PrecisionRun:
     """Train on policy, sampler and trainer in turns."""
     start = time.perf_counter()
     config = task_config(task)
     dtype: Literal["float32", "bfloat16"] = "float32" if arm == "float32" else "bfloat16"
-    config = config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
+    model = config.model.model_copy(update={"dtype": dtype})
+    training = config.training.model_copy(update={"learning_rate": learning_rate})
+    config = config.model_copy(update={"model": model, "training": training})
     base = load_policy(config.model)
     rewards, mismatches, seconds = [], [], []
     with build_stack(config, Home(data=folder / "data", traces=folder / "traces")) as stack:
@@ -107,7 +109,7 @@ def run(options: argparse.Namespace) -> list[str]:
         task = Task(options.model, options.steps, options.groups, options.group_size, options.new_tokens, seed)
         for arm in ARMS:
             with tempfile.TemporaryDirectory() as folder:
-                found = learn(task, arm, Path(folder))
+                found = learn(task, arm, options.learning_rate, Path(folder))
             means = found.learning.trailing_means(options.window)
             first, last = f"{means[min(options.window, len(means)) - 1]:.3f}", f"{means[-1]:.3f}"
             cells = (f"{found.mismatch_kl:.1e}", f"{found.update_size:.1e}", f"{found.duration_s:.0f}")
@@ -123,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--model", default="adder", help="a preset, a model folder or a hub id (default adder)")
     add("--steps", type=positive, default=60, help="training steps per run (default 60)")
     add("--seeds", type=numbers_of(natural), default=(0, 1, 2), metavar="N[,N]", help="a run each (default 0,1,2)")
+    add("--learning-rate", type=above_zero, metavar="RATE", help="of all arms (default: the one that fits the model)")
     add("--groups", type=positive, default=16, help="questions per step (default 16)")
     add("--group-size", type=positive, default=8, help="answers per question (default 8)")
     add("--new-tokens", type=positive, default=16, help="maximum length of an answer (default 16)")

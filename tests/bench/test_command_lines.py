@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from bench import learning_curve, rollout_speed, trainer_speed
+from bench import learning_curve, precision_curve, rollout_speed, trainer_speed
 
 FEW_ROUNDS = "argument --rounds: {!r}: allowed are whole numbers from 1"
 MISTAKES = {
@@ -28,6 +28,11 @@ MISTAKES = {
         (["--presets", "large"], "argument --presets: 'large': allowed are any of tiny, small"),
         (["--group-size", "1"], "argument --group-size: '1': allowed are whole numbers from 2"),
         (["--json", "/nowhere/speed.json"], "argument --json: /nowhere/speed.json: the folder /nowhere does not exist"),
+    ],
+    precision_curve: [
+        (["--learning-rate", "0"], "argument --learning-rate: '0': allowed are numbers above 0"),
+        (["--learning-rate", "nan"], "argument --learning-rate: 'nan': allowed are numbers above 0"),
+        (["--learning-rate", "small"], "argument --learning-rate: 'small': allowed are numbers above 0"),
     ],
     learning_curve: [
         (["--steps", "3", "--window", "4"], "--window 4: allowed are 1 to --steps 3"),

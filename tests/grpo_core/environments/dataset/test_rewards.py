@@ -126,7 +126,7 @@ def test_several_are_added_up_by_weight_and_none_does_not_count() -> None:
 
 
 def test_a_row_that_no_function_scores_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A function that scores one kind of question and forgets another teaches nothing there, and the run looks sound."""
+    """A function that scores one kind of question and forgets another teaches nothing there; the run looks sound."""
     rewards = rewards_of("sometimes")
     for _ in range(2):
         rewards.score(answers("right", "none"))
