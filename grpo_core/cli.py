@@ -270,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_command(run: Run, flags: argparse.Namespace) -> int:
-    """Run ``run`` and turn what a user can mend into one line on stderr."""
+    """Run ``run`` and turn what a user can fix into one line on stderr."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("grpo_core").setLevel(logging.INFO if flags.verbose else logging.WARNING)
     logging.getLogger("grpo_core.model.presets").setLevel(logging.INFO)

@@ -130,7 +130,7 @@ class Quantity:
         )
 
     def __ne__(self, other: object) -> NoReturn:
-        raise pytest.UsageError(f"{self!r} != {other!r}: no threshold says so; write ==, >= or <=")
+        raise pytest.UsageError(f"{self!r} != {other!r}: no threshold can ask for that; write ==, >= or <=")
 
     def __bool__(self) -> NoReturn:
         raise pytest.UsageError(
@@ -189,9 +189,7 @@ def _threshold_of(left: Quantity, right: Quantity | None, kind: Kind) -> Thresho
     if named is None:
         return Threshold(name_of(left, right), None, kind, low, high, source=IN_TEST)
     if named.kind != kind or left.threshold is not None:
-        raise pytest.UsageError(
-            f"threshold {named.name} is {named}; write ... {_SIGNS[named.kind]} threshold * ..., on the right"
-        )
+        raise pytest.UsageError(f"threshold {named.name} is {named}; write left {_SIGNS[named.kind]} threshold * right")
     return replace(named, low=low, high=high)
 
 

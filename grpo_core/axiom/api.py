@@ -111,7 +111,7 @@ class Api:
         try:
             return answer.json()
         except ValueError:
-            raise AxiomError(f"{method} {url}: its answer is none of Axiom's; check AXIOM_URL") from None
+            raise AxiomError(f"{method} {url}: the answer is not one of Axiom's; check AXIOM_URL") from None
 
 
 def _key(mark: Mapping[str, Any]) -> tuple[str, ...]:

@@ -21,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["push"], help="write all, or bring it up to date")
     parser.add_argument("--dataset", metavar="NAME", help="the dataset that gets the events (default: AXIOM_DATASET)")
     parser.add_argument(
-        "--notifier", action="append", default=[], metavar="ID", help="of Axiom: whom monitors tell; repeatable"
+        "--notifier",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="the notifier that monitors alert; repeatable",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the JSON, and send nothing")
 

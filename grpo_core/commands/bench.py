@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="arithmetic, diplomacy, reasoning_gym:TASK, verifiers:NAME or package.module:factory",
     )
-    add("--engine", metavar="NAME", help="what samples: torch, vllm or plain")
+    add("--engine", metavar="NAME", help="rollout engine: torch, vllm or plain")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, e.g. rollout.group_size=4")
     parser.add_argument("pytest_arguments", nargs="*", metavar="-- PYTEST_ARGUMENT", help="passed on to pytest")
     add_misplaced_arguments(parser)

@@ -33,9 +33,9 @@ _MAX_MEMORY_S, _MAX_QUICK_MEMORY_S = 240.0, 40.0  # of the memory canary: a larg
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", "--model", dest="model", default="tiny", metavar="NAME", help="as in grpo train")
-    parser.add_argument("--engine", choices=get_args(EngineName), default="torch", help="what is examined")
+    parser.add_argument("--engine", choices=get_args(EngineName), default="torch", help="the engine to examine")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the model's weights")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="precision of the weights")
     parser.add_argument(
         "--quick",
         action="store_true",

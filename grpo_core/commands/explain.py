@@ -33,7 +33,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     for complaint in wrong:
         console.print(f"not healthy: {complaint.what}; {complaint.remedy}", soft_wrap=True, markup=False)
     if wrong:
-        console.print("no advice on speed before this is mended", soft_wrap=True)
+        console.print("no advice on speed before this is fixed", soft_wrap=True)
         return UNHEALTHY_EXIT_CODE
     console.print(_headline(record), soft_wrap=True, markup=False)
     console.print(_table(advise(record, settings_of(home, record.run), flags.shares)))

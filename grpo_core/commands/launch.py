@@ -71,7 +71,7 @@ def launch(arguments: Sequence[str], num_processes: int) -> None:
         rank, failure = error.get_first_failure()
         raise LostProcessError(
             f"process {rank} of {num_processes} ended with exit code {failure.exitcode}; its message is above. "
-            "Continue with --resume once that is mended"
+            "Continue with --resume once that is fixed"
         ) from None
     finally:
         del os.environ[_LAUNCHER_VARIABLE]

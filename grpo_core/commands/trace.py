@@ -13,7 +13,7 @@ from grpo_core.home import Home, check_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="of a profile: what --profile-name of grpo profile said")
+    parser.add_argument("name", metavar="NAME", help="the profile's name: its --profile-name")
     parser.add_argument("--no-browser", action="store_true", help="only say how to open it")
 
 

@@ -145,7 +145,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return parse_toml(text)
     except ValueError as error:
-        raise ConfigError(f"config {path}: not TOML ({error}); mend that line") from error
+        raise ConfigError(f"config {path}: not TOML ({error}); fix that line") from error
 
 
 def settings_from_json(text: str) -> dict[str, Any]:

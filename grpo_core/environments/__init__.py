@@ -39,7 +39,7 @@ class ConfiguredFactory:
         Raises:
             EnvironmentCodeError: ``make`` failed.
         """
-        with users_code(f"environment.name {self.config.name!r}: making one", "mend it"):
+        with users_code(f"environment.name {self.config.name!r}: making one", "fix it"):
             return self.make(self.config, **self.arguments)
 
 

@@ -52,7 +52,7 @@ def import_own(what: str, name: str, form: str) -> Any:
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise ConfigError(f"{what} {name!r}: {form}")
     with_working_folder()
-    with users_code(f"{what} {name!r}: importing {module_name!r}", "mend that module"):
+    with users_code(f"{what} {name!r}: importing {module_name!r}", "fix that module"):
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:

@@ -73,7 +73,7 @@ def _failing(record: RunRecord) -> Iterator[Complaint]:
     if failed > MAX_FAILED_SHARE * (played + failed):
         yield Complaint(
             f"{failed} attempts at episodes failed, {played} trajectories were played",
-            "mend the environment; the events episode_failed say what it raised",
+            "fix the environment; the events episode_failed say what it raised",
         )
 
 

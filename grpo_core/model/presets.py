@@ -3,7 +3,7 @@
 No weights are shipped or fetched. A preset is a Qwen2 of the stated size with a byte-level BPE tokenizer, trained for
 some seconds on generated text of the environments: it knows the formats, and most of its answers are wrong. ``tiny``
 and ``small`` know both environments and hardly any sum. ``adder`` can add, and does
-nothing else, but mostly just repeats the first number: this is what a run of ``grpo train`` mends.
+nothing else, but mostly just repeats the first number: this is what a run of ``grpo train`` corrects.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def check_arguments(template: Any, arguments: Collection[str]) -> None:
             known = "" if parsed is None else f"; it has {', '.join(_arguments_of(parsed)) or 'none'}"
             raise ConfigError(
                 f"rollout.chat_template_arguments.{name}: the model's chat template has no such argument{known}; "
-                "leave it out, or mend its name"
+                "leave it out, or correct its name"
             )
 
 

@@ -116,7 +116,7 @@ def _model_stop_ids(name: str, where: str) -> tuple[int, ...]:
     """Where ``transformers.generate`` stops: ``eos_token_id`` of generation_config.json, else of config.json."""
     found: Any = None
     try:
-        with reading(name, "a generation_config.json that cannot be read", "mend or remove that file"):
+        with reading(name, "a generation_config.json that cannot be read", "fix or remove that file"):
             found = GenerationConfig.from_pretrained(where).eos_token_id
     except ModelError as error:
         if not isinstance(error.__cause__, OSError) or (Path(where) / "generation_config.json").exists():

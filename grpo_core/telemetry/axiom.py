@@ -120,7 +120,7 @@ class AxiomConnection:
         """What the last answer says. It is read here, since the client cannot read a refused event without a time.
 
         Raises:
-            DeliveryError: it is none of Axiom's.
+            DeliveryError: no answer of Axiom's.
         """
         assert self._answer is not None
         try:
@@ -134,7 +134,7 @@ class AxiomConnection:
                     reason = _reason(content.get("failures"))
                     logger.warning("axiom: dataset %r refused %d events: %s", self._dataset, num_refused, reason)
                 return num_refused
-        raise DeliveryError(f"dataset {self._dataset!r}: its answer is none of Axiom's")
+        raise DeliveryError(f"dataset {self._dataset!r}: the answer is not one of Axiom's")
 
     def _bound_requests(self) -> None:
         """Give every request a timeout and no retry: the delivery tries again, in its own time.

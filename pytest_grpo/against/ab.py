@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 
 from pytest_grpo.against.plugin_path import UNSHADOWED, python_path
+from pytest_grpo.programs import USAGE_EXIT_CODE, program
 from pytest_grpo.settings.phases import parse_phases
 from pytest_grpo.sides.trees import SideTree, on_stderr, open_side, this_side
 
-USAGE_EXIT_CODE = 2
-INTERRUPTED_EXIT_CODE = 130
 COLLECTING = "pytest_grpo.against.worker.collecting"
 TOLD_S = 3
 """A terminal tells pytest of Ctrl-C, too, and a second signal would disturb how it ends."""
@@ -28,6 +27,7 @@ _FILE_OPTIONS = ("--grpo-html", "--grpo-json", "--junitxml", "--junit-xml")
 _TAKEN = ("--grpo-against", "--grpo-side-name")
 
 
+@program
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare them. Exit code: 0 nothing is slower, 1 something is, 2 a usage error, 130 interrupted."""
     from grpo_core.commands.command_line.parser import CommandParser
@@ -44,21 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = given.index("--") if "--" in given else len(given)
     flags, passed_on = parser.parse_args(given[:end]), given[end + 1 :]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled as Ctrl-C
-    try:
-        phases = ["--phase", flags.phase] if flags.phase is not None and parse_phases(flags.phase) else []
-        passed_on = for_pytest(passed_on, Path.cwd())
-        with (
-            _open(flags.a) as first,
-            _open(flags.b) as second,
-            tempfile.TemporaryDirectory(prefix="grpo-ab-") as scratch,
-        ):
-            code = _run(first, second, Path(scratch), [*phases, *passed_on])
-    except pytest.UsageError as error:
-        print(f"grpo: error: {error}", file=sys.stderr)
-        return USAGE_EXIT_CODE
-    except KeyboardInterrupt:
-        print("grpo: interrupted", file=sys.stderr)
-        return INTERRUPTED_EXIT_CODE
+    phases = ["--phase", flags.phase] if flags.phase is not None and parse_phases(flags.phase) else []
+    passed_on = for_pytest(passed_on, Path.cwd())
+    with (
+        _open(flags.a) as first,
+        _open(flags.b) as second,
+        tempfile.TemporaryDirectory(prefix="grpo-ab-") as scratch,
+    ):
+        code = _run(first, second, Path(scratch), [*phases, *passed_on])
     return USAGE_EXIT_CODE if code == _PYTEST_USAGE_ERROR else code
 
 

@@ -33,8 +33,8 @@ class Arms:
     rng: random.Random
     write: RowWriter
 
-    def compare(self, share: float, control_problem: str, show: Callable[[str], None]) -> list[Row]:
-        """The rows of all arms. ``share`` of the error budget is spent at most.
+    def compare(self, alpha: float, control_problem: str, show: Callable[[str], None]) -> list[Row]:
+        """The rows of all arms. ``alpha`` of the error budget is spent at most.
 
         Raises:
             SideLostError, ArmRaisedError: a side could not go on.
@@ -56,7 +56,7 @@ class Arms:
         pairs = [
             ArmPairs(arm, self.sides, self.rules, first[arm], watched, self.rng)
             for arm in common
-            if (watched := self._watch(arm, common_quantities(first[arm], wanted), names, share / len(common)))
+            if (watched := self._watch(arm, common_quantities(first[arm], wanted), names, alpha / len(common)))
         ]
         watch_machine = Watch.start()
         if not control_problem:
@@ -76,8 +76,8 @@ class Arms:
         here, other = self.sides
         return here.measure(arm, 1), other.measure(arm, 1)
 
-    def _watch(self, arm: str, quantities: Sequence[str], names: tuple[str, str], share: float) -> list[Watched]:
-        watched = watch(quantities, names, self.rules, share)
+    def _watch(self, arm: str, quantities: Sequence[str], names: tuple[str, str], alpha: float) -> list[Watched]:
+        watched = watch(quantities, names, self.rules, alpha)
         for each in watched:
             each.expected = self.expected.get(f"{arm}.{each.quantity}")
         return watched

@@ -143,7 +143,7 @@ def _value(taken: Round, name: str, quantity: str) -> float:
     return taken[name].value(quantity)
 
 
-def judge_stalls(change: Change, question: Question, quantity: str, rounds: Sequence[Round], share: float) -> Change:
+def judge_stalls(change: Change, question: Question, quantity: str, rounds: Sequence[Round], alpha: float) -> Change:
     """``change``, with what the means say where the median is the same: a median sees no stalls.
 
     The means may call a quantity slower, never faster.
@@ -154,6 +154,6 @@ def judge_stalls(change: Change, question: Question, quantity: str, rounds: Sequ
     here_is_slow = means.is_outside and means.is_top_slow != is_rate(quantity)
     if not (here_is_slow and means.is_suspicious):
         return change
-    is_clear = means.p_value <= STALL_PART * share
+    is_clear = means.p_value <= STALL_PART * alpha
     outcome = Outcome.SLOWER if is_clear else Outcome.INCONCLUSIVE
     return Change(outcome, change.estimate, is_clear, question.describe_stalls(rounds, means))

@@ -62,7 +62,7 @@ class Watched:
     quantity: str
     question: Question
     plan: Plan
-    share: float
+    alpha: float
     expected: Expected | None = None
     """A gain that must be proven, too."""
     change: Change | None = None
@@ -78,7 +78,7 @@ class Watched:
                 self.question,
                 self.quantity,
                 rounds,
-                self.share,
+                self.alpha,
             )
         if self.expected is not None and self.proof is Verdict.INCONCLUSIVE:
             self.proof, _ = judge(ratios, self.expected.low, self.expected.high, self.plan, is_last=is_last)
@@ -187,9 +187,9 @@ def common_quantities(first: tuple[Sample, Sample], wanted: Sequence[str]) -> li
     return [name for name in here if name in other]
 
 
-def watch(quantities: Sequence[str], names: tuple[str, str], rules: Rules, share: float) -> list[Watched]:
-    """The quantities with an equal part each of ``share``, that of their arm."""
-    part = share / max(1, sum(not is_bytes(quantity) for quantity in quantities))  # bytes are never faster or slower
+def watch(quantities: Sequence[str], names: tuple[str, str], rules: Rules, alpha: float) -> list[Watched]:
+    """The quantities with an equal part each of ``alpha``, that of their arm."""
+    part = alpha / max(1, sum(not is_bytes(quantity) for quantity in quantities))  # bytes are never faster or slower
     return [
         # Each of the two directions has half.
         Watched(quantity, question_of(quantity, names, rules.tolerance), plan_of(rules.looks, part / 2), part)

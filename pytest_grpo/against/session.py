@@ -148,7 +148,7 @@ class AgainstSession:
         stopped: dict[str, Stop | None] = {}
         if other is not None and other.arms:
             session = gate_session(self._config)
-            share = session.error_budget.grant()
+            alpha = session.error_budget.grant()
             arms = Arms(
                 (self._here, self._other),
                 (here, other),
@@ -160,7 +160,7 @@ class AgainstSession:
             )
             show = terminal_progress(self._config) or (lambda text: None)
             try:
-                rows = arms.compare(share, session.control_problem(), show)
+                rows = arms.compare(alpha, session.control_problem(), show)
             except ArmRaisedError as error:
                 side = self._here if error.side == self._here.name else self._other
                 attempt.rows.append(attempt.write.not_compared(f"{side.name}: {error}"))

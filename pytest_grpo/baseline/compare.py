@@ -7,22 +7,21 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-import pytest
-
 from pytest_grpo.baseline.files import Baseline, read_baseline, read_sessions
 from pytest_grpo.baseline.fingerprint import check_same, differing
 from pytest_grpo.baseline.regressions import Change, Outcome, compare_rows, differing_devices
+from pytest_grpo.programs import program
 from pytest_grpo.reports.table import arm_quantity
 from pytest_grpo.settings.config import DEFAULT_TOLERANCE, parse_tolerance
 from pytest_grpo.settings.thresholds import format_number
 from pytest_grpo.types import Row
 
 REGRESSION_EXIT_CODE = 1
-USAGE_EXIT_CODE = 2
 
 _COLUMNS = ("test", "metric", "before", "now", "change", "interval", "pairs", "verdict")
 
 
+@program
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare two stored baselines. Exit code: 0 no regression, 1 a regression, 2 a usage error."""
     from grpo_core.commands.command_line.parser import CommandParser
@@ -43,16 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--any-machine", action="store_true", help="compare even if machine or software differ")
     flags = parser.parse_args(arguments)
-    try:
-        tolerance = parse_tolerance(flags.tolerance)
-        home = Home.from_environment()
-        before, *others = read_sessions(home, flags.before)
-        now = read_baseline(home, flags.now)
-        if not flags.any_machine:
-            check_comparable(before, now)
-    except pytest.UsageError as error:
-        print(f"grpo: error: {error}", file=sys.stderr)
-        return USAGE_EXIT_CODE
+    tolerance = parse_tolerance(flags.tolerance)
+    home = Home.from_environment()
+    before, *others = read_sessions(home, flags.before)
+    now = read_baseline(home, flags.now)
+    if not flags.any_machine:
+        check_comparable(before, now)
     for label, result in (("before", before), ("now", now)):
         print(f"{label:6}  {result.name}  {result.created_at}  {result.fingerprint.describe_commit()}")
     for difference in differing(before.fingerprint, now.fingerprint):

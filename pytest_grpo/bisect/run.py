@@ -24,37 +24,30 @@ from pytest_grpo.bisect.jobs import DEFAULT_BY, Judge, Slower
 from pytest_grpo.bisect.judge import BAD, GOOD, VERDICT_NAMES
 from pytest_grpo.checkouts.git import commit_of, git, top_folder, unknown_revision
 from pytest_grpo.checkouts.worktrees import open_worktree
+from pytest_grpo.programs import program
 from pytest_grpo.settings.phases import parse_phases
 
 NOT_FOUND_EXIT_CODE = 1
-USAGE_EXIT_CODE = 2
-INTERRUPTED_EXIT_CODE = 130
 _STOP_TIMEOUT_S = 30
 
 
+@program
 def main(arguments: Sequence[str] | None = None) -> int:
     """Find the first bad commit. Exit code: 0 found, 1 not found, 2 a usage error, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)
     flags, passed_on = _parser().parse_args(given[:end]), given[end + 1 :]
-    try:
-        slower = _slower(flags)
-        if flags.phase is not None:
-            parse_phases(flags.phase)
-        tree = top_folder(Path.cwd())
-        good, bad = (_commit(tree, revision) for revision in (flags.good, flags.bad))
-        _check_ancestor(tree, flags.good, good, flags.bad, bad)
-        with open_worktree(tree, bad, "grpo-bisect-") as worktree:
-            if slower is not None:
-                return _bisect_change(Judge.by_change(worktree, slower, flags.phase, passed_on), slower, good, bad)
-            judge = Judge.by_verdicts(tree, worktree, ["--phase", flags.phase or "all", *passed_on])
-            return _bisect_verdicts(judge, good, bad)
-    except pytest.UsageError as error:
-        print(f"grpo: error: {error}", file=sys.stderr)
-        return USAGE_EXIT_CODE
-    except KeyboardInterrupt:
-        print("grpo: interrupted", file=sys.stderr)
-        return INTERRUPTED_EXIT_CODE
+    slower = _slower(flags)
+    if flags.phase is not None:
+        parse_phases(flags.phase)
+    tree = top_folder(Path.cwd())
+    good, bad = (_commit(tree, revision) for revision in (flags.good, flags.bad))
+    _check_ancestor(tree, flags.good, good, flags.bad, bad)
+    with open_worktree(tree, bad, "grpo-bisect-") as worktree:
+        if slower is not None:
+            return _bisect_change(Judge.by_change(worktree, slower, flags.phase, passed_on), slower, good, bad)
+        judge = Judge.by_verdicts(tree, worktree, ["--phase", flags.phase or "all", *passed_on])
+        return _bisect_verdicts(judge, good, bad)
 
 
 def _parser() -> argparse.ArgumentParser:

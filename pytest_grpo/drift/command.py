@@ -16,33 +16,30 @@ from pytest_grpo.drift.changes import MIN_RUNS, Change, Outcome, find_changes, j
 from pytest_grpo.drift.exports import as_csv, as_json, write_text
 from pytest_grpo.drift.series import History, Series, read_history
 from pytest_grpo.measuring.statistics.sign_test import FAMILY_ALPHA
+from pytest_grpo.programs import program
 from pytest_grpo.reports.table import GAP
 from pytest_grpo.settings.thresholds import format_number
 
 LOSS_EXIT_CODE = 1
-USAGE_EXIT_CODE = 2
 MIN_P, MAX_P = 0.001, 0.5
 """What ``--max-p`` may be: a smaller one would take minutes of permutations."""
 _COLUMNS = ("test", "metric", "from", "to", "change", "p", "commits", "verdict")
 
 
+@program
 def main(arguments: Sequence[str] | None = None) -> int:
     """Find the change points of the stored runs. Exit code: 0 no loss, 1 a loss, 2 a usage error."""
     from grpo_core.home import Home
 
     flags = _parser().parse_args(arguments)
     home = Home.from_environment()
-    try:
-        baselines, problems = list_baselines(home)
-        history = _select(baselines, flags, baselines_folder(home))
-        changes = find_changes(history.series, flags.max_p)
-        if flags.json is not None:
-            write_text("--json", flags.json, as_json(changes, flags.max_p))
-        if flags.csv is not None:
-            write_text("--csv", flags.csv, as_csv(history.series))
-    except pytest.UsageError as error:
-        print(f"grpo: error: {error}", file=sys.stderr)
-        return USAGE_EXIT_CODE
+    baselines, problems = list_baselines(home)
+    history = _select(baselines, flags, baselines_folder(home))
+    changes = find_changes(history.series, flags.max_p)
+    if flags.json is not None:
+        write_text("--json", flags.json, as_json(changes, flags.max_p))
+    if flags.csv is not None:
+        write_text("--csv", flags.csv, as_csv(history.series))
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     print(*_lines(history, changes, flags.max_p), sep="\n")
@@ -62,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--since", type=_date, metavar="DATE", help="only runs stored from this day or time on (ISO 8601, UTC)")
     add("--json", type=Path, metavar="FILE", help="write the changes to this file")
     add("--csv", type=Path, metavar="FILE", help="write the series to this file, for Apache Otava")
-    add("--max-p", type=_max_p, default=FAMILY_ALPHA, metavar="P", help="how likely any false change may be in all")
+    add("--max-p", type=_max_p, default=FAMILY_ALPHA, metavar="P", help="probability of one false change or more")
     return parser
 
 

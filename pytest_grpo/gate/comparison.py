@@ -95,11 +95,11 @@ class PairedComparison:
     def decide(self, left: Quantity, right: Quantity, threshold: Threshold) -> bool:
         """Take rounds until they decide whether left over right meets ``threshold``; False for a failure."""
         start, watch = time.perf_counter(), Watch.start()
-        share = self.gate.session.error_budget.grant()
+        alpha = self.gate.session.error_budget.grant()
         with self.gate.session.setup_clock.paused():
-            verdict, estimate, reason = self._decide(left, right, threshold, share)
+            verdict, estimate, reason = self._decide(left, right, threshold, alpha)
         if verdict is Verdict.FAIL:
-            self.gate.session.error_budget.give_back(share)
+            self.gate.session.error_budget.give_back(alpha)
         row = replace(
             self._with_rounds(self.gate.row(threshold, verdict, estimate.median, reason), left, right),
             low=estimate.low,
@@ -163,7 +163,7 @@ class PairedComparison:
         return row
 
     def _decide(
-        self, left: Quantity, right: Quantity, threshold: Threshold, share: float
+        self, left: Quantity, right: Quantity, threshold: Threshold, alpha: float
     ) -> tuple[Verdict, Estimate, str]:
         self._problem = self.gate.session.control_problem()
         if self._has_unjudged_rounds and not self._problem:
@@ -185,7 +185,7 @@ class PairedComparison:
             is_rate=left.metric.endswith(RATE_SUFFIX) and right.metric.endswith(RATE_SUFFIX),
         )
         self._guard.start_round()
-        decider = Decider(self.sampler, question, looks, share, self._check_round, show, wants_more)
+        decider = Decider(self.sampler, question, looks, alpha, self._check_round, show, wants_more)
         decision = decider.decide()
         self._carry_over = decider.pace.note
         show("")

@@ -67,7 +67,7 @@ def _conditions(row: Row) -> str:
 
 def _advice(row: Row) -> str:
     if row.verdict == Verdict.INCONCLUSIVE and " is not sound: " in row.reason:
-        return "mend what is red first; a loop that is not sound has no speed"
+        return "fix what is red first; a loop that is not sound has no speed"
     if row.verdict == Verdict.INCONCLUSIVE:
         return "a quieter machine, --grpo-budget with more seconds, or --grpo-pairs with more pairs"
     if row.reason.startswith("wrong answers"):

@@ -30,27 +30,24 @@ from pytest_grpo.logs.reports.text import (
 from pytest_grpo.logs.run_log import RunLog
 from pytest_grpo.logs.settled import WARM_UP_STEPS, settle
 from pytest_grpo.logs.vocabulary.quantities import HEADLINES
+from pytest_grpo.programs import program
 from pytest_grpo.reports.table import GAP
 
 BAD_EXIT_CODE = 1
-USAGE_EXIT_CODE = 2
 
 
+@program
 def main(arguments: Sequence[str] | None = None) -> int:
     """Judge a run. Exit code: 0 nothing bad is proven, 1 something is, 2 a usage error."""
     flags = _parser().parse_args(arguments)
-    try:
-        log = _read(flags.run, flags.format)
-        _check_metrics(log, flags.metric)
-        judged = judge_run(log, flags.warm_up, flags.tolerance, flags.metric)
-        comparison = None if flags.against is None else _compare(judged, flags)
-        if flags.json is not None:
-            write_text("--json", flags.json, as_json(judged, comparison))
-        if flags.markdown is not None:
-            write_text("--markdown", flags.markdown, as_markdown(judged, comparison))
-    except pytest.UsageError as error:
-        print(f"grpo: error: {error}", file=sys.stderr)
-        return USAGE_EXIT_CODE
+    log = _read(flags.run, flags.format)
+    _check_metrics(log, flags.metric)
+    judged = judge_run(log, flags.warm_up, flags.tolerance, flags.metric)
+    comparison = None if flags.against is None else _compare(judged, flags)
+    if flags.json is not None:
+        write_text("--json", flags.json, as_json(judged, comparison))
+    if flags.markdown is not None:
+        write_text("--markdown", flags.markdown, as_markdown(judged, comparison))
     print(*_lines(judged, comparison), sep="\n")
     return BAD_EXIT_CODE if judged.is_bad or (comparison is not None and comparison.is_bad) else 0
 
@@ -66,9 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", metavar="RUN", help="a log, a folder that holds one, or the name of a run in GRPO_HOME")
     add("--against", metavar="RUN", help="another run, to compare this one with")
-    add("--format", choices=FORMATS, help="of the logs; without it, their content tells")
+    add("--format", choices=FORMATS, help="the format of the logs (default: detected)")
     add("--metric", action="append", default=[], metavar="NAME", help="judge only this quantity; repeatable")
-    add("--warm-up", type=_steps, default=WARM_UP_STEPS, metavar="STEPS", help="left out after each start")
+    add("--warm-up", type=_steps, default=WARM_UP_STEPS, metavar="STEPS", help="steps left out after each start")
     add(
         "--tolerance",
         type=_fraction,

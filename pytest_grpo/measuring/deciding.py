@@ -15,14 +15,14 @@ __tracebackhide__ = True
 """Of an error in an arm, pytest shows the test and the arm, not what lies between."""
 
 STALL_PART = 0.1
-"""The part of a gate's share of the error budget that its means may spend; the median has the rest."""
+"""The part of a gate's ``alpha`` for the test of its means; the test of its median has the rest."""
 MORE_PAIRS = 1.5
 """A gate whose means look wrong at the last look goes on to so many times the planned pairs."""
 
 
-def plan_of(looks: tuple[int, ...], share: float) -> Plan:
-    """How the median is judged at ``looks`` by a gate with that ``share`` of the error budget."""
-    return Plan(looks, fail_alpha=(1 - STALL_PART) * share)
+def plan_of(looks: tuple[int, ...], alpha: float) -> Plan:
+    """How the median is judged at ``looks`` by a gate that may spend ``alpha`` of the error budget."""
+    return Plan(looks, fail_alpha=(1 - STALL_PART) * alpha)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class Decision:
 class Decider:
     """Decides one ``question`` on the rounds of ``sampler``, which may have some from an earlier question.
 
-    ``share`` of the error budget is spent at most by a wrong failure.
+    A wrong failure has at most the probability ``alpha``.
     """
 
     sampler: RoundSampler
     question: Question
     looks: tuple[int, ...]
-    share: float
+    alpha: float
     check_round: Callable[[Round], bool] = lambda taken: True
     """Sees each round; False stops sampling."""
     show: Callable[[str], None] = lambda text: None
@@ -59,7 +59,7 @@ class Decider:
     _is_extended: bool = False
 
     def __post_init__(self) -> None:
-        self.plan = plan_of(self.looks, self.share)
+        self.plan = plan_of(self.looks, self.alpha)
         self.pace = Pace(self.sampler, self.question, self.plan)
 
     def decide(self) -> Decision:
@@ -108,7 +108,7 @@ class Decider:
             if self.is_stopped:
                 return before
         means = self.question.means(self.sampler.rounds)
-        is_clear = means.p_value <= STALL_PART * self.share / self.question.num_bounds
+        is_clear = means.p_value <= STALL_PART * self.alpha / self.question.num_bounds
         if not is_clear and not self._looks_stalled():
             return before
         _, estimate = self._judge(is_last=True)

@@ -67,7 +67,7 @@ def _add_run(add: Callable[..., None]) -> None:
         metavar="NAME",
         help="its environment: arithmetic, diplomacy, reasoning_gym:TASK, verifiers:NAME or package.module:factory",
     )
-    add("--grpo-engine", metavar="NAME", help="what samples in it: torch, vllm or plain")
+    add("--grpo-engine", metavar="NAME", help="its rollout engine: torch, vllm or plain")
     add(
         "--grpo-set",
         action="append",

@@ -1,4 +1,4 @@
-"""What a side of a comparison is: a folder with code and tests, and the Python that runs it.
+"""Opens a side of a comparison: a checkout of a revision, or a folder.
 
 with open_side(root, "HEAD~1", [], print) as side:
     subprocess.run([side.python, "-m", "pytest"], cwd=side.root)

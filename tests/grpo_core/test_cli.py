@@ -1,4 +1,4 @@
-"""The command line: one line for what a user can mend, and flags that reach the configuration."""
+"""The command line: one line for what a user can fix, and flags that reach the configuration."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_a_verdict_names_the_bounds_that_were_held(arms: Arms, ratio: Ratio) -> 
         ("approx_ratio(3, within=BAND)", "approx_ratio(3): allowed is a quantity of an arm"),
         ("a.seconds != approx_ratio(b.seconds, within=BAND)", "a.seconds != b.seconds times "),
         ("a.seconds >= FLOOR * (FLOOR * b.seconds)", "one named threshold is enough"),
-        ("FLOOR * a.seconds >= FLOOR * b.seconds", "threshold floor is >= 2; write ... >= threshold * ..."),
+        ("FLOOR * a.seconds >= FLOOR * b.seconds", "threshold floor is >= 2; write left >= threshold * right"),
         ("a.seconds / FLOOR >= b.seconds", "allowed are numbers above zero, e.g. a.seconds / 2"),
         ("a.seconds / 0 >= b.seconds", "allowed are numbers above zero"),
         ("a.seconds <= 1.1 * a.seconds", "one and the same quantity; compare it with another"),

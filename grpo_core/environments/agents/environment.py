@@ -92,9 +92,9 @@ class AgentEnvironment:
         try:
             run.wait(MAX_WAIT_S)
         except Empty:
-            raise EnvironmentCodeError(f"{self._what()}: no call within {MAX_WAIT_S:g} s; mend its program") from None
+            raise EnvironmentCodeError(f"{self._what()}: no call within {MAX_WAIT_S:g} s; fix its program") from None
         if run.call is None and (error := run.outcome.exception()) is not None:
-            raise EnvironmentCodeError(f"{self._what()} failed with {described(error)}; mend its program") from error
+            raise EnvironmentCodeError(f"{self._what()} failed with {described(error)}; fix its program") from error
         return run.call
 
     def _what(self) -> str:

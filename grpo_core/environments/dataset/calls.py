@@ -62,7 +62,7 @@ def score(function: RewardFunction, answers: Sequence[Answer], timeout_s: float)
     ]
     failures = tuple(f"reward {function.name!r} failed on row {answer.row}: {error}" for answer, error in failed)
     if len(failed) == len(answers):
-        raise EnvironmentCodeError(f"{failures[0]}; so it did on all of the batch; mend it")
+        raise EnvironmentCodeError(f"{failures[0]}; it failed for every answer of the batch; fix it")
     for failure in dict.fromkeys(failures):  # siblings have the same row
         logger.warning("%s; it gives that answer no reward", failure)
     values: list[float | None] = [None if isinstance(result, _CallError) else result for result in results]
@@ -95,7 +95,7 @@ def _row_by_row(function: RewardFunction, answers: Sequence[Answer], timeout_s: 
             if num_hangs == MAX_HANGS:
                 raise EnvironmentCodeError(
                     f"reward {function.name!r} failed on row {answer.row}: {error}; {num_hangs} calls of it hang "
-                    "and cannot be ended: mend it, or raise environment.data.reward_timeout_s"
+                    "and cannot be ended: fix it, or raise environment.data.reward_timeout_s"
                 ) from None
     return results
 

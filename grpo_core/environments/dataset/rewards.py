@@ -69,7 +69,7 @@ class Rewards:
                 self._told.add(name)
                 logger.warning(
                     "reward %r failed on a whole batch (%s), so it is called with one answer at a time, which changes "
-                    "the rewards of one that compares answers; mend it, or raise environment.data.reward_timeout_s",
+                    "the rewards of one that compares answers; fix it, or raise environment.data.reward_timeout_s",
                     name,
                     scores.retried,
                 )

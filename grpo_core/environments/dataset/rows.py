@@ -72,7 +72,7 @@ def _read_jsonl(path: Path, key: str) -> list[Mapping[str, Any]]:
         try:
             row = parse_json(line)
         except ValueError as error:
-            raise ConfigError(f"{key} {path}, line {number}: not JSON ({error}); mend that line") from error
+            raise ConfigError(f"{key} {path}, line {number}: not JSON ({error}); fix that line") from error
         if not isinstance(row, dict):
             raise ConfigError(f"{key} {path}, line {number}: {shown(row)} is no object; give one object a line")
         values.append(row)
@@ -153,7 +153,7 @@ def _check_prompts(rows: Rows, config: DataConfig, key: str) -> None:
         if not _is_unicode(prompt):
             raise ConfigError(
                 f"{key} {rows.source}, row {number}: {column} {shown(prompt)} has a lone surrogate, which is "
-                "no text; mend that row"
+                "no text; fix that row"
             )
 
 

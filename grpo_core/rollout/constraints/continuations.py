@@ -1,4 +1,4 @@
-"""Text after tokens that the tokenizer writes before none of the endings that were tried, though it may before another.
+"""Finds text before which the tokenizer writes a token, where it writes it before none of the endings that were tried.
 
 The tokens that may follow such a token are tried one after the other, and those after them, up to three.
 """

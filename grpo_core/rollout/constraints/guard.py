@@ -71,7 +71,7 @@ class GuardedCursor:
         except Exception as error:  # a user's constraint may raise anything
             raise ConstraintError(
                 f"constraint after {self._num_tokens} tokens: {type(error).__name__}: "
-                f"{str(error).partition(chr(10))[0]}; mend the constraint"
+                f"{str(error).partition(chr(10))[0]}; fix the constraint"
             ) from error
 
 

@@ -149,7 +149,7 @@ class Collector:
 
     def _starting(self, what: str) -> AbstractContextManager[None]:
         """For what an environment does before the first action."""
-        return users_code(f"environment {self._factory.key!r}: {what}", "mend the environment")
+        return users_code(f"environment {self._factory.key!r}: {what}", "fix the environment")
 
     def _starting_environments(self, index: int, places: Sequence[int], refill: int) -> list[Environment]:
         """One environment per place, after its opening. Openings are the same in every batch, by place and refill."""

@@ -94,8 +94,7 @@ class ResidentAdapters:
         if number and number in self._loaded and self._is_replaced(number):
             if self._num_users.get(number):
                 raise AdapterError(
-                    f"version {version.name} was published anew while requests run on what it was before; let them end "
-                    "first"
+                    f"version {version.name} was published again while requests use its old weights; let them end first"
                 )
             self._unload(self._loaded.pop(number))
         if number == 0 or number in self._loaded:

@@ -161,7 +161,7 @@ class OtelConnection:
         except requests.RequestException as error:
             raise DeliveryError(f"{self._shown}, {signal}: {error}") from error
         except (DecodeError, ValueError, RecursionError) as error:
-            raise DeliveryError(f"{self._shown}, {signal}: its answer is none of OTLP ({error})") from error
+            raise DeliveryError(f"{self._shown}, {signal}: the answer is not OTLP ({error})") from error
         return True
 
     def _refusal(self, signal: str, response: requests.Response) -> DeliveryError:

@@ -34,7 +34,7 @@ def _check_group(group: Group, where: str, version: int, config: TrainingConfig,
         )
     for trajectory in group.trajectories:
         if not np.isfinite(trajectory.reward):
-            raise BatchError(f"{where}: reward {trajectory.reward} is not finite; mend the environment's rewards")
+            raise BatchError(f"{where}: reward {trajectory.reward} is not finite; fix the environment's rewards")
         for turn in trajectory.turns:
             _check_lengths(turn, where)
             _check_values(turn, where, version, vocab_size)

@@ -40,7 +40,7 @@ from grpo_core.types import Float64
 
 @dataclass(frozen=True, slots=True)
 class LossTerms:
-    """A micro-batch's share of the loss, a scalar with its gradient, and per token [C], without, what was measured.
+    """The loss of one micro-batch, a scalar with its gradient, and measurements per token [C] without one.
 
     Nothing is masked in the measurements: they are of all chosen tokens that went through the model.
     """

@@ -128,11 +128,11 @@ BROKEN = {
         ("takes_nothing", "it must take the EnvironmentConfig and nothing else (too many positional arguments); write "
          "def __init__(self, config)"),
         ("takes_more", "(missing a required argument: 'rules'); write def Echo(config)"),
-        ("raises", "making one failed with IndexError: list index out of range (raises.py, line 5); mend it"),
+        ("raises", "making one failed with IndexError: list index out of range (raises.py, line 5); fix it"),
         ("is_no_python", "importing 'is_no_python' failed with SyntaxError: expected ':' (is_no_python.py, line 2)"),
-        ("fails_at_import", "failed with KeyError: 'army' (fails_at_import.py, line 3); mend that module"),
+        ("fails_at_import", "failed with KeyError: 'army' (fails_at_import.py, line 3); fix that module"),
         ("needs_a_package", "importing 'needs_a_package' failed with ModuleNotFoundError: No module named "
-         "'no_such_package' (needs_a_package.py, line 2); mend that module"),
+         "'no_such_package' (needs_a_package.py, line 2); fix that module"),
         ("ends_the_process", "importing 'ends_the_process' failed with SystemExit: 0 (ends_the_process.py, line 3)"),
     ],
 )  # fmt: skip

@@ -143,7 +143,7 @@ def test_an_unhealthy_run_gets_no_advice(
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first.startswith("not healthy: ")
     assert says in first
-    assert last == "no advice on speed before this is mended"
+    assert last == "no advice on speed before this is fixed"
 
 
 def test_lost_tokens_and_failing_episodes_are_unhealthy(home: Home) -> None:

@@ -110,7 +110,7 @@ def test_a_broken_generation_configuration_is_one_line(model_folder: Path, tmp_p
     folder = copy_of(model_folder, tmp_path / "model")
     (folder / "generation_config.json").write_text("{")
 
-    with pytest.raises(ModelError, match=r"generation_config\.json.*; mend or remove that file") as error:
+    with pytest.raises(ModelError, match=r"generation_config\.json.*; fix or remove that file") as error:
         load_tokenizer(str(folder))
     one_line(error)
 

@@ -20,7 +20,7 @@ from pytest_grpo.measuring.deciding import plan_of
 from pytest_grpo.measuring.statistics.sign_test import DEFAULT_LOOKS, Plan
 from pytest_grpo.types import Outcome, Sample
 
-PLAN = plan_of(DEFAULT_LOOKS, share=1e-3 / 2)
+PLAN = plan_of(DEFAULT_LOOKS, alpha=1e-3 / 2)
 NAMES = ("here", "main")
 
 
@@ -76,7 +76,7 @@ def outcome_of(ratios: Sequence[float], plan: Plan = PLAN, tolerance: float = 0.
 
 def test_equal_versions_are_called_different_as_rarely_as_their_share_says() -> None:
     """With a share of 5 % and noise that makes ``same`` rare, at most 5 % of 2,000 comparisons are wrong."""
-    plan = plan_of(DEFAULT_LOOKS, share=0.05 / 2)
+    plan = plan_of(DEFAULT_LOOKS, alpha=0.05 / 2)
     wrong = 0
     for seed in range(2_000):
         ratios = pairs(1.0, 40, noise=0.2, seed=seed)
@@ -126,7 +126,7 @@ def test_every_third_sample_five_times_as_long_is_slower(stalled: str, outcome: 
     rounds = rounds_of(*((sample("here", place), sample("main", place)) for place in range(60)))
     question = question_of(quantity, NAMES, 0.05)
     same = judge_change([1.0] * 60, quantity, 0.05, PLAN, is_last=True)
-    found = judge_stalls(same, question, quantity, rounds, share=1e-3)
+    found = judge_stalls(same, question, quantity, rounds, alpha=1e-3)
     assert found.outcome is outcome
     assert ("stalls" in found.reason) == (outcome is Outcome.SLOWER)
 

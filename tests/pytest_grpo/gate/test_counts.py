@@ -43,11 +43,11 @@ def test_a_count_is_exact_and_has_a_row(project: pytest.Pytester, assertion: str
     [
         ("a.num_calls <= float('nan')", "a.num_calls against nan: allowed are finite numbers and counts*"),
         ("a.num_calls <= None", "a.num_calls against None: allowed are finite numbers*"),
-        ("a.num_calls != 2", "a.num_calls != 2: no threshold says so; write ==, >= or <="),
+        ("a.num_calls != 2", "a.num_calls != 2: no threshold can ask for that; write ==, >= or <="),
         ("a.num_calls <= b.tokens", "*num_calls is an exact count, tokens is measured; compare like with like"),
         ("a.tokens <= b.num_calls", "*num_calls is an exact count, tokens is measured; compare like with like"),
         ("a.num_calls == a.num_calls", "*: one and the same quantity; compare it with another"),
-        ("a.num_calls >= grpo_threshold('adapter_cache_hits') * b.num_calls", "*write ... == threshold [*] ...*"),
+        ("a.num_calls >= grpo_threshold('adapter_cache_hits') * b.num_calls", "*write left == threshold [*] right*"),
         ("a.num_none_per_second >= b.num_calls_per_second", "arm 'a': num_none_per_second 0.0 must be above zero; *"),
     ],
 )

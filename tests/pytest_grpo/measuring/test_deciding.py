@@ -45,7 +45,7 @@ def values(taken: Round) -> tuple[float, float]:
 
 
 def decider_of(
-    a: Arm, b: Arm, *, low: float = -math.inf, high: float = 1.1, budget_s: float = 45, share: float = 0.001
+    a: Arm, b: Arm, *, low: float = -math.inf, high: float = 1.1, budget_s: float = 45, alpha: float = 0.001
 ) -> Decider:
     """Whether the ratio of the seconds of ``a`` to those of ``b`` lies in [``low``, ``high``]."""
 
@@ -55,7 +55,7 @@ def decider_of(
         return sample
 
     sampler = RoundSampler({"a": a, "b": b}, budget_s, rng=random.Random(1), take=take, is_simulated=True)
-    return Decider(sampler, Question(("a", "b"), values, low, high), DEFAULT_LOOKS, share)
+    return Decider(sampler, Question(("a", "b"), values, low, high), DEFAULT_LOOKS, alpha)
 
 
 def decide(*arguments: Arm, **settings: float) -> tuple[Decision, Decider]:
@@ -80,7 +80,7 @@ def repeating(*seconds: float) -> Callable[[], float]:
 
 def test_time_that_ends_at_a_planned_look_spends_what_is_left(clock: Clock) -> None:
     """Ten times worse in the 8 pairs that the time holds."""
-    decider = decider_of(clock.arm(constant(10.0)), clock.arm(constant(1.0)), budget_s=1e9, share=0.009)
+    decider = decider_of(clock.arm(constant(10.0)), clock.arm(constant(1.0)), budget_s=1e9, alpha=0.009)
     sampler = decider.sampler
     sampler.take_until(8)
     sampler.budget_s = sampler.first_budget_s = 1.0  # over, whatever it is extended by
@@ -120,7 +120,7 @@ def test_ten_times_worse_is_a_failure_in_each_comparison_of_a_session(clock: Clo
     budget = ErrorBudget(1)
     for _ in range(num_before):
         budget.grant()
-    decision, _ = decide(clock.arm(constant(0.1)), clock.arm(constant(0.01)), share=budget.grant())
+    decision, _ = decide(clock.arm(constant(0.1)), clock.arm(constant(0.01)), alpha=budget.grant())
     assert decision.verdict is Verdict.FAIL
 
 

@@ -142,7 +142,7 @@ class Versions:
     def _refuse_replaced(self, number: int) -> None:
         if self.is_held(number) and self._is_replaced(number):
             raise AdapterError(
-                f"version {number} of run {self._run!r} was published anew while requests run on what it was before; "
+                f"version {number} of run {self._run!r} was published again while requests use its old weights; "
                 "let them end first"
             )
 

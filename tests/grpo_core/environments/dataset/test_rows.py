@@ -58,7 +58,7 @@ FAULTS = {
     '{"prompt": [{"content": "a"}]}': "row 1: prompt .* is no prompt",
     '{"prompt": [{"role": "user"}]}': "row 1: prompt .* is no prompt; give a text, or messages",
     '{"prompt": [{"role": "user", "content": "a"}, {"role": 3, "content": "b"}]}': "row 1: prompt .* is no prompt",
-    '{"prompt": "a"}\n{"prompt": "half \\ud800"}': r"row 2: prompt .* has a lone surrogate, which is no text; mend",
+    '{"prompt": "a"}\n{"prompt": "half \\ud800"}': r"row 2: prompt .* has a lone surrogate, which is no text; fix",
     '{"prompt": [{"role": "user", "content": ["\\udfff"]}]}': "row 1: prompt .* has a lone surrogate",
 }
 
