@@ -103,7 +103,7 @@ class RaggedIds:
 
     @classmethod
     def of(cls, sets: Sequence[PackedIds]) -> RaggedIds:
-        """Of one set per token, packed or not."""
+        """Make one of a set per token, packed or not."""
         if not any(each.dtype == np.uint8 for each in sets):
             offsets = np.cumsum([0, *map(len, sets)], dtype=np.int32)
             return cls(np.concatenate([*sets, np.zeros(0, dtype=np.int32)]).astype(np.int32, copy=False), offsets)
@@ -185,7 +185,7 @@ class Group:
 
     @property
     def num_completion_tokens(self) -> int:
-        """Of all turns of all siblings, forced ones included."""
+        """Completion tokens of all turns of all siblings, forced ones included."""
         return sum(len(turn.completion_ids) for trajectory in self.trajectories for turn in trajectory.turns)
 
     @property

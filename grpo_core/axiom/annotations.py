@@ -14,7 +14,8 @@ _MAX_SHOWN = 10
 
 
 def marks_of(home: Home, dataset: str) -> tuple[Document, ...]:
-    """Of the baselines that ``--grpo-save`` stored in ``home``, oldest first. A file that cannot be read has none."""
+    """The annotations of the baselines that ``--grpo-save`` stored in ``home``, oldest first. A file that
+    cannot be read has none."""
     found = [mark for path in sorted((home.data / "baselines").glob("*.json")) for mark in _of_file(path, dataset)]
     return tuple(sorted(found, key=lambda mark: mark["time"]))
 

@@ -47,7 +47,7 @@ def _stored(run: str) -> tuple[dict[str, Any], int]:
 
 
 def _origins(flags: argparse.Namespace, given: Given) -> dict[str, str]:
-    """Of each dotted key that the command line gives, the place that wins."""
+    """The place that wins, for each dotted key that the command line gives."""
     file = {} if flags.config is None else flattened(read_config(flags.config))
     settings: dict[str, Any] = {}
     for setting in flags.set:

@@ -67,7 +67,7 @@ def starter_files() -> list[StarterFile]:
 
 
 def _thresholds() -> bytes:
-    """Those of the package, with a word on where they come from."""
+    """The thresholds of the package, with a word on where they come from."""
     package = find_spec("pytest_grpo")
     assert package is not None, "grpo_core and pytest_grpo are one distribution"
     assert package.origin is not None, "it is no namespace package"

@@ -50,7 +50,8 @@ class RunData:
         self._forget_what_is_gone()
 
     def table(self, name: str) -> Table | None:
-        """Of a kind, device, thread or reward function: ``train_step``, ``gpu_stats/0``, ``ledger/trainer-0/train``."""
+        """The table of a kind, device, thread or reward function, such as ``train_step``, ``gpu_stats/0`` or
+        ``ledger/trainer-0/train``."""
         return self._tables.get(name)
 
     def table_names(self, kind: str) -> list[str]:

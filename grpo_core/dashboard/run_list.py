@@ -57,7 +57,7 @@ class RunList:
         return [name for name in found if is_name(name) and not name.startswith(".")]
 
     def lines(self) -> list[RunLine]:
-        """Those being trained first, then the one that changed last."""
+        """The runs as lines: those being trained first, then the one that changed last."""
         lines = [line for line in map(self.line, self.names()) if line is not None]
         return sorted(lines, key=lambda line: (line.status != "running", -(line.changed_s or 0.0), line.name))
 

@@ -47,7 +47,7 @@ def _relative(spans: Iterable[Span], start_s: float) -> list[list[Any]]:
 
 
 def _lanes_of_ledger(recent: Sequence[Record]) -> dict[str, list[Span]]:
-    """By thread; by process and thread where there are several processes."""
+    """The lanes by thread, or by process and thread where there are several processes."""
     entries = [record for record in recent if record["kind"] == "ledger" and _is_timed(record)]
     is_alone = len({str(record.get("process")) for record in entries}) == 1
     lanes: dict[str, list[Span]] = {}

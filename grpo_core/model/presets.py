@@ -177,5 +177,5 @@ def _sum_stages(preset: SumsPreset) -> list[Stage]:
 
 
 def _share(step: int, num_steps: int, *, last: float) -> float:
-    """Of the learning rate: up over a tenth of the steps, and down to ``last`` over all of them."""
+    """The share of the learning rate: it rises over a tenth of the steps, and falls to ``last`` over all of them."""
     return min((step + 1) / max(1, num_steps // 10), 1.0) * (1.0 - (1.0 - last) * step / num_steps)

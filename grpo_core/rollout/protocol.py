@@ -155,7 +155,7 @@ class LocalEngine(RolloutEngine, Protocol):
 
     @property
     def model_fingerprint(self) -> str:
-        """Of the base weights that it samples from, as ``Policy.fingerprint``."""
+        """The fingerprint of the base weights that it samples from, as ``Policy.fingerprint``."""
         ...
 
     @property

@@ -104,7 +104,7 @@ def _collect(stack: Stack, buffer: RolloutBuffer, index: int, telemetry: Telemet
 
 
 def _num_read_bytes(stack: Stack) -> int:
-    """Of weights, from disk, so far. 0 where other machines read them."""
+    """Bytes of weights read from disk so far; 0 where other machines read them."""
     return stack.adapters.num_read_bytes if isinstance(stack, LocalStack) else 0
 
 

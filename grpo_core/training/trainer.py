@@ -93,17 +93,17 @@ class Trainer:
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """Of the matrix products."""
+        """The number type of the matrix products."""
         return torch.bfloat16 if self._config.precision == "bfloat16" else torch.float32
 
     @property
     def num_layer_weights(self) -> int:
-        """Of the linear maps of all layers, without the head and the adapter."""
+        """Weights of the linear maps of all layers, without the head and the adapter."""
         return self._cost.num_linear_weights
 
     @property
     def hidden_size(self) -> int:
-        """Of the model; the default learning rate depends on it."""
+        """The width of the model; the default learning rate depends on it."""
         return self._policy.hidden_size
 
     @property

@@ -23,7 +23,7 @@ class Expected:
 
 
 def parse_expected(texts: Sequence[str]) -> dict[str, Expected]:
-    """By metric. Raises pytest.UsageError, one line, for a text that is none."""
+    """The expected gains by metric. Raises pytest.UsageError, one line, for a text that is none."""
     found: dict[str, Expected] = {}
     for text in texts:
         match = _FORM.fullmatch(text.strip())

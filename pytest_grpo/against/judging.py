@@ -103,7 +103,7 @@ def judge_one(here: float, other: float, quantity: str, tolerance: float) -> Cha
 
 
 def small_part(rounds: Sequence[Round], names: tuple[str, str], quantity: str) -> Change | None:
-    """That ``quantity`` is a part of its arm that is too small to matter on both sides; None when it is not."""
+    """Says that ``quantity`` is too small a part of its arm to matter on both sides; None when it is not."""
     unit_s = next((size for suffix, size in _UNITS_S.items() if quantity.endswith(suffix)), None)
     if unit_s is None or quantity == "seconds" or is_rate(quantity):
         return None

@@ -105,7 +105,7 @@ def _check_options(config: pytest.Config, settings: PluginConfig) -> None:
 
 
 def _is_compared_here(item: pytest.Item) -> bool:
-    """Of a session whose phases run elsewhere: tests without a phase stay here."""
+    """Whether ``item`` is compared here: where phases run elsewhere, tests without a phase stay."""
     return is_compared(item) and not phases_of(item)
 
 

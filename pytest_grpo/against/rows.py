@@ -70,11 +70,11 @@ class RowWriter:
         )
 
     def missing(self, arm: str, outcome: Outcome) -> Row:
-        """That only one side has ``arm``."""
+        """The row for an arm that only one side has."""
         return self.row(f"{arm}.seconds", outcome, Verdict.PASS, reason=f"arm {arm} is {outcome}")
 
     def not_compared(self, why: str) -> Row:
-        """That the test cannot be compared."""
+        """The row for a test that cannot be compared."""
         reason = f"cannot be compared: {why}"
         return self.row(WHOLE_TEST, Outcome.NOT_COMPARED, Verdict.INCONCLUSIVE, reason=reason)
 

@@ -91,7 +91,7 @@ class Side:
 
     @property
     def pid(self) -> int | None:
-        """Of the worker; None while it does not run."""
+        """The worker's process id; None while it does not run."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:

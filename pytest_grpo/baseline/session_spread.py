@@ -85,7 +85,7 @@ def predict(now: Sequence[float], sessions: Sequence[Sequence[float]]) -> Predic
 
 
 def _median_variance(logs: Sequence[float]) -> float:
-    """Of the median of ``logs``, from their median absolute deviation: outliers are no reason to trust it less."""
+    """The variance of the median of ``logs``, from their median absolute deviation, which outliers hardly move."""
     middle = statistics.median(logs)
     deviation = _TO_SD * statistics.median(abs(value - middle) for value in logs)
     return (_OF_MEDIAN * deviation) ** 2 / len(logs)

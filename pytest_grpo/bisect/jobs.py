@@ -60,7 +60,7 @@ class Judge:
 
     @classmethod
     def by_verdicts(cls, tree: Path, worktree: Path, arguments: Sequence[str]) -> Judge:
-        """By the gates of the commit."""
+        """Judges each commit by its gates."""
         from grpo_core.home import Home
         from pytest_grpo.baseline.files import baselines_folder
 
@@ -85,7 +85,7 @@ class Judge:
 
     @classmethod
     def by_change(cls, worktree: Path, slower: Slower, phase: str | None, arguments: Sequence[str]) -> Judge:
-        """By a comparison with another commit, which ``command`` is told."""
+        """Judges each commit by a comparison with another one, which ``command`` is told."""
         script = _copy_script(worktree)
         given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         own = [*arguments, *_QUIET, "--grpo-tolerance", repr(slower.by)]
@@ -108,7 +108,7 @@ class Judge:
         return [sys.executable, str(self.script), str(path)]
 
     def judgements(self) -> list[dict[str, Any]]:
-        """Those so far, in their order."""
+        """The judgements so far, in their order."""
         lines = self._log.read_text(encoding="utf-8").splitlines() if self._log.exists() else []
         return [json.loads(line) for line in lines]
 

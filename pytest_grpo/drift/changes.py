@@ -83,7 +83,7 @@ class Change:
 
 
 def judged(series: Sequence[Series]) -> list[Series]:
-    """Those long enough to judge and not constant. One that is constant can have no change in any order of its runs."""
+    """The series that are long enough to judge, without constant ones, which have no change in any order of runs."""
     return [each for each in series if len(each.values) >= MIN_RUNS and len(set(each.values)) > 1]
 
 

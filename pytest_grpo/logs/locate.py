@@ -42,7 +42,7 @@ def _in_folder(folder: Path, text: str) -> Path:
 
 
 def _of_checkpoints(folder: Path) -> list[Path]:
-    """Of the newest checkpoint: its history begins with the run."""
+    """The log of the newest checkpoint: its history begins with the run."""
     found = [path for path in folder.glob(f"checkpoint-*/{STATE}") if _number(path.parent).isdecimal()]
     return sorted(found, key=lambda path: int(_number(path.parent)))[-1:]
 

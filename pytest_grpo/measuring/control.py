@@ -58,7 +58,7 @@ def run_control(rng: random.Random, max_cores_of_others: float) -> Control:
 
 
 def num_threads() -> int:
-    """Those of torch where it is loaded; else as many as this process may use cores."""
+    """Torch's threads where it is loaded; else as many as this process may use cores."""
     torch = sys.modules.get("torch")
     return num_cores_for_us() if torch is None else torch.get_num_threads()
 

@@ -37,7 +37,7 @@ def describe_growth(rounds: Sequence[Round], names: tuple[str, str]) -> str:
 
 
 def _common_spans(rounds: Sequence[Round], slow: str, fast: str) -> list[str]:
-    """That both arms entered in each round, and that are large enough to matter."""
+    """The spans that both arms entered in each round, and that are large enough to matter."""
     first = rounds[0][slow].spans
     return [
         span
@@ -48,7 +48,7 @@ def _common_spans(rounds: Sequence[Round], slow: str, fast: str) -> list[str]:
 
 
 def _change(rounds: Sequence[Round], slow: str, fast: str, span: str, num_spans: int) -> Estimate:
-    """Of the ratios, pair by pair. Too few pairs for the error have an interval that proves nothing."""
+    """The median of the ratios, pair by pair, with its interval, which proves nothing with too few pairs."""
     found = interval([taken[slow].spans[span] / taken[fast].spans[span] for taken in rounds], 1 - MAX_ERROR / num_spans)
     if found.confidence < 1 - MAX_ERROR / num_spans:
         return Estimate(found.median, min(found.low, 1.0), max(found.high, 1.0), found.num_pairs, found.confidence)

@@ -67,7 +67,7 @@ def absence_lines(absences: Iterable[Absent]) -> list[str]:
 
 
 def name_of_test(nodeid: str) -> str:
-    """Of a test's node id, what stands after its file, without ``test_``."""
+    """What stands after the file in a test's node id, without ``test_``."""
     return (nodeid.partition("::")[2] or nodeid).removeprefix("test_")
 
 

@@ -27,7 +27,7 @@ def describe_device(profile: DeviceProfile) -> str:
 
 
 def _gpu_name() -> str:
-    """Of the first GPU; empty without one."""
+    """The name of the first GPU; empty without one."""
     from grpo_core.hardware import open_gpus, read_gpu
 
     with open_gpus() as gpus:

@@ -196,7 +196,7 @@ def file_thresholds(config: pytest.Config) -> Mapping[str, Threshold]:
 
 
 def packaged_thresholds(config: pytest.Config) -> Mapping[str, Threshold]:
-    """Those of the phases that come with the package."""
+    """The thresholds of the phases that come with the package."""
     if _PACKAGED_THRESHOLDS not in config.stash:
         profile = config.stash[PLUGIN_CONFIG].profile
         config.stash[_PACKAGED_THRESHOLDS] = load_thresholds(THRESHOLDS, profile, PACKAGE)

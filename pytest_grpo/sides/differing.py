@@ -71,7 +71,7 @@ def _all_files(here: Path, other: Path) -> set[str]:
 
 
 def _ignored(checkout: Path, names: Iterable[str]) -> set[str]:
-    """Those of ``names`` that git would ignore in ``checkout``."""
+    """The ``names`` that git would ignore in ``checkout``."""
     return _names(ask(checkout, "check-ignore", "-z", "--stdin", said="\0".join(names)))
 
 

@@ -91,7 +91,7 @@ def _is_met(requirement: Requirement, installed: Mapping[str, Package]) -> bool:
 
 
 def _dependencies(folder: Path) -> list[Requirement]:
-    """Of the project in ``folder``, as far as they hold on this machine. None where it has no pyproject.toml."""
+    """The dependencies of the project in ``folder`` on this machine. None where it has no pyproject.toml."""
     path = folder / "pyproject.toml"
     return list(_read(path, _dependencies_of_project)) if path.is_file() else []
 

@@ -43,7 +43,7 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """Of the content, the Python and the platform."""
+        """A key of the content, the Python and the platform."""
         python = (sys.version, os.path.realpath(sys.executable), sysconfig.get_platform())
         content = [_FORMAT, self.required, self.preferred, self.overrides, self.index_options, python]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -161,7 +161,7 @@ class TrainBatch:
 
     @property
     def completions(self) -> tuple[Completion, ...]:
-        """Of all groups, in order."""
+        """The completions of all groups, in order."""
         return tuple(completion for group in self.groups for completion in group.completions)
 
     @property
@@ -282,7 +282,7 @@ class GrpoSystem(Protocol):
 
     @property
     def logprob_tolerance(self) -> float:
-        """By how much two log-probabilities of the same token and weights may differ, in nats: sampled alone and in a
+        """How much two log-probabilities of the same token and weights may differ, in nats: sampled alone and in a
         batch, sampled and trained. 0: the system is exact but for the rounding of float32."""
         return 0.0
 

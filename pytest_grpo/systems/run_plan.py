@@ -50,7 +50,7 @@ class RunPlan:
 
     @property
     def num_episodes(self) -> int:
-        """Of one batch."""
+        """The episodes of one batch."""
         return len(self.prompts) * self.group_size
 
     def in_turns(self, system: str) -> None:

@@ -46,7 +46,7 @@ class _Rows(Sequence[Mapping[str, Any]], ABC):
 
 
 class Questions(_Rows):
-    """Those of ``task``, a ``ProceduralDataset``."""
+    """The questions of ``task``, a ``ProceduralDataset``."""
 
     def __init__(self, task: Any) -> None:
         self._task = task
@@ -73,12 +73,12 @@ class Questions(_Rows):
 
     @cached_property
     def prompts(self) -> frozenset[str]:
-        """Of all, which makes them all."""
+        """The prompts of all questions, which makes them all."""
         return frozenset(self._entry(index)["question"] for index in range(len(self)))
 
 
 class HeldOutQuestions(_Rows):
-    """Those of ``others`` that are not among ``training``, each once.
+    """The questions of ``others`` that are not among ``training``, each once.
 
     Most tasks seed question i with ``seed + i``, so ``others`` begin behind ``training``; where there are few
     questions, the same one still comes up in both.

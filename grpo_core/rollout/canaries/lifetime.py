@@ -120,7 +120,7 @@ def _after_swaps(subject: Subject, num_swaps: int, num_requests: int, allowed_by
 
 
 def _memory_bytes() -> int:
-    """Of this process and those that it started, and of its tensors on the GPU."""
+    """The memory of this process and those that it started, and of its tensors on the GPU."""
     gc.collect()
     process = psutil.Process()
     resident = process.memory_info().rss

@@ -78,7 +78,7 @@ class EndingChoices:
         return ledger.starting[tokens], ledger.joining[tokens]
 
     def _find_texts(self, endings: tuple[bytes, ...]) -> tuple[EndingText, ...]:
-        """Of ``endings`` those whose effect is known."""
+        """Those of ``endings`` whose effect is known."""
         spelling = self._spelling
         found: list[EndingText] = []
         for choice, ending in enumerate(endings):
@@ -135,7 +135,7 @@ class EndingChoices:
         return starting, joining
 
     def _is_settled(self, found: Context) -> Bool:
-        """Of each shape: a letter near its start decides, whatever follows, whether a piece begins with it."""
+        """Whether a letter near the start of each shape decides if a piece begins with it, whatever follows."""
         shapes = self._spelling.shapes_of.texts
         if found.kind.has_apostrophe:
             return np.zeros(len(shapes), dtype=np.bool_)

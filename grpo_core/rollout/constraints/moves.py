@@ -39,13 +39,13 @@ class Layout:
 
     @classmethod
     def of(cls, tokens: Int32, states: Int32, head_class: Int32) -> Layout:
-        """Of ``tokens`` [N] that lead to ``states`` [N], all of them live."""
+        """The layout of ``tokens`` [N] that lead to ``states`` [N], all of them live."""
         none = np.zeros(0, dtype=np.int64)
         return cls(tokens, group_by_heads(states, head_class), none, none)
 
 
 class Moves:
-    """Of tokens given as bytes ``matrix`` [N, longest], longest first, their ``lengths`` [N] and ``ids`` [N]."""
+    """The moves of tokens with bytes ``matrix`` [N, longest], longest first, their ``lengths`` [N] and ``ids`` [N]."""
 
     def __init__(self, automaton: ByteAutomaton, matrix: NDArray[np.uint8], lengths: Int32, ids: Int32) -> None:
         self._automaton, self._dead = automaton, automaton.dead
@@ -90,7 +90,7 @@ class Moves:
         return self._layouts(int(self._class_of[state]))
 
     def groups_of_longer(self, state: int, layout: Layout) -> Groups:
-        """Of the long tokens of ``layout`` those that ``state`` can take, by their place in ``longer``."""
+        """The long tokens of ``layout`` that ``state`` can take, by their place in ``longer``."""
         if not len(layout.rows):
             return ()
         return group_by_heads(self._follow_long(state, layout.rows), self._automaton.head_class)

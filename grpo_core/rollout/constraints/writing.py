@@ -22,7 +22,7 @@ ENCODED_ENDINGS = 12  # texts to try after a token where its spelling is found b
 
 
 class Writing:
-    """Of the tokens of ``token_bytes`` in texts of ``automaton``."""
+    """Says which tokens of ``token_bytes`` the tokenizer writes in texts of ``automaton``."""
 
     def __init__(self, token_bytes: TokenBytes, automaton: ByteAutomaton) -> None:
         self.token_bytes = token_bytes

@@ -307,7 +307,7 @@ class Collector:
         return tuple(self._groups_of(episodes, index).values())
 
     def _groups_of(self, episodes: Sequence[Episode], index: int) -> dict[tuple[int, str], Group]:
-        """By place and agent, in this order."""
+        """One group per starting state and agent, in this order."""
         members: dict[tuple[int, str], list[Trajectory]] = defaultdict(list)
         for episode in episodes:
             rewards = episode.rewards if episode.rewards is not None else episode.environment.rewards()

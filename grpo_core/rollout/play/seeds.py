@@ -13,7 +13,7 @@ _OPENING, _EPISODE, _REFILL_OPENING, _REFILL_EPISODE = range(4)  # disjoint stre
 
 
 def environment_seed(run_seed: int, index: int, group: int, refill: int) -> int:
-    """Of starting state ``group`` of batch ``index``, or of its ``refill``-th replacement.
+    """The seed of starting state ``group`` of batch ``index``, or of its ``refill``-th replacement.
 
     A ``refill`` from 1 on gives a seed that no starting state without one has.
     """

@@ -22,7 +22,7 @@ class SampledGroups:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """Those of the batch, in the order of their places."""
+        """The groups of the batch, in the order of their starting states."""
         return tuple(group for groups in self._starts.values() for group in groups)
 
     @property

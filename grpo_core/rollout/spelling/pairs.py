@@ -19,7 +19,7 @@ _FEW_SHARE = 8  # fewer ids than V over this are looked up in the packed bits
 
 
 class Pairs:
-    """Of the tokens of ``merges`` and its ``vocab``, among ``num`` ids."""
+    """Which tokens of ``merges`` and its ``vocab`` may be neighbours, among ``num`` ids."""
 
     def __init__(self, merges: Merges, vocab: Mapping[str, int], num: int) -> None:
         self._merges, self._num = merges, num

@@ -18,7 +18,7 @@ from grpo_core.types import Bool, Int32
 
 
 class Shapes:
-    """Of tokens with the bytes ``bytes_of``."""
+    """The shapes of tokens with the bytes ``bytes_of``."""
 
     def __init__(self, pieces: Pieces, texts: TokenTexts, bytes_of: Mapping[int, bytes], *, normalises: bool) -> None:
         self._pieces, self._token_texts, self._bytes_of = pieces, texts, bytes_of

@@ -57,7 +57,7 @@ class Rule:
 
 
 class Spelling:
-    """Of one tokenizer; ``known_spelling`` opens it."""
+    """What one tokenizer would write; ``known_spelling`` opens it."""
 
     def __init__(self, bytes_of: Mapping[int, bytes], backend: Backend, model: Mapping[str, Any]) -> None:
         self._bytes_of = bytes_of

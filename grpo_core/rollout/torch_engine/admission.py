@@ -37,7 +37,7 @@ class Admission:
 
     @property
     def used_share(self) -> float:
-        """Of the bytes that it may hold, those held now."""
+        """The share of the bytes that it may hold that are held now."""
         return self.num_bytes / self._max_bytes
 
     @property

@@ -94,7 +94,7 @@ class Requests:
         return ended
 
     def forget_ended(self, ticket: int) -> None:
-        """Of a request that was cancelled nobody wants the outcome."""
+        """Forget the outcome of a request that was cancelled: nobody wants it."""
         self._ended = [outcome for outcome in self._ended if outcome.ticket != ticket]
 
 

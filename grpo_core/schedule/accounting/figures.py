@@ -144,7 +144,7 @@ class Figures:
 
 
 def _lengths(batch: Batch) -> dict[str, float | None]:
-    """Of the completions in the batch, forced tokens included."""
+    """The lengths of the completions in the batch, forced tokens included."""
     turns = [turn for group in batch.groups for trajectory in group.trajectories for turn in trajectory.turns]
     lengths = [len(turn.completion_ids) for turn in turns]
     if not lengths:

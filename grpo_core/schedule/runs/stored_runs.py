@@ -68,7 +68,7 @@ def remove_remains(home: Home) -> int:
 
 
 def _remove(path: Path) -> None:
-    """Of a link the link, never what it leads to."""
+    """Remove ``path``; of a link only the link, never what it leads to."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

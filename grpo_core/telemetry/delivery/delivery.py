@@ -73,7 +73,7 @@ class Delivery:
 
     @classmethod
     def of_run(cls, connection: Connection, home: Home, run: str) -> Delivery:
-        """That of ``run`` in ``home``. Raises as the constructor."""
+        """The delivery of ``run`` in ``home``. Raises as the constructor."""
         return cls(connection, home.events / f"{run}.jsonl", home.deliveries / f"{run}.{connection.name}.json")
 
     def send_next(self) -> bool:

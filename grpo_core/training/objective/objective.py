@@ -85,7 +85,7 @@ class Objective:
         )
 
     def terms(self, batch: PackedBatch, scores: TokenScores) -> LossTerms:
-        """Of one micro-batch, from the scores of its forward pass."""
+        """The loss terms of one micro-batch, from the scores of its forward pass."""
         config, logprobs = self._config, scores.logprobs
         tokens = self._table.tokens(batch.order, logprobs)
         log_ratio = logprobs - tokens.old_logprobs

@@ -29,7 +29,7 @@ class TokenLogprobs:
         return self.entropy is not None
 
     def between(self, start: int, end: int) -> TokenLogprobs:
-        """Those of the chosen tokens from ``start`` to before ``end``."""
+        """The chosen tokens from ``start`` to before ``end``."""
         reference, entropy = (
             None if column is None else column[start:end] for column in (self.reference, self.entropy)
         )
@@ -38,7 +38,7 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class TokenColumns:
-    """Of the chosen tokens of one micro-batch. [C] each, in the order of its packed batch."""
+    """Values of the chosen tokens of one micro-batch, [C] each, in the order of its packed batch."""
 
     advantages: Tensor
     policy_weights: Tensor
@@ -60,7 +60,7 @@ class TokenTable:
         assert self._values.shape == (7, lengths.sum())
 
     def tokens(self, order: Sequence[int], like: Tensor) -> TokenColumns:
-        """Those of the completions ``order``, one after the other, with the dtype and device of ``like``."""
+        """The tokens of the completions ``order``, one after the other, with the dtype and device of ``like``."""
         ranges = [np.arange(self._bounds[member], self._bounds[member + 1]) for member in order]
         columns = torch.from_numpy(self._values[:, np.concatenate(ranges)]).to(like.dtype).to(like.device)
         sequences = np.repeat(np.arange(len(order)), [len(each) for each in ranges])

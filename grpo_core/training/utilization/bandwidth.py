@@ -31,7 +31,7 @@ class Reads:
         return cls(num_bytes, read_rate(device, num_bytes, num_threads))
 
     def share(self, num_steps: int, seconds: float) -> float | None:
-        """Of the bandwidth, by ``num_steps`` in ``seconds``; None where nothing was decoded."""
+        """The share of the bandwidth that ``num_steps`` in ``seconds`` take; None where nothing was decoded."""
         return num_steps * self.num_bytes / (seconds * self.rate) if num_steps and seconds > 0 else None
 
 

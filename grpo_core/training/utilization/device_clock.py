@@ -10,7 +10,7 @@ import torch
 
 @torch.no_grad()
 def device_seconds(device: torch.device, call: Callable[[], object]) -> float:
-    """Of ``call``: by events of the device on a GPU, else by the wall clock."""
+    """How long ``call`` takes: by events of the device on a GPU, else by the wall clock."""
     if device.type != "cuda":
         start = time.perf_counter()
         call()

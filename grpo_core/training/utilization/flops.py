@@ -42,7 +42,7 @@ class ModelCost:
 
     @classmethod
     def of(cls, policy: Policy, *, num_adapter_weights: int, is_full: bool) -> ModelCost:
-        """Of ``policy`` without its adapter."""
+        """The sizes of ``policy`` without its adapter."""
         linears = linear_modules(policy.decoder)
         first = [part for name, part in linears.items() if ".0." in f".{name}" and name.endswith(_FIRST_INPUTS)]
         queries = [part.out_features for name, part in linears.items() if name.endswith(_FIRST_INPUTS[0])]

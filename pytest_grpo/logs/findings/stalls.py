@@ -72,7 +72,7 @@ def find_stalls(log: RunLog, quantity: Quantity) -> Stalls:
 
 
 def _medians_around(values: Sequence[float]) -> list[float]:
-    """Of the values within reach; at the ends of the run the reach goes further to the other side."""
+    """The median of the values within reach; at the ends of the run the reach goes further to the other side."""
     width, medians = 2 * _REACH + 1, []
     for place in range(len(values)):
         first = max(0, min(place - _REACH, len(values) - width))

@@ -37,7 +37,7 @@ def read_objects(path: Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
 
 
 def numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Those of ``values`` that are numbers; null is what some loggers make of NaN."""
+    """The ``values`` that are numbers; null is what some loggers make of NaN."""
     for name, value in values.items():
         if value is None:
             yield name, math.nan

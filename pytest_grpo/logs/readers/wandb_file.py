@@ -41,7 +41,7 @@ class WandbReader:
 
 
 def _vocabulary(logged: set[str]) -> Vocabulary:
-    """That of the stack of whose names there are most."""
+    """The vocabulary of the stack of whose names there are most."""
     return max(STACKS, key=lambda stack: stack.num_known(logged))
 
 

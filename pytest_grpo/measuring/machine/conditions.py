@@ -50,7 +50,7 @@ def throttle_reasons() -> tuple[str, ...]:
 
 
 def _read_gpus() -> tuple[float | None, float | None, tuple[str, ...]]:
-    """Of all GPUs the lowest SM clock, the highest temperature, and whatever throttles one. None where no GPU says."""
+    """The lowest SM clock and the highest temperature of all GPUs, and what throttles one. None where no GPU says."""
     from grpo_core.hardware import open_gpus, read_gpu, throttle_names
 
     with open_gpus() as gpus:

@@ -91,7 +91,7 @@ def _machine_s() -> float:
 
 
 def _busy_s(times: Mapping[str, float]) -> float:
-    """Of all fields of ``psutil.cpu_times``; guest time is part of user time already."""
+    """The busy seconds of all fields of ``psutil.cpu_times``; guest time is part of user time already."""
     return sum(times.values()) - sum(times.get(name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
 
 
@@ -121,7 +121,7 @@ def _quota_cores() -> float:
 
 
 def _quotas(folder: Path) -> Iterator[float]:
-    """Of one cgroup, as version 2 and version 1 write it."""
+    """The quotas of one cgroup, as version 2 and version 1 write it."""
     for line in _lines(folder / "cpu.max"):
         quota, period = line.split()
         if quota != "max":

@@ -22,7 +22,7 @@ MIN_ROUNDS = 2
 
 @dataclass(frozen=True, slots=True)
 class CarryOver:
-    """By how much longer each arm takes right after the other one, as logs, with their standard error."""
+    """How much longer each arm takes right after the other one, as logs, with their standard error."""
 
     effects: Mapping[str, float]
     error: float

@@ -52,7 +52,7 @@ class PlanEnvironment:
         return self._rewards
 
     def snapshot(self) -> dict[str, Any]:
-        """Of the start: no other state is taken up again."""
+        """The snapshot of the start: no other state is taken up again."""
         assert not any(self._answers.values()), "an episode has one start"
         return {"environment": "plan"}
 

@@ -21,7 +21,7 @@ class Pass:
 
 @dataclass
 class Passes:
-    """Those of one block of code, as two watchers see them: each may see what the other one misses."""
+    """The passes of one block of code, as two watchers see them: each may see what the other one misses."""
 
     at_modules: list[Pass] = field(default_factory=list)
     """Calls of the modules, by any thread."""

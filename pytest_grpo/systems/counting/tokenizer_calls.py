@@ -16,7 +16,7 @@ through such methods of its own; looking up a special token does not."""
 
 @dataclass
 class TokenizerCalls:
-    """Those of one block of code, by any thread. A call that a tokenizer makes to itself is a part of the first one."""
+    """The calls of one block of code, by any thread. One that a tokenizer makes to itself is part of the first."""
 
     num_calls: int = 0
     num_watched: int = 0

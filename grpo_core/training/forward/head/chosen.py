@@ -31,7 +31,7 @@ class Support:
     sets: RaggedIds  # of S tokens; large ones are packed until a part needs them
 
     def part(self, first: int, last: int) -> SupportPart:
-        """Of ``tokens[first:last]``."""
+        """The part of ``tokens[first:last]``."""
         last = min(last, len(self.sets))
         ids = torch.from_numpy(self.sets.between(first, last).astype(np.int64))
         sizes = torch.from_numpy(np.diff(self.sets.offsets[first : last + 1]).astype(np.int64))

@@ -22,7 +22,7 @@ GATHER_COST = 150  # fetching a row for one token costs as much as this many dot
 
 @dataclass(slots=True)
 class Distributions:
-    """Of the tokens of one chunk. Gradients are with respect to the logits before the temperature."""
+    """The distributions of the tokens of one chunk. Gradients are with respect to the logits before the temperature."""
 
     logits: Tensor  # over the temperature, minus each token's maximum
     probabilities: Tensor
