@@ -91,7 +91,7 @@ def _is_met(requirement: Requirement, installed: Mapping[str, Package]) -> bool:
 
 
 def _dependencies(folder: Path) -> list[Requirement]:
-    """The dependencies of the project in ``folder`` on this machine. None where it has no pyproject.toml."""
+    """The dependencies of the project in ``folder`` on this machine; empty without a pyproject.toml."""
     path = folder / "pyproject.toml"
     return list(_read(path, _dependencies_of_project)) if path.is_file() else []
 

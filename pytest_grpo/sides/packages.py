@@ -31,7 +31,7 @@ class Package:
 
 
 def installed_packages() -> dict[str, Package]:
-    """The packages of this process, by their normalised names. Of two of one name the first on the import path counts."""
+    """The packages of this process, by their normalised names. The first of one name on the import path counts."""
     found: dict[str, Package] = {}
     for distribution in distributions():
         name = distribution.metadata["Name"]
