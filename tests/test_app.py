@@ -135,6 +135,7 @@ def test_a_snapshot_is_persisted(home: Path):
         app.persist_profile_snapshot.local("../ci", {})
 
 
+@pytest.mark.slow
 def test_a_phase_runs_on_the_files_that_travel(tmp_path: Path):
     (tmp_path / "test_one.py").write_text("import pytest\n@pytest.mark.phase2\ndef test_one(): pass\n")
     request = Request(2, ("test_one.py::test_one",), (), ("--rootdir=.", "-p", "no:cacheprovider"), {}, "/here")
@@ -183,6 +184,7 @@ def test_the_cli_without_credentials_says_so_in_one_line():
     assert "Traceback" not in finished.stderr
 
 
+@pytest.mark.slow
 def test_the_cli_takes_detach_behind_the_name_too():
     finished = modal_cli("run", "app.py::train_grpo", "--detach", "--steps", "3", "--environment", "arithmetic")
 

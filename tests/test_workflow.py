@@ -95,6 +95,7 @@ def test_only_known_tools_are_run():
     assert {command.split()[0] for command in commands()} <= TOOLS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command in commands() if command.startswith("pytest ")])
 def test_pytest_knows_the_options(tmp_path: Path, command: str):
     (tmp_path / "test_one.py").write_text(

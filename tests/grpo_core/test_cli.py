@@ -243,7 +243,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert ran.stderr == "grpo: error: cannot write the output: No space left on device; free space for it\n"
 
 
-@pytest.mark.parametrize("command", ["train", "profile", "benchmark"])
+@pytest.mark.parametrize("command", ["train", "profile"])
 def test_a_home_that_cannot_be_written_is_said_before_torch_is_imported(tmp_path: Path, command: str) -> None:
     (tmp_path / "file").touch()
     program = f"import sys; from grpo_core.cli import main; print(main([{command!r}]), 'torch' in sys.modules)"

@@ -127,6 +127,7 @@ def test_a_package_that_a_test_finds_missing_is_one_line(pytester: pytest.Pytest
     result.stdout.no_fnmatch_line("E *MissingPackageError*")
 
 
+@pytest.mark.slow
 def test_a_system_beside_the_tests_needs_no_python_path(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         my_stack="from pytest_grpo import GrpoSystem\n\nclass MyStack(GrpoSystem):\n    name = 'my_stack'\n"

@@ -29,6 +29,7 @@ def test_in_an_empty_folder_it_runs_the_phases_of_the_package(tmp_path: Path) ->
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_whatever_the_project_calls_its_own_test_files(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\npython_files = check_*.py\naddopts = --strict-markers\n")
     (tmp_path / "bench").mkdir()
@@ -57,9 +58,14 @@ RUN = '[model]\nname = "small"\n[rollout]\ngroup_size = 5\n'
     ("arguments", "run"),
     [
         (("--config", "run.toml"), "run.toml"),
-        (("--config", "run.toml", "--set", "rollout.group_size=3"), "run.toml, rollout.group_size=3"),
-        (("--model", "small", "--engine", "plain"), "model.name=small, rollout.engine=plain"),
-        (("--preset", "small", "--environment", "arithmetic"), "model.name=small, environment.name=arithmetic"),
+        *(
+            pytest.param(arguments, run, marks=pytest.mark.slow)
+            for arguments, run in (
+                (("--config", "run.toml", "--set", "rollout.group_size=3"), "run.toml, rollout.group_size=3"),
+                (("--model", "small", "--engine", "plain"), "model.name=small, rollout.engine=plain"),
+                (("--preset", "small", "--environment", "arithmetic"), "model.name=small, environment.name=arithmetic"),
+            )
+        ),
     ],
 )
 def test_the_phases_judge_the_run_that_its_flags_name(tmp_path: Path, arguments: tuple[str, ...], run: str) -> None:
@@ -74,8 +80,8 @@ def test_the_phases_judge_the_run_that_its_flags_name(tmp_path: Path, arguments:
     ("arguments", "told"),
     [
         (("--config", "runn.toml"), "ERROR: --grpo-config 'runn.toml': no such file; "),
-        (("--engine", "vlm"), "ERROR: grpo: --grpo-engine"),
-        (("--set", "rolout.group_size=3"), "ERROR: grpo: rolout"),
+        pytest.param(("--engine", "vlm"), "ERROR: grpo: --grpo-engine", marks=pytest.mark.slow),
+        pytest.param(("--set", "rolout.group_size=3"), "ERROR: grpo: rolout", marks=pytest.mark.slow),
         (("--modle", "small"), "grpo bench: no option '--modle'; did you mean --model?"),
     ],
 )

@@ -12,12 +12,13 @@ from grpo_core.cli import main
 from tests.grpo_core.commands.served import served
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "needs_token"),
     [
         ([], False),
-        pytest.param(["--token"], True, marks=pytest.mark.slow),
-        pytest.param(["--host", "0.0.0.0"], True, marks=pytest.mark.slow),
+        (["--token"], True),
+        (["--host", "0.0.0.0"], True),
     ],
 )
 def test_it_serves_at_the_printed_address_until_ctrl_c(options: list[str], needs_token: bool, tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ def test_the_workflow_installs_extras_that_exist(started: Path) -> None:
     assert "bench" in extras
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["tests", "phases"])
 def test_the_workflows_commands_collect_what_they_should(started: Path, job: str) -> None:
     (program, *arguments) = commands(started, job)[-1]

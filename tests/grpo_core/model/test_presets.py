@@ -110,6 +110,7 @@ def test_a_change_of_the_recipe_is_another_folder(sketch: str, monkeypatch: pyte
     assert built == [32, 64]
 
 
+@pytest.mark.slow
 def test_a_failed_build_leaves_nothing_that_looks_like_a_preset(sketch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
 MakeTrainer = Callable[..., "Trainer"]
 MakeEngine = Callable[..., "TorchEngine"]
+MakeEngineAt = Callable[..., "TorchEngine"]
 SampleBatch = Callable[..., Batch]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_trainer(model_folder: Path) -> MakeTrainer:
     from grpo_core.config import ModelConfig, TrainingConfig
     from grpo_core.model.policy import load_policy
@@ -45,20 +47,26 @@ def make_trainer(model_folder: Path) -> MakeTrainer:
     return make
 
 
-@pytest.fixture
-def make_engine(model_folder: Path, tmp_path: Path) -> MakeEngine:
-    """The engine reads adapters from ``tmp_path / "adapters"``."""
+@pytest.fixture(scope="session")
+def make_engine_at(model_folder: Path) -> MakeEngineAt:
+    """The engine reads adapters from the folder that is given first."""
     from grpo_core.config import ModelConfig
     from grpo_core.lora.cache import LoRACache
     from grpo_core.lora.store import AdapterStore
     from grpo_core.model.policy import load_policy
     from grpo_core.rollout.torch_engine.engine import TorchEngine
 
-    def make(folder: Path = model_folder) -> TorchEngine:
-        cache = LoRACache(AdapterStore(tmp_path / "adapters"), max_bytes=1 << 20, max_adapters=3)
+    def make(adapters: Path, folder: Path = model_folder) -> TorchEngine:
+        cache = LoRACache(AdapterStore(adapters), max_bytes=1 << 20, max_adapters=3)
         return TorchEngine(load_policy(ModelConfig(name=str(folder), device="cpu")), (0,), cache, "run")
 
     return make
+
+
+@pytest.fixture
+def make_engine(make_engine_at: MakeEngineAt, tmp_path: Path) -> MakeEngine:
+    """The engine reads adapters from ``tmp_path / "adapters"``."""
+    return partial(make_engine_at, tmp_path / "adapters")
 
 
 @pytest.fixture(scope="session")

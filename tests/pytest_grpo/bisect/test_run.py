@@ -214,6 +214,7 @@ def test_a_folder_without_a_repository_is_refused(
     assert capsys.readouterr().err.startswith(f"grpo: error: {tmp_path}: not in a git repository")
 
 
+@pytest.mark.slow
 def test_what_is_imported_from_the_working_tree_is_not_judged(make_repository) -> None:
     repository: Repository = make_repository("3.0", "1.0")
     (repository.path / "stray.py").write_text("")

@@ -208,6 +208,7 @@ def test_sizes(grpo_arms):
 """
 
 
+@pytest.mark.slow
 def test_gates_of_one_name_in_a_test_have_a_baseline_each(project: pytest.Pytester) -> None:
     def run_sizes(speeds: str, *arguments: str) -> pytest.RunResult:
         project.makepyfile(test_suite=SIZES.format(speeds=speeds))

@@ -148,6 +148,7 @@ def test_a_projects_own_markers_select_nothing_here(
     result.stdout.no_fnmatch_line("grpo: *")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_plugins")
 def test_a_projects_own_markers_select_nothing_in_xdist_workers(foreign: pytest.Pytester) -> None:
     foreign.runpytest("-n2").assert_outcomes(passed=3)

@@ -246,7 +246,7 @@ def assert_same_completions(ones: Sequence[Completion], others: Sequence[Complet
             assert one.ref_logprobs.tobytes() == other.ref_logprobs.tobytes()
 
 
-@pytest.mark.parametrize("version", [0, 1])
+@pytest.mark.parametrize("version", [pytest.param(0, marks=pytest.mark.slow), 1])
 @pytest.mark.parametrize(
     "architecture", ["qwen2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "llama"))]
 )

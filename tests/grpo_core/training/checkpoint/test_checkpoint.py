@@ -30,20 +30,28 @@ TRAINING = {"learning_rate": 0.01, "kl_coefficient": 0.05}
 CONFIG = {"run": "run", "training": TRAINING}
 
 
-@pytest.fixture
-def batches(make_engine: MakeEngine, sample_batch: SampleBatch) -> list[Batch]:
-    engine = make_engine()
+@pytest.fixture(scope="module")
+def batches(
+    make_engine_at: MakeEngine, sample_batch: SampleBatch, tmp_path_factory: pytest.TempPathFactory
+) -> list[Batch]:
+    engine = make_engine_at(tmp_path_factory.mktemp("adapters"))
     return [sample_batch(engine, seed, num_groups=2) for seed in range(6)]
 
 
-@pytest.fixture
-def trained(make_trainer: MakeTrainer, batches: list[Batch], tmp_path: Path) -> Path:
-    """A folder with the checkpoints of steps 2 and 3."""
+@pytest.fixture(scope="module")
+def trained_once(make_trainer: MakeTrainer, batches: list[Batch], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
     trainer = make_trainer(**TRAINING)
     for batch in batches[:3]:
         trainer.step(batch)
-        save_checkpoint(tmp_path / "run", trainer, CONFIG)
-    return tmp_path / "run"
+        save_checkpoint(folder, trainer, CONFIG)
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """A folder with the checkpoints of steps 2 and 3."""
+    return shutil.copytree(trained_once, tmp_path / "run")
 
 
 def names(folder: Path) -> list[str]:

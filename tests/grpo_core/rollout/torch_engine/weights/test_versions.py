@@ -185,7 +185,7 @@ def test_a_version_that_is_published_anew_is_served_anew(make_bench: MakeBench, 
     bench.store.discard_after("run", 0)
     bench.store.publish(make_adapter(bench.policy, number=1, seed=2))
 
-    with pytest.raises(AdapterError, match="published anew while requests run"):
+    with pytest.raises(AdapterError, match="published again while requests use its old weights"):
         bench.engine.use_version(1)
     bench.engine.cancel(under_way)
     bench.engine.use_version(1)
