@@ -154,7 +154,9 @@ def num_runs_of(stack: LocalStack, home: Home) -> int:
 
     if not open_connections(stack.config, home, continues=False):
         return 1
-    return math.ceil(SECONDS_WITH_SERVICES / steps_without(stack, home, 1).seconds)
+    seconds = steps_without(stack, home, 1).seconds
+    assert seconds is not None
+    return math.ceil(SECONDS_WITH_SERVICES / seconds)
 
 
 def steps_with(stack: LocalStack, home: Home, num_runs: int) -> Sample:
