@@ -51,7 +51,7 @@ class Checkpoints:
         self.newest: Path | None = None
         self._on_saved = on_saved
         self._stack = stack
-        self.enabled = enabled
+        self._enabled = enabled
         self._clock = CheckpointClock(
             stack.config.schedule, time.monotonic() if resumed else None, stack.config.evaluation.every_steps
         )
@@ -60,7 +60,7 @@ class Checkpoints:
     def step_done(self, buffer: RolloutBuffer, random_state: RandomState) -> None:
         """Save a checkpoint if one is due; ``random_state`` is from the end of the step."""
         self._unsaved = random_state
-        if not self.enabled:
+        if not self._enabled:
             buffer.forget_trained()
         elif self._clock.is_due(self._stack.trainer.version, time.monotonic()):
             self.save_last(buffer)
@@ -71,7 +71,7 @@ class Checkpoints:
         Raises:
             HomeError: the checkpoint cannot be written.
         """
-        if not self.enabled or self._unsaved is None:
+        if not self._enabled or self._unsaved is None:
             return
         began_s = time.monotonic()
         config = self._stack.config

@@ -67,6 +67,18 @@ OnStep = Callable[[StepReport], None]
 OnCheckpoint = Callable[[Path], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What one call of ``train`` works with."""
+
+    stack: Stack
+    telemetry: Telemetry
+    checkpoints: Checkpoints
+    evaluations: Evaluations | None
+    samples: SampleFiles | None
+    on_step: OnStep
+
+
 def train(
     stack: Stack,
     telemetry: Telemetry,
@@ -108,22 +120,15 @@ def train(
         evaluations = None
         if save_checkpoints and stack.config.evaluation.every_steps:
             evaluations = Evaluations(stack, telemetry, on_evaluation)
-        result = _train(stack, telemetry, recorder, resume, checkpoints, evaluations, on_report, stop)
+        samples = SampleFiles(stack.config, stack.home, stack.tokenizer) if save_checkpoints else None
+        parts = _Parts(stack, telemetry, checkpoints, evaluations, samples, on_report)
+        result = _train(parts, recorder, stop, resume=resume)
         return replace(result, reports=tuple(reports))
 
 
-def _train(
-    stack: Stack,
-    telemetry: Telemetry,
-    recorder: Recorder,
-    resume: bool,
-    checkpoints: Checkpoints,
-    evaluations: Evaluations | None,
-    on_step: OnStep,
-    stop: StopRequest | None,
-) -> TrainResult:
+def _train(parts: _Parts, recorder: Recorder, stop: StopRequest | None, *, resume: bool) -> TrainResult:
     """Its result has no ``reports``."""
-    config = stack.config
+    stack, telemetry, config = parts.stack, parts.telemetry, parts.stack.config
     with spans.START:
         resumed = _prepare(stack, resume)
         send_start(stack.trainer.ranks, stack.trainer, resumed)
@@ -136,9 +141,8 @@ def _train(
         own_torch_threads(config, stack.trainer.ranks.size),
         open_gpus() as handles,
     ):
-        samples = SampleFiles(config, stack.home, stack.tokenizer) if checkpoints.enabled else None
         books = Books(telemetry, recorder, _open_figures(stack, handles))
-        _run_steps(stack, telemetry, books, buffer, checkpoints, evaluations, samples, request, on_step)
+        _run_steps(parts, books, buffer, request)
     num_steps = stack.trainer.version - first_step
     send_end(stack.trainer.ranks)
     books.close(stack.trainer.version)
@@ -148,7 +152,7 @@ def _train(
         reports=(),
         num_steps=num_steps,
         duration_s=duration_s,
-        checkpoint=checkpoints.newest,
+        checkpoint=parts.checkpoints.newest,
         interrupted=stack.trainer.version < config.schedule.num_steps,
         num_stale_dropped=buffer.num_stale_dropped,
         stop_signal=request.signal,
@@ -156,18 +160,9 @@ def _train(
     )
 
 
-def _run_steps(
-    stack: Stack,
-    telemetry: Telemetry,
-    books: Books,
-    buffer: RolloutBuffer,
-    checkpoints: Checkpoints,
-    evaluations: Evaluations | None,
-    samples: SampleFiles | None,
-    request: StopRequest,
-    on_step: OnStep,
-) -> None:
+def _run_steps(parts: _Parts, books: Books, buffer: RolloutBuffer, request: StopRequest) -> None:
     """Train until all steps are done or ``request`` comes, and save the last one."""
+    stack, telemetry, checkpoints, evaluations = parts.stack, parts.telemetry, parts.checkpoints, parts.evaluations
     with request.calling(buffer.close), rollout_thread(stack, buffer, telemetry, books.figures, evaluations):
         while request.signal is None and (lease := _take(buffer, checkpoints)) is not None:
             report = _train_step(stack, lease, telemetry)
@@ -177,10 +172,10 @@ def _run_steps(
                 random_state = capture_random_state()  # first: without lag, no environment runs before the next line
             buffer.acknowledge(lease)
             with spans.TELEMETRY:
-                on_step(report)
-            if samples is not None:
+                parts.on_step(report)
+            if parts.samples is not None:
                 with spans.TELEMETRY:
-                    _write_samples(samples, report.metrics.step, lease, telemetry)
+                    _write_samples(parts.samples, report.metrics.step, lease, telemetry)
             checkpoints.step_done(buffer, random_state)
             if evaluations is not None:
                 with spans.EVALUATE:

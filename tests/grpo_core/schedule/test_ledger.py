@@ -43,10 +43,10 @@ class Memory:
 def timed(function: Callable[..., Any], walls_s: list[float]) -> Callable[..., Any]:
     """``function``, with another clock around each call."""
 
-    def run(*arguments: Any) -> Any:
+    def run(*arguments: Any, **options: Any) -> Any:
         start_s = time.monotonic()
         try:
-            return function(*arguments)
+            return function(*arguments, **options)
         finally:
             walls_s.append(time.monotonic() - start_s)
 
