@@ -67,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flags = parser.parse_args(given)
     except MissingPackageError as error:
         parser.fail(f"error: {error}")
+    except KeyboardInterrupt:  # while a command is imported
+        print("grpo: interrupted", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
     return run_command(flags.run_command, flags)
 
 

@@ -27,12 +27,18 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     """Print it as TOML that ``--config`` takes. Nothing is loaded, and nothing changes."""
     given = given_settings(flags)
     if flags.run_name is None:
-        config, before = full_config(given, TRAIN_DEFAULTS, "run"), dict.fromkeys(TRAIN_DEFAULTS, "grpo train")
+        config = full_config(given, TRAIN_DEFAULTS, str(given.values.get("run", "run")))
+        before = dict.fromkeys(TRAIN_DEFAULTS, "grpo train")
     else:
         stored, step = _stored(flags.run_name)
         config = build_config({**merged(stored, given.values), "run": flags.run_name}, given.typed)
         before = dict.fromkeys(flattened(stored), f"checkpoint of step {step}")
-    for line in _lines(config, before | _origins(flags, given)):
+    origins = before | _origins(flags, given)
+    if "run" in given.values:
+        console.print(
+            f"run = {toml_text(config.run)}  # {origins.get('run', '--run')}", highlight=False, soft_wrap=True
+        )
+    for line in _lines(config, origins):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 

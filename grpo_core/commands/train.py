@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import re
+import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,8 @@ from grpo_core.schedule.step_line import figures_line, learning_rate_line, step_
 if TYPE_CHECKING:
     from grpo_core.schedule.loop import OnStep, StepReport, TrainResult
     from grpo_core.schedule.stack import LocalStack, Stack
+
+logger = logging.getLogger(__name__)
 
 MAX_PROCESSES = 256
 """On one machine. More is a slip, which would start them all."""
@@ -201,8 +205,8 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
                 stack,
                 telemetry,
                 resume=resume,
-                on_step=on_step,
-                on_evaluation=lambda found: console.print(str(found), markup=False, soft_wrap=True),
+                on_step=_unread(on_step),
+                on_evaluation=_unread(lambda found: console.print(str(found), markup=False, soft_wrap=True)),
                 stop=stop,
                 keep_reports=False,
             )
@@ -212,6 +216,19 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
     console.print(f"checkpoint: {result.checkpoint}", soft_wrap=True)
     console.print(f"events: {stack.home.events / f'{config.run}.jsonl'}", soft_wrap=True)
     return result
+
+
+def _unread(say: Callable[[Any], None]) -> Callable[[Any], None]:
+    """``say``. Where nobody reads the output any more, as behind ``| head``, the run goes on without it."""
+
+    def run(what: Any) -> None:
+        try:
+            say(what)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            logger.warning("nobody reads the output any more; training goes on without it")
+
+    return run
 
 
 @contextmanager

@@ -83,6 +83,7 @@ class Checkpoints:
                 config.model_dump(mode="json"),
                 random_state=self._unsaved,
                 keep_last=config.schedule.keep_checkpoints,
+                rows=self._stack.rows,
             )
             self._unsaved = None
             if self._on_saved is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -34,6 +35,8 @@ from grpo_core.training.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from grpo_core.training.checkpoint.random_state import capture_random_state, restore_random_state
 from grpo_core.training.stopwatch import Stopwatch
 from grpo_core.types import RolloutStats, StepMetrics
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +231,12 @@ def _prepare(stack: Stack, resume: bool) -> Checkpoint | None:
     """Bring trainer and adapter store to the same version: the checkpoint's, or the base model."""
     if resume:
         checkpoint = load_checkpoint(stack.checkpoint_folder)
+        if checkpoint.rows and stack.rows and checkpoint.rows != stack.rows:
+            logger.warning(
+                "environment.data.path %s: its rows have changed since the checkpoint, so which row comes next is "
+                "another one, too; put the old file back to repeat the run",
+                stack.config.environment.data.path,
+            )
         restore_trainer(stack.trainer, checkpoint)
         restore_random_state(checkpoint.random)
         stack.store.discard_after(stack.config.run, stack.trainer.version - 1)

@@ -66,6 +66,11 @@ class Stack:
         return self.config.model_copy(update={"training": training})
 
     @property
+    def rows(self) -> str:
+        """Digest of the data set whose rows are asked for; empty without one, and where other machines play."""
+        return ""
+
+    @property
     def buffer_folder(self) -> Path:
         """The batches of this run that wait for the trainer, or that a checkpoint still needs."""
         return self.home.buffer / self.config.run
@@ -86,6 +91,10 @@ class LocalStack(Stack):
     collector: Collector
     adapters: LoRACache
     engine: LocalEngine
+
+    @property
+    def rows(self) -> str:
+        return self.collector.rows
 
     def __enter__(self) -> LocalStack:
         return self

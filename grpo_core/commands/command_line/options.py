@@ -31,7 +31,7 @@ def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any
     def add_switch(flag: str, text: str) -> None:
         group.add_argument(flag, action="store_true", default=None, help=text)
 
-    group.add_argument("--config", type=_file, metavar="FILE", help="TOML file with any of the settings")
+    group.add_argument("--config", type=_file, action=_Once, metavar="FILE", help="TOML file with any of the settings")
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, e.g. training.kl_coefficient=0"
     )
@@ -61,6 +61,17 @@ def add_config_flags(parser: argparse.ArgumentParser, defaults: Mapping[str, Any
     add_number("--policy-lag", "max_policy_lag_steps: how old a batch may be")
     rates = "of the optimizer (default: 2e-3 for an adapter, 3e-4 for all weights; less for larger models)"
     add(rates, "--learning-rate", metavar="X", kind=float)
+
+
+class _Once(argparse.Action):
+    """The second one would take the place of the first."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if vars(namespace)[self.dest] is not None:
+            parser.error(f"{option} {values}: {option} is given already; put all settings into one file")
+        setattr(namespace, self.dest, values)
 
 
 def _file(text: str) -> Path:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import math
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+from grpo_core.environments.dataset.call_threads import CallThread, LoopThread, StillRunningError
 from grpo_core.environments.dataset.reward_function import Answer, RewardFunction
 from grpo_core.environments.user_code import described
 from grpo_core.errors import EnvironmentCodeError, GrpoError
@@ -21,6 +22,10 @@ MAX_HANGS = 3
 """Calls of one function that may hang in one batch: their threads cannot be ended. Of coroutines any number may, since
 they are cancelled."""
 
+MAX_VALUE = 1e30
+"""Of a reward's size: sums of greater ones overflow, and so do their squares."""
+
+_call_thread, _loop_thread = CallThread(), LoopThread()
 _GRACE_S = 5.0
 """A coroutine ends itself at its limit; one that blocks its loop is left behind so much later."""
 
@@ -105,9 +110,7 @@ def _together(function: RewardFunction, answers: Sequence[Answer], timeout_s: fl
 
     async def one(answer: Answer) -> _Result:
         try:
-            return _value(function, await asyncio.wait_for(function.call(**_alone(function, answer)), timeout_s))
-        except TimeoutError:
-            return _HangError(_hang(timeout_s))
+            return _value(function, await _bounded(lambda: function.call(**_alone(function, answer)), timeout_s))
         except _CallError as error:
             return error
         except Exception as error:  # the user's code may raise anything
@@ -117,11 +120,11 @@ def _together(function: RewardFunction, answers: Sequence[Answer], timeout_s: fl
         return list(await asyncio.gather(*map(one, answers)))
 
     try:
-        return _in_thread(lambda: asyncio.run(everyone()), timeout_s + _GRACE_S)
+        return _in_loop(everyone(), timeout_s)
     except _HangError:
         raise EnvironmentCodeError(
-            f"reward {function.name!r} does not end at its limit of {timeout_s:g} s: it blocks its event loop, so it "
-            "cannot be cancelled; await what it waits for, or write it without async"
+            f"reward {function.name!r} does not end at its limit of {timeout_s:g} s: an async function blocks its "
+            "event loop, so it cannot be cancelled; await what it waits for, or write it without async"
         ) from None
 
 
@@ -136,43 +139,58 @@ def _value(function: RewardFunction, found: Any) -> float | None:
 
 
 def _call(function: RewardFunction, arguments: dict[str, Any], timeout_s: float) -> Any:
-    if not function.is_async:
-        return _in_thread(lambda: function.call(**arguments), timeout_s)
-
-    async def bounded() -> Any:
-        try:
-            return await asyncio.wait_for(function.call(**arguments), timeout_s)
-        except TimeoutError:
-            raise _HangError(_hang(timeout_s)) from None
-
-    return _in_thread(lambda: asyncio.run(bounded()), timeout_s + _GRACE_S)
-
-
-def _in_thread(work: Callable[[], Any], timeout_s: float) -> Any:
-    """What ``work`` returns, from a thread of its own: one that hangs is left behind, and ends with the process.
+    """What a call gives, with all that a generator yields.
 
     Raises:
         _CallError: it raised, or took longer.
     """
-    result: list[Any] = []
-    error: list[BaseException] = []
+    if function.is_async:
+        return _in_loop(_bounded(lambda: function.call(**arguments), timeout_s), timeout_s)
 
-    def run() -> None:
+    def work() -> Any:
         try:
-            result.append(work())
-        except BaseException as raised:  # SystemExit of the user's code, too
-            error.append(raised)
+            found = function.call(**arguments)
+            return list(found) if isinstance(found, Iterator) else found
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise _CallError(described(error)) from error
 
-    thread = threading.Thread(target=run, name="reward", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if result:
-        return result[0]
-    if not error:
-        raise _HangError(_hang(timeout_s))
-    if isinstance(error[0], GrpoError | _CallError):
-        raise error[0]
-    raise _CallError(described(error[0])) from error[0]
+    try:
+        found = _call_thread.run(work, timeout_s)
+    except StillRunningError:
+        raise _HangError(_hang(timeout_s)) from None
+    except (GrpoError, _CallError):
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise _CallError(described(error)) from error
+    if inspect.iscoroutine(found):  # a function that hands on what an async one gives
+        return _in_loop(_bounded(lambda: found, timeout_s), timeout_s)
+    return found
+
+
+async def _bounded(start: Callable[[], Awaitable[Any]], timeout_s: float) -> Any:
+    try:
+        return await asyncio.wait_for(_without_exit(start), timeout_s)
+    except TimeoutError:
+        raise _HangError(_hang(timeout_s)) from None
+
+
+async def _without_exit(start: Callable[[], Awaitable[Any]]) -> Any:
+    """What ``start`` gives. What would end the event loop is an error of this call."""
+    try:
+        return await start()
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise _CallError(described(error)) from error
+
+
+def _in_loop(coroutine: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
+    try:
+        return _loop_thread.run(coroutine, timeout_s + _GRACE_S)
+    except StillRunningError:
+        raise _HangError(_hang(timeout_s)) from None
+    except (GrpoError, _CallError):
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise _CallError(described(error)) from error
 
 
 def _hang(timeout_s: float) -> str:
@@ -180,6 +198,8 @@ def _hang(timeout_s: float) -> str:
 
 
 def _of_length(found: Any, num_answers: int) -> Sequence[Any]:
+    if isinstance(found, Mapping | Set | str | bytes):  # lists of something else: keys, letters
+        raise _CallError(f"it returned a {type(found).__name__}, not a list")
     try:
         values = list(found)
     except TypeError:
@@ -194,8 +214,17 @@ def _number(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        raise _CallError(f"it returned {value!r:.60}, which is no number") from None
+    except (TypeError, ValueError, OverflowError):
+        raise _CallError(f"it returned {_shown(value)}, which is no number") from None
     if not math.isfinite(number):
         raise _CallError(f"it returned {number}; give a finite number, or None for no opinion")
+    if abs(number) > MAX_VALUE:
+        raise _CallError(f"it returned {number:g}; give a number from {-MAX_VALUE:g} to {MAX_VALUE:g}")
     return number
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.60}"
+    except ValueError:  # a whole number of more digits than Python prints
+        return f"a huge {type(value).__name__}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -59,12 +60,13 @@ class RewardFunction:
             "completions": [answer.completion for answer in answers],
             "completion_ids": [answer.completion_ids for answer in answers],
         }
-        return self._accepted(columns | own)
+        taken = self._accepted(columns | own)
+        return {name: [_copied(value) for value in values] for name, values in taken.items()}
 
     def single_arguments(self, answer: Answer) -> dict[str, Any]:
         """What another one is called with: ``prompt, completion, completion_ids, **columns``."""
         own = {"prompt": answer.prompt, "completion": answer.completion, "completion_ids": answer.completion_ids}
-        return self._accepted({**answer.columns, **own})
+        return {name: _copied(value) for name, value in self._accepted({**answer.columns, **own}).items()}
 
     def _accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if self.accepted is None:
@@ -72,8 +74,11 @@ class RewardFunction:
         return {name: value for name, value in arguments.items() if name in self.accepted}
 
 
-def load_rewards(config: DataConfig, columns: Iterable[str], taken: Iterable[str] = ()) -> tuple[RewardFunction, ...]:
-    """The functions of ``config.rewards`` for a data set with ``columns``. ``taken`` are names of other functions.
+def load_rewards(
+    config: DataConfig, columns: Iterable[str], taken: Iterable[str] = (), *, source: str = "the task"
+) -> tuple[RewardFunction, ...]:
+    """The functions of ``config.rewards`` for the data set ``source`` with ``columns``. ``taken`` are names of other
+    functions.
 
     Raises:
         ConfigError: one cannot be imported or called, takes what is no column, or a weight is no number.
@@ -81,7 +86,7 @@ def load_rewards(config: DataConfig, columns: Iterable[str], taken: Iterable[str
         EnvironmentCodeError: its module fails when it is imported.
     """
     offered = set(columns) - {config.prompt_column}
-    functions = tuple(_load(spec, offered) for spec in config.rewards)
+    functions = tuple(_load(spec, offered, source) for spec in config.rewards)
     names = [*taken, *(function.name for function in functions)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -89,12 +94,23 @@ def load_rewards(config: DataConfig, columns: Iterable[str], taken: Iterable[str
     return functions
 
 
-def _load(spec: str, columns: set[str]) -> RewardFunction:
+def _copied(value: Any) -> Any:
+    """A function may change what it gets, and the row is read again: by other functions, and in the next epoch."""
+    return copy.deepcopy(value) if isinstance(value, list | dict) else value
+
+
+def _load(spec: str, columns: set[str], source: str) -> RewardFunction:
     path, _, weight = spec.partition("=")
     found = _found(path.strip())
     if not callable(found):
         raise ConfigError(f"{_KEY} {spec!r} is of type {type(found).__name__}, which cannot be called; name a function")
-    parameters = inspect.signature(found).parameters.values()
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except ValueError:  # a function in C may have none
+        raise ConfigError(f"{_KEY} {spec!r} does not say what it takes; write a function that calls it") from None
+    by_place = next((one.name for one in parameters if one.kind == one.POSITIONAL_ONLY), None)
+    if by_place is not None:
+        raise ConfigError(f"{_KEY} {spec!r} takes {by_place!r} by its place only, and is called by name; remove the /")
     named = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
     takes_all = any(one.kind == one.VAR_KEYWORD for one in parameters)
     is_batched = "completion" not in named
@@ -102,8 +118,8 @@ def _load(spec: str, columns: set[str]) -> RewardFunction:
     missing = sorted(one.name for one in parameters if one.name in named - known and one.default is one.empty)
     if missing:
         raise ConfigError(
-            f"{_KEY} {spec!r} takes {missing[0]!r}, which is no column: {', '.join(sorted(columns)) or 'none'}; rename "
-            "the one or the other, or give the parameter a default"
+            f"{_KEY} {spec!r} takes {missing[0]!r}, which is no column of {source}: "
+            f"{', '.join(sorted(columns)) or 'none'}; rename the one or the other, or give the parameter a default"
         )
     is_async = inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(type(found).__call__)
     return RewardFunction(

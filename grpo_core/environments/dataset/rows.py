@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +21,10 @@ from grpo_core.home import parse_json
 _OWN_KEY = "environment.data.path"
 _SAVED = ("state.json", "dataset_dict.json")
 """Of these ``save_to_disk`` of the package ``datasets`` writes one."""
+_FILES = (".jsonl", ".json", ".ndjson", ".parquet")
+_ONLY_SPLIT = "train"
+"""The default: what has no splits is that one."""
+_GZIP, _UTF_16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
 _DATA_FILES = ("*.jsonl", "*.parquet", "*/*.jsonl", "*/*.parquet")
 """What another folder must have: ``load_dataset`` searches all of it, which takes hours for ``/tmp``."""
 
@@ -30,6 +36,8 @@ class Rows:
     source: str
     columns: tuple[str, ...]
     values: Sequence[Mapping[str, Any]]
+    digest: str = ""
+    """Of all values; empty where a task makes them."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -47,22 +55,38 @@ def read_rows(config: DataConfig, key: str = _OWN_KEY) -> Rows:
     """
     assert config.path is not None
     path = Path(config.path)
-    if path.suffix in (".jsonl", ".json", ".ndjson"):
+    if path.suffix.lower() in _FILES and config.split != _ONLY_SPLIT:
+        raise ConfigError(f"environment.data.split {config.split!r}: {path} is one file without splits; leave it out")
+    if path.suffix.lower() in (".jsonl", ".json", ".ndjson"):
         values = _read_jsonl(path, key)
-    elif path.suffix == ".parquet":
-        values = _read_parquet(path, key)
+    elif path.suffix.lower() == ".parquet":
+        values = _without_filler(_read_parquet(path, key), config.prompt_column)
     else:
-        values = _load_with_datasets(config.path, config.split, key)
+        values = _without_filler(_load_with_datasets(config.path, config.split, key), config.prompt_column)
     if not values:
         raise ConfigError(f"{key} {config.path}: no rows; give a file with at least one")
-    rows = Rows(config.path, tuple(dict.fromkeys(name for row in values for name in row)), values)
+    columns = tuple(dict.fromkeys(name for row in values for name in row))
+    rows = Rows(config.path, columns, values, _digest(values))
     _check_prompts(rows, config, key)
     return rows
 
 
+def _digest(values: list[Mapping[str, Any]]) -> str:
+    found = hashlib.sha256()
+    for row in values:
+        found.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return found.hexdigest()
+
+
 def _read_jsonl(path: Path, key: str) -> list[Mapping[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        content = path.read_bytes()
+        if content.startswith(_GZIP):
+            raise ConfigError(f"{key} {path}: it is compressed with gzip; unpack it")
+        if content.startswith(_UTF_16):
+            raise ConfigError(f"{key} {path}: it is written in UTF-16; save it as UTF-8")
+        text = content.decode("utf-8-sig")
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # not at U+2028, which a text may hold
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error, key) from error
     values = []
@@ -89,6 +113,28 @@ def _read_parquet(path: Path, key: str) -> list[Mapping[str, Any]]:
         raise _unreadable(path, error, key) from error
 
 
+def _without_filler(rows: list[Mapping[str, Any]], column: str) -> list[Mapping[str, Any]]:
+    """``rows`` whose messages have no nulls but for their content: a table gives each of them the keys of all."""
+    return [
+        {**row, column: [_cleaned_message(message) for message in row[column]]}
+        if isinstance(row.get(column), list)
+        else row
+        for row in rows
+    ]
+
+
+def _cleaned_message(message: Any) -> Any:
+    if not isinstance(message, dict):
+        return message
+    return {key: _cleaned(value) for key, value in message.items() if value is not None or key == "content"}
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _cleaned(item) for key, item in value.items() if item is not None}
+    return [_cleaned(item) for item in value] if isinstance(value, list) else value
+
+
 def _load_with_datasets(name: str, split: str, key: str) -> list[Mapping[str, Any]]:
     folder = Path(name)
     is_saved = any((folder / file).is_file() for file in _SAVED)
@@ -110,6 +156,8 @@ def _load_with_datasets(name: str, split: str, key: str) -> list[Mapping[str, An
             if split not in found:
                 raise ConfigError(f"environment.data.split {split!r}: {name} has {', '.join(sorted(found))}; name one")
             found = found[split]
+        elif is_saved and split != _ONLY_SPLIT:
+            raise ConfigError(f"environment.data.split {split!r}: {name} is one data set without splits; leave it out")
         return list(found)
 
 
@@ -127,7 +175,8 @@ def _quiet_hub() -> Iterator[None]:
 
 def _unreadable(path: Path, error: Exception, key: str) -> ConfigError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
-    return ConfigError(f"{key} {path}: {reason}; give a .jsonl or .parquet file that can be read")
+    here = "" if path.is_absolute() else f" (in {Path.cwd()})"
+    return ConfigError(f"{key} {path}{here}: {reason}; give a .jsonl or .parquet file that can be read")
 
 
 def _check_prompts(rows: Rows, config: DataConfig, key: str) -> None:

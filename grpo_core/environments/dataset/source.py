@@ -40,4 +40,5 @@ def open_dataset(config: DataConfig, key: str = "environment.data.path") -> Data
         EnvironmentCodeError: a module of reward functions fails when it is imported.
     """
     rows = read_rows(config, key)
-    return DatasetFactory(config, rows, Rewards(load_rewards(config, rows.columns), config.reward_timeout_s))
+    functions = load_rewards(config, rows.columns, source=rows.source)
+    return DatasetFactory(config, rows, Rewards(functions, config.reward_timeout_s))

@@ -93,12 +93,15 @@ def _make(name: str, settings: Mapping[str, Any]) -> Any:
         )
     try:
         with drawing_from(f"{name} {settings}"):
-            return factory.create_dataset(name, **_typed(name, settings))
+            task = factory.create_dataset(name, **_typed(name, settings))
     except (AssertionError, TypeError, ValueError) as error:  # how its tasks refuse a setting
         given = ", ".join(f"{key}={value!r}" for key, value in settings.items())
         raise ConfigError(
             f"environment.settings of 'reasoning_gym:{name}' ({given}) are refused: {described(error)}; change them"
         ) from error
+    if len(task) < 1:
+        raise ConfigError(f"environment.settings.size {len(task)}: no questions; give at least 1")
+    return task
 
 
 def _typed(name: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:

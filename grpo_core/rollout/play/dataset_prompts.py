@@ -14,8 +14,9 @@ from grpo_core.rollout.play.chat_prompts import ChatPrompts
 def check_prompts(
     dataset: DatasetFactory, tokenizer: Tokenizer, config: RolloutConfig, max_context_tokens: int, key: str
 ) -> None:
-    """Renders one chat for each order of roles, and encodes only rows that may be too long: a token takes at least one
-    byte. ``key`` is the setting that names the rows.
+    """Renders one chat of each form, and encodes only rows that may be too long: a token takes at least one byte.
+
+    ``key`` is the setting that names the rows.
 
     Raises:
         ConfigError: the chat template does not take a row's messages, or leaves no room for an answer; names the row.
@@ -23,15 +24,15 @@ def check_prompts(
     chats = ChatPrompts(tokenizer, config)
     environment = dataset()
     max_prompt_tokens = max_context_tokens - config.max_completion_tokens
-    known_roles: set[tuple[str, ...]] = set()
+    known_forms: set[object] = set()
     for row in range(len(dataset.rows)):
         environment.reset(row)
         prompt = environment.prompt
-        roles = () if isinstance(prompt, str) else tuple(message["role"] for message in prompt)
-        is_new = bool(roles) and roles not in known_roles
+        form = () if isinstance(prompt, str) else tuple(map(_form, prompt))
+        is_new = bool(form) and form not in known_forms
         if not is_new and 2 * _num_bytes(prompt) <= max_prompt_tokens:  # half is left for what a template adds
             continue
-        known_roles.add(roles)
+        known_forms.add(form)
         where = f"{key} {dataset.rows.source}, row {row + 1}"
         try:
             ids = tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else chats.ids(prompt, None)
@@ -43,6 +44,16 @@ def check_prompts(
                 f"model's context is {max_context_tokens} tokens; shorten or remove the row, ask for fewer tokens "
                 "(rollout.max_completion_tokens), or take a model with a longer context"
             )
+
+
+def _form(value: object) -> object:
+    """What a template may take or not: the role, and of what kind each value of a message is, at any depth."""
+    if isinstance(value, dict):
+        own = value.get("role")
+        return (own, *((name, _form(value[name])) for name in sorted(value)))
+    if isinstance(value, list):
+        return ("list", *dict.fromkeys(map(_form, value)))
+    return "empty" if value == "" else type(value).__name__
 
 
 def _num_bytes(prompt: object) -> int:

@@ -53,6 +53,7 @@ class Checkpoint:
     next_batch: int  # index of the first batch that is not trained on yet: the buffer's cursor
     num_skipped_steps: int
     config: dict[str, Any]
+    rows: str = ""  # digest of the data set that it was trained on; empty without one
 
 
 def save_checkpoint(
@@ -62,10 +63,11 @@ def save_checkpoint(
     *,
     random_state: RandomState | None = None,
     keep_last: int = 2,
+    rows: str = "",
 ) -> Path:
     """Write ``folder/step-000012``, and keep the newest ``keep_last`` checkpoints, this one included.
 
-    ``random_state`` is the state to continue from, by default the current one.
+    ``random_state`` is the state to continue from, by default the current one. ``rows`` is the digest of the data set.
 
     Raises:
         HomeError: the folder cannot be written.
@@ -91,6 +93,7 @@ def save_checkpoint(
         **description_of(weights),
         "optimizer": type(trainer.optimizer).__name__,
         "config": dict(config),
+        "rows": rows,
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
     }
     contents[STATE_FILE] = sealed(state)
@@ -179,6 +182,7 @@ def _read(path: Path) -> Checkpoint:
         random=random,
         next_batch=state["next_batch"],
         num_skipped_steps=state["num_skipped_steps"],
+        rows=str(state.get("rows", "")),
         config=state["config"],
     )
 

@@ -51,6 +51,20 @@ def test_what_it_prints_makes_the_same_configuration(capsys: pytest.CaptureFixtu
     assert any(line.split()[:3] == ["name", "=", '"dataset"'] and "--dataset" in line for line in printed.splitlines())
 
 
+def test_a_name_that_is_given_is_printed_with_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.toml").write_text('run = "mine"\n')
+    assert main(["config", "--config", str(tmp_path / "run.toml")]) == 0
+    assert tomllib.loads(capsys.readouterr().out)["run"] == "mine"
+
+
+def test_two_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.toml", "b.toml"):
+        (tmp_path / name).touch()
+    with pytest.raises(SystemExit, match="2"):
+        main(["config", "--config", str(tmp_path / "a.toml"), "--config", str(tmp_path / "b.toml")])
+    assert "--config is given already; put all settings into one file" in capsys.readouterr().err
+
+
 def test_a_run_without_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "nobody"]) == 2
     assert "run 'nobody' has no checkpoint; runs with one: none" in capsys.readouterr().err

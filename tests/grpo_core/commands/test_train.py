@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +53,23 @@ def test_the_line_is_there_when_the_step_is_done(monkeypatch: pytest.MonkeyPatch
     with train._progress(Console(file=pipe), GrpoConfig()) as show:
         show(report)
         assert pipe.arrived == "its line\n"
+
+
+@pytest.mark.slow
+def test_a_reader_that_has_enough_does_not_end_the_run(model_folder: Path, tmp_path: Path) -> None:
+    """As ``grpo train ... | head -1``."""
+    sizes = ["--steps", "4", "--groups", "1", "--samples", "2", "--set", "rollout.max_completion_tokens=4"]
+    command = [sys.executable, "-m", "grpo_core.cli", "train", "--model", str(model_folder), "--run", "head", *sizes]
+    environment = {**os.environ, "GRPO_HOME": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None and run.stderr is not None  # noqa: PT018
+        while not run.stdout.readline().startswith("step 1:"):
+            assert run.poll() is None, run.stderr.read()
+        run.stdout.close()
+        errors = run.stderr.read()
+    assert run.returncode == 0
+    assert "nobody reads the output any more; training goes on without it" in errors
+    assert (tmp_path / "data" / "checkpoints" / "head" / "step-000004").is_dir()
 
 
 def test_a_run_of_nothing_in_particular_is_the_one_that_learns_soon() -> None:

@@ -92,6 +92,20 @@ def test_a_run_killed_within_an_epoch_goes_on_bit_for_bit(make_dataset_stack: Ma
     assert all(torch.equal(mine[name], its[name]) for name in mine)
 
 
+def test_a_run_whose_rows_have_changed_says_so_when_it_goes_on(
+    make_dataset_stack: MakeStack, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = make_dataset_stack(num_steps=2)
+    train(first, quiet())
+    train(make_dataset_stack(num_steps=3), quiet(), resume=True)
+    assert "rows have changed" not in caplog.text
+
+    path = Path(str(first.config.environment.data.path))
+    path.write_text(path.read_text().rstrip("\n").rpartition("\n")[0])
+    train(make_dataset_stack(num_steps=4), quiet(), resume=True)
+    assert f"environment.data.path {path}: its rows have changed since the checkpoint" in caplog.text
+
+
 def test_each_function_has_events_of_its_own(make_dataset_stack: MakeStack) -> None:
     stack = make_dataset_stack(num_steps=2)
     with open_telemetry(stack.config, stack.home) as telemetry:
@@ -151,7 +165,7 @@ def test_held_out_questions_that_are_not_there_are_said_before_a_model_is_loaded
     make_dataset_stack: MakeStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("grpo_core.schedule.stack.load_policy", lambda *_, **__: pytest.fail("a model was loaded"))
-    with pytest.raises(ConfigError, match=r"^evaluation\.path nosuch\.jsonl: No such file or directory"):
+    with pytest.raises(ConfigError, match=r"^evaluation\.path nosuch\.jsonl \(in .*\): No such file or directory"):
         make_dataset_stack(evaluation={"every_steps": 2, "path": "nosuch.jsonl"})
 
 

@@ -55,7 +55,7 @@ def test_an_answer_that_keeps_it_busy_earns_nothing(
 
 def test_it_needs_a_column_and_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = DataConfig(path="q.jsonl", rewards=("math_verify",))
-    with pytest.raises(ConfigError, match="'math_verify' takes 'answer', which is no column: solution"):
+    with pytest.raises(ConfigError, match="'math_verify' takes 'answer', which is no column of the task: solution"):
         load_rewards(spec, ["prompt", "solution"])
     monkeypatch.setattr("grpo_core.environments.dataset.mathematics.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"pip install 'pytest-grpo\[math\]'"):

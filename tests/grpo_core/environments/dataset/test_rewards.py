@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from textwrap import dedent
 
@@ -14,7 +15,7 @@ from grpo_core.environments.dataset.rewards import BatchRewards, Rewards
 from grpo_core.errors import ConfigError, EnvironmentCodeError
 
 SOURCE = """
-import asyncio, threading
+import asyncio, functools, sqlite3, threading
 
 def exact(completions, answer, **kwargs):
     return [1.0 if text == right else 0.0 for text, right in zip(completions, answer)]
@@ -71,6 +72,65 @@ def infinite(completions, **kwargs):
 
 def wants(completions, solution):
     return []
+
+limit, database = asyncio.Semaphore(1), None
+
+async def limited(completion):
+    async with limit:
+        await asyncio.sleep(0.001)
+    return 1.0
+
+async def limited_batch(completions, **kwargs):
+    async with limit:
+        await asyncio.sleep(0.001)
+    return [1.0 for _ in completions]
+
+def remembers(completions, **kwargs):
+    global database
+    database = database or sqlite3.connect(":memory:")  # belongs to this thread
+    return [float(database.execute("select 1").fetchone()[0]) for _ in completions]
+
+def changes_all_it_gets(prompts, completions, completion_ids, answer, **kwargs):
+    scores = [float(len(tests) + len(prompt)) for tests, prompt in zip(answer, prompts)]
+    for value in (*answer, *prompts, *completion_ids):
+        value.clear()
+    return scores
+
+def changes_one(prompt, completion, answer):
+    score = float(len(answer) + len(prompt))
+    answer.clear(), prompt.clear()
+    return score
+
+def by_place(completions, /, **kwargs):
+    return [1.0 for _ in completions]
+
+def hands_on(*arguments, **kwargs):
+    return awaited(**kwargs)
+
+def yields(completions, **kwargs):
+    for text in completions:
+        yield float(len(text))
+
+def yields_and_breaks(completions, **kwargs):
+    for text in completions:
+        yield 1 / (text != "raise")
+
+def huge(completions, **kwargs):
+    return [10**400 if text == "raise" else 1 for text in completions]
+
+def overflows(completions, **kwargs):
+    return [1.7e308 if text == "raise" else 1 for text in completions]
+
+def keys(completions, **kwargs):
+    return dict.fromkeys(range(len(completions)), 1.0)
+
+def digits(completions, **kwargs):
+    return "1" * len(completions)
+
+async def leaves(completion):
+    if completion == "raise":
+        raise SystemExit(3)
+    return 1.0
 
 class Judge:
     def __call__(self, completions, **kwargs):
@@ -223,7 +283,7 @@ def test_a_coroutine_that_blocks_its_loop_is_one_line(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("spec", "line"),
     [
-        ("my_rewards_of_test:wants", "takes 'solution', which is no column: answer; rename"),
+        ("my_rewards_of_test:wants", "takes 'solution', which is no column of the task: answer; rename"),
         ("my_rewards_of_test:LIMIT", "is of type int, which cannot be called"),
         ("my_rewards_of_test:nothing", "has no 'nothing'; give module:function"),
         ("my_rewards_of_test:exact=heavy", "the weight 'heavy' is no finite number"),
@@ -231,11 +291,66 @@ def test_a_coroutine_that_blocks_its_loop_is_one_line(monkeypatch: pytest.Monkey
         ("my_rewards_of_test:exact=-1e400", "the weight '-1e400' is no finite number"),
         ("no_such_module_of_test:exact", "cannot import"),
         ("exact", "give module:function"),
+        ("my_rewards_of_test:by_place", "takes 'completions' by its place only, and is called by name; remove the /"),
+        ("builtins:max", "does not say what it takes; write a function that calls it"),
     ],
 )
 def test_a_function_that_cannot_be_used_is_one_line_before_anything_is_loaded(spec: str, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         load_rewards(DataConfig(path="q.jsonl", rewards=(spec,)), ["prompt", "answer"])
+
+
+@pytest.mark.parametrize("function", ["limited", "limited_batch", "remembers"])
+def test_what_a_module_opens_once_lives_on_from_batch_to_batch(function: str) -> None:
+    """A semaphore or a client belongs to an event loop, a connection to a database to a thread."""
+    rewards = rewards_of(function)
+    for _ in range(3):
+        found = rewards.score(answers("a", "b", "c"))
+        assert [scored.reward for scored in found.answers] == [1.0, 1.0, 1.0]
+        assert found.functions[0].num_failed == 0
+
+
+@pytest.mark.parametrize("functions", [("changes_all_it_gets", "changes_one"), ("changes_one", "changes_all_it_gets")])
+def test_a_function_that_changes_what_it_gets_changes_no_row(functions: tuple[str, ...]) -> None:
+    row = {"answer": ["1 == 1", "2 == 2"]}
+    prompt = [{"role": "user", "content": "q"}]
+    given = [Answer(1, prompt, "text", [1, 2], row) for _ in range(2)]
+    for _ in range(2):
+        found = rewards_of(*functions).score(given)
+        assert [scored.reward for scored in found.answers] == [6.0, 6.0]
+    assert (row, prompt) == ({"answer": ["1 == 1", "2 == 2"]}, [{"role": "user", "content": "q"}])
+    assert given[0].completion_ids == [1, 2]
+
+
+def test_a_function_that_hands_on_what_an_async_one_gives_is_awaited() -> None:
+    assert [scored.reward for scored in score("hands_on", texts=("a", "b")).answers] == [2.0, 2.0]
+
+
+def test_a_generator_is_as_good_as_a_list() -> None:
+    assert [scored.reward for scored in score("yields", texts=("a", "bb")).answers] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [
+        ("yields_and_breaks", "ZeroDivisionError"),
+        ("huge", "it returned 1000*, which is no number"),
+        ("overflows", r"it returned 1.7e\+308; give a number from -1e\+30 to 1e\+30"),
+        ("leaves", "SystemExit: 3"),
+    ],
+)
+def test_a_value_that_cannot_be_used_costs_its_answer(
+    function: str, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = score(function, texts=("a", "raise"))
+    assert [scored.reward for scored in found.answers] == [1.0, None]
+    assert re.search(f"reward '{function}' failed on row 2: .*{line}", caplog.text)
+
+
+@pytest.mark.parametrize(("function", "kind"), [("keys", "dict"), ("digits", "str")])
+def test_what_is_no_list_is_none_though_it_can_be_read_as_one(function: str, kind: str) -> None:
+    with pytest.raises(EnvironmentCodeError, match=f"it returned a {kind}, not a list"):
+        score(function, texts=("a", "b"))
 
 
 def test_two_functions_of_one_name_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -32,6 +33,64 @@ def test_a_mark_of_the_byte_order_is_no_part_of_the_first_row(tmp_path: Path) ->
     path = tmp_path / "questions.jsonl"
     path.write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8-sig")
     assert [dict(row) for row in read_rows(config(path)).values] == ROWS
+
+
+def test_only_a_line_end_ends_a_row(tmp_path: Path) -> None:
+    """``json.dumps`` without ``ensure_ascii`` writes U+2028 and U+0085 as they are."""
+    path = tmp_path / "questions.jsonl"
+    rows = [{"prompt": "one\u2028two\u0085three", "answer": 1}, {"prompt": "four", "answer": 2}]
+    path.write_bytes("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode())
+    assert [dict(row) for row in read_rows(config(path)).values] == rows
+
+
+CALLS = [
+    [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "tool_calls": [{"name": "w", "arguments": {"city": "Bern"}}]},
+    ],
+    [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{"name": "t", "arguments": {"zone": 1}}]}],
+]
+
+
+def test_a_table_that_fills_messages_with_nulls_gives_what_was_written(tmp_path: Path) -> None:
+    """A policy would read that the city's ``zone`` is null. ``content`` stays, as templates may ask for it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist([{"prompt": chat, "answer": None} for chat in CALLS]), tmp_path / "q.parquet")
+    found = [row["prompt"] for row in read_rows(config(tmp_path / "q.parquet")).values]
+    assert found == [CALLS[0], [CALLS[1][0], {**CALLS[1][1], "content": None}]]
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (gzip.compress(b'{"prompt": "a"}'), "it is compressed with gzip; unpack it"),
+        ('{"prompt": "a"}'.encode("utf-16"), "it is written in UTF-16; save it as UTF-8"),
+    ],
+)
+def test_a_file_that_is_written_otherwise_is_told_what_it_is(content: bytes, line: str, tmp_path: Path) -> None:
+    (tmp_path / "q.JSONL").write_bytes(content)
+    with pytest.raises(ConfigError, match=line):
+        read_rows(config(tmp_path / "q.JSONL"))
+
+
+def test_a_file_has_no_splits(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text(json.dumps(ROWS[0]))
+    with pytest.raises(
+        ConfigError, match=r"environment.data.split 'test': .* is one file without splits; leave it out"
+    ):
+        read_rows(config(tmp_path / "q.jsonl", split="test"))
+
+
+def test_the_digest_is_that_of_the_rows(tmp_path: Path) -> None:
+    found = []
+    for place, rows in enumerate((ROWS, ROWS, [*ROWS, ROWS[0]], ROWS[::-1])):
+        path = tmp_path / f"{place}.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        found.append(read_rows(config(path)).digest)
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
 
 
 def test_messages_name_the_setting_that_named_the_file(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_functions_of_ones_own_count_beside_it(tmp_path: Path, monkeypatch: pyte
     assert scored.reward == 1 + 0.5 / len(right)
     with pytest.raises(ConfigError, match="two functions are called 'score_answer'"):
         task(data={"rewards": ["gym_rewards_of_test:score_answer"]})
-    with pytest.raises(ConfigError, match=r"takes 'level', which is no column: answer, entry, metadata"):
+    with pytest.raises(ConfigError, match=r"takes 'level', which is no column of the task: answer, entry, metadata"):
         task(data={"rewards": ["gym_rewards_of_test:other"]})
 
 
@@ -180,6 +180,7 @@ def test_a_composite_task_mixes_others() -> None:
         ("chain_sum", {"min_terms": 9}, r"\(seed=0, min_terms=9\) are refused: AssertionError: max_terms must be >="),
         ("chain_sum", {"min_terms": "two"}, r"min_terms='two'\) are refused: TypeError: "),
         ("chain_sum", {"size": 0}, r"size=0\) are refused: "),
+        ("gcd", {"size": 0}, r"environment\.settings\.size 0: no questions; give at least 1"),
     ],
 )
 def test_what_is_refused_is_one_line(name: str, settings: dict[str, Any], line: str) -> None:

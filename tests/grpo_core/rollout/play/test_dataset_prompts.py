@@ -63,6 +63,12 @@ def test_a_row_that_it_cannot_read_is_named(tokenizer: Tokenizer, prompt: Any, l
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", [["a part"], {"text": 1}, None])
+def test_a_chat_of_another_form_is_rendered_though_its_roles_are_known(tokenizer: Tokenizer, content: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^the\.path q\.jsonl, row 2: the model's chat template "):
+        check(tokenizer, [said("user", "a?")], [said("user", content) | {"name": "Ann"}])
+
+
 def test_only_what_may_be_too_long_is_encoded(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[str] = []
     monkeypatch.setattr(tokenizer, "encode_prompt", lambda text: (encoded.append(text), tokenizer.encode(text))[1])
