@@ -347,7 +347,7 @@ HOW: Mapping[str, How] = {
     "uv run python -m bench.precision_curve": _MINUTES,
     "uv run python -m bench.precision_curve --model small --seeds 0": _MINUTES,
     "uv run python -m bench.precision_curve --model small --seeds 0 --learning-rate 1e-5": _MINUTES,
-    "uv run python -m bench.telemetry_cost --grpo-budget 60": _MINUTES,
+    "uv run python -m bench.telemetry_cost --grpo-budget 200": _MINUTES,
     "pytest bench --phase all --grpo-config run.toml": _MINUTES,
     "pytest bench --phase 2,5 --grpo-model Qwen/Qwen3-0.6B --grpo-environment game:make --grpo-engine vllm": _MINUTES,
     "pytest bench --phase 3 --grpo-config run.toml --grpo-set training.packing=padded": _MINUTES,
