@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.checks.steps import NOT_FINITE, StepErrors, reference_step, step_errors
+from bench.checks.steps import NOT_FINITE, StepErrors, loss_distance, reference_step, step_errors
 from bench.plain import plain_answers, plain_model
 from bench.reference.adamw import AdamW, clipped
+from bench.reference.loss import Answer, token_losses
 from grpo_core.types import Float32, Int32
-from pytest_grpo.systems.protocol import MAX_GRAD_NORM, GrpoSystem, SystemSettings, TrainBatch, TrainStep
+from pytest_grpo.systems.protocol import CLIP, MAX_GRAD_NORM, GrpoSystem, SystemSettings, TrainBatch, TrainStep
 
 MODULES = [f"model.layers.{layer}.self_attn.v_proj" for layer in range(4)]
 Change = Callable[["PlainSystem", TrainBatch], TrainBatch]
@@ -93,6 +94,37 @@ def test_the_reference_has_no_error_against_itself(tmp_path: Path) -> None:
     found = errors(tmp_path)
     assert max(found.loss, found.gradient, found.weights) < 1e-9
     assert (found.num_lost_tokens, found.num_miscounted_tokens) == (0, 0)
+
+
+def cancelling() -> tuple[list[Answer], list[Float32]]:
+    """Two answers whose terms nearly cancel, and their log-probabilities as a model in single precision has them."""
+    draw = np.random.default_rng(0)
+    answers, told = [], []
+    for advantage in (1.0, -1.0):
+        logprobs = torch.from_numpy(draw.normal(-12.0, 1.0, 20))
+        sampled = logprobs + torch.from_numpy(draw.normal(0.0, 0.01, 20))
+        ids = torch.arange(20)
+        answers.append(Answer(ids, ids, torch.ones(20, dtype=torch.bool), sampled, logprobs - 0.1, advantage))
+        told.append((logprobs.numpy() + draw.normal(0.0, 3e-5, 20)).astype(np.float32))
+    return answers, told
+
+
+def test_a_loss_that_nearly_cancels_is_not_red_for_the_rounding_of_its_log_probabilities() -> None:
+    answers, told = cancelling()
+    losses = [
+        token_losses(torch.from_numpy(row), answer, clip=CLIP, kl_coefficient=0.01)
+        for row, answer in zip(told, answers, strict=True)
+    ]
+    loss = float(torch.cat(losses).float().mean())
+    exact = [
+        token_losses(answer.ref_logprobs + 0.1, answer, clip=CLIP, kl_coefficient=0.01).mean() for answer in answers
+    ]
+    assert abs(loss - float(sum(exact)) / 2) / abs(loss) > 1e-4  # by the rounding of the log-probabilities alone
+
+    step = TrainStep(loss, 1.0, 1.0, 1.0, 1, 1, 0, 40, tuple(told))
+    assert loss_distance(step, answers, 0.01) < 1e-5
+    assert loss_distance(step, answers, 0.011) > 1e-3
+    assert loss_distance(replace(step, logprobs=tuple(told[:1])), answers, 0.01) == np.inf
 
 
 def test_a_skipped_update_is_seen_in_the_weights(tmp_path: Path) -> None:
