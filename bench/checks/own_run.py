@@ -96,6 +96,18 @@ def check_model(config: GrpoConfig) -> None:
     check_memory(model.name, read_model_config(model.name), getattr(torch, model.dtype), resolve_device(model.device))
 
 
+def num_layer_and_head_weights(model: str) -> tuple[int, int]:
+    """Weights that each token goes through, and those that only a token with a loss does."""
+    from grpo_core.model.memory import num_parameters
+    from grpo_core.model.source import read_model_config
+
+    config = read_model_config(model)
+    text = config.get_text_config()
+    in_head = text.vocab_size * text.hidden_size
+    num_tables = 1 if text.tie_word_embeddings else 2  # the input's rows are looked up, not multiplied
+    return num_parameters(model, config) - num_tables * in_head, in_head
+
+
 def first_answer(observation: Observation) -> str:
     """An answer that is allowed where there are choices; else none at all."""
     return "".join(lines[0] for lines in observation.choices) if observation.choices is not None else ""

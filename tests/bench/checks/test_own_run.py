@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from transformers import Qwen3Config
 
-from bench.checks.own_run import check_run
+from bench.checks.own_run import check_run, num_layer_and_head_weights
 from grpo_core.config import GrpoConfig, build_config
 
 GAME = """
@@ -93,3 +94,12 @@ def test_an_engine_that_is_not_installed_matters_where_it_is_used(with_game: Run
     with pytest.raises(pytest.UsageError, match=r"rollout.engine 'vllm' needs the package vllm"):
         check_run(config, "grpo_core")
     check_run(config, "my_stack:MyStack")
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_the_head_counts_only_where_a_loss_is(is_tied: bool, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Qwen3Config(vocab_size=1000, num_hidden_layers=2, head_dim=16, tie_word_embeddings=is_tied, **sizes)
+    config.save_pretrained(tmp_path)
+    layer = 32 * (2 + 1 + 1) * 16 + 2 * 16 * 32 + 3 * 32 * 48 + 2 * 16 + 2 * 32  # projections, MLP, norms
+    assert num_layer_and_head_weights(str(tmp_path)) == (2 * layer + 32, 32_000)
