@@ -61,12 +61,12 @@ class RewardFunction:
             "completion_ids": [answer.completion_ids for answer in answers],
         }
         taken = self._accepted(columns | own)
-        return {name: [_copied(value) for value in values] for name, values in taken.items()}
+        return {name: [_copied(name, value) for value in values] for name, values in taken.items()}
 
     def single_arguments(self, answer: Answer) -> dict[str, Any]:
         """What another one is called with: ``prompt, completion, completion_ids, **columns``."""
         own = {"prompt": answer.prompt, "completion": answer.completion, "completion_ids": answer.completion_ids}
-        return {name: _copied(value) for name, value in self._accepted({**answer.columns, **own}).items()}
+        return {name: _copied(name, value) for name, value in self._accepted({**answer.columns, **own}).items()}
 
     def _accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if self.accepted is None:
@@ -94,8 +94,10 @@ def load_rewards(
     return functions
 
 
-def _copied(value: Any) -> Any:
+def _copied(name: str, value: Any) -> Any:
     """A function may change what it gets, and the row is read again: by other functions, and in the next epoch."""
+    if name == "completion_ids":
+        return list(value)  # it holds numbers only: a deep copy takes a second for a batch of long answers
     return copy.deepcopy(value) if isinstance(value, list | dict) else value
 
 
