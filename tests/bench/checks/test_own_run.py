@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import Qwen3Config
@@ -98,8 +99,14 @@ def test_an_engine_that_is_not_installed_matters_where_it_is_used(with_game: Run
 
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_the_head_counts_only_where_a_loss_is(is_tied: bool, tmp_path: Path) -> None:
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}
-    config = Qwen3Config(vocab_size=1000, num_hidden_layers=2, head_dim=16, tie_word_embeddings=is_tied, **sizes)
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    sizes |= {"num_key_value_heads": 1, "num_hidden_layers": 2, "head_dim": 16}
+    config = Qwen3Config(vocab_size=1000, tie_word_embeddings=is_tied, **sizes)
     config.save_pretrained(tmp_path)
     layer = 32 * (2 + 1 + 1) * 16 + 2 * 16 * 32 + 3 * 32 * 48 + 2 * 16 + 2 * 32  # projections, MLP, norms
     assert num_layer_and_head_weights(str(tmp_path)) == (2 * layer + 32, 32_000)
