@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import re
-import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from grpo_core.commands.command_line.options import Given, add_config_flags, full_config, given_settings
+from grpo_core.commands.command_line.output import lasting
 from grpo_core.commands.launch import launch_training, stop_with_launcher
 from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
 from grpo_core.commands.reward_chart import reward_chart
@@ -31,8 +30,6 @@ from grpo_core.schedule.step_line import figures_line, learning_rate_line, step_
 if TYPE_CHECKING:
     from grpo_core.schedule.loop import OnStep, StepReport, TrainResult
     from grpo_core.schedule.stack import LocalStack, Stack
-
-logger = logging.getLogger(__name__)
 
 MAX_PROCESSES = 256
 """On one machine. More is a slip, which would start them all."""
@@ -74,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace, console: Console) -> int:
     """Train. 0 when all steps are done, 130 when Ctrl-C ended it with a checkpoint, 143 when SIGTERM did."""
+    console.file = lasting(console.file)
     given = given_settings(flags)
     name = flags.run if flags.run is not None else given.values.get("run")
     if flags.resume and name is None:
@@ -205,8 +203,8 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
                 stack,
                 telemetry,
                 resume=resume,
-                on_step=_unread(on_step),
-                on_evaluation=_unread(lambda found: console.print(str(found), markup=False, soft_wrap=True)),
+                on_step=on_step,
+                on_evaluation=lambda found: console.print(str(found), markup=False, soft_wrap=True),
                 stop=stop,
                 keep_reports=False,
             )
@@ -216,19 +214,6 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
     console.print(f"checkpoint: {result.checkpoint}", soft_wrap=True)
     console.print(f"events: {stack.home.events / f'{config.run}.jsonl'}", soft_wrap=True)
     return result
-
-
-def _unread(say: Callable[[Any], None]) -> Callable[[Any], None]:
-    """``say``. Where nobody reads the output any more, as behind ``| head``, the run goes on without it."""
-
-    def run(what: Any) -> None:
-        try:
-            say(what)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            logger.warning("nobody reads the output any more; training goes on without it")
-
-    return run
 
 
 @contextmanager
