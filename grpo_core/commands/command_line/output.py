@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TextIO, cast
+from typing import IO, cast
 
 logger = logging.getLogger(__name__)
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 class LastingOutput:
     """Writes to ``file``. When nobody reads that any more, what follows is thrown away, and a warning says so once."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: IO[str]) -> None:
         self._file = file
         self._is_read = True
 
@@ -47,5 +47,5 @@ class LastingOutput:
         logger.warning("nobody reads the output any more; training goes on without it")
 
 
-def lasting(file: TextIO) -> TextIO:
-    return cast(TextIO, LastingOutput(file))
+def lasting(file: IO[str]) -> IO[str]:
+    return cast(IO[str], LastingOutput(file))
