@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import IO, cast
+from typing import IO, TextIO, cast
 
 logger = logging.getLogger(__name__)
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 class LastingOutput:
     """Writes to ``file``. When nobody reads that any more, what follows is thrown away, and a warning says so once."""
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, file: TextIO) -> None:
         self._file = file
         self._is_read = True
 
@@ -48,4 +48,4 @@ class LastingOutput:
 
 
 def lasting(file: IO[str]) -> IO[str]:
-    return cast(IO[str], LastingOutput(file))
+    return cast(IO[str], LastingOutput(cast(TextIO, file)))
