@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -58,17 +58,14 @@ class Stack:
     collector: BatchCollector
     trainer: Trainer
     tokenizer: Tokenizer
+    rows: str = field(default="", kw_only=True)
+    """Digest of the data set whose rows are asked for; empty without one, and where other machines play."""
 
     @property
     def config_in_use(self) -> GrpoConfig:
         """``config`` with what was left to a default of the model's: the learning rate."""
         training = self.config.training.model_copy(update={"learning_rate": self.trainer.learning_rate})
         return self.config.model_copy(update={"training": training})
-
-    @property
-    def rows(self) -> str:
-        """Digest of the data set whose rows are asked for; empty without one, and where other machines play."""
-        return ""
 
     @property
     def buffer_folder(self) -> Path:
@@ -91,10 +88,6 @@ class LocalStack(Stack):
     collector: Collector
     adapters: LoRACache
     engine: LocalEngine
-
-    @property
-    def rows(self) -> str:
-        return self.collector.rows
 
     def __enter__(self) -> LocalStack:
         return self
@@ -155,6 +148,7 @@ def build_stack(config: GrpoConfig, home: Home, ranks: Ranks | None = None) -> L
         tokenizer=tokenizer,
         adapters=adapters,
         engine=engine,
+        rows=factory.rows.digest if isinstance(factory, DatasetFactory) else "",
     )
 
 

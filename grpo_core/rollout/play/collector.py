@@ -74,11 +74,6 @@ class Collector:
         """The failed attempts since the last call of ``start`` or ``collect``."""
         return tuple(self._failures)
 
-    @property
-    def rows(self) -> str:
-        """``Rows.digest`` of the data set; empty without one."""
-        return "" if self._dataset is None else self._dataset.rows.digest
-
     def use_version(self, number: int) -> AdapterSwap:
         """Play with this policy version from now on. Raises as ``RolloutEngine.use_version``."""
         return self._engine.use_version(number)
