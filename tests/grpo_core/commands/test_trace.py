@@ -34,7 +34,8 @@ def fetched(url: str, origin: str) -> bytes:
 
 
 def test_perfetto_loads_the_trace_and_the_command_ends(trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = []
+    answers: list[bytes] = []
+    page_loads: list[threading.Thread] = []
 
     def browse(url: str) -> bool:
         page, _, address = url.partition("/#!/?url=")
@@ -46,12 +47,14 @@ def test_perfetto_loads_the_trace_and_the_command_ends(trace: Path, monkeypatch:
                     fetched(other, origin)
             answers.append(fetched(address, PERFETTO))
 
-        threading.Thread(target=load).start()
+        page_loads.append(threading.Thread(target=load))
+        page_loads[0].start()
         return True
 
     monkeypatch.setattr(webbrowser, "get", lambda: None)
     monkeypatch.setattr(webbrowser, "open", browse)
     assert main(["trace", "first"]) == 0
+    page_loads[0].join()  # the command ends when the last byte is sent, before the page has read it
     assert answers == [trace.read_bytes()]
 
 
