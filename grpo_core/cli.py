@@ -6,7 +6,6 @@ import argparse
 import errno
 import io
 import logging
-import os
 import select
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from importlib.metadata import version
 from rich.console import Console
 
 from grpo_core.commands.command_line.commands import COMMANDS, AddArguments, Command, Run, of_file
+from grpo_core.commands.command_line.output import throw_away
 from grpo_core.commands.command_line.parser import (
     INTERRUPTED_EXIT_CODE,
     USER_ERROR_EXIT_CODE,
@@ -118,9 +118,8 @@ def _is_reader_gone() -> bool:
 
 
 def _throw_output_away() -> None:
-    """Python writes what is left for stdout at its end, and would complain once more."""
     if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        throw_away(sys.stdout)
 
 
 def script(description: str, add_arguments: AddArguments, run: Run) -> int:

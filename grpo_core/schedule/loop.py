@@ -233,8 +233,8 @@ def _prepare(stack: Stack, resume: bool) -> Checkpoint | None:
         checkpoint = load_checkpoint(stack.checkpoint_folder)
         if checkpoint.rows and stack.rows and checkpoint.rows != stack.rows:
             logger.warning(
-                "environment.data.path %s: its rows have changed since the checkpoint, so which row comes next is "
-                "another one, too; put the old file back to repeat the run",
+                "environment.data.path %s: its rows have changed since the checkpoint, so the run goes on with other "
+                "rows than it would have had; put the old file back to repeat it",
                 stack.config.environment.data.path,
             )
         restore_trainer(stack.trainer, checkpoint)

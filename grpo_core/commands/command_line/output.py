@@ -43,8 +43,13 @@ class LastingOutput:
 
     def _lose(self) -> None:
         self._is_read = False
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())  # Python writes what is left at its end
+        throw_away(self._file)
         logger.warning("nobody reads the output any more; training goes on without it")
+
+
+def throw_away(file: TextIO) -> None:
+    """Throw away what is left for ``file``: Python writes it at its end, and would complain once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 def lasting(file: IO[str]) -> IO[str]:

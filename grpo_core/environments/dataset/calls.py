@@ -154,14 +154,7 @@ def _call(function: RewardFunction, arguments: dict[str, Any], timeout_s: float)
         except (SystemExit, KeyboardInterrupt) as error:
             raise _CallError(described(error)) from error
 
-    try:
-        found = _call_thread.run(work, timeout_s)
-    except StillRunningError:
-        raise _HangError(_hang(timeout_s)) from None
-    except (GrpoError, _CallError):
-        raise
-    except Exception as error:  # the user's code may raise anything
-        raise _CallError(described(error)) from error
+    found = _outcome(lambda: _call_thread.run(work, timeout_s), timeout_s)
     if inspect.iscoroutine(found):  # a function that hands on what an async one gives
         return _in_loop(_bounded(lambda: found, timeout_s), timeout_s)
     return found
@@ -183,8 +176,13 @@ async def _without_exit(start: Callable[[], Awaitable[Any]]) -> Any:
 
 
 def _in_loop(coroutine: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
+    return _outcome(lambda: _loop_thread.run(coroutine, timeout_s + _GRACE_S), timeout_s)
+
+
+def _outcome(run: Callable[[], Any], timeout_s: float) -> Any:
+    """What ``run`` returns. Raises as ``_call``."""
     try:
-        return _loop_thread.run(coroutine, timeout_s + _GRACE_S)
+        return run()
     except StillRunningError:
         raise _HangError(_hang(timeout_s)) from None
     except (GrpoError, _CallError):

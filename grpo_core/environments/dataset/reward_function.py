@@ -109,10 +109,12 @@ def _load(spec: str, columns: set[str], source: str) -> RewardFunction:
     try:
         parameters = inspect.signature(found).parameters.values()
     except ValueError:  # a function in C may have none
-        raise ConfigError(f"{_KEY} {spec!r} does not say what it takes; write a function that calls it") from None
+        raise ConfigError(f"{_KEY} {spec!r} has no signature that Python can read; wrap it in a function") from None
     by_place = next((one.name for one in parameters if one.kind == one.POSITIONAL_ONLY), None)
     if by_place is not None:
-        raise ConfigError(f"{_KEY} {spec!r} takes {by_place!r} by its place only, and is called by name; remove the /")
+        raise ConfigError(
+            f"{_KEY} {spec!r} has the positional-only parameter {by_place!r}, and is called with keywords; remove the /"
+        )
     named = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
     takes_all = any(one.kind == one.VAR_KEYWORD for one in parameters)
     is_batched = "completion" not in named

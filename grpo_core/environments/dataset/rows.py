@@ -21,7 +21,7 @@ from grpo_core.home import parse_json
 _OWN_KEY = "environment.data.path"
 _SAVED = ("state.json", "dataset_dict.json")
 """Of these ``save_to_disk`` of the package ``datasets`` writes one."""
-_FILES = (".jsonl", ".json", ".ndjson", ".parquet")
+_JSON_LINES, _PARQUET = (".jsonl", ".json", ".ndjson"), ".parquet"
 _ONLY_SPLIT = "train"
 """The default: what has no splits is that one."""
 _GZIP, _UTF_16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")
@@ -55,11 +55,12 @@ def read_rows(config: DataConfig, key: str = _OWN_KEY) -> Rows:
     """
     assert config.path is not None
     path = Path(config.path)
-    if path.suffix.lower() in _FILES and config.split != _ONLY_SPLIT:
+    suffix = path.suffix.lower()
+    if suffix in (*_JSON_LINES, _PARQUET) and config.split != _ONLY_SPLIT:
         raise ConfigError(f"environment.data.split {config.split!r}: {path} is one file without splits; leave it out")
-    if path.suffix.lower() in (".jsonl", ".json", ".ndjson"):
+    if suffix in _JSON_LINES:
         values = _read_jsonl(path, key)
-    elif path.suffix.lower() == ".parquet":
+    elif suffix == _PARQUET:
         values = _without_filler(_read_parquet(path, key), config.prompt_column)
     else:
         values = _without_filler(_load_with_datasets(config.path, config.split, key), config.prompt_column)

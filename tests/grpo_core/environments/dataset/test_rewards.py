@@ -291,8 +291,11 @@ def test_a_coroutine_that_blocks_its_loop_is_one_line(monkeypatch: pytest.Monkey
         ("my_rewards_of_test:exact=-1e400", "the weight '-1e400' is no finite number"),
         ("no_such_module_of_test:exact", "cannot import"),
         ("exact", "give module:function"),
-        ("my_rewards_of_test:by_place", "takes 'completions' by its place only, and is called by name; remove the /"),
-        ("builtins:max", "does not say what it takes; write a function that calls it"),
+        (
+            "my_rewards_of_test:by_place",
+            "has the positional-only parameter 'completions', and is called with keywords; remove the /",
+        ),
+        ("builtins:max", "has no signature that Python can read; wrap it in a function"),
     ],
 )
 def test_a_function_that_cannot_be_used_is_one_line_before_anything_is_loaded(spec: str, line: str) -> None:
