@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,9 @@ def _outer_session_does_not_leak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         "MODAL_TOKEN_SECRET",
     ):
         monkeypatch.delenv(name, raising=False)
+    # A file that a test changes within a second, to a text as long, would be imported as it was from its .pyc.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("MODAL_CONFIG_PATH", str(tmp_path / "no-modal.toml"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("GRPO_HOME", str(tmp_path / "grpo-home"))
