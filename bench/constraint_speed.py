@@ -4,8 +4,9 @@
     uv run --with llguidance --with xgrammar python -m bench.constraint_speed package/models
 
 Completions are random: each token is drawn from all that this project allows. All arms follow the same completions,
-one after the other in random order. Per arm: the first mask with the pattern's compilation; the median and the 95th
-percentile of a token, mask and advance, after the first 100 tokens; and the memory that the process grew by.
+one after the other in random order. Per arm: the first mask with the pattern's compilation; the median, mean and 95th
+percentile of a token, mask and advance, after the first 100 tokens. A library that refuses a token on the way, as some
+do for `<think>` where that is one token of the vocabulary, has the time of its first mask only.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.constraint_arms.arms import Arm, LlguidanceArm, OutlinesArm, OwnArm, XgrammarArm
+from bench.constraint_arms.arms import Arm, LlguidanceArm, OutlinesArm, OwnArm, RefusedTokenError, XgrammarArm
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.constraints.token_bytes import token_bytes_of
 
@@ -39,13 +40,15 @@ OUTLINES_LIMIT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one arm and one pattern."""
+    """Of one arm and one pattern. ``token_ms``: each token after the first ones; none where the arm refused a token."""
 
     arm: str
     first_ms: float
-    median_ms: float
-    p95_ms: float
-    num_tokens: int
+    token_ms: tuple[float, ...]
+    refused: int | None = None
+
+    def percentile_ms(self, share: float) -> float:
+        return float(np.percentile(self.token_ms, share))
 
 
 def load(folder: Path) -> tuple[Any, Tokenizer]:
@@ -104,16 +107,30 @@ def measure(arms: Sequence[Arm], pattern: str, seed: int) -> list[Figures]:
     texts = completions(own, NUM_TOKENS, rng)
     own.forget()
     firsts = {arm.name: first_ms(arm, pattern) for arm in rng.sample(arms, len(arms))}
-    pieces: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    times: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    refused: dict[str, int] = {}
     for ids in texts:
         for arm in rng.sample(arms, len(arms)):
-            pieces[arm.name] += follow(arm, [ids])
-    return [_figures(name, firsts[name], times) for name, times in pieces.items()]
+            if arm.name in refused:
+                continue
+            try:
+                times[arm.name] += follow(arm, [ids])
+            except RefusedTokenError as error:
+                refused[arm.name] = error.token
+    return [
+        Figures(arm.name, firsts[arm.name], (), refused[arm.name])
+        if arm.name in refused
+        else Figures(arm.name, firsts[arm.name], tuple(times[arm.name][NUM_WARM_TOKENS:]))
+        for arm in arms
+    ]
 
 
-def _figures(arm: str, first: float, times: Sequence[float]) -> Figures:
-    median, p95 = (float(np.percentile(times[NUM_WARM_TOKENS:], share)) for share in (50, 95))
-    return Figures(arm, first, median, p95, len(times))
+def line(figures: Figures, text_of: Callable[[int], str]) -> str:
+    first = f"| {figures.arm} | {figures.first_ms:.0f} ms |"
+    if figures.refused is not None:
+        return f"{first} refuses token {figures.refused}, `{text_of(figures.refused)}` | | |"
+    mean_ms = float(np.mean(figures.token_ms))
+    return f"{first} {figures.percentile_ms(50):.2f} ms | {mean_ms:.2f} ms | {figures.percentile_ms(95):.2f} ms |"
 
 
 def _outlines(folder: str, pattern: str, results: Any) -> None:
@@ -132,10 +149,10 @@ def outlines_line(folder: Path, pattern: str) -> str:
     if process.is_alive():
         process.kill()
         process.join()
-        return f"| outlines-core | not within {OUTLINES_LIMIT_S} s | | |"
+        return f"| outlines-core | not within {OUTLINES_LIMIT_S} s | | | |"
     if process.exitcode:
-        return f"| outlines-core | ended with {process.exitcode} | | |"
-    return f"| outlines-core | {results.get():.0f} ms | | |"
+        return f"| outlines-core | ended with {process.exitcode} | | | |"
+    return f"| outlines-core | {results.get():.0f} ms | | | |"
 
 
 def main() -> None:
@@ -159,9 +176,11 @@ def main() -> None:
         except ImportError:
             print(f"{name} is not installed", file=sys.stderr)
     for pattern in flags.pattern or PATTERNS:
-        print(f"\n`{pattern}`\n\n| arm | first mask | a token, median | 95th percentile |\n|---|---|---|---|")
+        print(
+            f"\n`{pattern}`\n\n| arm | first mask | a token, median | mean | 95th percentile |\n|---|---|---|---|---|"
+        )
         for each in measure(arms, pattern, flags.seed):
-            print(f"| {each.arm} | {each.first_ms:.0f} ms | {each.median_ms:.2f} ms | {each.p95_ms:.2f} ms |")
+            print(line(each, lambda token: tokenizer.decode([token])))
         if not flags.alone:
             print(outlines_line(flags.folder, pattern))
     print(f"\npeak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB")

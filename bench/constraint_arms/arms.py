@@ -13,6 +13,14 @@ from grpo_core.rollout.constraints.regex import RegexCursor, compile_regex
 from grpo_core.rollout.constraints.token_bytes import token_bytes_of
 
 
+class RefusedTokenError(ValueError):
+    """A library does not take a token that writes a text of the pattern: ``arm`` and the ``token``."""
+
+    def __init__(self, arm: str, token: int) -> None:
+        super().__init__(f"{arm} refuses token {token}")
+        self.arm, self.token = arm, token
+
+
 class Arm(Protocol):
     """One library with one tokenizer, kept for all patterns."""
 
@@ -30,7 +38,9 @@ class Arm(Protocol):
         """Find the tokens that may come next."""
         ...
 
-    def advance(self, token: int) -> None: ...
+    def advance(self, token: int) -> None:
+        """Raises ``RefusedTokenError`` for a token that the library does not take for its text."""
+        ...
 
 
 class OwnArm:
@@ -87,7 +97,8 @@ class LlguidanceArm:
         return self._bits
 
     def advance(self, token: int) -> None:
-        assert self._matcher.consume_token(token), f"{self.name} refuses token {token}"
+        if not self._matcher.consume_token(token):
+            raise RefusedTokenError(self.name, token)
 
 
 class XgrammarArm:
@@ -111,7 +122,8 @@ class XgrammarArm:
         return self._bits
 
     def advance(self, token: int) -> None:
-        assert self._matcher.accept_token(token), f"{self.name} refuses token {token}"
+        if not self._matcher.accept_token(token):
+            raise RefusedTokenError(self.name, token)
 
 
 class OutlinesArm:
