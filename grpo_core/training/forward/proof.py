@@ -45,7 +45,7 @@ def prove_packing(policy: Policy, wanted: Packing) -> Packing:
     sequence alone. With weights that give no numbers nothing can be compared, and the configuration decides.
 
     Raises:
-        ModelError: there is none, e.g. because the model is not causal.
+        ModelError: there is none, e.g. because the model is not causal, or no gradient reaches what is trained.
     """
     first = usable_packing(policy.decoder, wanted)
     sample = _sample(policy)
@@ -66,16 +66,27 @@ def prove_packing(policy: Policy, wanted: Packing) -> Packing:
 
 
 def _problem(policy: Policy, sample: _Sample, packing: Packing) -> str:
-    """Why ``packing`` is not exact; empty where it is."""
+    """Why ``packing`` is not exact; empty where it is. This is the pass of training, with what its backward pass keeps.
+
+    Raises:
+        ModelError: no gradient reaches what is trained.
+    """
     batch = build_packed_batch(
         pack_completions(sample.completions, packing), sample.completions, packing, policy.device
     )
     try:
-        found = score_chosen(policy.decoder, policy.head, batch).logprobs.double().cpu()
+        with torch.enable_grad():
+            found = score_chosen(policy.decoder, policy.head, batch).logprobs
     except Exception as error:  # another project's model, under inputs that it may not know
         return f"it raises {type(error).__name__}: {first_line(error)}"
+    if not found.requires_grad and any(each.requires_grad for each in policy.decoder.parameters()):
+        raise ModelError(
+            f"model {policy.name!r} of architecture {policy.architecture!r} cannot be trained like this: no gradient "
+            "reaches the trained weights, as its layers have a backward pass of their own; use "
+            "training.method=full, or another model"
+        )
     expected = torch.cat([sample.logprobs[index] for index in batch.order])
-    gap = difference(policy, found, expected, sample.scale)
+    gap = difference(policy, found.detach().double().cpu(), expected, sample.scale)
     return f"log-probabilities are {gap}" if gap else ""
 
 

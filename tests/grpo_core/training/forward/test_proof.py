@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from grpo_core.config import ModelConfig
+from grpo_core.config import ModelConfig, TrainingConfig
 from grpo_core.errors import ModelError
 from grpo_core.model.policy import Policy, load_policy
 from grpo_core.training.forward.packing import build_packed_batch, pack_completions, score_chosen
@@ -63,8 +63,6 @@ def test_the_proved_layout_scores_as_transformers_does(
 def test_a_trainer_takes_the_proved_layout_and_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_small_model("nemotron", tmp_path)
     model = ModelConfig(name=str(tmp_path), device="cpu", lora_targets=("q_proj",))
-    from grpo_core.config import TrainingConfig
-
     with caplog.at_level(logging.WARNING):
         trainer = Trainer(load_policy(model, any_architecture=True), model, TrainingConfig(), run="run")
 
@@ -103,6 +101,20 @@ def test_a_model_without_an_exact_layout_is_refused(kind: type, reason: str, pol
     with pytest.raises(ModelError, match=rf"'qwen2' cannot be trained.*{reason}") as error:
         prove_packing(broken, "shared_prefix")
     one_line(error)
+
+
+def test_a_model_that_hands_an_adapter_no_gradient_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    """Reformer's layers are a function with a backward pass of its own, of inputs that the adapter does not change."""
+    axes = {"axial_pos_shape": [16, 16], "axial_pos_embds_dim": [32, 32]}
+    save_small_model("reformer", tmp_path, is_decoder=True, attention_head_size=16, feed_forward_size=96, **axes)
+    model = ModelConfig(name=str(tmp_path), device="cpu", lora_targets=("query_key",))
+
+    with pytest.raises(ModelError, match=r"'reformer' cannot be trained like this: no gradient reaches") as error:
+        Trainer(load_policy(model, any_architecture=True), model, TrainingConfig(), run="run")
+    one_line(error)
+
+    full = TrainingConfig(method="full")
+    assert Trainer(load_policy(model, any_architecture=True), model, full, run="run").packing == "padded"
 
 
 def test_logits_that_are_not_the_heads_are_refused(policy: Policy) -> None:
