@@ -23,6 +23,10 @@ Tool = Mapping[str, Any]
 _MARKER = "GRPO0ANSWER0MARKER"
 """Stands for what a message says, so that it can be found in what the template writes."""
 _MAX_SOUND_ROLES = 1024
+_WHAT_TO_DO = {
+    "": "use a role that it knows, such as 'user', or another template",
+    "a tool call of ": "write the call as it should be read into the content, or use a template for tools",
+}
 
 
 class ChatTemplate:
@@ -83,26 +87,20 @@ class ChatTemplate:
     def _check_nothing_is_left_out(
         self, messages: Sequence[Message], tools: Sequence[Tool], how: Mapping[str, bool]
     ) -> None:
-        """A template writes nothing of a role that it does not know, such as a misspelt one: the policy would not read
-        the question. Looks once at each order of roles. An assistant's message may be left out where it calls a tool.
+        """A template writes nothing of a role that it does not know, such as a misspelt one, and some write no tool
+        calls: the policy would not read them. Looks once at each order of roles. What an assistant says may be left
+        out: some templates do so where it calls a tool.
         """
-        roles = (*(message["role"] for message in messages), *("tools" for _ in tools[:1]))
+        roles = (*(_role(message) for message in messages), *("tools" for _ in tools[:1]))
         if roles in self._sound_roles:
             return
-        marked = [dict(message) for message in messages]
-        expected = {
-            f"{_MARKER}{index}X": index
-            for index, message in enumerate(messages)
-            if message["role"] != "assistant" and isinstance(message.get("content"), str) and message["content"].strip()
-        }
-        for marker, index in expected.items():
-            marked[index]["content"] = marker
+        marked, expected = _mark(messages)
         text = self._render(marked, tools, **how)
-        for marker, index in expected.items():
+        for marker, (index, part) in expected.items():
             if marker not in text:
                 raise PromptError(
-                    f"the model's chat template leaves out message {index + 1} (role {messages[index]['role']!r}); "
-                    "use a role that it knows, such as 'user', or another template"
+                    f"the model's chat template leaves out {part}message {index + 1} (role "
+                    f"{messages[index]['role']!r}); {_WHAT_TO_DO[part]}"
                 )
         if len(self._sound_roles) >= _MAX_SOUND_ROLES:
             self._sound_roles.clear()
@@ -136,3 +134,32 @@ class ChatTemplate:
             ) from error
         assert isinstance(text, str)
         return text
+
+
+def _role(message: Message) -> str:
+    return f"{message['role']} with calls" if message.get("tool_calls") else message["role"]
+
+
+def _mark(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], dict[str, tuple[int, str]]]:
+    """``messages`` with a marker for each text and each called function; by marker, whose part it stands for."""
+    marked = [dict(message) for message in messages]
+    expected: dict[str, tuple[int, str]] = {}
+    for index, message in enumerate(marked):
+        content = message.get("content")
+        if message["role"] != "assistant" and isinstance(content, str) and content.strip():
+            message["content"] = f"{_MARKER}{index}X"
+            expected[message["content"]] = index, ""
+        calls = message.get("tool_calls")
+        if isinstance(calls, Sequence) and calls and all(isinstance(call, Mapping) for call in calls):
+            markers = [f"{_MARKER}{index}C{number}X" for number in range(len(calls))]
+            message["tool_calls"] = [_renamed(call, marker) for call, marker in zip(calls, markers, strict=True)]
+            expected |= dict.fromkeys(markers, (index, "a tool call of "))
+    return marked, expected
+
+
+def _renamed(call: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """``call`` of a function called ``name``, in OpenAI's form or without the level ``function``."""
+    function = call.get("function")
+    if isinstance(function, Mapping):
+        return {**call, "function": {**function, "name": name}}
+    return {**call, "name": name}

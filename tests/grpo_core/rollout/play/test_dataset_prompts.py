@@ -19,6 +19,8 @@ CHATML = (
     "{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
 )
 
+CALLS = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}]
+
 
 @pytest.fixture
 def tokenizer(monkeypatch: pytest.MonkeyPatch) -> Tokenizer:
@@ -49,6 +51,10 @@ def test_what_the_model_can_read_passes(tokenizer: Tokenizer) -> None:
     [
         ([said("usr", "a?")], "the model's chat template leaves out message 1 (role 'usr'); use a role that it knows"),
         ([said("user", "a?"), said("tool", "4")], "leaves out message 2 (role 'tool')"),
+        (
+            [said("user", "a?"), said("assistant", "") | {"tool_calls": CALLS}, said("user", "b?")],
+            "the model's chat template leaves out a tool call of message 2 (role 'assistant'); write the call as it",
+        ),
         ([said("user", {"text": 1})], "the model's chat template does not take these messages (roles user): "),
         ("9 " * 300, "tokens and up to 20 to generate: the model's context is 100 tokens; shorten or remove the row"),
         ([said("user", "9 " * 300)], "tokens and up to 20 to generate: the model's context is 100 tokens"),
@@ -61,6 +67,21 @@ def test_a_row_that_it_cannot_read_is_named(tokenizer: Tokenizer, prompt: Any, l
     assert str(caught.value).startswith("the.path q.jsonl, row 3: ")
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+WITH_CALLS = CHATML.replace(
+    "{{ m.content.strip() }}",
+    "{{ m.content.strip() }}{% for call in m.tool_calls %}{{ (call.function or call).name }}({{ (call.function or call)"
+    ".arguments | tojson }}){% endfor %}",
+)
+
+
+@pytest.mark.parametrize("calls", [CALLS, [call["function"] for call in CALLS]], ids=["openai", "flat"])
+def test_tool_calls_that_the_template_writes_pass(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, calls: list[dict[str, Any]]
+) -> None:
+    monkeypatch.setattr(tokenizer._tokenizer, "chat_template", WITH_CALLS)
+    check(tokenizer, [said("user", "a?"), said("assistant", "") | {"tool_calls": calls}, said("user", "b?")])
 
 
 @pytest.mark.parametrize("content", [["a part"], {"text": 1}, None])
