@@ -20,6 +20,9 @@ class DataConfig(Section):
     """Make a user's message of a prompt that is a text, for the model's chat template."""
     system_prompt: str | None = None
     """The first message of every chat that has no system message of its own."""
+    tools_column: str | None = None
+    """The column of the functions that the policy may call: a list in OpenAI's form, or that as JSON; null in a row
+    without any. The chat template shows them."""
     shuffle: bool = True
     """Take the rows of each epoch in an order of its own, drawn from ``rollout.seed``; off: as they are in the file."""
     rewards: tuple[str, ...] = ()

@@ -52,6 +52,12 @@ class DatasetEnvironment:
         return list(prompt) if system is None or has_own else [{"role": "system", "content": system}, *prompt]
 
     @property
+    def tools(self) -> list[Mapping[str, Any]]:
+        """The functions that the chat template shows."""
+        column = self._config.tools_column
+        return [] if column is None else self._rows[self._row][column]
+
+    @property
     def completion(self) -> str | list[Message]:
         """The answer in the form of the prompt: a text, or the assistant's message."""
         assert self._answer is not None, "not answered yet"
@@ -66,7 +72,9 @@ class DatasetEnvironment:
         if self.done:
             return ()
         prompt = self.prompt
-        return (Observation(AGENT, prompt) if isinstance(prompt, str) else Observation(AGENT, messages=prompt),)
+        if isinstance(prompt, str):
+            return (Observation(AGENT, prompt),)
+        return (Observation(AGENT, messages=prompt, tools=self.tools),)
 
     def step(self, actions: Mapping[str, str]) -> None:
         if AGENT not in actions:

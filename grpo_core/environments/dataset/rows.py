@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_core.config import DataConfig
+from grpo_core.environments.dataset.tools import with_tools
 from grpo_core.environments.user_code import users_code
 from grpo_core.errors import ConfigError, MissingPackageError, shown
 from grpo_core.home import parse_json
@@ -60,14 +61,17 @@ def read_rows(config: DataConfig, key: str = _OWN_KEY) -> Rows:
         raise ConfigError(f"environment.data.split {config.split!r}: {path} is one file without splits; leave it out")
     if suffix in _JSON_LINES:
         values = _read_jsonl(path, key)
-    elif suffix == _PARQUET:
-        values = _without_filler(_read_parquet(path, key), config.prompt_column)
     else:
-        values = _without_filler(_load_with_datasets(config.path, config.split, key), config.prompt_column)
+        is_parquet = suffix == _PARQUET
+        table = _read_parquet(path, key) if is_parquet else _load_with_datasets(config.path, config.split, key)
+        values = _without_filler(table, (config.prompt_column, config.tools_column))
     if not values:
         raise ConfigError(f"{key} {config.path}: no rows; give a file with at least one")
     columns = tuple(dict.fromkeys(name for row in values for name in row))
-    rows = Rows(config.path, columns, values, _digest(values))
+    digest = _digest(values)
+    if config.tools_column is not None:
+        values = with_tools(values, config.tools_column, f"{key} {config.path}")
+    rows = Rows(config.path, columns, values, digest)
     _check_prompts(rows, config, key)
     return rows
 
@@ -114,12 +118,13 @@ def _read_parquet(path: Path, key: str) -> list[Mapping[str, Any]]:
         raise _unreadable(path, error, key) from error
 
 
-def _without_filler(rows: list[Mapping[str, Any]], column: str) -> list[Mapping[str, Any]]:
-    """``rows`` whose messages have no nulls but for their content: a table gives each of them the keys of all."""
+def _without_filler(rows: list[Mapping[str, Any]], columns: Sequence[str | None]) -> list[Mapping[str, Any]]:
+    """``rows`` whose messages and tools have no nulls but for contents: a table gives each of them the keys of all."""
     return [
-        {**row, column: [_cleaned_message(message) for message in row[column]]}
-        if isinstance(row.get(column), list)
-        else row
+        {
+            name: list(map(_cleaned_message, value)) if name in columns and isinstance(value, list) else value
+            for name, value in row.items()
+        }
         for row in rows
     ]
 

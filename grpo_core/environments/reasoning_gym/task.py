@@ -53,7 +53,7 @@ def open_task(config: EnvironmentConfig) -> DatasetFactory:
     if is_held_out:
         values = HeldOutQuestions(questions, Questions(_make(name, settings | {"seed": task.seed + task.size})))
     shuffle = config.data.shuffle and not is_held_out  # the first ones of those suffice
-    data = config.data.model_copy(update={"prompt_column": "prompt", "shuffle": shuffle})
+    data = config.data.model_copy(update={"prompt_column": "prompt", "tools_column": None, "shuffle": shuffle})
     own = RewardFunction(
         name="score_answer",
         weight=1.0,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+
 from grpo_core.config import RolloutConfig
 from grpo_core.environments.dataset.source import DatasetFactory
 from grpo_core.errors import ConfigError, PromptError
@@ -27,17 +29,24 @@ def check_prompts(
     known_forms: set[object] = set()
     for row in range(len(dataset.rows)):
         environment.reset(row)
-        prompt = environment.prompt
-        form = () if isinstance(prompt, str) else tuple(map(_form, prompt))
+        prompt, tools = environment.prompt, environment.tools
+        form = () if isinstance(prompt, str) else (*map(_form, prompt), *map(_form, tools))
         is_new = bool(form) and form not in known_forms
-        if not is_new and 2 * _num_bytes(prompt) <= max_prompt_tokens:  # half is left for what a template adds
+        if not is_new and 2 * _num_bytes([prompt, tools]) <= max_prompt_tokens:  # half is left for what a template adds
             continue
         known_forms.add(form)
         where = f"{key} {dataset.rows.source}, row {row + 1}"
         try:
-            ids = tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else chats.ids(prompt, None)
+            ids = tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else chats.ids(prompt, None, tools)
+            leaves_tools_out = bool(tools) and (isinstance(prompt, str) or np.array_equal(ids, chats.ids(prompt, None)))
         except PromptError as error:
             raise ConfigError(f"{where}: {error}") from error
+        if leaves_tools_out:
+            reader = "a prompt that is a text" if isinstance(prompt, str) else "the model's chat template"
+            raise ConfigError(
+                f"{where}: {reader} shows no tools; write them into the system message, and leave out "
+                "environment.data.tools_column"
+            )
         if len(ids) > max_prompt_tokens:
             raise ConfigError(
                 f"{where}: prompt of {len(ids)} tokens and up to {config.max_completion_tokens} to generate: the "
@@ -56,6 +65,5 @@ def _form(value: object) -> object:
     return "empty" if value == "" else type(value).__name__
 
 
-def _num_bytes(prompt: object) -> int:
-    text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False, default=str)
-    return len(text.encode())
+def _num_bytes(value: object) -> int:
+    return len(json.dumps(value, ensure_ascii=False, default=str).encode())

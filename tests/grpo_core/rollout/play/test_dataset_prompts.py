@@ -29,9 +29,15 @@ def tokenizer(monkeypatch: pytest.MonkeyPatch) -> Tokenizer:
     return tokenizer
 
 
-def check(tokenizer: Tokenizer, *prompts: Any, system_prompt: str | None = None, max_context_tokens: int = 100) -> None:
-    values = [{"prompt": prompt} for prompt in prompts]
-    config = DataConfig(path="q.jsonl", rewards=("m:f",), system_prompt=system_prompt)
+def check(
+    tokenizer: Tokenizer,
+    *prompts: Any,
+    system_prompt: str | None = None,
+    max_context_tokens: int = 100,
+    tools: list[dict[str, Any]] | None = None,
+) -> None:
+    values = [{"prompt": prompt, "tools": tools or []} for prompt in prompts]
+    config = DataConfig(path="q.jsonl", rewards=("m:f",), system_prompt=system_prompt, tools_column="tools")
     dataset = DatasetFactory(config, Rows("q.jsonl", ("prompt",), values), Rewards((), 1.0))
     check_prompts(dataset, tokenizer, RolloutConfig(max_completion_tokens=20), max_context_tokens, "the.path")
 
@@ -95,3 +101,21 @@ def test_only_what_may_be_too_long_is_encoded(tokenizer: Tokenizer, monkeypatch:
     monkeypatch.setattr(tokenizer, "encode_prompt", lambda text: (encoded.append(text), tokenizer.encode(text))[1])
     check(tokenizer, *("2 + 2 =" for _ in range(50)), "9" * 41)
     assert encoded == ["9" * 41]
+
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reader"), [([said("user", "a?")], "the model's chat template"), ("a?", "a prompt that is a text")]
+)
+def test_tools_that_nobody_would_read_are_refused(tokenizer: Tokenizer, prompt: Any, reader: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^the\.path q\.jsonl, row 1: {reader} shows no tools; write them into"):
+        check(tokenizer, prompt, tools=TOOLS)
+
+
+def test_tools_that_the_template_writes_count_as_tokens(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer._tokenizer, "chat_template", "{{ tools | tojson if tools }}" + CHATML)
+    check(tokenizer, [said("user", "a?")], tools=TOOLS, max_context_tokens=300)
+    with pytest.raises(ConfigError, match=r"row 1: prompt of \d+ tokens and up to 20 to generate"):
+        check(tokenizer, [said("user", "a?")], tools=TOOLS, max_context_tokens=40)
