@@ -90,9 +90,14 @@ HOW: Mapping[str, How] = {
         f"{_QUESTIONS}::test_answers_are_rewarded_as_mathematics"
     ),
     "pip install 'pytest-grpo[reasoning-gym]'": _INSTALLS,
+    "uv run grpo train --model small --environment reasoning_gym:letter_counting "
+    "--set environment.settings.min_words=2 --set environment.settings.max_words=3 --set environment.settings.size=200 "
+    "--set rollout.max_completion_tokens=8 "
+    "--set training.kl_coefficient=0 --set evaluation.every_steps=25 --set evaluation.num_questions=48 --run letters "
+    "--steps 100": _MINUTES,
     "uv run grpo train --model small --environment reasoning_gym:chain_sum --set environment.settings.max_terms=2 "
     "--set environment.settings.max_digits=1 --set environment.settings.size=120 --set rollout.max_completion_tokens=8 "
-    "--set training.kl_coefficient=0 --set evaluation.every_steps=50 --set evaluation.num_questions=24 --run curve "
+    "--set training.kl_coefficient=0 --set evaluation.every_steps=100 --set evaluation.num_questions=24 --run curve "
     "--steps 300": _MINUTES,
     "uv run grpo train --environment reasoning_gym:chain_sum --set environment.settings.max_terms=2 "
     "--set environment.settings.max_digits=1 --set evaluation.every_steps=20 --run sums --steps 40": RunBy(
