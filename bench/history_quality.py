@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.reporting.figures import table
 from bench.reporting.options import OneLineParser, add_json, add_markdown, natural, positive
 from bench.verdict_study.noises import Floats
 from bench.verdict_study.rate import Rate
@@ -122,8 +123,8 @@ def _study(study: Callable, options: argparse.Namespace, cases: Sequence[tuple])
 
 def alarm_table(alarms: dict[tuple[int, float, float], Rate]) -> list[str]:
     titles = [f"{100 * spread:.0f} %{f', memory {memory:g}' if memory else ''}" for spread, memory in QUIET]
-    rows = [[num_runs, *(_with_interval(alarms[num_runs, *case]) for case in QUIET)] for num_runs in NUMS_OF_RUNS]
-    return _table(["runs", *titles], rows)
+    rows = [[num_runs, *(alarms[num_runs, *case].with_interval for case in QUIET)] for num_runs in NUMS_OF_RUNS]
+    return table(["runs", *titles], rows)
 
 
 def power_table(found: dict[tuple[int, float, Truth], Found]) -> list[str]:
@@ -131,23 +132,13 @@ def power_table(found: dict[tuple[int, float, Truth], Found]) -> list[str]:
         [truth.name, f"{100 * spread:.0f} %", *(_shown(found[num_runs, spread, truth]) for num_runs in NUMS_OF_RUNS)]
         for truth, spread in product(TRUTHS, SPREADS)
     ]
-    return _table(["truth", "spread", *(f"{num_runs} runs" for num_runs in NUMS_OF_RUNS)], rows)
+    return table(["truth", "spread", *(f"{num_runs} runs" for num_runs in NUMS_OF_RUNS)], rows)
 
 
 def _shown(found: Found) -> str:
     if found.within_two is None:
         return str(found.power)
     return f"{found.power}; off by {found.median_off:g}, {found.within_two} within 2"
-
-
-def _with_interval(rate: Rate) -> str:
-    shown = rate.as_json()
-    return f"{rate} [{100 * float(str(shown['low'])):.1f}, {100 * float(str(shown['high'])):.1f}]"
-
-
-def _table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
-    lines = [f"| {' | '.join(map(str, row))} |" for row in (header, *rows)]
-    return [lines[0], "|---" * len(header) + "|", *lines[1:]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

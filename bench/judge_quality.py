@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 
@@ -27,6 +27,7 @@ from bench.judge_study.simulated import (
     study_stalls,
     study_truth,
 )
+from bench.reporting.figures import table
 from bench.reporting.options import OneLineParser, add_json, add_markdown, natural, positive
 from bench.verdict_study.rate import Rate
 from grpo_core.home import write_json
@@ -59,12 +60,12 @@ def tables(found: dict[str, dict]) -> list[str]:
 
     def of_alarms(show: Callable[[Alarms], str]) -> list[str]:
         rows = [[kind.name, *(show(alarms[num_steps, kind]) for num_steps in NUMS_OF_STEPS)] for kind in QUIET]
-        return _table(["noise", *steps], rows)
+        return table(["noise", *steps], rows)
 
     return [
         "Quiet runs with a false change in one of four quantities",
         "",
-        *of_alarms(lambda alarm: _with_interval(alarm.changes)),
+        *of_alarms(lambda alarm: alarm.changes.with_interval),
         "",
         "Quantities without an interval, because their steps are too alike",
         "",
@@ -72,18 +73,18 @@ def tables(found: dict[str, dict]) -> list[str]:
         "",
         "Quiet runs with a false stall",
         "",
-        *of_alarms(lambda alarm: _with_interval(alarm.stalls)),
+        *of_alarms(lambda alarm: alarm.stalls.with_interval),
         "",
         "Changes found in one of four quantities",
         "",
-        *_table(
+        *table(
             ["truth", *steps],
             [[truth.name, *(str(power[num_steps, truth]) for num_steps in NUMS_OF_STEPS)] for truth in TRUTHS],
         ),
         "",
         "Stalls found in a run of 200 steps",
         "",
-        *_table(
+        *table(
             ["the step takes", "steps spread by 5 %", "by 20 %"],
             [
                 [f"{factor:g} times as long", *(str(stalls[factor, spread]) for spread in STALL_SPREADS)]
@@ -93,7 +94,7 @@ def tables(found: dict[str, dict]) -> list[str]:
         "",
         "Two runs of which one is called worse or better, by how much the code differs",
         "",
-        *_table(
+        *table(
             ["runs of one code spread by", "`--run-spread`", *(f"{100 * size:.0f} %" for size in DIFFERENCES)],
             [
                 [f"{100 * true:.0f} %", f"{told:g}", *(str(differences[true, told, size]) for size in DIFFERENCES)]
@@ -101,16 +102,6 @@ def tables(found: dict[str, dict]) -> list[str]:
             ],
         ),
     ]
-
-
-def _with_interval(rate: Rate) -> str:
-    shown = rate.as_json()
-    return f"{rate} [{100 * float(str(shown['low'])):.1f}, {100 * float(str(shown['high'])):.1f}]"
-
-
-def _table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
-    lines = [f"| {' | '.join(map(str, row))} |" for row in (header, *rows)]
-    return [lines[0], "|---" * len(header) + "|", *lines[1:]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,10 @@ def figure_table(figures: Mapping[str, Figure]) -> Iterator[str]:
 def table_head(*names: str) -> Iterator[str]:
     yield row(*names)
     yield "|---" * len(names) + "|"
+
+
+def table(names: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
+    return [*table_head(*map(str, names)), *(row(*cells) for cells in rows)]
 
 
 def row(*cells: object) -> str:

@@ -24,10 +24,20 @@ class Rate:
     def share(self) -> float:
         return self.num_hits / self.num_trials
 
-    def as_json(self) -> dict[str, object]:
-        """With the exact 95 % interval of Clopper and Pearson."""
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The exact 95 % interval of Clopper and Pearson."""
         ends = binomtest(self.num_hits, self.num_trials).proportion_ci(0.95, method="exact")
-        return {"median": self.share, "low": ends.low, "high": ends.high, "n": self.num_trials, "unit": "share"}
+        return ends.low, ends.high
+
+    @property
+    def with_interval(self) -> str:
+        low, high = self.interval
+        return f"{self} [{100 * low:.1f}, {100 * high:.1f}]"
+
+    def as_json(self) -> dict[str, object]:
+        low, high = self.interval
+        return {"median": self.share, "low": low, "high": high, "n": self.num_trials, "unit": "share"}
 
     def __str__(self) -> str:
         return f"{100 * self.share:.{2 if self.share < 0.1 else 1}f} %"
