@@ -10,20 +10,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from bench.crash_study.runs import RUN, Case, home_of
+from pytest_grpo.measuring.statistics.sign_test import interval
 
 FAULTS = ("away", "slow", "429", "500", "html", "half")
 SLOW_S = 4.0
 WARMUP_STEPS = 5
+
+Window = tuple[float, str | None]
+"""Since when the service has which fault; every other window has none."""
 
 
 class Service(ThreadingHTTPServer):
@@ -78,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @dataclass(frozen=True, slots=True)
 class Outages:
-    """How much longer a step took while the service had a fault, with the interval of the ratio of medians."""
+    """How much longer a step took while the service had a fault: the median over its windows, with its interval."""
 
     num_events: int
     num_sent_twice: int  # their first answer was lost
@@ -97,7 +102,7 @@ def study_outages(case: Case, duration_s: float, window_s: float, model: Path, f
     """
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    windows: list[tuple[float, str | None]] = []  # since when, what
+    windows: list[Window] = []
     with _running() as service, _training(case, model, folder, service) as process:
         ends = time.monotonic() + duration_s
         while time.monotonic() < ends and process.poll() is None:
@@ -112,24 +117,31 @@ def study_outages(case: Case, duration_s: float, window_s: float, model: Path, f
         written = [json.loads(line) for line in _lines(folder)]
         assert service.order == [record["id"] for record in written], "events are lost, or out of order"
     steps = [(record["time"], record["step_s"]) for record in written if record["kind"] == "train_step"][WARMUP_STEPS:]
-    sound = [step_s for at, step_s in steps if _fault_at(windows, at) is None]
-    hurt = [step_s for at, step_s in steps if _fault_at(windows, at) is not None]
-    slower, low, high = _ratio(hurt, sound, rng)
+    found = interval(window_ratios(windows, steps))
     lines = [line for line in errors.splitlines() if "axiom" in line or "urllib3" in line]
     twice = sum(count > 1 for count in service.ids.values())
-    return Outages(len(written), twice, len(steps), slower, low, high, len(lines))
+    return Outages(len(written), twice, len(steps), found.median, found.low, found.high, len(lines))
 
 
-def _ratio(hurt: list[float], sound: list[float], rng: random.Random) -> tuple[float, float, float]:
-    """The ratio of medians, and its bootstrapped 95 % interval."""
-    drawn = sorted(
-        median(rng.choices(hurt, k=len(hurt))) / median(rng.choices(sound, k=len(sound))) for _ in range(1000)
-    )
-    return median(hurt) / median(sound), drawn[25], drawn[974]
+def window_ratios(windows: Sequence[Window], steps: Sequence[tuple[float, float]]) -> list[float]:
+    """The median step of each window with a fault over that of the windows around it.
 
+    Another program takes the machine for longer than a step, so steps of one window are no independent values.
 
-def _fault_at(windows: list[tuple[float, str | None]], at: float) -> str | None:
-    return next((fault for since, fault in reversed(windows) if since <= at), None)
+    Args:
+        windows: since when, and with which fault, in order of time.
+        steps: when each step ended, and its seconds.
+    """
+    starts = [since for since, _ in windows]
+    by_window: dict[int, list[float]] = defaultdict(list)
+    for at, step_s in steps:
+        by_window[bisect_right(starts, at) - 1].append(step_s)
+    ratios = []
+    for index in range(1, len(windows), 2):
+        around = [median(by_window[near]) for near in (index - 1, index + 1) if near in by_window]
+        if index in by_window and around:
+            ratios.append(median(by_window[index]) / mean(around))
+    return ratios
 
 
 def _lines(folder: Path) -> list[str]:

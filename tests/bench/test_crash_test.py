@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.crash_study.mutations import as_json, damage, harm
-from bench.crash_study.outages import _fault_at, _ratio
+from bench.crash_study.outages import window_ratios
 from bench.crash_study.parsers import PARSERS
 from bench.crash_study.runs import CASES, NUM_STEPS, RUN, Case, events, history, home_of
 from bench.crash_test import _STUDIES, LONG, PARTS, SHORT, Size, main
@@ -90,12 +90,18 @@ def test_the_names_of_parsers_are_their_own() -> None:
     assert SHORT.num_kills >= len(CASES)
 
 
-def test_the_ratio_of_outages_has_an_interval_around_it() -> None:
-    slower, low, high = _ratio([1.1, 1.0, 1.2] * 9, [1.0, 0.9, 1.1] * 9, random.Random(0))
-
-    assert slower == pytest.approx(1.1)
-    assert low <= slower <= high
-    assert [_fault_at([(0.0, None), (2.0, "away")], at) for at in (1.0, 3.0)] == [None, "away"]
+def test_a_window_with_a_fault_is_compared_with_those_around_it() -> None:
+    """Another program makes the machine half as fast from second 20 on, which is no outage's doing."""
+    windows = [(0.0, None), (10.0, "away"), (20.0, None), (30.0, "slow"), (40.0, None), (50.0, "500")]
+    machine = (1.0, 1.0, 2.0, 2.0, 2.0, 2.0)
+    steps = [
+        (since + at, slower * (1.1 if fault else 1.0))
+        for (since, fault), slower in zip(windows, machine, strict=True)
+        for at in (0.0, 4.0, 9.9)
+    ]
+    assert window_ratios(windows, steps) == pytest.approx([1.1 / 1.5, 1.1, 1.1])
+    assert window_ratios(windows[:3], [step for step in steps if step[0] < 20]) == pytest.approx([1.1])
+    assert window_ratios(windows, []) == []
 
 
 @pytest.mark.slow
