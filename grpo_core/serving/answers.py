@@ -19,12 +19,14 @@ Kind = Literal["chat.completion", "text_completion"]
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Writes the answers to one request."""
+    """Writes the answers to one request. With ``with_calls`` calls are read out of the text, as the request offers tools,
+    and a stream holds the text back: what will be a call is no text before."""
 
     kind: Kind
     identity: str
     model: str
     tokenizer: Tokenizer
+    with_calls: bool
     with_logprobs: bool
     with_ids: bool
     stops: Stops
@@ -43,15 +45,13 @@ class Writer:
         )
         return self._event([{"index": index, **content, "finish_reason": None}])
 
-    def last_part(self, index: int, completion: Completion, *, with_text: bool) -> str:
-        """The end of choice ``index``, ``with_text`` where its text was held back."""
+    def last_part(self, index: int, completion: Completion) -> str:
+        """The end of choice ``index``, with its text where that was held back."""
         whole = self._choice(completion)
         if self.kind == "text_completion":
             return self._event([{"index": index, **whole, "text": ""}])
-        delta = as_delta(whole.pop("message"))
-        if not with_text:
-            delta = {key: value for key, value in delta.items() if key == "tool_calls"}
-        return self._event([{"index": index, "delta": delta, **whole}])
+        message = whole.pop("message")
+        return self._event([{"index": index, "delta": as_delta(message) if self.with_calls else {}, **whole}])
 
     def end(self, completions: Sequence[Completion]) -> Iterator[str]:
         """What follows the last choice."""
@@ -69,7 +69,7 @@ class Writer:
         text = self.stops.before(self.tokenizer.decode(completion.completion_ids))
         found: dict[str, Any] = {"finish_reason": completion.finish_reason, "logprobs": None}
         if self.kind == "chat.completion":
-            found["message"] = assistant_message(text)
+            found["message"] = assistant_message(text) if self.with_calls else {"role": "assistant", "content": text}
             if "tool_calls" in found["message"]:
                 found["finish_reason"] = "tool_calls"
         else:

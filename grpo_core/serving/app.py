@@ -97,6 +97,7 @@ def _writer(kind: Any, name: str, tokenizer: Tokenizer, body: Body, *, with_logp
         identity,
         name,
         tokenizer,
+        with_calls=isinstance(body, ChatBody) and bool(body.tools),
         with_logprobs=with_logprobs,
         with_ids=body.return_token_ids,
         stops=Stops(body.stop),
@@ -129,8 +130,7 @@ async def _answered(
     messages: list[Message] | None,
 ) -> Response:
     if body.stream:
-        is_whole = isinstance(body, ChatBody) and bool(body.tools)  # what will be a tool call is no text before
-        events = _events(service, writer, requests, messages, is_whole=is_whole)
+        events = _events(service, writer, requests, messages)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
     completions = await _while_connected(request, service.complete(requests, writer.stops))
     service.keep(writer.identity, completions, writer.stops, messages)
@@ -142,8 +142,6 @@ async def _events(
     writer: Writer,
     requests: Sequence[GenerationRequest],
     messages: list[Message] | None,
-    *,
-    is_whole: bool,
 ) -> AsyncIterator[str]:
     texts = [_Text(service.tokenizer, writer.stops) for _ in requests]
     found: dict[int, Completion] = {}
@@ -151,11 +149,11 @@ async def _events(
         async with aclosing(service.stream(requests, writer.stops)) as items:
             async for number, item in items:
                 text = texts[number].added(item.tokens, is_last=item.completion is not None)
-                if text and not is_whole:
+                if text and not writer.with_calls:
                     yield writer.part(number, text)
                 if item.completion is not None:
                     found[number] = item.completion
-                    yield writer.last_part(number, item.completion, with_text=is_whole)
+                    yield writer.last_part(number, item.completion)
     except GrpoError as error:
         yield f"data: {json.dumps(failure(str(error)))}\n\n"
         return

@@ -54,5 +54,6 @@ class Chats:
     def _turn(self, before: Sequence[Message], message: Message) -> ChatTurn | None:
         if message["role"] != "assistant":
             return None
-        turns = self._turns.get(json.dumps(list(before)), ())
-        return next((turn for turn in reversed(turns) if is_answer(message, turn.answer)), None)
+        turns = reversed(self._turns.get(json.dumps(list(before)), ()))
+        found = [turn for turn in turns if is_answer(message, turn.answer)]
+        return next((turn for turn in found if turn.answer == message["content"]), found[0] if found else None)

@@ -41,7 +41,8 @@ def _read(message: Any, place: int) -> Message:
 
 
 def assistant_message(text: str) -> dict[str, Any]:
-    """``text`` as an OpenAI message of the assistant. What is no call that can be read stays in the content."""
+    """``text`` as an OpenAI message of the assistant: its own text, or what stands around its calls. What is no call
+    that can be read stays in the content."""
     calls: list[dict[str, Any]] = []
 
     def taken(found: re.Match[str]) -> str:
@@ -55,8 +56,10 @@ def assistant_message(text: str) -> dict[str, Any]:
         calls.append({"id": f"call_{secrets.token_hex(8)}", "type": "function", "function": function})
         return ""
 
-    content = _CALL.sub(taken, text).strip()
-    return {"role": "assistant", "content": content, **({"tool_calls": calls} if calls else {})}
+    rest = _CALL.sub(taken, text)
+    if not calls:
+        return {"role": "assistant", "content": text}
+    return {"role": "assistant", "content": rest.strip(), "tool_calls": calls}
 
 
 def as_delta(message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -66,10 +69,17 @@ def as_delta(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def is_answer(message: Message, text: str) -> bool:
-    """Whether ``message``, as ``for_template`` gives it, is the answer ``text`` that a program sends back."""
-    (given,) = for_template([assistant_message(text)])
-    names = [[call["function"]["name"] for call in each.get("tool_calls") or ()] for each in (message, given)]
-    return message["role"] == "assistant" and message["content"] == given["content"] and names[0] == names[1]
+    """Whether ``message``, as ``for_template`` gives it, is the answer ``text`` that a program sends back: as it is, or
+    with its calls read, perhaps without the blanks around it."""
+    (read,) = for_template([assistant_message(text)])
+    return message["role"] == "assistant" and any(
+        message["content"].strip() == given["content"].strip() and _called(message) == _called(given)
+        for given in (read, {"content": text})
+    )
+
+
+def _called(message: Message) -> list[str]:
+    return [call["function"]["name"] for call in message.get("tool_calls") or ()]
 
 
 def for_template(messages: Sequence[Message]) -> list[Message]:

@@ -28,7 +28,7 @@ def test_a_chat_is_answered_with_the_engines_own_tokens(client: Client) -> None:
     assert answer["prompt_token_ids"] == prompt
     assert answer["model"] == "policy"
     ids = choice["token_ids"]
-    assert choice["message"] == {"role": "assistant", "content": client.tokenizer.decode(ids).strip()}
+    assert choice["message"] == {"role": "assistant", "content": client.tokenizer.decode(ids)}
     assert answer["usage"] == {
         "prompt_tokens": len(prompt),
         "completion_tokens": len(ids),
@@ -89,10 +89,22 @@ def test_a_stream_has_the_whole_answer(client: Client, path: str, body: dict[str
     for choice in whole["choices"]:
         parts = [part for event in events for part in event["choices"] if part["index"] == choice["index"]]
         text = "".join(part["text"] if path == TEXT else part["delta"].get("content", "") for part in parts)
-        assert text.strip() == (choice["text"] if path == TEXT else choice["message"]["content"]).strip()
+        assert text == (choice["text"] if path == TEXT else choice["message"]["content"])
         assert parts[-1]["finish_reason"] == choice["finish_reason"]
         assert parts[-1]["token_ids"] == choice["token_ids"]
         assert all(part["finish_reason"] is None for part in parts[:-1])
+
+
+def test_blanks_around_an_answer_are_in_it_streamed_or_not(client: Client) -> None:
+    """They are what was sampled, and what a reward function reads in training."""
+    with_blanks = 0
+    for seed in range(20):
+        settings: dict[str, Any] = {"messages": HELLO, "seed": seed, "temperature": 1, "max_tokens": 8}
+        content = client.ask(CHAT, **settings)["choices"][0]["message"]["content"]
+        parts = [part for event in client.stream(CHAT, **settings) for part in event["choices"]]
+        assert "".join(part["delta"].get("content", "") for part in parts) == content
+        with_blanks += content != content.strip()
+    assert with_blanks
 
 
 def test_with_tools_a_stream_has_one_part(client: Client) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
-from grpo_core.environments.agents.messages import assistant_message, for_template
+import pytest
+
+from grpo_core.environments.agents.messages import assistant_message, for_template, is_answer
 
 
 def test_calls_are_taken_out_of_the_text() -> None:
@@ -21,7 +23,13 @@ def test_calls_are_taken_out_of_the_text() -> None:
 
 
 def test_what_cannot_be_read_stays_text() -> None:
-    for text in ("no call", "<tool_call>{'name': 1}</tool_call>", '<tool_call>{"arguments": {}}</tool_call>', ""):
+    for text in (
+        "no call",
+        "<tool_call>{'name': 1}</tool_call>",
+        '<tool_call>{"arguments": {}}</tool_call>',
+        "",
+        "\n a\n",
+    ):
         assert assistant_message(text) == {"role": "assistant", "content": text}
 
 
@@ -33,3 +41,22 @@ def test_templates_get_tables_of_arguments() -> None:
     assert message["tool_calls"][0]["function"]["arguments"] == {"a": 1}
     assert asked["content"] is None
     assert call["function"]["arguments"] == '{"a": 1}'
+
+
+CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+
+
+@pytest.mark.parametrize("text", ["four", " four\n", "", "\n", f"Well.\n{CALL}", f" {CALL}\n"])
+def test_an_answer_is_known_when_it_is_sent_back(text: str) -> None:
+    """As the message that was given, as plain text where no tools were offered, or with its blanks cut."""
+    given = assistant_message(text)
+    for message in (given, {"role": "assistant", "content": text}, given | {"content": given["content"].strip()}):
+        (read,) = for_template([message])
+        assert is_answer(read, text)
+
+
+@pytest.mark.parametrize("text", ["five", CALL])
+def test_another_message_is_no_answer(text: str) -> None:
+    message = {"role": "assistant", "content": "four"}
+    assert not is_answer(message, text)
+    assert not is_answer({**message, "role": "user", "content": text}, text)

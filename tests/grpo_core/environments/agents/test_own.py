@@ -63,7 +63,7 @@ def test_another_chat_is_not_taken_for_the_first_one_going_on() -> None:
     environment.reset(0)
     assert said(environment) == ["a", "Shorter.", "so"]
     environment.step({AGENT: " 2 "})
-    assert said(environment) == ["a", "2!", "and now?"]
+    assert said(environment) == ["a", " 2 !", "and now?"]
     environment.step({AGENT: "3"})
     assert environment.rewards() == {AGENT: 1.0}
 
