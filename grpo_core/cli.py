@@ -22,7 +22,7 @@ from grpo_core.commands.command_line.parser import (
     CommandParser,
     did_you_mean,
 )
-from grpo_core.errors import GrpoError, MissingPackageError
+from grpo_core.errors import GrpoError, MissingPackageError, printable
 from grpo_core.extras import naming_extras
 
 OUTPUT_LOST_EXIT_CODE = 1
@@ -83,12 +83,12 @@ def run_command(run: Run, flags: argparse.Namespace) -> int:
             stream.reconfigure(errors="replace")  # a log in ASCII has no progress bar, but it is no error
     try:
         with naming_extras():
-            exit_code = run(flags, Console(highlight=False))
+            exit_code = run(flags, Console(highlight=False, emoji=False))
         if sys.stdout is not None:
             sys.stdout.flush()  # a full disk is noticed here at the latest
         return exit_code
     except GrpoError as error:
-        print(f"grpo: error: {error}", file=sys.stderr)
+        print(f"grpo: error: {printable(str(error))}", file=sys.stderr)
         return USER_ERROR_EXIT_CODE
     except BrokenPipeError:
         if not _is_reader_gone():

@@ -27,6 +27,10 @@ GrpoError (ValueError)
 
 from __future__ import annotations
 
+import unicodedata
+
+_TURNS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""They turn the direction in which text is written."""
 _MAX_SHOWN = 100
 _MAX_LINE_LENGTH = 300
 
@@ -40,11 +44,24 @@ def shown(value: object) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
+def printable(text: str) -> str:
+    """``text`` as a terminal may show it: what would move its cursor, colour it or turn its direction is escaped."""
+    return "".join(
+        character.encode("unicode_escape").decode() if _is_control(character) else character for character in text
+    )
+
+
+def _is_control(character: str) -> bool:
+    if character in "\n\t":
+        return False
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _TURNS
+
+
 def first_line(error: Exception) -> str:
     """The first line of a library's error message, with the second one where the first only announces it; cut where it
     is long."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:_MAX_LINE_LENGTH]
+    return printable(" ".join(lines[: 2 if lines[0].endswith(":") else 1])[:_MAX_LINE_LENGTH])
 
 
 class GrpoError(ValueError):

@@ -31,9 +31,8 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     if flags.push is not None:
         check_repository(flags.push)
     config = stored.config
-    if flags.model is not None:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"name": flags.model})})
-    export_checkpoint(read_checkpoint(stored.path), config, flags.out, merge=flags.merge)
+    checkpoint = read_checkpoint(stored.path)
+    export_checkpoint(checkpoint, config, flags.out, merge=flags.merge, moved_model=flags.model)
     console.print(f"step {stored.step} of {config.run}: {flags.out}", soft_wrap=True, markup=False)
     if flags.push is not None:
         console.print(f"pushed: {push_folder(flags.out, flags.push)}", soft_wrap=True, markup=False)

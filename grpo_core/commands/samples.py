@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from grpo_core.errors import ConfigError
+from grpo_core.errors import ConfigError, printable
 from grpo_core.home import Home
 
 _DEFAULT_COUNT = 5
@@ -31,7 +31,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     from grpo_core.schedule.samples import read_samples
 
     for row in _chosen(read_samples(_find(Home.from_environment(), flags.run_name, flags.step)), flags):
-        console.print(_text(row), markup=False, highlight=False, soft_wrap=True)
+        print(_text(row))  # rich would expand tabs
     return 0
 
 
@@ -65,7 +65,8 @@ def _text(row: dict[str, Any]) -> str:
     earned = f"reward {_number(row['reward'])}" + (f" ({scores})" if scores else "")
     head = f"--- step {row['step']}, {place}, sample {row['sample'] + 1}{turn}: {earned}, advantage "
     ended = f"{row['num_tokens']} tokens" + (", cut off" if row["finish_reason"] == "length" else "")
-    return f"{head}{_number(row['advantage'])}, {ended}\n{row['prompt']}\n>>> {row['completion']}\n"
+    said = f"{row['prompt']}\n>>> {row['completion']}\n"
+    return f"{head}{_number(row['advantage'])}, {ended}\n{printable(said)}"
 
 
 def _number(value: float | None) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from grpo_core.errors import ConfigError, EnvironmentCodeError, GrpoError
+from grpo_core.errors import ConfigError, EnvironmentCodeError, GrpoError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def import_own(what: str, name: str, form: str) -> Any:
 def described(error: BaseException) -> str:
     """Its type, its text on one line, and the file and line that raised it."""
     if isinstance(error, SyntaxError):
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"  # with file and line
+        return printable(f"{type(error).__name__}: {' '.join(str(error).split())}")  # with file and line
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen ")]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}{place}"
+    return printable(f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}{place}")

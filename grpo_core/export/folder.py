@@ -15,7 +15,7 @@ from grpo_core.errors import ConfigError, HomeError, ModelError
 from grpo_core.export.card import hub_id, model_card
 from grpo_core.home import make_folder, write_folder
 from grpo_core.lora.layout import files_of
-from grpo_core.model.policy import load_policy
+from grpo_core.model.policy import Policy, load_policy
 from grpo_core.model.source import locate_model, reading
 from grpo_core.training.checkpoint.checkpoint import Checkpoint
 from grpo_core.types import Adapter, PolicyWeights
@@ -27,11 +27,13 @@ def check_target(target: Path) -> None:
         raise ConfigError(f"{target} is there already; name another folder, or move it away")
 
 
-def export_checkpoint(checkpoint: Checkpoint, config: GrpoConfig, target: Path, *, merge: bool) -> None:
+def export_checkpoint(
+    checkpoint: Checkpoint, config: GrpoConfig, target: Path, *, merge: bool, moved_model: str | None = None
+) -> None:
     """Write the policy of ``checkpoint`` to the folder ``target``.
 
     An adapter becomes PEFT's folder, or with ``merge`` the base model with the adapter in its weights. Full weights are
-    a whole model in any case.
+    a whole model in any case. The base model is ``moved_model`` where that is given, else the run's own.
 
     Raises:
         ConfigError: ``target`` is there already.
@@ -40,6 +42,9 @@ def export_checkpoint(checkpoint: Checkpoint, config: GrpoConfig, target: Path, 
     """
     check_target(target)
     weights = checkpoint.weights
+    if moved_model is not None:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"name": moved_model})})
+        _load_base(weights, config)  # its tokenizer and its name are written in any case
     is_whole = merge or not isinstance(weights, Adapter)
     try:
         make_folder(target.absolute().parent)
@@ -68,19 +73,24 @@ def _write_files(weights: PolicyWeights, config: GrpoConfig, folder: Path) -> No
 
 def _save_merged(weights: Adapter, config: GrpoConfig, folder: Path) -> None:
     """The sum is computed in float32 and rounded to the base model's number type once."""
-    policy = load_policy(config.model.model_copy(update={"device": "cpu"}), any_architecture=True)
-    if policy.fingerprint != weights.base_fingerprint:
-        raise ModelError(
-            f"model {config.model.name!r}: another one than the adapter was trained on ({policy.fingerprint}, not "
-            f"{weights.base_fingerprint}); name the right one with --model"
-        )
-    model: Any = policy.model
+    model: Any = _load_base(weights, config).model
     dtype = model.dtype
     with tempfile.TemporaryDirectory(prefix="grpo-export-") as adapter:
         for name, content in files_of(weights).items():
             (Path(adapter) / name).write_bytes(content)
         merged: Any = PeftModel.from_pretrained(model.float(), adapter).merge_and_unload()  # type: ignore[operator]
     merged.to(dtype).save_pretrained(folder)
+
+
+def _load_base(weights: PolicyWeights, config: GrpoConfig) -> Policy:
+    """Raises ModelError: ``weights`` were trained from another model."""
+    policy = load_policy(config.model.model_copy(update={"device": "cpu"}), any_architecture=True)
+    if policy.fingerprint != weights.base_fingerprint:
+        raise ModelError(
+            f"model {config.model.name!r}: another one than the run was trained on ({policy.fingerprint}, not "
+            f"{weights.base_fingerprint}); name the right one with --model"
+        )
+    return policy
 
 
 def _forget_path(path: Path) -> None:

@@ -19,7 +19,7 @@ Kind = Literal["chat.completion", "text_completion"]
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Writes the answers to one request. With ``with_calls`` calls are read out of the text, as the request offers tools,
+    """Writes the answers to one request. With ``with_calls`` the request offers tools: calls are read out of the text,
     and a stream holds the text back: what will be a call is no text before."""
 
     kind: Kind

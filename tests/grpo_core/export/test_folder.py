@@ -133,7 +133,9 @@ def test_the_card_says_what_was_trained_and_names_no_path(tmp_path: Path, model_
         (["whole", "--best", "out"], "run 'whole' has no best checkpoint, which evaluation.every_steps keeps"),
         (["watched", "."], ". is there already; name another folder"),
         (["watched", "out", "--push", "name"], "--push 'name': it has no owner; give OWNER/NAME"),
-        (["watched", "--merge", "out", "--model", "tiny"], "another one than the adapter was trained on"),
+        (["watched", "--merge", "out", "--model", "tiny"], "another one than the run was trained on"),
+        (["watched", "out", "--model", "tiny"], "another one than the run was trained on"),
+        (["whole", "out", "--model", "tiny"], "another one than the run was trained on"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
