@@ -87,6 +87,7 @@ class LetterFactory:
 
     loses_every: int = 0
     made: list[Letters] = field(default_factory=list)
+    name: str = "letters"
     key: str = "letters"
 
     def __call__(self) -> Letters:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
 from grpo_core.config import EnvironmentConfig
 from grpo_core.config.packages import package_of
@@ -16,9 +15,10 @@ from grpo_core.environments.arithmetic import ArithmeticEnvironment
 from grpo_core.environments.dataset.source import open_dataset
 from grpo_core.environments.diplomacy.game import DiplomacyEnvironment, missing_engine
 from grpo_core.environments.diplomacy.phase import PhaseCache
+from grpo_core.environments.own_factory import check_takes, import_factory, takes_tokenizer
 from grpo_core.environments.protocol import Environment, EnvironmentFactory
 from grpo_core.environments.reasoning_gym.task import open_task
-from grpo_core.environments.user_code import import_own, users_code
+from grpo_core.environments.user_code import users_code
 from grpo_core.environments.verifiers.source import open_verifiers
 from grpo_core.errors import ConfigError
 
@@ -33,6 +33,11 @@ class ConfiguredFactory:
     key: str
     make: Callable[..., Environment]
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The environment's, as the configuration has it."""
+        return self.config.name
 
     def __call__(self) -> Environment:
         """
@@ -84,9 +89,9 @@ def make_environment_factory(config: EnvironmentConfig, tokenizer: object = None
         return open_task(config)
     if package_of(config.name) == "verifiers":
         return open_verifiers(config)
-    make = _import_factory(config)
-    arguments = config.settings | ({"tokenizer": tokenizer} if _takes_tokenizer(make, config) else {})
-    _check_takes(make, config, arguments)
+    make = import_factory(config)
+    arguments = config.settings | ({"tokenizer": tokenizer} if takes_tokenizer(make, config) else {})
+    check_takes(make, config, arguments)
     return ConfiguredFactory(config, f"custom {config.model_dump_json()}", make, arguments)
 
 
@@ -108,39 +113,3 @@ def _diplomacy_key(config: EnvironmentConfig) -> str:
         raise missing_engine()
     prompts = "compact" if config.compact_prompts else "full"  # what the policy read while it played the opening
     return f"diplomacy engine={version('diplomacy')} opening_years={config.effective_opening_years} prompts={prompts}"
-
-
-def _import_factory(config: EnvironmentConfig) -> Callable[..., Environment]:
-    found: Any = import_own(
-        "environment.name", config.name, "give package.module:factory, of a module on the Python path"
-    )
-    if not callable(found):
-        raise ConfigError(
-            f"environment.name {config.name!r} is of type {type(found).__name__}, which cannot be called; "
-            "name a function that takes the EnvironmentConfig and returns an Environment"
-        )
-    return cast("Callable[..., Environment]", found)
-
-
-def _takes_tokenizer(make: Callable[..., Environment], config: EnvironmentConfig) -> bool:
-    if "tokenizer" in config.settings:
-        raise ConfigError("environment.settings.tokenizer: the run's tokenizer has that name; choose another one")
-    try:
-        return "tokenizer" in inspect.signature(make).parameters
-    except ValueError:  # a builtin has no signature to look at
-        return False
-
-
-def _check_takes(make: Callable[..., Environment], config: EnvironmentConfig, arguments: Mapping[str, Any]) -> None:
-    """Raises ConfigError when ``make`` cannot be called as the factory does, before any model is loaded."""
-    try:
-        inspect.signature(make).bind(config, **arguments)
-    except TypeError as error:
-        names = ", ".join(["config", *arguments])
-        own = "and its environment.settings" if config.settings else "and nothing else"
-        raise ConfigError(
-            f"environment.name {config.name!r}: it must take the EnvironmentConfig {own} ({error}); write "
-            f"def {f'__init__(self, {names})' if isinstance(make, type) else f'{make.__name__}({names})'}"
-        ) from error
-    except ValueError:
-        return

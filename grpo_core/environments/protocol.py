@@ -60,7 +60,11 @@ class Environment(Protocol):
 
 
 class EnvironmentFactory(Protocol):
-    """Makes environments of one configuration. ``key`` is all that their openings depend on, for the state cache."""
+    """Makes environments of one configuration. ``name`` is what messages call them; ``key`` is all that their openings
+    depend on, for the state cache."""
+
+    @property
+    def name(self) -> str: ...
 
     @property
     def key(self) -> str: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import sys
 import traceback
@@ -15,6 +16,9 @@ from typing import Any
 from grpo_core.errors import ConfigError, EnvironmentCodeError, GrpoError, printable
 
 logger = logging.getLogger(__name__)
+
+MAX_REWARD = 1e30
+"""Of a reward's size: sums of greater ones overflow, and so do their squares."""
 
 
 @contextmanager
@@ -62,6 +66,32 @@ def import_own(what: str, name: str, form: str) -> Any:
     if attribute not in module.__dict__:
         raise ConfigError(f"{what} {name!r}: {module_name!r} has no {attribute!r}; {form}")
     return module.__dict__[attribute]
+
+
+def number_of(value: Any) -> float:
+    """What code of the user's own gave as a reward.
+
+    Raises:
+        ValueError: ``value`` is none, and why.
+    """
+    try:
+        if isinstance(value, str | bytes | bytearray):
+            raise TypeError  # float would read it
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{_shown(value)}, which is no number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{number}; give a finite number")
+    if abs(number) > MAX_REWARD:
+        raise ValueError(f"{number:g}; give a number from {-MAX_REWARD:g} to {MAX_REWARD:g}")
+    return number
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.60}"
+    except ValueError:  # a whole number of more digits than Python prints
+        return f"a huge {type(value).__name__}"
 
 
 def described(error: BaseException) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from grpo_core.environments.dataset.call_threads import CallThread, LoopThread, StillRunningError
 from grpo_core.environments.dataset.reward_function import Answer, RewardFunction
-from grpo_core.environments.user_code import described
+from grpo_core.environments.user_code import described, number_of
 from grpo_core.errors import EnvironmentCodeError, GrpoError
 
 logger = logging.getLogger(__name__)
@@ -21,9 +20,6 @@ logger = logging.getLogger(__name__)
 MAX_HANGS = 3
 """Calls of one function that may hang in one batch: their threads cannot be ended. Of coroutines any number may, since
 they are cancelled."""
-
-MAX_VALUE = 1e30
-"""Of a reward's size: sums of greater ones overflow, and so do their squares."""
 
 _call_thread, _loop_thread = CallThread(), LoopThread()
 _GRACE_S = 5.0
@@ -211,18 +207,6 @@ def _number(value: Any) -> float | None:
     if value is None:
         return None
     try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise _CallError(f"it returned {_shown(value)}, which is no number") from None
-    if not math.isfinite(number):
-        raise _CallError(f"it returned {number}; give a finite number, or None for no opinion")
-    if abs(number) > MAX_VALUE:
-        raise _CallError(f"it returned {number:g}; give a number from {-MAX_VALUE:g} to {MAX_VALUE:g}")
-    return number
-
-
-def _shown(value: Any) -> str:
-    try:
-        return f"{value!r:.60}"
-    except ValueError:  # a whole number of more digits than Python prints
-        return f"a huge {type(value).__name__}"
+        return number_of(value)
+    except ValueError as error:
+        raise _CallError(f"it returned {error}") from None

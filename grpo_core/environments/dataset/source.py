@@ -21,8 +21,12 @@ class DatasetFactory:
     rewards: Rewards
 
     @property
-    def key(self) -> str:
+    def name(self) -> str:
         return f"dataset {self.rows.source}"
+
+    @property
+    def key(self) -> str:
+        return self.name
 
     def __call__(self) -> DatasetEnvironment:
         return DatasetEnvironment(self.rows, self.config)

@@ -20,6 +20,10 @@ class VerifiersFactory:
     key: str
     session: Session
 
+    @property
+    def name(self) -> str:
+        return self.key
+
     def __call__(self) -> AgentEnvironment:
         return AgentEnvironment(self.session)
 

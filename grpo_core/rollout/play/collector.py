@@ -13,10 +13,18 @@ from grpo_core.environments.dataset.source import DatasetFactory
 from grpo_core.environments.protocol import Environment, EnvironmentFactory
 from grpo_core.environments.state_cache import StateCache
 from grpo_core.environments.user_code import users_code
-from grpo_core.errors import EpisodeError, GrpoError, InvalidActionError, PromptError
+from grpo_core.errors import (
+    ConstraintError,
+    EnvironmentCodeError,
+    EpisodeError,
+    GrpoError,
+    InvalidActionError,
+    PromptError,
+)
 from grpo_core.ledger import spans
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.play.dataset_rewards import reward_episodes
+from grpo_core.rollout.play.environment_calls import failure_line, observe, read_rewards
 from grpo_core.rollout.play.episode import MAX_ATTEMPTS, Episode, EpisodeFailure
 from grpo_core.rollout.play.overlong import overlong_penalty
 from grpo_core.rollout.play.requests import RequestBuilder
@@ -149,7 +157,7 @@ class Collector:
 
     def _starting(self, what: str) -> AbstractContextManager[None]:
         """For what an environment does before the first action."""
-        return users_code(f"environment {self._factory.key!r}: {what}", "fix the environment")
+        return users_code(f"environment {self._factory.name!r}: {what}", "fix the environment")
 
     def _starting_environments(self, index: int, places: Sequence[int], refill: int) -> list[Environment]:
         """One environment per place, after its opening. Openings are the same in every batch, by place and refill."""
@@ -208,7 +216,12 @@ class Collector:
         for episode in episodes:
             if episode.observations is None:
                 with self._starting("its first observation"):
-                    self._prepare(episode, index)
+                    try:
+                        self._prepare(episode, index)
+                    except (InvalidActionError, ConstraintError) as error:
+                        raise EnvironmentCodeError(
+                            f"environment {self._factory.name!r}: {error}; fix the environment"
+                        ) from error
         playing = [episode for episode in episodes if episode.requests]
         Round(
             self._engine,
@@ -255,7 +268,7 @@ class Collector:
 
     def _describe(self, episode: Episode, index: int, error: Exception) -> EpisodeFailure:
         return EpisodeFailure(
-            environment=self._factory.key,
+            environment=self._factory.name,
             environment_seed=self._seed(index, episode.group, episode.refill),
             batch_index=index,
             group=episode.group,
@@ -264,7 +277,7 @@ class Collector:
             is_opening=episode.is_opening,
             attempt=episode.attempt + 1,
             num_rounds=episode.num_rounds,
-            error=f"{type(error).__name__}: {' '.join(str(error).split())}",  # on one line
+            error=failure_line(error),
         )
 
     def _prepare(self, episode: Episode, index: int) -> None:
@@ -273,15 +286,10 @@ class Collector:
         with spans.ENVIRONMENT:
             is_over = episode.is_over
             if not is_over:
-                observations = episode.environment.observe()
-                if not observations:
-                    raise InvalidActionError(
-                        "the environment observes no agent and is not done; make it done, or observe"
-                    )
+                observations = observe(episode.environment)
         if is_over and not episode.is_opening:
             with spans.REWARD:
-                rewards = episode.environment.rewards()
-                episode.rewards = {agent: float(rewards[agent]) for agent in episode.turns}
+                episode.rewards = read_rewards(episode.environment, episode.turns)
         wants_reference = self._want_ref_logprobs and not episode.is_opening
         with spans.PROMPT:
             try:

@@ -18,7 +18,7 @@ MAX_ATTEMPTS = 3
 class EpisodeFailure:
     """A failed attempt at an episode, with all that is needed to reproduce it."""
 
-    environment: str  # the factory's key
+    environment: str  # its name
     environment_seed: int  # of its reset
     batch_index: int
     group: int

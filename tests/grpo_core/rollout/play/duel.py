@@ -83,4 +83,4 @@ def duels(breaks: Mapping[int, str] | str = "", is_slow: bool = False) -> Enviro
         made.append(Duel(breaks=breaks if isinstance(breaks, str) else breaks.get(len(made), ""), is_slow=is_slow))
         return made[-1]
 
-    return ConfiguredFactory(EnvironmentConfig(), "duel", make)
+    return ConfiguredFactory(EnvironmentConfig(name="games:duel"), "duel", make)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from grpo_core.config import EnvironmentConfig
 from grpo_core.environments import ConfiguredFactory, EnvironmentFactory
-from grpo_core.environments.arithmetic import ArithmeticEnvironment
+from grpo_core.environments.arithmetic import AGENT, ArithmeticEnvironment
 from grpo_core.errors import AdapterNotFoundError, EnvironmentCodeError, EpisodeError, PromptError
 from grpo_core.rollout.play.episode import MAX_ATTEMPTS
 from grpo_core.rollout.protocol import Outcome
@@ -23,12 +27,12 @@ from tests.grpo_core.rollout.play.rooms import SMALL, TINY, Rooms
 @pytest.mark.parametrize(
     ("breaks", "num_rounds", "error"),
     [
-        ("step", 1, "ZeroDivisionError: a broken rule"),
+        ("step", 1, "step() failed with ZeroDivisionError: a broken rule (duel.py, line "),
         ("wrong move", 1, "InvalidActionError: a broken move"),
-        ("observe", 1, "KeyError: 'a lost board'"),
-        ("nobody", 1, "InvalidActionError: the environment observes no agent and is not done"),
+        ("observe", 1, "observe() failed with KeyError: 'a lost board' (duel.py, line "),
+        ("nobody", 1, "InvalidActionError: observe() gave no observation, and done is false"),
         ("prompt", 1, "PromptError: prompt of"),
-        ("rewards", 2, "KeyError: 'right'"),
+        ("rewards", 2, "InvalidActionError: rewards() has none for agent 'right', only for ['left']"),
     ],
 )
 def test_a_failed_episode_is_played_again(
@@ -44,7 +48,7 @@ def test_a_failed_episode_is_played_again(
     assert [record.getMessage() for record in caplog.records if record.name == "grpo_core.rollout.play.collector"] == [
         f"{failure}; retrying"
     ]
-    assert str(failure).startswith("batch 4, group 1, sample 2, attempt 1 of 3: environment 'duel' with seed ")
+    assert str(failure).startswith("batch 4, group 1, sample 2, attempt 1 of 3: environment 'games:duel' with seed ")
     assert failure.num_rounds == num_rounds
     assert failure.error.startswith(error)
     played = content(batch)
@@ -83,7 +87,7 @@ def test_an_episode_that_always_fails_is_an_error(breaks: str, rooms: Rooms) -> 
     collector = rooms.collector(duels(breaks), TINY)
 
     with pytest.raises(
-        EpisodeError, match=r"batch 0, group 0, .*, attempt 3 of 3: environment 'duel' .*; fix the environment"
+        EpisodeError, match=r"batch 0, group 0, .*, attempt 3 of 3: environment 'games:duel' .*; fix the environment"
     ):
         collector.collect(0)
 
@@ -97,14 +101,78 @@ def test_what_fails_before_anybody_answers_reaches_the_caller(rooms: Rooms) -> N
         def observe(self) -> tuple[Observation, ...]:
             raise RuntimeError("no questions here")
 
-    collector = rooms.collector(ConfiguredFactory(EnvironmentConfig(), "unset", lambda _: Unset()))
+    collector = rooms.collector(
+        ConfiguredFactory(EnvironmentConfig(name="games:unset"), "a long key", lambda _: Unset())
+    )
     with pytest.raises(EnvironmentCodeError) as caught:
         collector.collect(0)
     assert str(caught.value).startswith(
-        "environment 'unset': its first observation failed with RuntimeError: no questions here "
+        "environment 'games:unset': its first observation failed with RuntimeError: no questions here "
         "(test_episode_failures.py, line "
     )
     assert collector.failures == ()
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        ({AGENT: math.nan}, "rewards() gave agent 'solver' nan; give a finite number"),
+        ({AGENT: "1.0"}, "rewards() gave agent 'solver' '1.0', which is no number"),
+        ({AGENT: None}, "rewards() gave agent 'solver' None, which is no number"),
+        ({AGENT: 1e31}, "rewards() gave agent 'solver' 1e+31; give a number from -1e+30 to 1e+30"),
+        ({}, "rewards() has none for agent 'solver', only for []; give it a number"),
+        (1.0, "rewards() gave 1.0; give a number for each agent, by its name"),
+    ],
+)
+def test_what_is_no_reward_is_named(found: Any, line: str, rooms: Rooms) -> None:
+    class Worthless(ArithmeticEnvironment):
+        def rewards(self) -> Any:
+            return found
+
+    factory = ConfiguredFactory(EnvironmentConfig(name="games:worthless"), "a long key", lambda _: Worthless())
+    with pytest.raises(EpisodeError) as caught:
+        rooms.collector(factory).collect(0)
+    assert "attempt 3 of 3: environment 'games:worthless' with seed " in str(caught.value)
+    assert line in str(caught.value)
+
+
+@pytest.mark.parametrize("reward", [True, 1, np.float32(1), torch.tensor(1.0)])
+def test_what_has_a_number_is_a_reward(reward: Any, rooms: Rooms) -> None:
+    class Worthy(ArithmeticEnvironment):
+        def rewards(self) -> Any:
+            return {AGENT: reward}
+
+    batch = rooms.collector(ConfiguredFactory(EnvironmentConfig(), "worthy", lambda _: Worthy())).collect(0)
+    assert {each.reward for group in batch.groups for each in group.trajectories} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        ((), "observe() gave no observation, and done is false; make it done, or observe"),
+        ("What?", "observe() gave 'What?'; give a tuple of grpo_core.types.Observation"),
+        (({"prompt": "What?"},), "observe() gave ({'prompt': 'What?'},); give a tuple of"),
+        (
+            (Observation(AGENT, "a", choices=()),),
+            "observe() gave agent 'solver' the choices (); give at least one line",
+        ),
+        (
+            (Observation(AGENT, "a", choices=(("b\n",), ())),),
+            "gave agent 'solver' the choices (('b\\n',), ()); give at",
+        ),
+    ],
+)
+def test_what_is_no_observation_is_named(found: Any, line: str, rooms: Rooms) -> None:
+    class Silent(ArithmeticEnvironment):
+        def observe(self) -> Any:
+            return found
+
+    factory = ConfiguredFactory(EnvironmentConfig(name="games:silent"), "a long key", lambda _: Silent())
+    with pytest.raises(EnvironmentCodeError) as caught:
+        rooms.collector(factory).collect(0)
+    assert str(caught.value).startswith("environment 'games:silent': ")
+    assert line in str(caught.value)
+    assert str(caught.value).endswith("; fix the environment")
 
 
 def test_a_prompt_that_does_not_fit_reaches_the_caller(

@@ -206,14 +206,3 @@ def test_an_attempt_at_a_replacement_that_fails_says_which(rooms: Rooms) -> None
     assert all(group.has_spread for group in batch.groups)
     changed = [one != other for one, other in zip(content(batch), content(whole), strict=True)]
     assert sum(changed) <= 3  # of one group at most
-
-
-def test_a_reward_that_is_no_number_is_left_to_the_trainer_to_refuse(rooms: Rooms) -> None:
-    class Worthless(ArithmeticEnvironment):
-        def rewards(self) -> Mapping[str, float]:
-            return {"solver": NOTHING}
-
-    factory = ConfiguredFactory(EnvironmentConfig(), "worthless", lambda _: Worthless())
-    batch = rooms.collector(factory, ON).collect(0)
-
-    assert batch.stats.num_replaced_groups == 0
