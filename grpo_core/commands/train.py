@@ -175,7 +175,8 @@ def _resuming(run: str, num_processes: int) -> str:
 
 def _new_name(environment: str) -> str:
     """A run's name that no other run has: two may start in one second."""
-    return f"{re.sub(r'[^A-Za-z0-9._-]', '-', environment)}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", environment).strip("-") or "run"
+    return f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
 
 
 def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:

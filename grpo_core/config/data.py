@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from grpo_core.config.section import Section
+from grpo_core.config.section import PathOrName, Section
 
 
 class DataConfig(Section):
     """Questions, one a row, and their rewards."""
 
-    path: str | None = None
+    path: PathOrName | None = None
     """A ``.jsonl`` or ``.parquet`` file; a folder or a hub id of the package ``datasets``, where that is installed."""
     split: str = "train"
     """Which part of a folder or hub id."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from grpo_core.config.section import Section
+from grpo_core.config.section import PathOrName, Section
 
 
 class EvaluationConfig(Section):
@@ -12,7 +12,7 @@ class EvaluationConfig(Section):
 
     every_steps: int = Field(default=0, ge=0, le=10**9)
     """Evaluate the base model, the policy after every so many steps, and the last one. 0 is never."""
-    path: str | None = None
+    path: PathOrName | None = None
     """Held-out questions, as ``environment.data.path``, with the same columns and rewards."""
     environment: str | None = None
     """Another environment, as ``environment.name``. Default: the run's own, from starting states of other seeds."""

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import os
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationInfo, field_validator
+
+PathOrName = Annotated[str, StringConstraints(min_length=1), AfterValidator(os.path.expanduser)]
+"""A file or folder, or a name that others know. A ``~`` is the user's home, as in a shell, which reads no file."""
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        kinds = _kinds(cls.model_fields[info.field_name].annotation)
+        if bool not in kinds and {int, float} & kinds:
+            for each in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(each, bool):
+                    raise ValueError(f"{str(each).lower()} is no number; give one")
+        return value
+
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # a table has none, and configurations are keys of caches
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that ``annotation`` joins."""
+    return set().union({annotation}, *(_kinds(part) for part in get_args(annotation)))

@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from grpo_core.config.data import DataConfig
 from grpo_core.config.packages import package_of
-from grpo_core.config.section import Section
+from grpo_core.config.section import PathOrName, Section
 from grpo_core.config.tables import SettingsTable
 from grpo_core.types import MAX_TEMPERATURE, MIN_TEMPERATURE, EngineName, Questions
 
@@ -16,7 +16,7 @@ from grpo_core.types import MAX_TEMPERATURE, MIN_TEMPERATURE, EngineName, Questi
 class ModelConfig(Section):
     """Which weights, where, and which adapter on them."""
 
-    name: str = "tiny"
+    name: PathOrName = "tiny"
     """A preset (``tiny``, ``small``, ``adder``), a local folder, or a hub id."""
     device: str = "auto"
     """``auto`` takes the GPU when there is one; else any torch device."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from grpo_core.errors import HomeError, InvalidNameError
-from grpo_core.home import SHARED, Home, check_name, make_folder, write_atomic, write_folder, write_json
+from grpo_core.home import SHARED, Home, cache_folder, check_name, make_folder, write_atomic, write_folder, write_json
 
 
 def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -20,6 +20,12 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
     }
     assert named == {name: tmp_path / "a/data" / name for name in named}
 
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GRPO_HOME", "~/b")  # as an .env file has it, which no shell reads
+    assert Home.from_environment().data == tmp_path / "b/data"
+    monkeypatch.setenv("GRPO_CACHE", "~/c")
+    assert cache_folder() == tmp_path / "c"
+
     monkeypatch.chdir(tmp_path)
     for unset in ("", None):
         monkeypatch.delenv("GRPO_HOME") if unset is None else monkeypatch.setenv("GRPO_HOME", unset)
@@ -27,12 +33,12 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["a", "local-profile", "v1.2_b", "..a", "-"])
+@pytest.mark.parametrize("name", ["a", "local-profile", "v1.2_b", "..a", "a-"])
 def test_safe_names_pass(name: str) -> None:
     assert check_name(name, "run") == name
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a\\b", "a b", "a\n", "ä", "a\0"])
+@pytest.mark.parametrize("name", ["", ".", "..", "-", "-x", "a/b", "../a", "a\\b", "a b", "a\n", "ä", "a\0"])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidNameError, match="only letters, digits") as error:
         check_name(name, "--profile-name")

@@ -102,7 +102,7 @@ def _copied(name: str, value: Any) -> Any:
 
 
 def _load(spec: str, columns: set[str], source: str) -> RewardFunction:
-    path, _, weight = spec.partition("=")
+    path, is_weighted, weight = spec.partition("=")
     found = _found(path.strip())
     if not callable(found):
         raise ConfigError(f"{_KEY} {spec!r} is of type {type(found).__name__}, which cannot be called; name a function")
@@ -128,7 +128,7 @@ def _load(spec: str, columns: set[str], source: str) -> RewardFunction:
     is_async = inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(type(found).__call__)
     return RewardFunction(
         name=path.strip().rpartition(":")[2],
-        weight=_weight(spec, weight),
+        weight=_weight(spec, weight) if is_weighted else 1.0,
         call=found,
         is_async=is_async,
         is_batched=is_batched,
@@ -145,7 +145,7 @@ def _found(path: str) -> Any:
 
 def _weight(spec: str, text: str) -> float:
     try:
-        weight = float(text) if text else 1.0
+        weight = float(text)
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):

@@ -92,7 +92,12 @@ def _read_jsonl(path: Path, key: str) -> list[Mapping[str, Any]]:
             raise ConfigError(f"{key} {path}: it is written in UTF-16; save it as UTF-8")
         text = content.decode("utf-8-sig")
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # not at U+2028, which a text may hold
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{key} {path}, line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from error
+    except OSError as error:
         raise _unreadable(path, error, key) from error
     values = []
     for number, line in enumerate(lines, 1):
@@ -155,9 +160,10 @@ def _load_with_datasets(name: str, split: str, key: str) -> list[Mapping[str, An
             ".jsonl or .parquet file"
         )
     here = f"{key} {name!r}" if folder.exists() else f"{key} {name!r}: no such file or folder, so it is a hub id"
+    source = str(folder.resolve()) if folder.exists() else name  # it takes "." for no name
     with users_code(f"{here}: loading split {split!r}", "check the name and the split"), _quiet_hub():
         datasets: Any = import_module("datasets")
-        found = datasets.load_from_disk(name) if is_saved else datasets.load_dataset(name, split=split)
+        found = datasets.load_from_disk(name) if is_saved else datasets.load_dataset(source, split=split)
         if isinstance(found, datasets.DatasetDict):
             if split not in found:
                 raise ConfigError(f"environment.data.split {split!r}: {name} has {', '.join(sorted(found))}; name one")

@@ -102,6 +102,32 @@ def test_a_value_in_the_place_of_a_section_names_its_keys() -> None:
     assert message_of({"rollout": 3}).startswith("rollout: 3 is not allowed: it is a section; set one of its keys: eng")
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("rollout.seed", True), ("training.learning_rate", False), ("training.betas", [False, 0.9])],
+)
+def test_true_and_false_are_no_numbers(path: str, value: object) -> None:
+    shown = "true" if value is True else "false"
+    assert message_of(nested(path, value)) == f"{path}: {shown} is no number; give one"
+    assert build_config({"model": {"add_bos": True}}).model.add_bos is True
+
+
+def test_a_tilde_is_the_users_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = {"path": "~/q.jsonl", "rewards": ["a:b"]}
+    config = build_config(
+        {"model": {"name": "~/m"}, "environment": {"data": data}, "evaluation": {"path": "~/held_out.jsonl"}}
+    )
+    assert config.model.name == str(tmp_path / "m")
+    assert config.environment.data.path == str(tmp_path / "q.jsonl")
+    assert config.evaluation.path == str(tmp_path / "held_out.jsonl")
+
+
+@pytest.mark.parametrize("path", ["model.name", "environment.data.path", "evaluation.path"])
+def test_an_empty_path_is_refused(path: str) -> None:
+    assert message_of(nested(path, "")).startswith(f"{path}: ")
+
+
 def test_every_bad_key_is_named_at_once() -> None:
     message = message_of({"rollout": {"group_size": 0, "top": 1}, "schedule": {"num_steps": 0}})
 
@@ -225,7 +251,7 @@ def test_full_fine_tuning_has_no_frozen_weights_to_shard() -> None:
     build_config({"training": {"method": "lora", "shard_base_weights": True}})
 
 
-@pytest.mark.parametrize("run", ["", "a/b", "..", "a b"])
+@pytest.mark.parametrize("run", ["", "a/b", "..", "a b", "-x"])
 def test_a_run_must_be_a_safe_name(run: str) -> None:
     with pytest.raises(InvalidNameError, match="run '"):
         build_config({"run": run})

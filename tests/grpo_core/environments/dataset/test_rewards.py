@@ -287,6 +287,7 @@ def test_a_coroutine_that_blocks_its_loop_is_one_line(monkeypatch: pytest.Monkey
         ("my_rewards_of_test:LIMIT", "is of type int, which cannot be called"),
         ("my_rewards_of_test:nothing", "has no 'nothing'; give module:function"),
         ("my_rewards_of_test:exact=heavy", "the weight 'heavy' is no finite number"),
+        ("my_rewards_of_test:exact=", "the weight '' is no finite number"),
         ("my_rewards_of_test:exact=nan", "the weight 'nan' is no finite number"),
         ("my_rewards_of_test:exact=-1e400", "the weight '-1e400' is no finite number"),
         ("no_such_module_of_test:exact", "cannot import"),

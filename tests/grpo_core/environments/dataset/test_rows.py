@@ -66,6 +66,7 @@ def test_a_table_that_fills_messages_with_nulls_gives_what_was_written(tmp_path:
     ("content", "line"),
     [
         (gzip.compress(b'{"prompt": "a"}'), "it is compressed with gzip; unpack it"),
+        (b'{"prompt": "a"}\n{"prompt": "\xff"}', ", line 2: byte 0xff is not UTF-8; save the file as UTF-8"),
         ('{"prompt": "a"}'.encode("utf-16"), "it is written in UTF-16; save it as UTF-8"),
     ],
 )
@@ -176,7 +177,7 @@ def test_a_system_prompt_needs_messages(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of the package's own
-def test_a_folder_of_the_package_datasets(tmp_path: Path) -> None:
+def test_a_folder_of_the_package_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes with the extra trl."""
     datasets = pytest.importorskip("datasets")
     texts = [{"prompt": "1 + 1 =", "answer": 2}, {"prompt": "2 + 2 =", "answer": 4}]
@@ -187,3 +188,8 @@ def test_a_folder_of_the_package_datasets(tmp_path: Path) -> None:
     assert [dict(row) for row in read_rows(config(tmp_path / "two", split="test")).values] == texts[1:]
     with pytest.raises(ConfigError, match=r"environment\.data\.split 'dev': .*two has test, train; name one"):
         read_rows(config(tmp_path / "two", split="dev"))
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "train.jsonl").write_text("\n".join(map(json.dumps, texts)))
+    monkeypatch.chdir(tmp_path / "plain")
+    for path in (".", "./", "../plain"):
+        assert [dict(row) for row in read_rows(config(path)).values] == texts
