@@ -104,8 +104,8 @@ def check_name(name: str, what: str) -> str:
         )
     if not is_name(name):
         raise InvalidNameError(
-            f"{what} {name!r}: only letters, digits, '.', '_' and '-' are allowed, and no '-' first; choose a name like "
-            "'local-profile'"
+            f"{what} {name!r}: only letters, digits, '.', '_' and '-' are allowed, and no '-' first; choose a name "
+            "like 'local-profile'"
         )
     return name
 
