@@ -20,7 +20,7 @@ from typing import Any
 
 from grpo_core.errors import HomeError, InvalidNameError
 
-_NAME = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 SHARED = 0o666
 """The mode of files that others are meant to read. The system takes the umask away."""
 _PRIVATE = 0o600
@@ -37,7 +37,7 @@ class Home:
     @classmethod
     def from_environment(cls) -> Home:
         """``$GRPO_HOME``, or ``.grpo`` in the working folder."""
-        root = Path(os.environ.get("GRPO_HOME") or ".grpo").expanduser().resolve()
+        root = Path(os.path.expanduser(os.environ.get("GRPO_HOME") or ".grpo")).resolve()
         return cls(data=root / "data", traces=root / "traces")
 
     @property
@@ -95,8 +95,8 @@ def check_name(name: str, what: str) -> str:
     """Return ``name`` if it is safe as one path component.
 
     Raises:
-        InvalidNameError: it is empty, ``.``, ``..``, longer than 128 characters, begins with ``-`` as options do, or
-            has others than letters, digits, ``.``, ``_``, ``-``.
+        InvalidNameError: it is empty, ``.``, ``..``, longer than 128 characters, or has others than letters, digits,
+            ``.``, ``_``, ``-``.
     """
     if len(name) > _MAX_NAME_LENGTH:
         raise InvalidNameError(
@@ -104,8 +104,7 @@ def check_name(name: str, what: str) -> str:
         )
     if not is_name(name):
         raise InvalidNameError(
-            f"{what} {name!r}: only letters, digits, '.', '_' and '-' are allowed, and no '-' first; choose a name "
-            "like 'local-profile'"
+            f"{what} {name!r}: only letters, digits, '.', '_' and '-' are allowed; choose a name like 'local-profile'"
         )
     return name
 
@@ -242,5 +241,5 @@ def cache_folder() -> Path:
     """``$GRPO_CACHE``, else ``pytest-grpo`` in the user's cache folder."""
     root = os.environ.get("GRPO_CACHE")
     if root:
-        return Path(root).expanduser()
+        return Path(os.path.expanduser(root))
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-grpo"

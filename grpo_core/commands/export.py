@@ -17,7 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merge", action="store_true", help="a whole model with the adapter in its weights, not the adapter alone"
     )
-    parser.add_argument("--model", metavar="NAME", help="where the base model is now, if it has moved")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="where the base model is now, if it has moved; it is loaded, and compared",
+    )
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to the hub; a new model is private")
 
 

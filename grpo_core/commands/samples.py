@@ -66,7 +66,7 @@ def _text(row: dict[str, Any]) -> str:
     head = f"--- step {row['step']}, {place}, sample {row['sample'] + 1}{turn}: {earned}, advantage "
     ended = f"{row['num_tokens']} tokens" + (", cut off" if row["finish_reason"] == "length" else "")
     said = f"{row['prompt']}\n>>> {row['completion']}\n"
-    return f"{head}{_number(row['advantage'])}, {ended}\n{printable(said)}"
+    return printable(f"{head}{_number(row['advantage'])}, {ended}\n{said}")
 
 
 def _number(value: float | None) -> str:

@@ -90,5 +90,6 @@ def _chosen(flags: argparse.Namespace) -> tuple[GrpoConfig, PolicyWeights | None
     values: dict[str, Any] = {"model": {"name": flags.model}}
     for setting in flags.changes:
         put(values, *parse_setting("--set", setting))
-    name = Path(flags.model).name if Path(flags.model).is_dir() else flags.model
-    return build_config(values), None, name
+    config = build_config(values)
+    folder = Path(config.model.name)
+    return config, None, folder.name if folder.is_dir() else config.model.name

@@ -21,7 +21,7 @@ from grpo_core.commands.launch import launch_training, stop_with_launcher
 from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
 from grpo_core.commands.reward_chart import reward_chart
 from grpo_core.config import EvaluationConfig, GrpoConfig
-from grpo_core.errors import ConfigError
+from grpo_core.errors import ConfigError, InvalidNameError
 from grpo_core.home import Home, check_writable
 from grpo_core.schedule.runs.lock import check_free
 from grpo_core.schedule.runs.resumption import Change, find_resumption
@@ -157,6 +157,8 @@ def _train_on_modal(flags: argparse.Namespace, given: Given, name: Any) -> int:
 
 def _new_config(given: Given, name: Any) -> GrpoConfig:
     """The configuration of a run that starts, under a name of its own where ``name`` is None."""
+    if str(name).startswith("-"):  # no command could name it
+        raise InvalidNameError(f"run {name!r} begins as an option does; choose a name like 'my-run'")
     chosen = (("model", "name"), ("environment", "name"), ("environment", "data"), ("rollout", "engine"))
     is_first = not any(key in given.values.get(section, {}) for section, key in chosen)
     config = full_config(given, FIRST_RUN if is_first else TRAIN_DEFAULTS, "run" if name is None else name)

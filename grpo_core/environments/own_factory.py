@@ -11,6 +11,12 @@ from grpo_core.environments.protocol import Environment
 from grpo_core.environments.user_code import import_own
 from grpo_core.errors import ConfigError
 
+_BY_PLACE = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.VAR_POSITIONAL,
+)
+
 
 def import_factory(config: EnvironmentConfig) -> Callable[..., Environment]:
     """What ``config.name`` names.
@@ -43,33 +49,44 @@ def takes_tokenizer(make: Callable[..., Environment], config: EnvironmentConfig)
 def check_takes(make: Callable[..., Environment], config: EnvironmentConfig, arguments: Mapping[str, Any]) -> None:
     """Raises ConfigError when ``make`` cannot be called as the factory does, before any model is loaded."""
     try:
-        parameters = list(inspect.signature(make).parameters.values())
+        signature = inspect.signature(make)
     except ValueError:
         return
-    _check_settings(config, parameters[1:])  # the first is the configuration
+    parameters = list(signature.parameters.values())
+    own = f"environment.name {config.name!r}"
+    takes_config_first = bool(parameters) and parameters[0].kind in _BY_PLACE and "config" not in _names(parameters[1:])
+    if takes_config_first:
+        _check_settings(config, parameters[1:], own)
     try:
-        inspect.signature(make).bind(config, **arguments)
+        signature.bind(config, **arguments)
     except TypeError as error:
-        names = ", ".join(["config", *arguments])
-        raise ConfigError(
-            f"environment.name {config.name!r}: it must take the EnvironmentConfig first ({error}); write "
-            f"def {f'__init__(self, {names})' if isinstance(make, type) else f'{make.__name__}({names})'}"
-        ) from error
+        raise ConfigError(f"{own}: {_advice(make, config, arguments)} ({error})") from error
+    if not takes_config_first:
+        raise ConfigError(f"{own}: {_advice(make, config, arguments)}")
 
 
-def _check_settings(config: EnvironmentConfig, parameters: list[inspect.Parameter]) -> None:
-    named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-    names = [each.name for each in named if each.name != "tokenizer"]
+def _advice(make: Callable[..., Environment], config: EnvironmentConfig, arguments: Mapping[str, Any]) -> str:
+    names = ", ".join(["config", *arguments])
+    written = f"__init__(self, {names})" if isinstance(make, type) else f"{config.name.rpartition(':')[2]}({names})"
+    return f"it must take the EnvironmentConfig first; write def {written}"
+
+
+def _check_settings(config: EnvironmentConfig, parameters: list[inspect.Parameter], own: str) -> None:
+    """``parameters`` are those behind the configuration."""
+    names = [name for name in _names(parameters) if name != "tokenizer"]
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
     unknown = next((name for name in config.settings if name not in names), None)
-    if parameters and unknown is not None and not takes_any:
-        raise ConfigError(
-            f"environment.settings.{unknown}: environment.name {config.name!r} has no such setting; it has "
-            f"{', '.join(names) or 'none'}"
-        )
-    for each in named:
-        if each.default is each.empty and each.name not in (*config.settings, "tokenizer"):
+    if unknown is not None and not takes_any:
+        has = f"has no such setting; it has {', '.join(names)}" if names else "has no settings; leave it out"
+        raise ConfigError(f"environment.settings.{unknown}: {own} {has}")
+    for each in parameters:
+        if each.name in names and each.default is each.empty and each.name not in config.settings:
             raise ConfigError(
-                f"environment.settings.{each.name}: environment.name {config.name!r} needs it, and it is not set; add "
+                f"environment.settings.{each.name}: {own} needs it, and it is not set; add "
                 f"--set environment.settings.{each.name}=..., or give the argument a default"
             )
+
+
+def _names(parameters: list[inspect.Parameter]) -> list[str]:
+    """Of those that a setting can name."""
+    return [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]

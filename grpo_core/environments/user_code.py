@@ -81,9 +81,9 @@ def number_of(value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{_shown(value)}, which is no number") from None
     if not math.isfinite(number):
-        raise ValueError(f"{number}; give a finite number")
+        raise ValueError(f"{number}, which is not finite")
     if abs(number) > MAX_REWARD:
-        raise ValueError(f"{number:g}; give a number from {-MAX_REWARD:g} to {MAX_REWARD:g}")
+        raise ValueError(f"{number:g}, and at most {MAX_REWARD:g} is allowed")
     return number
 
 

@@ -44,13 +44,16 @@ def export_checkpoint(
     weights = checkpoint.weights
     if moved_model is not None:
         config = config.model_copy(update={"model": config.model.model_copy(update={"name": moved_model})})
-        _load_base(weights, config)  # its tokenizer and its name are written in any case
+    base = None
+    if moved_model is not None or (merge and isinstance(weights, Adapter)):
+        base = _load_base(weights, config)  # the tokenizer and the name of another one would be written
     is_whole = merge or not isinstance(weights, Adapter)
     try:
         make_folder(target.absolute().parent)
         with write_folder(target.absolute(), 0o777) as folder:
             if merge and isinstance(weights, Adapter):
-                _save_merged(weights, config, folder)
+                assert base is not None
+                _save_merged(weights, base, folder)
             else:
                 _write_files(weights, config, folder)
             _save_tokenizer(config.model.name, folder, is_whole=is_whole)
@@ -71,9 +74,9 @@ def _write_files(weights: PolicyWeights, config: GrpoConfig, folder: Path) -> No
         (folder / name).write_bytes(content)
 
 
-def _save_merged(weights: Adapter, config: GrpoConfig, folder: Path) -> None:
+def _save_merged(weights: Adapter, base: Policy, folder: Path) -> None:
     """The sum is computed in float32 and rounded to the base model's number type once."""
-    model: Any = _load_base(weights, config).model
+    model: Any = base.model
     dtype = model.dtype
     with tempfile.TemporaryDirectory(prefix="grpo-export-") as adapter:
         for name, content in files_of(weights).items():

@@ -137,7 +137,8 @@ class ChatTemplate:
 
 
 def _role(message: Message) -> str:
-    return f"{message['role']} with calls" if message.get("tool_calls") else message["role"]
+    calls = message.get("tool_calls")
+    return f"{message['role']} with {len(calls)} calls" if calls else message["role"]
 
 
 def _mark(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], dict[str, tuple[int, str]]]:

@@ -39,6 +39,7 @@ OWN_COMMANDS = [command for command in COMMANDS if command.add_arguments is not 
         (["train", "--config", "/"], "config /: Is a directory; give the path"),
         (["train", "--environment", "\udcff"], "environment.name '\\udcff' is not known"),
         (["train", "--run", ""], "run ''"),
+        (["train", "--run=-x"], "run '-x' begins as an option does; choose a name like 'my-run'"),
         (["train", "--run", "nope", "--resume"], "--resume: run 'nope' has no checkpoint in "),
         (["train", "--set", "rollout.seed=1e26"], "rollout.seed: 1e+26 is not allowed"),
         (["train", "--seed", "1" + 60 * "0"], "--seed: 1000"),

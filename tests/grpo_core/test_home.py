@@ -23,6 +23,8 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GRPO_HOME", "~/b")  # as an .env file has it, which no shell reads
     assert Home.from_environment().data == tmp_path / "b/data"
+    monkeypatch.setenv("GRPO_HOME", "~nobody-of-this-name/b")
+    assert Home.from_environment().data == Path.cwd() / "~nobody-of-this-name/b/data"
     monkeypatch.setenv("GRPO_CACHE", "~/c")
     assert cache_folder() == tmp_path / "c"
 
@@ -33,12 +35,12 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["a", "local-profile", "v1.2_b", "..a", "a-"])
+@pytest.mark.parametrize("name", ["a", "local-profile", "v1.2_b", "..a", "-"])
 def test_safe_names_pass(name: str) -> None:
     assert check_name(name, "run") == name
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "-", "-x", "a/b", "../a", "a\\b", "a b", "a\n", "ä", "a\0"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a\\b", "a b", "a\n", "ä", "a\0"])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidNameError, match="only letters, digits") as error:
         check_name(name, "--profile-name")

@@ -78,8 +78,9 @@ def is_answer(message: Message, text: str) -> bool:
     )
 
 
-def _called(message: Message) -> list[str]:
-    return [call["function"]["name"] for call in message.get("tool_calls") or ()]
+def _called(message: Message) -> list[tuple[Any, Any]]:
+    calls: Sequence[Mapping[str, Any]] = message.get("tool_calls") or ()
+    return [(call["function"]["name"], call["function"].get("arguments")) for call in calls]
 
 
 def for_template(messages: Sequence[Message]) -> list[Message]:

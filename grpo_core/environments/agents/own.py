@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from grpo_core.environments.agents.endpoint import Endpoint
 from grpo_core.environments.agents.environment import AgentEnvironment
 from grpo_core.environments.agents.program import ProgramRun
-from grpo_core.errors import ConfigError, EnvironmentCodeError, shown
+from grpo_core.environments.user_code import number_of
+from grpo_core.errors import ConfigError, EnvironmentCodeError
 
 if TYPE_CHECKING:
     from grpo_core.config import EnvironmentConfig
@@ -68,11 +69,9 @@ class OwnProgram:
             EnvironmentCodeError: it is no number.
         """
         try:
-            return float(outcome)
-        except (TypeError, ValueError) as error:
-            raise EnvironmentCodeError(
-                f"agent {self.name} returned {shown(outcome)}: its reward must be a number"
-            ) from error
+            return number_of(outcome)
+        except ValueError as error:
+            raise EnvironmentCodeError(f"agent {self.name} returned {error}; return a finite number") from error
 
     @cached_property
     def _endpoint(self) -> Endpoint:

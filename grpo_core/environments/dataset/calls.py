@@ -209,4 +209,4 @@ def _number(value: Any) -> float | None:
     try:
         return number_of(value)
     except ValueError as error:
-        raise _CallError(f"it returned {error}") from None
+        raise _CallError(f"it returned {error}; return a finite number, or None for no opinion") from None

@@ -211,11 +211,12 @@ def _check_prompts(rows: Rows, config: DataConfig, key: str) -> None:
                 f"{key} {rows.source}, row {number}: {column} {shown(prompt)} is no prompt; give a text, or messages "
                 'such as [{"role": "user", "content": "..."}]'
             )
-        if not _is_unicode(prompt):
-            raise ConfigError(
-                f"{key} {rows.source}, row {number}: {column} {shown(prompt)} has a lone surrogate, which is "
-                "no text; fix that row"
-            )
+        for name in (column, config.tools_column):
+            if name is not None and not _is_unicode(row[name]):
+                raise ConfigError(
+                    f"{key} {rows.source}, row {number}: {name} {shown(row[name])} has a lone surrogate, which is "
+                    "no text; fix that row"
+                )
 
 
 def _is_chat(prompt: Any) -> bool:

@@ -219,9 +219,7 @@ class Collector:
                     try:
                         self._prepare(episode, index)
                     except (InvalidActionError, ConstraintError) as error:
-                        raise EnvironmentCodeError(
-                            f"environment {self._factory.name!r}: {error}; fix the environment"
-                        ) from error
+                        raise EnvironmentCodeError(f"environment {self._factory.name!r}: {error}") from error
         playing = [episode for episode in episodes if episode.requests]
         Round(
             self._engine,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,9 @@ from grpo_core.environments.dataset.source import DatasetFactory
 from grpo_core.errors import ConfigError, PromptError
 from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.play.chat_prompts import ChatPrompts
+
+_MANY = 2
+"""Of a list: a template may write its first item only."""
 
 
 def check_prompts(
@@ -30,23 +35,23 @@ def check_prompts(
     for row in range(len(dataset.rows)):
         environment.reset(row)
         prompt, tools = environment.prompt, environment.tools
-        form = () if isinstance(prompt, str) else (*map(_form, prompt), *map(_form, tools))
+        where = f"{key} {dataset.rows.source}, row {row + 1}"
+        if tools and isinstance(prompt, str):
+            raise _unread_tools(where, "a prompt that is a text")
+        form = () if isinstance(prompt, str) else (*map(_form, prompt), *map(_tool_form, tools))
         is_new = bool(form) and form not in known_forms
         if not is_new and 2 * _num_bytes([prompt, tools]) <= max_prompt_tokens:  # half is left for what a template adds
             continue
         known_forms.add(form)
-        where = f"{key} {dataset.rows.source}, row {row + 1}"
         try:
             ids = tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else chats.ids(prompt, None, tools)
-            leaves_tools_out = bool(tools) and (isinstance(prompt, str) or np.array_equal(ids, chats.ids(prompt, None)))
+            leaves_tools_out = (
+                bool(tools) and not isinstance(prompt, str) and np.array_equal(ids, chats.ids(prompt, None))
+            )
         except PromptError as error:
             raise ConfigError(f"{where}: {error}") from error
         if leaves_tools_out:
-            reader = "a prompt that is a text" if isinstance(prompt, str) else "the model's chat template"
-            raise ConfigError(
-                f"{where}: {reader} shows no tools; write them into the system message, and leave out "
-                "environment.data.tools_column"
-            )
+            raise _unread_tools(where, "the model's chat template")
         if len(ids) > max_prompt_tokens:
             raise ConfigError(
                 f"{where}: prompt of {len(ids)} tokens and up to {config.max_completion_tokens} to generate: the "
@@ -55,13 +60,25 @@ def check_prompts(
             )
 
 
+def _unread_tools(where: str, reader: str) -> ConfigError:
+    return ConfigError(
+        f"{where}: {reader} shows no tools; write them into the system message, and leave out "
+        "environment.data.tools_column"
+    )
+
+
+def _tool_form(tool: Mapping[str, Any]) -> object:
+    """Without its parameters: each tool has others."""
+    return tuple((name, type(value).__name__) for name, value in sorted((tool.get("function") or tool).items()))
+
+
 def _form(value: object) -> object:
     """What a template may take or not: the role, and of what kind each value of a message is, at any depth."""
     if isinstance(value, dict):
         own = value.get("role")
         return (own, *((name, _form(value[name])) for name in sorted(value)))
     if isinstance(value, list):
-        return ("list", *dict.fromkeys(map(_form, value)))
+        return ("list", min(len(value), _MANY), *dict.fromkeys(map(_form, value)))
     return "empty" if value == "" else type(value).__name__
 
 

@@ -83,7 +83,7 @@ def _problem(policy: Policy, sample: _Sample, packing: Packing) -> str:
         raise ModelError(
             f"model {policy.name!r} of architecture {policy.architecture!r} cannot be trained like this: no gradient "
             "reaches the trained weights, as its layers have a backward pass of their own; use "
-            "training.method=full, or another model"
+            "training.method=full if it is not set, or another model"
         )
     expected = torch.cat([sample.logprobs[index] for index in batch.order])
     gap = difference(policy, found.detach().double().cpu(), expected, sample.scale)

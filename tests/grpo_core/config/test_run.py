@@ -251,7 +251,7 @@ def test_full_fine_tuning_has_no_frozen_weights_to_shard() -> None:
     build_config({"training": {"method": "lora", "shard_base_weights": True}})
 
 
-@pytest.mark.parametrize("run", ["", "a/b", "..", "a b", "-x"])
+@pytest.mark.parametrize("run", ["", "a/b", "..", "a b"])
 def test_a_run_must_be_a_safe_name(run: str) -> None:
     with pytest.raises(InvalidNameError, match="run '"):
         build_config({"run": run})

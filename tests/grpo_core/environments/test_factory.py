@@ -101,6 +101,16 @@ BROKEN = {
         def Echo(config, rules):
             pass
     """,
+    "takes_its_settings_first": """
+        def Echo(words, config):
+            pass
+    """,
+    "is_a_partial": """
+        from functools import partial
+        def make():
+            pass
+        Echo = partial(make)
+    """,
     "raises": """
         class Echo:
             def __init__(self, config):
@@ -127,9 +137,11 @@ BROKEN = {
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("takes_nothing", "it must take the EnvironmentConfig first (too many positional arguments); write "
-         "def __init__(self, config)"),
+        ("takes_nothing", "it must take the EnvironmentConfig first; write def __init__(self, config) (too "
+         "many positional arguments)"),
         ("takes_more", "environment.settings.rules: environment.name 'takes_more:Echo' needs it, and it is not set"),
+        ("takes_its_settings_first", "it must take the EnvironmentConfig first; write def Echo(config)"),
+        ("is_a_partial", "it must take the EnvironmentConfig first; write def Echo(config) (too many positional"),
         ("raises", "making one failed with IndexError: list index out of range (raises.py, line 5); fix it"),
         ("is_no_python", "importing 'is_no_python' failed with SyntaxError: expected ':' (is_no_python.py, line 2)"),
         ("fails_at_import", "failed with KeyError: 'army' (fails_at_import.py, line 3); fix that module"),
@@ -188,3 +200,12 @@ def test_a_game_plays_with_all_warnings_as_errors_and_imports_no_torch() -> None
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("F1901M", "")
+
+
+def test_a_factory_without_settings_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.joinpath("no_settings_of_test.py").write_text("def make(config): ...\ndef take(config, **settings): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = {"words": 1}
+    with pytest.raises(ConfigError, match=r"^environment\.settings\.words: .* has no settings; leave it out$"):
+        make_environment_factory(EnvironmentConfig(name="no_settings_of_test:make", settings=settings))
+    make_environment_factory(EnvironmentConfig(name="no_settings_of_test:take", settings=settings))

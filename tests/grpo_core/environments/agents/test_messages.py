@@ -55,6 +55,11 @@ def test_an_answer_is_known_when_it_is_sent_back(text: str) -> None:
         assert is_answer(read, text)
 
 
+def test_a_call_with_other_arguments_is_another_answer() -> None:
+    (read,) = for_template([assistant_message(CALL)])
+    assert not is_answer(read, CALL.replace('"a": 1', '"a": 2'))
+
+
 @pytest.mark.parametrize("text", ["five", CALL])
 def test_another_message_is_no_answer(text: str) -> None:
     message = {"role": "assistant", "content": "four"}

@@ -81,8 +81,10 @@ def exits(base_url: str, task: str) -> float:
     [
         (fails, r"task 0 of .*test_own:fails failed with LookupError: no such task here \(test_own.py, line "),
         (exits, r"task 0 of .*test_own:exits failed with SystemExit: such task"),
-        (lambda base_url, task: "much", r"agent .*<lambda> returned 'much': its reward must be a number"),
-        (lambda base_url, task: None, r"agent .*<lambda> returned None: its reward must be a number"),
+        (lambda base_url, task: "much", r"agent .*<lambda> returned 'much', which is no number; return a finite"),
+        (lambda base_url, task: "1.0", r"agent .*<lambda> returned '1.0', which is no number"),
+        (lambda base_url, task: 10**400, r"agent .*<lambda> returned 1000.*, which is no number"),
+        (lambda base_url, task: None, r"agent .*<lambda> returned None, which is no number"),
     ],
 )
 def test_what_a_program_does_wrong_is_one_line(play: Any, line: str) -> None:

@@ -73,6 +73,7 @@ def test_without_the_setting_it_is_a_column_like_others(tmp_path: Path) -> None:
         ("[{]", r"row 1: tools is not JSON \(.*\); give a list such as"),
         ({"name": "f"}, r"row 1: tools \{'name': 'f'\} is no list of functions"),
         ([{"type": "function"}], r"row 1: tools .* is no list of functions"),
+        ([tool("f") | {"description": "\ud800"}], r"row 1: tools .* has a lone surrogate, which is no text"),
     ],
 )
 def test_what_is_no_list_of_functions_is_named(tmp_path: Path, tools: object, line: str) -> None:

@@ -111,7 +111,22 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {}}}
 )
 def test_tools_that_nobody_would_read_are_refused(tokenizer: Tokenizer, prompt: Any, reader: str) -> None:
     with pytest.raises(ConfigError, match=rf"^the\.path q\.jsonl, row 1: {reader} shows no tools; write them into"):
-        check(tokenizer, prompt, tools=TOOLS)
+        check(tokenizer, prompt, tools=TOOLS, max_context_tokens=2048)
+
+
+@pytest.mark.parametrize("num_calls", [(1, 2), (2, 1)])
+def test_a_second_call_that_the_template_leaves_out_is_found(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, num_calls: tuple[int, int]
+) -> None:
+    first_only = WITH_CALLS.replace("m.tool_calls %}", "(m.tool_calls or [])[:1] %}")
+    monkeypatch.setattr(tokenizer._tokenizer, "chat_template", first_only)
+    chats = [
+        [said("user", "a?"), said("assistant", "") | {"tool_calls": CALLS * num}, said("user", "b?")]
+        for num in num_calls
+    ]
+    row = 1 + num_calls.index(2)
+    with pytest.raises(ConfigError, match=rf"row {row}: the model's chat template leaves out a tool call of message 2"):
+        check(tokenizer, *chats, max_context_tokens=2048)
 
 
 def test_tools_that_the_template_writes_count_as_tokens(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import ChainMap, defaultdict
 from dataclasses import replace
 from typing import Any
 
@@ -116,11 +117,11 @@ def test_what_fails_before_anybody_answers_reaches_the_caller(rooms: Rooms) -> N
 @pytest.mark.parametrize(
     ("found", "line"),
     [
-        ({AGENT: math.nan}, "rewards() gave agent 'solver' nan; give a finite number"),
+        ({AGENT: math.nan}, "rewards() gave agent 'solver' nan, which is not finite; give a finite number"),
         ({AGENT: "1.0"}, "rewards() gave agent 'solver' '1.0', which is no number"),
         ({AGENT: None}, "rewards() gave agent 'solver' None, which is no number"),
-        ({AGENT: 1e31}, "rewards() gave agent 'solver' 1e+31; give a number from -1e+30 to 1e+30"),
-        ({}, "rewards() has none for agent 'solver', only for []; give it a number"),
+        ({AGENT: 1e31}, "rewards() gave agent 'solver' 1e+31, and at most 1e+30 is allowed; give a finite number"),
+        (ChainMap(), "rewards() has none for agent 'solver', only for []; give it a number"),
         (1.0, "rewards() gave 1.0; give a number for each agent, by its name"),
     ],
 )
@@ -136,14 +137,22 @@ def test_what_is_no_reward_is_named(found: Any, line: str, rooms: Rooms) -> None
     assert line in str(caught.value)
 
 
-@pytest.mark.parametrize("reward", [True, 1, np.float32(1), torch.tensor(1.0)])
-def test_what_has_a_number_is_a_reward(reward: Any, rooms: Rooms) -> None:
+@pytest.mark.parametrize(
+    "found",
+    [*({AGENT: reward} for reward in (True, 1, np.float32(1), torch.tensor(1.0))), defaultdict(lambda: 1.0)],
+    ids=["bool", "int", "numpy", "torch", "default"],
+)
+def test_what_has_a_number_is_a_reward(found: Any, rooms: Rooms) -> None:
     class Worthy(ArithmeticEnvironment):
         def rewards(self) -> Any:
-            return {AGENT: reward}
+            return found
 
     batch = rooms.collector(ConfiguredFactory(EnvironmentConfig(), "worthy", lambda _: Worthy())).collect(0)
     assert {each.reward for group in batch.groups for each in group.trajectories} == {1.0}
+
+
+def seen(*arguments: Any, **fields: Any) -> tuple[Observation, ...]:
+    return (Observation(AGENT, *arguments, **fields),)
 
 
 @pytest.mark.parametrize(
@@ -152,14 +161,15 @@ def test_what_has_a_number_is_a_reward(reward: Any, rooms: Rooms) -> None:
         ((), "observe() gave no observation, and done is false; make it done, or observe"),
         ("What?", "observe() gave 'What?'; give a tuple of grpo_core.types.Observation"),
         (({"prompt": "What?"},), "observe() gave ({'prompt': 'What?'},); give a tuple of"),
-        (
-            (Observation(AGENT, "a", choices=()),),
-            "observe() gave agent 'solver' the choices (); give at least one line",
-        ),
-        (
-            (Observation(AGENT, "a", choices=(("b\n",), ())),),
-            "gave agent 'solver' the choices (('b\\n',), ()); give at",
-        ),
+        (seen(5), "observe() gave agent 'solver' the prompt 5; give a text"),
+        (seen(messages="hello"), "gave agent 'solver' the messages 'hello'; give a list of messages"),
+        (seen(messages=[{"content": "a"}]), "the messages [{'content': 'a'}]; give a list of messages"),
+        (seen(messages=[]), "the messages []; give a list of messages"),
+        (seen("a", choices=()), "gave agent 'solver' the choices (); give a tuple of segments"),
+        (seen("a", choices=(("b\n",), ())), "the choices (('b\\n',), ()); give a tuple"),
+        (seen("a", choices=["b\n"]), "the choices ['b\\n']; give a tuple"),
+        (seen("a", choices=((1, 2),)), "the choices ((1, 2),); give a tuple"),
+        (seen("a", choices=np.ones((2, 2))), "the choices array("),
     ],
 )
 def test_what_is_no_observation_is_named(found: Any, line: str, rooms: Rooms) -> None:
@@ -172,7 +182,17 @@ def test_what_is_no_observation_is_named(found: Any, line: str, rooms: Rooms) ->
         rooms.collector(factory).collect(0)
     assert str(caught.value).startswith("environment 'games:silent': ")
     assert line in str(caught.value)
-    assert str(caught.value).endswith("; fix the environment")
+    assert "\n" not in str(caught.value)
+
+
+def test_choices_may_be_lists(rooms: Rooms) -> None:
+    class Listing(ArithmeticEnvironment):
+        def observe(self) -> Any:
+            return [replace(each, choices=[["1\n", "2\n"]]) for each in super().observe()]
+
+    batch = rooms.collector(ConfiguredFactory(EnvironmentConfig(), "listing", lambda _: Listing())).collect(0)
+    turns = [turn for group in batch.groups for each in group.trajectories for turn in each.turns]
+    assert {rooms.tokenizer.decode(turn.completion_ids) for turn in turns} <= {"1\n", "2\n"}
 
 
 def test_a_prompt_that_does_not_fit_reaches_the_caller(
