@@ -192,7 +192,7 @@ def main() -> None:
             arms.append(open_arm())
         except ImportError:
             print(f"{name} is not installed", file=sys.stderr)
-    text = tokenizer.encode(flags.text.read_text(encoding="utf-8")) if flags.text else []
+    text = tokenizer.encode(flags.text.read_text(encoding="utf-8")).tolist() if flags.text else []
     for pattern in flags.pattern or PATTERNS:
         print(
             f"\n`{pattern}`\n\n| arm | first mask | a token, median | mean | 95th percentile |\n|---|---|---|---|---|"

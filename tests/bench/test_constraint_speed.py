@@ -26,7 +26,7 @@ def test_completions_follow_a_text_where_the_pattern_lets_them() -> None:
     own = OwnArm(tokenizer)
     own.prepare(PATTERN)
     text = "the UNIT moves\nand holds\n"
-    first, second, *_ = constraint_speed.completions(own, 60, random.Random(0), tokenizer.encode(text))
+    first, second, *_ = constraint_speed.completions(own, 60, random.Random(0), tokenizer.encode(text).tolist())
     assert tokenizer.decode(first).startswith("the ")
     assert "UNIT" not in tokenizer.decode(first)
     assert tokenizer.decode([*first, *second]).count("\n") == 2

@@ -63,7 +63,7 @@ class PlanEnvironment:
 class PlanFactory:
     """Makes environments of one plan."""
 
-    key = "plan"
+    name = key = "plan"
 
     def __init__(self, plan: RunPlan) -> None:
         self._plan = plan
