@@ -17,7 +17,7 @@ MAX_NAMED = 2
 
 
 def describe_growth(rounds: Sequence[Round], names: tuple[str, str]) -> str:
-    """``train.backward +38 % [31, 44], the rest unchanged``: of the slower of the two arms, over the other one.
+    """``in step: train.backward +38 % [31, 44], the rest unchanged``: of the slower of the two arms, over the other.
 
     Empty where the arms entered no spans, or no span grew for sure.
     """
@@ -33,7 +33,7 @@ def describe_growth(rounds: Sequence[Round], names: tuple[str, str]) -> str:
     named = [f"{span} {_percent(changes[span])}" for span in grown[:MAX_NAMED]]
     others = [span for span, change in changes.items() if span not in grown[:MAX_NAMED] and _has_changed(change)]
     rest = f"{len(others)} more changed" if others else "the rest unchanged"
-    return f"{', '.join(named)}, {rest}"
+    return f"in {slow}: {', '.join(named)}, {rest}"
 
 
 def _common_spans(rounds: Sequence[Round], slow: str, fast: str) -> list[str]:

@@ -33,7 +33,7 @@ def test_a_red_verdict_names_the_part_that_grew_everywhere(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the terminal, as an annotation, and in each report."""
-    why = "train.backward +38 % [38, 38], the rest unchanged"
+    why = "in a: train.backward +38 % [38, 38], the rest unchanged"
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / "summary.md"))
     result = run_gate(project, PARTS, "--junitxml=junit.xml", "--grpo-html=page.html")

@@ -31,7 +31,7 @@ def rounds(num_rounds: int, slow: Mapping[str, float], seed: int = 0) -> list[di
 def test_it_names_the_span_that_grew_with_its_interval(names: tuple[str, str]) -> None:
     text = describe_growth(rounds(20, {"train.backward": 1.38}), names)
     what, _, rest = text.partition(" [")
-    assert what in {f"train.backward +{percent} %" for percent in range(35, 42)}
+    assert what in {f"in new: train.backward +{percent} %" for percent in range(35, 42)}
     assert rest.endswith("], the rest unchanged")
     low, high = (int(end) for end in rest.partition("]")[0].split(", "))
     assert 30 < low < 38 < high < 46
@@ -40,7 +40,7 @@ def test_it_names_the_span_that_grew_with_its_interval(names: tuple[str, str]) -
 def test_two_are_named_and_the_others_counted() -> None:
     grown = {"train.backward": 1.4, "train.forward": 1.3, "publish": 2.0}
     text = describe_growth(rounds(20, grown), ("new", "old"))
-    assert text.startswith("train.backward +")
+    assert text.startswith("in new: train.backward +")
     assert ", train.forward +" in text
     assert text.endswith(", 1 more changed")
 
