@@ -86,10 +86,32 @@ def is_too_wide(page: Page) -> bool:
     return page.evaluate("document.documentElement.scrollWidth > innerWidth")
 
 
-def train(home: Home, steps: int) -> subprocess.Popen[str]:
-    settings = ["--steps", str(steps), "--environment", "arithmetic", "--device", "cpu", "--run", "watched"]
+HELD = """
+import time
+from pathlib import Path
+from grpo_core.environments.arithmetic import ArithmeticEnvironment
+
+class Held(ArithmeticEnvironment):
+    num_answers = 0
+
+    def __init__(self, config):
+        super().__init__()
+
+    def step(self, actions):
+        Held.num_answers += 1
+        while Held.num_answers > 4 * 8 and not Path("go").exists():
+            time.sleep(0.01)
+        super().step(actions)
+"""
+
+
+def train(home: Home, folder: Path) -> subprocess.Popen[str]:
+    """A run of six steps, which waits after four batches until there is the file ``go`` in ``folder``."""
+    (folder / "held.py").write_text(HELD)
+    settings = ["--steps", "6", "--groups", "2", "--samples", "4", "--environment", "held:Held", "--model", "tiny"]
     return subprocess.Popen(
-        [sys.executable, "-m", "grpo_core.cli", "train", *settings],
+        [sys.executable, "-m", "grpo_core.cli", "train", *settings, "--device", "cpu", "--run", "watched"],
+        cwd=folder,
         env={**os.environ, "GRPO_HOME": str(home.data.parent), "WANDB_MODE": "disabled"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -98,16 +120,19 @@ def train(home: Home, steps: int) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_run_is_watched_from_its_first_step_to_its_last(browser: Browser, home: Home, url: str) -> None:
+def test_a_run_is_watched_from_its_first_step_to_its_last(
+    browser: Browser, home: Home, url: str, tmp_path: Path
+) -> None:
     complaints: list[str] = []
     pages = [opened(browser, url, DESKTOP, complaints), opened(browser, url, PHONE, complaints, "dark")]
     for page in pages:
         page.get_by_text("No run yet").wait_for()
-    run = train(home, steps=6)
+    run = train(home, tmp_path)
     for page in pages:
         page.get_by_role("link", name="watched").click()
         page.locator(".headline .badge[data-status=running]").wait_for()
         page.get_by_role("group", name="Reward").locator("path.line").first.wait_for()
+    (tmp_path / "go").touch()
     assert run.wait() == 0, run.stderr and run.stderr.read()
     assert run.stderr is not None
     run.stderr.close()

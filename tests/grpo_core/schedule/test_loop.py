@@ -211,8 +211,23 @@ def test_an_error_in_the_rollouts_reaches_the_caller(lag: int, make_stack: MakeS
 
 
 @pytest.mark.parametrize("lag", [0, 2])
-def test_an_error_in_a_step_reaches_the_caller(lag: int, make_stack: MakeStack) -> None:
-    with pytest.raises(BatchError, match="reward nan is not finite"):
+def test_an_error_in_a_step_reaches_the_caller(
+    lag: int, make_stack: MakeStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise BatchError("it cannot be trained on")
+
+    stack = make_stack(lag=lag)
+    monkeypatch.setattr("grpo_core.training.trainer.check_batch", fail)
+    with pytest.raises(BatchError, match="it cannot be trained on"):
+        train(stack, quiet())
+
+    assert rollout_threads() == []
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_reward_that_is_no_number_reaches_the_caller(lag: int, make_stack: MakeStack) -> None:
+    with pytest.raises(EpisodeError, match=r"environment '.*:worthless' .*: rewards\(\) gave agent 'solver' nan"):
         train(make_stack(environment=f"{environments.__name__}:worthless", lag=lag), quiet())
 
     assert rollout_threads() == []

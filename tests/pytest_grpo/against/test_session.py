@@ -32,6 +32,7 @@ def test_a_quantity_that_no_threshold_holds_is_compared_where_the_test_reports_i
             folder, "assert step.seconds <= 1.0 * plain.seconds", "assert step.num_passes == 1", "test_speed.py"
         )
     assert "step.tokens_per_second" not in versions.run().stdout.str()
+    assert not list(versions.pytester.path.rglob("*.pyc"))  # one of this second would hide a change of the same length
     for folder in (versions.here, versions.other):
         versions.change(
             folder, "step.num_passes == 1", "step.num_passes == 1\n    step.seconds.report()", "test_speed.py"
