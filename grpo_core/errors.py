@@ -36,9 +36,9 @@ _MAX_LINE_LENGTH = 300
 
 
 def shown(value: object) -> str:
-    """``value`` in a message: its ``repr``, cut where it is long."""
+    """``value`` in a message: its ``repr`` on one line, cut where it is long."""
     try:
-        text = repr(value)
+        text = " ".join(repr(value).splitlines())
     except ValueError:  # a whole number of thousands of digits
         return "a number as long as this"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from rich.console import Console
@@ -37,8 +36,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
         check_repository(flags.push)
     config = stored.config
     checkpoint = read_checkpoint(stored.path)
-    moved = None if flags.model is None else os.path.expanduser(flags.model)
-    export_checkpoint(checkpoint, config, flags.out, merge=flags.merge, moved_model=moved)
+    export_checkpoint(checkpoint, config, flags.out, merge=flags.merge, moved_model=flags.model)
     console.print(f"step {stored.step} of {config.run}: {flags.out}", soft_wrap=True, markup=False)
     if flags.push is not None:
         console.print(f"pushed: {push_folder(flags.out, flags.push)}", soft_wrap=True, markup=False)

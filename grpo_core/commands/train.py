@@ -76,6 +76,8 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     name = flags.run if flags.run is not None else given.values.get("run")
     if flags.resume and name is None:
         raise ConfigError("--resume: which run? add --run NAME")
+    if not flags.resume and str(name).startswith("-"):  # no command could name it
+        raise InvalidNameError(f"run {name!r} begins as an option does; choose a name like 'my-run'")
     if flags.modal:
         return _train_on_modal(flags, given, name)
     if flags.workers:
@@ -157,8 +159,6 @@ def _train_on_modal(flags: argparse.Namespace, given: Given, name: Any) -> int:
 
 def _new_config(given: Given, name: Any) -> GrpoConfig:
     """The configuration of a run that starts, under a name of its own where ``name`` is None."""
-    if str(name).startswith("-"):  # no command could name it
-        raise InvalidNameError(f"run {name!r} begins as an option does; choose a name like 'my-run'")
     chosen = (("model", "name"), ("environment", "name"), ("environment", "data"), ("rollout", "engine"))
     is_first = not any(key in given.values.get(section, {}) for section, key in chosen)
     config = full_config(given, FIRST_RUN if is_first else TRAIN_DEFAULTS, "run" if name is None else name)

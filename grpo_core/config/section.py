@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationInfo, field_validator
 
 PathOrName = Annotated[str, StringConstraints(min_length=1), AfterValidator(os.path.expanduser)]
-"""A file or folder, or a name that others know. A ``~`` is the user's home, as in a shell, which reads no file."""
+"""A file, a folder, or an id. A leading ``~`` is the home folder: in a settings file no shell expands it."""
 
 
 class Section(BaseModel):

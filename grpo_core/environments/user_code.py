@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from grpo_core.errors import ConfigError, EnvironmentCodeError, GrpoError, printable
+from grpo_core.errors import ConfigError, EnvironmentCodeError, GrpoError, printable, shown
 
 logger = logging.getLogger(__name__)
 
 MAX_REWARD = 1e30
-"""Of a reward's size: sums of greater ones overflow, and so do their squares."""
+"""Of the absolute value: sums of larger rewards overflow, and so do their squares."""
 
 
 @contextmanager
@@ -69,29 +69,22 @@ def import_own(what: str, name: str, form: str) -> Any:
 
 
 def number_of(value: Any) -> float:
-    """What code of the user's own gave as a reward.
+    """``value``, which a user's code gave as a reward.
 
     Raises:
-        ValueError: ``value`` is none, and why.
+        ValueError: it is no finite number of at most ``MAX_REWARD``. The message begins with the value.
     """
     try:
         if isinstance(value, str | bytes | bytearray):
             raise TypeError  # float would read it
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{_shown(value)}, which is no number") from None
+        raise ValueError(f"{shown(value)}, which is no number") from None
     if not math.isfinite(number):
         raise ValueError(f"{number}, which is not finite")
     if abs(number) > MAX_REWARD:
-        raise ValueError(f"{number:g}, and at most {MAX_REWARD:g} is allowed")
+        raise ValueError(f"{number:g}, which is beyond {MAX_REWARD:g}")
     return number
-
-
-def _shown(value: Any) -> str:
-    try:
-        return f"{value!r:.60}"
-    except ValueError:  # a whole number of more digits than Python prints
-        return f"a huge {type(value).__name__}"
 
 
 def described(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import AutoTokenizer, GenerationConfig
 
-from grpo_core.config import GrpoConfig
+from grpo_core.config import GrpoConfig, ModelConfig
 from grpo_core.errors import ConfigError, HomeError, ModelError
 from grpo_core.export.card import hub_id, model_card
 from grpo_core.home import make_folder, write_folder
@@ -43,7 +43,8 @@ def export_checkpoint(
     check_target(target)
     weights = checkpoint.weights
     if moved_model is not None:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"name": moved_model})})
+        model = ModelConfig.model_validate(config.model.model_dump() | {"name": moved_model})
+        config = config.model_copy(update={"model": model})
     base = None
     if moved_model is not None or (merge and isinstance(weights, Adapter)):
         base = _load_base(weights, config)  # the tokenizer and the name of another one would be written

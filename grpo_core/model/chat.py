@@ -23,10 +23,6 @@ Tool = Mapping[str, Any]
 _MARKER = "GRPO0ANSWER0MARKER"
 """Stands for what a message says, so that it can be found in what the template writes."""
 _MAX_SOUND_ROLES = 1024
-_WHAT_TO_DO = {
-    "": "use a role that it knows, such as 'user', or another template",
-    "a tool call of ": "write the call as it should be read into the content, or use a template for tools",
-}
 
 
 class ChatTemplate:
@@ -96,12 +92,9 @@ class ChatTemplate:
             return
         marked, expected = _mark(messages)
         text = self._render(marked, tools, **how)
-        for marker, (index, part) in expected.items():
+        for marker, part in expected.items():
             if marker not in text:
-                raise PromptError(
-                    f"the model's chat template leaves out {part}message {index + 1} (role "
-                    f"{messages[index]['role']!r}); {_WHAT_TO_DO[part]}"
-                )
+                raise PromptError(f"the model's chat template leaves out {part}")
         if len(self._sound_roles) >= _MAX_SOUND_ROLES:
             self._sound_roles.clear()
         self._sound_roles.add(roles)
@@ -137,24 +130,31 @@ class ChatTemplate:
 
 
 def _role(message: Message) -> str:
-    calls = message.get("tool_calls")
+    calls = _calls(message)
     return f"{message['role']} with {len(calls)} calls" if calls else message["role"]
 
 
-def _mark(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], dict[str, tuple[int, str]]]:
-    """``messages`` with a marker for each text and each called function; by marker, whose part it stands for."""
+def _calls(message: Message) -> Sequence[Mapping[str, Any]]:
+    """The tool calls of ``message``; none where it has something else in their place, which the template judges."""
+    calls = message.get("tool_calls")
+    return calls if isinstance(calls, list | tuple) and all(isinstance(call, Mapping) for call in calls) else ()
+
+
+def _mark(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """``messages`` with a marker for each text and each called function; by marker, what to say where it is missing."""
     marked = [dict(message) for message in messages]
-    expected: dict[str, tuple[int, str]] = {}
+    expected: dict[str, str] = {}
     for index, message in enumerate(marked):
+        place = f"message {index + 1} (role {message['role']!r})"
         content = message.get("content")
         if message["role"] != "assistant" and isinstance(content, str) and content.strip():
             message["content"] = f"{_MARKER}{index}X"
-            expected[message["content"]] = index, ""
-        calls = message.get("tool_calls")
-        if isinstance(calls, Sequence) and calls and all(isinstance(call, Mapping) for call in calls):
+            expected[message["content"]] = f"{place}; use a role that it knows, such as 'user', or another template"
+        if calls := _calls(message):
             markers = [f"{_MARKER}{index}C{number}X" for number in range(len(calls))]
             message["tool_calls"] = [_renamed(call, marker) for call, marker in zip(calls, markers, strict=True)]
-            expected |= dict.fromkeys(markers, (index, "a tool call of "))
+            advice = "write the call as it should be read into the content, or use a template for tools"
+            expected |= dict.fromkeys(markers, f"a tool call of {place}; {advice}")
     return marked, expected
 
 

@@ -70,7 +70,7 @@ def read_rows(config: DataConfig, key: str = _OWN_KEY) -> Rows:
     columns = tuple(dict.fromkeys(name for row in values for name in row))
     digest = _digest(values)
     if config.tools_column is not None:
-        values = with_tools(values, config.tools_column, f"{key} {config.path}")
+        values = with_tools(values, columns, config.tools_column, f"{key} {config.path}")
     rows = Rows(config.path, columns, values, digest)
     _check_prompts(rows, config, key)
     return rows

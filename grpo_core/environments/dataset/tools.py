@@ -12,16 +12,17 @@ _KEY = "environment.data.tools_column"
 _FORM = '[{"type": "function", "function": {"name": "...", "parameters": {...}}}]'
 
 
-def with_tools(rows: Sequence[Mapping[str, Any]], column: str, source: str) -> list[Mapping[str, Any]]:
+def with_tools(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], column: str, source: str
+) -> list[Mapping[str, Any]]:
     """``rows`` whose ``column`` is a list of functions, empty where a row has none.
 
     Raises:
         ConfigError: there is no such column, or a row's value is no list of functions; names the row.
     """
-    names = dict.fromkeys(name for row in rows for name in row)
-    if column not in names:
+    if column not in columns:
         raise ConfigError(
-            f"{_KEY}: {source} has no column {column!r}; it has {', '.join(names)}; name the one with tools"
+            f"{_KEY}: {source} has no column {column!r}; it has {', '.join(columns)}; name the one with tools"
         )
     return [
         {**row, column: _tools(row.get(column), column, f"{source}, row {row_number}")}

@@ -15,7 +15,7 @@ from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.play.chat_prompts import ChatPrompts
 
 _MANY = 2
-"""Of a list: a template may write its first item only."""
+"""Lists of so many items or more have one form. One item is another: a template may write the first item only."""
 
 
 def check_prompts(
@@ -68,7 +68,7 @@ def _unread_tools(where: str, reader: str) -> ConfigError:
 
 
 def _tool_form(tool: Mapping[str, Any]) -> object:
-    """Without its parameters: each tool has others."""
+    """The type of each field. The parameters differ from tool to tool, so they do not count."""
     return tuple((name, type(value).__name__) for name, value in sorted((tool.get("function") or tool).items()))
 
 

@@ -25,7 +25,7 @@ def observe(environment: Environment) -> tuple[Observation, ...]:
     """
     found: object = environment.observe()
     if not isinstance(found, tuple | list) or not all(isinstance(each, Observation) for each in found):
-        raise InvalidActionError(f"observe() gave {_line(found)}; give a tuple of grpo_core.types.Observation")
+        raise InvalidActionError(f"observe() gave {shown(found)}; give a tuple of grpo_core.types.Observation")
     if not found:
         raise InvalidActionError("observe() gave no observation, and done is false; make it done, or observe")
     return tuple(_checked(each) for each in found)
@@ -36,14 +36,14 @@ def _checked(observation: Observation) -> Observation:
     prompt, messages, choices = observation.prompt, observation.messages, observation.choices
     given = f"observe() gave agent {observation.agent!r}"
     if not isinstance(prompt, str):
-        raise InvalidActionError(f"{given} the prompt {_line(prompt)}; give a text")
+        raise InvalidActionError(f"{given} the prompt {shown(prompt)}; give a text")
     if messages is not None and not _is_chat(messages):
-        raise InvalidActionError(f"{given} the messages {_line(messages)}; give a list of messages, each with a role")
+        raise InvalidActionError(f"{given} the messages {shown(messages)}; give a list of messages, each with a role")
     if choices is None:
         return observation
     if not _are_choices(choices):
         raise InvalidActionError(
-            f"{given} the choices {_line(choices)}; give a tuple of segments, each a tuple of one line or more, or "
+            f"{given} the choices {shown(choices)}; give a tuple of segments, each a tuple of one line or more, or "
             "None for a free answer"
         )
     return replace(observation, choices=tuple(map(tuple, choices)))
@@ -65,10 +65,6 @@ def _are_choices(choices: object) -> bool:
     return all(isinstance(lines, tuple | list) and bool(lines) and isinstance(lines[0], str) for lines in choices)
 
 
-def _line(value: object) -> str:
-    return " ".join(shown(value).split())
-
-
 def read_rewards(environment: Environment, agents: Iterable[str]) -> dict[str, float]:
     """The reward of each of ``agents``.
 
@@ -77,7 +73,7 @@ def read_rewards(environment: Environment, agents: Iterable[str]) -> dict[str, f
     """
     found: object = environment.rewards()
     if not isinstance(found, Mapping):
-        raise InvalidActionError(f"rewards() gave {_line(found)}; give a number for each agent, by its name")
+        raise InvalidActionError(f"rewards() gave {shown(found)}; give a number for each agent, by its name")
     rewards = {}
     for agent in agents:
         try:

@@ -338,8 +338,8 @@ def test_a_generator_is_as_good_as_a_list() -> None:
     ("function", "line"),
     [
         ("yields_and_breaks", "ZeroDivisionError"),
-        ("huge", "it returned 1000*, which is no number"),
-        ("overflows", r"it returned 1.7e\+308, and at most 1e\+30 is allowed; return a finite number, or None"),
+        ("huge", r"it returned 1000*\.\.\., which is no number"),
+        ("overflows", r"it returned 1.7e\+308, which is beyond 1e\+30; return a finite number, or None"),
         ("leaves", "SystemExit: 3"),
     ],
 )

@@ -114,6 +114,11 @@ def test_tools_that_nobody_would_read_are_refused(tokenizer: Tokenizer, prompt: 
         check(tokenizer, prompt, tools=TOOLS, max_context_tokens=2048)
 
 
+@pytest.mark.parametrize("calls", [5, "weather", {"name": "weather"}, ["weather"]])
+def test_what_is_no_list_of_calls_is_left_to_the_template(tokenizer: Tokenizer, calls: Any) -> None:
+    check(tokenizer, [said("user", "a?"), said("assistant", "b") | {"tool_calls": calls}, said("user", "c?")])
+
+
 @pytest.mark.parametrize("num_calls", [(1, 2), (2, 1)])
 def test_a_second_call_that_the_template_leaves_out_is_found(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, num_calls: tuple[int, int]

@@ -120,7 +120,7 @@ def test_what_fails_before_anybody_answers_reaches_the_caller(rooms: Rooms) -> N
         ({AGENT: math.nan}, "rewards() gave agent 'solver' nan, which is not finite; give a finite number"),
         ({AGENT: "1.0"}, "rewards() gave agent 'solver' '1.0', which is no number"),
         ({AGENT: None}, "rewards() gave agent 'solver' None, which is no number"),
-        ({AGENT: 1e31}, "rewards() gave agent 'solver' 1e+31, and at most 1e+30 is allowed; give a finite number"),
+        ({AGENT: 1e31}, "rewards() gave agent 'solver' 1e+31, which is beyond 1e+30; give a finite number"),
         (ChainMap(), "rewards() has none for agent 'solver', only for []; give it a number"),
         (1.0, "rewards() gave 1.0; give a number for each agent, by its name"),
     ],
