@@ -158,7 +158,8 @@ def test_what_is_not_finite_is_an_error(tmp_path: Path) -> None:
         pytest.param(lambda rows: (rows[0][:-1], *rows[1:]), NOT_FINITE, marks=pytest.mark.slow),
         # they differ in length
         pytest.param(lambda rows: (rows[1], rows[0], *rows[2:]), NOT_FINITE, marks=pytest.mark.slow),
-        (lambda rows: tuple(2 * row for row in rows), pytest.approx(1.0)),
+        # twice the log-probabilities of a first step, whose ratio is 1 but for the rounding of float32
+        (lambda rows: tuple(2 * row for row in rows), pytest.approx(1.0, rel=1e-4)),
     ],
 )
 def test_wrong_log_probabilities_are_an_error_of_the_loss(tmp_path: Path, tell: Any, error: Any) -> None:
