@@ -10,7 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from grpo_core.home import Home
-    from grpo_core.schedule.loop import TrainResult
+    from grpo_core.schedule.reports import TrainResult
     from grpo_core.schedule.stack import LocalStack, Stack
     from pytest_grpo.gate.gates import Gate
     from pytest_grpo.types import Sample

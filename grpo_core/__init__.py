@@ -17,7 +17,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grpo_core.commands.launch import launch_training
     from grpo_core.config import (
         BenchConfig,
         DataConfig,
@@ -55,7 +54,9 @@ if TYPE_CHECKING:
     )
     from grpo_core.rollout.torch_engine.engine import TorchEngine
     from grpo_core.rollout.vllm_engine.engine import VllmEngine
-    from grpo_core.schedule.loop import StepReport, TrainResult, train
+    from grpo_core.schedule.launch import launch_training
+    from grpo_core.schedule.loop import train
+    from grpo_core.schedule.reports import StepReport, TrainResult
     from grpo_core.schedule.stack import LocalStack, Stack, build_stack
     from grpo_core.telemetry.events import Telemetry
     from grpo_core.telemetry.sinks import open_telemetry
@@ -140,7 +141,6 @@ __all__ = [
 ]
 
 _MODULES = {
-    "grpo_core.commands.launch": "launch_training",
     "grpo_core.config": "BenchConfig DataConfig EnvironmentConfig EvaluationConfig GrpoConfig ModelConfig "
     "RolloutConfig ScheduleConfig TelemetryConfig TrainingConfig build_config read_config",
     "grpo_core.environments.agents.own": "Agent",
@@ -159,7 +159,9 @@ _MODULES = {
     "RolloutEngine SamplingParams",
     "grpo_core.rollout.torch_engine.engine": "TorchEngine",
     "grpo_core.rollout.vllm_engine.engine": "VllmEngine",
-    "grpo_core.schedule.loop": "StepReport TrainResult train",
+    "grpo_core.schedule.launch": "launch_training",
+    "grpo_core.schedule.loop": "train",
+    "grpo_core.schedule.reports": "StepReport TrainResult",
     "grpo_core.schedule.stack": "LocalStack Stack build_stack",
     "grpo_core.telemetry.events": "Telemetry",
     "grpo_core.telemetry.sinks": "open_telemetry",

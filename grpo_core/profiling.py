@@ -15,7 +15,7 @@ from grpo_core.config import GrpoConfig
 from grpo_core.home import Home
 
 if TYPE_CHECKING:
-    from grpo_core.schedule.loop import StepReport
+    from grpo_core.schedule.reports import StepReport
     from grpo_core.schedule.stack import Stack
     from grpo_core.telemetry import Telemetry
     from grpo_core.types import Batch, StepMetrics

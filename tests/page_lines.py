@@ -67,7 +67,7 @@ _INIT = "tests/grpo_core/commands/test_init.py"
 _HISTORY = "tests/pytest_grpo/drift/test_command.py"
 _JUDGE = "tests/pytest_grpo/logs/test_command.py"
 _RESUMES = RunBy("tests/grpo_core/schedule/test_resume.py::test_a_process_that_is_killed_goes_on_as_it_was")
-_TWO_PROCESSES = RunBy("tests/grpo_core/commands/test_launch.py::test_two_processes_train_stop_and_resume_as_one_does")
+_TWO_PROCESSES = RunBy("tests/grpo_core/schedule/test_launch.py::test_two_processes_train_stop_and_resume_as_one_does")
 
 HOW: Mapping[str, How] = {
     # Questions and rewards of one's own.

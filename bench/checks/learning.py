@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grpo_core.schedule.loop import StepReport
+    from grpo_core.schedule.reports import StepReport
     from grpo_core.schedule.stack import Stack
 
 

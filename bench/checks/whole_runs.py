@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from grpo_core.schedule.loop import TrainResult
+    from grpo_core.schedule.reports import TrainResult
     from grpo_core.schedule.stack import Stack
     from grpo_core.telemetry.events import Telemetry
 

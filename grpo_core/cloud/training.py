@@ -19,7 +19,7 @@ from grpo_core.schedule.step_line import learning_rate_line, step_line
 if TYPE_CHECKING:
     from grpo_core.cloud.fleet import RolloutFleet
     from grpo_core.lora.store import AdapterStore
-    from grpo_core.schedule.loop import StepReport
+    from grpo_core.schedule.reports import StepReport
     from grpo_core.schedule.stack import Stack
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
+from grpo_core.commands.command_line.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
 from grpo_core.commands.command_line.options import add_config_flags, config_from_flags
 from grpo_core.commands.command_line.parser import TIMES_OR_TRACE, Misplaced
-from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
 from grpo_core.config import GrpoConfig
 from grpo_core.home import Home, check_name, check_writable
 

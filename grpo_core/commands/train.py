@@ -7,35 +7,30 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from grpo_core.commands.command_line.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
 from grpo_core.commands.command_line.options import Given, add_config_flags, full_config, given_settings
 from grpo_core.commands.command_line.output import lasting
-from grpo_core.commands.launch import launch_training, stop_with_launcher
-from grpo_core.commands.on_modal import add_modal_flag, check_for_modal, running_app, sources_for
-from grpo_core.commands.reward_chart import reward_chart
+from grpo_core.commands.command_line.steps import MIN_CHART_STEPS, print_result, show_steps
 from grpo_core.config import EvaluationConfig, GrpoConfig
 from grpo_core.errors import ConfigError, InvalidNameError
 from grpo_core.home import Home, check_writable
+from grpo_core.schedule.launch import launch_training, stop_with_launcher
 from grpo_core.schedule.runs.lock import check_free
 from grpo_core.schedule.runs.resumption import Change, find_resumption
-from grpo_core.schedule.step_line import figures_line, learning_rate_line, step_line
+from grpo_core.schedule.step_line import figures_line, learning_rate_line
 
 if TYPE_CHECKING:
-    from grpo_core.schedule.loop import OnStep, StepReport, TrainResult
+    from grpo_core.schedule.reports import StepReport, TrainResult
     from grpo_core.schedule.stack import LocalStack, Stack
 
 MAX_PROCESSES = 256
 """On one machine. More is a slip, which would start them all."""
-
-MIN_CHART_STEPS = 10
-"""A shorter run has no curve."""
 
 TRAIN_DEFAULTS: Mapping[str, Any] = {"environment.name": "arithmetic", "schedule.num_steps": 60}
 
@@ -196,7 +191,7 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
     ):
         if sampler.note:
             console.print(sampler.note)
-        with _progress(console, config) as show:
+        with show_steps(console, config) as show:
 
             def on_step(report: StepReport) -> None:
                 rewards.append(report.rollout.sampled_reward_mean)
@@ -211,40 +206,12 @@ def _train(stack: Stack, console: Console, *, resume: bool) -> TrainResult:
                 stop=stop,
                 keep_reports=False,
             )
-    _print_result(console, rewards, stack.trainer.version - len(rewards) + 1, result)
+    print_result(console, rewards, stack.trainer.version - len(rewards) + 1, result)
     if line := figures_line(result.figures):
         console.print(line, soft_wrap=True)
     console.print(f"checkpoint: {result.checkpoint}", soft_wrap=True)
     console.print(f"events: {stack.home.events / f'{config.run}.jsonl'}", soft_wrap=True)
     return result
-
-
-@contextmanager
-def _progress(console: Console, config: GrpoConfig) -> Iterator[OnStep]:
-    """What shows a finished step: a bar on a terminal, else one line per step, written at once."""
-    if not console.is_terminal:
-        yield lambda report: print(step_line(report), file=console.file, flush=True)
-        return
-    with Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    ) as progress:
-        task = progress.add_task(config.run, total=config.schedule.num_steps, text="collecting the first batch")
-
-        def show(report: StepReport) -> None:
-            text = (
-                f"{report.step_s:.2f} s/step  reward {report.rollout.sampled_reward_mean:.3f}  "
-                f"{report.rollout.tokens_per_second:.0f} tok/s  lag {report.policy_lag_steps}  "
-                f"rate {report.metrics.learning_rate:.2g}"
-            )
-            progress.update(task, completed=report.metrics.step, text=text)
-
-        yield show
 
 
 def _held_out_answers(stack: LocalStack) -> str | None:
@@ -259,18 +226,3 @@ def _held_out_answers(stack: LocalStack) -> str | None:
     greedy_only = config.model_copy(update={"evaluation": EvaluationConfig(num_samples=1)})
     found = Evaluator(greedy_only, stack.engine, stack.tokenizer).evaluate(stack.trainer.version)
     return f"{round(found.greedy_passed.value * found.num_questions)} of {found.num_questions}"
-
-
-def _print_result(console: Console, rewards: list[float], first_step: int, result: TrainResult) -> None:
-    if not rewards:
-        console.print("no step finished")
-        return
-    if len(rewards) >= MIN_CHART_STEPS:
-        chart = reward_chart(rewards, first_step)
-        console.print("\n".join(chart), highlight=False, soft_wrap=True)
-    tenth = max(1, len(rewards) // 10)
-    first, last = sum(rewards[:tenth]) / tenth, sum(rewards[-tenth:]) / tenth
-    console.print(
-        f"{len(rewards)} steps in {result.duration_s:.0f} s; mean reward of the first {tenth}: {first:.3f}, "
-        f"of the last {tenth}: {last:.3f}"
-    )

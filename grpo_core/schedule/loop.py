@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from grpo_core.config import GrpoConfig
-from grpo_core.errors import ConfigError, GrpoError
+from grpo_core.errors import GrpoError
 from grpo_core.hardware import Energy, open_gpus
 from grpo_core.ledger import spans
 from grpo_core.ledger.recorder import Recorder, recording
@@ -26,47 +25,16 @@ from grpo_core.schedule.cores import own_torch_threads
 from grpo_core.schedule.evaluations import Evaluations, OnEvaluation
 from grpo_core.schedule.followers import send_batch, send_end, send_start
 from grpo_core.schedule.interrupt import StopRequest, stop_on_signals
+from grpo_core.schedule.reports import OnStep, StepReport, TrainResult
 from grpo_core.schedule.rollout_thread import rollout_thread
 from grpo_core.schedule.runs.lock import hold_run
 from grpo_core.schedule.samples import SampleFiles
 from grpo_core.schedule.stack import LocalStack, Stack
+from grpo_core.schedule.start import open_buffer, prepare
 from grpo_core.telemetry.events import Telemetry
-from grpo_core.training.checkpoint.checkpoint import Checkpoint, load_checkpoint, restore_trainer
-from grpo_core.training.checkpoint.random_state import capture_random_state, restore_random_state
+from grpo_core.training.checkpoint.random_state import capture_random_state
 from grpo_core.training.stopwatch import Stopwatch
-from grpo_core.types import RolloutStats, StepMetrics
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """One finished step, as the schedule saw it."""
-
-    metrics: StepMetrics
-    rollout: RolloutStats
-    policy_lag_steps: int
-    buffer_depth: int  # finished batches that waited when the step took its own, itself included
-    step_s: float  # training and publishing, without the wait for a batch
-    publish_ms: float
-    finished_at_s: float  # on the monotonic clock
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What a run did. ``interrupted`` when it was asked to stop before its last step, by ``stop_signal``."""
-
-    reports: tuple[StepReport, ...]  # empty without ``keep_reports``
-    duration_s: float
-    checkpoint: Path | None
-    interrupted: bool
-    num_stale_dropped: int
-    stop_signal: int | None = None
-    figures: Mapping[str, float | None] = field(default_factory=dict)  # of the last step; docs/metrics.md defines them
-    num_steps: int = 0  # that were made now
-
-
-OnStep = Callable[[StepReport], None]
 OnCheckpoint = Callable[[Path], None]
 
 
@@ -133,14 +101,14 @@ def _train(parts: _Parts, recorder: Recorder, stop: StopRequest | None, *, resum
     """Its result has no ``reports``."""
     stack, telemetry, config = parts.stack, parts.telemetry, parts.stack.config
     with spans.START:
-        resumed = _prepare(stack, resume)
+        resumed = prepare(stack, resume=resume)
         send_start(stack.trainer.ranks, stack.trainer, resumed)
     first_step = stack.trainer.version
     start = time.perf_counter()
     _emit_start(config, telemetry)
     with (
         nullcontext(stop) if stop is not None else stop_on_signals(config.schedule.stop_grace_s) as request,
-        _open_buffer(stack, resumed) as buffer,
+        open_buffer(stack, resumed) as buffer,
         own_torch_threads(config, stack.trainer.ranks.size),
         open_gpus() as handles,
     ):
@@ -224,44 +192,6 @@ def _emit_start(config: GrpoConfig, telemetry: Telemetry) -> None:
         num_steps=config.schedule.num_steps,
         max_policy_lag_steps=config.schedule.max_policy_lag_steps,
         configured_buffer_depth=config.schedule.buffer_depth,
-    )
-
-
-def _prepare(stack: Stack, resume: bool) -> Checkpoint | None:
-    """Bring trainer and adapter store to the same version: the checkpoint's, or the base model."""
-    if resume:
-        checkpoint = load_checkpoint(stack.checkpoint_folder)
-        if checkpoint.rows and stack.rows and checkpoint.rows != stack.rows:
-            logger.warning(
-                "environment.data.path %s: its rows have changed since the checkpoint, so the run goes on with other "
-                "rows than it would have had; put the old file back to repeat it",
-                stack.config.environment.data.path,
-            )
-        restore_trainer(stack.trainer, checkpoint)
-        restore_random_state(checkpoint.random)
-        stack.store.discard_after(stack.config.run, stack.trainer.version - 1)
-        stack.store.publish(stack.trainer.weights())
-        return checkpoint
-    if any(stack.checkpoint_folder.glob("step-*")):
-        raise ConfigError(
-            f"run {stack.config.run!r} has checkpoints in {stack.checkpoint_folder}; continue it with --resume, "
-            "or give --run another name"
-        )
-    stack.store.discard_after(stack.config.run, -1)
-    return None
-
-
-def _open_buffer(stack: Stack, resumed: Checkpoint | None) -> RolloutBuffer:
-    config, schedule = stack.config, stack.config.schedule
-    depth, lag, num_steps = schedule.buffer_depth, schedule.max_policy_lag_steps, schedule.num_steps
-    if resumed is None:
-        return RolloutBuffer(stack.buffer_folder, depth, lag, num_steps)
-    now = config.model_dump(mode="json")
-    repeats_training = all(resumed.config[section] == now[section] for section in ("model", "training"))
-    if config.training.learning_rate_schedule != "constant":
-        repeats_training &= resumed.config["schedule"]["num_steps"] == num_steps
-    return RolloutBuffer.recover(
-        stack.buffer_folder, depth, lag, num_steps, resumed.next_batch, repeats_training=repeats_training
     )
 
 

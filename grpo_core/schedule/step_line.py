@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from grpo_core.schedule.loop import StepReport
+    from grpo_core.schedule.reports import StepReport
     from grpo_core.schedule.stack import Stack
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from grpo_core.lora.store import AdapterStore
     from grpo_core.model.tokenizer import Tokenizer
     from grpo_core.rollout.protocol import LocalEngine
-    from grpo_core.schedule.loop import StepReport
+    from grpo_core.schedule.reports import StepReport
     from grpo_core.schedule.stack import Stack
     from grpo_core.telemetry.events import Event, Sink
     from grpo_core.training.trainer import Trainer

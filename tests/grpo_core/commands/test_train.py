@@ -16,10 +16,12 @@ from rich.console import Console
 
 from grpo_core.cli import main
 from grpo_core.commands import train
+from grpo_core.commands.command_line import steps
 from grpo_core.commands.command_line.options import Given
 from grpo_core.commands.command_line.output import lasting
+from grpo_core.commands.command_line.steps import show_steps
 from grpo_core.config import GrpoConfig
-from grpo_core.schedule.loop import StepReport
+from grpo_core.schedule.reports import StepReport
 from grpo_core.training.checkpoint.state import newest_state
 
 
@@ -49,9 +51,9 @@ class Pipe(io.StringIO):
 
 def test_the_line_is_there_when_the_step_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     report = cast(StepReport, object())
-    monkeypatch.setattr(train, "step_line", lambda given: "its line" if given is report else "another")
+    monkeypatch.setattr(steps, "step_line", lambda given: "its line" if given is report else "another")
     pipe = Pipe()
-    with train._progress(Console(file=pipe), GrpoConfig()) as show:
+    with show_steps(Console(file=pipe), GrpoConfig()) as show:
         show(report)
         assert pipe.arrived == "its line\n"
 

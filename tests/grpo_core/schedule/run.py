@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from grpo_core.schedule.loop import TrainResult
+from grpo_core.schedule.reports import TrainResult
 from grpo_core.telemetry.events import Telemetry
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from grpo_core.config import ScheduleConfig
 from grpo_core.schedule.checkpoints import CheckpointClock
-from grpo_core.schedule.loop import StepReport, train
+from grpo_core.schedule.loop import train
+from grpo_core.schedule.reports import StepReport
 from grpo_core.schedule.stack import Stack
 from tests.grpo_core.schedule.run import losses, quiet
 

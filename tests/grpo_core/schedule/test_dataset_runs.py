@@ -17,7 +17,8 @@ from grpo_core.config import build_config
 from grpo_core.errors import ConfigError, GrpoError
 from grpo_core.evaluation.evaluator import Evaluation
 from grpo_core.home import Home
-from grpo_core.schedule.loop import StepReport, train
+from grpo_core.schedule.loop import train
+from grpo_core.schedule.reports import StepReport
 from grpo_core.schedule.stack import Stack, build_stack
 from grpo_core.telemetry.sinks import open_telemetry
 from grpo_core.training.checkpoint.checkpoint import read_checkpoint

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from grpo_core.schedule.interrupt import stop_on_signals
-from grpo_core.schedule.loop import StepReport, train
+from grpo_core.schedule.loop import train
+from grpo_core.schedule.reports import StepReport
 from grpo_core.schedule.stack import Stack
 from grpo_core.training.checkpoint.state import newest_state
 from tests.grpo_core.schedule.run import losses, quiet

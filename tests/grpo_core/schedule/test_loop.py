@@ -11,7 +11,8 @@ import torch
 from grpo_core.errors import BatchError, EpisodeError, HomeError
 from grpo_core.lora.store import AdapterStore
 from grpo_core.rollout.protocol import AdapterSwap
-from grpo_core.schedule.loop import StepReport, TrainResult, train
+from grpo_core.schedule.loop import train
+from grpo_core.schedule.reports import StepReport, TrainResult
 from grpo_core.schedule.stack import Stack
 from grpo_core.telemetry.events import Event, Telemetry
 from grpo_core.training.checkpoint.checkpoint import load_checkpoint

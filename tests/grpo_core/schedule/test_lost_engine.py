@@ -10,7 +10,8 @@ import pytest
 from grpo_core.errors import EngineError
 from grpo_core.rollout.play.episode import EpisodeFailure
 from grpo_core.rollout.protocol import AdapterSwap
-from grpo_core.schedule.loop import StepReport, train
+from grpo_core.schedule.loop import train
+from grpo_core.schedule.reports import StepReport
 from grpo_core.schedule.stack import BatchCollector
 from grpo_core.types import Batch
 from tests.grpo_core.schedule.conftest import MakeStack

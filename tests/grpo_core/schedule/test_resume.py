@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from grpo_core.errors import CheckpointError, ConfigError
-from grpo_core.schedule.loop import StepReport, train
+from grpo_core.schedule.loop import train
+from grpo_core.schedule.reports import StepReport
 from grpo_core.schedule.stack import Stack
 from grpo_core.training.checkpoint.checkpoint import load_checkpoint
 from grpo_core.types import PolicyVersion

@@ -18,7 +18,8 @@ from grpo_core.errors import PromptError
 from grpo_core.home import Home
 from grpo_core.rollout.protocol import GenerationRequest, SamplingParams
 from grpo_core.rollout.vllm_engine.adapters import LoadedAdapter
-from grpo_core.schedule.loop import StepReport, train
+from grpo_core.schedule.loop import train
+from grpo_core.schedule.reports import StepReport
 from grpo_core.schedule.stack import build_stack
 from grpo_core.telemetry.events import Telemetry
 

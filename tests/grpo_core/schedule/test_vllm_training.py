@@ -25,7 +25,8 @@ from grpo_core.config import EnvironmentConfig, GrpoConfig, build_config
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
 from grpo_core.errors import EngineError, EpisodeError
 from grpo_core.home import Home
-from grpo_core.schedule.loop import StepReport, train
+from grpo_core.schedule.loop import train
+from grpo_core.schedule.reports import StepReport
 from grpo_core.schedule.stack import LocalStack, build_stack
 from grpo_core.telemetry.events import Telemetry
 from grpo_core.telemetry.jsonl import JsonlSink

@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from grpo_core.commands.launch import launch_training
 from grpo_core.config import GrpoConfig, build_config
 from grpo_core.home import Home
+from grpo_core.schedule.launch import launch_training
 from grpo_core.schedule.loop import train
 from grpo_core.schedule.stack import build_stack
 from grpo_core.telemetry.events import Telemetry

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from grpo_core.commands.reward_chart import reward_chart
+from grpo_core.schedule.reward_chart import reward_chart
 
 
 def test_a_curve_that_rises_is_drawn_from_its_axis_to_its_top() -> None:
