@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -26,13 +25,14 @@ from grpo_core.model.tokenizer import Tokenizer
 from grpo_core.rollout.play.dataset_rewards import reward_episodes
 from grpo_core.rollout.play.environment_calls import failure_line, observe, read_rewards
 from grpo_core.rollout.play.episode import MAX_ATTEMPTS, Episode, EpisodeFailure
-from grpo_core.rollout.play.overlong import overlong_penalty
+from grpo_core.rollout.play.opening_states import OpeningStates
 from grpo_core.rollout.play.requests import RequestBuilder
 from grpo_core.rollout.play.round import Round
 from grpo_core.rollout.play.seeds import environment_seed, turn_seed
+from grpo_core.rollout.play.siblings import groups_of
 from grpo_core.rollout.play.starting_states import SampledGroups
 from grpo_core.rollout.protocol import AdapterSwap, RolloutEngine
-from grpo_core.types import Batch, Group, Observation, RewardFunctionStats, Trajectory, added_up
+from grpo_core.types import Batch, Group, Observation, RewardFunctionStats, added_up
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +67,13 @@ class Collector:
         self._tokenizer = tokenizer
         self._factory = factory
         self._config = config
-        self._fingerprint = model_fingerprint
-        self._state_cache = state_cache
         self._want_ref_logprobs = want_ref_logprobs
         self._failures: list[EpisodeFailure] = []
         self._num_unused_tokens = 0  # of failed attempts and of openings, since the last ``start`` or ``collect``
         self._requests = RequestBuilder(tokenizer, config)
+        self._openings = OpeningStates(
+            state_cache, config, {"environment": factory.key, "model": model_fingerprint, "prompts": self._requests.key}
+        )
         self._dataset = factory if isinstance(factory, DatasetFactory) else None
         self._order = None if self._dataset is None else self._dataset.order(config.num_groups)
         self._reward_stats: list[RewardFunctionStats] = []
@@ -129,7 +130,7 @@ class Collector:
             pass
         found: dict[int, list[Group]] = {place: [] for place in places}
         with spans.STORE:
-            for (place, _), group in self._groups_of(episodes, index).items():
+            for (place, _), group in groups_of(episodes, index, self._config).items():
                 found[place].append(group)
         return {place: tuple(groups) for place, groups in found.items()}
 
@@ -171,8 +172,7 @@ class Collector:
                 first.reset(seed)
                 in_opening = first.in_opening
             if in_opening:
-                key = self._opening_key(group, refill)
-                cached = self._state_cache.get(key) if self._state_cache is not None else None
+                cached = self._openings.get(group, refill)
                 if cached is not None:
                     first.restore(cached)
                 else:
@@ -183,8 +183,7 @@ class Collector:
         for opening in openings:
             self._num_unused_tokens += opening.num_answer_tokens
             environments[places.index(opening.group)] = opening.environment
-            if self._state_cache is not None:
-                self._state_cache.put(self._opening_key(opening.group, refill), opening.environment.snapshot())
+            self._openings.put(opening.group, refill, opening.environment)
         return environments
 
     def _seed(self, index: int, group: int, refill: int) -> int:
@@ -192,21 +191,6 @@ class Collector:
         if self._order is not None:
             return self._order.row(self._config.seed, index, group, refill)
         return environment_seed(self._config.seed, index, group, refill)
-
-    def _opening_key(self, group: int, refill: int) -> dict[str, str | int]:
-        key: dict[str, str | int] = {
-            "environment": self._factory.key,
-            "model": self._fingerprint,
-            "prompts": self._requests.key,
-            "temperature": str(self._config.temperature),
-            "top_p": str(self._config.top_p),
-            "top_k": self._config.top_k,
-            "min_p": str(self._config.min_p),
-            "max_completion_tokens": self._config.max_completion_tokens,
-            "seed": self._config.seed,
-            "group": group,
-        }
-        return key | {"refill": refill} if refill else key
 
     def play_round(self, episodes: Sequence[Episode], index: int) -> bool:
         """One turn of every agent that must act, in one batch of requests. False when there is none.
@@ -310,23 +294,4 @@ class Collector:
 
     def groups(self, episodes: Sequence[Episode], index: int) -> tuple[Group, ...]:
         """The trajectories so far, by group. Groups are complete, because a failed episode is retried."""
-        return tuple(self._groups_of(episodes, index).values())
-
-    def _groups_of(self, episodes: Sequence[Episode], index: int) -> dict[tuple[int, str], Group]:
-        """One group per starting state and agent, in this order."""
-        members: dict[tuple[int, str], list[Trajectory]] = defaultdict(list)
-        for episode in episodes:
-            rewards = episode.rewards if episode.rewards is not None else episode.environment.rewards()
-            place = f"{episode.group}.{episode.refill}" if episode.refill else f"{episode.group}"
-            for agent, turns in episode.turns.items():
-                penalty = overlong_penalty(
-                    episode.max_answer_tokens[agent],
-                    max_tokens=self._config.max_completion_tokens,
-                    buffer_tokens=self._config.overlong_buffer_tokens,
-                )
-                group_id = f"{index}-{place}-{agent}"
-                trajectory = Trajectory(
-                    group_id, agent, tuple(turns), float(rewards[agent]), penalty, episode.scores, episode.row
-                )
-                members[episode.group, agent].append(trajectory)
-        return {key: Group(siblings[0].group_id, tuple(siblings)) for key, siblings in sorted(members.items())}
+        return tuple(groups_of(episodes, index, self._config).values())
