@@ -6,15 +6,10 @@ prompts, then decodes every running sequence: one drawn token, and the run of to
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.autograd.profiler import record_function
 
-from grpo_core.errors import GrpoError
 from grpo_core.ledger import spans
 from grpo_core.lora.cache import LoRACache
 from grpo_core.model.policy import Policy
@@ -30,14 +25,14 @@ from grpo_core.rollout.sequence import SequenceState, check_request, own_error
 from grpo_core.rollout.torch_engine.admission import Admission, Prefill
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
 from grpo_core.rollout.torch_engine.cache.row_batches import RowBatches
-from grpo_core.rollout.torch_engine.cache.rows import Row, RowBatch, plan_rows
-from grpo_core.rollout.torch_engine.capacity import no_room, out_of_memory
+from grpo_core.rollout.torch_engine.cache.rows import Row, RowBatch
+from grpo_core.rollout.torch_engine.capacity import out_of_memory
+from grpo_core.rollout.torch_engine.decoding import Decoding
+from grpo_core.rollout.torch_engine.finished import Finished
 from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.prefill import next_chunks, read_chunks
-from grpo_core.rollout.torch_engine.requests import Requests, prompt_key
-from grpo_core.rollout.torch_engine.sampler import sample_tokens
+from grpo_core.rollout.torch_engine.requests import Requests
 from grpo_core.rollout.torch_engine.scoring import ReferenceScorer
-from grpo_core.rollout.torch_engine.weights.adapters import RowUpdates
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights, fuse_weights
 from grpo_core.rollout.torch_engine.weights.versions import Versions
 from grpo_core.types import Completion
@@ -76,17 +71,24 @@ class TorchEngine:
         self._max_context_tokens = policy.max_context_tokens
         self._stop_ids = tuple(stop_ids)
         self._prefill_tokens = prefill_tokens or PREFILL_TOKENS.get(policy.device.type, MAX_PREFILL_TOKENS)
-        self._jump_forward = jump_forward
         base = fuse_weights(policy)
         self._passes = Passes(base, native=native)
         self._versions = Versions(base, policy.fingerprint, adapters, run, self._passes.products)
         self._prefixes = PrefixCache(base)
         self._requests = Requests(self._prefixes, self._versions)
-        self._scorer = ReferenceScorer(base, self._prefixes, self._passes, self._prefill_tokens)
         self._batches = RowBatches()
         self._admission = Admission(self._prefixes, self._batches, max_batch_sequences, max_kv_bytes)
-        self._unscored: list[SequenceState] = []
-        self._is_scoring_blocked = False  # finished sequences wait for memory; nothing is admitted before them
+        scorer = ReferenceScorer(base, self._prefixes, self._passes, self._prefill_tokens)
+        self._finished = Finished(self._requests, scorer, self._admission, self._batches)
+        self._decoding = Decoding(
+            self._passes,
+            self._versions,
+            self._batches,
+            self._admission,
+            self._requests,
+            self._finished,
+            jump_forward=jump_forward,
+        )
 
     @property
     def policy_version(self) -> int:
@@ -103,7 +105,7 @@ class TorchEngine:
     @property
     def num_under_way(self) -> int:
         """Requests that were submitted and have not been returned by ``step``."""
-        not_decoding = (self._admission.waiting, self._admission.prefilling, self._unscored)
+        not_decoding = (self._admission.waiting, self._admission.prefilling, self._finished.unscored)
         return sum(map(len, not_decoding)) + self._batches.num_rows + self._requests.num_ended
 
     @property
@@ -167,8 +169,8 @@ class TorchEngine:
             for row in [row for row in batch.rows if row is not None and row.sequence.ticket == ticket]:
                 self._leave(batch, row)
                 self._requests.count(num_cancelled=1, num_lost_tokens=len(row.sequence.tokens))
-        for sequence in [sequence for sequence in self._unscored if sequence.ticket == ticket]:
-            self._unscored.remove(sequence)
+        for sequence in [sequence for sequence in self._finished.unscored if sequence.ticket == ticket]:
+            self._finished.unscored.remove(sequence)
             self._requests.count(num_cancelled=1, num_lost_tokens=len(sequence.tokens))
         self._requests.forget_ended(ticket)
 
@@ -189,15 +191,15 @@ class TorchEngine:
     def step(self) -> list[Outcome]:
         with spans.DECODE:
             with spans.PREFILL:
-                if not self._is_scoring_blocked:
+                if not self._finished.is_blocked:
                     self._admit()
                 joined = self._read_prompts()
             for batch in self._batches:
                 if batch.rows:
-                    self._advance(batch)
+                    self._decoding.advance(batch)
             if joined:
-                self._join(joined)
-            self._score()
+                self._decoding.join(joined)
+            self._finished.score()
             for batch in self._batches:
                 batch.shrink(self._admission.free_bytes)
             self._batches.tidy(self._admission.free_bytes)
@@ -244,148 +246,6 @@ class TorchEngine:
         for sequence, leaf in failed:
             self._admission.prefilling.remove((sequence, leaf))
             self._requests.fail(sequence, leaf, out_of_memory(sequence, "reading the prompt", cause))
-
-    def _join(self, ready: Sequence[Prefill]) -> None:
-        """Draw the first tokens, and give the sequences that are not finished a slot."""
-        rows = plan_rows(ready)
-        rows.sort(key=lambda row: row.sequence.policy_version)
-        for version, group in itertools.groupby(rows, key=lambda row: row.sequence.policy_version):
-            self._begin(list(group), self._versions.weights_of(version).weights)
-
-    def _begin(self, rows: Sequence[Row], weights: DecoderWeights) -> None:
-        num_placed, batch = self._place(rows, weights)
-        if batch is None and not self._batches.num_rows and not self._admission.prefilling:
-            first = rows[0].sequence  # no other request will free room for it
-            self._requests.fail(first, rows[0].leaf, no_room(first, "decoding"))
-            rows = rows[1:]
-        self._admission.prefilling[:0] = [(row.sequence, row.leaf) for row in rows[num_placed:]]  # until others end
-        if batch is None:
-            return
-        rows = rows[:num_placed]
-        ends = [row.leaf.end_hidden for row in rows]
-        self._sample(weights, rows, torch.stack([end for end in ends if end is not None]))
-        going_on = [row for row in rows if row.sequence.finish_reason is None and row.sequence.pending]
-        for row in rows:
-            if row.sequence.finish_reason is not None:
-                self._finish(row.sequence, row.leaf)
-        if not going_on:
-            return
-        try:
-            batch.add(going_on)
-        except torch.OutOfMemoryError as cause:
-            for row in going_on:
-                self._requests.fail(row.sequence, row.leaf, out_of_memory(row.sequence, "joining the batch", cause))
-
-    def _place(self, rows: Sequence[Row], weights: DecoderWeights) -> tuple[int, RowBatch | None]:
-        """How many of ``rows`` have room now, and in which batch."""
-        for num_placed in range(len(rows), 0, -1):
-            first, free_bytes = rows[:num_placed], self._admission.free_bytes
-            batch = self._batches.place_for(first, weights, free_bytes)
-            if batch is None:
-                needed = RowBatch(weights).added_bytes(first)
-                batch = self._batches.place_for(first, weights, self._admission.make_bytes(needed))
-            if batch is not None:
-                return num_placed, batch
-        return 0, None
-
-    def _advance(self, batch: RowBatch) -> None:
-        """One forward pass: every row's pending tokens, then its next ones."""
-        tokens = [
-            row.sequence.pending if row is not None else [0] for row in batch.rows
-        ]  # a dummy token for free slots
-        counts = [len(each) for each in tokens]
-        updates = self._row_updates(batch, counts) if batch.weights is self._versions.base else []
-        try:
-            with record_function("decode"):
-                hidden = self._passes.over_rows(
-                    batch.weights, tokens, batch, updates, only_last=True
-                )  # [slots, hidden]
-        except torch.OutOfMemoryError as cause:
-            for row in [row for row in batch.rows if row is not None]:
-                self._fail_row(row, out_of_memory(row.sequence, "decoding", cause))
-            batch.compact()
-            return
-        self._requests.count(
-            num_decode_steps=1, num_decode_rows=batch.num_rows, kv_share_steps=self._admission.used_share
-        )
-        used = [(slot, row) for slot, row in enumerate(batch.rows) if row is not None]
-        for slot, row in used:
-            row.num_own += counts[slot]
-            row.sequence.pending.clear()
-        rows = [row for _, row in used]
-        slots = torch.tensor([slot for slot, _ in used], device=self._device)
-        self._sample(batch.weights, rows, hidden if len(rows) == len(hidden) else hidden[slots])
-        for row in rows:
-            if row.sequence.finish_reason is not None:
-                batch.remove(row)
-                self._finish(row.sequence, row.leaf)
-        batch.compact()
-
-    def _row_updates(self, batch: RowBatch, counts: Sequence[int]) -> list[RowUpdates]:
-        """The low-rank updates by rows; adjacent rows of one version share an entry."""
-        result: list[RowUpdates] = []
-        first = 0
-        for row, count in zip(batch.rows, counts, strict=True):
-            # Also the active version: rows that started when it was active before run here, on base weights.
-            updates = self._versions.beside(row.sequence.policy_version).updates if row is not None else None
-            if updates:
-                if result and result[-1].stop == first and result[-1].updates is updates:
-                    result[-1] = RowUpdates(result[-1].start, first + count, updates)
-                else:
-                    result.append(RowUpdates(first, first + count, updates))
-            first += count
-        return result
-
-    def _sample(self, weights: DecoderWeights, rows: Sequence[Row], hidden: Tensor) -> None:
-        """Sample the next tokens of every row. A row that cannot be sampled ends with its error."""
-        sequences = [row.sequence for row in rows]
-        with record_function("sample"), spans.DRAW:
-            errors = sample_tokens(self._passes, weights, sequences, hidden, jump_forward=self._jump_forward)
-        for row in rows:
-            error = errors.get(row.sequence)
-            if error is not None:
-                self._fail_row(row, error)
-
-    def _fail_row(self, row: Row, error: GrpoError) -> None:
-        for batch in self._batches:
-            if row in batch.rows:
-                batch.wipe(row)
-                batch.remove(row)
-        row.sequence.pending.clear()
-        self._requests.fail(row.sequence, row.leaf, error)
-
-    def _finish(self, sequence: SequenceState, leaf: PrefixNode) -> None:
-        self._requests.release(sequence, leaf)
-        if not sequence.request.want_ref_logprobs:
-            self._requests.end(sequence, None)
-        elif sequence.policy_version == 0:  # the policy is the base model
-            self._requests.end(sequence, np.array(sequence.logprobs, dtype=np.float32))
-        else:
-            self._unscored.append(sequence)
-
-    def _score(self) -> None:
-        """Score finished sequences under the base model, once no sibling that shares the prompt is still running."""
-        ready = [sequence for sequence in self._unscored if not self._requests.has_siblings(sequence)]
-        if not ready:
-            self._is_scoring_blocked = False
-            return
-        ready.sort(key=prompt_key)
-        self._unscored = [sequence for sequence in self._unscored if sequence not in ready]
-        try:
-            with spans.REFERENCE:
-                while ready and (scores := self._scorer.score(ready, self._admission)):
-                    for sequence, score in zip(ready, scores, strict=False):
-                        self._requests.end(sequence, score)
-                    del ready[: len(scores)]
-        except torch.OutOfMemoryError as cause:
-            for sequence in ready:
-                self._requests.end(sequence, out_of_memory(sequence, "scoring", cause))
-            ready = []
-        if ready and not self._batches.num_rows and not self._admission.prefilling:
-            self._requests.end(ready[0], no_room(ready[0], "scoring"))
-            del ready[0]
-        self._is_scoring_blocked = bool(ready)
-        self._unscored.extend(ready)
 
     def _leave(self, batch: RowBatch, row: Row) -> None:
         batch.remove(row)
