@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bench.verdict_study.noises import JITTER, Floats
 from pytest_grpo.measuring.machine.quiet import COUNTER_ERROR_S
-from pytest_grpo.settings.config import DEFAULT_MAX_CORES_OF_OTHERS
+from pytest_grpo.settings.option_values import DEFAULT_MAX_CORES_OF_OTHERS
 
 RECORDED = Path(__file__).with_name("recorded.json")
 NUM_PAIRS = 40

@@ -12,7 +12,7 @@ from pytest_grpo.baseline.fingerprint import check_same, differing
 from pytest_grpo.baseline.regressions import Change, Outcome, compare_rows, differing_devices
 from pytest_grpo.programs import program
 from pytest_grpo.reports.table import arm_quantity
-from pytest_grpo.settings.config import DEFAULT_TOLERANCE, parse_tolerance
+from pytest_grpo.settings.option_values import DEFAULT_TOLERANCE, parse_tolerance
 from pytest_grpo.settings.thresholds import format_number
 from pytest_grpo.types import Row
 

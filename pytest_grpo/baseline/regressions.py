@@ -25,7 +25,7 @@ from pytest_grpo.baseline.location_shift import estimate_shift, p_value_above, p
 from pytest_grpo.baseline.session_spread import Prediction, predict
 from pytest_grpo.measuring.statistics.sign_test import FAMILY_ALPHA, holm
 from pytest_grpo.reports.references import reference_rows
-from pytest_grpo.settings.config import DEFAULT_TOLERANCE
+from pytest_grpo.settings.option_values import DEFAULT_TOLERANCE
 from pytest_grpo.settings.thresholds import format_number
 from pytest_grpo.types import Row
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pytest_grpo.gate.setup_clock import SetupClock
 from pytest_grpo.measuring.control import Control, run_control
 from pytest_grpo.measuring.statistics.error_budget import ErrorBudget
-from pytest_grpo.settings.config import DEFAULT_MAX_CORES_OF_OTHERS
+from pytest_grpo.settings.option_values import DEFAULT_MAX_CORES_OF_OTHERS
 
 ShowProgress = Callable[[str], None]
 """Shows a short text in place; an empty text clears it."""

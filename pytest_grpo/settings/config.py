@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,17 @@ import pytest
 
 from pytest_grpo.settings.device import DeviceProfile, detect_device_profile
 from pytest_grpo.settings.modal import ModalSettings
+from pytest_grpo.settings.option_values import (
+    choice,
+    given,
+    given_new_file,
+    given_num_gates,
+    option_or_ini,
+    parse_budget_s,
+    parse_looks,
+    parse_max_cores_of_others,
+    parse_tolerance,
+)
 from pytest_grpo.settings.phases import parse_phases, phases_in_expression
 from pytest_grpo.settings.run import RunSettings
 from pytest_grpo.types import CHILD_PLUGINS, SIDE_PLUGIN
@@ -19,13 +29,6 @@ from pytest_grpo.types import CHILD_PLUGINS, SIDE_PLUGIN
 RemoteKind = Literal["modal", "subprocess"]
 Inconclusive = Literal["majority", "xfail", "fail"]
 """``majority``: each is an xfail, and the session fails when more than half of its timing gates are inconclusive."""
-
-DEFAULT_TOLERANCE = 0.05
-"""How much worse than a baseline is tolerated, as a fraction."""
-
-DEFAULT_MAX_CORES_OF_OTHERS = 0.1
-"""With two threads on two cores, 0.1 core of others takes 5 % of the time: about the noise of 4 % for which the error
-rates are declared."""
 
 Override = tuple[str, str]
 """Its source, and ``name=value``."""
@@ -105,18 +108,18 @@ class PluginConfig:
             thresholds_path=path,
             thresholds_required=bool(config.getini("grpo_thresholds")),
             threshold_overrides=_overrides(config),
-            looks=_looks(_value(config, "grpo_pairs")),
-            budget_s=_budget_s(_value(config, "grpo_budget")),
-            num_gates=_num_gates(config),
+            looks=parse_looks(option_or_ini(config, "grpo_pairs")),
+            budget_s=parse_budget_s(option_or_ini(config, "grpo_budget")),
+            num_gates=given_num_gates(config),
             device_profile=cast(
-                "DeviceProfile | None", _choice(config, "grpo_device_profile", ("cpu", "gpu"), default="auto")
+                "DeviceProfile | None", choice(config, "grpo_device_profile", ("cpu", "gpu"), default="auto")
             ),
             inconclusive=cast(
-                "Inconclusive", _choice(config, "grpo_inconclusive", ("fail", "xfail"), "majority") or "majority"
+                "Inconclusive", choice(config, "grpo_inconclusive", ("fail", "xfail"), "majority") or "majority"
             ),
-            max_cores_of_others=_max_cores_of_others(config.getini("grpo_max_cores_of_others")),
+            max_cores_of_others=parse_max_cores_of_others(config.getini("grpo_max_cores_of_others")),
             has_control=config.getini("grpo_control"),
-            system=_value(config, "grpo_system") or "grpo_core",
+            system=option_or_ini(config, "grpo_system") or "grpo_core",
             versus=_versus(config),
             run=_run(config, remote),
             against=_against(config),
@@ -125,12 +128,12 @@ class PluginConfig:
             expected=tuple(config.getoption("grpo_expect") or config.getini("grpo_expect")),
             side_names=tuple(config.getoption("grpo_side_name") or ()),
             same_answers=config.getoption("grpo_same_answers") or config.getini("grpo_same_answers"),
-            save=None if is_child else _name(config, "grpo_save"),
-            compare=_name(config, "grpo_compare"),
-            tolerance=parse_tolerance(_value(config, "grpo_tolerance")),
+            save=None if is_child else given(config, "grpo_save"),
+            compare=given(config, "grpo_compare"),
+            tolerance=parse_tolerance(option_or_ini(config, "grpo_tolerance")),
             any_machine=config.getoption("grpo_any_machine") or config.getini("grpo_any_machine"),
-            html_path=None if is_child else _new_file(config, "grpo_html", "report.html"),
-            json_path=None if is_child else _new_file(config, "grpo_json", "verdicts.json"),
+            html_path=None if is_child else given_new_file(config, "grpo_html", "report.html"),
+            json_path=None if is_child else given_new_file(config, "grpo_json", "verdicts.json"),
         )
 
     @property
@@ -145,20 +148,6 @@ PLUGIN_CONFIG = pytest.StashKey[PluginConfig]()
 def is_xdist_worker(config: pytest.Config) -> bool:
     """Whether this process is an xdist worker; only the controller reports."""
     return hasattr(config, "workerinput")
-
-
-def _value(config: pytest.Config, name: str) -> str:
-    option = config.getoption(name, None)
-    return config.getini(name) if option is None else option
-
-
-def _choice(config: pytest.Config, name: str, allowed: tuple[str, ...], default: str) -> str | None:
-    """One of ``allowed``; None when unset or set to ``default``."""
-    value = _value(config, name) or default
-    if value not in (*allowed, default):
-        given = f"ini {name}" if config.getoption(name, None) is None else f"--{name.replace('_', '-')}"
-        raise pytest.UsageError(f"{given} {value!r}: allowed are {', '.join((*allowed, default))}; choose one")
-    return None if value == default else value
 
 
 def _phases(config: pytest.Config) -> tuple[frozenset[int] | None, frozenset[int]]:
@@ -181,7 +170,7 @@ def _phases(config: pytest.Config) -> tuple[frozenset[int] | None, frozenset[int
     ini = config.getini("grpo_phase")
     if ini and not asked:
         return parse_phases(ini), parse_phases(ini)
-    compares = _value(config, "grpo_against") or config.pluginmanager.has_plugin(SIDE_PLUGIN)
+    compares = option_or_ini(config, "grpo_against") or config.pluginmanager.has_plugin(SIDE_PLUGIN)
     if compares and not asked:  # every gate there is
         return None, parse_phases("all")
     return None, asked
@@ -200,7 +189,7 @@ def _is_child(config: pytest.Config) -> bool:
 def _remote(config: pytest.Config) -> RemoteKind | None:
     if _is_child(config):
         return None
-    kind = _choice(config, "grpo_remote", ("modal", "subprocess"), default="local")
+    kind = choice(config, "grpo_remote", ("modal", "subprocess"), default="local")
     modal = _asks_for_modal(config)
     if modal and config.getoption("grpo_remote") not in (None, "modal"):
         raise pytest.UsageError(
@@ -231,46 +220,6 @@ def _overrides(config: pytest.Config) -> tuple[Override, ...]:
     )
 
 
-def _looks(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and 1 <= int(part) <= 1000 for part in parts) or parts != sorted(set(parts), key=int):
-        raise pytest.UsageError(
-            f"--grpo-pairs {text!r}: allowed are increasing whole numbers from 1 to 1000; try 8,12,18,27,40"
-        )
-    return tuple(int(part) for part in parts)
-
-
-def _budget_s(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= 86_400:
-        raise pytest.UsageError(f"--grpo-budget {text!r}: allowed are seconds above 0, at most 86400; try 45")
-    return seconds
-
-
-def _max_cores_of_others(text: str) -> float:
-    try:
-        cores = float(text)
-    except ValueError:
-        cores = math.nan
-    if not cores >= 0:
-        raise pytest.UsageError(
-            f"ini grpo_max_cores_of_others {text!r}: allowed are numbers of cores from 0, or inf for any; try 0.1"
-        )
-    return cores
-
-
-def _num_gates(config: pytest.Config) -> int | None:
-    text = config.getoption("grpo_num_gates")
-    if text is None:
-        return None
-    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
-        raise pytest.UsageError(f"--grpo-num-gates {text!r}: allowed are whole numbers from 1 to 10000; try 9")
-    return int(text)
-
-
 def _run(config: pytest.Config, remote: RemoteKind | None) -> RunSettings:
     run = RunSettings.from_pytest_config(config)
     if remote is not None and run.path is not None and not run.path.is_relative_to(config.rootpath.resolve()):
@@ -282,8 +231,8 @@ def _run(config: pytest.Config, remote: RemoteKind | None) -> RunSettings:
 
 
 def _versus(config: pytest.Config) -> str | None:
-    versus = _value(config, "grpo_versus") or None
-    system = _value(config, "grpo_system") or "grpo_core"
+    versus = option_or_ini(config, "grpo_versus") or None
+    system = option_or_ini(config, "grpo_system") or "grpo_core"
     if versus == system:
         raise pytest.UsageError(f"--grpo-versus {versus!r}: that is the system under test itself; name another one")
     return versus
@@ -295,43 +244,12 @@ def _against(config: pytest.Config) -> str | None:
         return None
     if _is_child(config):
         return config.getoption("grpo_against") or None
-    against = _name(config, "grpo_against")
+    against = given(config, "grpo_against")
     if against is None and config.getoption("grpo_ablate"):
         against = "."  # the same code under another setting
     for name in ("grpo_with", "grpo_expect"):
-        given = config.getoption(name) or []
-        if against is None and given:
-            option = f"--{name.replace('_', '-')} {given[0]}"
+        texts = config.getoption(name) or []
+        if against is None and texts:
+            option = f"--{name.replace('_', '-')} {texts[0]}"
             raise pytest.UsageError(f"{option}: is about another version, and none is given; add --grpo-against")
     return against
-
-
-def _name(config: pytest.Config, name: str) -> str | None:
-    """The given name, None when unset. An empty option is kept, so that it is rejected as a name."""
-    value = _value(config, name)
-    return None if value == "" and config.getoption(name) is None else value
-
-
-def parse_tolerance(text: str) -> float:
-    """Raises pytest.UsageError unless ``text`` is a fraction from 0 to below 1."""
-    try:
-        tolerance = float(text)
-    except ValueError:
-        tolerance = math.nan
-    if not 0 <= tolerance < 1:
-        raise pytest.UsageError(f"tolerance {text!r}: allowed are fractions from 0 to below 1; try {DEFAULT_TOLERANCE}")
-    return tolerance
-
-
-def _new_file(config: pytest.Config, name: str, example: str) -> Path | None:
-    """Checks before anything is measured that a file can be written there."""
-    text, option = _name(config, name), f"--{name.replace('_', '-')}"
-    if text is None:
-        return None
-    path = config.invocation_params.dir / text
-    if not text.strip() or path.is_dir():
-        raise pytest.UsageError(f"{option} {text!r}: not a file; name one, e.g. {example}")
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
-    if not nearest.is_dir():
-        raise pytest.UsageError(f"{option} {text!r}: {nearest} is not a folder; name a file in a folder")
-    return path

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_grpo.settings.config import DEFAULT_MAX_CORES_OF_OTHERS, DEFAULT_TOLERANCE
+from pytest_grpo.settings.option_values import DEFAULT_MAX_CORES_OF_OTHERS, DEFAULT_TOLERANCE
 
 
 def add_options(parser: pytest.Parser) -> None:

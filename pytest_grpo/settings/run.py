@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_grpo.settings.option_values import given
+
 if TYPE_CHECKING:
     from grpo_core.config import GrpoConfig
 
@@ -35,11 +37,11 @@ class RunSettings:
     @classmethod
     def from_pytest_config(cls, config: pytest.Config) -> RunSettings:
         """Raises pytest.UsageError when the file, or what reads it, is not there."""
-        text = _value(config, "grpo_config")
+        text = given(config, "grpo_config")
         path = _file(config, text) if text is not None else None
         changes = (*config.getini("grpo_set"), *(config.getoption("grpo_set") or ()))
-        given = ((name, _value(config, f"grpo_{name}")) for name in SINGLE_KEYS)
-        run = cls(path, changes, tuple((name, value) for name, value in given if value is not None))
+        single = ((name, given(config, f"grpo_{name}")) for name in SINGLE_KEYS)
+        run = cls(path, changes, tuple((name, value) for name, value in single if value is not None))
         if not run.is_embedded:
             _check_packages(run)
         return run
@@ -150,12 +152,6 @@ def _check_packages(run: RunSettings) -> None:
 
     if "pydantic" in missing_modules("train"):
         raise pytest.UsageError(f"{run}: the package pydantic is not installed; run: {install_command('train')}")
-
-
-def _value(config: pytest.Config, name: str) -> str | None:
-    """What the option or the ini file says; None without either. An empty option is kept, so that it is rejected."""
-    option: str | None = config.getoption(name)
-    return option if option is not None else config.getini(name) or None
 
 
 def _file(config: pytest.Config, text: str) -> Path:

@@ -12,7 +12,7 @@ from pytest_grpo.baseline.compare import change_table, main
 from pytest_grpo.baseline.files import read_sessions, save_baseline
 from pytest_grpo.baseline.fingerprint import Fingerprint, take_fingerprint
 from pytest_grpo.baseline.regressions import compare_rows
-from pytest_grpo.settings.config import parse_tolerance
+from pytest_grpo.settings.option_values import parse_tolerance
 from pytest_grpo.types import Row
 
 NODEID = "bench/test_phase2_rollout.py::test_batched"
