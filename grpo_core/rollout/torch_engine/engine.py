@@ -189,7 +189,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def step(self) -> list[Outcome]:
-        with spans.DECODE:
+        with self._passes.leading(), spans.DECODE:
             with spans.PREFILL:
                 if not self._finished.is_blocked:
                     self._admit()

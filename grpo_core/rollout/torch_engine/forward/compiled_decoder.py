@@ -72,7 +72,7 @@ class _Pass(ctypes.Structure):
 
 
 class _Passes(ctypes.Structure):
-    _fields_ = [(name, _Pointer) for name in ("all", "wanted", "indices")]
+    _fields_ = [(name, _Pointer) for name in ("all", "wanted", "indices", "run_stages")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +150,15 @@ class NativeDecoder:
             self._use(weights)
         num_tokens, num_wanted = asked.numbers.shape[1], len(asked.wanted)
         self._reach(int(asked.numbers[1].max()) + 1)
-        every = _Described(asked, weights.embedding.shape[1])
-        wanted = every if num_wanted == num_tokens else _Described(asked.only_wanted(), weights.embedding.shape[1])
-        passes = _Passes(ctypes.addressof(every.pass_), ctypes.addressof(wanted.pass_), asked.wanted.ctypes.data)
+        hidden_size, num_threads = weights.embedding.shape[1], self.products.crew.num_threads
+        every = _Described(asked, hidden_size, num_threads)
+        wanted = every if num_wanted == num_tokens else _Described(asked.only_wanted(), hidden_size, num_threads)
+        passes = _Passes(
+            all=ctypes.addressof(every.pass_),
+            wanted=ctypes.addressof(wanted.pass_),
+            indices=asked.wanted.ctypes.data,
+            run_stages=self.products.crew.run_stages,
+        )
         if self._decode(ctypes.byref(self._model), self._layers, ctypes.byref(passes)):
             raise torch.OutOfMemoryError(f"a pass over {num_tokens} tokens: out of memory")
         return wanted.states
@@ -199,7 +205,7 @@ class NativeDecoder:
 class _Described:
     """A pass as the C code reads it, with the memory that it points to."""
 
-    def __init__(self, asked: NativePass, hidden_size: int) -> None:
+    def __init__(self, asked: NativePass, hidden_size: int, num_threads: int) -> None:
         self._numbers = asked.numbers
         self._own = (_Store * len(asked.own))(*asked.own)
         self._segments = (_Segment * len(asked.segments))(*asked.segments)
@@ -209,7 +215,7 @@ class _Described:
         self.pass_ = _Pass(
             num_tokens=num_tokens,
             num_segments=len(asked.segments),
-            num_threads=torch.get_num_threads(),
+            num_threads=num_threads,
             num_stores=len(asked.own),
             ids=address,
             positions=address + step,

@@ -1,47 +1,31 @@
 /* One pass of a Qwen2, Qwen3 or Llama in float32: what decoder.py and attention_plan.py compute, in one call.
 
-   All threads go through the layers together, each with its part of the tokens, heads or rows of a weight, and wait for
-   each other in between.
+   A layer is seven stages of kernels/crew.h, whose items are some tokens, heads or rows of a weight.
 
-   A token's state has the same bits whatever else is in the pass, however many threads there are, and however its keys
-   are divided.
+   A token's state has the same bits whatever else is in the pass, however many threads there are, whichever of them does
+   an item, and however its keys are divided.
 
    Legend: T tokens of the pass, H query heads, K key heads, D head size. Sizes of vectors that are multiplied (hidden,
    intermediate, H * D, D) are multiples of PANEL. */
 
-#include <omp.h>
 #include <stdlib.h>
 
 #include "attention.h"
 #include "checked.h"
+#include "crew.h"
 
-#define STEP (2 * PANEL) /* columns per unit of work of a thread */
+#define MAX_ITEMS 8           /* of a thread in a stage: few enough to cost nothing, many enough to share */
+#define MIN_NORM_FLOATS 16384 /* of an item that normalises: less is done before another thread has heard of it */
+#define MIN_HEAD_COLUMNS 64   /* of an item that projects heads */
 #define MAX_INNER 256    /* rows of a packed weight's block, which stays in the L1 cache */
 #define MAX_TRANSPOSED 128   /* the same of a block that is transposed first */
 #define AHEAD (16 * PANEL)
-
-/* The partition first:last of ``num`` items for thread ``index`` of ``threads``, in whole ``step``s. */
-static inline void part_of(int64_t num, int64_t step, int64_t index, int64_t threads, int64_t *first, int64_t *last) {
-    const int64_t steps = (num + step - 1) / step;
-    *first = steps * index / threads * step;
-    *last = steps * (index + 1) / threads * step;
-    if (*last > num) *last = num;
-}
 
 static void normalise(const float *x, const float *weight, double epsilon, int64_t size, float *y) {
     vec squares = {0};
     for (int64_t k = 0; k < size; k += LANES) squares = fused(load(x + k), load(x + k), squares);
     const float scale = (float)(1.0 / sqrt((double)sum_of(squares) / (double)size + epsilon));
     for (int64_t k = 0; k < size; k += LANES) store(y + k, load(x + k) * scale * load(weight + k));
-}
-
-/* Normalises the states of a thread's partition of the tokens. */
-static void normalise_part(const Model *model, const Pass *pass, const float *weight, float *normed, int64_t me,
-                           int64_t threads) {
-    int64_t first, last;
-    part_of(pass->num_tokens, 1, me, threads, &first, &last);
-    for (int64_t t = first; t < last; t++)
-        normalise(pass->states + t * model->hidden, weight, model->epsilon, model->hidden, normed + t * model->hidden);
 }
 
 /* y[t, first:last] += x[t] W^T, ``x`` [T, in], rows first:last of ``weight``; first and last are multiples of PANEL. */
@@ -129,46 +113,136 @@ static void project_heads(const float *x, const Model *model, const Pass *pass, 
         }
 }
 
-static void run_layer(const Model *model, const Pass *pass, const Pass *wanted, const Layer *layer, int64_t index,
-                      const Shared *shared, int64_t me, int64_t threads) {
-    const int64_t num = wanted->num_tokens, hidden = model->hidden, width = model->num_heads * model->head_size;
-    const int64_t heads = model->num_heads, key_heads = model->num_key_heads, group = heads / key_heads;
-    float *normed = wanted == pass ? shared->normed : shared->wanted_normed;
-    int64_t first, last;
+/* The stages of a layer. After the last layer there is one more NORM. */
+enum { NORM, HEADS, ATTENTION, OUTPUT, MLP_NORM, GATE_UP, DOWN, NUM_STAGES };
 
-    normalise_part(model, pass, layer->attention_norm, shared->normed, me, threads);
-    if (wanted != pass) normalise_part(model, wanted, layer->attention_norm, normed, me, threads);
-#pragma omp barrier
-    part_of(heads + 2 * key_heads, 1, me, threads, &first, &last);
-    project_heads(normed, model, wanted, index, layer, first, last < heads ? last : heads, shared->heads);
-    project_heads(shared->normed, model, pass, index, layer, first > heads ? first : heads, last, shared->heads);
-#pragma omp barrier
-    if (!num) return;
-    const int64_t blocks_wanted = (threads + key_heads - 1) / key_heads;
-    int64_t block = (num + blocks_wanted - 1) / blocks_wanted;
-    if (block > MAX_QUERIES / group) block = MAX_QUERIES / group;
-    const int64_t num_blocks = (num + block - 1) / block;
-    for (int64_t item = me; item < key_heads * num_blocks; item += threads) {
-        const int64_t start = item / key_heads * block;
-        attend_block(model, wanted, index, item % key_heads, start, start + block < num ? start + block : num, shared,
-                     me);
+typedef struct {
+    const Model *model;
+    const Layer *layers;
+    const Passes *passes;
+    const Shared *shared;
+    int64_t num_threads;
+    int64_t norm_tokens, heads; /* of an item that normalises, that projects heads */
+} Run;
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t parts(int64_t num, int64_t size) { return (num + size - 1) / size; }
+
+/* The tokens that layer ``index`` is computed for. */
+static inline const Pass *tokens_of(const Run *run, int64_t index) {
+    return index < run->model->num_layers - 1 ? run->passes->all : run->passes->wanted;
+}
+
+/* Columns that one tile of a product computes together. */
+static inline int64_t tile_columns(const Run *run, int64_t num_tokens) {
+    return run->model->is_packed ? LANES * widest(num_tokens) : 2 * PANEL;
+}
+
+/* Items of a product with ``num_columns``. */
+static inline int64_t product_items(const Run *run, int64_t num_tokens, int64_t num_columns) {
+    return least(parts(num_columns, tile_columns(run, num_tokens)), MAX_ITEMS * run->num_threads);
+}
+
+/* Tokens of an item of ATTENTION: as many as one call takes, unless a thread would have nothing to do. */
+static inline int64_t block_tokens(const Run *run, int64_t num_tokens) {
+    const int64_t key_heads = run->model->num_key_heads;
+    const int64_t most = MAX_QUERIES / (run->model->num_heads / key_heads);
+    return least(most, parts(num_tokens, parts(run->num_threads, key_heads)));
+}
+
+static int64_t num_items(const Run *run, int64_t index, int64_t kind) {
+    const Model *model = run->model;
+    const Pass *all = run->passes->all, *wanted = tokens_of(run, index);
+    const int64_t num = wanted->num_tokens, norms = parts(num, run->norm_tokens);
+    if (kind == NORM && index < model->num_layers && wanted != all) return parts(all->num_tokens, run->norm_tokens) + norms;
+    if (kind == NORM || kind == MLP_NORM) return norms;
+    if (kind == HEADS) return parts(model->num_heads + 2 * model->num_key_heads, run->heads);
+    if (!num) return 0;
+    if (kind == ATTENTION) return model->num_key_heads * parts(num, block_tokens(run, num));
+    return product_items(run, num, kind == GATE_UP ? model->intermediate : model->hidden);
+}
+
+/* Normalises tokens first:last of ``from``. */
+static void normalise_tokens(const Model *model, const float *from, const float *weight, int64_t first, int64_t last,
+                             float *to) {
+    for (int64_t t = first; t < last; t++)
+        normalise(from + t * model->hidden, weight, model->epsilon, model->hidden, to + t * model->hidden);
+}
+
+/* NORM. In the last layer the first items are of all tokens, for their keys and values, and the others of the wanted
+   ones, whose states begin here. */
+static void begin_layer(const Run *run, int64_t index, int64_t item) {
+    const Pass *all = run->passes->all, *wanted = run->passes->wanted;
+    const float *weight = run->layers[index].attention_norm;
+    const int64_t hidden = run->model->hidden, size = run->norm_tokens, num = parts(all->num_tokens, size);
+    if (item < num) {
+        const int64_t last = least((item + 1) * size, all->num_tokens);
+        normalise_tokens(run->model, all->states, weight, item * size, last, run->shared->normed);
+        return;
     }
-#pragma omp barrier
-    part_of(hidden, STEP, me, threads, &first, &last);
-    if (layer->output_bias) add_bias(layer->output_bias, num, first, last, wanted->states, hidden);
-    const Weight output = {layer->output, width, model->is_packed};
-    add_product(shared->attended, output, num, first, last, wanted->states, hidden);
-#pragma omp barrier
-    normalise_part(model, wanted, layer->mlp_norm, normed, me, threads);
-#pragma omp barrier
-    part_of(model->intermediate, STEP, me, threads, &first, &last);
-    activate(normed, model, layer, num, first, last, shared->gates, shared->ups);
-#pragma omp barrier
-    part_of(hidden, STEP, me, threads, &first, &last);
-    if (layer->down_bias) add_bias(layer->down_bias, num, first, last, wanted->states, hidden);
-    const Weight down = {layer->down, model->intermediate, model->is_packed};
-    add_product(shared->gates, down, num, first, last, wanted->states, hidden);
-#pragma omp barrier
+    const int64_t first = (item - num) * size, last = least(first + size, wanted->num_tokens);
+    for (int64_t t = first; t < last; t++)
+        memcpy(wanted->states + t * hidden, all->states + run->passes->indices[t] * hidden,
+               (size_t)hidden * sizeof(float));
+    normalise_tokens(run->model, wanted->states, weight, first, last, run->shared->wanted_normed);
+}
+
+/* HEADS: queries of the tokens of the layer, keys and values of all tokens. */
+static void project(const Run *run, int64_t index, int64_t item, const float *normed) {
+    const int64_t heads = run->model->num_heads, first = item * run->heads;
+    const int64_t last = least(first + run->heads, heads + 2 * run->model->num_key_heads);
+    const Layer *layer = run->layers + index;
+    project_heads(normed, run->model, tokens_of(run, index), index, layer, first, least(last, heads),
+                  run->shared->heads);
+    project_heads(run->shared->normed, run->model, run->passes->all, index, layer, first > heads ? first : heads, last,
+                  run->shared->heads);
+}
+
+/* OUTPUT and DOWN: states[t] += x[t] W^T, and the bias. */
+static void add_columns(const Run *run, const Pass *pass, int64_t item, const float *x, Weight weight,
+                        const float *bias) {
+    const int64_t num = pass->num_tokens, hidden = run->model->hidden;
+    int64_t first, last;
+    part_of(hidden, tile_columns(run, num), item, product_items(run, num, hidden), &first, &last);
+    if (bias) add_bias(bias, num, first, last, pass->states, hidden);
+    add_product(x, weight, num, first, last, pass->states, hidden);
+}
+
+static void do_item(const void *context, int64_t stage, int64_t item, int64_t me) {
+    const Run *run = context;
+    const Model *model = run->model;
+    const Shared *shared = run->shared;
+    const int64_t index = stage / NUM_STAGES;
+    const Pass *pass = tokens_of(run, index);
+    const Layer *layer = run->layers + index;
+    float *normed = pass == run->passes->all ? shared->normed : shared->wanted_normed;
+    const int64_t num = pass->num_tokens, size = block_tokens(run, num), token = item / model->num_key_heads * size;
+    const int64_t width = model->num_heads * model->head_size;
+    int64_t first = item * run->norm_tokens, last = least(first + run->norm_tokens, num);
+    if (index == model->num_layers) {
+        normalise_tokens(model, pass->states, model->final_norm, first, last, pass->states);
+        return;
+    }
+    switch (stage % NUM_STAGES) {
+        case NORM: begin_layer(run, index, item); return;
+        case HEADS: project(run, index, item, normed); return;
+        case ATTENTION:
+            attend_block(model, pass, index, item % model->num_key_heads, token, least(token + size, num), shared, me);
+            return;
+        case OUTPUT:
+            add_columns(run, pass, item, shared->attended, (Weight){layer->output, width, model->is_packed},
+                        layer->output_bias);
+            return;
+        case MLP_NORM: normalise_tokens(model, pass->states, layer->mlp_norm, first, last, normed); return;
+        case GATE_UP:
+            part_of(model->intermediate, tile_columns(run, num), item, product_items(run, num, model->intermediate),
+                    &first, &last);
+            activate(normed, model, layer, num, first, last, shared->gates, shared->ups);
+            return;
+        default:
+            add_columns(run, pass, item, shared->gates, (Weight){layer->down, model->intermediate, model->is_packed},
+                        layer->down_bias);
+    }
 }
 
 static void check_pass(const Model *model, const Pass *pass) {
@@ -209,22 +283,14 @@ int grpo_decode(const Model *model, const Layer *layers, const Passes *passes) {
     shared.scores = memory + by_token;
     for (int64_t t = 0; t < num; t++)
         memcpy(pass->states + t * hidden, model->embedding + pass->ids[t] * hidden, (size_t)hidden * sizeof(float));
-#pragma omp parallel num_threads((int)pass->num_threads)
-    {
-        const int64_t me = omp_get_thread_num(), threads = omp_get_num_threads();
-        for (int64_t index = 0; index < model->num_layers - 1; index++)
-            run_layer(model, pass, pass, layers + index, index, &shared, me, threads);
-        if (wanted != pass) {
-            int64_t first, last;
-            part_of(wanted->num_tokens, 1, me, threads, &first, &last); /* as normalise_part has them */
-            for (int64_t t = first; t < last; t++)
-                memcpy(wanted->states + t * hidden, pass->states + passes->indices[t] * hidden,
-                       (size_t)hidden * sizeof(float));
-        }
-        const int64_t index = model->num_layers - 1;
-        run_layer(model, pass, wanted, layers + index, index, &shared, me, threads);
-        normalise_part(model, wanted, model->final_norm, wanted->states, me, threads);
-    }
+    const int64_t num_stages = model->num_layers * NUM_STAGES + 1;
+    int64_t *items = malloc((size_t)num_stages * sizeof(int64_t));
+    Run run = {model, layers, passes, &shared, pass->num_threads, 1, 1};
+    if (hidden < MIN_NORM_FLOATS) run.norm_tokens = MIN_NORM_FLOATS / hidden;
+    if (model->head_size < MIN_HEAD_COLUMNS) run.heads = MIN_HEAD_COLUMNS / model->head_size;
+    for (int64_t s = 0; items && s < num_stages; s++) items[s] = num_items(&run, s / NUM_STAGES, s % NUM_STAGES);
+    const int is_failed = !items || passes->run_stages(do_item, &run, items, num_stages, pass->num_threads);
+    free(items);
     free(memory);
-    return 0;
+    return is_failed;
 }

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "crew.h"
+
 typedef struct {
     const float *attention_norm, *qkv, *qkv_bias, *query_norm, *key_norm, *output, *output_bias;
     const float *mlp_norm, *gate_up, *gate_up_bias, *down, *down_bias;
@@ -50,6 +52,7 @@ typedef struct {
 typedef struct {
     const Pass *all, *wanted;
     const int64_t *indices; /* [wanted->num_tokens], their indices in ``all`` */
+    RunStages run_stages;
 } Passes;
 
 /* Buffers that the threads share, by token. */

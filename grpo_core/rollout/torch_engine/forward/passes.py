@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 
 import numpy as np
@@ -40,6 +41,13 @@ class Passes:
         """Whether states and logits are batch-invariant: the same bits whatever else is in the pass."""
         return self._native is not None
 
+    def leading(self) -> AbstractContextManager[None]:
+        """For what needs several passes: their threads are at hand meanwhile, and torch computes in one."""
+        return self._native.products.crew.leading() if self._native is not None else nullcontext()
+
+    def _in_torch(self) -> AbstractContextManager[None]:
+        return self._native.products.crew.torch_leading() if self._native is not None else nullcontext()
+
     def over_prompts(self, version: VersionWeights, chunks: Sequence[PromptChunk]) -> Tensor:
         """A pass over chunks of prompts, with allocated nodes: the states after the chunks that complete their node."""
         stops = np.cumsum([chunk.num_tokens for chunk in chunks]).tolist()
@@ -50,13 +58,14 @@ class Passes:
             ids = np.concatenate([chunk.node.tokens[chunk.start : chunk.stop] for chunk in chunks]).astype(np.int64)
             starts = [(chunk.node.start + chunk.start, chunk.num_tokens) for chunk in chunks]
             positions = np.concatenate([np.arange(start, start + num) for start, num in starts])
-            hidden = forward(
-                version.weights,
-                torch.from_numpy(ids).to(self._device),
-                torch.from_numpy(positions).to(self._device),
-                PromptAttention(chunks),
-                [RowUpdates(0, len(ids), version.updates)] if version.updates is not None else [],
-            )
+            with self._in_torch():
+                hidden = forward(
+                    version.weights,
+                    torch.from_numpy(ids).to(self._device),
+                    torch.from_numpy(positions).to(self._device),
+                    PromptAttention(chunks),
+                    [RowUpdates(0, len(ids), version.updates)] if version.updates is not None else [],
+                )
             return hidden[torch.tensor(ends, dtype=torch.long, device=self._device)]
 
     def over_rows(
@@ -78,7 +87,8 @@ class Passes:
             return self._native.forward(weights, rows_pass(ids, batch, plan, wanted))
         attention = RowAttention(batch, plan)
         read = torch.tensor(ids, device=self._device)
-        hidden = forward(weights, read, attention.positions, attention, updates)
+        with self._in_torch():
+            hidden = forward(weights, read, attention.positions, attention, updates)
         return hidden if len(wanted) == len(ids) else hidden[torch.tensor(wanted, device=self._device)]
 
     def over_head(self, weights: DecoderWeights, hidden: Tensor, ids: Tensor | None = None) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from grpo_core.kernels.compiler import load_kernels
+from grpo_core.kernels.crew import Crew, open_crew
 from grpo_core.rollout.torch_engine.weights.fused import Linear
 
 SOURCE = Path(__file__).with_name("products.c")
@@ -30,11 +31,14 @@ class _Head(ctypes.Structure):
 
 
 class NativeProducts:
-    def __init__(self, kernels: ctypes.CDLL) -> None:
+    """Products by the threads of ``crew``."""
+
+    def __init__(self, kernels: ctypes.CDLL, crew: Crew) -> None:
         self._logits, self._pack = kernels.grpo_logits, kernels.grpo_pack
-        self._logits.argtypes = [_Pointer, _Int]
-        self._pack.argtypes = [_Pointer, _Int, _Int, _Pointer, _Int]
-        self._logits.restype = self._pack.restype = None
+        self._logits.argtypes = [_Pointer, _Pointer, _Int]
+        self._pack.argtypes = [_Pointer, _Int, _Int, _Pointer, _Pointer, _Int]
+        self._logits.restype = self._pack.restype = ctypes.c_int
+        self.crew = crew
 
     def logits(self, head: Linear, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
         """As ``decoder.apply_head``, [B, V] or [B, C]; a logit has the same bits whatever else is asked for."""
@@ -52,7 +56,8 @@ class NativeProducts:
             vocab_size=len(weight),
             logits=logits.data_ptr(),
         )
-        self._logits(ctypes.byref(asked), torch.get_num_threads())
+        if self._logits(ctypes.byref(asked), self.crew.run_stages, self.crew.num_threads):
+            raise torch.OutOfMemoryError(f"logits of {len(hidden)} rows: out of memory")
         return logits
 
     def pack(self, weight: Tensor) -> Tensor:
@@ -68,10 +73,12 @@ class NativeProducts:
         target = packed[start // PANEL : (start + len(weight)) // PANEL]
         assert target.is_contiguous()
         assert target.numel() == weight.numel()
-        self._pack(weight.data_ptr(), *weight.shape, target.data_ptr(), torch.get_num_threads())
+        if self._pack(weight.data_ptr(), *weight.shape, target.data_ptr(), self.crew.run_stages, self.crew.num_threads):
+            raise torch.OutOfMemoryError("packing weights: out of memory")
 
 
 def open_products() -> NativeProducts | None:
     """Compiled code, or None where this machine cannot build it."""
     kernels = load_kernels(SOURCE)
-    return NativeProducts(kernels) if kernels is not None else None
+    crew = open_crew() if kernels is not None else None
+    return NativeProducts(kernels, crew) if kernels is not None and crew is not None else None
