@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import time
@@ -12,7 +13,7 @@ from grpo_core.config import TelemetryConfig
 from grpo_core.errors import CredentialsError, first_line
 from grpo_core.telemetry.addresses import check_header, check_url
 from grpo_core.telemetry.delivery.delivery import DeliveryError, retry_after_s
-from grpo_core.telemetry.events import Record
+from grpo_core.telemetry.events import Record, line_of
 
 if TYPE_CHECKING:
     from requests import Response
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT_S = 3.0
 _READ_TIMEOUT_S = 5.0
+_GZIP_LEVEL = 2  # of 9, the client's own: a third more bytes in a third of the time, which training would have
 _MAX_REASON = 200
 _TOO_LARGE = 413  # the only status that is about the events of one request, and not about the service or the token
 
@@ -87,13 +89,15 @@ class AxiomConnection:
 
     def send(self, records: Sequence[Record]) -> int:
         """One request. Raises ``DeliveryError`` when Axiom cannot be reached, or gives no answer that it could give."""
-        from axiom_py.client import AxiomError
+        from axiom_py.client import AxiomError, ContentEncoding, ContentType
         from dacite import DaciteError
         from requests import RequestException
 
+        lines = b"".join(map(line_of, records)).removesuffix(b"\n")
+        payload = gzip.compress(lines, _GZIP_LEVEL)
         self._answer = None
         try:
-            self._client.ingest_events(self._dataset, [dict(record) for record in records])
+            self._client.ingest(self._dataset, payload, ContentType.NDJSON, ContentEncoding.GZIP)
         except AxiomError as error:
             raise DeliveryError(
                 f"dataset {self._dataset!r}: {error}",
