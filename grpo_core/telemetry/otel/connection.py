@@ -99,45 +99,31 @@ class OtelConnection:
         self._session.close()
 
     def _send_spans(self, records: Sequence[Record]) -> None:
-        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-            ExportTraceServiceRequest,
-            ExportTraceServiceResponse,
-        )
-        from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
         from grpo_core.telemetry.otel.spans import spans_of
+        from grpo_core.telemetry.otel.wire import request
 
-        spans = [span for record in records if record["kind"] == "ledger" for span in spans_of(record)]
-        if spans:
-            scoped = ScopeSpans(scope=self._scope, spans=spans)
-            whole = ExportTraceServiceRequest(
-                resource_spans=[ResourceSpans(resource=self._resource, scope_spans=[scoped])]
-            )
+        if spans := [span for record in records if record["kind"] == "ledger" for span in spans_of(record)]:
             answer = ExportTraceServiceResponse()
-            self._post("traces", whole, answer)
+            self._post("traces", request(self._resource, self._scope, spans), answer)
             _warn_of("spans", answer.partial_success.rejected_spans, answer.partial_success.error_message)
 
     def _send_metrics(self, records: Sequence[Record]) -> None:
-        from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-            ExportMetricsServiceRequest,
-            ExportMetricsServiceResponse,
-        )
-        from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics, ScopeMetrics
+        from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
         from grpo_core.telemetry.otel.metrics import gauges
+        from grpo_core.telemetry.otel.wire import request
 
         totals = self._totals.after(records)
         if metrics := [*totals.metrics(), *gauges(records)]:
-            scoped = ScopeMetrics(scope=self._scope, metrics=metrics)
-            whole = ExportMetricsServiceRequest(
-                resource_metrics=[ResourceMetrics(resource=self._resource, scope_metrics=[scoped])]
-            )
             answer = ExportMetricsServiceResponse()
+            whole = request(self._resource, self._scope, metrics)
             self._takes_metrics = self._post("metrics", whole, answer, is_needed=False)
             _warn_of("data points", answer.partial_success.rejected_data_points, answer.partial_success.error_message)
         self._totals = totals
 
-    def _post(self, signal: str, whole: Message, answer: Message, *, is_needed: bool = True) -> bool:
+    def _post(self, signal: str, whole: bytes, answer: Message, *, is_needed: bool = True) -> bool:
         """Send ``whole``, and read what the service says into ``answer``. False where it does not know the signal, and
         the signal is not needed: some services take traces only."""
         import requests
@@ -146,7 +132,7 @@ class OtelConnection:
         try:
             with self._session.post(
                 f"{self._endpoint}/v1/{signal}",
-                data=whole.SerializeToString(),
+                data=whole,
                 headers={"Content-Type": _PROTOBUF},
                 timeout=_TIMEOUT_S,
                 allow_redirects=False,

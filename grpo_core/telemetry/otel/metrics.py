@@ -6,15 +6,15 @@ OpenTelemetry wants it. Figures are gauges, each with the time of its event.
 
 from __future__ import annotations
 
-import copy
+import struct
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TypeVar
 
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     AggregationTemporality,
-    Gauge,
     Histogram,
     HistogramDataPoint,
     Metric,
@@ -26,6 +26,7 @@ from grpo_core.telemetry.columns import FIGURES
 from grpo_core.telemetry.events import Record
 from grpo_core.telemetry.otel.attributes import MAX_TIME_S, attributes, is_number, nanoseconds
 from grpo_core.telemetry.otel.spans import is_step
+from grpo_core.telemetry.otel.wire import encoded_attributes, part
 
 BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0)
 
@@ -67,6 +68,10 @@ GAUGES = (
     *(Source(f"grpo.{name}", "figures", name) for name in FIGURES if name != "mfu"),
     *(Source(f"grpo.{name}", "train_step", name) for name in ("entropy", "grad_norm", "policy_lag_steps")),
 )
+_NAME, _UNIT, _GAUGE, _POINTS, _LABELS = 1, 3, 5, 1, 7  # fields of a Metric, of a Gauge, and of a NumberDataPoint
+_POINT = struct.Struct("<cdcQ")
+_VALUE = NumberDataPoint(as_double=1.0).SerializeToString()[:1]
+_TIME = NumberDataPoint(time_unix_nano=1).SerializeToString()[:1]
 EPISODE_LENGTH = "rl.environment.episode.length.mean"
 UNITS = {"duration": "s", "tokens": "{token}", "samples": "{sample}", "episodes": "{episode}", "steps": "{step}"}
 
@@ -96,7 +101,8 @@ class Totals:
 
     def after(self, records: Sequence[Record]) -> Totals:
         """With ``records`` as well. This one stays, for the case that they do not arrive."""
-        found = copy.deepcopy(self)
+        copies = {key: replace(each, buckets=each.buckets.copy()) for key, each in self.durations.items()}
+        found = Totals(self.start_ns, self.end_ns, self.counts.copy(), copies)
         for record in records:
             if (time_ns := _time_ns(record)) is not None:
                 found.start_ns = found.start_ns or time_ns
@@ -105,16 +111,16 @@ class Totals:
         return found
 
     def _add(self, record: Record) -> None:
-        for key, seconds in _values(DURATIONS, record):
+        for key, seconds in _values(_DURATIONS, record):
             if key[0] != "rl.loop.duration" or is_step(record):
                 self.durations.setdefault(key, Durations()).add(seconds)
-        for key, count in _values(COUNTS, record):
+        for key, count in _values(_COUNTS, record):
             self.counts[key] = self.counts.get(key, 0) + int(count)
         if record["kind"] == "train_step":
             self.counts[STEPS, ()] = self.counts.get((STEPS, ()), 0) + 1
 
-    def metrics(self) -> Iterator[Metric]:
-        """Each metric once, with its series."""
+    def metrics(self) -> Iterator[bytes]:
+        """Each metric once, with its series, as an encoded ``Metric``."""
         cumulative = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
         for name, counts in _by_name(self.counts).items():
             points = [
@@ -127,7 +133,7 @@ class Totals:
                 for labels, count in counts
             ]
             counter = Sum(data_points=points, aggregation_temporality=cumulative, is_monotonic=True)
-            yield Metric(name=name, unit=_unit(name), sum=counter)
+            yield Metric(name=name, unit=_unit(name), sum=counter).SerializeToString()
         for name, durations in _by_name(self.durations).items():
             found = [
                 HistogramDataPoint(
@@ -142,29 +148,46 @@ class Totals:
                 for labels, each in durations
             ]
             histogram = Histogram(data_points=found, aggregation_temporality=cumulative)
-            yield Metric(name=name, unit=_unit(name), histogram=histogram)
+            yield Metric(name=name, unit=_unit(name), histogram=histogram).SerializeToString()
 
 
-def gauges(records: Sequence[Record]) -> Iterator[Metric]:
-    """A point for each figure of each of ``records``."""
-    points: dict[str, list[NumberDataPoint]] = {}
+def gauges(records: Sequence[Record]) -> Iterator[bytes]:
+    """A point for each figure of each of ``records``, as encoded ``Metric``s."""
+    points: dict[str, list[bytes]] = {}
     for record in records:
         time_ns = _time_ns(record)
         if time_ns is None:
             continue
-        for (name, labels), value in (*_values(GAUGES, record), *_episode_length(record)):
-            point = NumberDataPoint(as_double=value, time_unix_nano=time_ns, attributes=attributes(dict(labels)))
-            points.setdefault(name, []).append(point)
+        for (name, labels), value in (*_values(_GAUGES, record), *_episode_length(record)):
+            point = _POINT.pack(_VALUE, value, _TIME, time_ns) + _labels(labels)
+            points.setdefault(name, []).append(part(_POINTS, point))
     for name, found in points.items():
-        yield Metric(name=name, unit=_unit(name), gauge=Gauge(data_points=found))
+        head = part(_NAME, name.encode()) + part(_UNIT, _unit(name).encode())
+        yield head + part(_GAUGE, b"".join(found))
 
 
-def _values(sources: Sequence[Source], record: Record) -> Iterator[tuple[Key, float]]:
+@lru_cache
+def _labels(labels: Labels) -> bytes:
+    return encoded_attributes(_LABELS, dict(labels))
+
+
+def _by_kind(sources: Sequence[Source]) -> dict[str, list[Source]]:
+    found: dict[str, list[Source]] = {}
     for source in sources:
-        value = record.get(source.field) if record["kind"] == source.kind else None
+        found.setdefault(source.kind, []).append(source)
+    return found
+
+
+_DURATIONS, _COUNTS, _GAUGES = _by_kind(DURATIONS), _by_kind(COUNTS), _by_kind(GAUGES)
+
+
+def _values(sources: Mapping[str, Sequence[Source]], record: Record) -> Iterator[tuple[Key, float]]:
+    kind = record["kind"]
+    for source in sources.get(kind, ()) if isinstance(kind, str) else ():
+        value = record.get(source.field)
         if is_number(value):
             labels = source.labels
-            if source.kind == "reward":
+            if kind == "reward":
                 labels = (("grpo.reward.function", str(record.get("function"))),)
             yield (source.metric, labels), value * source.factor
 

@@ -18,7 +18,7 @@ def check_traces(events: Sequence[Mapping[str, Any]]) -> list[set[str]]:
     traces: dict[bytes, list[Span]] = defaultdict(list)
     for event in events:
         if event["kind"] == "ledger":
-            for span in spans_of(event):
+            for span in map(Span.FromString, spans_of(event)):
                 traces[span.trace_id].append(span)
     found = []
     for spans in traces.values():
