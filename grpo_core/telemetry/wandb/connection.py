@@ -14,7 +14,8 @@ from grpo_core.home import Home, check_name, make_folder, parse_json, write_json
 from grpo_core.telemetry.addresses import check_header, check_url
 from grpo_core.telemetry.delivery.delivery import DeliveryError
 from grpo_core.telemetry.events import Record
-from grpo_core.telemetry.wandb.names import AXES, BATCH, SECONDS, STEP, SUMMARIES, named_metrics
+from grpo_core.telemetry.wandb.names import AXES, BATCH, SECONDS, STEP, SUMMARIES
+from grpo_core.telemetry.wandb.rows import Row, rows_of
 
 Mode = Literal["online", "offline"]
 
@@ -154,24 +155,21 @@ class WandbConnection:
         if self._run is None:
             self.open()
         assert self._run is not None
-        for record in records:
-            try:
-                self._log(record)
-            except (wandb.Error, OSError) as error:
-                self._run = None  # the next try opens another one
-                raise self._failure(error) from error
+        try:
+            for row in rows_of(records, self._samples):
+                self._log(row)
+        except (wandb.Error, OSError) as error:
+            self._run = None  # the next try opens another one
+            raise self._failure(error) from error
         return 0
 
-    def _log(self, record: Record) -> None:
-        """With the time of the event: it may arrive much later."""
+    def _log(self, row: Row) -> None:
+        """With the time of the events: they may arrive much later."""
         assert self._run is not None
-        time_s = record.get("time")
-        if not isinstance(time_s, int | float):  # not one of our events
-            return
         if self._started_s is None:
-            self._started_s = time_s
-        if metrics := self._samples(record) if record["kind"] == "samples" else named_metrics(record):
-            self._run.log({**metrics, SECONDS: time_s - self._started_s, "_timestamp": time_s})
+            self._started_s = row.time_s
+        seconds = max(0.0, row.time_s - self._started_s)  # what comes of no step is logged first
+        self._run.log({**row.values, SECONDS: seconds, "_timestamp": row.time_s})
 
     def _samples(self, record: Record) -> dict[str, Any]:
         """What was said as a table, if the file is still there."""

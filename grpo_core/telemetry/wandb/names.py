@@ -128,8 +128,13 @@ SUMMARIES: Mapping[str, str] = {
 def named_metrics(record: Record) -> dict[str, Any]:
     """The numbers of an event under the names that W&B shows. Empty for the kinds that are not logged there."""
     kind = record["kind"]
+    if not isinstance(kind, str) or kind not in NAMES:
+        return {}
     device = "host" if record.get("source") == "host" else f"gpu/{record.get('device_index')}"
-    names = NAMES.get(kind, {}) if isinstance(kind, str) else {}
     places = {"device": device, "function": record.get("function")}
-    found = {name.format(**places): record[field] for field, name in names.items() if record.get(field) is not None}
+    found = {
+        name.format(**places) if "{" in name else name: record[field]
+        for field, name in NAMES[kind].items()
+        if record.get(field) is not None
+    }
     return found and {axis: record[field] for field, axis in _OWN_AXIS.get(kind, {}).items()} | found
