@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,8 +60,9 @@ def throttle_names(bits: int) -> tuple[str, ...]:
     return tuple(name for bit, name in _THROTTLE_REASONS.items() if bits & bit)
 
 
+@cache
 def cpu_name() -> str:
-    """The model name of the CPU."""
+    """The model name of the CPU. Read once: the kernel asks every core for its clock meanwhile."""
     cpuinfo = Path("/proc/cpuinfo")  # Linux; platform.processor() is often empty there
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():

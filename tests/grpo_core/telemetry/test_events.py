@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from grpo_core.config import GrpoConfig, build_config
 from grpo_core.errors import HomeError, InvalidNameError
 from grpo_core.home import Home
 from grpo_core.telemetry import Event, Telemetry, open_telemetry
-from grpo_core.telemetry.events import finite
+from grpo_core.telemetry.events import finite, iso_utc
 from grpo_core.telemetry.jsonl import JsonlSink
 
 
@@ -213,3 +214,9 @@ def test_what_a_full_disk_tears_spoils_no_event_after_it(tmp_path: Path) -> None
 
     kinds = [json.loads(line)["kind"] for line in file.content.splitlines() if line.endswith(b"}")]
     assert kinds == ["run_started", "run_finished"]
+
+
+@pytest.mark.parametrize("time_s", [0.0, 1.5, 1_795_980_000.0, 1_795_980_000.123456, 1_795_980_000.9999999, 1e-7])
+def test_the_time_in_iso_utc_is_that_of_the_standard_library(time_s: float) -> None:
+    expected = datetime.fromtimestamp(time_s, UTC).isoformat(timespec="microseconds")
+    assert iso_utc(time_s) == expected.replace("+00:00", "Z")
