@@ -32,6 +32,7 @@ _MAX_INTERVALS = 1_000  # ours have a fifth of it at most
 # Fields of a Span. Most are encoded by what is known before, since a step has dozens of spans.
 _TRACE_ID, _PARENT, _NAME, _ATTRIBUTES = 1, 4, 5, 9
 _KIND = Span(kind=Span.SPAN_KIND_INTERNAL).SerializeToString()
+_ID_BYTES = 8
 _OWN_ID = Span(span_id=bytes(8)).SerializeToString()[:-8]
 _TIMES = struct.Struct("<cQcQ")
 _START, _END = (Span(**{f"{end}_time_unix_nano": 1}).SerializeToString()[:1] for end in ("start", "end"))
@@ -69,9 +70,12 @@ def spans_of(record: Record) -> Iterator[bytes]:
     times = _times(start_s, start_s + wall_s)
     yield b"".join((trace, _OWN_ID, window_id, own, named, times, iteration, *_seconds(record)))
     common = trace + part(_PARENT, window_id) + iteration
-    for place, (name, at_s, seconds) in enumerate(_lane(record.get("lane"))):
+    lane = _lane(record.get("lane"))
+    ids = _ids(len(lane), record["id"])
+    for place, (name, at_s, seconds) in enumerate(lane):
+        own_id = ids[_ID_BYTES * place : _ID_BYTES * (place + 1)]
         times = _times(start_s + at_s, start_s + at_s + seconds)
-        yield b"".join((common, _OWN_ID, _id(8, record["id"], place), _of_part(name), times))
+        yield b"".join((common, _OWN_ID, own_id, _of_part(name), times))
 
 
 def is_step(record: Record) -> bool:
@@ -121,6 +125,11 @@ def _lane(text: Any) -> list[tuple[str, float, float]]:
     except (TypeError, ValueError, OverflowError, RecursionError):
         pass  # an event of another program
     return []
+
+
+def _ids(num_spans: int, event_id: object) -> bytes:
+    """The ids of the parts of an event's lane, one behind the other."""
+    return hashlib.shake_128(f"{event_id}/parts".encode(errors="replace")).digest(_ID_BYTES * num_spans)
 
 
 def _id(num_bytes: int, *parts: object) -> bytes:
