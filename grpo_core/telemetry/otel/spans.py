@@ -35,7 +35,8 @@ _KIND = Span(kind=Span.SPAN_KIND_INTERNAL).SerializeToString()
 _ID_BYTES = 8
 _OWN_ID = Span(span_id=bytes(8)).SerializeToString()[:-8]
 _TIMES = struct.Struct("<cQcQ")
-_START, _END = (Span(**{f"{end}_time_unix_nano": 1}).SerializeToString()[:1] for end in ("start", "end"))
+_START = Span(start_time_unix_nano=1).SerializeToString()[:1]
+_END = Span(end_time_unix_nano=1).SerializeToString()[:1]
 _DOUBLE = struct.Struct("<d")
 
 
