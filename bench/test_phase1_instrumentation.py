@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NUM_STEPS = 4
 NUM_TIMED_STEPS = 4
-SECONDS_WITH_SERVICES = 10.0  # of a sample: two of their sendings
+SECONDS_WITH_SERVICES = 5.0  # of a sample: what they send at once, since they send every five seconds
 NUM_LEDGER_STEPS = 8
 NUM_LEDGER_RUNS = 3
 TWO_GROUPS = {"rollout": {"num_groups": 2, "group_size": 4}}
@@ -127,8 +127,9 @@ def test_telemetry_costs_next_to_nothing(
 
     The clock stands outside. It runs until sampler and sinks are closed, so that work put off to the end counts.
     It starts once they are open, and have had one event: a run starts its services once. Both arms close what they
-    opened, since that costs a run the same, however many steps it has. Where a service is configured, a sample has
-    enough steps for two of its sendings, since it sends by the second and not by the step.
+    opened, since that costs a run the same, however many steps it has. Where a service is configured, a sample has as
+    many steps as one of its sendings carries, since it sends by the second and not by the step: whenever that is due,
+    closing delivers the rest, so each sample has its whole share.
     """
     from pytest_grpo.agreement import close_values, nothing_to_check
 
