@@ -6,7 +6,11 @@ one more internal, ``torch._C._profiler._ExperimentalConfig``, which it imports 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
+from torch.autograd import profiler
 
 onednn_linear = torch.ops.mkldnn._linear_pointwise.default if torch.backends.mkldnn.is_available() else None
 """``F.linear`` by oneDNN, as torch's own compiler emits it on a CPU. None where torch is built without oneDNN."""
@@ -19,3 +23,8 @@ silu_backward = torch.ops.aten.silu_backward.grad_input
 
 cpu_flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 """``F.scaled_dot_product_attention`` on a CPU, with the log-sum-exp of the scores, which the public one drops."""
+
+
+def annotation(name: str) -> AbstractContextManager[Any]:
+    """``record_function`` while a profiler runs. Otherwise nothing: 0.05 to 0.1 ms of a decode step that takes 1."""
+    return profiler.record_function(name) if profiler._is_profiler_enabled else nullcontext()

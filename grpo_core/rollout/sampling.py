@@ -6,7 +6,7 @@ Legend: B rows, V vocabulary, C candidates (the vocabulary, or the ids that a co
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,10 @@ from grpo_core.types import MAX_TEMPERATURE, MIN_TEMPERATURE, Int32
 BLOCK_COLUMNS = 64
 WIDE_SHARE = 4  # rows that allow more than V over this are no measure for the padding of the others
 ROW_BY_ROW = 4096  # candidates from which on one index for each row is cheaper than one for all of them
+
+
+DrawRows = Callable[[Tensor, Sequence[float], Sequence[float]], tuple[list[int], list[float]]]
+"""Draws from rows of logits at their temperatures and uniforms: columns, and their probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +65,28 @@ def draw_tokens(
     params: Sequence[SamplingParams],
     uniforms: Sequence[float],
     allowed: Sequence[Sequence[int] | NDArray[np.integer] | None],
+    draw_rows: DrawRows | None = None,
 ) -> list[Draw | SamplingError]:
     """Sample every row of ``logits`` [B, V] by the inverse of its cumulative distribution at its ``uniform``.
 
     One uniform per row, so that a row's token depends on nothing else in the batch: on a CPU equal logits give the same
-    bits whatever the other rows are. A row with non-finite logits gives the error in its place.
+    bits whatever the other rows are. A row with non-finite logits gives the error in its place. ``draw_rows`` does the
+    same faster for rows that keep all their candidates.
     """
     results: list[Draw | SamplingError | None] = [None] * len(params)
     free = [row for row, ids in enumerate(allowed) if ids is None]
     bound = [(row, _ascending(ids)) for row, ids in enumerate(allowed) if ids is not None]
     if free:
         chosen = logits if len(free) == len(params) else logits[torch.tensor(free, device=logits.device)]
-        draws = _draw(chosen.float(), [params[row] for row in free], [uniforms[row] for row in free])
+        draws = _draw(chosen.float(), [params[row] for row in free], [uniforms[row] for row in free], draw_rows)
         for row, draw in zip(free, draws, strict=True):
             results[row] = draw
     for is_wide in (False, True):
         group = [(row, ids) for row, ids in bound if (len(ids) * WIDE_SHARE >= logits.shape[-1]) == is_wide]
         if group:
             candidates = _candidate_logits(logits, group)
-            draws = _draw(candidates, [params[row] for row, _ in group], [uniforms[row] for row, _ in group])
+            rows = [row for row, _ in group]
+            draws = _draw(candidates, [params[row] for row in rows], [uniforms[row] for row in rows], draw_rows)
             for (row, ids), draw in zip(group, draws, strict=True):
                 results[row] = _of_ids(draw, ids) if isinstance(draw, Draw) else draw
     return [result for result in results if result is not None]
@@ -122,27 +129,52 @@ def _of_ids(draw: Draw, ids: Int32) -> Draw:
     return Draw(int(ids[draw.token]), draw.logprob, ids if draw.support is None else ids[draw.support])
 
 
-def _draw(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> list[Draw | SamplingError]:
+def _draw(
+    logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], draw_rows: DrawRows | None
+) -> list[Draw | SamplingError]:
     """Draw from ``logits`` [B, C] float32; tokens and supports are columns."""
+    narrow = [row for row, each in enumerate(params) if each.top_p < 1 or each.top_k or each.min_p > 0]
+    if draw_rows is None:
+        return _draw_in_torch(logits, params, uniforms, narrow)
+    whole = sorted(set(range(len(params))) - set(narrow))  # never with the others: the last bits would tell
+    draws: dict[int, Draw | SamplingError] = {}
+    if whole:
+        chosen = logits if not narrow else logits[torch.tensor(whole, device=logits.device)]
+        drawn = draw_rows(chosen, [params[row].temperature for row in whole], [uniforms[row] for row in whole])
+        draws |= {row: _found(token, each, None) for row, token, each in zip(whole, *drawn, strict=True)}
+    if narrow:
+        chosen = logits[torch.tensor(narrow, device=logits.device)]
+        own = [params[row] for row in narrow]
+        drawn = _draw_in_torch(chosen, own, [uniforms[row] for row in narrow], range(len(narrow)))
+        draws |= dict(zip(narrow, drawn, strict=True))
+    return [draws[row] for row in range(len(params))]
+
+
+def _draw_in_torch(
+    logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], narrow: Sequence[int]
+) -> list[Draw | SamplingError]:
     device = logits.device
     if any(each.temperature != 1.0 for each in params):
         logits = logits / torch.tensor([[each.temperature] for each in params], device=device)
     probabilities = logits.softmax(dim=-1)
-    narrow = [row for row, each in enumerate(params) if each.top_p < 1 or each.top_k or each.min_p > 0]
     if narrow:
         rows = torch.tensor(narrow, device=device)
         narrowed = _narrowed(logits[rows].log_softmax(dim=-1), [params[row] for row in narrow])
         probabilities = probabilities.index_copy(0, rows, narrowed.exp())
     tokens = _invert(probabilities, torch.tensor(uniforms, dtype=torch.float64, device=device))
-    drawn = [_log(each) for each in probabilities.gather(-1, tokens[:, None])[:, 0].tolist()]
+    of_tokens = probabilities.gather(-1, tokens[:, None])[:, 0].tolist()
     supports = {row: torch.nonzero(probabilities[row])[:, 0].cpu().numpy().astype(np.int32) for row in narrow}
     return [
-        # NaN, where a logit was NaN or +inf, or all of them -inf
-        Draw(token, logprob, supports.get(row))
-        if logprob == logprob
-        else SamplingError("logits are non-finite (NaN or infinity): nothing can be drawn; check the weights in use")
-        for row, (token, logprob) in enumerate(zip(tokens.tolist(), drawn, strict=True))
+        _found(token, probability, supports.get(row))
+        for row, (token, probability) in enumerate(zip(tokens.tolist(), of_tokens, strict=True))
     ]
+
+
+def _found(token: int, probability: float, support: Int32 | None) -> Draw | SamplingError:
+    """``probability`` is NaN where a logit was NaN or +inf, or all of them -inf."""
+    if math.isnan(probability):
+        return SamplingError("logits are non-finite (NaN or infinity): nothing can be drawn; check the weights in use")
+    return Draw(token, _log(probability), support)
 
 
 def _log(probability: float) -> float:

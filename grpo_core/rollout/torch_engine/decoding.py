@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.profiler import record_function
 
 from grpo_core.errors import GrpoError
+from grpo_core.kernels.private_ops import annotation
 from grpo_core.ledger import spans
 from grpo_core.rollout.torch_engine.admission import Admission, Prefill
 from grpo_core.rollout.torch_engine.cache.row_batches import RowBatches
@@ -98,7 +98,7 @@ class Decoding:
         counts = [len(each) for each in tokens]
         updates = self._row_updates(batch, counts) if batch.weights is self._versions.base else []
         try:
-            with record_function("decode"):
+            with annotation("decode"):
                 hidden = self._passes.over_rows(
                     batch.weights, tokens, batch, updates, only_last=True
                 )  # [slots, hidden]
@@ -141,7 +141,7 @@ class Decoding:
     def _sample(self, weights: DecoderWeights, rows: Sequence[Row], hidden: Tensor) -> None:
         """Sample the next tokens of every row. A row that cannot be sampled ends with its error."""
         sequences = [row.sequence for row in rows]
-        with record_function("sample"), spans.DRAW:
+        with annotation("sample"), spans.DRAW:
             errors = sample_tokens(self._passes, weights, sequences, hidden, jump_forward=self._jump_forward)
         for row in rows:
             error = errors.get(row.sequence)

@@ -78,9 +78,9 @@ def _draw_rows(
         if len(union) * NARROW_HEAD < num_all:
             logits = passes.over_head(weights, states, torch.from_numpy(union.astype(np.int64)).to(states.device))
             columns = [np.searchsorted(union, ids) for ids in bound]
-            draws = draw_tokens(logits, params, uniforms, columns)
+            draws = draw_tokens(logits, params, uniforms, columns, passes.draw_rows)
             return [_of_union(draw, union) for draw in draws]
-    return draw_tokens(passes.over_head(weights, states), params, uniforms, allowed)
+    return draw_tokens(passes.over_head(weights, states), params, uniforms, allowed, passes.draw_rows)
 
 
 def _of_union(draw: Draw | SamplingError, ids: np.ndarray) -> Draw | SamplingError:

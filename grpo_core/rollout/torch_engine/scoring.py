@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.profiler import record_function
 
 from grpo_core.errors import GrpoError
+from grpo_core.kernels.private_ops import annotation
 from grpo_core.rollout.sequence import SequenceState, own_error
 from grpo_core.rollout.torch_engine.admission import Admission, Prefill
 from grpo_core.rollout.torch_engine.cache.prefix_cache import PrefixCache, PrefixNode
@@ -103,7 +103,7 @@ class ReferenceScorer:
         batch.add(rows)
         slots = [row for row in batch.rows if row is not None]
         assert len(slots) == len(batch.rows), "a new batch has no free slots"
-        with record_function("score"):
+        with annotation("score"):
             states = self._read(batch, slots)
         scores = {row.sequence: self._own_logprobs(row.sequence, states[row]) for row in rows}
         return [scores[sequence] for sequence in sequences]

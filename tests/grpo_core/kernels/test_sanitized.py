@@ -15,6 +15,7 @@ FLAGS = "-g -O1 -DGRPO_CHECKED -fsanitize=address,undefined -fno-sanitize-recove
 TESTS = (
     "tests/grpo_core/training/forward/test_compiled_tree.py",
     "tests/grpo_core/rollout/torch_engine/forward",
+    "tests/grpo_core/rollout/torch_engine/test_draws.py",
 )
 OUT_OF_BOUNDS = """
 import torch
@@ -59,7 +60,7 @@ def test_the_compiled_code_is_clean_under_the_sanitizers(sanitized: dict[str, st
     built = {
         path.name.rpartition("-")[0].rpartition("-")[0] for path in Path(sanitized["GRPO_CACHE"]).glob("kernels/*.so")
     }
-    assert built == {"crew", "decode", "products", "tree_attention"}
+    assert built == {"crew", "decode", "draws", "products", "tree_attention"}
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ from itertools import accumulate
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.profiler import record_function
 
+from grpo_core.kernels.private_ops import annotation
 from grpo_core.rollout.torch_engine.cache.rows import RowBatch
+from grpo_core.rollout.torch_engine.draws import open_draws
 from grpo_core.rollout.torch_engine.forward.attention_plan import PromptAttention, PromptChunk, RowAttention, plan_pass
 from grpo_core.rollout.torch_engine.forward.compiled_decoder import open_native, prompts_pass, rows_pass
 from grpo_core.rollout.torch_engine.forward.decoder import apply_head, forward
@@ -30,6 +31,7 @@ class Passes:
     def __init__(self, base: DecoderWeights, *, native: bool) -> None:
         self._device = base.embedding.device
         self._native = open_native(base) if native else None
+        self.draw_rows = open_draws(self._native.products.crew) if self._native is not None else None
 
     @property
     def products(self) -> NativeProducts | None:
@@ -52,7 +54,7 @@ class Passes:
         """A pass over chunks of prompts, with allocated nodes: the states after the chunks that complete their node."""
         stops = np.cumsum([chunk.num_tokens for chunk in chunks]).tolist()
         ends = [stop - 1 for chunk, stop in zip(chunks, stops, strict=True) if chunk.stop == chunk.node.num_tokens]
-        with record_function("prefill"):
+        with annotation("prefill"):
             if self._native is not None and version.updates is None:
                 return self._native.forward(version.weights, prompts_pass(chunks, ends))
             ids = np.concatenate([chunk.node.tokens[chunk.start : chunk.stop] for chunk in chunks]).astype(np.int64)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 from grpo_core.rollout.constraints.lines import LineConstraint
 from grpo_core.rollout.protocol import EngineCounters, GenerationRequest, SamplingParams
@@ -157,3 +158,10 @@ def test_stop_ids_and_ignoring_them(make_engine: MakeEngine) -> None:
     assert ended.completion_ids.tolist() == free.completion_ids[: first + 1].tolist()
     assert (ended.finish_reason, ignoring.finish_reason) == ("stop", "length")
     assert ignoring.completion_ids.tolist() == free.completion_ids.tolist()
+
+
+def test_a_profile_names_the_parts_of_a_step(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        bench.engine.generate([request(prompt(0, 9), 5)])
+    assert {"prefill", "decode", "sample"} <= {event.key for event in profile.key_averages()}
