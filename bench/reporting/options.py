@@ -46,13 +46,25 @@ def add_workload(
     add("--seed", type=positive, default=1, help="seed of prompts and orders (default 1)")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="tiny", help="a preset, a model folder or a hub id (default tiny)")
+def add_model(parser: argparse.ArgumentParser, shapes: Sequence[str] = ()) -> None:
+    """``--model``; ``shapes`` are the names of models that the benchmark builds."""
+    names = "".join(f"{name}, " for name in shapes)
+    parser.add_argument("--model", default="tiny", help=f"{names}a preset, a model folder or a hub id (default tiny)")
 
 
 def add_threads(parser: argparse.ArgumentParser, default: int) -> None:
     parser.add_argument(
         "--threads", type=positive, default=default, help=f"CPU threads of each arm (default {default})"
+    )
+
+
+def add_neighbours(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--neighbours",
+        type=numbers_of(positive),
+        default=(),
+        metavar="N[,N]",
+        help="also time the arms beside so many processes that burn a core each",
     )
 
 

@@ -25,6 +25,10 @@ class AdapterPublisher:
         self.vocab_size = policy.vocab_size
         self._adapter = random_adapter(policy, model)
 
+    @property
+    def num_weights(self) -> int:
+        return sum(tensor.numel() for tensor in self._adapter.tensors.values())
+
     def publish(self, number: int) -> Path:
         """The folder of version ``number``, in PEFT's layout."""
         return self.store.publish(replace(self._adapter, version=PolicyVersion(RUN, number)))

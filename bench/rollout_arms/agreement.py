@@ -8,7 +8,7 @@ choices as probable.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,7 @@ PROMPT_TOKENS = (33, 70, 129)
 NUM_TOKENS = 16
 
 
+@runtime_checkable
 class Rival(Protocol):
     """An arm that says what it computes."""
 

@@ -1,4 +1,4 @@
-"""Rounds: each one gives all arms the same new workload, in random order."""
+"""Rounds: each one gives all arms the same new workload, in random order, and again beside busy processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import psutil
 
+from bench.reporting.neighbours import busy_neighbours
 from bench.rollout_arms.arm import Arms, RolloutSample, Workload
 from bench.rollout_arms.workloads import OrderWorkloads, free_workload
 
@@ -18,6 +19,11 @@ CONSTRAINED_ARMS = ("torch", "no_jump_forward")
 UNCONSTRAINED_ARM = "trl"
 ARMS_WITH_PROCESSES = ("vllm_lora", "vllm")
 WARM_UP_TOKENS = 2
+
+
+def beside(count: int) -> str:
+    """The kind of free completions beside ``count`` busy processes."""
+    return f"{FREE} beside {count}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class Timed:
     number: int  # of the round
     sample: RolloutSample
     foreign_s: float
-    """CPU seconds that processes of other arms used meanwhile; above 0 they disturb the sample."""
+    """CPU seconds that processes of other arms used meanwhile; above 0 they disturb the sample. Without neighbours."""
 
 
 def warm_up(arms: Arms, shape: RolloutShape, rng: np.random.Generator) -> None:
@@ -58,19 +64,36 @@ def warm_up(arms: Arms, shape: RolloutShape, rng: np.random.Generator) -> None:
 
 
 def run_rounds(
-    arms: Arms, shape: RolloutShape, num_rounds: int, rng: np.random.Generator, orders: OrderWorkloads | None
+    arms: Arms,
+    shape: RolloutShape,
+    num_rounds: int,
+    rng: np.random.Generator,
+    orders: OrderWorkloads | None,
+    neighbours: Sequence[int] = (),
 ) -> Iterator[Timed]:
-    """Yields all samples as they are taken; without ``orders`` no constrained ones."""
+    """Yields all samples as they are taken; without ``orders`` no constrained ones.
+
+    Free ones are taken again beside so many ``neighbours``, with new prompts: an arm may know the old ones.
+    """
     free_arms = [name for name in arms if name != "no_jump_forward"]
     for number in range(num_rounds):
         for num_sequences in shape.num_sequences:
-            workload = shape.free_workload(rng, num_sequences)
-            for name in rng.permutation(free_arms).tolist():
-                yield _time(arms, FREE, name, workload, number)
+            yield from _free_round(arms, FREE, free_arms, shape.free_workload(rng, num_sequences), number, rng)
+            for count in neighbours:
+                workload = shape.free_workload(rng, num_sequences)
+                with busy_neighbours(count):
+                    yield from _free_round(arms, beside(count), free_arms, workload, number, rng)
             if orders is not None:
                 yield from _order_round(
                     arms, orders.next(num_sequences // shape.group_size, shape.group_size), number, rng
                 )
+
+
+def _free_round(
+    arms: Arms, kind: str, names: Sequence[str], workload: Workload, number: int, rng: np.random.Generator
+) -> Iterator[Timed]:
+    for name in rng.permutation(names).tolist():
+        yield _time(arms, kind, name, workload, number)
 
 
 def _order_round(arms: Arms, workload: Workload, number: int, rng: np.random.Generator) -> Iterator[Timed]:
@@ -97,7 +120,8 @@ def _time(arms: Arms, kind: str, name: str, workload: Workload, number: int) -> 
         sample = arms[name].run(workload)
     finally:
         gc.enable()
-    foreign_s = 0.0 if name in ARMS_WITH_PROCESSES else _children_cpu_s() - before
+    is_alone = kind in {FREE, ORDERS} and name not in ARMS_WITH_PROCESSES
+    foreign_s = 0.0 if not is_alone else _children_cpu_s() - before
     return Timed(kind, name, len(workload.prompts), workload.num_sequences, number, sample, foreign_s)
 
 

@@ -27,7 +27,8 @@ class TorchArm:
     """
 
     def __init__(self, setup: Setup, versions: AdapterPublisher, *, jump_forward: bool = True) -> None:
-        policy = load_policy(setup.model)
+        self.policy = policy = load_policy(setup.model)
+        self.num_adapter_weights = versions.num_weights
         self.kv_bytes_per_token = kv_bytes_per_token(policy)
         self.engine = build_engine(setup, versions.store, policy, jump_forward=jump_forward)
         self._num_threads = setup.num_threads
