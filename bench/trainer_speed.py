@@ -3,7 +3,8 @@
 ``uv run --extra trl python bench/trainer_speed.py --json speed.json`` gives all arms the same tensors in each round,
 in random order, checks that their results agree, and prints Markdown tables. Each arm with a sampler also samples as
 many tokens as it trains on, to show the gain of the whole step. ``--growth FILE.svg`` adds the time of a step by group
-size.
+size. ``--presets qwen2.5-0.5b --arms shared`` is a model of that shape with random weights; with 151,936 ids the logits
+of the other arms need more than 10 GB.
 
 Arms: ``shared`` is this project's trainer, ``padded`` the same with ``packing = "padded"``, ``trl`` is TRL's
 GRPOTrainer.
@@ -24,14 +25,18 @@ from bench.reporting import options as shared
 from bench.reporting.options import OneLineParser, new_file, positive
 
 if TYPE_CHECKING:
+    from bench.model_shapes import built_model
     from bench.reporting.figures import Report
 
 ARMS = ("shared", "padded", "trl")
 PRESETS = ("tiny", "small")
+MODELS = (*PRESETS, "qwen2.5-0.5b", "tiny-wide")
+"""The presets, and models of a shape with random weights, see ``bench.model_shapes``."""
 
 
 def run(options: argparse.Namespace) -> list[Report]:
     """All selected parts."""
+    from bench.model_shapes import built_model
     from bench.reporting.figures import Report
     from bench.rollout_arms.arm import Setup
     from bench.trainer_arms.arms import SHARED, build_arms, model_config
@@ -49,7 +54,7 @@ def run(options: argparse.Namespace) -> list[Report]:
     with tempfile.TemporaryDirectory() as folder:
         preset = options.presets[0]
         setup = Setup(
-            model_config(preset),
+            model_config(built_model(preset, Path(folder) / preset)),
             options.threads,
             max_sequences=shape.num_groups * shape.group_size,
             folder=Path(folder),
@@ -74,15 +79,21 @@ def _group_size(text: str) -> int:
 
 def _presets(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    if not set(names) <= set(PRESETS):
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed are any of {', '.join(PRESETS)}")
+    if not set(names) <= set(MODELS):
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed are any of {', '.join(MODELS)}")
     return names
 
 
 def _parser() -> OneLineParser:
     parser = OneLineParser(description="Time training steps of this project's trainer and TRL's, in turn.")
     shared.add_arms(parser, ARMS)
-    parser.add_argument("--presets", type=_presets, default=PRESETS, metavar="NAME[,NAME]", help="default tiny,small")
+    parser.add_argument(
+        "--presets",
+        type=_presets,
+        default=PRESETS,
+        metavar="NAME[,NAME]",
+        help=f"of {', '.join(MODELS)} (default tiny,small)",
+    )
     parser.add_argument("--groups", type=positive, default=2, help="prompts per batch (default 2)")
     shared.add_workload(parser, group_size="completions per prompt", read_group_size=_group_size)
     shared.add_threads(parser, default=2)

@@ -61,6 +61,12 @@ def preset_figures(rounds: Rounds) -> dict[str, Figure]:
     return figures
 
 
+def rate_figure(rounds: Rounds, num_flops: float, rate: float) -> dict[str, Figure]:
+    """The operations of a step that are needed, over those of a large product of matrices in the same time."""
+    shares = [num_flops / taken[SHARED].loss_seconds / rate for taken in rounds]
+    return {"step_share_of_matrix_rate": Figure.of(shares, "share")}
+
+
 def all_figures(by_preset: Mapping[str, Mapping[str, Figure]]) -> dict[str, Figure]:
     """``<key>_<preset>`` for each preset, and under the plain key the worst of them."""
     keys = list(dict.fromkeys(key for figures in by_preset.values() for key in figures))

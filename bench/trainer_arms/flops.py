@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
+from bench.model_shapes import SHAPES
 from bench.trainer_arms.batches import BatchShape
 from grpo_core.kernels.linear import linear
-from grpo_core.model.presets import PRESETS
 from pytest_grpo.measuring.sampling.clock import now
 
 
@@ -31,7 +31,7 @@ class StepFlops:
 
 def step_flops(preset: str, shape: BatchShape) -> StepFlops:
     """The FLOPs of loss and gradient with shared prompts. The last token of a completion predicts nothing."""
-    sizes = PRESETS[preset]
+    sizes = SHAPES[preset]
     hidden, num_layers = sizes.hidden_size, sizes.num_layers
     key_size = hidden // sizes.num_heads * sizes.num_key_value_heads
     key_weights, other_weights = 2 * hidden * key_size, 2 * hidden * hidden + 3 * hidden * sizes.intermediate_size

@@ -12,10 +12,10 @@ import numpy as np
 import psutil
 import torch
 
+from bench.model_shapes import SHAPES, built_model
 from bench.reporting.figures import Figure
 from bench.trainer_arms.arms import load_arm_system
 from bench.trainer_arms.batches import BatchShape, random_batch
-from grpo_core.model.presets import PRESETS
 
 SMALL = BatchShape(num_groups=1, group_size=2, num_prompt_tokens=16, num_tokens=4)
 
@@ -30,8 +30,8 @@ def step_bytes(name: str, preset: str, shape: BatchShape, folder: Path, num_thre
     """``measure_step_bytes`` in this process, which must be new. A very small step loads the libraries first."""
     torch.set_num_threads(num_threads)
     rng = np.random.default_rng(0)
-    system = load_arm_system(name, preset, folder)
-    vocab_size = PRESETS[preset].vocab_size
+    system = load_arm_system(name, built_model(preset, folder), folder)
+    vocab_size = SHAPES[preset].vocab_size
     system.train_step(random_batch(rng, SMALL, vocab_size))
     batch = random_batch(rng, shape, vocab_size)
     before = psutil.Process().memory_info().rss

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.model_shapes import SHAPES
 from bench.reporting.drawing import Panel, Point, picture
 from bench.reporting.figures import Figure, Report, row, table_head
 from bench.trainer_arms.arms import TrainerArm
 from bench.trainer_arms.batches import BatchShape, random_batch
 from bench.trainer_arms.flops import step_flops
 from grpo_core.home import write_atomic
-from grpo_core.model.presets import PRESETS
 
 GROUP_SIZES = (2, 4, 8, 16, 32)
 NUM_ROUNDS = 5
@@ -33,7 +33,7 @@ def measure_scaling(preset: str, arm: TrainerArm, shape: BatchShape, file: Path)
     for number in range(NUM_ROUNDS + 1):
         for place in rng.permutation(len(GROUP_SIZES)):
             own = replace(shape, num_groups=1, group_size=GROUP_SIZES[place])
-            seconds = arm.run(random_batch(rng, own, PRESETS[preset].vocab_size)).loss_seconds
+            seconds = arm.run(random_batch(rng, own, SHAPES[preset].vocab_size)).loss_seconds
             if number > 0:  # the first round warms up
                 taken[own.group_size].append(seconds)
     times = {size: statistics.median(values) for size, values in taken.items()}

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from bench.model_shapes import SHAPES, built_model
 from bench.reporting.figures import Figure, Report, figure_table, row, table_head
 from bench.rollout_arms.arm import Setup
 from bench.rollout_arms.workloads import free_workload
 from bench.trainer_arms.arms import PADDED, SHARED, Taken, TrainerArm, build_arms, model_config
 from bench.trainer_arms.batches import BatchShape, on_policy, random_batch
-from bench.trainer_arms.figures import MAX_MEMORY_RATIO, Rounds, agreement, all_figures, preset_figures
+from bench.trainer_arms.figures import MAX_MEMORY_RATIO, Rounds, agreement, all_figures, preset_figures, rate_figure
 from bench.trainer_arms.flops import matrix_rate, step_flops
 from bench.trainer_arms.memory import measure_step_bytes, memory_figure
-from grpo_core.model.presets import PRESETS
 
 MIB = 2**20
 
@@ -30,10 +30,11 @@ def measure_speed(
     by_preset: dict[str, dict[str, Figure]] = {}
     lines: list[str] = []
     for preset in presets:
-        own = replace(setup, model=model_config(preset), folder=setup.folder / preset)
+        folder = setup.folder / preset
+        own = replace(setup, model=model_config(built_model(preset, folder)), folder=folder)
         arms = build_arms(arm_names, own, with_rollouts=True)
         rounds = list(run_rounds(arms, preset, shape, num_rounds, np.random.default_rng(seed)))
-        by_preset[preset] = preset_figures(rounds)
+        by_preset[preset] = preset_figures(rounds) | rate_figure(rounds, step_flops(preset, shape).total, rate)
         lines += [*_step_table(preset, rounds), "", _flops_line(preset, shape, rounds, rate)]
         lines += [*_agreement_lines(preset, rounds)]
         del arms
@@ -54,7 +55,7 @@ def run_rounds(
 
     A warm-up round comes first. An arm with a sampler samples as many tokens before its step.
     """
-    vocab_size = PRESETS[preset].vocab_size
+    vocab_size = SHAPES[preset].vocab_size
     names = list(arms)
     sizes = (shape.num_groups, shape.group_size, shape.num_prompt_tokens, shape.num_tokens)
     for number in range(num_rounds + 1):
