@@ -25,7 +25,6 @@ from bench.reporting import options as shared
 from bench.reporting.options import OneLineParser, new_file, positive
 
 if TYPE_CHECKING:
-    from bench.model_shapes import built_model
     from bench.reporting.figures import Report
 
 ARMS = ("shared", "padded", "trl")
@@ -87,13 +86,8 @@ def _presets(text: str) -> tuple[str, ...]:
 def _parser() -> OneLineParser:
     parser = OneLineParser(description="Time training steps of this project's trainer and TRL's, in turn.")
     shared.add_arms(parser, ARMS)
-    parser.add_argument(
-        "--presets",
-        type=_presets,
-        default=PRESETS,
-        metavar="NAME[,NAME]",
-        help=f"of {', '.join(MODELS)} (default tiny,small)",
-    )
+    told = f"of {', '.join(MODELS)} (default tiny,small)"
+    parser.add_argument("--presets", type=_presets, default=PRESETS, metavar="NAME[,NAME]", help=told)
     parser.add_argument("--groups", type=positive, default=2, help="prompts per batch (default 2)")
     shared.add_workload(parser, group_size="completions per prompt", read_group_size=_group_size)
     shared.add_threads(parser, default=2)

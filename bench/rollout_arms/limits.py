@@ -32,7 +32,7 @@ class ModelSize:
     def of(cls, policy: Policy, *, num_adapter_weights: int, num_kv_bytes: int) -> ModelSize:
         cost = ModelCost.of(policy, num_adapter_weights=num_adapter_weights, is_full=False)
         num_weights = cost.num_linear_weights + cost.hidden_size * cost.vocab_size + num_adapter_weights
-        return cls(cost, num_weights * policy.head.weight.element_size(), num_kv_bytes)
+        return cls(cost, num_weights * _dtype(policy).itemsize, num_kv_bytes)
 
     def prefill_flops(self, num_prompts: int, num_prompt_tokens: int) -> float:
         """N P tokens. In the last layer only the last token of each prompt is needed, but for keys and values."""
@@ -66,8 +66,9 @@ class Machine:
     def measured(cls, policy: Policy, num_bytes: int, num_threads: int) -> Machine:
         """With the threads and the numbers of the arms; ``num_bytes`` is what a step reads."""
         torch.set_num_threads(num_threads)
-        dtype = policy.head.weight.dtype
-        return cls(matrix_rate(policy.device, dtype, num_threads), read_rate(policy.device, num_bytes, num_threads))
+        return cls(
+            matrix_rate(policy.device, _dtype(policy), num_threads), read_rate(policy.device, num_bytes, num_threads)
+        )
 
     def bound_s(self, flops: float, num_bytes: float) -> float:
         return max(flops / self.flop_rate, num_bytes / self.byte_rate)
@@ -105,3 +106,7 @@ class Limits:
 def _decode_seconds(one: Timed) -> float:
     assert one.sample.decode_seconds is not None, "the arm has steps"
     return one.sample.decode_seconds
+
+
+def _dtype(policy: Policy) -> torch.dtype:
+    return next(policy.head.parameters()).dtype

@@ -14,7 +14,9 @@ NUM_ROWS, NUM_PAST, NUM_NEW = 2, 5, 3
 
 def write_openvino(model: Any, folder: Path) -> None:
     """Write ``model`` to ``folder``, with weights as they are."""
-    from transformers.exporters.exporter_openvino import OpenVINOConfig, OpenVINOExporter
+    import openvino  # pyright: ignore[reportMissingImports]
+    from transformers.exporters.configs import OpenVINOConfig
+    from transformers.exporters.exporter_openvino import OpenVINOExporter
 
     rows, columns = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
     shapes = {name: {0: rows, 1: columns} for name in ("input_ids", "attention_mask", "position_ids")}
@@ -22,7 +24,7 @@ def write_openvino(model: Any, folder: Path) -> None:
     config = OpenVINOConfig(dynamic=True, dynamic_shapes={**shapes, "past_key_values": states}, stateful=True)
     exported = OpenVINOExporter().export(model, _example(model), config=config)
     folder.mkdir(parents=True)
-    OpenVINOExporter.save_program(exported.program, str(folder / "openvino_model.xml"))
+    openvino.save_model(exported.program, str(folder / "openvino_model.xml"), compress_to_fp16=False)
 
 
 @torch.no_grad()

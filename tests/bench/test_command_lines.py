@@ -12,6 +12,7 @@ FEW_ROUNDS = "argument --rounds: {!r}: allowed are whole numbers from 1"
 MISTAKES = {
     rollout_speed: [
         (["--rounds", "0"], FEW_ROUNDS.format("0")),
+        (["--neighbours", "1,0"], "argument --neighbours: '0': allowed are whole numbers from 1"),
         (["--sequences", "8,x"], "argument --sequences: 'x': allowed are whole numbers from 1"),
         (["--sequences", "8,12"], "--sequences 12: allowed are multiples of --group-size 8"),
         (["--arms", "torch,sglang"], "argument --arms: 'torch,sglang': allowed are torch and, with it, any of no_jump"),
@@ -25,7 +26,7 @@ MISTAKES = {
     trainer_speed: [
         (["--rounds", "none"], FEW_ROUNDS.format("none")),
         (["--arms", "padded"], "argument --arms: 'padded': allowed are shared and, with it, any of padded, trl"),
-        (["--presets", "large"], "argument --presets: 'large': allowed are any of tiny, small"),
+        (["--presets", "large"], "argument --presets: 'large': allowed are any of tiny, small, qwen2.5-0.5b"),
         (["--group-size", "1"], "argument --group-size: '1': allowed are whole numbers from 2"),
         (["--json", "/nowhere/speed.json"], "argument --json: /nowhere/speed.json: the folder /nowhere does not exist"),
     ],

@@ -12,7 +12,7 @@ from bench.reporting.figures import Figure
 from bench.rollout_arms.arm import Setup, Workload
 from bench.trainer_arms.arms import SHARED, Taken, build_arms
 from bench.trainer_arms.batches import BatchShape, on_policy, random_batch
-from bench.trainer_arms.figures import agreement, all_figures, preset_figures
+from bench.trainer_arms.figures import agreement, all_figures, preset_figures, rate_figure
 from bench.trainer_arms.flops import step_flops
 from bench.trainer_arms.memory import measure_step_bytes
 from bench.trainer_arms.scaling import GROUP_SIZES, scaling_predictors, slope_ratio
@@ -64,6 +64,12 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert (figures["step_vs_trl"].low, figures["step_vs_trl"].high) == pytest.approx((15, 20))
     assert figures["forward_over_backward"].wanted == "0.67 to 1.5"
     assert preset_figures([{"shared": taken(1, 2)}]).keys() == {"forward_over_backward"}
+
+
+def test_a_share_of_the_matrix_rate_is_of_each_round() -> None:
+    rounds = [{"shared": taken(500, 500)}, {"shared": taken(1000, 1000)}, {"shared": taken(2000, 2000)}]
+    figure = rate_figure(rounds, 30.0, 60.0)["step_share_of_matrix_rate"]
+    assert (figure.median, figure.low, figure.high) == (0.25, 0.125, 0.5)
 
 
 def test_a_plain_key_has_the_worst_preset() -> None:
@@ -181,7 +187,7 @@ def test_the_arms_run_end_to_end(run_short: RunShort, tmp_path: Path) -> None:
     drawing = tmp_path / "growth.svg"
     found = run_short(main, ["--presets", "tiny", "--arms", "shared,padded", "--growth", str(drawing)])
 
-    keys = {"step_vs_padded", "peak_memory_vs_padded", "forward_over_backward"}
+    keys = {"step_vs_padded", "peak_memory_vs_padded", "forward_over_backward", "step_share_of_matrix_rate"}
     assert set(found.figures) == {
         *keys,
         *(f"{key}_tiny" for key in keys),
