@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.reporting.figures import Figure, Report, figure_table, row, table_head
 from bench.rollout_arms.adapter import AdapterPublisher
-from bench.rollout_arms.agreement import FLOAT16, FLOAT32, Rival, check_agreement
+from bench.rollout_arms.agreement import FLOAT16, FLOAT32, LLAMA_CPP, Rival, check_agreement
 from bench.rollout_arms.arm import Arm, Setup
 from bench.rollout_arms.figures import limit_figures, neighbour_figures, speed_figures
 from bench.rollout_arms.limits import Limits
@@ -32,6 +32,8 @@ from grpo_core.model.tokenizer import Tokenizer, load_tokenizer
 
 MAX_FOREIGN_SHARE = 0.02
 HALF_ARMS = ("llama_cpp_f16",)
+TOLERANCES = {"llama_cpp": LLAMA_CPP, "llama_cpp_f16": FLOAT16}
+"""Of the arms that are less exact than float32."""
 
 
 def measure_speed(
@@ -77,8 +79,9 @@ def agreement_notes(arms: Mapping[str, Arm], ours: TorchArm, vocab_size: int) ->
         ArithmeticError: it is not what this engine computes.
     """
     rivals: list[tuple[str, Rival]] = [(name, arm) for name, arm in arms.items() if isinstance(arm, Rival)]
-    tolerances = {name: FLOAT16 if name in HALF_ARMS else FLOAT32 for name, _ in rivals}
-    return [str(check_agreement(name, rival, ours, vocab_size, tolerances[name])) for name, rival in rivals]
+    return [
+        str(check_agreement(name, rival, ours, vocab_size, TOLERANCES.get(name, FLOAT32))) for name, rival in rivals
+    ]
 
 
 def _order_workloads(tokenizer: Tokenizer, rng: np.random.Generator) -> tuple[OrderWorkloads | None, list[str]]:
