@@ -37,7 +37,7 @@ class Tolerance:
 
 FLOAT32, FLOAT16 = Tolerance(logprob=1e-3, tie=1e-3), Tolerance(logprob=0.1, tie=0.05)
 LLAMA_CPP = Tolerance(logprob=1e-2, tie=5e-3)
-"""Its attention is less exact than float32, by 2e-3 nats with random adapters on the preset ``tiny``."""
+"""Its flash attention is less exact than float32: 1.5e-3 nats on the preset ``tiny``, and 2e-6 without it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,8 +121,15 @@ def test_every_weight_has_a_name_in_gguf(setup: Setup) -> None:
 
 def test_llamas_queries_and_keys_are_rotated_in_pairs() -> None:
     """Row k of the first half of a head goes to 2 k, and of the second to 2 k + 1; values stay."""
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8, "vocab_size": 9}
-    config = LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=False)
+    config = LlamaConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        intermediate_size=8,
+        vocab_size=9,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+    )
     weights = {
         name: torch.arange(weight.numel(), dtype=torch.float32).reshape(weight.shape)
         for name, weight in merged_weights(LlamaForCausalLM(config)).items()
@@ -132,7 +139,7 @@ def test_llamas_queries_and_keys_are_rotated_in_pairs() -> None:
     assert found["blk.0.attn_k.weight"][:, 0].tolist() == [0, 16, 8, 24]
     assert found["blk.0.attn_v.weight"][:, 0].tolist() == [0, 8, 16, 24]
     assert "output.weight" in found
-    config.rope_parameters["rope_type"] = "linear"
+    config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
     with pytest.raises(ModelError, match="rope_type 'linear'"):
         check_writable(config)
 
