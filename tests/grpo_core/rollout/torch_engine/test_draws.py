@@ -41,7 +41,7 @@ def random_logits(num_rows: int, num_columns: int, scale: float) -> torch.Tensor
 def test_they_are_those_of_the_plain_one(num_columns: int, scale: float, temperature: float) -> None:
     logits = random_logits(9, num_columns, scale)
     uniforms = [0.0, 1 - 2.0**-53, *np.random.default_rng(num_columns).random(7).tolist()]
-    distributions = (logits.double() / np.float32(temperature)).softmax(dim=-1)
+    distributions = (logits.double() / float(np.float32(temperature))).softmax(dim=-1)
     columns, probabilities = native()(logits, [temperature] * 9, uniforms)
     for row, (column, probability) in enumerate(zip(columns, probabilities, strict=True)):
         exact = distributions[row]
