@@ -65,7 +65,7 @@ def test_a_table_that_fills_messages_with_nulls_gives_what_was_written(tmp_path:
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (gzip.compress(b'{"prompt": "a"}'), "it is compressed with gzip; unpack it"),
+        (gzip.compress(b'{"prompt": "a"}', mtime=0), "it is compressed with gzip; unpack it"),
         (b'{"prompt": "a"}\n{"prompt": "\xff"}', ", line 2: byte 0xff is not UTF-8; save the file as UTF-8"),
         ('{"prompt": "a"}'.encode("utf-16"), "it is written in UTF-16; save it as UTF-8"),
     ],
