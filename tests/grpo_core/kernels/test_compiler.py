@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from grpo_core.kernels import compiler
+from grpo_core.kernels import compiler, crew
 from grpo_core.kernels.compiler import load_kernels
+from grpo_core.rollout.torch_engine import draws
 from grpo_core.rollout.torch_engine.forward import compiled_decoder
 from grpo_core.rollout.torch_engine.weights import products
 from grpo_core.training.forward import compiled_tree
@@ -177,6 +178,6 @@ def test_a_compiler_that_fails_is_named_with_what_it_said(
 def test_every_c_file_of_the_package_is_one_that_is_loaded():
     """A module that looks for its C file at a wrong place would run in torch, and only be slow."""
     package = Path(compiler.__file__).parents[1]
-    loaded = {compiled_tree.SOURCE, compiled_decoder.SOURCE, products.SOURCE}
+    loaded = {crew.SOURCE, compiled_tree.SOURCE, compiled_decoder.SOURCE, draws.SOURCE, products.SOURCE}
 
     assert loaded == set(package.glob("**/*.c"))
