@@ -24,8 +24,7 @@ def test_each_service_and_the_thread_that_emits_take_time(
         telemetry_threads.main()
 
     title, *lines = capsys.readouterr().out.splitlines()
-    spent = {name: float(milliseconds) for name, milliseconds in (line.rsplit(maxsplit=1) for line in lines)}
+    spent = {name.strip(): float(took_ms) for name, took_ms in (line.rsplit(maxsplit=1) for line in lines)}
     assert title == "processor time per step, ms:"
-    assert {"MainThread", "telemetry-axiom", "telemetry-otel"} <= {name.strip() for name in spent}
-    assert all(milliseconds > 0 for milliseconds in spent.values())
+    assert all(spent[name] > 0 for name in ("MainThread", "telemetry-axiom", "telemetry-otel"))  # there may be others
     assert set(services.num_requests) == {"ingest", "traces", "metrics"}
