@@ -9,9 +9,6 @@ from collections import defaultdict
 
 import pytest
 
-from grpo_core.kernels.openmp import spin_briefly
-
-spin_briefly()  # before a test imports torch
 pytest.register_assert_rewrite("tests")  # also of what stands beside the tests
 pytest_plugins = ["pytester"]
 

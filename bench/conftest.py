@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from grpo_core.kernels.openmp import spin_briefly
 from pytest_grpo.packaged import PACKAGE, node_id_of
 from pytest_grpo.settings.applicability import not_applicable
 from pytest_grpo.settings.config import PLUGIN_CONFIG, is_xdist_worker
@@ -29,8 +28,6 @@ GrpoArms = Callable[..., "tuple[MeasuredArm, ...]"]
 GrpoThreshold = Callable[[str], "Threshold"]
 ReferenceArm = Callable[[], None]
 WorkloadFor = Callable[[int, int, int], "Workload"]
-
-spin_briefly()  # before a phase imports torch
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -16,8 +16,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from grpo_core.kernels.openmp import spin_briefly
-
 if TYPE_CHECKING:
     from grpo_core.config import (
         BenchConfig,
@@ -77,8 +75,6 @@ if TYPE_CHECKING:
     )
 
     __version__: str
-
-spin_briefly()  # before torch is imported: it is read then
 
 __all__ = [
     "Adapter",
