@@ -127,7 +127,8 @@ def test_telemetry_costs_next_to_nothing(
 
     The clock stands outside. It runs until sampler and sinks are closed, so that work put off to the end counts.
     It starts once they are open, and have had one event: a run starts its services once. Both arms close what they
-    opened, since that costs a run the same, however many steps it has. Where a service is configured, a sample has as
+    opened, since that costs a run the same, however many steps it has, and both wait for a sampler to start: torch's
+    threads sleep meanwhile, so steps right after it are slower. Where a service is configured, a sample has as
     many steps as one of its sendings carries, since it sends by the second and not by the step: whenever that is due,
     closing delivers the rest, so each sample has its whole share.
     """
@@ -177,6 +178,7 @@ def steps_without(stack: LocalStack, home: Home, num_runs: int) -> Sample:
     """The same steps beside idle sinks: no event, and not what the rollout thread computes for events only."""
     from grpo_core.schedule import rollout_thread
     from grpo_core.telemetry.events import Telemetry, Value
+    from grpo_core.telemetry.gpu import GpuSampler
 
     class Silence(Telemetry):
         def emit(self, kind: str, /, **fields: Value) -> None:
@@ -186,8 +188,11 @@ def steps_without(stack: LocalStack, home: Home, num_runs: int) -> Sample:
         for name in ("emit_rollout", "emit_failures"):
             patch.setattr(rollout_thread, name, lambda *_: None)
         opened.enter_context(started_telemetry(stack, home))
+        silence = Silence(stack.config.run, ())
+        with GpuSampler(silence):
+            pass
         start = time.perf_counter()
-        losses = same_steps(stack, Silence(stack.config.run, ()), num_runs)
+        losses = same_steps(stack, silence, num_runs)
         opened.close()
         return finished(start, losses)
 
