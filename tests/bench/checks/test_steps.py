@@ -145,6 +145,7 @@ def test_tokens_without_a_loss_are_counted(tmp_path: Path) -> None:
     assert found.num_lost_tokens == sum(length // 2 for length in lengths)
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_an_error(tmp_path: Path) -> None:
     assert errors(tmp_path, tell=lambda step: replace(step, loss=float("nan"))).loss == NOT_FINITE
     assert errors(tmp_path, tell=lambda step: replace(step, grad_norm=float("inf"))).gradient == NOT_FINITE
@@ -153,7 +154,7 @@ def test_what_is_not_finite_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tell", "error"),
     [
-        (lambda rows: (rows[0] * np.nan, *rows[1:]), NOT_FINITE),
+        pytest.param(lambda rows: (rows[0] * np.nan, *rows[1:]), NOT_FINITE, marks=pytest.mark.slow),
         pytest.param(lambda rows: rows[:-1], NOT_FINITE, marks=pytest.mark.slow),
         pytest.param(lambda rows: (rows[0][:-1], *rows[1:]), NOT_FINITE, marks=pytest.mark.slow),
         # they differ in length
@@ -166,6 +167,7 @@ def test_wrong_log_probabilities_are_an_error_of_the_loss(tmp_path: Path, tell: 
     assert errors(tmp_path, tell=lambda step: replace(step, logprobs=tell(step.logprobs))).loss == error
 
 
+@pytest.mark.slow
 def test_log_probabilities_of_tokens_that_were_not_chosen_may_be_anything(tmp_path: Path) -> None:
     def tell(step: TrainStep) -> TrainStep:
         chosen = [completion.completion_mask for completion in batches[-1].completions]

@@ -100,7 +100,9 @@ def test_in_bfloat16_a_lost_temperature_is_seen(
     assert "temperature 0.7" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("engine", "kind"), [("torch", TorchEngine), ("plain", PlainEngine)])
+@pytest.mark.parametrize(
+    ("engine", "kind"), [("torch", TorchEngine), pytest.param("plain", PlainEngine, marks=pytest.mark.slow)]
+)
 def test_a_red_canary_exits_1(
     engine: str,
     kind: type,

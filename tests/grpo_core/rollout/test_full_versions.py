@@ -84,7 +84,7 @@ def assert_same(found: list[Completion], expected: list[Completion]) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "llama"])
-@pytest.mark.parametrize("kind", [TorchEngine, PlainEngine])
+@pytest.mark.parametrize("kind", [TorchEngine, pytest.param(PlainEngine, marks=pytest.mark.slow)])
 def test_it_samples_from_the_published_weights_and_scores_with_the_base(
     kind: type,
     architecture: str,

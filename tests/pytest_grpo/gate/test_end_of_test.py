@@ -121,7 +121,7 @@ def test_parametrized(grpo_arms, speed):
 )
 
 
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_each_test_is_judged_by_its_own_verdicts_and_marks(project: pytest.Pytester, strict: bool) -> None:
     project.makepyfile(test_known=SUITE.replace("STRICT", str(strict)))
     result = project.runpytest("test_known.py", "-rA")

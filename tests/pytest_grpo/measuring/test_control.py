@@ -24,6 +24,7 @@ def test_the_same_work_is_measured_against_itself(monkeypatch: pytest.MonkeyPatc
     assert found.problem == "" or found.problem.startswith("the A/A control fired: ")
 
 
+@pytest.mark.slow
 def test_a_moment_of_noise_gets_a_second_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter(["pairs differ", "", "pairs differ", "pairs differ again"])
     monkeypatch.setattr(control, "NUM_PAIRS", 1)

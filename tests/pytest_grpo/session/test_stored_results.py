@@ -78,6 +78,7 @@ def num_pairs(tmp_path: Path, name: str) -> int:
     return len(row["ratios"])
 
 
+@pytest.mark.slow
 def test_a_gate_samples_on_until_the_baseline_is_decided(project: pytest.Pytester, tmp_path: Path) -> None:
     """Eight pairs pass the threshold; whether 285 is a loss from 300 takes more of these noisy ones."""
     # Each value twice: the first pairs run each arm twice.

@@ -213,6 +213,7 @@ def outcomes_again(project: pytest.Pytester, *arguments: str) -> list[str]:
     return [f"{name.rpartition('::')[2]} {outcome}" for name, outcome, *_ in lines]
 
 
+@pytest.mark.slow
 def test_last_failed_repeats_a_red_phase(project: pytest.Pytester) -> None:
     project.runpytest("--phase", "all").assert_outcomes(passed=2, failed=1, deselected=1)
     assert outcomes_again(project, "--lf") == ["test_method FAILED"]

@@ -70,6 +70,7 @@ def test_compiled_passes_give_what_torch_gives(
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_narrower_vectors_give_the_same(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, build: Build) -> None:
     """What a processor without AVX-512 runs."""
     monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, "-mno-avx512f"))
