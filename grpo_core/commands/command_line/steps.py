@@ -54,7 +54,7 @@ def print_result(console: Console, rewards: list[float], first_step: int, result
         console.print("no step finished")
         return
     if len(rewards) >= MIN_CHART_STEPS:
-        chart = reward_chart(rewards, first_step)
+        chart = reward_chart(rewards, first_step, ascii_only=console.options.ascii_only)
         console.print("\n".join(chart), highlight=False, soft_wrap=True)
     tenth = max(1, len(rewards) // 10)
     first, last = sum(rewards[:tenth]) / tenth, sum(rewards[-tenth:]) / tenth

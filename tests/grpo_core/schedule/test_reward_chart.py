@@ -17,6 +17,13 @@ def test_a_curve_that_rises_is_drawn_from_its_axis_to_its_top() -> None:
     ]
 
 
+def test_an_output_without_blocks_gets_a_curve_as_well() -> None:
+    chart = reward_chart([0.0, 0.25, 0.5, 1.0], 1, ascii_only=True)
+    assert chart[0] == "  1.000 |   #"
+    assert chart[4] == "        | ###"
+    assert "\n".join(chart).isascii()
+
+
 def test_many_steps_share_a_column_and_a_resumed_run_keeps_its_numbers() -> None:
     lines = reward_chart([float(step >= 300) for step in range(600)], 201)
 
