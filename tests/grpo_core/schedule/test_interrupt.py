@@ -27,7 +27,7 @@ LONG_S = 1000.0
 
 STUCK_MODULE = "stuck_environment"
 STUCK_SOURCE = """
-import time
+import sys, time
 from grpo_core.environments.arithmetic import ArithmeticEnvironment
 
 class Stuck(ArithmeticEnvironment):
@@ -41,7 +41,8 @@ class Stuck(ArithmeticEnvironment):
     def step(self, actions):
         Stuck.num_started += 1
         if Stuck.num_started > 2:
-            print("stuck", flush=True)
+            sys.stdout.write("\\nstuck\\n")  # at once, with a line end before it: other threads write lines too
+            sys.stdout.flush()
             time.sleep(3600)
         super().step(actions)
 """
