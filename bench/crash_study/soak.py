@@ -53,14 +53,14 @@ def study_soak(case: Case, duration_s: float, model: Path, folder: Path) -> Soak
     )
     samples: list[tuple[float, float, float, float]] = []
     try:
-        while _num_steps(folder) < NUM_FIRST_STEPS:
+        while num_steps(folder) < NUM_FIRST_STEPS:
             assert process.poll() is None, process.stderr.read()[-2000:]
             time.sleep(SAMPLE_S)
         ends = time.monotonic() + duration_s
         while time.monotonic() < ends:
             assert process.poll() is None, process.stderr.read()[-2000:]
             memory, files, threads = process.memory_info().rss, len(process.open_files()), process.num_threads()
-            samples.append((memory / 2**20, files, threads, _disk_mib(folder)))
+            samples.append((memory / 2**20, files, threads, disk_mib(folder)))
             time.sleep(SAMPLE_S)
     finally:
         process.terminate()
@@ -68,22 +68,22 @@ def study_soak(case: Case, duration_s: float, model: Path, folder: Path) -> Soak
     quarter = len(samples) // 4
     second, last = zip(*samples[quarter : 2 * quarter], strict=True), zip(*samples[-quarter:], strict=True)
     memory, files, threads, disk = ((median(before), median(after)) for before, after in zip(second, last, strict=True))
-    num_steps = _num_steps(folder)
     assert memory[1] - memory[0] < max(MAX_GROWTH * memory[0], MAX_GROWTH_BYTES / 2**20), f"memory grows: {memory} MiB"
     assert files[1] <= files[0] + MAX_PASSING, f"open files grow: {files}"
     assert threads[1] <= threads[0] + MAX_PASSING, f"threads grow: {threads}"
-    return Soak(num_steps, memory, files, threads, disk)
+    return Soak(num_steps(folder), memory, files, threads, disk)
 
 
-def _num_steps(folder: Path) -> int:
-    return sum(event["kind"] == "train_step" for event in events(folder))
+def num_steps(folder: Path) -> int:
+    """By the number of the last one: in an hour the file of events may be full, and another one begins."""
+    return max((event["step"] for event in events(folder) if event["kind"] == "train_step"), default=0)
 
 
-def _disk_mib(folder: Path) -> float:
+def disk_mib(folder: Path) -> float:
     """Without events. The run removes files and folders meanwhile."""
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:
             with suppress(FileNotFoundError):
-                total += 0 if name.endswith(".jsonl") else os.path.getsize(os.path.join(root, name))
+                total += 0 if ".jsonl" in name else os.path.getsize(os.path.join(root, name))
     return total / 2**20

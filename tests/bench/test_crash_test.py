@@ -14,6 +14,7 @@ from bench.crash_study.mutations import as_json, damage, harm
 from bench.crash_study.outages import window_ratios
 from bench.crash_study.parsers import PARSERS
 from bench.crash_study.runs import CASES, NUM_STEPS, RUN, Case, events, history, home_of
+from bench.crash_study.soak import disk_mib, num_steps
 from bench.crash_test import _STUDIES, LONG, PARTS, SHORT, Size, main
 
 LAGGING = next(case for case in CASES if case.lag)
@@ -29,6 +30,16 @@ def leave(folder: Path, *segments: list[tuple[int, float]], torn: bool = False) 
         lines += [json.dumps({"kind": "train_step", "step": step, "loss": loss}) for step, loss in segment]
     path.write_text("\n".join(lines) + ('\n{"kind": "tra' if torn else "\n"))
     return folder
+
+
+def test_a_long_soak_counts_the_steps_of_a_full_file_and_no_file_of_events_as_growth(tmp_path: Path) -> None:
+    folder = leave(tmp_path, [(71_601, 0.1), (71_602, 0.2)])
+    full = home_of(folder).events / f"{RUN}.jsonl.1"
+    full.write_bytes(b"x" * 2**20)
+    (home_of(folder).events / "weights").write_bytes(b"x" * 2**20)
+
+    assert num_steps(folder) == 71_602
+    assert disk_mib(folder) == 1.0
 
 
 def test_the_history_that_remains_is_that_of_the_last_attempts(tmp_path: Path) -> None:
