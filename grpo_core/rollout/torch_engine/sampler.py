@@ -15,6 +15,7 @@ from torch import Tensor
 from grpo_core.errors import GrpoError, SamplingError
 from grpo_core.rollout.sampling import Draw, draw_tokens
 from grpo_core.rollout.sequence import SequenceState, own_error
+from grpo_core.rollout.torch_engine.capacity import out_of_memory
 from grpo_core.rollout.torch_engine.forward.passes import Passes
 from grpo_core.rollout.torch_engine.weights.fused import DecoderWeights
 from grpo_core.types import Int32
@@ -47,7 +48,11 @@ def sample_tokens(
         return errors
     states = hidden if len(choosing) == len(hidden) else hidden[torch.tensor(choosing, device=hidden.device)]
     chosen = [sequences[index] for index in choosing]
-    for sequence, draw in zip(chosen, _draw_rows(passes, weights, chosen, states, allowed), strict=True):
+    try:
+        draws = _draw_rows(passes, weights, chosen, states, allowed)
+    except torch.OutOfMemoryError as cause:
+        return errors | {sequence: out_of_memory(sequence, "drawing a token", cause) for sequence in chosen}
+    for sequence, draw in zip(chosen, draws, strict=True):
         if isinstance(draw, SamplingError):
             errors[sequence] = draw
             continue

@@ -16,7 +16,9 @@ Value = str | int | float | bool
 NANOSECONDS = 1_000_000_000
 MAX_TIME_S = 4e9  # the year 2096: twice of it are nanoseconds that OTLP can hold
 MAX_VALUE = 1e15
-"""A greater number is none of ours, and sums of it would not fit into OTLP's."""
+"""A greater number is none of ours."""
+MAX_COUNT = (1 << 63) - 1
+"""What OTLP holds."""
 SYSTEM = "pytest-grpo"
 
 

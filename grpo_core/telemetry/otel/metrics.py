@@ -24,7 +24,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 
 from grpo_core.telemetry.columns import FIGURES
 from grpo_core.telemetry.events import Record
-from grpo_core.telemetry.otel.attributes import MAX_TIME_S, attributes, is_number, nanoseconds
+from grpo_core.telemetry.otel.attributes import MAX_COUNT, MAX_TIME_S, attributes, is_number, nanoseconds
 from grpo_core.telemetry.otel.spans import is_step
 from grpo_core.telemetry.otel.wire import encoded_attributes, part
 
@@ -115,7 +115,7 @@ class Totals:
             if key[0] != "rl.loop.duration" or is_step(record):
                 self.durations.setdefault(key, Durations()).add(seconds)
         for key, count in _values(_COUNTS, record):
-            self.counts[key] = self.counts.get(key, 0) + int(count)
+            self.counts[key] = min(self.counts.get(key, 0) + int(count), MAX_COUNT)
         if record["kind"] == "train_step":
             self.counts[STEPS, ()] = self.counts.get((STEPS, ()), 0) + 1
 

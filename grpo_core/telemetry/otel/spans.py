@@ -123,7 +123,7 @@ def _lane(text: Any) -> list[tuple[str, float, float]]:
         found = [(str(name), float(at_s), float(seconds)) for name, at_s, seconds in parts]
         if all(0 <= at_s < MAX_TIME_S and 0 <= seconds < MAX_TIME_S for _, at_s, seconds in found):
             return found
-    except (TypeError, ValueError, OverflowError, RecursionError):
+    except (TypeError, ValueError, LookupError, OverflowError, RecursionError):
         pass  # an event of another program
     return []
 

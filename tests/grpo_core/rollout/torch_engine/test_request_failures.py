@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -228,3 +229,32 @@ def test_no_memory_for_scoring_or_decoding_is_an_error_of_these_requests(
     assert all(isinstance(result, CapacityError) for result in results)
     assert engine.num_under_way == 0
     completion_of(run_requests(engine, [good])[0])
+
+
+@pytest.mark.parametrize("num_draws", [0, 2])
+@pytest.mark.parametrize("part", ["draw_rows", "over_head"])
+def test_no_memory_for_a_draw_is_an_error_of_these_requests(
+    part: str, num_draws: int, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    good = request(prompt(0, 30), 6)
+    expected = completion_of(run_requests(engine, [good])[0])
+    engine.forget_prompts()
+    num_bytes = engine.num_kv_bytes
+    real, num_calls = getattr(engine._passes, part), 0
+
+    def no_memory_once(*arguments: Any) -> Any:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == num_draws + 1:
+            raise torch.OutOfMemoryError("12 GiB")
+        return real(*arguments)
+
+    monkeypatch.setattr(engine._passes, part, no_memory_once)
+    results = run_requests(engine, [good, good])
+
+    assert all(isinstance(result, CapacityError) and "drawing a token" in str(result) for result in results)
+    assert engine.num_under_way == 0
+    engine.forget_prompts()
+    assert engine.num_kv_bytes == num_bytes
+    assert_same(completion_of(run_requests(engine, [good])[0]), expected)

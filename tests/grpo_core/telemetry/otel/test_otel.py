@@ -25,6 +25,7 @@ from grpo_core.telemetry.delivery.background_sink import BackgroundSink
 from grpo_core.telemetry.delivery.delivery import Delivery, DeliveryError
 from grpo_core.telemetry.jsonl import JsonlSink
 from grpo_core.telemetry.otel.connection import OtelConnection, open_otel
+from grpo_core.telemetry.otel.metrics import Totals
 from tests.grpo_core.telemetry.otel.otlp_server import PROTOBUF, OtlpServer, running_server, values_of
 
 CONFIG = build_config({"run": "abc", "telemetry": {"wandb": "off"}})
@@ -249,7 +250,7 @@ def test_nobody_listening_is_one_warning_without_the_password(tmp_path: Path, ca
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, [1], {"a": 1}, 10**400, -1, 1e308, 1e17, "x", "", "[[1]]", '[["a", 1e999, 1]]', "\ud800"],
+    [None, True, [1], {"a": 1}, 10**400, -1, 1e308, 1e17, "x", "", "[[1]]", '[["a", 1e999, 1]]', "{}", "\ud800"],
     ids=lambda value: ascii(value)[:20],
 )
 def test_events_of_another_kind_end_no_thread(server: OtlpServer, tmp_path: Path, value: Any) -> None:
@@ -287,6 +288,12 @@ def test_events_of_another_kind_end_no_thread(server: OtlpServer, tmp_path: Path
 
     assert delivery.num_waiting == 0
     assert [span.name for span in server.spans].count("rl.sync") == 1
+
+
+def test_a_count_ends_at_what_otlp_holds() -> None:
+    many = [{"kind": "token_ledger", "time": START_S, "num_trained_tokens": 9.9e14}] * 9_400
+
+    assert any(Totals().after(many).metrics())
 
 
 def test_it_is_off_by_itself_and_when_told_so() -> None:

@@ -70,11 +70,11 @@ def test_a_batch_that_comes_twice_keeps_both() -> None:
     assert [row.values.get(STEP) for row in found] == [None, 1, 1]
 
 
-@pytest.mark.parametrize("value", [None, True, "1", [1], 1.5, {}])
+@pytest.mark.parametrize("value", [None, True, "1", [1], 1.5, {}, 10**400, float("nan")])
 def test_events_of_another_program_end_nothing(value: Any) -> None:
     found = rows(rollout(value, 1.0), trained(value, 2.0), {"kind": value}, {**rollout(0, 0.0), "time": value})
 
-    assert all(isinstance(row.time_s, int | float) for row in found)
+    assert all(0 <= row.time_s <= 2 for row in found)
     assert [row.values for row in found if "loss/policy" in row.values]
 
 
