@@ -97,6 +97,7 @@ def check_as_local(project: pytest.Pytester, *place: str) -> None:
     assert [line for line in noted if "test_a.py" in line] == ["module test_a.py set up", "module test_a.py torn down"]
 
 
+@pytest.mark.slow
 def test_fixtures_of_ordinary_tests_live_as_in_a_local_run(mixed: pytest.Pytester) -> None:
     check_as_local(mixed, "--grpo-remote=subprocess")
 

@@ -132,6 +132,7 @@ def test_a_gate_in_a_traceback_names_its_test(project: pytest.Pytester) -> None:
 
 
 @pytest.mark.usefixtures("few_plugins")
+@pytest.mark.slow
 def test_a_mistake_and_a_red_gate_of_xdist_workers_are_red(project: pytest.Pytester) -> None:
     project.makepyfile(test_mistake=MISTAKE, test_red=RED_GATE)
     result = project.runpytest("-n2", "test_mistake.py", "test_red.py")

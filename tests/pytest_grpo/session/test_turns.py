@@ -66,6 +66,7 @@ def test_other_tests_of_xdist_workers_run_in_parallel(project: pytest.Pytester, 
     project.runpytest("-n2").assert_outcomes(passed=2)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_it_measures_blocks_no_other(project: pytest.Pytester) -> None:
     project.makepyfile(test_suite=DIES)
     result = project.runpytest("-n2")

@@ -50,7 +50,7 @@ def everything(weights: DecoderWeights, *, native: bool, max_tokens: int) -> lis
 
 
 @needs_compiler
-@pytest.mark.parametrize("num_threads", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
+@pytest.mark.parametrize("num_threads", [2, *(pytest.param(num, marks=pytest.mark.slow) for num in (1, 3))])
 @pytest.mark.parametrize("max_tokens", [30, 512])
 @pytest.mark.parametrize(("architecture", "shape"), QUICK_FIRST)
 def test_compiled_passes_give_what_torch_gives(
