@@ -24,7 +24,8 @@ def write_openvino(model: Any, folder: Path) -> None:
     config = OpenVINOConfig(dynamic=True, dynamic_shapes={**shapes, "past_key_values": states}, stateful=True)
     exported = OpenVINOExporter().export(model, _example(model), config=config)
     folder.mkdir(parents=True)
-    openvino.save_model(exported.program, str(folder / "openvino_model.xml"), compress_to_fp16=False)
+    graph = exported if isinstance(exported, openvino.Model) else exported.program  # transformers 5.19, and later ones
+    openvino.save_model(graph, str(folder / "openvino_model.xml"), compress_to_fp16=False)
 
 
 @torch.no_grad()
