@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
+from grpo_core.errors import MissingPackageError
+
 NUM_ROWS, NUM_PAST, NUM_NEW = 2, 5, 3
 """The sizes of the example that the exporter follows; all of them may be others afterwards."""
 
 
 def write_openvino(model: Any, folder: Path) -> None:
-    """Write ``model`` to ``folder``, with weights as they are."""
+    """Write ``model`` to ``folder``, with weights as they are.
+
+    Raises:
+        MissingPackageError: transformers is too old.
+    """
     import openvino  # pyright: ignore[reportMissingImports]
     from transformers.exporters.configs import OpenVINOConfig
     from transformers.exporters.exporter_openvino import OpenVINOExporter
@@ -24,8 +31,12 @@ def write_openvino(model: Any, folder: Path) -> None:
     config = OpenVINOConfig(dynamic=True, dynamic_shapes={**shapes, "past_key_values": states}, stateful=True)
     exported = OpenVINOExporter().export(model, _example(model), config=config)
     folder.mkdir(parents=True)
-    graph = exported if isinstance(exported, openvino.Model) else exported.program  # transformers 5.19, and later ones
-    openvino.save_model(graph, str(folder / "openvino_model.xml"), compress_to_fp16=False)
+    if isinstance(exported, openvino.Model):  # its attention_mask is lost
+        raise MissingPackageError(
+            f"the arm openvino cannot run a model that transformers {version('transformers')} writes; "
+            "run with: --with transformers==5.23.0"
+        )
+    openvino.save_model(exported.program, str(folder / "openvino_model.xml"), compress_to_fp16=False)
 
 
 @torch.no_grad()
