@@ -127,8 +127,8 @@ def test_telemetry_costs_next_to_nothing(
 
     The clock stands outside. It runs until sampler and sinks are closed, so that work put off to the end counts.
     It starts once they are open, and have had one event: a run starts its services once. Both arms close what they
-    opened, since that costs a run the same, however many steps it has, and both wait for a sampler to start: torch's
-    threads sleep meanwhile, so steps right after it are slower. Where a service is configured, a sample has as
+    opened, since that costs a run the same, however many steps it has, and both start a sampler before their clock:
+    torch's threads sleep meanwhile, which makes the first steps slower. Where a service is configured, a sample has as
     many steps as one of its sendings carries, since it sends by the second and not by the step: whenever that is due,
     closing delivers the rest, so each sample has its whole share.
     """

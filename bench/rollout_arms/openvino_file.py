@@ -30,12 +30,12 @@ def write_openvino(model: Any, folder: Path) -> None:
     states = [{0: rows, 2: columns}] * (2 * model.config.num_hidden_layers)
     config = OpenVINOConfig(dynamic=True, dynamic_shapes={**shapes, "past_key_values": states}, stateful=True)
     exported = OpenVINOExporter().export(model, _example(model), config=config)
-    folder.mkdir(parents=True)
-    if isinstance(exported, openvino.Model):  # its attention_mask is lost
+    if isinstance(exported, openvino.Model):  # of an older exporter, without an input for the attention mask
         raise MissingPackageError(
             f"the arm openvino cannot run a model that transformers {version('transformers')} writes; "
             "run with: --with transformers==5.23.0"
         )
+    folder.mkdir(parents=True)
     openvino.save_model(exported.program, str(folder / "openvino_model.xml"), compress_to_fp16=False)
 
 

@@ -6,14 +6,15 @@ import itertools
 from collections.abc import Sequence
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_ASCII_BLOCKS = 4 * " " + 5 * "#"  # exact to a character
+_ASCII_BLOCKS = 4 * " " + 5 * "#"
 _NUM_ROWS = 6
 _MAX_COLUMNS = 60
 
 
 def reward_chart(rewards: Sequence[float], first_step: int, *, ascii_only: bool = False) -> list[str]:
     """The lines of a chart of ``rewards``, of the steps from ``first_step`` on. A column is the mean of equally many
-    steps, up to one; its height is exact to an eighth of a character. The axis begins at 0, or at the lowest value."""
+    steps, up to one; its height is exact to an eighth of a character, or, with
+    ``ascii_only``, to a whole one. The axis begins at 0, or at the lowest value."""
     blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
     columns = _means(rewards, min(len(rewards), _MAX_COLUMNS))
     low, high = min(0.0, *columns), max(columns)

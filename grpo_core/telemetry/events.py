@@ -26,6 +26,9 @@ Value = str | int | float | bool | None
 Record = Mapping[str, Any]
 """An event as its line in the file, read back."""
 
+MAX_TIME_S = 4e9
+"""The year 2096. Twice this time in nanoseconds still fits into 64 bits, as OTLP needs it."""
+
 _RESERVED = frozenset({"_time", "time", "id", "kind", "run"})
 
 

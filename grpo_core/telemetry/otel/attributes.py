@@ -14,11 +14,10 @@ from grpo_core.telemetry.addresses import pairs
 Value = str | int | float | bool
 
 NANOSECONDS = 1_000_000_000
-MAX_TIME_S = 4e9  # the year 2096: twice of it are nanoseconds that OTLP can hold
 MAX_VALUE = 1e15
-"""A greater number is none of ours."""
+"""A greater number is in no event of this project."""
 MAX_COUNT = (1 << 63) - 1
-"""What OTLP holds."""
+"""The largest integer of OTLP."""
 SYSTEM = "pytest-grpo"
 
 

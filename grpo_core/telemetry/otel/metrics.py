@@ -23,8 +23,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
 )
 
 from grpo_core.telemetry.columns import FIGURES
-from grpo_core.telemetry.events import Record
-from grpo_core.telemetry.otel.attributes import MAX_COUNT, MAX_TIME_S, attributes, is_number, nanoseconds
+from grpo_core.telemetry.events import MAX_TIME_S, Record
+from grpo_core.telemetry.otel.attributes import MAX_COUNT, attributes, is_number, nanoseconds
 from grpo_core.telemetry.otel.spans import is_step
 from grpo_core.telemetry.otel.wire import encoded_attributes, part
 

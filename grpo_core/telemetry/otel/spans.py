@@ -17,8 +17,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from grpo_core.ledger.account import OTHER
 from grpo_core.ledger.spans import SPANS
-from grpo_core.telemetry.events import Record
-from grpo_core.telemetry.otel.attributes import MAX_TIME_S, MAX_VALUE, Value, encodable, is_number, nanoseconds
+from grpo_core.telemetry.events import MAX_TIME_S, Record
+from grpo_core.telemetry.otel.attributes import MAX_VALUE, Value, encodable, is_number, nanoseconds
 from grpo_core.telemetry.otel.wire import encoded_attributes, part
 
 LOOP = "rl.loop"

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_core.telemetry.events import Record
+from grpo_core.telemetry.events import MAX_TIME_S, Record
 from grpo_core.telemetry.wandb.names import named_metrics
 
 _LAST_OF_A_STEP = "train_step"
-_MAX_TIME_S = 4e9  # the year 2096
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ def rows_of(records: Sequence[Record], table_of: Callable[[Record], Mapping[str,
     unfinished: dict[int, Row] = {}
     for record in records:
         time_s, kind = record.get("time"), record["kind"]
-        if not isinstance(time_s, int | float) or not abs(time_s) < _MAX_TIME_S:  # not one of our events
+        if not isinstance(time_s, int | float) or not abs(time_s) < MAX_TIME_S:  # not one of our events
             continue
         values = table_of(record) if kind == "samples" else named_metrics(record)
         step = _step_of(record)
