@@ -3,12 +3,14 @@
 ``python bench/ab_quality.py --same 20`` compares the same code with itself; ``--noisy 20`` does so beside a process
 that burns a core for random stretches. ``--slowdowns 10`` plants one of 10 % in each place of
 ``bench/ab_study/slowdowns.py``. ``--history`` measures commits whose messages claim a speed-up against the commits
-before them. Each prints a Markdown table; ``--json FILE`` keeps all rows. A suite of all phases takes ten minutes.
+before them. ``--bisect 30`` hides a slowdown of 10 % among 30 commits, and looks for it with ``grpo bisect --slower``.
+Each prints a Markdown table; ``--json FILE`` keeps all rows. A suite of all phases takes ten minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -16,6 +18,7 @@ from dataclasses import asdict
 
 from scipy.stats import beta
 
+from bench.ab_study.bisection import bisect, planted_history
 from bench.ab_study.history import CLAIMS
 from bench.ab_study.runs import Found, compare, copy_of, noisy_neighbour
 from bench.ab_study.slowdowns import SLOWDOWNS, Slowdown, add_unrelated_lines
@@ -24,6 +27,7 @@ from grpo_core.home import write_json
 
 WRONG = ("faster", "slower")
 CONFIDENCE = 0.95
+HIDDEN_PERCENT = 10
 
 Keep = Callable[[str, Sequence[Found]], None]
 """Keeps the rows of a run under a name."""
@@ -98,6 +102,22 @@ def study_history(options: Sequence[str], keep: Keep) -> Iterator[str]:
                 yield f"| {claim.commit} | {claim.text} | `{row.metric}` | {row.shown()} |"
 
 
+def study_bisection(num_commits: int, places: Sequence[Slowdown], seed: int, options: Sequence[str]) -> Iterator[str]:
+    """A slowdown hidden at a random place of a history."""
+    yield "| hidden in | among | bad commit | found | what it printed | minutes |"
+    yield "|---" * 6 + "|"
+    rng = random.Random(seed)
+    for slowdown in places:
+        position = rng.randint(1, num_commits)
+        with planted_history(slowdown, HIDDEN_PERCENT / 100, num_commits, position) as history:
+            result = bisect(history, slowdown, options)
+            found = "the same" if result.found == history.slow else result.found or "none"
+        _say(f"{slowdown.place}: {found}, {'; '.join(result.lines)} ({result.seconds:.0f} s)")
+        shown = "<br>".join(result.lines)
+        minutes = f"{result.seconds / 60:.0f}"
+        yield f"| {slowdown.place} | {num_commits} | number {position} | {found} | {shown} | {minutes} |"
+
+
 def _upper(num_wrong: int, num_suites: int) -> str:
     """The exact upper bound of the share, by Clopper and Pearson."""
     share = 1.0 if num_wrong == num_suites else float(beta.ppf(CONFIDENCE, num_wrong + 1, num_suites - num_wrong))
@@ -117,6 +137,8 @@ def _parser() -> OneLineParser:
     add("--slowdowns", type=numbers_of(positive), default=(), metavar="PERCENT[,PERCENT]", help="plant slowdowns")
     add("--place", choices=[each.place for each in SLOWDOWNS], help="only in this place")
     add("--history", action="store_true", help="measure what commits claim")
+    add("--bisect", type=natural, default=0, metavar="N", help="hide a slowdown of 10 %% among N commits")
+    add("--seed", type=natural, default=0, help="where it is hidden (default 0)")
     add("pytest_arguments", nargs="*", metavar="-- PYTEST_ARGUMENT", help="passed on to pytest")
     add_json(parser)
     return parser
@@ -140,15 +162,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _tables(options: argparse.Namespace, keep: Keep) -> Iterator[Iterator[str]]:
     more = options.pytest_arguments
+    places = [each for each in SLOWDOWNS if options.place in (None, each.place)]
     if options.same:
         yield study_same(options.same, options.phase, is_noisy=False, options=more, keep=keep)
     if options.noisy:
         yield study_same(options.noisy, options.phase, is_noisy=True, options=more, keep=keep)
     if options.slowdowns:
-        places = [each for each in SLOWDOWNS if options.place in (None, each.place)]
         yield study_slowdowns(options.slowdowns, places, more, keep)
     if options.history:
         yield study_history(more, keep)
+    if options.bisect:
+        yield study_bisection(options.bisect, places, options.seed, more)
 
 
 if __name__ == "__main__":

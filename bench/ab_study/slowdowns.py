@@ -51,52 +51,22 @@ class Slowdown:
         path.write_text(text + PLANT.format(share=share, owner=self.owner, name=self.function), encoding="utf-8")
 
 
-_BATCH, _FORWARD = "a_batch_beats", "forward_takes_about"
-_ENGINE, _TRAINER = "grpo_core/rollout/torch_engine/engine.py", "grpo_core/training/trainer.py"
+_BATCH, _SWAP, _FORWARD = "a_batch_beats", "cached_adapter", "forward_takes_about"
+_ENGINE, _DECODING = "grpo_core/rollout/torch_engine/engine.py", "grpo_core/rollout/torch_engine/decoding.py"
+_CACHE, _COLLECTOR = "grpo_core/lora/cache.py", "grpo_core/rollout/play/collector.py"
+_TRAINER = "grpo_core/training/trainer.py"
 
 SLOWDOWNS = (
     Slowdown("sampler", _ENGINE, "TorchEngine", "step", 2, _BATCH, "batched.tokens_per_second"),
-    Slowdown("decoding", _ENGINE, "TorchEngine", "_advance", 2, _BATCH, "single.tokens_per_second"),
+    Slowdown("decoding", _DECODING, "Decoding", "advance", 2, _BATCH, "single.tokens_per_second"),
     Slowdown("prefill", _ENGINE, "TorchEngine", "_read_part", 5, "raise_tokens_per_second", "full.tokens_per_second"),
-    Slowdown(
-        "adapter from disk",
-        "grpo_core/lora/cache.py",
-        "LoRACache",
-        "_load",
-        2,
-        "cached_adapter",
-        "cold.loads_per_second",
-    ),
-    Slowdown(
-        "adapter from memory",
-        "grpo_core/lora/cache.py",
-        "LoRACache",
-        "get",
-        2,
-        "cached_adapter",
-        "cached.loads_per_second",
-    ),
+    Slowdown("adapter from disk", _CACHE, "LoRACache", "_load", 2, _SWAP, "cold.loads_per_second"),
+    Slowdown("adapter from memory", _CACHE, "LoRACache", "get", 2, _SWAP, "cached.loads_per_second"),
     Slowdown("loss forward", _TRAINER, "Trainer", "_forward", 3, _FORWARD, "step.loss_forward_ms"),
     Slowdown("backward", _TRAINER, "torch.Tensor", "backward", 3, _FORWARD, "step.backward_ms"),
     Slowdown("training step", _TRAINER, "Trainer", "step", 3, _FORWARD, "step.tokens_per_second"),
-    Slowdown(
-        "opening",
-        "grpo_core/rollout/play/collector.py",
-        "Collector",
-        "start",
-        2,
-        "warm_start",
-        "cold.seconds",
-    ),
-    Slowdown(
-        "rollouts of the loop",
-        "grpo_core/rollout/play/collector.py",
-        "Collector",
-        "collect",
-        4,
-        "whole_steps",
-        "steps.seconds",
-    ),
+    Slowdown("opening", _COLLECTOR, "Collector", "start", 2, "warm_start", "cold.seconds"),
+    Slowdown("rollouts of the loop", _COLLECTOR, "Collector", "collect", 4, "whole_steps", "steps.seconds"),
 )
 
 
