@@ -166,7 +166,7 @@ def _check_pair(left: Quantity, right: Quantity) -> None:
     """Raises pytest.UsageError when the ratio of ``left`` to ``right`` says nothing."""
     if left.comparison is not right.comparison:
         raise pytest.UsageError(
-            f"{left!r} against {right!r}: measured apart; pass all arms to one grpo_arms(agree=..., a=a, b=b)"
+            f"{left!r} against {right!r}: not measured in pairs; pass all arms to one grpo_arms(agree=..., a=a, b=b)"
         )
     if (left.arm, left.metric) == (right.arm, right.metric):
         raise pytest.UsageError(f"{left!r} against {right!r}: one and the same quantity; compare it with another")
@@ -219,7 +219,9 @@ class ApproxRatio:
         for side in (left, self.of):
             named = side.threshold
             if named is not None:
-                raise pytest.UsageError(f"threshold {named.name} is {named}, no factor of a band; use >= or <=")
+                raise pytest.UsageError(
+                    f"threshold {named.name} is {named}, which cannot scale a side of approx_ratio(); use >= or <="
+                )
         scale = self.of.factor / left.factor
         if isinstance(self.within, Threshold):
             return replace(self.within, low=self.within.low * scale, high=self.within.high * scale)

@@ -66,7 +66,7 @@ SLOWDOWNS = (
     Slowdown("backward", _TRAINER, "torch.Tensor", "backward", 3, _FORWARD, "step.backward_ms"),
     Slowdown("training step", _TRAINER, "Trainer", "step", 3, _FORWARD, "step.tokens_per_second"),
     Slowdown("opening", _COLLECTOR, "Collector", "start", 2, "warm_start", "cold.seconds"),
-    Slowdown("rollouts of the loop", _COLLECTOR, "Collector", "collect", 4, "whole_steps", "steps.seconds"),
+    Slowdown("rollouts of the loop", _COLLECTOR, "Collector", "collect", 4, "whole_steps", "steps.tokens_per_second"),
 )
 
 

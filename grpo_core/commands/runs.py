@@ -48,7 +48,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
                 remove_run(place, one.name)
                 console.print(f"removed {one.name}: {_size(one.num_bytes)}", soft_wrap=True)
     num_remains = sum(map(remove_remains, (home, home.measured)))
-    console.print(f"removed {num_remains} remains of killed processes")
+    console.print(f"removed {num_remains} leftovers of killed processes")
     return 0
 
 

@@ -86,7 +86,7 @@ def _chosen(flags: argparse.Namespace) -> tuple[GrpoConfig, PolicyWeights | None
         stored = stored_checkpoint(flags)
         return stored.config, read_checkpoint(stored.path).weights, f"{flags.run_name}-step-{stored.step}"
     if flags.step is not None or flags.best:
-        raise ConfigError("--step and --best are of a RUN, and not for --model")
+        raise ConfigError("--step and --best choose a checkpoint of a RUN; leave them out with --model")
     values: dict[str, Any] = {"model": {"name": flags.model}}
     for setting in flags.changes:
         put(values, *parse_setting("--set", setting))

@@ -76,7 +76,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     if flags.modal:
         return _train_on_modal(flags, given, name)
     if flags.workers:
-        raise ConfigError("--workers: containers play with --modal only; add it, or leave --workers out")
+        raise ConfigError("--workers needs --modal, whose containers they are; add it, or leave --workers out")
     if not 1 <= flags.processes <= MAX_PROCESSES:
         raise ConfigError(f"--processes {flags.processes}: give 1 to {MAX_PROCESSES}, at most one per GPU")
     home = Home.from_environment()
@@ -133,7 +133,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
 def _train_on_modal(flags: argparse.Namespace, given: Given, name: Any) -> int:
     """In a container, which has the checkpoint: with ``--resume`` it gets only what was given here."""
     if flags.processes != 1:
-        raise ConfigError("--processes: on Modal the GPUs count, as in GRPO_MODAL_GPU=H100:4; leave it out")
+        raise ConfigError("--processes is not for --modal; set the number of GPUs with GRPO_MODAL_GPU=H100:4")
     if flags.resume:
         check_for_modal(None, flags.workers)
         settings = json.dumps({**given.values, "run": name}, default=str)

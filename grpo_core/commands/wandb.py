@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="push: write the run of the baseline, or bring it up to date; view: save a view of the charts of "
         "WANDB_PROJECT, or bring it up to date",
     )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="of the baseline to push: what --grpo-save said")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="of the baseline to push, as given to --grpo-save")
     parser.add_argument("--html", type=Path, metavar="FILE", help="a page of --grpo-html to go with it (default: none)")
     parser.add_argument("--entity", help="team or user whose project the view is for (default: WANDB_ENTITY, or yours)")
 
@@ -30,7 +30,7 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     if flags.entity is not None:
         raise ConfigError("--entity is for: grpo wandb view; for a push set WANDB_ENTITY")
     if flags.name is None:
-        raise ConfigError("grpo wandb push needs a NAME: what --grpo-save said")
+        raise ConfigError("grpo wandb push needs a NAME, as given to --grpo-save")
     return _push(flags, console)
 
 

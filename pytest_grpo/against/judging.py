@@ -2,7 +2,7 @@
 
 The ratio is that of this side over the other one, pair by pair. With the tolerance of 5 %, ``same`` means that the
 whole interval lies in [0.95, 1.053]: a change of that size was ruled out. ``faster`` and ``slower`` mean that the whole
-interval lies on one side of 1. Pure functions.
+interval lies on one side of 1, and not within the 2 % by which processes of the same code differ. Pure functions.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pytest_grpo.types import RATE_SUFFIX, Outcome, is_count
 BYTES_SUFFIX = "_bytes"
 MIN_PART = 0.02
 """A timed part of an arm that takes less of its seconds than this is not judged: it cannot make the arm slower."""
+PROCESS_MARGIN = 0.02
+"""Two processes of the same code can differ by this part in all of their pairs, by where their memory lies for one."""
 _UNITS_S = {"_ms": 1e-3, "_us": 1e-6, "_ns": 1e-9, "_s": 1.0, "_seconds": 1.0}
 
 
@@ -82,7 +84,8 @@ def judge_change(
     beyond = estimate(ratios, max(change_rank, 1), max(change_rank, 1))
     if same_rank and within.low >= low and within.high <= high:
         return Change(Outcome.SAME, within, is_final=True)
-    has_changed = change_rank > 0 and (beyond.high < 1 or beyond.low > 1)
+    least_low, least_high = bounds(min(PROCESS_MARGIN, tolerance))
+    has_changed = change_rank > 0 and (beyond.high < least_low or beyond.low > least_high)
     if has_changed and (is_last or beyond.high < low or beyond.low > high):
         return Change(_direction(quantity, beyond.median), beyond, is_final=True)
     return Change(Outcome.INCONCLUSIVE, beyond if change_rank else within, is_final=False)

@@ -94,14 +94,18 @@ def _check_options(config: pytest.Config, settings: PluginConfig) -> None:
     for option, value in itertools.pairwise(map(str, given)):
         if option == "--grpo-against" and value not in ("", ".") and (config.invocation_params.dir / value).is_dir():
             raise pytest.UsageError(
-                f"--grpo-against {value}: pytest takes a folder after a blank for tests; write --grpo-against={value}"
+                f"--grpo-against {value}: pytest takes a folder after a space for tests; write --grpo-against={value}"
             )
     if settings.remote == "subprocess":
-        raise pytest.UsageError("--grpo-against with --grpo-remote subprocess: drop one of the two")
+        raise pytest.UsageError(
+            "--grpo-against with --grpo-remote subprocess: each version has its own process already; drop --grpo-remote"
+        )
     if settings.remote == "modal" and settings.with_packages:
         raise pytest.UsageError(f"--grpo-with {settings.with_packages[0]} with --modal: {_ONE_ENVIRONMENT}")
     if settings.modal.is_detached or settings.modal.attached_run is not None:
-        raise pytest.UsageError("--grpo-against with a detached run: nothing would compare its rows; give --modal")
+        raise pytest.UsageError(
+            "--grpo-against with a detached run: no session would compare the versions; give --modal"
+        )
 
 
 def _is_compared_here(item: pytest.Item) -> bool:

@@ -50,7 +50,7 @@ class Outcome(enum.StrEnum):
     TOO_FEW = "too few pairs"
     """The interval does not exclude a regression, and so few pairs cannot prove one, whatever they measure."""
     NOT_TRUSTED = "not trusted"
-    """The machine was too noisy, e.g. the A/A control fired, in this session or in the stored one."""
+    """The machine was too noisy in this session or in the stored one, by the A/A control for example."""
     SHOWN = "shown only"
     """A plain number, or a band: only its own threshold judges it."""
     ONLY_BEFORE = "only before"

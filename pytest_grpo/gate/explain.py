@@ -40,10 +40,10 @@ def inconclusive_reason(
     needed = plan.min_pairs(Verdict.FAIL if short else Verdict.PASS)
     if estimate.num_pairs < needed:
         what = "a failure" if short else "a pass"
-        end = f"the budget of {budget_s:g} s ended after" if budget_s is not None else "the plan ended after"
-        return f"{end} {pairs}, {what} needs {needed}{dropped}"
+        end = f"{pairs} fit into the budget of {budget_s:g} s" if budget_s is not None else f"all {pairs} were taken"
+        return f"{end}; {what} needs {needed}{dropped}"
     end = f" in {budget_s:g} s" if budget_s is not None else ""
-    return f"the interval spans the threshold after {pairs}{end}{dropped}"
+    return f"the interval includes the threshold after {pairs}{end}{dropped}"
 
 
 def _medians(quantities: dict[str, list[float]]) -> str:

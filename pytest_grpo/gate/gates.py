@@ -155,7 +155,7 @@ class Gate:
         """
         if self.is_closed:
             raise pytest.UsageError(
-                f"{row.metric}: compared after the end of {self.nodeid}, whose arms these are; compare within that test"
+                f"{row.metric}: compared after {self.nodeid} had ended; compare its arms inside that test"
             )
         problem = ""
         if self.inspect is not None and row.verdict != Verdict.FAIL:

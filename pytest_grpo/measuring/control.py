@@ -54,7 +54,7 @@ def run_control(rng: random.Random, max_cores_of_others: float) -> Control:
             problem = control_problem(ratios)
             if not problem:
                 return Control("")
-    return Control(f"the A/A control fired: {problem}; run it on a quieter machine")
+    return Control(f"this machine is too noisy for timings (A/A control): {problem}; run it on a quieter machine")
 
 
 def num_threads() -> int:

@@ -90,8 +90,9 @@ class Pace:
         if all_s > limit_s:
             enough_s = all_s / MAX_BUDGET_FACTOR
             self.warning = (
-                f"a pair takes {num_runs * sampler.run_s:.3g} s: {limit_s:g} s do not hold the {self.num_needed} pairs "
-                f"that a failure needs; give --grpo-budget {math.ceil(enough_s) if enough_s > 1 else enough_s:g}"
+                f"a pair takes {num_runs * sampler.run_s:.3g} s: {limit_s:g} s are not enough for the "
+                f"{self.num_needed} pairs that a failure needs; "
+                f"give --grpo-budget {math.ceil(enough_s) if enough_s > 1 else enough_s:g}"
             )
 
     def _all_s(self, num_runs: int) -> float:

@@ -13,6 +13,7 @@ from pytest_grpo.reports.card import SYMBOLS, badge, counted, definitions, gate_
 from pytest_grpo.reports.history import SavedRun
 from pytest_grpo.reports.markup import Markup, element, joined
 from pytest_grpo.reports.overview import overview
+from pytest_grpo.reports.report_file import write_report
 from pytest_grpo.reports.table import (
     Absent,
     Entry,
@@ -38,13 +39,11 @@ def write_html(
     """Write the page to ``path`` atomically.
 
     Raises:
-        grpo_core.errors.HomeError: it cannot be written.
+        OSError: it cannot be written.
     """
-    from grpo_core.home import SHARED, write_atomic
-
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = render_html(rows, machine, history, absences, created_at=now)
-    write_atomic(path, page.encode("utf-8", "backslashreplace"), mode=SHARED)
+    write_report(path, page.encode("utf-8", "backslashreplace"))
 
 
 def render_html(

@@ -59,7 +59,9 @@ def _end_setup(item: pytest.Item, settings: PluginConfig) -> NoReturn:
     """
     limit_s = setup_limit_s(settings.budget_s)
     enough = math.ceil(2 * limit_s / SETUP_FACTOR)
-    reason = f"its set-up was ended after {limit_s:g} s; give --grpo-budget {enough}, or a smaller run"
+    reason = (
+        f"the test took {limit_s:g} s beside its pairs and was stopped; give --grpo-budget {enough}, or a smaller run"
+    )
     row = Row(
         metric="setup_s",
         phase=min(phases_of(item), default=None),

@@ -103,7 +103,10 @@ class StoredResults:
         if self._settings.save is None or self._config.getoption("collectonly"):
             return []
         if not is_complete:
-            return [f"grpo: {self._settings.save} was not stored: a test has a mistake; correct it and measure again"]
+            return [
+                f"grpo: baseline {self._settings.save} was not stored: a test ended with a usage error; "
+                "correct it and measure again"
+            ]
         from grpo_core.home import Home
         from pytest_grpo.baseline.files import save_baseline
 

@@ -205,13 +205,10 @@ class VerdictReport:
         terminal.write_line(f"{count_outcomes(entries)} on {devices}")
 
     def _write(self, option: str, path: Path, write: Callable[[Path], None]) -> None:
-        from grpo_core.errors import HomeError
-
         try:
             write(path)
-        except HomeError as error:
-            why = error.__cause__ or "its folder cannot be written"
-            self._problems.append(f"grpo: {option} {path}: {why}; the report was not written")
+        except OSError as error:
+            self._problems.append(f"grpo: {option} {path}: {error}; the report was not written")
         else:
             self._said.append(f"grpo: report written to {path}")
 
@@ -221,7 +218,7 @@ class VerdictReport:
         write_html(path, self.rows, self._stored.machine(), self._stored.history(), self.absences)
 
     def _write_json(self, path: Path) -> None:
-        from grpo_core.home import SHARED, write_atomic
+        from pytest_grpo.reports.report_file import write_report
 
         rows = [{"test": nodeid, **asdict(row)} for nodeid, row in self.rows]
         for row in rows:
@@ -230,7 +227,7 @@ class VerdictReport:
         absences = [{"test": nodeid, **asdict(absence)} for nodeid, absence in self.absences]
         values = {"machine": self._stored.machine(), "rows": rows, "not_applicable": absences}
         text = json.dumps(values, indent=1)
-        write_atomic(path, text.encode(), mode=SHARED)
+        write_report(path, text.encode())
 
 
 VERDICT_REPORT = pytest.StashKey[VerdictReport]()

@@ -70,8 +70,14 @@ def test_a_verdict_names_the_bounds_that_were_held(arms: Arms, ratio: Ratio) -> 
 @pytest.mark.parametrize(
     ("expression", "says"),
     [
-        ("a.seconds == approx_ratio(FLOOR * b.seconds, within=BAND)", "threshold floor is >= 2, no factor of a band"),
-        ("FLOOR * a.seconds == approx_ratio(b.seconds, within=BAND)", "threshold floor is >= 2, no factor of a band"),
+        (
+            "a.seconds == approx_ratio(FLOOR * b.seconds, within=BAND)",
+            "threshold floor is >= 2, which cannot scale a side of approx_ratio()",
+        ),
+        (
+            "FLOOR * a.seconds == approx_ratio(b.seconds, within=BAND)",
+            "threshold floor is >= 2, which cannot scale a side of approx_ratio()",
+        ),
         ("approx_ratio(3, within=BAND)", "approx_ratio(3): allowed is a quantity of an arm"),
         ("a.seconds != approx_ratio(b.seconds, within=BAND)", "a.seconds != b.seconds times "),
         ("a.seconds >= FLOOR * (FLOOR * b.seconds)", "one named threshold is enough"),
@@ -79,8 +85,8 @@ def test_a_verdict_names_the_bounds_that_were_held(arms: Arms, ratio: Ratio) -> 
         ("a.seconds / FLOOR >= b.seconds", "allowed are numbers above zero, e.g. a.seconds / 2"),
         ("a.seconds / 0 >= b.seconds", "allowed are numbers above zero"),
         ("a.seconds <= 1.1 * a.seconds", "one and the same quantity; compare it with another"),
-        ("a.seconds <= other.seconds", "measured apart; pass all arms to one grpo_arms("),
-        ("a.num_x == other.num_x", "measured apart; pass all arms to one grpo_arms("),
+        ("a.seconds <= other.seconds", "not measured in pairs; pass all arms to one grpo_arms("),
+        ("a.num_x == other.num_x", "not measured in pairs; pass all arms to one grpo_arms("),
         ("bool(a.seconds)", "a.seconds alone is neither true nor false"),
         ("a.seconds and b.seconds", "a.seconds alone is neither true nor false"),
     ],

@@ -9,32 +9,25 @@ import threading
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-import numpy as np
-from vllm import SamplingParams, envs  # pyright: ignore[reportMissingImports]
+from vllm import envs  # pyright: ignore[reportMissingImports]
 from vllm.engine.arg_utils import AsyncEngineArgs  # pyright: ignore[reportMissingImports]
 from vllm.exceptions import VLLMClientError, VLLMError  # pyright: ignore[reportMissingImports]
-from vllm.inputs.engine import tokens_input  # pyright: ignore[reportMissingImports]
-from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
-from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
 from vllm.usage.usage_lib import UsageContext  # pyright: ignore[reportMissingImports]
 from vllm.v1.engine.async_llm import AsyncLLM  # pyright: ignore[reportMissingImports]
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError  # pyright: ignore[reportMissingImports]
 
-from grpo_core.errors import EngineError, GrpoError, SamplingError
-from grpo_core.rollout.protocol import GenerationRequest
+from grpo_core.errors import EngineError, GrpoError
 from grpo_core.rollout.vllm_engine.adapters import LoadedAdapter
 from grpo_core.rollout.vllm_engine.head_size import check_head_size
 from grpo_core.rollout.vllm_engine.job import Ended, Job
+from grpo_core.rollout.vllm_engine.job_runner import JobRunner, lora_request
 from grpo_core.rollout.vllm_engine.processes import bind_processes
 from grpo_core.rollout.vllm_engine.records import RecordFetcher
 from grpo_core.rollout.vllm_engine.statistics import IterationStatistics
-from grpo_core.rollout.vllm_engine.task import SamplingTask, ScoringTask, end_id, pack_task
 from grpo_core.rollout.vllm_engine.watchdog import CHECK_EVERY_S, Watchdog
-from grpo_core.types import Completion, FinishReason, Int32
 
 T = TypeVar("T")
 _SHUTDOWN_S = 30.0  # then vLLM kills what still runs
@@ -57,7 +50,6 @@ class VllmClient:
         self.tickets = itertools.count(1)  # no two jobs have the same one, of whichever engines
         self.adapter_ids = itertools.count(1)
         self.model_context_tokens = 0
-        self._stop_ids = tuple(stop_ids)
         self._ended: SimpleQueue[Ended | BaseException] = SimpleQueue()
         self._failure: BaseException | None = None
         self._tasks: dict[int, asyncio.Task[Ended]] = {}
@@ -74,6 +66,7 @@ class VllmClient:
             self._stop_loop()
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise EngineError(f"vLLM does not start ({reason}); its own output says why") from error
+        self._runner = JobRunner(self._llm, self._records, stop_ids)
         self.max_context_tokens: int = self._llm.vllm_config.model_config.max_model_len
         self.vocab_size: int = self._llm.vllm_config.model_config.get_vocab_size()
 
@@ -147,7 +140,7 @@ class VllmClient:
         self._wait(self._cancel(ticket))
 
     def load(self, adapter: LoadedAdapter) -> None:
-        self._wait(self._while_alive(self._llm.add_lora(_lora_request(adapter))))
+        self._wait(self._while_alive(self._llm.add_lora(lora_request(adapter))))
 
     def unload(self, adapter: LoadedAdapter) -> None:
         self._wait(self._while_alive(self._llm.remove_lora(adapter.id)))
@@ -216,7 +209,7 @@ class VllmClient:
 
     async def _serve(self, job: Job) -> Ended:
         try:
-            return await self._complete(job)
+            return await self._runner.run(job)
         except GrpoError as error:
             return Ended(job.ticket, error)
         except (VLLMClientError, EngineGenerateError) as error:
@@ -225,73 +218,6 @@ class VllmClient:
         except asyncio.CancelledError:
             self._records.forget(job.ticket, -job.ticket)
             raise
-
-    async def _complete(self, job: Job) -> Ended:
-        request, constraint = job.request, job.request.constraint
-        stop_id = self._stop_ids[0]
-        last_id = stop_id if constraint is None else end_id(constraint, stop_id)
-        stop_ids = {last_id}
-        if constraint is None:
-            stop_ids = set() if request.sampling.ignore_stop else {*self._stop_ids, *request.sampling.stop_ids}
-        task = SamplingTask(job.ticket, request.sampling, job.max_tokens, last_id, constraint)
-        output = await self._run(task, request.prompt_ids, job.max_tokens, sorted(stop_ids), job.adapter)
-        reading = await self._records.fetch(job.ticket)
-        if reading.error is not None:
-            return Ended(job.ticket, reading.error)
-        tokens = np.array(output.outputs[0].token_ids[: len(reading.logprobs)], dtype=np.int32)
-        completion = Completion(
-            prompt_ids=request.prompt_ids,
-            completion_ids=tokens,
-            completion_mask=~reading.forced,
-            sampling_logprobs=reading.logprobs,
-            policy_version=job.version,
-            temperature=request.sampling.temperature,
-            finish_reason=_finish_reason(request, tokens, stop_ids),
-            allowed_ids=reading.allowed_ids,
-        )
-        if request.want_ref_logprobs:
-            completion = await self._with_ref_logprobs(job, completion)
-        return Ended(job.ticket, completion, output.num_cached_tokens or 0)
-
-    async def _with_ref_logprobs(self, job: Job, completion: Completion) -> Completion:
-        """Run the base model over the same tokens, up to the last one that was not forced."""
-        if job.version == 0 or not completion.completion_mask.any():
-            return replace(completion, ref_logprobs=completion.sampling_logprobs)
-        num = int(np.flatnonzero(completion.completion_mask)[-1]) + 1
-        await self._run(ScoringTask.of(-job.ticket, completion), completion.prompt_ids, num, [], None)
-        scores = np.zeros(len(completion.completion_ids), dtype=np.float32)
-        scores[:num] = (await self._records.fetch(-job.ticket)).logprobs
-        scores[~completion.completion_mask] = 0.0
-        if not np.isfinite(scores).all():
-            raise SamplingError("logits of the base model are non-finite (NaN or infinity); check its weights")
-        return replace(completion, ref_logprobs=scores)
-
-    async def _run(
-        self,
-        task: SamplingTask | ScoringTask,
-        prompt_ids: Int32,
-        max_tokens: int,
-        stop_ids: list[int],
-        adapter: LoadedAdapter | None,
-    ) -> Any:
-        """vLLM's final output for one request. ``ExactSampler`` leaves its sampler one token, so that one is greedy."""
-        params = SamplingParams(
-            temperature=0.0,
-            max_tokens=max_tokens,
-            stop_token_ids=stop_ids,
-            ignore_eos=True,
-            detokenize=False,
-            skip_clone=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args=pack_task(task),
-        )
-        outputs = self._llm.generate(
-            tokens_input(prompt_ids.tolist()),
-            params,
-            request_id=str(task.ticket),
-            lora_request=_lora_request(adapter) if adapter is not None else None,
-        )
-        return [output async for output in outputs][-1]
 
     async def _take_records(self, tickets: list[int]) -> list[dict[str, Any]]:
         (records, *_) = await self._while_alive(self._llm.collective_rpc("take_records", args=(tickets,)))
@@ -320,16 +246,3 @@ class VllmClient:
                 task.cancel()
                 raise self._failure
         return task.result()
-
-
-def _lora_request(adapter: LoadedAdapter) -> Any:
-    return LoRARequest(lora_name=adapter.version.name, lora_int_id=adapter.id, lora_path=str(adapter.folder))
-
-
-def _finish_reason(request: GenerationRequest, tokens: Int32, stop_ids: set[int]) -> FinishReason:
-    if request.constraint is None:
-        return "stop" if int(tokens[-1]) in stop_ids else "length"
-    cursor = request.constraint.start()
-    for token in tokens.tolist():
-        cursor.advance(token)
-    return "stop" if cursor.finished else "length"

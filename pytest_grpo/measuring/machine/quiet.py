@@ -66,8 +66,8 @@ class QuietGuard:
         """How many rounds did not count, and why; empty when all did."""
         parts = []
         if self.num_busy:
-            waited = f" after {self.waited_s:.1f} s of waiting for quiet"
-            parts.append(f"{self.num_busy} were left out because other processes used the cores{waited}")
+            waited = f"waited {self.waited_s:.1f} s for quiet"
+            parts.append(f"{self.num_busy} were left out because other processes used the cores ({waited})")
         if self.num_throttled:
             parts.append(f"{self.num_throttled} were left out because the GPU was throttled")
         return "; ".join(parts)

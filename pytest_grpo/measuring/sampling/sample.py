@@ -51,7 +51,9 @@ def measure(arm: Arm, name: str, repeats: int = 1) -> Sample:
     outcome, elapsed_s = _timed(arm, name, repeats)
     sample = outcome[-1]
     if any(run.quantities.keys() != sample.quantities.keys() for run in outcome):
-        raise MeasurementError(f"arm {name!r} returned other quantities in another run; return the same ones each time")
+        raise MeasurementError(
+            f"arm {name!r} returned different quantities in different runs; return the same ones each time"
+        )
     own = [run.seconds for run in outcome if run.seconds is not None]
     sample = replace(
         sample,
@@ -75,7 +77,7 @@ def _timed(arm: Arm, name: str, repeats: int = 1) -> tuple[list[Sample], float]:
             raise
     if outcomes and len(outcomes) != repeats:
         raise MeasurementError(
-            f"arm {name!r} measured in {len(outcomes)} of {repeats} runs; return a result in each run"
+            f"arm {name!r} returned a result in {len(outcomes)} of {repeats} runs; return one in each run, or in none"
         )
     samples = [_as_sample(outcome, name) for outcome in outcomes] or [Sample()]
     return [*samples[:-1], replace(samples[-1], spans=samples[-1].spans or per_run(spans, repeats))], seconds

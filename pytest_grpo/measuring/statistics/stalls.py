@@ -75,11 +75,11 @@ def p_value_of(differences: Sequence[float]) -> float:
 
 
 def describe_stalls(arm: str, seconds: Sequence[float], means: Means) -> str:
-    """``stalls: 11 of 40 samples of arm fast took 4.8 times its median; by the means the ratio is 0.46``."""
+    """``stalls: 11 of 40 samples of arm fast took 4.8 times its median; the ratio of the means is 0.46``."""
     middle = median_ratio(seconds)
     slow = [value / middle for value in seconds if value > MIN_FACTOR * middle]
-    by_means = f"by the means the ratio is {means.ratio:.3g}"
+    by_means = f"the ratio of the means is {means.ratio:.3g}"
     if not slow:
-        return f"{by_means}, outside the threshold: arm {arm} is slow now and then"
+        return f"{by_means}, outside the threshold: arm {arm} is slower on average than its median shows"
     factor = f"{median_ratio(slow):.2g} times its median"
     return f"stalls: {len(slow)} of {len(seconds)} samples of arm {arm} took {factor}; {by_means}"

@@ -55,7 +55,10 @@ def test_a_checkpoint_is_served_until_ctrl_c(
         ([], "give a RUN, as grpo runs lists it, or --model NAME"),
         (["first", "--model", "tiny"], "give a RUN, as grpo runs lists it, or --model NAME"),
         (["first"], "run 'first' has no checkpoint; runs with checkpoints: none"),
-        (["--model", "tiny", "--step", "3"], "--step and --best are of a RUN, and not for --model"),
+        (
+            ["--model", "tiny", "--step", "3"],
+            "--step and --best choose a checkpoint of a RUN; leave them out with --model",
+        ),
         (["--model", "tiny", "--port", "70000"], "--port 70000: give 0 to 65535"),
         (["--model", "tiny", "--host", "192.0.2.1"], "give an address of this machine"),
         (["--model", "tiny", "--record", "/nowhere/said.jsonl"], "--record /nowhere/said.jsonl: No such file"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_grpo.against.judging import (
+    PROCESS_MARGIN,
     bounds,
     judge_change,
     judge_count,
@@ -58,6 +59,21 @@ def test_a_change_that_may_be_smaller_than_the_tolerance_gets_all_pairs() -> Non
     early, last = (judge_change(ratios[:num], "tokens_per_second", 0.05, PLAN, is_last=num == 40) for num in (27, 40))
     assert (early.outcome, early.is_final) == (Outcome.INCONCLUSIVE, False)
     assert last.outcome is Outcome.SLOWER
+
+
+def test_a_change_that_may_be_one_of_the_processes_is_inconclusive() -> None:
+    """All pairs lie below 1, as of two processes whose memory lies differently."""
+    ratios = [0.9, 0.99] * 20
+    change = judge_change(ratios, "backward_ms", 0.05, PLAN, is_last=True)
+    assert 1 - PROCESS_MARGIN < change.estimate.high < 1
+    assert change.outcome is Outcome.INCONCLUSIVE
+    clear = judge_change([0.95 * ratio for ratio in ratios], "backward_ms", 0.05, PLAN, is_last=True)
+    assert clear.outcome is Outcome.FASTER
+
+
+def test_a_tolerance_below_the_margin_of_processes_is_taken_by_its_word() -> None:
+    ratios = pairs(0.985, 40, noise=0.0001)
+    assert judge_change(ratios, "seconds", 0.01, PLAN, is_last=True).outcome is Outcome.FASTER
 
 
 def test_noise_that_hides_everything_is_inconclusive() -> None:

@@ -217,7 +217,7 @@ def test_more_pairs_are_taken_as_long_as_they_can_decide(baseline: Baseline) -> 
 
 
 def test_pairs_that_cannot_be_trusted_are_no_loss(baseline: Baseline) -> None:
-    noisy = replace(row(1.0), conditions={"problem": "the A/A control fired: a story"})
+    noisy = replace(row(1.0), conditions={"problem": "this machine is too noisy for timings (A/A control): a story"})
     assert only_change(noisy, row(3.0)).outcome is Outcome.NOT_TRUSTED
     assert only_change(row(1.0), replace(noisy, measured=3.0)).outcome is Outcome.NOT_TRUSTED
     change = judge_against(noisy, NODEID, baseline)

@@ -221,4 +221,4 @@ def test_arms_of_another_test_cannot_be_compared(project: pytest.Pytester) -> No
     project.makepyfile(test_kept=f"{HEAD}\n{later}")
     result = project.runpytest("test_kept.py")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["test_kept.py:*: grpo: tokens: compared after the end of test_kept.py::test_first, *"])
+    result.stdout.fnmatch_lines(["test_kept.py:*: grpo: tokens: compared after test_kept.py::test_first had ended; *"])

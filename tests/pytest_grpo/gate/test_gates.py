@@ -81,7 +81,7 @@ def test_what_is_good_enough_passes(project: pytest.Pytester, body: str) -> None
         (RED, "its whole interval lies below the thres*"),
         (RED, "median of 12 pairs with its 99.* interval*"),
         (RED, "arm b: seconds 1, tokens 30"),
-        (STALLS, "stalls: 20 of 60 samples of arm a took 5 times its median; by the means the ratio is 0.429"),
+        (STALLS, "stalls: 20 of 60 samples of arm a took 5 times its median; the ratio of the means is 0.429"),
         (RED, "device cpu *"),
         (RED, "try: *"),
         (f"{SLOWER}; assert a.seconds <= grpo_threshold('overlap_cost') * b.seconds / 2", "*<= 0.75 (thresholds.t*"),
@@ -143,19 +143,19 @@ def test_agreement_is_close_in_every_value(project: pytest.Pytester) -> None:
 @pytest.mark.parametrize(
     ("body", "arguments", "reason"),
     [
-        (f"{FASTER}; assert a.tokens >= 2 * b.tokens", ["--grpo-pairs=5"], "*after 5 pairs, a pass needs 6*"),
-        (f"{SLOWER}; assert a.tokens >= 2 * b.tokens", ["--grpo-pairs=5"], "* 5 pairs, a failure needs 7"),
+        (f"{FASTER}; assert a.tokens >= 2 * b.tokens", ["--grpo-pairs=5"], "all 5 pairs were taken; a pass needs 6*"),
+        (f"{SLOWER}; assert a.tokens >= 2 * b.tokens", ["--grpo-pairs=5"], "all 5 pairs were taken; a failure needs 7"),
         (f"{SLOWER}; assert a.tokens >= 2 * b.tokens", ["--grpo-pairs=8", "--grpo-num-gates=9"], "* failure needs 10"),
         (
             "a, b = grpo_arms(agree=same_tokens, a=varying(10, 10, 12, 12), b=at(11)); assert a.tokens >= b.tokens",
             [],
-            "the interval spans the threshold after 40 pairs",
+            "the interval includes the threshold after 40 pairs",
         ),
         (
             # A nap lasts at least 60 ms, and at most a thousand times the other one: no load changes the outcome.
             "a, b = grpo_arms(agree=nothing_to_check, a=naps, b=naps); assert a.seconds <= 1000 * b.seconds",
             ["--grpo-budget=0.1"],  # five times as much holds no six pairs of them
-            "the budget of 0.5 s ended after * pairs, a pass needs *",
+            "* pairs fit into the budget of 0.5 s; a pass needs *",
         ),
     ],
 )  # fmt: skip
@@ -171,7 +171,7 @@ def test_inconclusive_can_fail(project: pytest.Pytester) -> None:
     body = f"{FASTER}; assert a.tokens >= 2 * b.tokens"
     result = run_gate(project, body, "--grpo-pairs=5", "-o", "grpo_inconclusive=fail")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["tokens: inconclusive: *", "  the plan ended after 5 pairs*"])
+    result.stdout.fnmatch_lines(["tokens: inconclusive: *", "  all 5 pairs were taken; *"])
 
 
 def test_rounds_on_a_busy_machine_can_be_left_out(project: pytest.Pytester) -> None:
@@ -183,8 +183,8 @@ def test_rounds_on_a_busy_machine_can_be_left_out(project: pytest.Pytester) -> N
     result.assert_outcomes(xfailed=1)
     result.stdout.fnmatch_lines(
         [
-            "XFAIL *no pair was measured within 0.5 s: * left out because other processes used the cores after 0.* s "
-            "of waiting for quiet"
+            "XFAIL *no pair was measured within 0.5 s: * left out because other processes used the cores "
+            "(waited 0.* s for quiet)"
         ]
     )
 
@@ -312,11 +312,11 @@ def test_the_control_makes_timing_verdicts_inconclusive(
     # Sessions in this process forget the modules that they loaded, so the path of a module may name a forgotten one.
     gate_session = importlib.import_module("pytest_grpo.gate.gate_session")
     control = importlib.import_module("pytest_grpo.measuring.control")
-    fired = control.Control("the A/A control fired: a story")
+    fired = control.Control("this machine is too noisy for timings (A/A control): a story")
     monkeypatch.setattr(gate_session, "run_control", lambda rng, limit: fired)
     result = run_gate(project, f"{FASTER}; assert a.tokens >= 2 * b.tokens", "-o", "grpo_control=true")
     result.assert_outcomes(xfailed=1)
-    result.stdout.fnmatch_lines(["XFAIL *inconclusive: the A/A control fired: a story"])
+    result.stdout.fnmatch_lines(["XFAIL *inconclusive: this machine is too noisy for timings (A/A control): a story"])
     run_gate(project, "grpo_gate.check('adapter_cache_hits', 2)", "-o", "grpo_control=true").assert_outcomes(failed=1)
 
 

@@ -108,7 +108,7 @@ def test_arms_that_are_too_slow_are_told_so_beforehand(clock: Clock) -> None:
     decision = decider.decide()
     assert decision.verdict is Verdict.INCONCLUSIVE
     assert not decision.is_complete
-    warning = "a pair takes 60 s: 225 s do not hold the 12 pairs that a failure needs; give --grpo-budget 175"
+    warning = "a pair takes 60 s: 225 s are not enough for the 12 pairs that a failure needs; give --grpo-budget 175"
     assert shown[1] == (1, f"[{warning}]")
 
 
@@ -132,7 +132,7 @@ def test_stalls_fail_where_the_median_passes(clock: Clock) -> None:
     decision, decider = decide(stalling, clock.arm(constant(0.1)))
     assert decision.verdict is Verdict.FAIL
     assert (
-        decision.stalls == "stalls: 20 of 60 samples of arm a took 5 times its median; by the means the ratio is 2.33"
+        decision.stalls == "stalls: 20 of 60 samples of arm a took 5 times its median; the ratio of the means is 2.33"
     )
     assert decision.estimate is not None
     assert decision.estimate.median == pytest.approx(1)
@@ -152,7 +152,7 @@ def test_stalls_of_a_rate_are_low_values(clock: Clock) -> None:
         ("a", "b"), lambda taken: (1 / values(taken)[0], 1 / values(taken)[1]), 0.9, math.inf, is_rate=True
     )
     decider.pace.question = decider.question
-    assert decider.decide().stalls.endswith("; by the means the ratio is 0.429")
+    assert decider.decide().stalls.endswith("; the ratio of the means is 0.429")
 
 
 # Carry-over

@@ -145,7 +145,9 @@ def test_a_session_with_a_mistake_stores_no_baseline(project: pytest.Pytester) -
     result = project.runpytest("--grpo-save=now", "test_mistake.py", "test_red.py")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.no_fnmatch_line("grpo: stored as *")
-    result.stdout.fnmatch_lines(["grpo: now was not stored: a test has a mistake; correct it and measure again"])
+    result.stdout.fnmatch_lines(
+        ["grpo: baseline now was not stored: a test ended with a usage error; correct it and measure again"]
+    )
 
 
 @pytest.mark.parametrize("has_gates", [False, True])

@@ -59,4 +59,4 @@ def test_what_counts_as_a_marker(code: str, names_one: bool, tmp_path: Path) -> 
 def test_the_hint_says_how_many_were_not_read(project: pytest.Pytester) -> None:
     project.makepyfile(test_plain="def test(): pass\n")
     result = project.runpytest("--phase=5")
-    result.stdout.fnmatch_lines(["grpo: --phase: no test to run: *, 1 files without a phase marker not read; *"])
+    result.stdout.fnmatch_lines(["grpo: --phase: none of *, 1 files without a phase marker not read); *"])

@@ -29,7 +29,10 @@ def test_next(grpo_arms):
     fast, slow = grpo_arms(agree=nothing_to_check, fast=lambda: {{"seconds": 1}}, slow=lambda: {{"seconds": 3}})
     assert slow.seconds >= 2 * fast.seconds
 """
-ENDED = "setup_s: inconclusive: its set-up was ended after 120 s; give --grpo-budget 48, or a smaller run"
+ENDED = (
+    "setup_s: inconclusive: the test took 120 s beside its pairs and was stopped; "
+    "give --grpo-budget 48, or a smaller run"
+)
 
 
 def run(project: pytest.Pytester, *arguments: str, **places: str) -> pytest.RunResult:

@@ -95,7 +95,9 @@ def test_a_fired_control_silences_the_comparison(project: pytest.Pytester, monke
     gate_session = importlib.import_module("pytest_grpo.gate.gate_session")
     control = importlib.import_module("pytest_grpo.measuring.control")
     monkeypatch.setattr(
-        gate_session, "run_control", lambda rng, limit: control.Control("the A/A control fired: a story")
+        gate_session,
+        "run_control",
+        lambda rng, limit: control.Control("this machine is too noisy for timings (A/A control): a story"),
     )
     lost = run(project, MUCH_SLOWER, "--grpo-compare", "before", "-o", "grpo_control=true")
     lost.assert_outcomes(xfailed=1)

@@ -102,7 +102,7 @@ def test_a_phase_without_a_test_says_what_there_is(project: pytest.Pytester) -> 
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
     result.stdout.fnmatch_lines(
         [
-            "grpo: --phase: no test to run: 4 collected, 3 with a phase, 0 that need --grpo-versus; "
+            "grpo: --phase: none of the 4 collected tests can run (3 with a phase, 0 that need --grpo-versus); "
             "mark one phase5 or phase6, or name its folder; grpo bench runs the phases that come with pytest-grpo"
         ]
     )

@@ -42,7 +42,7 @@ def test_after_a_busy_round_it_waits_until_others_are_quiet(others: Uses) -> Non
     guard = QuietGuard(max_cores=0.1, max_wait_s=10)
     assert not guard.counts()
     assert guard.waited_s == 3
-    assert guard.left_out() == "1 were left out because other processes used the cores after 3.0 s of waiting for quiet"
+    assert guard.left_out() == "1 were left out because other processes used the cores (waited 3.0 s for quiet)"
 
 
 def test_the_wait_is_bounded_and_rounds_are_left_out_from_then_on(others: Uses) -> None:

@@ -146,9 +146,9 @@ def test_a_count_may_be_zero() -> None:
 
 def test_runs_must_measure_the_same() -> None:
     runs = iter([{"tokens": 1}, {"bytes": 1}, None, {"tokens": 1}])
-    with pytest.raises(MeasurementError, match="returned other quantities"):
+    with pytest.raises(MeasurementError, match="returned different quantities"):
         measure(lambda: next(runs), "a", repeats=2)
-    with pytest.raises(MeasurementError, match="measured in 1 of 2 runs"):
+    with pytest.raises(MeasurementError, match="returned a result in 1 of 2 runs"):
         measure(lambda: next(runs), "a", repeats=2)
 
 

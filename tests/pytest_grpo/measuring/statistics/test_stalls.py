@@ -64,5 +64,5 @@ def test_stalls_in_words() -> None:
     means = judge_means([1.0] * 40, times, 1.0, math.inf)
     assert not means.is_top_slow
     assert describe_stalls("fast", times, means) == (
-        "stalls: 11 of 40 samples of arm fast took 4.8 times its median; by the means the ratio is 0.489"
+        "stalls: 11 of 40 samples of arm fast took 4.8 times its median; the ratio of the means is 0.489"
     )
