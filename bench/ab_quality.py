@@ -97,9 +97,11 @@ def study_history(options: Sequence[str], keep: Keep) -> Iterator[str]:
         )
         keep(claim.commit, rows)
         _say(f"{claim.commit} ({seconds:.0f} s)")
-        for row in rows:
-            if row.num_pairs is not None and row.metric in claim.metrics:
-                yield f"| {claim.commit} | {claim.text} | `{row.metric}` | {row.shown()} |"
+        shown = [row for row in rows if row.num_pairs is not None and row.metric in claim.metrics]
+        if not shown:
+            yield f"| {claim.commit} | {claim.text} | - | not measured |"
+        for row in shown:
+            yield f"| {claim.commit} | {claim.text} | `{row.metric}` | {row.shown()} |"
 
 
 def study_bisection(num_commits: int, places: Sequence[Slowdown], seed: int, options: Sequence[str]) -> Iterator[str]:

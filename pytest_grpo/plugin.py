@@ -235,7 +235,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         unread = f", {left_out} files without a phase marker not read" if left_out else ""
         terminalreporter.write_line(
             f"grpo: --phase: none of the {config.stash[_NUM_COLLECTED]} collected tests can run "
-            f"({hidden} with a phase, {config.stash[_NUM_PAIRED]} that need --grpo-versus{unread}); mark one {markers}, or name its folder; "
+            f"({hidden} with a phase, {config.stash[_NUM_PAIRED]} that need --grpo-versus{unread}); "
+            f"mark one {markers}, or name its folder; "
             "grpo bench runs the phases that come with pytest-grpo"
         )
     elif hidden:

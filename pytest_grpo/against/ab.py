@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_grpo.against.plugin_path import UNSHADOWED, python_path
+from pytest_grpo.against.plugin_path import UNSHADOWED, environment_with_plugin
 from pytest_grpo.programs import USAGE_EXIT_CODE, program
 from pytest_grpo.settings.phases import parse_phases
 from pytest_grpo.sides.trees import SideTree, on_stderr, open_side, this_side
@@ -80,7 +80,7 @@ def _run(first: SideTree, second: SideTree, scratch: Path, arguments: Sequence[s
     """pytest's exit code. Its session is ``first``'s, and starts that side again as a worker."""
     command = [str(first.python), *UNSHADOWED, "-m", "pytest", "-p", COLLECTING, "-p", "no:cacheprovider"]
     command += [f"--grpo-against={second.root}", *(f"--grpo-side-name={side.name}" for side in (first, second))]
-    environment = os.environ | {"PYTHONPATH": python_path(scratch, first.import_path)}
+    environment = os.environ | environment_with_plugin(first.python, scratch, first.import_path)
     with subprocess.Popen([*command, *arguments], cwd=first.root, env=environment) as process:
         try:
             return process.wait()

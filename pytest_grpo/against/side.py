@@ -14,15 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_grpo.against.plugin_path import UNSHADOWED, has_plugin, python_path
+from pytest_grpo.against.plugin_path import UNSHADOWED, environment_with_plugin
 from pytest_grpo.against.protocol import PROTOCOL_VERSION, Channel, ChannelClosedError, Message
-from pytest_grpo.remote.worker import worker_environment
-from pytest_grpo.sides.interpreter import this_python
 from pytest_grpo.sides.trees import SideTree
 from pytest_grpo.types import SIDE_PLUGIN, Sample
 
 END_TIMEOUT_S = 5
 TAIL_BYTES = 4000
+_INTERNAL_ERROR = "INTERNALERROR> "
 _USAGE_ERROR = re.compile(r".*pytest.*: error: ")
 _COLLECTED = re.compile(r"^(collecting \.\.\. )?collected \d+ items?")
 _PROGRESS = re.compile(r"(\S+\.py\S*)?\s*([.FEsxXR]+|[A-Z]{5,7}( \(.*\))?)?(\s+\[ *\d+%\])?")
@@ -109,7 +108,7 @@ class Side:
             self._process = subprocess.Popen(
                 self._command(theirs.fileno()),
                 cwd=self.tree.root,
-                env=self._environment(Path(self._scratch.name)),
+                env=environment_with_plugin(self.tree.python, Path(self._scratch.name), self.tree.import_path),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -191,12 +190,6 @@ class Side:
         plugin = ["-p", SIDE_PLUGIN, f"--grpo-side-fd={fd}"]
         return [str(self.tree.python), *UNSHADOWED, "-m", "pytest", *plugin, *self.arguments]
 
-    def _environment(self, scratch: Path) -> dict[str, str]:
-        """This process's, with this plugin first on the import path, then the side's folders."""
-        own = None if self.tree.python == this_python() else has_plugin(self.tree.python)
-        environment = worker_environment(is_installed=own)
-        return environment | {"PYTHONPATH": python_path(scratch, self.tree.import_path)}
-
     def _send(self, message: Message) -> None:
         assert self._channel is not None, "started by run"
         try:
@@ -238,6 +231,7 @@ class Side:
         collected = max((place for place, line in enumerate(said, 1) if _COLLECTED.search(line)), default=0)
         told = [line for line in said[collected:] if line and not _PROGRESS.fullmatch(line)]
         usage = [line.partition(": error: ")[2] for line in said if _USAGE_ERROR.match(line)]
-        last = (usage or errors or told or ["it said nothing"])[-1].removeprefix("E ").strip()
+        internal = [line.removeprefix(_INTERNAL_ERROR) for line in said if line.startswith(_INTERNAL_ERROR)]
+        last = (usage or errors or internal or told or ["it said nothing"])[-1].removeprefix("E ").strip()
         self.close()
         return SideLostError(self.name, f"its process ended ({how}): {last}")

@@ -38,7 +38,8 @@ def test_where_phases_are_asked_for_and_there_are_none_the_command_is_named(pyte
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
     result.stdout.fnmatch_lines(
         [
-            "grpo: --phase: none of the 0 collected tests can run *; grpo bench runs the phases that come with pytest-grpo"
+            "grpo: --phase: none of the 0 collected tests can run *; "
+            "grpo bench runs the phases that come with pytest-grpo"
         ]
     )
 

@@ -36,7 +36,7 @@ MOVED = {
 }
 """Today's name by the old one."""
 
-LACKING = ("grpo_core.hardware",)
+LACKING = ("grpo_core.extras", "grpo_core.hardware")
 """Modules of the product that this plugin itself needs, and that older trees lack: they are this version's there."""
 
 

@@ -25,16 +25,17 @@ from pytest_grpo.against.worker.own_modules import use_modules_of
 use_modules_of(Path.cwd())
 import sys
 sys.path.insert(0, ".")
-import grpo_core.hardware
+import grpo_core.extras, grpo_core.hardware
 assert Path(grpo_core.__file__).parent.parent == Path.cwd()
-print(grpo_core.hardware.cpu_name.__name__)
+print(grpo_core.hardware.cpu_name.__name__, grpo_core.extras.missing_package.__name__)
 """
 
 
 def test_an_old_tree_gets_what_this_plugin_needs(tmp_path: Path) -> None:
     (tmp_path / "grpo_core").mkdir()
     (tmp_path / "grpo_core/__init__.py").touch()
-    assert run(tmp_path, LACKING) == "cpu_name"
+    (tmp_path / "grpo_core/errors.py").write_text("class MissingPackageError(ValueError): pass\n")
+    assert run(tmp_path, LACKING) == "cpu_name missing_package"
 
 
 def run(folder: Path, script: str = SCRIPT) -> str:
