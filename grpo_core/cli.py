@@ -14,7 +14,7 @@ from importlib.metadata import version
 
 from rich.console import Console
 
-from grpo_core.commands.command_line.commands import COMMANDS, AddArguments, Command, Run, of_file
+from grpo_core.commands.command_line.commands import COMMANDS, AddArguments, Command, Run, lazy_function
 from grpo_core.commands.command_line.output import throw_away
 from grpo_core.commands.command_line.parser import (
     INTERRUPTED_EXIT_CODE,
@@ -38,7 +38,7 @@ GROUPS: Mapping[str, tuple[Command, ...]] = {
             "completion",
             "print a script that completes commands and options in the shell",
             lambda flags, console: _print_completion(flags),
-            of_file("completion", "add_arguments"),
+            lazy_function("completion", "add_arguments"),
             "grpo completion bash",
             'In ~/.bashrc: eval "$(grpo completion bash)". In ~/.zshrc: eval "$(grpo completion zsh)".',
         ),

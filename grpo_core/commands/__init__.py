@@ -1,1 +1,1 @@
-"""What the `grpo` commands do, and what several of them share. ``grpo_core.cli`` and ``scripts/`` are the doors."""
+"""What the `grpo` commands do, and what several of them share. ``grpo_core.cli`` and ``scripts/`` call them."""

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -69,16 +69,9 @@ def run(flags: argparse.Namespace, console: Console) -> int:
     console.file = lasting(console.file)
     given = given_settings(flags)
     name = flags.run if flags.run is not None else given.values.get("run")
-    if flags.resume and name is None:
-        raise ConfigError("--resume: which run? add --run NAME")
-    if not flags.resume and str(name).startswith("-"):  # no command could name it
-        raise InvalidNameError(f"run {name!r} begins as an option does; choose a name like 'my-run'")
+    _check_flags(flags, name)
     if flags.modal:
         return _train_on_modal(flags, given, name)
-    if flags.workers:
-        raise ConfigError("--workers needs --modal, whose containers they are; add it, or leave --workers out")
-    if not 1 <= flags.processes <= MAX_PROCESSES:
-        raise ConfigError(f"--processes {flags.processes}: give 1 to {MAX_PROCESSES}, at most one per GPU")
     home = Home.from_environment()
     changes: tuple[Change, ...] = ()
     if flags.resume:
@@ -101,6 +94,25 @@ def run(flags: argparse.Namespace, console: Console) -> int:
         launch_training(config, flags.processes, resume=flags.resume)
         return 0
 
+    return _train_here(config, home, console, changes, resume=flags.resume)
+
+
+def _check_flags(flags: argparse.Namespace, name: Any) -> None:
+    """Raises ConfigError for flags that do not go together, InvalidNameError for a name that no command could give."""
+    if flags.resume and name is None:
+        raise ConfigError("--resume: which run? add --run NAME")
+    if not flags.resume and str(name).startswith("-"):
+        raise InvalidNameError(f"run {name!r} begins as an option does; choose a name like 'my-run'")
+    if flags.modal:
+        return
+    if flags.workers:
+        raise ConfigError("--workers needs --modal, whose containers they are; add it, or leave --workers out")
+    if not 1 <= flags.processes <= MAX_PROCESSES:
+        raise ConfigError(f"--processes {flags.processes}: give 1 to {MAX_PROCESSES}, at most one per GPU")
+
+
+def _train_here(config: GrpoConfig, home: Home, console: Console, changes: Sequence[Change], *, resume: bool) -> int:
+    """Train in this process, alone or as one of several. Returns the exit code."""
     from grpo_core.schedule.followers import follow
     from grpo_core.schedule.stack import build_stack, build_trainer
     from grpo_core.training.distributed.ranks import open_ranks
@@ -117,8 +129,8 @@ def run(flags: argparse.Namespace, console: Console) -> int:
         if line := learning_rate_line(stack):
             console.print(line, soft_wrap=True)
         with stack:
-            before = None if flags.resume else _held_out_answers(stack)
-            result = _train(stack, console, resume=flags.resume)
+            before = None if resume else _held_out_answers(stack)
+            result = _train(stack, console, resume=resume)
             after = None if result.interrupted else _held_out_answers(stack)
             if after is not None:
                 was = "" if before is None else f"; before training {before}"

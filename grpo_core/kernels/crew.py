@@ -40,7 +40,7 @@ class Crew:
 
     @contextmanager
     def leading(self) -> Iterator[None]:
-        """The crew leads in this thread."""
+        """Within it this thread's compiled stages use all threads, and torch one: idle threads of torch would spin."""
         before = _num_threads.set(torch.get_num_threads())
         num_openmp = self._set_openmp_threads(1)
         try:

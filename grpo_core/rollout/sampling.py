@@ -24,8 +24,10 @@ WIDE_SHARE = 4  # rows that allow more than V over this are no measure for the p
 ROW_BY_ROW = 4096  # candidates from which on one index for each row is cheaper than one for all of them
 
 
-DrawRows = Callable[[Tensor, Sequence[float], Sequence[float]], tuple[list[int], list[float]]]
-"""Draws from rows of logits at their temperatures and uniforms: columns, and their probabilities."""
+CompiledDraw = Callable[[Tensor, Sequence[float], Sequence[float]], tuple[list[int], list[float]]]
+"""Draws from rows of logits at their temperatures and uniforms: columns, and their probabilities.
+
+``torch_engine/draws.py`` has one, ``NativeDraws``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +67,20 @@ def draw_tokens(
     params: Sequence[SamplingParams],
     uniforms: Sequence[float],
     allowed: Sequence[Sequence[int] | NDArray[np.integer] | None],
-    draw_rows: DrawRows | None = None,
+    compiled_draw: CompiledDraw | None = None,
 ) -> list[Draw | SamplingError]:
     """Sample every row of ``logits`` [B, V] by the inverse of its cumulative distribution at its ``uniform``.
 
     One uniform per row, so that a row's token depends on nothing else in the batch: on a CPU equal logits give the same
-    bits whatever the other rows are. A row with non-finite logits gives the error in its place. ``draw_rows`` does the
-    same faster for rows that keep all their candidates.
+    bits whatever the other rows are. A row with non-finite logits gives the error in its place. ``compiled_draw``
+    does the same faster, with the same bits, for rows that keep all their candidates.
     """
     results: list[Draw | SamplingError | None] = [None] * len(params)
     free = [row for row, ids in enumerate(allowed) if ids is None]
     bound = [(row, _ascending(ids)) for row, ids in enumerate(allowed) if ids is not None]
     if free:
         chosen = logits if len(free) == len(params) else logits[torch.tensor(free, device=logits.device)]
-        draws = _draw(chosen.float(), [params[row] for row in free], [uniforms[row] for row in free], draw_rows)
+        draws = _draw(chosen.float(), [params[row] for row in free], [uniforms[row] for row in free], compiled_draw)
         for row, draw in zip(free, draws, strict=True):
             results[row] = draw
     for is_wide in (False, True):
@@ -86,7 +88,7 @@ def draw_tokens(
         if group:
             candidates = _candidate_logits(logits, group)
             rows = [row for row, _ in group]
-            draws = _draw(candidates, [params[row] for row in rows], [uniforms[row] for row in rows], draw_rows)
+            draws = _draw(candidates, [params[row] for row in rows], [uniforms[row] for row in rows], compiled_draw)
             for (row, ids), draw in zip(group, draws, strict=True):
                 results[row] = _of_ids(draw, ids) if isinstance(draw, Draw) else draw
     return [result for result in results if result is not None]
@@ -130,17 +132,17 @@ def _of_ids(draw: Draw, ids: Int32) -> Draw:
 
 
 def _draw(
-    logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], draw_rows: DrawRows | None
+    logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float], compiled_draw: CompiledDraw | None
 ) -> list[Draw | SamplingError]:
     """Draw from ``logits`` [B, C] float32; tokens and supports are columns."""
     narrow = [row for row, each in enumerate(params) if each.top_p < 1 or each.top_k or each.min_p > 0]
-    if draw_rows is None:
+    if compiled_draw is None:
         return _draw_in_torch(logits, params, uniforms, narrow)
     whole = sorted(set(range(len(params))) - set(narrow))  # never with the others: the last bits would tell
     draws: dict[int, Draw | SamplingError] = {}
     if whole:
         chosen = logits if not narrow else logits[torch.tensor(whole, device=logits.device)]
-        drawn = draw_rows(chosen, [params[row].temperature for row in whole], [uniforms[row] for row in whole])
+        drawn = compiled_draw(chosen, [params[row].temperature for row in whole], [uniforms[row] for row in whole])
         draws |= {row: _found(token, each, None) for row, token, each in zip(whole, *drawn, strict=True)}
     if narrow:
         chosen = logits[torch.tensor(narrow, device=logits.device)]

@@ -59,7 +59,7 @@ def check_request(
 
 
 def own_error(error: Exception, doing: str) -> GrpoError:
-    """How a request ends in which ``error`` came up while the engine worked for it alone, so that others go on."""
+    """``error``, raised while the engine worked for one request alone, as that request's own: the others go on."""
     if isinstance(error, GrpoError):
         return error
     own = EngineError(

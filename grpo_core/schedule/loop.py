@@ -39,8 +39,8 @@ OnCheckpoint = Callable[[Path], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
-    """What one call of ``train`` works with."""
+class _TrainContext:
+    """Stack, telemetry, checkpoints and callbacks of one call of ``train``."""
 
     stack: Stack
     telemetry: Telemetry
@@ -92,12 +92,12 @@ def train(
         if save_checkpoints and stack.config.evaluation.every_steps:
             evaluations = Evaluations(stack, telemetry, on_evaluation)
         samples = SampleFiles(stack.config, stack.home, stack.tokenizer) if save_checkpoints else None
-        parts = _Parts(stack, telemetry, checkpoints, evaluations, samples, on_report)
+        parts = _TrainContext(stack, telemetry, checkpoints, evaluations, samples, on_report)
         result = _train(parts, recorder, stop, resume=resume)
         return replace(result, reports=tuple(reports))
 
 
-def _train(parts: _Parts, recorder: Recorder, stop: StopRequest | None, *, resume: bool) -> TrainResult:
+def _train(parts: _TrainContext, recorder: Recorder, stop: StopRequest | None, *, resume: bool) -> TrainResult:
     """Its result has no ``reports``."""
     stack, telemetry, config = parts.stack, parts.telemetry, parts.stack.config
     with spans.START:
@@ -131,7 +131,7 @@ def _train(parts: _Parts, recorder: Recorder, stop: StopRequest | None, *, resum
     )
 
 
-def _run_steps(parts: _Parts, books: Books, buffer: RolloutBuffer, request: StopRequest) -> None:
+def _run_steps(parts: _TrainContext, books: Books, buffer: RolloutBuffer, request: StopRequest) -> None:
     """Train until all steps are done or ``request`` comes, and save the last one."""
     stack, telemetry, checkpoints, evaluations = parts.stack, parts.telemetry, parts.checkpoints, parts.evaluations
     with request.calling(buffer.close), rollout_thread(stack, buffer, telemetry, books.figures, evaluations):

@@ -21,7 +21,7 @@ from pytest_grpo.types import SIDE_PLUGIN, Sample
 
 END_TIMEOUT_S = 5
 TAIL_BYTES = 4000
-_INTERNAL_ERROR = "INTERNALERROR> "
+_INTERNAL_ERROR = re.compile(r"INTERNALERROR> ([\w.]+(?:Error|Exception|Exit): .*)")
 _USAGE_ERROR = re.compile(r".*pytest.*: error: ")
 _COLLECTED = re.compile(r"^(collecting \.\.\. )?collected \d+ items?")
 _PROGRESS = re.compile(r"(\S+\.py\S*)?\s*([.FEsxXR]+|[A-Z]{5,7}( \(.*\))?)?(\s+\[ *\d+%\])?")
@@ -231,7 +231,7 @@ class Side:
         collected = max((place for place, line in enumerate(said, 1) if _COLLECTED.search(line)), default=0)
         told = [line for line in said[collected:] if line and not _PROGRESS.fullmatch(line)]
         usage = [line.partition(": error: ")[2] for line in said if _USAGE_ERROR.match(line)]
-        internal = [line.removeprefix(_INTERNAL_ERROR) for line in said if line.startswith(_INTERNAL_ERROR)]
+        internal = [found[1] for line in said if (found := _INTERNAL_ERROR.fullmatch(line))]
         last = (usage or errors or internal or told or ["it said nothing"])[-1].removeprefix("E ").strip()
         self.close()
         return SideLostError(self.name, f"its process ended ({how}): {last}")

@@ -52,14 +52,14 @@ class Recorder(Protocol):
     def correct(self, row: Row, now: Row) -> None: ...
 
 
-LIKE = 1.5
-"""Arms do about the same, and so have spans to compare, where the threshold is nearer to 1 than this."""
+MAX_SIMILAR_RATIO = 1.5
+"""Arms do about the same, so that their spans are compared, where the threshold lies within this factor of 1."""
 
 
 def compares_equals(threshold: Threshold) -> bool:
     """Whether ``threshold`` is about two arms that should take about as long."""
     bounds = [bound for bound in (threshold.low, threshold.high) if 0 < bound < math.inf]
-    return all(1 / LIKE < bound < LIKE for bound in bounds)
+    return all(1 / MAX_SIMILAR_RATIO < bound < MAX_SIMILAR_RATIO for bound in bounds)
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class PairedComparison:
         start, watch = time.perf_counter(), Watch.start()
         alpha = self.gate.session.error_budget.grant()
         with self.gate.session.setup_clock.paused():
-            verdict, estimate, reason = self._decide(left, right, threshold, alpha)
+            verdict, estimate, reason = self._measure_and_judge(left, right, threshold, alpha)
         if verdict is Verdict.FAIL:
             self.gate.session.error_budget.give_back(alpha)
         row = replace(
@@ -162,9 +162,10 @@ class PairedComparison:
         self.explanation = explain(row)
         return row
 
-    def _decide(
+    def _measure_and_judge(
         self, left: Quantity, right: Quantity, threshold: Threshold, alpha: float
     ) -> tuple[Verdict, Estimate, str]:
+        """Take pairs until they decide. Wrong answers overrule their verdict, and so does an unfit machine."""
         self._problem = self.gate.session.control_problem()
         if self._has_unjudged_rounds and not self._problem:
             self.sampler.start_afresh()

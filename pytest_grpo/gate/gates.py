@@ -31,8 +31,11 @@ NewComparison = Callable[["Gate", RoundSampler, Agreement, "float | None"], Pair
 
 @dataclass(slots=True, repr=False)
 class Gate:
-    """The gate of one test. A failure raises AssertionError. An inconclusive verdict lets the test go on, and marks it
-    xfail at its end (ini ``grpo_inconclusive``)."""
+    """All gates of one test: judges them, and records a row for each.
+
+    A failure raises AssertionError. An inconclusive verdict lets the test go on, and marks it xfail at its end (ini
+    ``grpo_inconclusive``).
+    """
 
     config: PluginConfig
     thresholds: Mapping[str, Threshold]

@@ -16,8 +16,8 @@ __tracebackhide__ = True
 
 STALL_PART = 0.1
 """The part of a gate's ``alpha`` for the test of its means; the test of its median has the rest."""
-MORE_PAIRS = 1.5
-"""A gate whose means look wrong at the last look goes on to so many times the planned pairs."""
+STALL_PAIRS_FACTOR = 1.5
+"""Where the means look wrong at the last look, a gate takes so many times the planned pairs."""
 
 
 def plan_of(looks: tuple[int, ...], alpha: float) -> Plan:
@@ -74,12 +74,12 @@ class Decider:
             if self.is_stopped or verdict is Verdict.FAIL or not is_complete:
                 break
             if verdict is Verdict.PASS and not self.question.means(self.sampler.rounds).is_outside:
-                return self._sample_on(Decision(verdict, estimate, is_complete))
+                return self._sample_for_baseline(Decision(verdict, estimate, is_complete))
         decision = Decision(verdict, estimate, is_complete)
         return decision if self.is_stopped or verdict is Verdict.FAIL else self._judge_stalls(decision)
 
-    def _sample_on(self, passed: Decision) -> Decision:
-        """Take the pairs that another question wants. The pass stands."""
+    def _sample_for_baseline(self, passed: Decision) -> Decision:
+        """After a pass, take more pairs if the comparison with the baseline needs them. The pass stands."""
         for look in self.plan.looks:
             if look <= len(self.sampler.rounds):
                 continue
@@ -104,7 +104,7 @@ class Decider:
     def _judge_stalls(self, before: Decision) -> Decision:
         """Fail where the means are clearly outside the threshold; do not pass where they probably are."""
         if self._looks_stalled() and before.is_complete:
-            self._take(int(MORE_PAIRS * self.plan.looks[-1]))
+            self._take(int(STALL_PAIRS_FACTOR * self.plan.looks[-1]))
             if self.is_stopped:
                 return before
         means = self.question.means(self.sampler.rounds)

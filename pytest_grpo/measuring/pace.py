@@ -27,9 +27,10 @@ MAX_BUDGET_FACTOR = 5
 class Pace:
     """Adapts the ``sampler`` of one ``question`` after each round.
 
-    The first rounds are doubled: they show carry-over, and do not suffer from it. Later rounds are doubled as long as
-    carry-over could reach half of the way from the median to the threshold. When it is clear and reaches that far, the
-    gate starts afresh in blocks, before its first look: so no verdict was given, or withheld, on what is forgotten.
+    The first rounds are doubled: they show carry-over, and do not suffer from it. Later rounds are doubled while
+    the possible carry-over is more than half of the distance between median and threshold. When it is found and that
+    large, the gate starts afresh in blocks, before its first look: so no verdict was given, or withheld, on what is
+    forgotten.
 
     The error rates stay what they are: whether a round is doubled depends on earlier rounds only, and each round has
     its own random order.
@@ -65,16 +66,16 @@ class Pace:
         carry_over = self.question.carry_over(sampler.rounds, sampler.orders)
         if sampler.block_size > 1 or carry_over is None:
             return
-        matters = carry_over.reach > self.question.margin(sampler.rounds) / 2
+        is_relevant = carry_over.reach > self.question.margin(sampler.rounds) / 2
         if carry_over.is_found:
             self.note = carry_over.describe()
             limit_s = MAX_BUDGET_FACTOR * sampler.first_budget_s
-            if matters and len(sampler.rounds) <= self.plan.looks[0] and self._all_s(BLOCK_SIZE + 1) <= limit_s:
+            if is_relevant and len(sampler.rounds) <= self.plan.looks[0] and self._needed_s(BLOCK_SIZE + 1) <= limit_s:
                 self.note += ", so it is measured in blocks"
                 sampler.block_size, sampler.is_doubled = BLOCK_SIZE, False
                 sampler.start_afresh()
                 return
-        sampler.is_doubled = matters and (carry_over.is_found or self._all_s(2) <= sampler.first_budget_s)
+        sampler.is_doubled = is_relevant and (carry_over.is_found or self._needed_s(2) <= sampler.first_budget_s)
 
     def _find_time(self) -> None:
         sampler, limit_s = self.sampler, MAX_BUDGET_FACTOR * self.sampler.first_budget_s
@@ -83,19 +84,19 @@ class Pace:
             num_runs = sampler.block_size + 1
         elif sampler.is_doubled and len(sampler.rounds) >= MIN_ROUNDS:
             num_runs = 2
-        all_s = self._all_s(num_runs)
+        needed_s = self._needed_s(num_runs)
         self.warning = ""
-        if all_s > sampler.budget_s:
-            sampler.budget_s = max(sampler.budget_s, min(all_s, limit_s))
-        if all_s > limit_s:
-            enough_s = all_s / MAX_BUDGET_FACTOR
+        if needed_s > sampler.budget_s:
+            sampler.budget_s = max(sampler.budget_s, min(needed_s, limit_s))
+        if needed_s > limit_s:
+            enough_s = needed_s / MAX_BUDGET_FACTOR
             self.warning = (
                 f"a pair takes {num_runs * sampler.run_s:.3g} s: {limit_s:g} s are not enough for the "
                 f"{self.num_needed} pairs that a failure needs; "
                 f"give --grpo-budget {math.ceil(enough_s) if enough_s > 1 else enough_s:g}"
             )
 
-    def _all_s(self, num_runs: int) -> float:
+    def _needed_s(self, num_runs: int) -> float:
         """Seconds until the pairs of a failure are taken, with so many runs of each arm in a round."""
         num_left = max(0, self.num_needed - len(self.sampler.rounds))
         return self.sampler.spent_s + SPARE_FACTOR * num_left * num_runs * self.sampler.run_s

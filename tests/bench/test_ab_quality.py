@@ -48,6 +48,7 @@ def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         del sys.modules[name]
 
 
+@pytest.mark.slow
 @by_place
 @pytest.mark.usefixtures("as_it_was")
 def test_the_function_of_each_slowdown_exists(slowdown: Slowdown, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ class Choosing:
         return np.array([-1.0 if token == 5 else -1.0 - self.gap for token in completion], dtype=np.float32)
 
 
+@pytest.mark.slow
 def test_a_merged_model_computes_what_this_engine_does(setup: Setup) -> None:
     versions = AdapterPublisher(setup.folder / "adapters", setup.model)
     ours = TorchArm(setup, versions)

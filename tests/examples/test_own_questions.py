@@ -44,6 +44,7 @@ def test_it_trains_and_shows_what_was_said(capsys: pytest.CaptureFixture[str]) -
     assert "run 'yours' has no samples in" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_answers_are_rewarded_as_mathematics(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("math_verify", reason="needs the extra math")
     sums = ["train", "--dataset", "questions.jsonl", "--reward", "math_verify", "--run", "sums"]

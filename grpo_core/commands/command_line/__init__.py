@@ -1,1 +1,1 @@
-"""What the commands' lines have in common: the parser, the flags of a configuration, and a checkpoint that is named."""
+"""What the command lines share: the parser, the flags of a configuration, and the choice of a checkpoint."""

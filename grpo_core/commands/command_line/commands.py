@@ -16,9 +16,9 @@ Run = Callable[[argparse.Namespace, Console], int]
 AddArguments = Callable[[argparse.ArgumentParser], None]
 
 
-def of_file(module: str, function: str) -> Callable[..., Any]:
-    """A function of a command's file, which is imported when the function is called: another command may do without the
-    packages that this one needs."""
+def lazy_function(module: str, function: str) -> Callable[..., Any]:
+    """``function`` of ``grpo_core/commands/<module>.py``, which is imported at its first call: another command may do
+    without the packages that this one needs."""
 
     def call(*arguments: Any) -> Any:
         return getattr(import_module(f"grpo_core.commands.{module}"), function)(*arguments)
@@ -44,8 +44,8 @@ COMMANDS: Mapping[str, tuple[Command, ...]] = {
         Command(
             "init",
             "write a starter into a project: settings, a test, thresholds, a CI workflow",
-            of_file("init", "run"),
-            of_file("init", "add_arguments"),
+            lazy_function("init", "run"),
+            lazy_function("init", "add_arguments"),
             "grpo init",
             "What exists is left as it is.",
         ),
@@ -54,8 +54,8 @@ COMMANDS: Mapping[str, tuple[Command, ...]] = {
         Command(
             "bench",
             "run the phases and print a verdict per gate",
-            of_file("bench", "run"),
-            of_file("bench", "add_arguments"),
+            lazy_function("bench", "run"),
+            lazy_function("bench", "add_arguments"),
             "grpo bench --phase 2,5 -- --grpo-save before",
             "The phases are those of the folder bench/, or, where it has no tests, those that come with pytest-grpo.\n"
             "It judges the loop against thresholds. To only time one part: grpo benchmark.",
@@ -71,8 +71,8 @@ COMMANDS: Mapping[str, tuple[Command, ...]] = {
         Command(
             "doctor",
             "run the canaries: does the engine sample what the trainer trains on?",
-            of_file("doctor", "run"),
-            of_file("doctor", "add_arguments"),
+            lazy_function("doctor", "run"),
+            lazy_function("doctor", "add_arguments"),
             "grpo doctor --quick",
         ),
     ),
@@ -80,8 +80,8 @@ COMMANDS: Mapping[str, tuple[Command, ...]] = {
         Command(
             "benchmark",
             "time rollouts, the trainer or the whole loop, without a verdict",
-            of_file("measure", "run_benchmark"),
-            of_file("measure", "add_benchmark_arguments"),
+            lazy_function("measure", "run_benchmark"),
+            lazy_function("measure", "add_benchmark_arguments"),
             "grpo benchmark --profile e2e --buffer-depth 3 --policy-lag 2",
             "--profile chooses the part that is timed; no profiler runs.\n"
             "For a trace of the torch profiler: grpo profile. For verdicts: grpo bench.",
@@ -89,8 +89,8 @@ COMMANDS: Mapping[str, tuple[Command, ...]] = {
         Command(
             "profile",
             "trace rollouts or the trainer with the torch profiler",
-            of_file("measure", "run_profile"),
-            of_file("measure", "add_profile_arguments"),
+            lazy_function("measure", "run_profile"),
+            lazy_function("measure", "add_profile_arguments"),
             "grpo profile --target trainer --compact-prompts",
             "--target chooses the part. The trace says where the time goes; tracing itself takes time.\n"
             "For times without a trace: grpo benchmark --profile PART.",
@@ -100,8 +100,8 @@ COMMANDS: Mapping[str, tuple[Command, ...]] = {
         Command(
             "train",
             "train a policy",
-            of_file("train", "run"),
-            of_file("train", "add_arguments"),
+            lazy_function("train", "run"),
+            lazy_function("train", "add_arguments"),
             "grpo train --environment arithmetic --steps 60 --set training.loss=gspo",
             "--set reaches every setting, also those without a flag of their own. Without a model and an environment\n"
             "it trains the preset adder on sums of two numbers up to 14, of which one in five is never asked.",
@@ -109,31 +109,31 @@ COMMANDS: Mapping[str, tuple[Command, ...]] = {
         Command(
             "config",
             "show the configuration in effect, and where each value came from",
-            of_file("config", "run"),
-            of_file("config", "add_arguments"),
+            lazy_function("config", "run"),
+            lazy_function("config", "add_arguments"),
             "grpo config --config run.toml --set training.loss=gspo",
             "With a RUN: what that is trained with. The output is TOML, for --config.",
         ),
         Command(
             "evaluate",
             "ask a checkpoint held-out questions",
-            of_file("evaluate", "run"),
-            of_file("evaluate", "add_arguments"),
+            lazy_function("evaluate", "run"),
+            lazy_function("evaluate", "add_arguments"),
             "grpo evaluate watched --step 40",
             "While a run trains: --set evaluation.every_steps=N of grpo train.",
         ),
         Command(
             "export",
             "write a checkpoint as a folder for PEFT, transformers and vLLM",
-            of_file("export", "run"),
-            of_file("export", "add_arguments"),
+            lazy_function("export", "run"),
+            lazy_function("export", "add_arguments"),
             "grpo export first --step 200 --merge my-model",
         ),
         Command(
             "serve",
             "serve a checkpoint or a model to clients of OpenAI's API",
-            of_file("serve", "run"),
-            of_file("serve", "add_arguments"),
+            lazy_function("serve", "run"),
+            lazy_function("serve", "add_arguments"),
             "grpo serve first --step 200",
             "Agents that a run trains ask the run itself: see Agent in docs/your-data.md.",
         ),
@@ -142,71 +142,71 @@ COMMANDS: Mapping[str, tuple[Command, ...]] = {
         Command(
             "explain",
             "say where a run's time goes, and which setting to try",
-            of_file("explain", "run"),
-            of_file("explain", "add_arguments"),
+            lazy_function("explain", "run"),
+            lazy_function("explain", "add_arguments"),
             "grpo explain my-run",
             "It reads the ledger in the run's events. Whether a change helped, a phase says: grpo bench.",
         ),
         Command(
             "runs",
             "list what runs take on disk, and remove old ones",
-            of_file("runs", "run"),
-            of_file("runs", "add_arguments"),
+            lazy_function("runs", "run"),
+            lazy_function("runs", "add_arguments"),
             "grpo runs --prune --days 30",
             "Without --prune it changes nothing.",
         ),
         Command(
             "samples",
             "print what was said in a step, and what it earned",
-            of_file("samples", "run"),
-            of_file("samples", "add_arguments"),
+            lazy_function("samples", "run"),
+            lazy_function("samples", "add_arguments"),
             "grpo samples first --step 40 --worst 5",
         ),
         Command(
             "send",
             "send the events that Axiom or W&B missed",
-            of_file("send", "run"),
-            of_file("send", "add_arguments"),
+            lazy_function("send", "run"),
+            lazy_function("send", "add_arguments"),
             "grpo send --run first",
             "A run whose service was away says at its end how many events wait in its file.",
         ),
         Command(
             "dashboard",
             "look at runs and verdicts on a live page",
-            of_file("dashboard", "run"),
-            of_file("dashboard", "add_arguments"),
+            lazy_function("dashboard", "run"),
+            lazy_function("dashboard", "add_arguments"),
             "grpo dashboard --open",
             "It reads what runs write below GRPO_HOME, and changes nothing. For a terminal: grpo panels --watch.",
         ),
         Command(
             "trace",
             "open a trace of grpo profile in Perfetto",
-            of_file("trace", "run"),
-            of_file("trace", "add_arguments"),
+            lazy_function("trace", "run"),
+            lazy_function("trace", "add_arguments"),
             "grpo trace first",
             "The trace goes from this machine to your browser, and nowhere else.",
         ),
         Command(
             "axiom",
             "push the panels to Axiom as a dashboard, with monitors and annotations",
-            of_file("axiom", "run"),
-            of_file("axiom", "add_arguments"),
+            lazy_function("axiom", "run"),
+            lazy_function("axiom", "add_arguments"),
             "grpo axiom push --dry-run",
             "What is there already is brought up to date, and nothing is made twice.",
         ),
         Command(
             "wandb",
             "push stored verdicts to Weights & Biases, or save a view of the charts there",
-            of_file("wandb", "run"),
-            of_file("wandb", "add_arguments"),
+            lazy_function("wandb", "run"),
+            lazy_function("wandb", "add_arguments"),
             "grpo wandb push before --html report.html",
             "A second push of a name brings its run up to date, and a second view the one that was made.",
         ),
         Command(
             "panels",
             "show the dashboard's panels in the terminal",
-            of_file("panels", "run"),
-            of_file("panels", "add_arguments"),
+            lazy_function("panels", "run"),
+            lazy_function("panels", "add_arguments"),
             "grpo panels --watch",
         ),
     ),

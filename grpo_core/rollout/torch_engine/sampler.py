@@ -49,7 +49,7 @@ def sample_tokens(
     states = hidden if len(choosing) == len(hidden) else hidden[torch.tensor(choosing, device=hidden.device)]
     chosen = [sequences[index] for index in choosing]
     try:
-        draws = _draw_rows(passes, weights, chosen, states, allowed)
+        draws = _draw_for_sequences(passes, weights, chosen, states, allowed)
     except torch.OutOfMemoryError as cause:
         return errors | {sequence: out_of_memory(sequence, "drawing a token", cause) for sequence in chosen}
     for sequence, draw in zip(chosen, draws, strict=True):
@@ -65,7 +65,7 @@ def sample_tokens(
     return errors
 
 
-def _draw_rows(
+def _draw_for_sequences(
     passes: Passes,
     weights: DecoderWeights,
     sequences: Sequence[SequenceState],
@@ -83,9 +83,9 @@ def _draw_rows(
         if len(union) * NARROW_HEAD < num_all:
             logits = passes.over_head(weights, states, torch.from_numpy(union.astype(np.int64)).to(states.device))
             columns = [np.searchsorted(union, ids) for ids in bound]
-            draws = draw_tokens(logits, params, uniforms, columns, passes.draw_rows)
+            draws = draw_tokens(logits, params, uniforms, columns, passes.compiled_draw)
             return [_of_union(draw, union) for draw in draws]
-    return draw_tokens(passes.over_head(weights, states), params, uniforms, allowed, passes.draw_rows)
+    return draw_tokens(passes.over_head(weights, states), params, uniforms, allowed, passes.compiled_draw)
 
 
 def _of_union(draw: Draw | SamplingError, ids: np.ndarray) -> Draw | SamplingError:

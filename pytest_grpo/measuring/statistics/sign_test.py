@@ -53,10 +53,10 @@ class Plan:
         assert self.looks[0] >= 1
 
     def ranks(self, num_pairs: int, *, is_last: bool = False) -> tuple[int, int]:
-        """The ranks that decide at ``num_pairs``: for a pass and for a failure. 0 cannot decide.
+        """The ranks that decide at ``num_pairs``: for a pass and for a failure. With 0 there can be no such verdict.
 
-        The last look spends what is left of the error budget. An unplanned look is always the last one, because the
-        time was over; a planned one is when ``is_last`` says so.
+        The last look may use all of the error budget that remains. A number of pairs that was not planned means that
+        the time ran out, so that look is the last; a planned one is when ``is_last`` says so.
         """
         looks = (*(look for look in self.looks if look < num_pairs), num_pairs)
         is_last = is_last or num_pairs not in self.looks or num_pairs == self.looks[-1]

@@ -106,6 +106,7 @@ def test_the_thresholds_are_those_of_the_package(started: Path) -> None:
         assert copied == load_thresholds(PROJECT_FOLDER / THRESHOLDS, profile)
 
 
+@pytest.mark.slow
 def test_the_test_is_formatted_and_passes(started: Path) -> None:
     for check in (["check", "--isolated", "--select", "E,F,I,B,UP,SIM,RUF,PT"], ["format", "--isolated", "--check"]):
         subprocess.run([sys.executable, "-m", "ruff", *check, TEST], cwd=started, check=True, capture_output=True)

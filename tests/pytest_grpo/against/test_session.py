@@ -216,6 +216,13 @@ def test_a_worker_that_dies_here_is_an_error(versions: Versions) -> None:
     result.stdout.fnmatch_lines(["*its process ended (exit code 3): it said nothing"])
 
 
+def test_an_internal_error_of_pytest_there_is_said(versions: Versions) -> None:
+    (versions.other / "conftest.py").write_text("def pytest_runtest_makereport():\n    raise KeyError('an old hook')\n")
+    result = versions.run()
+    result.assert_outcomes(xfailed=1)
+    result.stdout.fnmatch_lines(["*cannot be compared: *its process ended (exit code 3): KeyError: 'an old hook'"])
+
+
 def test_other_side_that_cannot_collect_is_one_row(versions: Versions) -> None:
     versions.change(versions.other, "import library", "import a_module_that_is_not_there", "test_speed.py")
     result = versions.run()

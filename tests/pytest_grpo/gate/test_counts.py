@@ -92,6 +92,7 @@ def test_a_count_that_changes_in_a_later_round_is_red(project: pytest.Pytester) 
     )
 
 
+@pytest.mark.slow
 def test_a_count_without_a_round_is_not_a_pass(project: pytest.Pytester) -> None:
     """The speed before it has used up the time, and all its pairs were left out."""
     body = (

@@ -204,6 +204,7 @@ def test_late(arms):
 """
 
 
+@pytest.mark.slow
 def test_a_red_verdict_of_the_teardown_fails_it(project: pytest.Pytester) -> None:
     project.makepyfile(test_late=HEAD + LATE.format(factor=2))
     result = project.runpytest("test_late.py")

@@ -118,6 +118,7 @@ def check_equal(project: pytest.Pytester, *place: str) -> None:
     local.stdout.fnmatch_lines(["*FutureWarning: careful", "2 pass, 1 fail, 0 inconclusive on cpu *"])
 
 
+@pytest.mark.slow
 def test_a_clean_process_reports_what_a_local_run_does(project: pytest.Pytester) -> None:
     project.makepyfile(test_suite=OUTCOMES)
     check_equal(project, "--grpo-remote=subprocess")

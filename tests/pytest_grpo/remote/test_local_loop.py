@@ -116,6 +116,7 @@ def test_the_first_failure_elsewhere_ends_the_session_and_tears_down(mixed: pyte
     assert noted[-3:] == ["class TestMixed torn down", "module test_a.py torn down", "session session torn down"]
 
 
+@pytest.mark.slow
 def test_an_error_in_the_teardown_of_a_module_is_reported_at_its_last_test_on_each_side(mixed: pytest.Pytester) -> None:
     broken = (
         'import pytest\n@pytest.fixture(scope="module", autouse=True)\ndef own():\n    yield\n    raise KeyError(1)\n'

@@ -8,6 +8,7 @@ import pytest
 pytestmark = pytest.mark.usefixtures("few_plugins")
 
 
+@pytest.mark.slow
 def test_tests_of_a_phase_share_one_process_with_this_sessions_settings(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_suite="""

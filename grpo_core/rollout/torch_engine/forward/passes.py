@@ -31,7 +31,7 @@ class Passes:
     def __init__(self, base: DecoderWeights, *, native: bool) -> None:
         self._device = base.embedding.device
         self._native = open_native(base) if native else None
-        self.draw_rows = open_draws(self._native.products.crew) if self._native is not None else None
+        self.compiled_draw = open_draws(self._native.products.crew) if self._native is not None else None
 
     @property
     def products(self) -> NativeProducts | None:
@@ -44,7 +44,7 @@ class Passes:
         return self._native is not None
 
     def leading(self) -> AbstractContextManager[None]:
-        """For what needs several passes: their threads are at hand meanwhile, and torch computes in one."""
+        """Within it compiled passes use all threads, and torch one: idle threads of torch would spin on the cores."""
         return self._native.products.crew.leading() if self._native is not None else nullcontext()
 
     def _in_torch(self) -> AbstractContextManager[None]:

@@ -232,7 +232,7 @@ def test_no_memory_for_scoring_or_decoding_is_an_error_of_these_requests(
 
 
 @pytest.mark.parametrize("num_draws", [0, 2])
-@pytest.mark.parametrize("part", ["draw_rows", "over_head"])
+@pytest.mark.parametrize("part", ["compiled_draw", "over_head"])
 def test_no_memory_for_a_draw_is_an_error_of_these_requests(
     part: str, num_draws: int, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,7 @@ def test_asking_from_another_thread_keeps_the_lock(home: Home) -> None:
     assert not is_held(home, "z")
 
 
+@pytest.mark.slow
 def test_asking_turns_nobody_away(home: Home) -> None:
     """A dashboard asks all the time, also at the moment at which a run begins."""
     stop = threading.Event()

@@ -201,6 +201,7 @@ def test_an_internal_error_there_is_an_error_that_shows_it(on_modal: pytest.Pyte
     result.stdout.fnmatch_lines(["*pytest ended there with exit code 3*", "INTERNALERROR> RuntimeError: broken hook"])
 
 
+@pytest.mark.slow
 def test_other_code_there_stops_the_session(on_modal: pytest.Pytester) -> None:
     on_modal.makeconftest(
         "import os, pathlib\nif 'MODAL_TASK_ID' in os.environ:\n    pathlib.Path('other.py').write_text('CHANGED = 1')"
