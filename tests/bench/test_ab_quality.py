@@ -106,14 +106,14 @@ def test_a_bisection_names_the_commit_or_says_why_not() -> None:
     """With two pairs nothing is proven: it says so, for the bad end, and names no commit."""
     swap = PLACES["adapter from disk"]
     with planted_history(swap, 0.1, num_commits=2, position=1) as history:
-        result = bisect(history, swap, ["--grpo-pairs", "2,2", "--grpo-budget", "1"])
+        result = bisect(history, swap, ["--grpo-pairs", "2,3", "--grpo-budget", "1"])
     assert result.found is None
     assert f"BAD {history.bad[:12]} cannot be compared with GOOD {history.good[:12]}" in "".join(result.lines)
 
 
 @pytest.mark.slow
 def test_the_table_has_the_row_of_the_place(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--grpo-pairs", "2,2", "--grpo-budget", "1"]
+    options = ["--grpo-pairs", "2,3", "--grpo-budget", "1"]
     assert main(["--slowdowns", "10", "--place", "adapter from disk", "--", *options]) == 0
     row = capsys.readouterr().out.splitlines()[2]
     assert row.startswith("| adapter from disk | 10 % | `cold.loads_per_second` | ")

@@ -187,7 +187,7 @@ def test_every_submitted_request_is_counted_once(base_version: Bench) -> None:
 def test_a_completion_ends_with_any_stop_id(base_version: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     greedy = request(prompt(3, 30), top_k=1, max_tokens=12, ignore_stop=True)
     ids = base_version.engine.generate([greedy])[0].completion_ids.tolist()
-    monkeypatch.setattr(base_version.engine._client, "_stop_ids", (0, ids[5]))
+    monkeypatch.setattr(base_version.engine._client._runner, "_stop_ids", (0, ids[5]))
 
     (ended,) = base_version.engine.generate([replace(greedy, sampling=replace(greedy.sampling, ignore_stop=False))])
 
