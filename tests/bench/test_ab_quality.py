@@ -20,6 +20,7 @@ from bench.ab_study.slowdowns import SLOWDOWNS, Slowdown, add_unrelated_lines
 from pytest_grpo.checkouts.git import git
 
 PLACES = {slowdown.place: slowdown for slowdown in SLOWDOWNS}
+in_a_repository = pytest.mark.skipif(not (PROJECT / ".git").exists(), reason="needs this project's git repository")
 by_place = pytest.mark.parametrize("slowdown", SLOWDOWNS, ids=list(PLACES))
 
 
@@ -91,6 +92,7 @@ def test_an_unrelated_line_changes_every_file_of_the_product_and_nothing_else(tm
 
 
 @pytest.mark.slow
+@in_a_repository
 def test_a_history_hides_one_slowdown() -> None:
     with planted_history(PLACES["backward"], 0.1, num_commits=3, position=2) as history:
         commits = git(history.folder, "rev-list", "--reverse", f"{history.good}..{history.bad}", problem="").split()
@@ -102,6 +104,7 @@ def test_a_history_hides_one_slowdown() -> None:
 
 
 @pytest.mark.slow
+@in_a_repository
 def test_a_bisection_names_the_commit_or_says_why_not() -> None:
     """With two pairs nothing is proven: it says so, for the bad end, and names no commit."""
     swap = PLACES["adapter from disk"]
@@ -112,6 +115,7 @@ def test_a_bisection_names_the_commit_or_says_why_not() -> None:
 
 
 @pytest.mark.slow
+@in_a_repository
 def test_the_table_has_the_row_of_the_place(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--grpo-pairs", "2,3", "--grpo-budget", "1"]
     assert main(["--slowdowns", "10", "--place", "adapter from disk", "--", *options]) == 0
