@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pynvml
 import pytest
 
+from grpo_core import hardware
 from pytest_grpo.measuring.machine.conditions import Watch, throttle_reasons
 
 BURN = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
@@ -52,7 +53,7 @@ def test_all_gpus_are_read_and_each_reading_stands_for_itself(monkeypatch: pytes
         return read
 
     hot = pynvml.nvmlClocksEventReasonHwThermalSlowdown
-    monkeypatch.setattr("grpo_core.hardware.open_gpus", open_gpus)
+    monkeypatch.setattr(hardware, "open_gpus", open_gpus)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetClockInfo", reading({1: 1400, 3: 900}))
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTemperature", reading({0: 40, 1: 71}))
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksEventReasons", reading({0: 0, 3: hot}))
