@@ -25,7 +25,7 @@ CLAIMS = (
     Claim("b0217f2", "a step waited for checksums and for the disk", "4", "whole_steps", ("steps.tokens_per_second",)),
     Claim(
         "67f2699",
-        "drawing in compiled code, a fifth of a decode step with another change",
+        "draws in compiled code and no annotations: a fifth of a decode step",
         "2",
         "a_batch_beats",
         _BATCH,

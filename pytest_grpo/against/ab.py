@@ -80,6 +80,7 @@ def _run(first: SideTree, second: SideTree, scratch: Path, arguments: Sequence[s
     """pytest's exit code. Its session is ``first``'s, and starts that side again as a worker."""
     command = [str(first.python), *UNSHADOWED, "-m", "pytest", "-p", COLLECTING, "-p", "no:cacheprovider"]
     command += [f"--grpo-against={second.root}", *(f"--grpo-side-name={side.name}" for side in (first, second))]
+    # The session keeps what workers do not inherit, such as PYTEST_ADDOPTS.
     environment = os.environ | environment_with_plugin(first.python, scratch, first.import_path)
     with subprocess.Popen([*command, *arguments], cwd=first.root, env=environment) as process:
         try:

@@ -2,7 +2,7 @@
 
 The ratio is that of this side over the other one, pair by pair. With the tolerance of 5 %, ``same`` means that the
 whole interval lies in [0.95, 1.053]: a change of that size was ruled out. ``faster`` and ``slower`` mean that the whole
-interval lies on one side of 1, and not within the 2 % by which processes of the same code differ. Pure functions.
+interval lies on one side of 1, more than 2 % from it: processes of the same code may differ by that. Pure functions.
 """
 
 from __future__ import annotations

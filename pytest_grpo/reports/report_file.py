@@ -1,7 +1,7 @@
 """The file of a report.
 
-It is not written by ``grpo_core.home``: in a session that compares two versions that is another version's module, and
-an old one can do less.
+``grpo_core.home`` does not write it: a session that compares two versions imports that module from one of them, and an
+old one lacks file modes.
 """
 
 from __future__ import annotations
