@@ -143,15 +143,21 @@ def test_it_trains_as_grpo_core_does(plain: GrpoSystem, core: GrpoSystem, prompt
 
 
 def test_a_version_stays_as_it_was_published(plain: GrpoSystem, prompts: list[np.ndarray]) -> None:
+    """Held by log-probabilities: two versions may well choose the same tokens."""
+
+    def answers() -> list[float]:
+        rollout = plain.rollout(prompts, 2, 8, seed=0, greedy=True)
+        return [value for group in rollout.completions for each in group for value in each.sampling_logprobs.tolist()]
+
     put_same_weights([plain], seed=2)
     first = plain.publish_adapter()
     plain.swap_adapter(first)
-    before = ids_of(plain.rollout(prompts, 2, 8, seed=0, greedy=True))
+    before = answers()
     put_same_weights([plain], seed=3)
-    assert ids_of(plain.rollout(prompts, 2, 8, seed=0, greedy=True)) != before
+    assert answers() != pytest.approx(before, abs=1e-4)
     swaps = [plain.swap_adapter(first, cached=cached) for cached in (True, True, False)]
     assert [swap.cache_hit for swap in swaps] == [True, True, False]
-    assert ids_of(plain.rollout(prompts, 2, 8, seed=0, greedy=True)) == before
+    assert answers() == pytest.approx(before, abs=1e-4)
 
 
 def test_it_says_what_it_cannot_do(settings: SystemSettings, plain: GrpoSystem) -> None:
